@@ -1,0 +1,53 @@
+"""What one training or evaluation step is given."""
+
+from typing import NamedTuple
+
+import jax
+import jraph
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+Array = jax.Array | np.ndarray
+
+
+class Batch(NamedTuple):
+    """B examples of side S, with R padded regions, E padded edges and T text tokens.
+
+    Attributes:
+      image: the picture to be made, in [-1, 1].
+      sketch: its drawing in [0, 1], **ink 1 on black** (what scribble and lineart ControlNets
+        expect), the same in all three channels.
+      labels: the region 0 … n-1 that every pixel belongs to.
+      graph: the regions' graph, padded by jraph's convention: `nodes` f32[B, R, F], `edges`
+        f32[B, E, Fe], `senders` and `receivers` i32[B, E], `n_node` = [n, R - n] and `n_edge` =
+        [e, E - e] per example. The second graph of each pair is the padding.
+      tokens: the caption's token ids.
+      token_mask: true on the tokens that are the caption's, false on padding.
+    """
+
+    image: Float[Array, "b s s 3"]
+    sketch: Float[Array, "b s s 3"]
+    labels: Int[Array, "b s s"]
+    graph: jraph.GraphsTuple
+    tokens: Int[Array, "b t"]
+    token_mask: Bool[Array, "b t"]
+
+
+class Truth(NamedTuple):
+    """What the evaluation knows of B examples and the model is not told.
+
+    Attributes:
+      image_u8: the picture.
+      sketch_u8: the drawing, paper 255, ink 0.
+      true_labels: 1 + the true part of each pixel, 0 where there is none.
+      true_colors: the palette index that the caption says of each part, -1 where it says nothing.
+      captions: in words.
+      keys: the records' stable names.
+    """
+
+    image_u8: UInt8[np.ndarray, "b s s 3"]
+    sketch_u8: UInt8[np.ndarray, "b s s"]
+    true_labels: UInt8[np.ndarray, "b s s"]
+    true_colors: Int[np.ndarray, "b p"]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]

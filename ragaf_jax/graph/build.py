@@ -1,0 +1,95 @@
+"""Regions → graph: which regions are joined, and by what."""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.graph.features import EDGE_KINDS, edge_features, node_features
+from ragaf_jax.graph.measure import Measures, measure_regions
+from ragaf_jax.graph.regions import Regions
+
+GRAPH_KINDS = ("adjacency", "containment", "knn", "radius", "hybrid")
+# Distances (shares of the page) are compared in steps of this size: equal ones that differ by
+# rounding, as on a page and its mirror image, then compare equal.
+DISTANCE_STEP = 2.0**-20
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphConfig:
+    """Which pairs of regions are joined.
+
+    Attributes:
+        kind: "adjacency", regions with a common border; "containment", a region and each one
+            whose filled outline it lies in; "knn", each region and its `k` nearest; "radius",
+            regions within `radius`; "hybrid", all of these. Self loops are always there.
+        k: neighbours per region, by distance of the centroids.
+        radius: largest distance of the centroids, as a share of the page.
+    """
+
+    kind: Literal["adjacency", "containment", "knn", "radius", "hybrid"] = "hybrid"
+    k: int = 3
+    radius: float = 0.25
+
+    def __post_init__(self):
+        if self.kind not in GRAPH_KINDS:
+            raise UserError(f"graph kind is {self.kind!r}; choose one of {', '.join(GRAPH_KINDS)}")
+        if self.k < 1:
+            raise UserError(f"graph k is {self.k}; it must be at least 1")
+        if not self.radius >= 0:
+            raise UserError(f"graph radius is {self.radius}; it must be 0 or more")
+
+
+class RegionGraph(NamedTuple):
+    """A page's regions as a directed graph; every edge but a self loop has its reverse."""
+
+    nodes: Float32[np.ndarray, "n f"]  # NODE_FEATURES of region i in row i
+    edges: Float32[np.ndarray, "e fe"]  # EDGE_FEATURES, by sender, then receiver
+    senders: Int32[np.ndarray, " e"]
+    receivers: Int32[np.ndarray, " e"]
+
+
+def region_graph(regions: Regions, config: GraphConfig = GraphConfig()) -> RegionGraph:
+    """The graph of a page's regions, one node each."""
+    measures = measure_regions(regions)
+    kinds = _joined_pairs(measures, config)
+    senders, receivers = np.nonzero(kinds.any(0))
+    return RegionGraph(
+        nodes=node_features(measures),
+        edges=edge_features(measures, kinds, senders, receivers),
+        senders=senders.astype(np.int32),
+        receivers=receivers.astype(np.int32),
+    )
+
+
+def _joined_pairs(measures: Measures, config: GraphConfig) -> Bool[np.ndarray, "k n n"]:
+    """For each of EDGE_KINDS, the pairs it joins: symmetric, empty if the graph is of another."""
+    n = len(measures.area)
+    distance = _centroid_distances(measures.centroid)
+    pairs = {
+        "self": np.eye(n, dtype=bool),
+        "adjacency": measures.adjacent,
+        "containment": measures.contained | measures.contained.T,
+        "knn": _nearest(distance, config.k),
+        "radius": (distance <= config.radius) & ~np.eye(n, dtype=bool),
+    }
+    wanted = ("self", *(GRAPH_KINDS if config.kind == "hybrid" else (config.kind,)))
+    return np.stack([pairs[kind] & (kind in wanted) for kind in EDGE_KINDS])
+
+
+def _centroid_distances(centroid: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n"]:
+    offset = centroid[:, None] - centroid[None]
+    return np.rint(np.hypot(offset[..., 0], offset[..., 1]) / DISTANCE_STEP) * DISTANCE_STEP
+
+
+def _nearest(distance: Float[np.ndarray, "n n"], k: int) -> Bool[np.ndarray, "n n"]:
+    """Pairs of which one is among the other's k nearest; of equally near ones the largest."""
+    n = len(distance)
+    others = distance.copy()
+    np.fill_diagonal(others, np.inf)
+    nearest = np.argsort(others, axis=1, kind="stable")[:, : min(k, n - 1)]
+    joined = np.zeros((n, n), bool)
+    joined[np.arange(n)[:, None], nearest] = True
+    return joined | joined.T

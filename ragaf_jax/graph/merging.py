@@ -1,0 +1,112 @@
+"""Cells → regions: borders that are no necks are opened, then small regions are absorbed."""
+
+import heapq
+import math
+
+import numpy as np
+from jaxtyping import Int32
+
+from ragaf_jax.graph.components import MIN_PAPER
+from ragaf_jax.graph.passes import Cells, Pass, joined
+
+# A border stays closed where its score is ≥ 0. Weights fitted on 200 line drawings.
+ROOM_TO_PASS = 2.0  # × ln(depth of the deeper room / half-width of the pass)
+PASS_TO_STROKE = -0.5  # × ln(half-width of the pass / stroke width)
+INK_NEARBY = -1.8  # × stroke crossings around the pass
+ONE_ON_FRAME = 2.1  # inside and outside of a drawing
+BOTH_ON_FRAME = -4.0  # two parts of one outside
+CLOSED = -0.9  # offset
+DEEPEST = 0.35  # of the page's side: a room deeper than this is no clearer a room
+
+
+def merge_cells(cells: Cells, page_area: int, max_regions: int) -> Int32[np.ndarray, " m"]:
+    """Which region each cell belongs to: the number of one of the region's cells.
+
+    There are at most `max_regions` of them: on a page whose every pixel is in a cell, a region
+    that is not the whole page has a neighbour to merge with.
+    """
+    merger = _Merger(cells, page_area)
+    merger.open_borders()
+    merger.absorb_small(MIN_PAPER * page_area, max_regions)
+    return np.array([merger.region_of(cell) for cell in range(len(cells.area))], np.int32)
+
+
+class _Merger:
+    """Regions under merging, each named by one of its cells."""
+
+    def __init__(self, cells: Cells, page_area: int):
+        self.area = cells.area.tolist()
+        self.depth = cells.depth.tolist()
+        self.on_frame = cells.on_frame.tolist()
+        self.passes = [dict(neighbours) for neighbours in cells.passes]
+        self.stroke_width = cells.stroke_width
+        self.deepest = DEEPEST * math.sqrt(page_area)
+        self.absorbed_by = list(range(len(self.area)))
+        self.regions = set(self.absorbed_by)
+
+    def region_of(self, cell: int) -> int:
+        while self.absorbed_by[cell] != cell:
+            cell = self.absorbed_by[cell]
+        return cell
+
+    def merge(self, keep: int, gone: int) -> None:
+        self.absorbed_by[gone] = keep
+        self.regions.discard(gone)
+        self.area[keep] += self.area[gone]
+        self.depth[keep] = max(self.depth[keep], self.depth[gone])
+        self.on_frame[keep] = self.on_frame[keep] or self.on_frame[gone]
+        for other, border in self.passes[gone].items():
+            del self.passes[other][gone]
+            if other != keep:
+                if other in self.passes[keep]:
+                    border = joined(self.passes[keep][other], border)
+                self.passes[keep][other] = self.passes[other][keep] = border
+        self.passes[gone] = {}
+
+    def score(self, i: int, j: int, border: Pass) -> float:
+        """How much the border looks like a neck between two rooms; negative: it is none."""
+        room = min(max(self.depth[i], self.depth[j]), self.deepest)
+        frame = (0.0, ONE_ON_FRAME, BOTH_ON_FRAME)[self.on_frame[i] + self.on_frame[j]]
+        return (
+            ROOM_TO_PASS * math.log(max(room, 1e-3) / border.half_width)
+            + PASS_TO_STROKE * math.log(border.half_width / self.stroke_width)
+            + INK_NEARBY * border.ink
+            + frame
+            + CLOSED
+        )
+
+    def open_borders(self) -> None:
+        """Merge across the least neck-like open border until every one left is a neck."""
+        current: dict[tuple[int, int], float] = {}
+        queue: list[tuple[float, int, int]] = []
+
+        def rate(i: int) -> None:
+            for j, border in self.passes[i].items():
+                if border.half_width > 0:
+                    pair = (min(i, j), max(i, j))
+                    score = self.score(i, j, border)
+                    if current.get(pair) != score:
+                        current[pair] = score
+                        heapq.heappush(queue, (score, *pair))
+
+        for region in sorted(self.regions):
+            rate(region)
+        while queue and queue[0][0] < 0:
+            score, i, j = heapq.heappop(queue)
+            if current.get((i, j)) == score:  # else an entry that a merge has outdated
+                for other in self.passes[j]:
+                    current.pop((min(j, other), max(j, other)), None)
+                self.merge(i, j)
+                rate(i)
+
+    def absorb_small(self, min_area: float, max_regions: int) -> None:
+        """Merge the smallest region, while too small or one too many, where it opens most."""
+        while len(self.regions) > 1:
+            smallest = min(self.regions, key=lambda region: (self.area[region], region))
+            if self.area[smallest] >= min_area and len(self.regions) <= max_regions:
+                return
+            _, _, into = max(
+                (border.open_contact, border.contact, -other)
+                for other, border in self.passes[smallest].items()
+            )
+            self.merge(-into, smallest)

@@ -1,0 +1,59 @@
+"""A drawn page → all that a model is told of it: the way of training records and of sampling."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
+from ragaf_jax.graph.padding import trim_edges
+from ragaf_jax.graph.regions import RegionConfig, Regions, downsample_labels, extract_regions
+
+
+class SketchRegions(NamedTuple):
+    """A sketch at the model's size S."""
+
+    sketch: UInt8[np.ndarray, "s s"]  # paper 255, ink 0
+    regions: Regions  # labels of s × s
+    graph: RegionGraph
+
+
+def page_size(size: int) -> int:
+    """Side of the page whose regions are extracted for a model of image size `size`, px.
+
+    The multiple of `size` nearest to 256, where `RegionConfig` is at home; `size` if that is more.
+    """
+    return size * max(1, round(256 / size))
+
+
+def sketch_regions(
+    page: UInt8[np.ndarray, "h w"],
+    size: int,
+    region_config: RegionConfig,
+    graph_config: GraphConfig,
+    max_edges: int,
+) -> SketchRegions:
+    """Regions are found on the page as drawn, where lines are sharp; their graph at `size`.
+
+    Args:
+        page: paper 255, ink 0; h = w ≥ size.
+        size: side of the result, px.
+        max_edges: most edges of the graph; the least important go first (`trim_edges`).
+
+    Raises:
+        UserError: the page is not a square of at least `size`, or what `extract_regions` and
+            `trim_edges` raise.
+    """
+    if page.ndim != 2 or page.shape[0] != page.shape[1] or page.shape[0] < size:
+        raise UserError(
+            f"the page has shape {page.shape}; it must be a grey square of at least "
+            f"{size} × {size} pixels: pad it to a square and enlarge it"
+        )
+    regions = downsample_labels(extract_regions(page, region_config), size)
+    return SketchRegions(
+        sketch=cv2.resize(page, (size, size), interpolation=cv2.INTER_AREA),
+        regions=regions,
+        graph=trim_edges(region_graph(regions, graph_config), max_edges),
+    )

@@ -1,0 +1,82 @@
+"""Figures: large enough, every region in its own colour, the graph and its legend on the page."""
+
+import numpy as np
+import pytest
+
+from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, region_graph
+from ragaf_jax.graph.draw import LEAST_SIDE, draw_graph, draw_regions
+from ragaf_jax.graph.regions import Regions, extract_regions
+
+
+def colors_of(figure):
+    return {tuple(color) for color in np.unique(figure.reshape(-1, 3), axis=0).tolist()}
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 80), (600, 520)])
+def test_regions_are_large_and_apart(random_page, shape):
+    page = random_page(*shape)
+    regions = extract_regions(page)
+    before = page.copy()
+    figure = draw_regions(page, regions)
+    factor = figure.shape[0] // shape[0]
+    assert figure.dtype == np.uint8 and figure.shape == (shape[0] * factor, shape[1] * factor, 3)
+    assert LEAST_SIDE <= min(figure.shape[:2]) < 2 * LEAST_SIDE
+    assert np.array_equal(page, before)
+    assert np.array_equal(figure, draw_regions(page, regions))
+
+
+def test_thirty_two_regions_have_colours_of_their_own(random_regions):
+    regions = random_regions(32, 64)._replace(background=np.zeros(32, bool))
+    blank = np.full((64, 64), 255, np.uint8)
+    figure = draw_regions(blank, regions)
+    colors = []
+    for region in range(32):
+        pixels = figure[np.kron(regions.labels, np.ones((8, 8))) == region]
+        values, counts = np.unique(pixels, axis=0, return_counts=True)
+        shown = [
+            (count, tuple(value))
+            for value, count in zip(values.tolist(), counts, strict=True)
+            if max(value) - min(value) > 40  # neither a number nor its outline
+        ]
+        if shown:  # a region of some pixels may lie wholly under its number
+            colors.append(max(shown)[1])
+    assert len(set(colors)) == len(colors) > 16
+
+
+def test_background_is_grey(random_regions):
+    regions = random_regions(5)._replace(background=np.array([True, False, False, False, False]))
+    figure = draw_regions(np.full(regions.labels.shape, 255, np.uint8), regions)
+    factor = len(figure) // len(regions.labels)
+    inside = np.kron(regions.labels == 0, np.ones((factor, factor))) > 0
+    values, counts = np.unique(figure[inside], axis=0, return_counts=True)
+    assert len(set(values[counts.argmax()].tolist())) == 1
+
+
+@pytest.mark.parametrize("kind", GRAPH_KINDS)
+def test_graphs_are_drawn_over_the_page_with_a_legend(random_page, kind):
+    page = random_page()
+    regions = extract_regions(page)
+    graph = region_graph(regions, GraphConfig(kind))
+    figure = draw_graph(page, regions, graph)
+    assert figure.shape[1] == 512 and figure.shape[0] > 512 and figure.dtype == np.uint8
+    names = figure[512:]
+    assert (names.min() < 255) == bool((graph.senders != graph.receivers).any())
+
+
+def test_edges_of_a_kind_have_its_colour():
+    labels = np.repeat(np.arange(4, dtype=np.int32), 16)[None].repeat(64, axis=0)
+    regions, blank = Regions(labels, 4, np.zeros(4, bool)), np.full((64, 64), 255, np.uint8)
+    only = {
+        kind: draw_graph(blank, regions, region_graph(regions, GraphConfig(kind)))[:512]
+        for kind in ("adjacency", "knn", "radius")
+    }
+    red, green, orange = (200, 30, 45), (35, 145, 75), (235, 150, 20)
+    assert red in colors_of(only["adjacency"]) and green not in colors_of(only["adjacency"])
+    assert green in colors_of(only["knn"]) and orange in colors_of(only["radius"])
+
+
+def test_a_page_of_one_pixel_can_be_drawn():
+    page = np.full((1, 1), 255, np.uint8)
+    regions = extract_regions(page)
+    assert draw_regions(page, regions).shape == (512, 512, 3)
+    assert draw_graph(page, regions, region_graph(regions)).shape[1] == 512

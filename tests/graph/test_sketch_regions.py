@@ -1,0 +1,45 @@
+"""The one way from a page to a model's inputs."""
+
+import cv2
+import numpy as np
+import pytest
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import GraphConfig, region_graph
+from ragaf_jax.graph.padding import pad_graph, trim_edges
+from ragaf_jax.graph.prepare import sketch_regions
+from ragaf_jax.graph.regions import RegionConfig, downsample_labels, extract_regions
+
+
+@pytest.mark.parametrize("side,size", [(256, 64), (128, 128), (200, 64)])
+def test_parts_agree(random_page, side, size):
+    page, most, budget = random_page(side, side), RegionConfig(max_regions=12), 40
+    sketch, regions, graph = sketch_regions(page, size, most, GraphConfig(), budget)
+    assert sketch.shape == regions.labels.shape == (size, size) and sketch.dtype == np.uint8
+    expected = downsample_labels(extract_regions(page, most), size)
+    np.testing.assert_array_equal(regions.labels, expected.labels)
+    for one, other in zip(graph, trim_edges(region_graph(expected), budget), strict=True):
+        np.testing.assert_array_equal(one, other)
+    pad_graph(graph, 13, budget)
+
+
+def test_the_sketch_is_an_area_average(random_page):
+    page = random_page()
+    sketch = sketch_regions(page, 64, RegionConfig(), GraphConfig(), 400).sketch
+    average = page.reshape(64, 4, 64, 4).mean((1, 3))
+    assert np.abs(sketch - average).max() <= 0.5
+
+
+def test_the_fullest_page_fits_its_budget():
+    page = np.full((256, 256), 255, np.uint8)
+    for line in range(8, 256, 30):
+        cv2.line(page, (line, 0), (line, 255), 0, 3)
+        cv2.line(page, (0, line), (255, line), 0, 3)
+    _, regions, graph = sketch_regions(page, 64, RegionConfig(), GraphConfig(), 192)
+    assert regions.n == 32 and len(graph.senders) <= 192
+
+
+@pytest.mark.parametrize("shape", [(64, 65), (32, 32)])
+def test_other_pages_are_refused(shape):
+    with pytest.raises(UserError, match="grey square of at least 64"):
+        sketch_regions(np.zeros(shape, np.uint8), 64, RegionConfig(), GraphConfig(), 192)
