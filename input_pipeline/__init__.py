@@ -1,0 +1,1 @@
+"""From drawings to batches: preparing data sets on disk and reading them."""

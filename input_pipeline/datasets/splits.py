@@ -1,0 +1,68 @@
+"""Which split a drawing belongs to: by the base drawing that it is a variant of.
+
+Everything here depends on names and pixels alone, so that every process and every machine makes
+the same splits.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+TEST_SHARE, VALIDATION_SHARE = 0.08, 0.04
+# Cosine of two line drawings above which they are one drawing with other details: the clock faces
+# lie above it, the coloured hearts are at 1.
+SAME_DRAWING = 0.9
+
+
+def stable_hash(text: str) -> int:
+    """64 bits that depend on the text alone (Python's own `hash` differs between processes)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def split_of(group: str) -> str:
+    """The split of all drawings of a group: "test", "validation" or "train"."""
+    position = stable_hash(f"split/{group}") / 2**64
+    if position < TEST_SHARE:
+        return "test"
+    return "validation" if position < TEST_SHARE + VALIDATION_SHARE else "train"
+
+
+def group_drawings(
+    keys: Sequence[str], bases: Sequence[str], lines: UInt8[np.ndarray, "n s s"]
+) -> list[str]:
+    """The group of each drawing: the least key among all that it is connected with.
+
+    Two drawings are connected when they share a base or when their line drawings nearly coincide.
+
+    Args:
+      keys: one unique name a drawing.
+      bases: what a drawing is a variant of.
+      lines: the line drawings, ink bright.
+    """
+    # Integers in float64 below 2^53: exact, so that no rounding differs between machines.
+    pixels = lines.reshape(len(keys), -1).astype(np.float64)
+    overlap = pixels @ pixels.T
+    ink = np.diag(overlap)
+    alike = overlap**2 > SAME_DRAWING**2 * ink[:, None] * ink[None, :]
+
+    parent = list(range(len(keys)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first_of_base: dict[str, int] = {}
+    for i, base in enumerate(bases):
+        parent[find(i)] = find(first_of_base.setdefault(base, i))
+    for i, j in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
+        parent[find(int(i))] = find(int(j))
+
+    least: dict[int, str] = {}
+    for i, key in enumerate(keys):
+        root = find(i)
+        least[root] = min(least.get(root, key), key)
+    return [least[find(i)] for i in range(len(keys))]

@@ -1,0 +1,148 @@
+"""Batches for training, drawn at random with a state that can be saved, and held-out ones."""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import grain.python as grain
+import numpy as np
+
+from input_pipeline.records import RecordSource
+from input_pipeline.transforms import RandomFlip, ToExample
+from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.graph.padding import stack_graphs
+
+# Reading is light beside a training step: two threads keep ahead of it.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=64)
+
+
+class BatchIterator(Protocol):
+    """An endless run of batches that can be stopped anywhere and taken up again.
+
+    `get_state` is a dictionary that JSON can hold; after `set_state` with it, on an iterator made
+    with the same arguments, the same batches follow.
+    """
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+def train_iterator(
+    source: RecordSource,
+    batch_size: int,
+    seed: int,
+    text_length: int,
+    max_regions: int,
+    max_edges: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchIterator:
+    """Shuffled, flipped batches without end; every epoch has an order of its own.
+
+    Order, flips and captions are decided before the work is shared out: process i takes every
+    `process_count`-th example from the i-th on, so that all processes' batches of a step hold the
+    examples that one process would have in one batch of that size.
+
+    Args:
+      source: where the records are.
+      batch_size: examples of a batch of this process.
+      seed: decides all that is random.
+      text_length: T; see `ToExample` for it and the next two.
+      max_regions: R.
+      max_edges: E.
+      process_index: which process this is.
+      process_count: how many share the data.
+    """
+    to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
+    examples = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(RandomFlip())
+        .random_map(to_example)
+    )
+    share = examples[process_index::process_count]
+    return iter(share.batch(batch_size, batch_fn=stack_examples).to_iter_dataset(_READ))
+
+
+def held_out_batch(
+    source: RecordSource,
+    indices: Sequence[int],
+    text_length: int,
+    max_regions: int,
+    max_edges: int,
+) -> tuple[Batch, Truth]:
+    """These records as they lie on disk, not flipped, each with its first caption."""
+    to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
+    records = [source[index] for index in indices]
+    parts = max(len(record["true_colors"]) for record in records)
+    true_colors = np.full((len(records), parts), -1, np.int32)
+    for row, record in zip(true_colors, records, strict=True):
+        row[: len(record["true_colors"])] = record["true_colors"]
+    truth = Truth(
+        image_u8=np.stack([record["image"] for record in records]),
+        sketch_u8=np.stack([record["sketch"][..., 0] for record in records]),
+        true_labels=np.stack([record["true_labels"] for record in records]),
+        true_colors=true_colors,
+        captions=tuple(record["captions"][0] for record in records),
+        keys=tuple(record["key"] for record in records),
+    )
+    return stack_examples([to_example.example(record) for record in records]), truth
+
+
+def distinct_drawings(source: RecordSource, n: int) -> list[int]:
+    """The first record of each of the first `n` drawings, or of all if there are fewer."""
+    first: dict[str, int] = {}
+    for index in range(len(source)):
+        if len(first) == n:
+            break
+        first.setdefault(source[index]["key"].split("/")[0], index)
+    return list(first.values())
+
+
+def stack_examples(examples: Sequence[Batch]) -> Batch:
+    """Examples → one batch."""
+    arrays = {
+        name: np.stack([getattr(example, name) for example in examples])
+        for name in Batch._fields
+        if name != "graph"
+    }
+    return Batch(**arrays, graph=stack_graphs([example.graph for example in examples]))
+
+
+class DevicePrefetcher:
+    """Moves batches to the devices ahead of their use; a `BatchIterator` itself.
+
+    Its state is that after the batch handed out last, whatever lies ready.
+    """
+
+    def __init__(self, iterator: BatchIterator, put: Callable[[Batch], Any], depth: int = 2):
+        """Reads nothing yet.
+
+        Args:
+          iterator: of batches on the host.
+          put: starts a batch's transfer and returns at once, as `jax.device_put` does.
+          depth: batches on their way or in use at a time.
+        """
+        self._iterator, self._put, self._depth = iterator, put, depth
+        self._ahead: collections.deque[tuple[Any, dict[str, Any]]] = collections.deque()
+        self._state = iterator.get_state()
+
+    def __next__(self) -> Any:
+        while len(self._ahead) < self._depth:
+            batch = self._put(next(self._iterator))
+            self._ahead.append((batch, self._iterator.get_state()))
+        batch, self._state = self._ahead.popleft()
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return self._state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._ahead.clear()
+        self._iterator.set_state(state)
+        self._state = state

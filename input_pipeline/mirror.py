@@ -1,0 +1,28 @@
+"""A record seen in a mirror: everything that knows left from right changes together."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from ragaf_jax.graph.features import flip_edges, flip_nodes
+
+_SIDES = {"left": "right", "right": "left"}
+# "left-facing fist" and "rightwards hand", but neither "bright" nor a place to leave one's luggage.
+_SIDE = re.compile(r"\b(left|right)(?=wards\b|\b)(?! luggage)")
+
+
+def mirror_record(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its pixels, regions, graph and captions mirrored left to right."""
+    mirrored = dict(record)
+    for name in ("image", "sketch", "labels", "true_labels"):
+        mirrored[name] = np.ascontiguousarray(record[name][:, ::-1])
+    mirrored["nodes"] = flip_nodes(record["nodes"])
+    mirrored["edges"] = flip_edges(record["edges"])
+    mirrored["captions"] = [swap_sides(caption) for caption in record["captions"]]
+    return mirrored
+
+
+def swap_sides(caption: str) -> str:
+    """Left for right and right for left, in lower case."""
+    return _SIDE.sub(lambda match: _SIDES[match[1]], caption)

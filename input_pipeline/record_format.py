@@ -1,0 +1,120 @@
+"""What one example on disk is made of, whatever data set it comes from.
+
+Stored are the pixels, the regions and their graph, which cost milliseconds to compute and never
+change; drawn afresh at every reading are the flip and the choice of caption (`transforms`).
+"""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Int, UInt8
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import GraphConfig
+from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
+from ragaf_jax.graph.prepare import SketchRegions
+from ragaf_jax.graph.regions import RegionConfig
+
+# Raised with every change after which old folders would be read wrongly or hold other regions.
+FORMAT_VERSION = "1.0.0"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def config_name(dataset: str, size: int, recolorings: int) -> str:
+    """The name of a TFDS configuration, which is the name of its folder too.
+
+    Raises:
+      UserError: no such data set.
+    """
+    if dataset == "openmoji/plain":
+        return f"plain_{size}px"
+    if dataset == "openmoji/recolor":
+        return f"recolor_{size}px_x{recolorings}"
+    raise UserError(f"There is no data set {dataset!r}; choose openmoji/plain or openmoji/recolor.")
+
+
+def folder(data_dir: Path, dataset: str, size: int, recolorings: int) -> Path:
+    """Where a data set of this format lies."""
+    name = config_name(dataset, size, recolorings)
+    return data_dir / dataset.split("/")[0] / name / FORMAT_VERSION
+
+
+def features(size: int) -> tfds.features.FeaturesDict:
+    """The features of a record: S = `size`, n regions of F, e edges of Fe, p true parts.
+
+    `labels` is the region 0 … n-1 of every pixel. `true_labels` is 1 + the true part that covers
+    most of the pixel, 0 where none does or ink lies over it; `true_colors` is the index into
+    `ragaf_jax.palette.PALETTE` that the caption says of each part, -1 where it says nothing.
+    Data sets without that knowledge have zeros and one -1.
+    """
+
+    def image(channels: int) -> tfds.features.Image:
+        return tfds.features.Image(shape=(size, size, channels), encoding_format="png")
+
+    def numbers(*shape: int | None, dtype: type) -> tfds.features.Tensor:
+        return tfds.features.Tensor(shape=shape, dtype=dtype)
+
+    return tfds.features.FeaturesDict(
+        {
+            "image": image(3),
+            "sketch": image(1),
+            "labels": image(1),
+            "nodes": numbers(None, len(NODE_FEATURES), dtype=np.float32),
+            "edges": numbers(None, len(EDGE_FEATURES), dtype=np.float32),
+            "senders": numbers(None, dtype=np.int32),
+            "receivers": numbers(None, dtype=np.int32),
+            "captions": tfds.features.Sequence(tfds.features.Text()),
+            "category": tfds.features.Text(),
+            "key": tfds.features.Text(),
+            "true_labels": image(1),
+            "true_colors": numbers(None, dtype=np.int32),
+        }
+    )
+
+
+def metadata(size: int, **facts: Any) -> dict[str, Any]:
+    """What a reader compares with its own code before it trusts a folder."""
+    return {
+        "format": FORMAT_VERSION,
+        "image_size": size,
+        "regions": dataclasses.asdict(RegionConfig()),
+        "graph": dataclasses.asdict(GraphConfig()),
+        **facts,
+    }
+
+
+def encode(
+    *,
+    image: UInt8[np.ndarray, "s s 3"],
+    sketch: SketchRegions,
+    captions: Sequence[str],
+    category: str,
+    key: str,
+    true_labels: UInt8[np.ndarray, "s s"],
+    true_colors: Int[np.ndarray, " p"],
+) -> dict[str, Any]:
+    """One record as TFDS takes it; images as PNG, because for arrays TFDS wants TensorFlow."""
+    return {
+        "image": _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)),
+        "sketch": _png(sketch.sketch),
+        "labels": _png(sketch.regions.labels.astype(np.uint8)),
+        "nodes": sketch.graph.nodes,
+        "edges": sketch.graph.edges,
+        "senders": sketch.graph.senders,
+        "receivers": sketch.graph.receivers,
+        "captions": list(captions),
+        "category": category,
+        "key": key,
+        "true_labels": _png(true_labels),
+        "true_colors": true_colors.astype(np.int32),
+    }
+
+
+def _png(image: UInt8[np.ndarray, "..."]) -> io.BytesIO:
+    return io.BytesIO(cv2.imencode(".png", image)[1].tobytes())

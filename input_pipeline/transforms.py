@@ -1,0 +1,64 @@
+"""Record → example: what is drawn afresh at every reading, and the model's scales and shapes."""
+
+import dataclasses
+from typing import Any
+
+import grain.python as grain
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from input_pipeline.mirror import mirror_record
+from ragaf_jax.batch import Batch
+from ragaf_jax.graph.build import RegionGraph
+from ragaf_jax.graph.padding import pad_graph, trim_edges
+from ragaf_jax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomFlip(grain.RandomMapTransform):
+    """Mirrors every second record left to right."""
+
+    def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return mirror_record(record) if rng.random() < 0.5 else record
+
+
+@dataclasses.dataclass(frozen=True)
+class ToExample(grain.RandomMapTransform):
+    """A record as the model takes it, with one of its captions.
+
+    Attributes:
+      tokenizer: makes the tokens.
+      text_length: T, tokens of a caption with its frame.
+      max_regions: R, nodes of the padded graph, of which at least one is padding.
+      max_edges: E, edges of the padded graph; those of the least importance go if there are more.
+    """
+
+    tokenizer: Tokenizer
+    text_length: int
+    max_regions: int
+    max_edges: int
+
+    def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> Batch:
+        return self.example(record, int(rng.integers(len(record["captions"]))))
+
+    def example(self, record: dict[str, Any], caption: int = 0) -> Batch:
+        """One example: a `Batch` without its leading axis.
+
+        Raises:
+          UserError: the graph has `max_regions` nodes or more, or more self loops than `max_edges`.
+        """
+        tokens, mask = self.tokenizer.encode([record["captions"][caption]], self.text_length)
+        graph = RegionGraph(*(record[name] for name in RegionGraph._fields))
+        return Batch(
+            image=record["image"].astype(np.float32) / np.float32(127.5) - np.float32(1),
+            sketch=ink_on_black(record["sketch"]),
+            labels=record["labels"].astype(np.int32),
+            graph=pad_graph(trim_edges(graph, self.max_edges), self.max_regions, self.max_edges),
+            tokens=tokens[0],
+            token_mask=mask[0],
+        )
+
+
+def ink_on_black(sketch: UInt8[np.ndarray, "s s 1"]) -> Float[np.ndarray, "s s 3"]:
+    """Black ink 0 on paper 255 → what ControlNets for drawings expect: ink 1 on 0."""
+    return np.repeat(np.float32(1) - sketch.astype(np.float32) / np.float32(255), 3, axis=-1)

@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+from miniature import LIMIT, RECOLORINGS, SIZE
+
+from input_pipeline.loader import (
+    DevicePrefetcher,
+    distinct_drawings,
+    held_out_batch,
+    train_iterator,
+)
+from input_pipeline.records import RecordSource
+from ragaf_jax.batch import Batch
+
+BUDGET = {"text_length": 40, "max_regions": 33, "max_edges": 192}
+RECORDS = LIMIT * RECOLORINGS
+
+
+def same(a: Batch, b: Batch) -> bool:
+    """Whether all arrays of two batches are equal to the last bit."""
+    arrays = [(*batch[:3], *batch.graph[:4], *batch[4:]) for batch in (a, b)]
+    return all(np.array_equal(x, y) for x, y in zip(*arrays, strict=True))
+
+
+def pictures(*batches: Batch) -> list[bytes]:
+    """Each example's picture, in an order that tells nothing of theirs."""
+    return sorted(image.tobytes() for batch in batches for image in batch.image)
+
+
+@pytest.fixture
+def seed(rng) -> int:
+    return int(rng.integers(1 << 31))
+
+
+def test_batches_have_their_shapes(source, seed):
+    batch = next(train_iterator(source, 3, seed, **BUDGET))
+    assert batch.image.shape == batch.sketch.shape == (3, SIZE, SIZE, 3)
+    assert batch.image.dtype == batch.sketch.dtype == np.float32
+    assert batch.labels.shape == (3, SIZE, SIZE) and batch.labels.dtype == np.int32
+    assert batch.tokens.shape == (3, 40) and batch.tokens.dtype == np.int32
+    assert batch.token_mask.shape == (3, 40) and batch.token_mask.dtype == bool
+    assert batch.graph.nodes.shape[:2] == (3, 33) and batch.graph.edges.shape[:2] == (3, 192)
+    assert (batch.graph.n_node.sum(1) == 33).all() and batch.graph.globals is None
+
+
+def test_an_epoch_has_every_record_once_and_its_own_order(source, seed):
+    batches = train_iterator(source, RECORDS, seed, **BUDGET)
+    mirrored = {record.tobytes(): record[:, ::-1].tobytes() for record in _images(source)}
+    orders = []
+    for _ in range(4):
+        images = [image.tobytes() for image in next(batches).image]
+        orders.append([next(a for a, b in mirrored.items() if image in (a, b)) for image in images])
+        assert sorted(orders[-1]) == sorted(mirrored)
+    assert any(order != orders[0] for order in orders[1:])
+
+
+def _images(source: RecordSource) -> list[np.ndarray]:
+    return list(held_out_batch(source, range(len(source)), **BUDGET)[0].image)
+
+
+def test_the_seed_decides(source, seed):
+    a, b, c = (train_iterator(source, RECORDS, s, **BUDGET) for s in (seed, seed, seed + 1))
+    first = next(a)
+    assert same(first, next(b)) and not same(first, next(c))
+
+
+def test_a_saved_state_goes_on_with_the_same_batches(source, seed, rng):
+    batches = train_iterator(source, 3, seed, **BUDGET)
+    for _ in range(int(rng.integers(1, 6))):
+        next(batches)
+    state = json.dumps(batches.get_state())
+    expected = [next(batches) for _ in range(4)]
+
+    resumed = train_iterator(source, 3, seed, **BUDGET)
+    next(resumed)
+    resumed.set_state(json.loads(state))
+    for batch in expected:
+        assert same(next(resumed), batch)
+
+
+def test_processes_share_out_what_one_would_read(source, seed):
+    whole = train_iterator(source, 6, seed, **BUDGET)
+    shares = [
+        train_iterator(source, 2, seed, **BUDGET, process_index=i, process_count=3)
+        for i in range(3)
+    ]
+    for _ in range(5):
+        assert pictures(next(whole)) == pictures(*map(next, shares))
+
+
+def test_processes_read_different_records(source, seed):
+    shares = [
+        train_iterator(source, RECORDS // 2, seed, **BUDGET, process_index=i, process_count=2)
+        for i in range(2)
+    ]
+    first, second = (set(pictures(next(share))) for share in shares)
+    assert len(first) == len(second) == RECORDS // 2 and not first & second
+
+
+def test_the_prefetcher_reads_ahead_but_its_state_does_not(source, seed):
+    put_count = 0
+
+    def put(batch: Batch) -> Batch:
+        nonlocal put_count
+        put_count += 1
+        return batch
+
+    expected = train_iterator(source, 3, seed, **BUDGET)
+    ahead = DevicePrefetcher(train_iterator(source, 3, seed, **BUDGET), put, depth=3)
+    assert ahead.get_state() == expected.get_state() and put_count == 0
+    for _ in range(4):
+        assert same(next(ahead), next(expected))
+        assert ahead.get_state() == expected.get_state()
+    assert put_count == 6
+
+    state = ahead.get_state()
+    following = [next(ahead) for _ in range(2)]
+    ahead.set_state(state)  # what lay ready is thrown away
+    assert ahead.get_state() == state
+    for batch in following:
+        assert same(next(ahead), batch)
+
+
+def test_held_out_batches_are_the_records_as_they_lie(data_dir):
+    source = RecordSource(data_dir, "openmoji/recolor", "test", SIZE, RECOLORINGS)
+    indices = distinct_drawings(source, 3)
+    assert len(indices) == 3
+    batch, truth = held_out_batch(source, indices, **BUDGET)
+    assert len({key.split("/")[0] for key in truth.keys}) == 3
+    parts = truth.true_colors.shape[1]
+    for row, index in enumerate(indices):
+        record = source[index]
+        np.testing.assert_array_equal(truth.image_u8[row], record["image"])
+        np.testing.assert_array_equal(truth.sketch_u8[row], record["sketch"][..., 0])
+        np.testing.assert_array_equal(truth.true_labels[row], record["true_labels"])
+        colors = np.full(parts, -1)
+        colors[: len(record["true_colors"])] = record["true_colors"]
+        np.testing.assert_array_equal(truth.true_colors[row], colors)
+        assert truth.captions[row] == record["captions"][0]
+        assert truth.keys[row] == record["key"]
+        np.testing.assert_allclose(batch.image[row], record["image"] / 127.5 - 1.0, atol=1e-6)
+    assert same(batch, held_out_batch(source, indices, **BUDGET)[0])
+
+
+def test_there_are_no_more_distinct_drawings_than_drawings(source):
+    assert len(distinct_drawings(source, 1000)) == LIMIT

@@ -1,0 +1,110 @@
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from miniature import LIMIT, RECOLORINGS, SIZE
+
+from input_pipeline.datasets.openmoji_art import select_drawings
+from input_pipeline.prepare import prepare
+from input_pipeline.records import RecordSource
+from ragaf_jax.errors import UserError
+
+# Prepares, reads and makes a batch, all in a process of its own.
+_RUN = f"""
+import sys
+from pathlib import Path
+from input_pipeline.prepare import prepare
+from input_pipeline.records import RecordSource
+from input_pipeline.loader import train_iterator
+data = Path(sys.argv[1])
+if __name__ == "__main__":
+    prepare("openmoji", data, size={SIZE}, recolorings={RECOLORINGS}, limit={LIMIT}, workers=2)
+    source = RecordSource(data, "openmoji/recolor", "train", {SIZE}, {RECOLORINGS})
+    next(train_iterator(source, 2, 0, text_length=40, max_regions=33, max_edges=192))
+    print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
+"""
+
+
+def start(script: Path, data_dir: Path, hash_seed: int) -> subprocess.Popen:
+    script.write_text(_RUN)
+    return subprocess.Popen(
+        [sys.executable, script, data_dir],
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(data_dir: Path) -> dict[str, str]:
+    files = [path for path in data_dir.rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(data_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def test_every_split_has_its_drawings_and_they_share_no_group(data_dir):
+    group = {drawing.key: drawing.group for drawing in select_drawings()}
+    groups = {}
+    for split in ("train", "validation", "test"):
+        plain = RecordSource(data_dir, "openmoji/plain", split, SIZE)
+        recolored = RecordSource(data_dir, "openmoji/recolor", split, SIZE, RECOLORINGS)
+        assert len(plain) == LIMIT and len(recolored) == LIMIT * RECOLORINGS
+        keys = {plain[i]["key"] for i in range(LIMIT)}
+        assert {recolored[i]["key"] for i in range(len(recolored))} == {
+            f"{key}/{index}" for key in keys for index in range(RECOLORINGS)
+        }
+        groups[split] = {group[key] for key in keys}
+    assert not groups["train"] & (groups["test"] | groups["validation"])
+    assert not groups["test"] & groups["validation"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_preparation_starts_clean_and_makes_the_same_bytes(data_dir, tmp_path):
+    again = tmp_path / "data"
+    killed = start(tmp_path / "run.py", again, hash_seed=1)
+    deadline = time.monotonic() + 120
+    while not list(again.glob("openmoji/*/incomplete*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    assert list(again.glob("openmoji/*/incomplete*"))
+    with pytest.raises(UserError, match="There is no data in"):
+        RecordSource(again, "openmoji/plain", "train", SIZE)
+
+    whole = start(tmp_path / "run.py", again, hash_seed=2)
+    out, err = whole.communicate(timeout=600)
+    assert whole.returncode == 0, err
+    assert out.splitlines()[-1] == "[]"  # neither TensorFlow nor PyTorch was imported
+    assert "drawings" in err and "records=" in err  # the progress bar
+    assert contents(again) == contents(data_dir)
+
+
+def test_what_is_there_is_not_made_again(data_dir):
+    before = {path: path.stat().st_mtime_ns for path in data_dir.glob("openmoji/*/*/*")}
+    prepare("openmoji", data_dir, size=SIZE, recolorings=RECOLORINGS, limit=LIMIT)
+    assert before == {path: path.stat().st_mtime_ns for path in data_dir.glob("openmoji/*/*/*")}
+
+
+def test_a_part_of_the_data_does_not_pass_for_the_whole(data_dir):
+    with pytest.raises(UserError, match=f"prepared with --limit={LIMIT}, not 0"):
+        prepare("openmoji", data_dir, size=SIZE, recolorings=RECOLORINGS)
+
+
+def test_an_unknown_data_set_is_named(tmp_path):
+    with pytest.raises(UserError, match="no data set 'openmojo'; choose one of openmoji, "):
+        prepare("openmojo", tmp_path, size=SIZE, recolorings=RECOLORINGS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_preparations_do_not_disturb_each_other(tmp_path):
+    with (tmp_path / ".prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="Another preparation is at work"):
+            prepare("openmoji", tmp_path, size=SIZE, recolorings=RECOLORINGS, limit=LIMIT)

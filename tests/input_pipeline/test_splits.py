@@ -1,0 +1,73 @@
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from input_pipeline.datasets import openmoji_art as art
+from input_pipeline.datasets.splits import SAME_DRAWING, group_drawings, split_of, stable_hash
+
+
+def test_the_hash_is_the_same_in_every_process_and_version():
+    assert stable_hash("1F436/0") == 0x58AB66BBADC0518F
+
+
+def test_splits_have_their_shares_of_groups(rng):
+    names = [f"{rng.integers(1 << 60):x}" for _ in range(20_000)]
+    count = collections.Counter(map(split_of, names))
+    assert count["test"] / len(names) == pytest.approx(0.08, abs=0.01)
+    assert count["validation"] / len(names) == pytest.approx(0.04, abs=0.007)
+
+
+def test_drawings_are_grouped_by_base_by_likeness_and_by_both_in_turn(rng):
+    blot = rng.integers(0, 256, (6, 8, 8)).astype(np.uint8)
+    blot[:] *= np.uint8(0)
+    for i in range(6):
+        blot[i, i] = 200 + i  # six lines that share no pixel
+    blot[3] = blot[1]
+    keys = ["f", "e", "d", "c", "b", "a"]
+    bases = ["x", "y", "x", "z", "w", "v"]
+    # f and d share a base; e and c are alike; b and a stand alone.
+    expected = {"f": "d", "d": "d", "e": "c", "c": "c", "b": "b", "a": "a"}
+    order = rng.permutation(6)
+    groups = group_drawings([keys[i] for i in order], [bases[i] for i in order], blot[order])
+    assert dict(zip([keys[i] for i in order], groups, strict=True)) == expected
+
+    bases[3] = "x"  # now c, which is like e, is a variant of f and d
+    groups = group_drawings(keys, bases, blot)
+    assert groups == ["c", "c", "c", "c", "b", "a"]
+
+
+def test_no_variant_of_a_test_drawing_is_in_train():
+    drawings = art.select_drawings()
+    splits = [split_of(drawing.group) for drawing in drawings]
+    first = [drawing.key.split("-")[0] for drawing in drawings]
+    for a, b in itertools.combinations(set(splits), 2):
+        of_a = {code for code, split in zip(first, splits, strict=True) if split == a}
+        assert not of_a & {code for code, split in zip(first, splits, strict=True) if split == b}
+
+    lines = [art.render_lines(art.read_svg(drawing.path), 64) for drawing in drawings]
+    ink = 255.0 - np.stack(lines).reshape(len(lines), -1)
+    unit = ink / np.linalg.norm(ink, axis=1, keepdims=True)
+    held_out = np.array(splits) != "train"
+    assert (unit[held_out] @ unit[~held_out].T).max() < SAME_DRAWING + 1e-6
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("1F468-200D-1F373", "1F469-200D-1F373", "1F9D1-200D-1F373"),  # cooks
+        ("0023-FE0F-20E3", "0031-FE0F-20E3"),  # keycaps
+        ("1F550", "1F55C"),  # one o'clock, half past one
+        ("2764", "1F499", "1F49A"),  # hearts
+        ("1F34E", "1F34F"),  # apples
+    ],
+)
+def test_variants_share_a_group(keys):
+    group = {drawing.key: drawing.group for drawing in art.select_drawings()}
+    assert len({group[key] for key in keys}) == 1
+
+
+def test_unlike_drawings_have_groups_of_their_own():
+    group = {drawing.key: drawing.group for drawing in art.select_drawings()}
+    assert len({group[key] for key in ("1F436", "1F431", "1F3E0", "1F34E", "1F550")}) == 5

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from input_pipeline.mirror import mirror_record, swap_sides
+from input_pipeline.transforms import RandomFlip, ToExample
+from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import GraphConfig, region_graph
+from ragaf_jax.graph.regions import Regions
+from ragaf_jax.palette import PALETTE
+
+
+@pytest.fixture
+def record(source, rng):
+    return source[int(rng.integers(len(source)))]
+
+
+def test_mirroring_twice_changes_nothing(record):
+    twice = mirror_record(mirror_record(record))
+    for name, value in record.items():
+        if name in ("nodes", "edges"):
+            np.testing.assert_allclose(twice[name], value, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(twice[name], value)
+
+
+def test_the_mirrored_graph_is_the_graph_of_the_mirrored_regions(source):
+    for index in range(0, len(source), 2):
+        mirrored = mirror_record(source[index])
+        background = mirrored["nodes"][:, -1] > 0
+        labels = mirrored["labels"].astype(np.int32)
+        fresh = region_graph(Regions(labels, len(background), background), GraphConfig())
+        np.testing.assert_allclose(mirrored["nodes"], fresh.nodes, atol=1e-5)
+        edges = dict(
+            zip(zip(fresh.senders, fresh.receivers, strict=True), fresh.edges, strict=True)
+        )
+        pairs = zip(mirrored["senders"], mirrored["receivers"], strict=True)
+        for pair, features in zip(pairs, mirrored["edges"], strict=True):
+            np.testing.assert_allclose(features, edges[pair], atol=1e-5)
+
+
+def test_captions_stay_true_in_the_mirror(source):
+    sided = 0
+    for index in range(len(source)):
+        for record in (source[index], mirror_record(source[index])):
+            for phrase in record["captions"][0].partition(": ")[2].split(", "):
+                _, color, place = phrase.split(" ", 2)
+                asked = np.flatnonzero(record["true_colors"] == PALETTE.index(color)) + 1
+                x = [np.nonzero(record["true_labels"] == part)[1].mean() / 64 for part in asked]
+                if place.endswith("left"):
+                    assert min(x) < 0.43
+                    sided += 1
+                elif place.endswith("right"):
+                    assert max(x) > 0.57
+                    sided += 1
+    assert sided >= 4
+
+
+@pytest.mark.parametrize(
+    "caption, mirrored",
+    [
+        (
+            "cap: small red top left, large blue on the right",
+            "cap: small red top right, large blue on the left",
+        ),
+        ("left-facing fist: yellow", "right-facing fist: yellow"),
+        ("rightwards hand", "leftwards hand"),
+        ("left-right arrow", "right-left arrow"),
+        ("bright copyright: cleft", "bright copyright: cleft"),
+        ("left luggage: blue on the left", "left luggage: blue on the right"),
+    ],
+)
+def test_left_and_right_change_places(caption, mirrored):
+    assert swap_sides(caption) == mirrored
+    assert swap_sides(mirrored) == caption
+
+
+def test_about_half_of_the_records_are_flipped(record, rng):
+    flip = RandomFlip()
+    results = [flip.random_map(record, rng) for _ in range(200)]
+    flipped = sum(not np.array_equal(result["sketch"], record["sketch"]) for result in results)
+    symmetric = np.array_equal(record["sketch"], record["sketch"][:, ::-1])
+    assert symmetric or 60 < flipped < 140
+
+
+def test_an_example_is_what_the_model_takes(source, record):
+    example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192).example(
+        record
+    )
+    assert example.image.shape == example.sketch.shape == (64, 64, 3)
+    assert example.image.dtype == example.sketch.dtype == np.float32
+    np.testing.assert_allclose(example.image, record["image"] / 127.5 - 1.0, atol=1e-6)
+    assert (example.sketch[record["sketch"][..., 0] == 255] == 0).all()
+    assert (example.sketch[record["sketch"][..., 0] == 0] == 1).all()
+    np.testing.assert_array_equal(example.labels, record["labels"])
+    assert example.labels.dtype == np.int32
+
+    n = len(record["nodes"])
+    assert example.graph.n_node.tolist() == [n, 33 - n]
+    assert example.graph.nodes.shape[0] == 33 and example.graph.edges.shape[0] == 192
+    np.testing.assert_array_equal(example.graph.nodes[:n], record["nodes"])
+
+    words = source.tokenizer.pieces(example.tokens[example.token_mask].tolist())[1:-1]
+    assert "".join(words) == record["captions"][0].lower().replace(" ", "")
+
+
+def test_edges_over_the_budget_are_left_out(source, record):
+    n = len(record["nodes"])
+    example = ToExample(source.tokenizer, 40, max_regions=n + 1, max_edges=n).example(record)
+    assert example.graph.n_edge.tolist() == [n, 0]
+    np.testing.assert_array_equal(example.graph.senders, example.graph.receivers)
+
+
+def test_regions_over_the_budget_are_an_error(source, record):
+    with pytest.raises(UserError, match="raise max_nodes"):
+        ToExample(source.tokenizer, 40, max_regions=len(record["nodes"]), max_edges=192).example(
+            record
+        )
+
+
+def test_one_of_several_captions_is_chosen(source, record, rng):
+    record["captions"] = [source[i]["captions"][0] for i in (0, 2, 4)]
+    to_example = ToExample(source.tokenizer, 40, 33, 192)
+    chosen = {tuple(to_example.random_map(record, rng).tokens) for _ in range(60)}
+    assert chosen == {tuple(to_example.example(record, i).tokens) for i in range(3)}
