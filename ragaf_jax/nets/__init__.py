@@ -1,0 +1,1 @@
+"""The networks: pure flax.linen modules with diffusers' and transformers' parameter trees."""

@@ -1,0 +1,256 @@
+"""The Stable Diffusion UNet's blocks, parameter for parameter those of diffusers' Flax models.
+
+GELU is the exact one and the transformers' group norm has ε = 1e-6, as in the PyTorch models whose
+weights are loaded; diffusers' Flax port approximated both.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+from ragaf_jax.nets.attention import attention
+from ragaf_jax.nets.layers import Dense, GroupNorm, conv3x3, upsample
+
+
+class RegionSignal(NamedTuple):
+    """What RAGAF tells one spatial transformer with p = h·w cells, r regions, t tokens, c channels.
+
+    Attributes:
+      share: fraction of each cell that lies in each region, rows summing to 1.
+      feature: what is added to the hidden state of a cell that lies in the region.
+      logit_bias: what is added to the cross-attention logits of such a cell, equal for all heads.
+    """
+
+    share: Float[Array, "b p r"]
+    feature: Float[Array, "b r c"]
+    logit_bias: Float[Array, "b r t"]
+
+
+class ResnetBlock(nn.Module):
+    """Twice GroupNorm → SiLU → conv, the timestep added in between; a 1×1 shortcut if c changes."""
+
+    channels: int
+    groups: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"]
+    ) -> Float[Array, "b h w {self.channels}"]:
+        dtype, channels = self.dtype, self.channels
+        h = GroupNorm(self.groups, silu=True, dtype=dtype, name="norm1")(x)
+        h = conv3x3(channels, "conv1", dtype=dtype)(h)
+        h = h + Dense(channels, dtype=dtype, name="time_emb_proj")(nn.silu(time))[:, None, None]
+        h = GroupNorm(self.groups, silu=True, dtype=dtype, name="norm2")(h)
+        h = conv3x3(channels, "conv2", dtype=dtype)(h)
+        if x.shape[-1] != channels:
+            x = Dense(channels, pointwise=True, dtype=dtype, name="conv_shortcut")(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Multi-head attention from `x` to `context`, its logits biased by `bias` in every head."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b p c"],
+        context: Float[Array, "b t d"],
+        bias: Float[Array, "b p t"] | None = None,
+    ) -> Float[Array, "b p c"]:
+        channels = x.shape[-1]
+
+        def heads_of(name: str, source: Array) -> Array:
+            y = Dense(channels, use_bias=False, dtype=self.dtype, name=name)(source)
+            return y.reshape(*y.shape[:2], self.heads, -1)
+
+        q, k, v = heads_of("to_q", x), heads_of("to_k", context), heads_of("to_v", context)
+        out = attention(q, k, v, None if bias is None else bias[:, None])
+        return Dense(channels, dtype=self.dtype, name="to_out_0")(out.reshape(x.shape))
+
+
+class GEGLU(nn.Module):
+    """a · GELU(b) with (a, b) = proj(x) (Shazeer 2020, eq. 6)."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b p c"]) -> Float[Array, "b p {self.features}"]:
+        value, gate = jnp.split(Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, -1)
+        return value * nn.gelu(gate, approximate=False)
+
+
+class FeedForward(nn.Module):
+    """The transformer's feed-forward layer; the names are diffusers' places in a Sequential."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b p c"]) -> Float[Array, "b p c"]:
+        hidden = GEGLU(4 * x.shape[-1], dtype=self.dtype, name="net_0")(x)
+        return Dense(x.shape[-1], dtype=self.dtype, name="net_2")(hidden)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward: each pre-normed and residual."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b p c"],
+        text: Float[Array, "b t d"],
+        text_bias: Float[Array, "b p t"] | None,
+    ) -> Float[Array, "b p c"]:
+        y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm1")(x)
+        x = x + Attention(self.heads, dtype=self.dtype, name="attn1")(y, y)
+        y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm2")(x)
+        x = x + Attention(self.heads, dtype=self.dtype, name="attn2")(y, text, text_bias)
+        y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm3")(x)
+        return x + FeedForward(dtype=self.dtype, name="ff")(y)
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer over the cells of a feature map, where RAGAF's regions enter the UNet."""
+
+    heads: int
+    linear_projection: bool = False
+    groups: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        text: Float[Array, "b t d"],
+        region: RegionSignal | None = None,
+    ) -> Float[Array, "b h w c"]:
+        b, _, _, c = x.shape
+
+        def project(name: str, y: Array) -> Array:
+            return Dense(c, pointwise=not self.linear_projection, dtype=self.dtype, name=name)(y)
+
+        y = GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        y = project("proj_in", y.reshape(b, -1, c))
+        text_bias = None
+        if region is not None:
+            y = y + (region.share @ region.feature).astype(y.dtype)
+            text_bias = region.share @ region.logit_bias
+        block = TransformerBlock(self.heads, dtype=self.dtype, name="transformer_blocks_0")
+        return x + project("proj_out", block(y, text, text_bias)).reshape(x.shape)
+
+
+class Resample(nn.Module):
+    """A 3×3 convolution that halves the sides, or that follows upsampling to `size`."""
+
+    channels: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
+    ) -> Float[Array, "b h2 w2 {self.channels}"]:
+        if size is None:
+            return conv3x3(self.channels, "conv", stride=2, dtype=self.dtype)(x)
+        return conv3x3(self.channels, "conv", dtype=self.dtype)(upsample(x, size))
+
+
+class BlockShape(NamedTuple):
+    """What one level of the UNet is made of; `heads` is None where there is no attention."""
+
+    channels: int
+    layers: int
+    heads: int | None
+    resample: bool
+    linear_projection: bool
+    groups: int
+
+    def resnet(self, index: int, dtype: Dtype) -> ResnetBlock:
+        return ResnetBlock(self.channels, self.groups, dtype=dtype, name=f"resnets_{index}")
+
+    def transformer(self, index: int, dtype: Dtype) -> SpatialTransformer:
+        return SpatialTransformer(
+            self.heads,
+            self.linear_projection,
+            self.groups,
+            dtype=dtype,
+            name=f"attentions_{index}",
+        )
+
+
+class DownBlock(nn.Module):
+    """`layers` × (ResNet, transformer), then halving. Returns the output and the skips."""
+
+    shape: BlockShape
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"], text: Float[Array, "b t d"]
+    ) -> tuple[Float[Array, "b h2 w2 c2"], tuple[Float[Array, "b _ _ _"], ...]]:
+        skips: tuple[Array, ...] = ()
+        for i in range(self.shape.layers):
+            x = self.shape.resnet(i, self.dtype)(x, time)
+            if self.shape.heads is not None:
+                x = self.shape.transformer(i, self.dtype)(x, text)
+            skips += (x,)
+        if self.shape.resample:
+            x = Resample(self.shape.channels, dtype=self.dtype, name="downsamplers_0")(x)
+            skips += (x,)
+        return x, skips
+
+
+class MidBlock(nn.Module):
+    """ResNet, transformer, ResNet at the smallest size."""
+
+    shape: BlockShape
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        time: Float[Array, "b e"],
+        text: Float[Array, "b t d"],
+        region: RegionSignal | None = None,
+    ) -> Float[Array, "b h w c"]:
+        x = self.shape.resnet(0, self.dtype)(x, time)
+        x = self.shape.transformer(0, self.dtype)(x, text, region)
+        return self.shape.resnet(1, self.dtype)(x, time)
+
+
+class UpBlock(nn.Module):
+    """`layers` × (join the last skip, ResNet, transformer), then doubling to `size`.
+
+    `skips` are consumed from the end; `regions` holds one signal or None per transformer.
+    """
+
+    shape: BlockShape
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        skips: tuple[Float[Array, "b h w _"], ...],
+        time: Float[Array, "b e"],
+        text: Float[Array, "b t d"],
+        regions: tuple[RegionSignal | None, ...],
+        size: tuple[int, int] | None,
+    ) -> Float[Array, "b h2 w2 c2"]:
+        for i, (skip, region) in enumerate(zip(reversed(skips), regions, strict=True)):
+            x = self.shape.resnet(i, self.dtype)(jnp.concatenate([x, skip], axis=-1), time)
+            if self.shape.heads is not None:
+                x = self.shape.transformer(i, self.dtype)(x, text, region)
+        if self.shape.resample:
+            x = Resample(self.shape.channels, dtype=self.dtype, name="upsamplers_0")(x, size)
+        return x

@@ -1,0 +1,69 @@
+"""From a configuration to a `Model`."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.autoencoder import HaarAutoencoder
+from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
+from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.model import Model
+from ragaf_jax.nets.ragaf import Ragaf, RagafConfig
+from ragaf_jax.nets.unet import UNet, UNetConfig, injection_sites
+
+
+def _hashable(value: Any) -> Any:
+    """Lists are what a checkpoint's JSON makes of tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def build_model(config: ml_collections.ConfigDict) -> Model:
+    """The networks of `config.stage`; see `configs/base.py` for the fields.
+
+    Raises:
+      UserError: sizes that do not fit each other.
+    """
+    data, nets = config.data, config.model
+    dtype = jnp.dtype(nets.dtype)
+    if nets.autoencoder != "haar":
+        raise UserError(f"config.model.autoencoder is {nets.autoencoder!r}; expected 'haar'.")
+    autoencoder = HaarAutoencoder(nets.haar_levels)
+    levels = len(nets.unet.block_out_channels)
+    smallest = autoencoder.downscale * 2 ** (levels - 1)
+    if data.image_size % smallest:
+        raise UserError(
+            f"config.data.image_size is {data.image_size}; networks of {levels} levels on latents "
+            f"of 1/{autoencoder.downscale} need a multiple of {smallest}."
+        )
+    unet_config = UNetConfig(
+        **{name: _hashable(value) for name, value in nets.unet.to_dict().items()},
+        sample_size=data.image_size // autoencoder.downscale,
+        in_channels=autoencoder.channels,
+        out_channels=autoencoder.channels,
+    )
+    text_config = ClipTextConfig(
+        **nets.text_encoder.to_dict(), max_position_embeddings=data.text_length
+    )
+    ragaf = None
+    if config.stage == 2:
+        sites = injection_sites(unet_config, unet_config.sample_size)
+        ragaf = Ragaf(
+            RagafConfig(**nets.ragaf.to_dict()),
+            tuple((site, channels) for site, (_, channels) in sites.items()),
+            autoencoder.channels,
+            config.diffusion.steps,
+            dtype,
+        )
+    return Model(
+        UNet(unet_config, dtype),
+        ControlNet(unet_config, tuple(nets.conditioning_channels), dtype),
+        ClipText(text_config, dtype),
+        autoencoder,
+        image_size=data.image_size,
+        text_length=data.text_length,
+        max_regions=data.max_regions,
+        max_edges=data.max_edges,
+        ragaf=ragaf,
+    )

@@ -1,0 +1,223 @@
+"""CLIP's text transformer (Radford et al. 2021, §2.4), Stable Diffusion's text encoder."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Bool, Float, Int
+
+from ragaf_jax.nets.attention import attention, hide
+from ragaf_jax.nets.layers import Dense
+
+
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x·σ(1.702x), the approximation that OpenAI's weights were trained with."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {
+    "quick_gelu": quick_gelu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+}
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """The fields of transformers' `config.json` that matter; the defaults are SD 1.5's (ViT-L/14).
+
+    Attributes:
+      vocab_size: number of token ids.
+      hidden_size: width of the states.
+      intermediate_size: width of the feed-forward layers.
+      num_hidden_layers, num_attention_heads: depth and heads.
+      max_position_embeddings: the longest text, in tokens.
+      hidden_act: "quick_gelu" (OpenAI, SD 1) or "gelu" (OpenCLIP, SD 2).
+      layer_norm_eps: ε of every layer norm.
+    """
+
+    vocab_size: int = 49408
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act is {self.hidden_act!r}, expected {sorted(ACTIVATIONS)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}, expected a multiple of"
+                f" num_attention_heads {self.num_attention_heads}"
+            )
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and MLP, initialised as OpenAI's code does."""
+
+    config: ClipTextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
+    ) -> Float[Array, "b t d"]:
+        y = self._layer_norm("layer_norm1")(x)
+        x = x + SelfAttention(self.config, dtype=self.dtype, name="self_attn")(y, bias)
+        y = self._layer_norm("layer_norm2")(x)
+        return x + Mlp(self.config, dtype=self.dtype, name="mlp")(y)
+
+    def _layer_norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype, name=name)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with biased logits."""
+
+    config: ClipTextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
+    ) -> Float[Array, "b t d"]:
+        width = self.config.hidden_size
+
+        def heads_of(name: str) -> Float[Array, "b t h _"]:
+            y = _dense(width, width**-0.5, name, self.dtype)(x)
+            return y.reshape(*x.shape[:2], self.config.num_attention_heads, -1)
+
+        out = attention(heads_of("q_proj"), heads_of("k_proj"), heads_of("v_proj"), bias)
+        return _dense(width, _residual_scale(self.config), "out_proj", self.dtype)(
+            out.reshape(x.shape)
+        )
+
+
+class Mlp(nn.Module):
+    """The feed-forward layer."""
+
+    config: ClipTextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        config = self.config
+        widen = _dense(
+            config.intermediate_size, (2 * config.hidden_size) ** -0.5, "fc1", self.dtype
+        )
+        hidden = ACTIVATIONS[config.hidden_act](widen(x))
+        return _dense(config.hidden_size, _residual_scale(config), "fc2", self.dtype)(hidden)
+
+
+class Embeddings(nn.Module):
+    """Token and position embeddings, added."""
+
+    config: ClipTextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        config = self.config
+        token = nn.Embed(
+            config.vocab_size,
+            config.hidden_size,
+            embedding_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            name="token_embedding",
+        )
+        position = nn.Embed(
+            config.max_position_embeddings,
+            config.hidden_size,
+            embedding_init=nn.initializers.normal(0.01),
+            dtype=self.dtype,
+            name="position_embedding",
+        )
+        return token(tokens) + position(jnp.arange(tokens.shape[1])[None])
+
+
+class Encoder(nn.Module):
+    """The stack of layers, under transformers' names `layers/0`, `layers/1`, …"""
+
+    config: ClipTextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
+    ) -> Float[Array, "b t d"]:
+        return Layers(self.config, dtype=self.dtype, name="layers")(x, bias)
+
+
+class Layers(nn.Module):
+    """The layers themselves."""
+
+    config: ClipTextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
+    ) -> Float[Array, "b t d"]:
+        for i in range(self.config.num_hidden_layers):
+            x = EncoderLayer(self.config, dtype=self.dtype, name=str(i))(x, bias)
+        return x
+
+
+class TextTransformer(nn.Module):
+    """Embeddings, causal transformer, final layer norm."""
+
+    config: ClipTextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"] | None
+    ) -> Float[Array, "b t d"]:
+        length = tokens.shape[1]
+        visible = jnp.tril(jnp.ones((length, length), bool))[None]
+        if mask is not None:
+            visible = visible & mask[:, None]
+        x = Embeddings(self.config, dtype=self.dtype, name="embeddings")(tokens)
+        x = Encoder(self.config, dtype=self.dtype, name="encoder")(x, hide(visible)[:, None])
+        return nn.LayerNorm(
+            epsilon=self.config.layer_norm_eps, dtype=self.dtype, name="final_layer_norm"
+        )(x)
+
+
+class ClipText(nn.Module):
+    """Text states of a caption. The parameter tree is that of transformers' `FlaxCLIPTextModel`."""
+
+    config: ClipTextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """The last hidden states, after the final layer norm, in float32.
+
+        Each token sees itself and those before it. Stable Diffusion was trained without a `mask`,
+        padding included; with one, padding is seen by nobody.
+
+        Raises:
+          ValueError: more tokens than positions.
+        """
+        if tokens.shape[1] > self.config.max_position_embeddings:
+            raise ValueError(
+                f"the text has {tokens.shape[1]} tokens, expected at most"
+                f" max_position_embeddings {self.config.max_position_embeddings}"
+            )
+        transformer = TextTransformer(self.config, dtype=self.dtype, name="text_model")
+        return transformer(tokens, mask).astype(jnp.float32)
+
+
+def _dense(features: int, stddev: float, name: str, dtype: Dtype) -> Dense:
+    return Dense(features, kernel_init=nn.initializers.normal(stddev), dtype=dtype, name=name)
+
+
+def _residual_scale(config: ClipTextConfig) -> float:
+    """Standard deviation that keeps the sum of all 2L residual branches of order one."""
+    return (2 * config.num_hidden_layers * config.hidden_size) ** -0.5

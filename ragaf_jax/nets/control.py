@@ -1,0 +1,104 @@
+"""ControlNet: a copy of the UNet's first half that reads the sketch (Zhang et al. 2023)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float, Num
+
+from ragaf_jax.nets.blocks import DownBlock, MidBlock
+from ragaf_jax.nets.layers import Dense, conv3x3, zeros_init
+from ragaf_jax.nets.unet import UNetConfig, embed_time
+
+
+class ConditioningEmbedding(nn.Module):
+    """Convolutions that bring the sketch to the latent's size: a halving per step of `channels`."""
+
+    features: int
+    channels: tuple[int, ...]
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, sketch: Float[Array, "b s1 s2 3"]) -> Float[Array, "b h w c"]:
+        dtype = self.dtype
+        x = nn.silu(conv3x3(self.channels[0], "conv_in", dtype=dtype)(sketch.astype(dtype)))
+        for i, (same, wider) in enumerate(zip(self.channels, self.channels[1:], strict=False)):
+            x = nn.silu(conv3x3(same, f"blocks_{2 * i}", dtype=dtype)(x))
+            x = nn.silu(conv3x3(wider, f"blocks_{2 * i + 1}", stride=2, dtype=dtype)(x))
+        return conv3x3(self.features, "conv_out", kernel_init=zeros_init, dtype=dtype)(x)
+
+
+class ControlNet(nn.Module):
+    """Residuals for the UNet's skips, all zero until trained, from zero convolutions (§3.1).
+
+    The parameter tree is that of diffusers' `FlaxControlNetModel`. The sketch's side is the
+    latent's times 2^(len(conditioning_channels) − 1).
+    """
+
+    config: UNetConfig
+    conditioning_channels: tuple[int, ...] = (16, 32, 96, 256)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        sample: Float[Array, "b h w c"],
+        timesteps: Num[Array, " b"],
+        text_states: Float[Array, "b t d"],
+        sketch: Float[Array, "b s1 s2 3"],
+        scale: Float[Array, ""] | float = 1.0,
+    ) -> tuple[
+        tuple[Float[Array, "b _ _ _"], ...],
+        Float[Array, "b _ _ _"],
+        tuple[Float[Array, "b _ _ _"], ...],
+    ]:
+        """What the UNet is to add to its hidden states.
+
+        Args:
+          sample: the noisy latents that the UNet sees.
+          timesteps: integer or fractional, in 0 … T.
+          text_states: the text encoder's states.
+          sketch: in [0, 1], ink 1 on black.
+          scale: strength of the residuals; 1 in training.
+
+        Returns:
+          The residuals of the skips, that of the mid block, and the hidden states they were made
+          of, mid block's last: what the sketch looks like to the network, untouched by `scale`.
+
+        Raises:
+          ValueError: the sketch's size does not fit the latent's.
+        """
+        config, dtype = self.config, self.dtype
+        halvings = len(self.conditioning_channels) - 1
+        expected = tuple(side << halvings for side in sample.shape[1:3])
+        if sketch.shape[1:3] != expected:
+            raise ValueError(
+                f"the sketch is {sketch.shape[1:3]}, expected {expected}: {halvings} halvings make"
+                f" the latent's {sample.shape[1:3]}"
+            )
+        width = config.block_out_channels[0]
+        time = embed_time(config, timesteps, dtype)
+        text = text_states.astype(dtype)
+
+        x = conv3x3(width, "conv_in", dtype=dtype)(sample.astype(dtype))
+        embedding = ConditioningEmbedding(
+            width, self.conditioning_channels, dtype=dtype, name="controlnet_cond_embedding"
+        )
+        x = x + embedding(sketch)
+        features = (x,)
+        for i in range(len(config.block_out_channels)):
+            down = DownBlock(config.down_level(i), dtype=dtype, name=f"down_blocks_{i}")
+            x, outputs = down(x, time, text)
+            features += outputs
+        x = MidBlock(config.mid_level(), dtype=dtype, name="mid_block")(x, time, text)
+
+        residuals = tuple(
+            scale * self._zero_convolution(feature, f"controlnet_down_blocks_{i}")
+            for i, feature in enumerate(features)
+        )
+        mid_residual = scale * self._zero_convolution(x, "controlnet_mid_block")
+        return residuals, mid_residual, (*features, x)
+
+    def _zero_convolution(self, x: Float[Array, "b h w c"], name: str) -> Float[Array, "b h w c"]:
+        return Dense(
+            x.shape[-1], pointwise=True, kernel_init=zeros_init, dtype=self.dtype, name=name
+        )(x)

@@ -1,0 +1,224 @@
+"""The networks of one stage behind one object: text, sketch branch, UNet and, in Stage 2, RAGAF."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
+from ragaf_jax.nets.autoencoder import Autoencoder
+from ragaf_jax.nets.clip_text import ClipText
+from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.ragaf import Ragaf, RagafTrace, place, pool_regions, region_shares
+from ragaf_jax.nets.unet import UNet, injection_sites
+
+Params = Mapping[str, Any]
+
+
+class Regions(NamedTuple):
+    """Where the regions lie and how they hang together.
+
+    Attributes:
+      graph: padded region graphs with a leading batch axis.
+      shares: S_l by the side of the latent grid of level l.
+      active: 1 where an example's regions count, 0 where they are dropped.
+      allowed: which words each region may attend to.
+    """
+
+    graph: jraph.GraphsTuple
+    shares: Mapping[int, Float[Array, "b _ r"]]
+    active: Float[Array, " b"]
+    allowed: Bool[Array, "b #r t"]
+
+
+class Conditioning(NamedTuple):
+    """What the picture is to be like.
+
+    Attributes:
+      text_states: the text encoder's states.
+      sketch: ink 1 on black; all zero where the sketch is dropped.
+      regions: for Stage 2, else None.
+    """
+
+    text_states: Float[Array, "b t d"]
+    sketch: Float[Array, "b s s 3"]
+    regions: Regions | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """The networks of a stage. Holds no parameters: every method is pure in `params`.
+
+    `params` is {"unet", "control", "text_encoder"[, "ragaf"]}, each the tree of its network.
+    """
+
+    unet: UNet
+    control: ControlNet
+    text_encoder: ClipText
+    autoencoder: Autoencoder
+    image_size: int
+    text_length: int
+    max_regions: int
+    max_edges: int
+    ragaf: Ragaf | None = None
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one latent."""
+        side = self.image_size // self.autoencoder.downscale
+        return side, side, self.autoencoder.channels
+
+    @property
+    def sites(self) -> Mapping[str, tuple[int, int]]:
+        """Side and channels of every place where RAGAF enters the UNet."""
+        return injection_sites(self.unet.config, self.latent_shape[0])
+
+    def init(self, rng: PRNGKeyArray) -> Params:
+        """Fresh float32 parameters."""
+        conditioning = self._example_conditioning()
+        latents, timesteps = jnp.zeros((1, *self.latent_shape)), jnp.zeros(1)
+        keys = jax.random.split(rng, 4)
+        text, sketch = conditioning.text_states, conditioning.sketch
+        params = {
+            "unet": self.unet.init(keys[0], latents, timesteps, text)["params"],
+            "control": self.control.init(keys[1], latents, timesteps, text, sketch)["params"],
+            "text_encoder": self.text_encoder.init(
+                keys[2], jnp.zeros((1, self.text_length), jnp.int32)
+            )["params"],
+        }
+        regions = conditioning.regions
+        if self.ragaf is not None and regions is not None:
+            _, _, features = self.control.apply(
+                {"params": params["control"]}, latents, timesteps, text, sketch
+            )
+            params["ragaf"] = self.ragaf.init(
+                keys[3],
+                regions.graph,
+                self._pool(features, regions),
+                timesteps,
+                text,
+                regions.allowed,
+            )["params"]
+        return params
+
+    def encode_text(self, params: Params, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """The text encoder's last hidden states."""
+        return self.text_encoder.apply({"params": params["text_encoder"]}, tokens)
+
+    def locate(
+        self,
+        labels: Int[Array, "b s s"],
+        graph: jraph.GraphsTuple,
+        token_mask: Bool[Array, "b t"],
+        active: Float[Array, " b"] | None = None,
+    ) -> Regions:
+        """Prepares the region inputs once for all denoising steps."""
+        sides = sorted({side for side, _ in self.sites.values()} | set(self._feature_sides()))
+        return Regions(
+            graph,
+            {side: region_shares(labels, self.max_regions, side) for side in sides},
+            jnp.ones(labels.shape[0]) if active is None else active,
+            token_mask[:, None],
+        )
+
+    def predict(
+        self,
+        params: Params,
+        latents: Float[Array, "b h w c"],
+        timesteps: Float[Array, " b"],
+        conditioning: Conditioning,
+    ) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
+        """The UNet's output, of the kind that the stage was trained to predict.
+
+        Args:
+          params: the stage's parameters.
+          latents: noisy latents x_t.
+          timesteps: t in 0 … T.
+          conditioning: sketch, text and, in Stage 2, regions.
+
+        Returns:
+          The prediction and, where RAGAF ran, what it decided.
+        """
+        text = conditioning.text_states
+        down, mid, features = self.control.apply(
+            {"params": params["control"]}, latents, timesteps, text, conditioning.sketch
+        )
+        signals, trace = {}, None
+        if self.ragaf is not None and conditioning.regions is not None:
+            regions = conditioning.regions
+            sent, trace = self.ragaf.apply(
+                {"params": params["ragaf"]},
+                regions.graph,
+                self._pool(features, regions),
+                timesteps,
+                text,
+                regions.allowed,
+            )
+            signals = {
+                site: place(sent[site], regions.shares[side], regions.active)
+                for site, (side, _) in self.sites.items()
+            }
+        prediction = self.unet.apply(
+            {"params": params["unet"]}, latents, timesteps, text, down, mid, signals
+        )
+        return prediction, trace
+
+    def read(
+        self,
+        params: Params,
+        timesteps: Float[Array, " b"],
+        text_states: Float[Array, "b t d"],
+        regions: Regions,
+    ) -> RagafTrace:
+        """What RAGAF makes of words and graph alone: no latents, no UNet, a small part of the cost.
+
+        Only for models that have RAGAF.
+        """
+        assert self.ragaf is not None
+        _, trace = self.ragaf.apply(
+            {"params": params["ragaf"]},
+            regions.graph,
+            None,
+            timesteps,
+            text_states,
+            regions.allowed,
+        )
+        return trace
+
+    def _feature_sides(self) -> tuple[int, ...]:
+        """Sides of the control features that are pooled: one a level, as `_pool` takes them."""
+        levels = len(self.unet.config.block_out_channels)
+        return tuple(self.latent_shape[0] >> level for level in range(levels))
+
+    def _pool(
+        self, features: tuple[Float[Array, "b _ _ _"], ...], regions: Regions
+    ) -> Float[Array, "b r p"]:
+        """The last feature of every resolution, averaged over each region, side by side."""
+        last = {feature.shape[1]: feature for feature in features}
+        return jnp.concatenate(
+            [pool_regions(last[side], regions.shares[side]) for side in self._feature_sides()], -1
+        )
+
+    def _example_conditioning(self) -> Conditioning:
+        """All-zero inputs of the right shapes, to make parameters with."""
+        size, tokens = self.image_size, self.text_length
+        text = jnp.zeros((1, tokens, self.unet.config.cross_attention_dim))
+        sketch = jnp.zeros((1, size, size, 3))
+        if self.ragaf is None:
+            return Conditioning(text, sketch)
+        graph = jraph.GraphsTuple(
+            nodes=jnp.zeros((1, self.max_regions, len(NODE_FEATURES))),
+            edges=jnp.zeros((1, self.max_edges, len(EDGE_FEATURES))),
+            senders=jnp.zeros((1, self.max_edges), jnp.int32),
+            receivers=jnp.zeros((1, self.max_edges), jnp.int32),
+            n_node=jnp.array([[self.max_regions, 0]]),
+            n_edge=jnp.array([[self.max_edges, 0]]),
+            globals=None,
+        )
+        labels = jnp.zeros((1, size, size), jnp.int32)
+        mask = jnp.ones((1, tokens), bool)
+        return Conditioning(text, sketch, self.locate(labels, graph, mask))

@@ -1,0 +1,320 @@
+"""RAGAF, region-adaptive graph-attention fusion: what each region of a sketch has to say.
+
+The regions are nodes of a graph. Graph attention gives each its context, each attends to the words
+that concern it, sketch and text are balanced per region and per timestep, and the result is handed
+to the UNet as a `RegionSignal` for each of its injection sites: the UNet adds it *where that region
+lies*. The numbers (1) to (5) below are those of the design's section "RAGAF".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+from jaxtyping import Array, Bool, Float, Int
+
+from ragaf_jax.nets.blocks import RegionSignal
+from ragaf_jax.nets.layers import Dense, timestep_embedding
+
+FUSIONS = ("learned", "heuristic", "hybrid")
+
+# Of the node features' Fourier series: the finest wave is a quarter of the page long.
+OCTAVES = 4
+
+# Below this share of a region's attention a word counts as not meant at all: log(1e-4) = -9.2.
+ATTENTION_FLOOR = 1e-4
+
+
+@dataclass(frozen=True)
+class RagafConfig:
+    """Sizes of RAGAF.
+
+    Attributes:
+      width: channels of a region's feature.
+      layers: rounds of graph attention.
+      heads: attention heads, over neighbours and over words; must divide `width`.
+      fusion: how sketch and text are balanced: "learned", "heuristic" or "hybrid".
+    """
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    fusion: str = "learned"
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion is {self.fusion!r}, expected one of {FUSIONS}")
+
+
+class RagafTrace(NamedTuple):
+    """What RAGAF decided, for pictures, metrics and the appearance loss.
+
+    Attributes:
+      attention: A, each region's attention over the words; rows sum to 1.
+      fusion: α (sketch) and β (text) of each region; they sum to 1.
+      appearance: what each region's mean latent will be, read off its feature.
+    """
+
+    attention: Float[Array, "b r t"]
+    fusion: Float[Array, "b r 2"]
+    appearance: Float[Array, "b r c"]
+
+
+def region_shares(
+    labels: Int[Array, "b s s"], regions: int, side: int
+) -> Float[Array, "b p {regions}"]:
+    """S_l[p, r]: the share of region r in cell p = (row, column) of a side × side latent grid.
+
+    The one-hot label map, area-averaged; every row sums to 1. `side` must divide the image size.
+    """
+    batch, size = labels.shape[:2]
+    if size % side:
+        raise ValueError(f"a label map of side {size} does not divide into {side} cells a side")
+    cells = labels.reshape(batch, side, size // side, side, size // side)
+    cells = cells.transpose(0, 1, 3, 2, 4).reshape(batch, side * side, -1)
+    return jax.nn.one_hot(cells, regions, dtype=jnp.float32).mean(2)
+
+
+def pool_regions(
+    features: Float[Array, "b h w c"], shares: Float[Array, "b p r"]
+) -> Float[Array, "b r c"]:
+    """The mean feature over each region's area; zero for a region without any."""
+    flat = features.reshape(features.shape[0], -1, features.shape[-1]).astype(jnp.float32)
+    mass = shares.sum(1)[..., None]
+    return jnp.einsum("bpr,bpc->brc", shares, flat) / jnp.maximum(mass, 1e-6)
+
+
+def fourier_features(x: Float[Array, "*batch f"], octaves: int) -> Float[Array, "*batch g"]:
+    """x beside sin and cos of π 2^k x for k < octaves, g = f (1 + 2 octaves).
+
+    Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
+    Domains" (2020), eq. 5, with frequencies on a grid: "the left third of the page" is then nearly
+    linear in a centroid's features.
+    """
+    angles = jnp.einsum("...f,k->...fk", x, jnp.pi * 2.0 ** jnp.arange(octaves))
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+    return jnp.concatenate([x, waves.reshape(*x.shape[:-1], -1)], -1)
+
+
+class GraphAttention(nn.Module):
+    """One round of multi-head GATv2 with edge features, over one padded graph.
+
+    Brody et al., "How Attentive are Graph Attention Networks?" (2022), eq. 7, with the projected
+    edge feature added inside the nonlinearity: e_ij = aᵀ LeakyReLU(W_s h_i + W_r h_j + W_e x_ij).
+    """
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        nodes: Float[Array, "r c"],
+        edges: Float[Array, "e f"],
+        senders: Int[Array, "e"],
+        receivers: Int[Array, "e"],
+    ) -> Float[Array, "r c"]:
+        """The update of every node; the caller adds it."""
+        count, width = nodes.shape
+
+        def split(x: Float[Array, "n c"]) -> Float[Array, "n h d"]:
+            return x.reshape(x.shape[0], self.heads, -1)
+
+        sent = split(Dense(width, dtype=self.dtype, name="sender")(nodes))
+        received = split(Dense(width, dtype=self.dtype, name="receiver")(nodes))
+        between = split(Dense(width, use_bias=False, dtype=self.dtype, name="edge")(edges))
+        a = self.param("attention", nn.initializers.lecun_normal(), sent.shape[1:])
+        activity = nn.leaky_relu(sent[senders] + received[receivers] + between, 0.2)
+        logits = jnp.einsum("ehd,hd->eh", activity.astype(jnp.float32), a)
+        weights = jraph.segment_softmax(logits, receivers, num_segments=count)
+        # The edge feature travels with the message: *where* a neighbour lies matters too.
+        messages = (sent[senders] + between) * weights[..., None].astype(self.dtype)
+        gathered = jraph.segment_sum(messages, receivers, num_segments=count)
+        return Dense(width, dtype=self.dtype, name="out")(gathered.reshape(count, width))
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with a GELU between them."""
+
+    width: int
+    expansion: int = 2
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch width"]:
+        """Applies both."""
+        hidden = nn.gelu(Dense(self.expansion * self.width, dtype=self.dtype, name="fc1")(x))
+        return Dense(self.width, dtype=self.dtype, name="fc2")(hidden)
+
+
+class GraphBlock(nn.Module):
+    """(2) Graph attention and feed-forward, pre-norm, residual."""
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, nodes: Float[Array, "b r c"], graph: jraph.GraphsTuple
+    ) -> Float[Array, "b r c"]:
+        """`graph` gives the edges; its own nodes are not read."""
+        attention = nn.vmap(
+            GraphAttention, variable_axes={"params": None}, split_rngs={"params": False}
+        )(self.heads, self.dtype, name="attention")
+        normed = nn.LayerNorm(dtype=self.dtype, name="norm1")(nodes)
+        nodes = nodes + attention(normed, graph.edges, graph.senders, graph.receivers)
+        normed = nn.LayerNorm(dtype=self.dtype, name="norm2")(nodes)
+        return nodes + FeedForward(nodes.shape[-1], dtype=self.dtype, name="ff")(normed)
+
+
+class WordAttention(nn.Module):
+    """(3) Each region attends to the words that concern it, read in phrases of `reach` tokens."""
+
+    heads: int
+    reach: int = 9
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        regions: Float[Array, "b r c"],
+        text_states: Float[Array, "b t d"],
+        allowed: Bool[Array, "b #r t"],
+    ) -> tuple[Float[Array, "b r c"], Float[Array, "b r t"]]:
+        """The words' message z to each region, and the attention A, averaged over the heads."""
+        width = regions.shape[-1]
+
+        def split(x: Float[Array, "b n c"]) -> Float[Array, "b n h d"]:
+            return x.reshape(*x.shape[:2], self.heads, -1)
+
+        normed = nn.LayerNorm(dtype=self.dtype, name="norm")(regions)
+        words = nn.LayerNorm(dtype=self.dtype, name="norm_text")(text_states)
+        words = jnp.where(allowed.any(1)[..., None], words, 0)
+        # CLIP's states are causal: that of "red" knows nothing of "at the top" said after it. Its
+        # neighbours tell it.
+        phrases = nn.Conv(words.shape[-1], (self.reach,), dtype=self.dtype, name="phrases")(words)
+        words = words + nn.gelu(phrases)
+        query = split(Dense(width, dtype=self.dtype, name="to_q")(normed))
+        key = split(Dense(width, dtype=self.dtype, name="to_k")(words))
+        value = split(Dense(width, dtype=self.dtype, name="to_v")(words))
+        logits = jnp.einsum("brhd,bthd->bhrt", query, key).astype(jnp.float32)
+        logits = logits * query.shape[-1] ** -0.5
+        logits = jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)
+        attention = jax.nn.softmax(logits)
+        z = jnp.einsum("bhrt,bthd->brhd", attention.astype(self.dtype), value)
+        return Dense(width, dtype=self.dtype, name="out")(z.reshape(regions.shape)), attention.mean(
+            1
+        )
+
+
+class Fusion(nn.Module):
+    """(4) α and β of every region at this timestep: how much sketch, how much text."""
+
+    kind: str
+    timesteps: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, regions: Float[Array, "b r c"], timestep: Float[Array, " b"]
+    ) -> Float[Array, "b r 2"]:
+        """`timestep` in 0 … T; the pair of every region sums to 1."""
+        alpha = 0.3 + 0.6 * timestep[:, None] / self.timesteps
+        prior = jnp.broadcast_to(jnp.stack([alpha, 1 - alpha], -1), (*regions.shape[:2], 2))
+        if self.kind == "heuristic":
+            return prior
+        time = timestep_embedding(timestep, regions.shape[-1])
+        time = jnp.broadcast_to(time[:, None], regions.shape).astype(regions.dtype)
+        logits = FeedForward(2, expansion=32, dtype=self.dtype, name="mlp")(
+            jnp.concatenate([nn.LayerNorm(name="norm")(regions), time], -1)
+        ).astype(jnp.float32)
+        return jax.nn.softmax(logits + jnp.log(prior) if self.kind == "hybrid" else logits)
+
+
+class Ragaf(nn.Module):
+    """Regions, words and timestep to one `RegionSignal` a site.
+
+    Attributes:
+      config: sizes.
+      sites: channels of every injection site, by its name in the UNet.
+      latent_channels: size of a region's mean latent, which `appearance` predicts.
+      timesteps: T of the diffusion schedule.
+    """
+
+    config: RagafConfig
+    sites: tuple[tuple[str, int], ...]
+    latent_channels: int
+    timesteps: int = 1000
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        graph: jraph.GraphsTuple,
+        pooled: Float[Array, "b r p"] | None,
+        timestep: Float[Array, " b"],
+        text_states: Float[Array, "b t d"],
+        allowed: Bool[Array, "b #r t"],
+    ) -> tuple[Mapping[str, tuple[Float[Array, "b r _"], Float[Array, "b r t"]]], RagafTrace]:
+        """Runs (1) to (5) up to the places where the UNet takes over.
+
+        Args:
+          graph: the padded region graph with a leading batch axis.
+          pooled: the control branch's features, averaged over each region; None goes by the graph
+            alone.
+          timestep: in 0 … T.
+          text_states: the text encoder's states.
+          allowed: which words a region may attend to: not padding, and not what a user has pinned
+            to other regions. At least one for every region.
+
+        Returns:
+          For every site (feature, logit bias) of each region, and the trace.
+        """
+        width, dtype = self.config.width, self.dtype
+        h = Dense(width, dtype=dtype, name="embed_nodes")(fourier_features(graph.nodes, OCTAVES))
+        if pooled is not None:
+            pooled = nn.LayerNorm(dtype=dtype, name="norm_pooled")(pooled)
+            h = h + Dense(width, dtype=dtype, name="embed_pooled")(pooled)
+        for i in range(self.config.layers):
+            h = GraphBlock(self.config.heads, dtype, name=f"graph_{i}")(h, graph)
+
+        z, attention = WordAttention(self.config.heads, dtype=dtype, name="words")(
+            h, text_states, allowed
+        )
+        fusion = Fusion(self.config.fusion, self.timesteps, dtype, name="fusion")(h, timestep)
+        alpha, beta = fusion[..., :1].astype(dtype), fusion[..., 1:].astype(dtype)
+        fused = FeedForward(width, dtype=dtype, name="mlp")(alpha * h + beta * z)
+        fused = nn.LayerNorm(dtype=dtype, name="norm")(fused)
+
+        # (5) zero_dense commutes with the sum over regions, so it is applied per region: 32 rows
+        # instead of thousands of cells.
+        log_attention = jnp.log(attention + ATTENTION_FLOOR) * fusion[..., 1:]
+        signals = {}
+        for site, channels in self.sites:
+            name = site.replace("/", "_")
+            feature = nn.Dense(
+                channels,
+                use_bias=False,
+                kernel_init=nn.initializers.zeros,
+                dtype=dtype,
+                name=f"feature_{name}",
+            )(fused)
+            gamma = self.param(f"gamma_{name}", nn.initializers.zeros, ())
+            signals[site] = (feature, gamma * log_attention)
+        appearance = Dense(self.latent_channels, name="appearance")(fused)
+        return signals, RagafTrace(attention, fusion, appearance)
+
+
+def place(
+    signal: tuple[Float[Array, "b r c"], Float[Array, "b r t"]],
+    shares: Float[Array, "b p r"],
+    active: Float[Array, " b"],
+) -> RegionSignal:
+    """(5) A site's signal with the place of each region; `active` 0 switches an example's off."""
+    feature, logit_bias = signal
+    return RegionSignal(shares * active[:, None, None], feature, logit_bias)

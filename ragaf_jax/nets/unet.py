@@ -1,0 +1,214 @@
+"""The conditional UNet of Stable Diffusion, with room for a ControlNet and for RAGAF."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float, Num
+
+from ragaf_jax.nets.blocks import BlockShape, DownBlock, MidBlock, RegionSignal, UpBlock
+from ragaf_jax.nets.layers import GroupNorm, TimestepEmbedding, conv3x3, timestep_embedding
+
+MID_SITE = "mid_block/attentions_0"
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The fields of diffusers' `config.json` that these networks obey; the defaults are SD 1.5's.
+
+    Attributes:
+      sample_size: side of the latent the weights were trained at; any side works.
+      in_channels, out_channels: of the latent and of the prediction.
+      block_out_channels: width of each level, finest first; each level halves the side.
+      down_block_types: per level, "CrossAttnDownBlock2D" or "DownBlock2D" (no attention).
+      up_block_types: per level from the coarsest, "CrossAttnUpBlock2D" or "UpBlock2D".
+      layers_per_block: ResNets per down block; up blocks have one more.
+      attention_head_dim: the *number* of heads, one for all levels or one each. (diffusers named it
+        wrongly once and kept the name for the sake of existing config files.)
+      cross_attention_dim: width of the text states.
+      use_linear_projection: the transformers' projections are stored as dense layers, as in SD 2.
+      flip_sin_to_cos, freq_shift: the convention of the timestep embedding.
+      norm_num_groups: groups of every group norm; must divide every width.
+    """
+
+    sample_size: int = 64
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    down_block_types: tuple[str, ...] = (
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    )
+    up_block_types: tuple[str, ...] = (
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    )
+    layers_per_block: int = 2
+    attention_head_dim: int | tuple[int, ...] = 8
+    cross_attention_dim: int = 768
+    use_linear_projection: bool = False
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    norm_num_groups: int = 32
+
+    def __post_init__(self) -> None:
+        levels = len(self.block_out_channels)
+        kinds = {
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        }
+        for name, known in kinds.items():
+            types = getattr(self, name)
+            if len(types) != levels or not set(types) <= set(known):
+                raise ValueError(f"{name} is {types}, expected {levels} of {known}")
+        if len(self.heads) != levels:
+            raise ValueError(f"attention_head_dim is {self.heads}, expected {levels} numbers")
+        for width, heads in zip(self.block_out_channels, self.heads, strict=True):
+            if width % heads or width % self.norm_num_groups:
+                raise ValueError(
+                    f"block_out_channels has {width}, expected a multiple of its number of heads"
+                    f" {heads} and of norm_num_groups {self.norm_num_groups}"
+                )
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Attention heads of each level, finest first."""
+        heads = self.attention_head_dim
+        return (heads,) * len(self.block_out_channels) if isinstance(heads, int) else heads
+
+    def level(self, level: int, layers: int, *, attend: bool, resample: bool) -> BlockShape:
+        """A block with the width and the heads of `level`."""
+        return BlockShape(
+            channels=self.block_out_channels[level],
+            layers=layers,
+            heads=self.heads[level] if attend else None,
+            resample=resample,
+            linear_projection=self.use_linear_projection,
+            groups=self.norm_num_groups,
+        )
+
+    def down_level(self, level: int) -> BlockShape:
+        """The down block of `level`, counted from the finest."""
+        return self.level(
+            level,
+            self.layers_per_block,
+            attend=self.down_block_types[level] == "CrossAttnDownBlock2D",
+            resample=level < len(self.block_out_channels) - 1,
+        )
+
+    def mid_level(self) -> BlockShape:
+        """The block at the bottom, which always attends."""
+        return self.level(len(self.block_out_channels) - 1, 1, attend=True, resample=False)
+
+    def up_level(self, index: int) -> BlockShape:
+        """The `index`-th up block, counted from the coarsest."""
+        level = len(self.block_out_channels) - 1 - index
+        return self.level(
+            level,
+            self.layers_per_block + 1,
+            attend=self.up_block_types[index] == "CrossAttnUpBlock2D",
+            resample=level > 0,
+        )
+
+
+def injection_sites(config: UNetConfig, latent_size: int) -> dict[str, tuple[int, int]]:
+    """(side, channels) of every transformer of the mid and up blocks: where RAGAF enters."""
+    sides = [latent_size]
+    for _ in config.block_out_channels[1:]:
+        sides.append(-(-sides[-1] // 2))
+    sites = {MID_SITE: (sides[-1], config.block_out_channels[-1])}
+    for index, side in enumerate(reversed(sides)):
+        shape = config.up_level(index)
+        if shape.heads is not None:
+            for layer in range(shape.layers):
+                sites[up_site(index, layer)] = (side, shape.channels)
+    return sites
+
+
+def up_site(block: int, layer: int) -> str:
+    """Name of an up block's transformer among the injection sites."""
+    return f"up_blocks_{block}/attentions_{layer}"
+
+
+def embed_time(
+    config: UNetConfig, timesteps: Num[Array, " b"], dtype: Dtype
+) -> Float[Array, "b e"]:
+    """The timestep's features, for use inside the compact method of a network with `config`."""
+    channels = config.block_out_channels[0]
+    waves = timestep_embedding(timesteps, channels, config.flip_sin_to_cos, config.freq_shift)
+    return TimestepEmbedding(4 * channels, dtype=dtype, name="time_embedding")(waves)
+
+
+class UNet(nn.Module):
+    """ε-, v- or x₀-prediction from a noisy latent, its timestep and the text (Rombach et al. 2022).
+
+    The parameter tree is that of diffusers' `FlaxUNet2DConditionModel`.
+    """
+
+    config: UNetConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        sample: Float[Array, "b h w c"],
+        timesteps: Num[Array, " b"],
+        text_states: Float[Array, "b t d"],
+        down_residuals: tuple[Float[Array, "b _ _ _"], ...] | None = None,
+        mid_residual: Float[Array, "b _ _ _"] | None = None,
+        regions: Mapping[str, RegionSignal] | None = None,
+    ) -> Float[Array, "b h w o"]:
+        """The prediction, in float32.
+
+        Args:
+          sample: noisy latents of any height and width.
+          timesteps: integer or fractional, in 0 … T.
+          text_states: the text encoder's states.
+          down_residuals: a ControlNet's additions to the skips, in their order.
+          mid_residual: its addition to the output of the mid block.
+          regions: RAGAF's signals by site (`injection_sites`); sites may be left out.
+
+        Raises:
+          ValueError: a region signal for an unknown site, or the wrong number of residuals.
+        """
+        config, dtype = self.config, self.dtype
+        regions = regions or {}
+        if unknown := sorted(set(regions) - set(injection_sites(config, 1))):
+            raise ValueError(
+                f"region signals for {unknown}, expected only {sorted(injection_sites(config, 1))}"
+            )
+        time = embed_time(config, timesteps, dtype)
+        text = text_states.astype(dtype)
+
+        x = conv3x3(config.block_out_channels[0], "conv_in", dtype=dtype)(sample.astype(dtype))
+        skips = (x,)
+        for i in range(len(config.block_out_channels)):
+            down = DownBlock(config.down_level(i), dtype=dtype, name=f"down_blocks_{i}")
+            x, outputs = down(x, time, text)
+            skips += outputs
+        if down_residuals is not None:
+            skips = tuple(
+                skip + residual.astype(dtype)
+                for skip, residual in zip(skips, down_residuals, strict=True)
+            )
+
+        mid = MidBlock(config.mid_level(), dtype=dtype, name="mid_block")
+        x = mid(x, time, text, regions.get(MID_SITE))
+        if mid_residual is not None:
+            x = x + mid_residual.astype(dtype)
+
+        for i in range(len(config.block_out_channels)):
+            shape = config.up_level(i)
+            joined, skips = skips[-shape.layers :], skips[: -shape.layers]
+            signals = tuple(regions.get(up_site(i, layer)) for layer in range(shape.layers))
+            up = UpBlock(shape, dtype=dtype, name=f"up_blocks_{i}")
+            x = up(x, joined, time, text, signals, skips[-1].shape[1:3] if skips else None)
+
+        x = GroupNorm(config.norm_num_groups, silu=True, dtype=dtype, name="conv_norm_out")(x)
+        return conv3x3(config.out_channels, "conv_out", dtype=dtype)(x).astype(jnp.float32)

@@ -1,0 +1,103 @@
+"""The layers compute what flax.linen's compute, with the same parameters and gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragaf_jax.nets.layers import (
+    Dense,
+    GroupNorm,
+    TimestepEmbedding,
+    conv3x3,
+    timestep_embedding,
+    upsample,
+)
+
+
+def normal(rng, *shape):
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+def agree(rng, ours, theirs, x, after=lambda y: y):
+    """Same parameter tree; with random parameters, same output and same gradients."""
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), x)["params"]
+    assert shapes == jax.eval_shape(theirs.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), shapes)
+    g = normal(rng, *jax.eval_shape(ours.apply, {"params": params}, x).shape)
+
+    def run(module, after):
+        out, pullback = jax.vjp(lambda p, x: after(module.apply({"params": p}, x)), params, x)
+        return out, pullback(g)
+
+    ours, theirs = run(ours, lambda y: y), run(theirs, after)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (2, 4, 3)])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_dense(rng, shape, use_bias):
+    agree(rng, Dense(7, use_bias=use_bias), nn.Dense(7, use_bias=use_bias), normal(rng, *shape, 6))
+
+
+def test_pointwise_dense_is_a_1x1_convolution(rng):
+    agree(rng, Dense(7, pointwise=True), nn.Conv(7, (1, 1)), normal(rng, 2, 4, 3, 6))
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("groups, channels", [(32, 64), (32, 96), (4, 4), (1, 6)])
+def test_group_norm(rng, groups, channels, silu):
+    theirs = nn.GroupNorm(num_groups=groups, epsilon=1e-5)
+    x = 3 * normal(rng, 2, 5, 3, channels) + 2
+    agree(rng, GroupNorm(groups, silu=silu), theirs, x, nn.silu if silu else lambda y: y)
+
+
+def test_group_norm_of_a_constant_is_its_bias():
+    x = jnp.full((1, 4, 4, 8), 1000.0)
+    variables = {"params": {"scale": jnp.ones(8), "bias": jnp.arange(8.0)}}
+    out = GroupNorm(4).apply(variables, x)
+    np.testing.assert_allclose(out, jnp.broadcast_to(jnp.arange(8.0), out.shape), atol=1e-3)
+
+
+@pytest.mark.parametrize("stride, sides", [(1, (5, 8)), (2, (3, 4))])
+def test_conv_sides(stride, sides):
+    conv = nn.Sequential([conv3x3(3, "conv", stride=stride)])
+    out = jax.eval_shape(conv.init_with_output, jax.random.key(0), jnp.zeros((1, 5, 8, 2)))[0]
+    assert out.shape == (1, *sides, 3)
+
+
+@pytest.mark.parametrize("size", [(6, 10), (5, 10), (6, 9), (5, 9)])
+def test_upsample_is_the_nearest_resize(rng, size):
+    x = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, x.shape[1:3], strict=True))
+    np.testing.assert_array_equal(upsample(jnp.asarray(x), size), x[:, rows][:, :, columns])
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_timestep_embedding(rng, flip, shift):
+    timesteps = rng.uniform(0, 1000, 5).astype(np.float32)
+    angles = timesteps[:, None] * 1e4 ** (-np.arange(4) / (4 - shift))
+    waves = [np.sin(angles), np.cos(angles)]
+    expected = np.concatenate(waves[::-1] if flip else waves, -1)
+    out = timestep_embedding(jnp.asarray(timesteps), 8, flip, shift)
+    np.testing.assert_allclose(out, expected, atol=5e-4)  # float32 angles up to 1000
+
+
+def test_timestep_embedding_of_zero_has_its_cosines_first():
+    np.testing.assert_array_equal(
+        timestep_embedding(jnp.zeros(1, jnp.int32), 6)[0], [1, 1, 1, 0, 0, 0]
+    )
+
+
+def test_computes_in_its_dtype_with_float32_parameters(rng):
+    for module in (
+        Dense(8, dtype=jnp.bfloat16),
+        GroupNorm(4, dtype=jnp.bfloat16),
+        TimestepEmbedding(8, dtype=jnp.bfloat16),
+    ):
+        out, variables = module.init_with_output(jax.random.key(0), normal(rng, 2, 8))
+        assert out.dtype == jnp.bfloat16
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
