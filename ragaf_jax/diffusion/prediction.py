@@ -1,0 +1,87 @@
+"""What the network predicts (noise, velocity or data) and the way from each to the others.
+
+With `x_t = alpha · x_0 + sigma · ε` and `v = alpha · ε − sigma · x_0` (Salimans & Ho 2022, app. D),
+any one of ε, v, x_0 gives the rest. Names are those of diffusers' scheduler configurations.
+"""
+
+from jaxtyping import Array, Float, Int
+
+from ragaf_jax.diffusion.schedule import Schedule, levels_like
+from ragaf_jax.errors import UserError
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+def check_prediction(kind: str, schedule: Schedule) -> None:
+    """Raise UserError where `kind` cannot be trained on `schedule` (concrete arrays, not traced).
+
+    ε says nothing about x_0 where alpha = 0 (Lin et al. 2023, sec. 3.1).
+    """
+    if kind not in PREDICTIONS:
+        raise _unknown(kind)
+    if kind == "epsilon" and float(schedule.alpha[-1]) == 0.0:
+        raise UserError(
+            'prediction "epsilon" cannot start from a schedule with zero_terminal_snr=True; '
+            'choose "v_prediction" or "sample", or set zero_terminal_snr=False.'
+        )
+
+
+def target(
+    kind: str,
+    schedule: Schedule,
+    x0: Float[Array, "b *rest"],
+    noise: Float[Array, "b *rest"],
+    t: Int[Array, "b"],
+) -> Float[Array, "b *rest"]:
+    """What a perfect network of this kind answers at `x_t = alpha_t · x0 + sigma_t · noise`."""
+    alpha, sigma = levels_like(schedule, t, x0)
+    match kind:
+        case "epsilon":
+            return noise
+        case "v_prediction":
+            return alpha * noise - sigma * x0
+        case "sample":
+            return x0
+    raise _unknown(kind)
+
+
+def to_x0(
+    kind: str,
+    schedule: Schedule,
+    prediction: Float[Array, "b *rest"],
+    x_t: Float[Array, "b *rest"],
+    t: Int[Array, "b"],
+) -> Float[Array, "b *rest"]:
+    """The data x_0 that `prediction` at x_t stands for; infinite for ε where alpha_t = 0."""
+    alpha, sigma = levels_like(schedule, t, x_t)
+    match kind:
+        case "epsilon":
+            return (x_t - sigma * prediction) / alpha
+        case "v_prediction":
+            return alpha * x_t - sigma * prediction
+        case "sample":
+            return prediction
+    raise _unknown(kind)
+
+
+def to_noise(
+    kind: str,
+    schedule: Schedule,
+    prediction: Float[Array, "b *rest"],
+    x_t: Float[Array, "b *rest"],
+    t: Int[Array, "b"],
+) -> Float[Array, "b *rest"]:
+    """The noise ε that `prediction` at x_t stands for; t ≥ 0, where sigma_t > 0."""
+    alpha, sigma = levels_like(schedule, t, x_t)
+    match kind:
+        case "epsilon":
+            return prediction
+        case "v_prediction":
+            return sigma * x_t + alpha * prediction
+        case "sample":
+            return (x_t - alpha * prediction) / sigma
+    raise _unknown(kind)
+
+
+def _unknown(kind: str) -> UserError:
+    return UserError(f'prediction is "{kind}"; choose one of {", ".join(PREDICTIONS)}.')

@@ -1,0 +1,94 @@
+"""Noise schedules: how much of the data and how much noise each timestep holds."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ragaf_jax.errors import UserError
+
+CLEAN = -1
+"""The timestep below 0: data without noise. Samplers end there."""
+
+
+class Schedule(NamedTuple):
+    """A variance-preserving diffusion: `x_t = alpha_t · x_0 + sigma_t · noise`, noise ~ N(0, 1).
+
+    alpha: f32[T] in [0, 1), falling; 0 at T − 1 with zero terminal SNR.
+    sigma: f32[T] in (0, 1], rising; `alpha² + sigma² = 1`.
+    """
+
+    alpha: Float[Array, "steps"]
+    sigma: Float[Array, "steps"]
+
+
+def make_schedule(
+    name: str,
+    steps: int = 1000,
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    zero_terminal_snr: bool = False,
+) -> Schedule:
+    """The schedule of `steps` timesteps; the tables are computed in float64 and stored in float32.
+
+    name: how the noise variances beta_t run (`beta_start` and `beta_end` belong to the first two):
+      "linear"         evenly from beta_start to beta_end (Ho et al. 2020, sec. 4);
+      "scaled_linear"  their square roots do (Rombach et al. 2022: Stable Diffusion);
+      "cosine"         from alpha_bar = cos² (Nichol & Dhariwal 2021, eq. 17), beta ≤ 0.999.
+    zero_terminal_snr: shift and scale the alphas so that the last timestep is noise alone
+      (Lin et al. 2023, algorithm 1). Not for ε-prediction: see `prediction.check_prediction`.
+
+    Raises UserError for an unknown name, fewer than 2 steps, or betas outside 0 < start ≤ end < 1.
+    """
+    if steps < 2:
+        raise UserError(f"schedule.steps is {steps}; a schedule needs 2 or more.")
+    alpha = np.sqrt(np.cumprod(1.0 - _betas(name, steps, beta_start, beta_end)))
+    if zero_terminal_snr:
+        alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    sigma = np.sqrt(1.0 - alpha**2)
+    return Schedule(jnp.asarray(alpha, jnp.float32), jnp.asarray(sigma, jnp.float32))
+
+
+def _betas(name: str, steps: int, start: float, end: float) -> Float[np.ndarray, "steps"]:
+    if name == "cosine":
+        ends = np.arange(steps + 1) / steps
+        alpha_bar = np.cos((ends + 0.008) / 1.008 * np.pi / 2) ** 2
+        return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    if not 0.0 < start <= end < 1.0:
+        raise UserError(
+            f"schedule betas run from {start} to {end}; choose 0 < beta_start <= beta_end < 1."
+        )
+    if name == "linear":
+        return np.linspace(start, end, steps)
+    if name == "scaled_linear":
+        return np.linspace(start**0.5, end**0.5, steps) ** 2
+    raise UserError(f'schedule.name is "{name}"; choose "linear", "scaled_linear" or "cosine".')
+
+
+def levels(
+    schedule: Schedule, t: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """(alpha, sigma) at timesteps t in −1 … T − 1, where −1 (`CLEAN`) gives (1, 0)."""
+    # One more entry at the end is what index −1 reads.
+    return jnp.append(schedule.alpha, 1.0)[t], jnp.append(schedule.sigma, 0.0)[t]
+
+
+def levels_like(
+    schedule: Schedule, t: Int[Array, "b"], x: Float[Array, "b *rest"]
+) -> tuple[Array, Array]:
+    """`levels` at one timestep per example, shaped [b, 1, …] to multiply x."""
+    alpha, sigma = levels(schedule, t)
+    shape = (t.shape[0],) + (1,) * (x.ndim - 1)
+    return alpha.reshape(shape), sigma.reshape(shape)
+
+
+def add_noise(
+    schedule: Schedule,
+    x0: Float[Array, "b *rest"],
+    noise: Float[Array, "b *rest"],
+    t: Int[Array, "b"],
+) -> Float[Array, "b *rest"]:
+    """`x_t = alpha_t · x_0 + sigma_t · noise` (Ho et al. 2020, eq. 4)."""
+    alpha, sigma = levels_like(schedule, t, x0)
+    return alpha * x0 + sigma * noise

@@ -1,0 +1,52 @@
+"""Guidance: equation 3 of InstructPix2Pix, and what its scales of 0 and 1 mean."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragaf_jax.diffusion.guidance import guided
+from ragaf_jax.diffusion.prediction import to_noise
+from ragaf_jax.diffusion.schedule import make_schedule
+
+SHAPE = (2, 4, 4, 3)
+
+
+@pytest.fixture
+def answers(rng):
+    return jnp.asarray(rng.normal(size=(3, *SHAPE)), jnp.float32)
+
+
+def run(answers, text_scale, sketch_scale):
+    """Guides fixed answers, checking what the conditions are asked."""
+    x, t = jnp.ones(SHAPE), jnp.array([7, 400])
+
+    def conditions(stacked, times):
+        np.testing.assert_array_equal(stacked, jnp.ones((6, *SHAPE[1:])))
+        assert times.tolist() == [7, 400] * 3
+        return answers.reshape(6, *SHAPE[1:])
+
+    return guided(conditions, text_scale, sketch_scale)(x, t)
+
+
+@pytest.mark.parametrize(
+    "text_scale, sketch_scale, which", [(1.0, 1.0, 2), (0.0, 1.0, 1), (0.0, 0.0, 0)]
+)
+def test_scales_of_zero_and_one_choose_a_condition(answers, text_scale, sketch_scale, which):
+    np.testing.assert_array_equal(run(answers, text_scale, sketch_scale), answers[which])
+
+
+def test_is_equation_three(rng, answers):
+    text, sketch = (float(s) for s in rng.uniform(-2, 9, 2))
+    nothing, image, both = np.asarray(answers, np.float64)
+    expected = nothing + sketch * (image - nothing) + text * (both - image)
+    np.testing.assert_allclose(run(answers, text, sketch), expected, atol=2e-5)
+
+
+def test_guiding_data_is_guiding_noise(rng, answers):
+    """The combination of x_0 stands for the same combination of ε."""
+    schedule = make_schedule("scaled_linear")
+    x, t = jnp.ones(SHAPE), jnp.array([300, 700])
+    noise = jnp.concatenate([to_noise("sample", schedule, a, x, t) for a in answers])
+    by_noise = guided(lambda x, t: noise, 4.0, 1.5)(x, t)
+    by_data = to_noise("sample", schedule, run(answers, 4.0, 1.5), x, t)
+    np.testing.assert_allclose(by_noise, by_data, atol=1e-4)
