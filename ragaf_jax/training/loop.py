@@ -1,0 +1,119 @@
+"""The training loop of either stage."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import ml_collections
+import numpy as np
+
+from ragaf_jax import __version__
+from ragaf_jax.batch import Batch
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.model import Params
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
+from ragaf_jax.training.monitor import make_validate
+from ragaf_jax.training.optim import learning_rate, optimizer
+from ragaf_jax.training.setup import initial_params, initial_state, load_stage1, objective_of
+from ragaf_jax.training.state import TrainState
+from ragaf_jax.training.step import train_step
+from ragaf_jax.training.writers import Writer
+
+
+@runtime_checkable
+class BatchIterator(Protocol):
+    """Where batches come from; its state goes into checkpoints."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    iterator: BatchIterator,
+    held_out: Batch,
+    tokenizer: Tokenizer,
+    make_writer: Callable[[int], Writer],
+    draw: Callable[[Params], np.ndarray] | None = None,
+) -> TrainState:
+    """Trains to `config.train.steps`, going on from the workdir's newest checkpoint.
+
+    Args:
+      config: see `configs/base.py`.
+      workdir: gets config.json and checkpoints.
+      iterator: training batches.
+      held_out: examples of different drawings for the validation loss.
+      tokenizer: the one that made the batches' tokens; stored with every checkpoint.
+      make_writer: given the step that the run begins after, what gets the scalars and pictures.
+      draw: a picture u8[h, w, 3] of samples from given parameters.
+
+    Returns:
+      The state after the last step.
+    """
+    model = build_model(config)
+    objective = objective_of(config, tokenizer)
+    tx = optimizer(config.train)
+    meta = {
+        "config": config.to_dict(),
+        "tokenizer": tokenizer.to_json(),
+        "version": __version__,
+    }
+
+    # A checkpoint of this workdir comes first; else Stage 2 starts from Stage 1's average; else
+    # from random numbers. Nothing is written before it is known that there is a start.
+    state = None
+    if not has_checkpoint(workdir):
+        stage1 = load_stage1(config) if config.stage == 2 else None
+        state = initial_state(config, model, tx, initial_params(config, model, stage1))
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpointer = Checkpointer(workdir, config.keep_checkpoints)
+    if state is None:
+        # There is a checkpoint, and one that cannot be read ends in an error: never None.
+        abstract = jax.eval_shape(
+            lambda rng: initial_state(config, model, tx, model.init(rng)), jax.random.key(0)
+        )
+        restored = checkpointer.restore_latest(abstract)
+        assert restored is not None
+        state = restored.state
+        iterator.set_state(restored.data_state)
+    (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
+
+    writer = make_writer(int(state.step))
+    step_fn = jax.jit(
+        functools.partial(train_step, model, tx, config.train.ema_decay, objective),
+        donate_argnums=1,
+    )
+    validate = make_validate(model, objective)
+    rate = learning_rate(config.train)
+    rng = jax.random.key(config.seed + 1)
+    pending = []
+    for step in range(int(state.step) + 1, config.train.steps + 1):
+        state, scalars = step_fn(rng, state, next(iterator))
+        pending.append(scalars)
+        last = step == config.train.steps
+
+        if step % config.log_every == 0 or last:
+            # One transfer for many steps: the loop never waits for the device in between.
+            values = jax.device_get(pending)
+            pending = []
+            means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+            writer.scalars(step, {**means, "learning_rate": float(rate(step - 1))})
+        if step % config.validate_every == 0 or last:
+            losses = validate(state.ema_params, held_out, config.seed)
+            writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
+        if draw is not None and (step % config.sample_every == 0 or last):
+            writer.images(step, {"samples": draw(state.ema_params)})
+        if step % config.checkpoint_every == 0 or last:
+            checkpointer.save(step, state, iterator.get_state(), {**meta, "step": step})
+    checkpointer.wait()
+    checkpointer.close()
+    writer.close()
+    return state

@@ -1,0 +1,60 @@
+"""Does the model listen? The held-out loss with what is true, and with what belongs to others."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.nets.model import Model, Params
+from ragaf_jax.training.step import Objective, validation_losses
+
+# Examples a call of the compiled loss; the held-out batch is cut into pieces of this size.
+CHUNK = 16
+
+Validate = Callable[[Params, Batch, int], dict[str, float]]
+
+
+def shuffled(batch: Batch, *fields: str) -> Batch:
+    """The batch with each example's `fields` taken from the example before it."""
+    roll = functools.partial(np.roll, shift=1, axis=0)
+    return batch._replace(**{field: jax.tree.map(roll, getattr(batch, field)) for field in fields})
+
+
+def variants(batch: Batch, has_regions: bool) -> dict[str, Batch]:
+    """The batch as it is, and with the sketch, the caption or the region graph of another.
+
+    A shuffled sketch brings its own regions along; a shuffled graph leaves the sketch in place.
+    """
+    wrong = {
+        "true": batch,
+        "shuffled_sketch": shuffled(batch, "sketch", "labels", "graph"),
+        "shuffled_text": shuffled(batch, "tokens", "token_mask"),
+    }
+    if has_regions:
+        wrong["shuffled_graph"] = shuffled(batch, "labels", "graph")
+    return wrong
+
+
+def make_validate(model: Model, objective: Objective) -> Validate:
+    """A function of (parameters, held-out examples, seed) that compiles once.
+
+    It gives the mean loss of each of `variants`. The examples should be of different drawings.
+    """
+    losses = jax.jit(functools.partial(validation_losses, model, objective))
+
+    def validate(params: Params, batch: Batch, seed: int) -> dict[str, float]:
+        key = jax.random.key(seed)
+        result = {}
+        for name, conditioned_on in variants(batch, model.ragaf is not None).items():
+            pieces = []
+            for begin in range(0, len(batch.image) - CHUNK + 1, CHUNK):
+                piece = functools.partial(jax.tree.map, lambda x, b=begin: x[b : b + CHUNK])
+                noise = jax.random.fold_in(key, begin)
+                pieces.append(losses(params, piece(batch), piece(conditioned_on), noise))
+            result[name] = float(jnp.concatenate(pieces).mean())
+        return result
+
+    return validate

@@ -1,0 +1,62 @@
+"""Trainable and frozen parameters: two trees, chosen by patterns over the paths of the leaves."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ragaf_jax.errors import UserError
+
+Tree = dict[str, Any]
+
+
+def partition(params: Tree, trainable: Sequence[str], frozen: Sequence[str]) -> tuple[Tree, Tree]:
+    """Splits a parameter tree in two; no leaf is in both and none is in neither.
+
+    Args:
+      params: nested dicts of arrays (or of shapes).
+      trainable: regular expressions over whole paths such as "unet/mid_block/.*".
+      frozen: the same, for the leaves that no trainable pattern matches.
+
+    Returns:
+      The trainable tree and the frozen tree.
+
+    Raises:
+      UserError: a leaf that no pattern matches, or a pattern that matches no leaf.
+    """
+    flat = flatten_dict(params, sep="/")
+    chosen: dict[str, Tree] = {"trainable": {}, "frozen": {}}
+    used = set()
+    rules = [(p, "trainable") for p in trainable] + [(p, "frozen") for p in frozen]
+    for path, leaf in flat.items():
+        matching = [(pattern, side) for pattern, side in rules if re.fullmatch(pattern, path)]
+        if not matching:
+            raise UserError(
+                f"The parameter {path} matches no pattern of config.train.trainable "
+                f"{tuple(trainable)} or config.train.frozen {tuple(frozen)}; add one that does."
+            )
+        used.update(matching)
+        chosen[matching[0][1]][path] = leaf
+    for pattern, side in rules:
+        if (pattern, side) not in used:
+            raise UserError(
+                f"The pattern {pattern!r} of config.train.{side} matches no parameter; the paths "
+                f"begin with {', '.join(sorted({path.split('/')[0] for path in flat}))}."
+            )
+    return (
+        unflatten_dict(chosen["trainable"], sep="/"),
+        unflatten_dict(chosen["frozen"], sep="/"),
+    )
+
+
+def merge(trainable: Tree, frozen: Tree) -> Tree:
+    """The inverse of `partition`."""
+    flat = flatten_dict(trainable, sep="/") | flatten_dict(frozen, sep="/")
+    return unflatten_dict(flat, sep="/")
+
+
+def cast(tree: Tree, dtype: jax.typing.DTypeLike) -> Tree:
+    """The tree in another dtype; frozen parameters are kept in the compute dtype."""
+    return jax.tree.map(lambda x: x.astype(dtype), tree)

@@ -1,0 +1,122 @@
+"""What a run is made of, from its configuration: objective, first parameters, first state."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from ragaf_jax.diffusion.prediction import check_prediction
+from ragaf_jax.diffusion.schedule import Schedule, make_schedule
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.model import Model, Params
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.checkpoint import load_params
+from ragaf_jax.training.partition import partition
+from ragaf_jax.training.state import TrainState
+from ragaf_jax.training.step import Objective
+
+
+def schedule_of(config: ml_collections.ConfigDict) -> Schedule:
+    """The noise schedule of `config.diffusion`, checked against what is predicted."""
+    fields = config.diffusion
+    schedule = make_schedule(
+        fields.schedule,
+        fields.steps,
+        fields.beta_start,
+        fields.beta_end,
+        fields.zero_terminal_snr,
+    )
+    check_prediction(fields.prediction, schedule)
+    return schedule
+
+
+def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Objective:
+    """What `config` asks to be minimised."""
+    if tokenizer.vocab_size > config.model.text_encoder.vocab_size:
+        raise UserError(
+            f"The data's tokenizer has {tokenizer.vocab_size} words and "
+            f"config.model.text_encoder.vocab_size is {config.model.text_encoder.vocab_size}; "
+            "raise the latter."
+        )
+    tokens, mask = tokenizer.encode([""], config.data.text_length)
+    return Objective(
+        schedule=schedule_of(config),
+        prediction=config.diffusion.prediction,
+        min_snr_gamma=config.diffusion.min_snr_gamma,
+        max_snr=config.diffusion.max_snr,
+        text_dropout=config.train.text_dropout,
+        sketch_dropout=config.train.sketch_dropout,
+        appearance_weight=config.train.appearance_weight,
+        denoised=config.train.batch_size,
+        empty_tokens=tokens[0],
+        empty_mask=mask[0],
+    )
+
+
+def load_stage1(config: ml_collections.ConfigDict) -> Params:
+    """The averaged parameters of the workdir `config.stage1`, checked to fit `config`.
+
+    Raises:
+      UserError: no workdir named, no checkpoint in it, or one of another size.
+    """
+    if not config.stage1:
+        raise UserError(
+            "Stage 2 starts from a trained Stage 1 and config.stage1 is empty; "
+            "give --config.stage1=<workdir of Stage 1>."
+        )
+    params, meta = load_params(Path(config.stage1))
+    check_stages_match(meta["config"], config.to_dict(), config.stage1)
+    return params
+
+
+def check_stages_match(stage1: dict, stage2: dict, workdir: str) -> None:
+    """Refuses two stages whose pictures, text or latents differ.
+
+    Raises:
+      UserError: names the first field that differs.
+    """
+    shared = ("data.image_size", "data.text_length", "model.autoencoder", "model.haar_levels")
+    for name in shared:
+        group, field = name.split(".")
+        one, two = stage1[group][field], stage2[group][field]
+        if one != two:
+            raise UserError(
+                f"config.{name} is {one} in Stage 1 ({workdir}) and {two} in Stage 2; both stages "
+                "must agree: train one of them again or choose another workdir."
+            )
+
+
+def initial_params(
+    config: ml_collections.ConfigDict, model: Model, stage1: Params | None
+) -> Params:
+    """Fresh parameters, with those of Stage 1 in the place of all that Stage 1 has.
+
+    Raises:
+      UserError: Stage 1's parameters have other names or shapes than this model's.
+    """
+    init = jax.jit(model.init)
+    params = init(jax.random.key(config.seed))
+    if stage1 is None:
+        return params
+    for network, tree in stage1.items():
+        here = jax.tree.map(jnp.shape, params[network])
+        there = jax.tree.map(jnp.shape, tree)
+        if here != there:
+            raise UserError(
+                f"The {network} of Stage 1 ({config.stage1}) has other sizes than config.model "
+                "asks for; use the sizes of Stage 1's config.json."
+            )
+    return {**params, **jax.tree.map(jnp.asarray, stage1)}
+
+
+def initial_state(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    tx: optax.GradientTransformation,
+    params: Params,
+) -> TrainState:
+    """The state before the first step; the frozen part in the compute dtype."""
+    trainable, frozen = partition(params, config.train.trainable, config.train.frozen)
+    return TrainState.create(trainable, frozen, tx, jnp.dtype(config.model.dtype))

@@ -1,0 +1,227 @@
+"""One update of one stage, and the same loss measured on held-out examples."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.diffusion import loss as losses
+from ragaf_jax.diffusion.schedule import Schedule, add_noise
+from ragaf_jax.nets.model import Conditioning, Model, Params, Regions
+from ragaf_jax.nets.ragaf import RagafTrace, pool_regions
+from ragaf_jax.training.partition import merge
+from ragaf_jax.training.state import TrainState, ema_decay
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, and what is left out at random so that guidance has an opposite.
+
+    Attributes:
+      schedule: noise of every timestep.
+      prediction: what the UNet predicts: "epsilon", "v_prediction" or "sample".
+      min_snr_gamma: γ of min-SNR weighting, or None.
+      max_snr: the weight of almost clean examples grows no further than at this SNR.
+      text_dropout: share of examples that see the empty prompt.
+      sketch_dropout: share of examples that see neither sketch nor regions.
+      appearance_weight: weight of the appearance loss.
+      denoised: of each batch, so many examples are denoised; RAGAF reads words and graph of the
+        rest, too, for the appearance loss. That costs a fraction of denoising, and tying words to
+        regions takes many examples.
+      empty_tokens: the tokens of the empty prompt.
+      empty_mask: which of them are not padding.
+    """
+
+    schedule: Schedule
+    prediction: str
+    min_snr_gamma: float | None
+    max_snr: float
+    text_dropout: float
+    sketch_dropout: float
+    appearance_weight: float
+    denoised: int
+    empty_tokens: Int[np.ndarray, " t"]
+    empty_mask: Bool[np.ndarray, " t"]
+
+
+def appearance_loss(
+    trace: RagafTrace, regions: Regions, latents: Float[Array, "b h w c"]
+) -> Float[Array, " b"]:
+    """How far each region's feature is from telling the region's mean latent.
+
+    Mean squared error over channels, averaged over regions by their area up to one cell. Denoising
+    alone ties words to regions only through every layer of the UNet; this asks the question where
+    the answer is made, needs no labels beyond the picture, and reaches graph attention, word
+    attention and text encoder from the first step on.
+    """
+    shares = regions.shares[latents.shape[1]]
+    weight = jnp.minimum(shares.sum(1), 1.0) * regions.active[:, None]
+    error = jnp.square(trace.appearance - pool_regions(latents, shares)).mean(-1)
+    return (weight * error).sum(-1) / jnp.maximum(weight.sum(-1), 1.0)
+
+
+def condition(
+    model: Model, params: Params, batch: Batch, keep_sketch: Float[Array, " b"]
+) -> Conditioning:
+    """A batch's conditioning, with its sketches and regions kept (1) or dropped (0)."""
+    regions = None
+    if model.ragaf is not None:
+        regions = model.locate(batch.labels, batch.graph, batch.token_mask, keep_sketch)
+    sketch = batch.sketch * keep_sketch[:, None, None, None]
+    return Conditioning(model.encode_text(params, batch.tokens), sketch, regions)
+
+
+def drop_text(objective: Objective, batch: Batch, dropped: Bool[Array, " b"]) -> Batch:
+    """The batch with the empty prompt in place of the captions that are dropped."""
+    return batch._replace(
+        tokens=jnp.where(dropped[:, None], objective.empty_tokens[None], batch.tokens),
+        token_mask=jnp.where(dropped[:, None], objective.empty_mask[None], batch.token_mask),
+    )
+
+
+def denoising_losses(
+    model: Model,
+    objective: Objective,
+    params: Params,
+    latents: Float[Array, "b h w c"],
+    noise: Float[Array, "b h w c"],
+    timesteps: Int[Array, " b"],
+    conditioning: Conditioning,
+) -> tuple[Float[Array, " b"], RagafTrace | None]:
+    """The denoising loss of each example, and RAGAF's trace."""
+    noisy = add_noise(objective.schedule, latents, noise, timesteps)
+    prediction, trace = model.predict(params, noisy, timesteps.astype(jnp.float32), conditioning)
+    loss = losses.denoising_loss(
+        objective.prediction,
+        objective.schedule,
+        prediction,
+        latents,
+        noise,
+        timesteps,
+        objective.min_snr_gamma,
+        objective.max_snr,
+    )
+    return loss, trace
+
+
+def reading_loss(
+    model: Model, objective: Objective, params: Params, batch: Batch, rng: PRNGKeyArray
+) -> Float[Array, ""]:
+    """The appearance loss of what RAGAF reads off words and graph alone, at random timesteps."""
+    size = batch.tokens.shape[0]
+    regions = model.locate(batch.labels, batch.graph, batch.token_mask)
+    timesteps = jax.random.uniform(rng, (size,), maxval=len(objective.schedule.alpha) - 1)
+    trace = model.read(params, timesteps, model.encode_text(params, batch.tokens), regions)
+    latents = model.autoencoder.encode({}, batch.image)
+    return appearance_loss(trace, regions, latents).mean()
+
+
+def train_step(
+    model: Model,
+    tx: optax.GradientTransformation,
+    ema_maximum: float,
+    objective: Objective,
+    rng: PRNGKeyArray,
+    state: TrainState,
+    batch: Batch,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """One update.
+
+    Args:
+      model: static.
+      tx: static; the optimiser that `state` was made with.
+      ema_maximum: static; the decay of the average after many steps.
+      objective: static; what is minimised.
+      rng: the run's key; this step's numbers come from it and `state.step`.
+      state: before.
+      batch: examples.
+
+    Returns:
+      The state after, and scalars: loss, denoising, grad_norm and, with RAGAF, appearance and
+      reading.
+    """
+    keys = jax.random.split(jax.random.fold_in(rng, state.step), 5)
+    size = objective.denoised
+    read = jax.tree.map(lambda x: x[size:], batch)
+    batch = jax.tree.map(lambda x: x[:size], batch)
+    latents = model.autoencoder.encode({}, batch.image)
+    noise = jax.random.normal(keys[0], latents.shape)
+    # Stratified over the batch: the loss varies a thousandfold over timesteps.
+    steps = objective.schedule.alpha.shape[0]
+    offsets = (jnp.arange(size) + jax.random.uniform(keys[1], (size,))) / size
+    timesteps = jnp.minimum((offsets * steps).astype(jnp.int32), steps - 1)
+    batch = drop_text(
+        objective, batch, jax.random.bernoulli(keys[2], objective.text_dropout, (size,))
+    )
+    keep_sketch = 1.0 - jax.random.bernoulli(keys[3], objective.sketch_dropout, (size,))
+
+    def loss_of(trainable):
+        params = merge(trainable, state.frozen)
+        conditioning = condition(model, params, batch, keep_sketch)
+        per_example, trace = denoising_losses(
+            model, objective, params, latents, noise, timesteps, conditioning
+        )
+        loss = per_example.mean()
+        scalars = {"denoising": loss}
+        if trace is not None:
+            # Noisy latents tell a region's mean by themselves where there is little noise.
+            noisiness = jnp.square(objective.schedule.sigma[timesteps])
+            appearance = appearance_loss(trace, conditioning.regions, latents)
+            scalars["appearance"] = (noisiness * appearance).mean()
+            loss = loss + objective.appearance_weight * scalars["appearance"]
+            if read.tokens.shape[0]:
+                scalars["reading"] = reading_loss(model, objective, params, read, keys[4])
+                loss = loss + objective.appearance_weight * scalars["reading"]
+        return loss, scalars
+
+    (loss, scalars), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    decay = ema_decay(state.step, ema_maximum)
+    ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), state.ema, trainable)
+    state = state.replace(step=state.step + 1, trainable=trainable, ema=ema, opt_state=opt_state)
+    return state, {"loss": loss, "grad_norm": optax.tree.norm(gradients), **scalars}
+
+
+def validation_losses(
+    model: Model,
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    conditioned_on: Batch,
+    rng: PRNGKeyArray,
+    levels: int = 4,
+) -> Float[Array, " b"]:
+    """The denoising loss of each example over fixed noise and evenly spread timesteps.
+
+    Args:
+      model: static.
+      objective: static; what is minimised.
+      params: parameters.
+      batch: whose pictures are to be predicted.
+      conditioned_on: whose sketch, regions and text are shown; `batch` itself, or with some of its
+        fields shuffled.
+      rng: the same key gives the same noise.
+      levels: static; how many timesteps.
+
+    Returns:
+      The mean over the timesteps, an example.
+    """
+    latents = model.autoencoder.encode({}, batch.image)
+    size = latents.shape[0]
+    conditioning = condition(model, params, conditioned_on, jnp.ones(size))
+    steps = objective.schedule.alpha.shape[0]
+
+    def at_level(level: Int[Array, ""]) -> Float[Array, " b"]:
+        noise = jax.random.normal(jax.random.fold_in(rng, level), latents.shape)
+        timestep = ((level + 0.5) * steps / levels).astype(jnp.int32)
+        loss, _ = denoising_losses(
+            model, objective, params, latents, noise, jnp.full(size, timestep), conditioning
+        )
+        return loss
+
+    return jax.lax.map(at_level, jnp.arange(levels)).mean(0)

@@ -1,0 +1,263 @@
+"""Where a run's numbers and pictures go: terminal, metrics.jsonl, TensorBoard, PNG files, W&B."""
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import SupportsFloat
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from ragaf_jax.errors import UserError
+
+Scalars = Mapping[str, SupportsFloat]
+Images = Mapping[str, UInt8[np.ndarray, "h w 3"]]
+
+
+class Writer:
+    """Takes what a run reports. A writer overrides what it has a place for."""
+
+    def scalars(self, step: int, values: Scalars) -> None:
+        """Numbers by name, after `step` updates."""
+
+    def images(self, step: int, values: Images) -> None:
+        """Pictures by name, after `step` updates."""
+
+    def close(self) -> None:
+        """Nothing is written afterwards."""
+
+
+class Terminal(Writer):
+    """One progress line with loss, images/s and the time left; other numbers above it.
+
+    Args:
+      total_steps: where the run ends.
+      batch_size: images a step, over all devices.
+      first_step: where it begins (not 0 when it is resumed).
+    """
+
+    def __init__(self, total_steps: int, batch_size: int, first_step: int = 0):
+        self._total = total_steps
+        self._bar = tqdm(
+            desc=f"step {first_step}/{total_steps}",
+            total=total_steps,
+            initial=first_step,
+            unit="images",
+            unit_scale=batch_size,  # so that tqdm's rate is images, not steps, a second
+            bar_format="{desc} {percentage:3.0f}%|{bar:24}| {rate_fmt}, {remaining} left{postfix}",
+            # A log file keeps every refresh as a line of its own.
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,
+        )
+
+    def scalars(self, step: int, values: Scalars) -> None:
+        """Values with a `loss` move the progress line on; others are printed above it."""
+        if "loss" in values:
+            self._bar.set_description_str(f"step {step}/{self._total}", refresh=False)
+            self._bar.set_postfix_str(f"loss {float(values['loss']):.4f}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        else:
+            numbers = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+            self._bar.write(f"step {step}: {numbers}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Leaves the line as it last was."""
+        self._bar.refresh()
+        self._bar.close()
+
+
+class JsonLines(Writer):
+    """One JSON object a line: `{"step": 20, "loss": 0.31, …}`.
+
+    A resumed run repeats the steps after its checkpoint, so their lines, and one that was cut off,
+    are removed first.
+
+    Args:
+      path: the file; its folder is made.
+      first_step: lines of later steps are removed.
+    """
+
+    def __init__(self, path: Path, first_step: int = 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
+            rewritten = path.with_suffix(".tmp")
+            rewritten.write_text("".join(f"{line}\n" for line in kept))
+            rewritten.replace(path)
+        self._file = path.open("a", buffering=1)  # by line, for those who follow the file
+
+    def scalars(self, step: int, values: Scalars) -> None:
+        """Appends a line; every float comes back from it to the last bit."""
+        numbers = {name: float(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step} | numbers) + "\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard(Writer):
+    """Event files for TensorBoard, which hides what came after `first_step` before."""
+
+    def __init__(self, folder: Path, first_step: int = 0):
+        purge = first_step + 1 if first_step else None
+        self._writer = _summary_writer()(str(folder), purge_step=purge)
+
+    def scalars(self, step: int, values: Scalars) -> None:
+        """One curve a name."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, float(value), step)
+
+    def images(self, step: int, values: Images) -> None:
+        """One slider a name."""
+        for name, image in values.items():
+            self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
+
+
+class PngFiles(Writer):
+    """Pictures as `<folder>/<step>_<name>.png`."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def images(self, step: int, values: Images) -> None:
+        """One file a picture; the step has leading zeros, so that names sort by it."""
+        for name, image in values.items():
+            Image.fromarray(image).save(self._folder / f"{step:07d}_{name}.png")
+
+
+class WandB(Writer):
+    """Weights & Biases; a resumed workdir goes on in the run that it began.
+
+    Args:
+      project: the project's name there.
+      workdir: its name is the run's name.
+      config: JSON-able, shown with the run.
+
+    Raises:
+      UserError: wandb is not installed.
+    """
+
+    def __init__(self, project: str, workdir: Path, config: Mapping):
+        try:
+            self._wandb = importlib.import_module("wandb")
+        except ImportError:
+            raise UserError(
+                f"Logging to the W&B project {project!r} needs wandb, which is not installed: "
+                "pip install 'ragaf-jax[wandb]', or leave the project empty."
+            ) from None
+        id_file = workdir / "logs" / "wandb_id"
+        self._run = self._wandb.init(
+            project=project,
+            name=workdir.name,
+            id=id_file.read_text() if id_file.exists() else None,
+            resume="allow",
+            dir=str(workdir),
+            config=dict(config),
+        )
+        id_file.parent.mkdir(parents=True, exist_ok=True)
+        id_file.write_text(self._run.id)
+
+    def scalars(self, step: int, values: Scalars) -> None:
+        """W&B drops steps that it has seen, so a resumed run's repeated ones are not doubled."""
+        self._run.log({name: float(value) for name, value in values.items()}, step=step)
+
+    def images(self, step: int, values: Images) -> None:
+        """Pictures beside the curves of the same step."""
+        pictures = {name: self._wandb.Image(image) for name, image in values.items()}
+        self._run.log(pictures, step=step)
+
+    def close(self) -> None:
+        """Uploads what is left."""
+        self._run.finish()
+
+
+class MultiWriter(Writer):
+    """Hands everything to each of its writers."""
+
+    def __init__(self, writers: Sequence[Writer]):
+        self._writers = tuple(writers)
+
+    def scalars(self, step: int, values: Scalars) -> None:
+        """See `Writer`."""
+        for writer in self._writers:
+            writer.scalars(step, values)
+
+    def images(self, step: int, values: Images) -> None:
+        """See `Writer`."""
+        for writer in self._writers:
+            writer.images(step, values)
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for writer in self._writers:
+            writer.close()
+
+
+def workdir_writer(
+    workdir: Path,
+    total_steps: int,
+    batch_size: int,
+    first_step: int = 0,
+    wandb_project: str = "",
+    config: Mapping | None = None,
+) -> Writer:
+    """The writers of a training run: terminal, logs/, samples/ and, with a project, W&B.
+
+    Args:
+      workdir: the run's folder.
+      total_steps: where the run ends.
+      batch_size: images a step, over all devices.
+      first_step: the step resumed from.
+      wandb_project: empty for none.
+      config: JSON-able; only W&B shows it.
+
+    Returns:
+      A writer that writes in the first process and nowhere else.
+
+    Raises:
+      UserError: a project is named and wandb is not installed.
+    """
+    if jax.process_index() != 0:
+        return Writer()
+    logs = workdir / "logs"
+    wandb = [WandB(wandb_project, workdir, config or {})] if wandb_project else []
+    return MultiWriter(
+        [
+            *wandb,  # first: it is the one that can fail
+            JsonLines(logs / "metrics.jsonl", first_step),
+            TensorBoard(logs, first_step),
+            PngFiles(workdir / "samples"),
+            Terminal(total_steps, batch_size, first_step),
+        ]
+    )
+
+
+def _summary_writer() -> type:
+    """tensorboardX's writer. On import it would bring in PyTorch, where that is installed."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinity for a line that was cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,85 @@
+"""Small configurations and random batches for tests that need a whole model."""
+
+import numpy as np
+
+from configs import stage1, stage2
+from ragaf_jax.batch import Batch
+from ragaf_jax.graph.build import GraphConfig, region_graph
+from ragaf_jax.graph.padding import pad_graph, stack_graphs, trim_edges
+from ragaf_jax.graph.regions import Regions
+from ragaf_jax.tokenizer import Tokenizer
+
+COLORS, SIZES = ("red", "green", "blue"), ("small", "large")
+PLACES = ("top", "bottom", "left", "right", "middle")
+WORDS = ("a", "house", *COLORS, *SIZES, *PLACES)
+
+
+def tiny_config(stage, levels=1):
+    """A model of some thousand parameters and `levels` resolutions on 16 x 16 pictures."""
+    config = (stage1 if stage == 1 else stage2).get_config("quickstart")
+    config.update_from_flattened_dict(
+        {
+            "data.image_size": 16,
+            "data.text_length": 12,
+            "data.max_regions": 9,
+            "data.max_edges": 64,
+            "model.unet.block_out_channels": (32,) * levels,
+            "model.unet.down_block_types": ("CrossAttnDownBlock2D",) * levels,
+            "model.unet.up_block_types": ("CrossAttnUpBlock2D",) * levels,
+            "model.unet.attention_head_dim": 2,
+            "model.unet.cross_attention_dim": 16,
+            "model.conditioning_channels": (8, 8, 16),
+            "model.text_encoder.vocab_size": 32,
+            "model.text_encoder.hidden_size": 16,
+            "model.text_encoder.intermediate_size": 32,
+            "model.text_encoder.num_hidden_layers": 1,
+            "model.text_encoder.num_attention_heads": 2,
+            "model.ragaf.width": 16,
+            "model.ragaf.heads": 2,
+            "train.batch_size": 4,
+            "train.read_examples": 0 if stage == 1 else 2,
+            "train.warmup_steps": 2,
+        }
+    )
+    return config
+
+
+def tiny_tokenizer():
+    """The vocabulary of `WORDS`."""
+    return Tokenizer.train([" ".join(WORDS)])
+
+
+def random_labels(rng, size, regions):
+    """A label map in which every region 0 … regions-1 occurs: the cells of random seeds."""
+    points = rng.permutation(size * size)[:regions]
+    rows, columns = np.mgrid[:size, :size]
+    distance = (rows[..., None] - points // size) ** 2 + (columns[..., None] - points % size) ** 2
+    return distance.argmin(-1).astype(np.int32)
+
+
+def random_graph(labels, max_regions, max_edges):
+    """The padded graph of a label map."""
+    count = int(labels.max()) + 1
+    regions = Regions(labels=labels, n=count, background=np.arange(count) == 0)
+    graph = trim_edges(region_graph(regions, GraphConfig()), max_edges)
+    return pad_graph(graph, max_regions, max_edges)
+
+
+def random_batch(rng, config, size=4):
+    """A batch whose parts have nothing to do with each other."""
+    data = config.data
+    side = data.image_size
+    labels = [
+        random_labels(rng, side, int(rng.integers(2, data.max_regions - 1))) for _ in range(size)
+    ]
+    captions = [" ".join(rng.choice(WORDS, int(rng.integers(2, 9)))) for _ in range(size)]
+    tokens, mask = tiny_tokenizer().encode(captions, data.text_length)
+    ink = (rng.random((size, side, side, 1)) < 0.2).astype(np.float32)
+    return Batch(
+        image=rng.uniform(-1, 1, (size, side, side, 3)).astype(np.float32),
+        sketch=np.repeat(ink, 3, -1),
+        labels=np.stack(labels),
+        graph=stack_graphs([random_graph(x, data.max_regions, data.max_edges) for x in labels]),
+        tokens=tokens,
+        token_mask=mask,
+    )

@@ -1,0 +1,163 @@
+"""Training as a whole: it learns, resumes to the bit, and Stage 2 starts from Stage 1."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from fakes import random_batch, tiny_config, tiny_tokenizer
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.training.checkpoint import load_params
+from ragaf_jax.training.loop import train
+from ragaf_jax.training.writers import JsonLines
+
+
+class Batches:
+    """An endless stream whose state is its position."""
+
+    def __init__(self, config, seed):
+        self.config, self.seed, self.position = config, seed, 0
+        self.size = config.train.batch_size + config.train.read_examples
+
+    def __next__(self):
+        rng = np.random.default_rng([self.seed, self.position])
+        self.position += 1
+        return random_batch(rng, self.config, self.size)
+
+    def get_state(self):
+        return {"position": self.position}
+
+    def set_state(self, state):
+        self.position = state["position"]
+
+
+@pytest.fixture
+def run(rng):
+    """Trains `config` in `workdir` and gives the lines of its metrics.jsonl."""
+    seed = int(rng.integers(2**31))
+    held_out = random_batch(rng, tiny_config(1), 16)
+
+    def run(config, workdir):
+        path = workdir / "logs" / "metrics.jsonl"
+        train(
+            config,
+            workdir,
+            Batches(config, seed),
+            held_out,
+            tiny_tokenizer(),
+            lambda first: JsonLines(path, first),
+        )
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    return run
+
+
+def short(stage, steps):
+    config = tiny_config(stage)
+    config.train.steps = steps
+    config.log_every = 1
+    config.validate_every = config.checkpoint_every = 100
+    return config
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, run, stage):
+    stage1 = tmp_path / "stage1"
+    if stage == 2:
+        run(short(1, 2), stage1)
+
+    def config(steps):
+        result = short(stage, steps)
+        result.stage1 = str(stage1)
+        result.train.warmup_steps = 10
+        return result
+
+    whole = run(config(8), tmp_path / "whole")
+    run(config(4), tmp_path / "parts")
+    parts = run(config(8), tmp_path / "parts")
+    losses = [
+        {line["step"]: line["loss"] for line in lines if "loss" in line} for lines in (whole, parts)
+    ]
+    assert list(losses[0]) == list(range(1, 9))
+    assert losses[0] == losses[1]
+    for a, b in zip(
+        jax.tree.leaves(load_params(tmp_path / "whole")[0]),
+        jax.tree.leaves(load_params(tmp_path / "parts")[0]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_stage2_starts_from_the_average_of_stage1(tmp_path, run):
+    run(short(1, 3), tmp_path / "one")
+    config = short(2, 1)
+    config.stage1 = str(tmp_path / "one")
+    run(config, tmp_path / "two")  # the learning rate of the first step is 0
+    one, _ = load_params(tmp_path / "one")
+    two, meta = load_params(tmp_path / "two", "trainable")
+    assert meta["config"]["stage"] == 2
+    assert meta["step"] == 1
+    for name in one:
+        for a, b in zip(jax.tree.leaves(one[name]), jax.tree.leaves(two[name]), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_loss_falls_on_a_batch_seen_again_and_again(tmp_path, rng):
+    config = short(1, 60)
+    config.train.learning_rate = 3e-3
+    batch = random_batch(rng, config)
+
+    class Same(Batches):
+        def __next__(self):
+            super().__next__()
+            return batch
+
+    path = tmp_path / "metrics.jsonl"
+    train(
+        config,
+        tmp_path,
+        Same(config, 0),
+        random_batch(rng, config, 16),
+        tiny_tokenizer(),
+        lambda first: JsonLines(path, first),
+    )
+    losses = [
+        line["loss"] for line in map(json.loads, path.read_text().splitlines()) if "loss" in line
+    ]
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+
+
+def test_frozen_parameters_stay(tmp_path, run):
+    config = short(1, 4)
+    config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
+    run(config, tmp_path / "run")
+    params, _ = load_params(tmp_path / "run")
+    config.train.steps = 8
+    run(config, tmp_path / "run")
+    later, _ = load_params(tmp_path / "run")
+    for name in ("unet", "text_encoder"):
+        jax.tree.map(np.testing.assert_array_equal, later[name], params[name])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, later["control"], params["control"])
+    assert any(jax.tree.leaves(moved))
+
+
+def test_stage2_without_or_with_another_stage1(tmp_path, run):
+    with pytest.raises(UserError, match=r"config\.stage1 is empty"):
+        run(short(2, 1), tmp_path / "two")
+    config = short(2, 1)
+    config.stage1 = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        run(config, tmp_path / "two")
+    run(short(1, 1), tmp_path / "one")
+    config.stage1 = str(tmp_path / "one")
+    config.model.unet.block_out_channels = (64,)
+    with pytest.raises(UserError, match="has other sizes"):
+        run(config, tmp_path / "two")
+    other = short(1, 1)
+    other.data.text_length = 10
+    config = short(2, 1)
+    config.stage1 = str(tmp_path / "one")
+    config.data.text_length = 10
+    with pytest.raises(UserError, match=r"config\.data\.text_length is 12 in Stage 1"):
+        run(config, tmp_path / "two")
