@@ -1,0 +1,86 @@
+"""Loss curves of finished or running trainings, read from their metrics.jsonl."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from ragaf_jax.errors import UserError
+
+# name of the value → (steps, values)
+Series = dict[str, tuple[list[int], list[float]]]
+
+
+def read_metrics(path: Path) -> Series:
+    """Every number that a run logged, by name.
+
+    A line cut off by an interruption is passed over.
+
+    Raises:
+      UserError: there is no such file, or no number in it.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise UserError(
+            f"The metrics {path} cannot be read: {error.strerror}; name a run's logs/metrics.jsonl."
+        ) from error
+    series: Series = {}
+    for line in lines:
+        try:
+            values = json.loads(line)
+            step = values.pop("step")
+        except (json.JSONDecodeError, KeyError, AttributeError):
+            continue
+        for name, value in values.items():
+            steps, numbers = series.setdefault(name, ([], []))
+            steps.append(step)
+            numbers.append(value)
+    if not series:
+        raise UserError(f"The metrics {path} hold no numbers; name a run's logs/metrics.jsonl.")
+    return series
+
+
+def curves(runs: Mapping[str, Path]) -> UInt8[np.ndarray, "h w 3"]:
+    """Training loss, and validation losses where logged, of each run in a panel of its own.
+
+    Args:
+      runs: path of the metrics.jsonl by the title of the panel.
+
+    Raises:
+      UserError: as `read_metrics`.
+    """
+    # Only this figure needs matplotlib, which takes a second to import. Its object interface draws
+    # without a display and leaves no global state.
+    from matplotlib.figure import Figure
+
+    logged = {title: read_metrics(path) for title, path in runs.items()}
+    figure = Figure(figsize=(6 * len(runs), 4), layout="constrained")
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    for panel, (title, series) in zip(panels, logged.items(), strict=True):
+        for name, (steps, values) in series.items():
+            if name == "loss":
+                panel.plot(steps, values, color="0.8", linewidth=0.8)
+                panel.plot(steps, smoothed(values), color="black", label="loss (smoothed)")
+            elif name.startswith("validation/"):
+                label = name.removeprefix("validation/").replace("_", " ")
+                panel.plot(steps, values, marker="o", markersize=3, label=f"validation: {label}")
+        panel.set(title=title, xlabel="step", ylabel="loss", yscale="log")
+        panel.grid(alpha=0.3, which="both")
+        panel.legend()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return np.array(Image.open(file).convert("RGB"))
+
+
+def smoothed(values: list[float], share: float = 0.05) -> list[float]:
+    """The mean of the nearest `share` of a curve's points, of fewer at its two ends."""
+    half = round(share * len(values) / 2)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    points = np.arange(len(values))
+    begin, end = np.maximum(points - half, 0), np.minimum(points + half + 1, len(values))
+    return list((total[end] - total[begin]) / (end - begin))

@@ -1,0 +1,171 @@
+"""From conditions and noise to latents: the sampling loop of one stage, a pure function."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.diffusion.guidance import guided
+from ragaf_jax.diffusion.prediction import to_x0
+from ragaf_jax.diffusion.samplers import SAMPLERS, timestep_grid
+from ragaf_jax.diffusion.schedule import Schedule, add_noise
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.model import Conditioning, Model, Params
+from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.setup import schedule_of
+
+# Timesteps, as shares of T, at which RAGAF's decisions are read off.
+TRACE_LEVELS = (0.9, 0.7, 0.5, 0.3, 0.1)
+
+
+class Settings(NamedTuple):
+    """What may change from call to call without compiling again.
+
+    Attributes:
+      guidance: scale of the text; 1 is the plain conditional model.
+      sketch_guidance: scale of the sketch and its regions; 1 likewise.
+      strength: how far a given picture is noised: 0 not at all, 1 wholly.
+    """
+
+    guidance: float | Float[Array, ""]
+    sketch_guidance: float | Float[Array, ""]
+    strength: float | Float[Array, ""] = 1.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """How a stage was trained to denoise and how it is to be sampled: all that is static.
+
+    Attributes:
+      schedule: noise of every timestep.
+      prediction: what the UNet predicts.
+      sampler: a name in `diffusion.samplers.SAMPLERS`.
+      steps: denoising steps, each three evaluations of the networks.
+      empty_tokens: the tokens of the empty prompt.
+      empty_mask: which of them are not padding.
+    """
+
+    schedule: Schedule
+    prediction: str
+    sampler: str
+    steps: int
+    empty_tokens: Int[np.ndarray, " t"]
+    empty_mask: Bool[np.ndarray, " t"]
+
+
+def process_of(
+    config: ml_collections.ConfigDict,
+    tokenizer: Tokenizer,
+    sampler: str | None = None,
+    steps: int | None = None,
+) -> Process:
+    """How to sample what `config` trained: as it says, unless told otherwise."""
+    name = sampler or config.sample.sampler
+    if name not in SAMPLERS:
+        raise UserError(f"The sampler is {name!r}; choose one of {', '.join(SAMPLERS)}.")
+    tokens, mask = tokenizer.encode([""], config.data.text_length)
+    return Process(
+        schedule_of(config),
+        config.diffusion.prediction,
+        name,
+        steps or config.sample.steps,
+        tokens[0],
+        mask[0],
+    )
+
+
+def example_noise(
+    rng: PRNGKeyArray, count: int, shape: tuple[int, int, int]
+) -> Float[Array, "{count} h w c"]:
+    """One draw an example, the same whatever the batch that the example is in."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(count))
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def three_conditions(model: Model, process: Process, params: Params, batch: Batch) -> Conditioning:
+    """(nothing), (sketch), (sketch and text), stacked on the batch axis in this order."""
+    count = batch.tokens.shape[0]
+    empty = jnp.broadcast_to(process.empty_tokens, batch.tokens.shape)
+    empty_mask = jnp.broadcast_to(process.empty_mask, batch.token_mask.shape)
+    states = model.encode_text(params, jnp.concatenate([empty[:1], batch.tokens]))
+    unconditional = jnp.broadcast_to(states[:1], states[1:].shape)
+    shown = jnp.repeat(jnp.array([0.0, 1.0, 1.0]), count)
+    regions = None
+    if model.ragaf is not None:
+        regions = model.locate(
+            jnp.concatenate([batch.labels] * 3),
+            jax.tree.map(lambda x: jnp.concatenate([x] * 3), batch.graph),
+            jnp.concatenate([empty_mask, empty_mask, batch.token_mask]),
+            shown,
+        )
+    return Conditioning(
+        jnp.concatenate([unconditional, unconditional, states[1:]]),
+        jnp.concatenate([batch.sketch] * 3) * shown[:, None, None, None],
+        regions,
+    )
+
+
+def generate(
+    model: Model,
+    process: Process,
+    params: Params,
+    batch: Batch,
+    rng: PRNGKeyArray,
+    settings: Settings,
+    start: Float[Array, "b h w c"] | None = None,
+) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
+    """Samples one latent an example.
+
+    Args:
+      model: static.
+      process: static.
+      params: the stage's parameters.
+      batch: sketches, regions and text; its images are not read.
+      rng: the seed's key.
+      settings: scales and strength, traced.
+      start: latents to begin from, noised to `settings.strength`; without it, pure noise.
+
+    Returns:
+      Clean latents; and RAGAF's trace on them, noised to each of `TRACE_LEVELS`, on a leading axis.
+    """
+    schedule, count = process.schedule, batch.tokens.shape[0]
+    steps = schedule.alpha.shape[0]
+    noise = example_noise(rng, count, model.latent_shape)
+    conditioning = three_conditions(model, process, params, batch)
+
+    def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
+        prediction, _ = model.predict(params, x, t.astype(jnp.float32), conditioning)
+        return to_x0(process.prediction, schedule, prediction.astype(jnp.float32), x, t)
+
+    if start is None:
+        timesteps, x = timestep_grid(steps, process.steps), noise
+    else:
+        timesteps = timestep_grid(steps, process.steps, settings.strength)
+        x = add_noise(schedule, start, noise, jnp.full(count, timesteps[0]))
+    denoiser = guided(denoise, settings.guidance, settings.sketch_guidance)
+    latents = SAMPLERS[process.sampler](denoiser, x, schedule, timesteps)
+    if start is not None:
+        latents = jnp.where(settings.strength > 0, latents, start)
+    if model.ragaf is None:
+        return latents, None
+
+    conditional = jax.tree.map(lambda x: x[2 * count :], conditioning)
+
+    def trace_at(level: Float[Array, ""]) -> RagafTrace | None:
+        t = jnp.full(count, jnp.int32(level * steps))
+        noisy = add_noise(schedule, latents, noise, t)
+        return model.predict(params, noisy, t.astype(jnp.float32), conditional)[1]
+
+    return latents, jax.lax.map(trace_at, jnp.array(TRACE_LEVELS))
+
+
+def to_pixels(model: Model, latents: Float[Array, "b h w c"]) -> Array:
+    """Decodes latents to u8[b, s, s, 3]."""
+    image = model.autoencoder.decode({}, latents)
+    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)

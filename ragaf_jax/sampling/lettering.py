@@ -1,0 +1,92 @@
+"""Words and pictures on white: the parts that figures are put together from.
+
+Text is set in Pillow's built-in scalable font, so that no font file is needed. Everything is u8
+RGB of shape [height, width, 3].
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
+GreyOrRgb = UInt8[np.ndarray, "_ _ *rgb"]
+
+GAP = 8
+INK = (30, 30, 30)
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The built-in font, `size` pixels high."""
+    return ImageFont.load_default(size)
+
+
+def wrap(text: str, width: int, size: int) -> list[str]:
+    """Breaks text into lines of at most `width` pixels: at spaces, and inside words too wide."""
+    measure = font(size).getlength
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if measure(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and measure(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
+def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> Picture:
+    """Text wrapped to `width`, as high as it needs; without words, of height 0."""
+    if not text.strip():
+        return np.full((0, width, 3), 255, np.uint8)
+    lines, spacing = wrap(text, width, size), round(1.3 * size)
+    image = Image.new("RGB", (width, spacing * len(lines) + size // 3), "white")
+    pen = ImageDraw.Draw(image)
+    for i, line in enumerate(lines):
+        x = (width - font(size).getlength(line)) / 2 if centred else 0
+        pen.text((x, i * spacing), line, INK, font(size))
+    return np.array(image)
+
+
+def enlarge(picture: GreyOrRgb, least: int) -> Picture:
+    """Repeats pixels by the smallest whole factor that makes the height at least `least`."""
+    factor = -(-least // picture.shape[0])
+    rgb = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+    return rgb.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def framed(picture: Picture) -> Picture:
+    """A thin grey frame, so that white pictures end somewhere."""
+    result = picture.copy()
+    result[[0, -1]] = result[:, [0, -1]] = 190
+    return result
+
+
+def beside(pictures: Sequence[Picture], gap: int = GAP) -> Picture:
+    """Side by side, aligned at the top."""
+    return below([picture.swapaxes(0, 1) for picture in pictures], gap).swapaxes(0, 1)
+
+
+def below(pictures: Sequence[Picture], gap: int = GAP) -> Picture:
+    """One under the other, aligned at the left; those of height 0 leave no gap."""
+    pictures = [picture for picture in pictures if picture.shape[0]]
+    width = max(picture.shape[1] for picture in pictures)
+    height = sum(picture.shape[0] for picture in pictures) + gap * (len(pictures) - 1)
+    result = np.full((height, width, 3), 255, np.uint8)
+    top = 0
+    for picture in pictures:
+        result[top : top + picture.shape[0], : picture.shape[1]] = picture
+        top += picture.shape[0] + gap
+    return result
+
+
+def on_page(picture: Picture, margin: int = 2 * GAP) -> Picture:
+    """A white margin around."""
+    return np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)

@@ -1,0 +1,219 @@
+"""Any picture of a drawing → the page that the networks were trained on: paper 255, ink 0.
+
+Decode (`read_grey`), find out which side is paper (`is_light_on_dark`), reduce without losing thin
+lines (`resize_keeping_lines`), even out paper and ink (`normalise_contrast`), centre on the page.
+"""
+
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+
+from ragaf_jax.errors import UserError
+
+# An A3 page scanned at 600 dpi has 70 million pixels. Without a limit, a file of a few kilobytes
+# could ask for gigabytes of memory when it is decoded.
+MAX_PIXELS = 100_000_000
+
+# Fainter than this share of the paper's brightness is paper grain, not ink.
+MIN_CONTRAST = 0.12
+
+# Paper in the shadow is at least this share as bright as paper in the light.
+DEEPEST_SHADOW = 0.4
+
+# Brightness surfaces are fitted on a grid of at most this many points a side.
+FIT_SIDE = 64
+
+
+def load_sketch(path: str | Path, page_size: int) -> UInt8[np.ndarray, "page page"]:
+    """Reads a drawing from an image file of any size, mode and polarity.
+
+    Args:
+      path: a file that Pillow can decode. Transparent parts count as white, EXIF rotation is
+        applied, of several frames the first is read.
+      page_size: side of the page in pixels.
+
+    Returns:
+      The drawing with its aspect kept, centred on a square page: paper 255, ink 0. A picture
+      without contrast gives a page of paper.
+
+    Raises:
+      UserError: the file is missing, not a readable image, or larger than `MAX_PIXELS`.
+    """
+    return to_page(read_grey(Path(path)), page_size)
+
+
+def to_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "page page"]:
+    """The second half of `load_sketch`: from any grey picture to the page."""
+    scale = page_size / max(grey.shape)
+    height, width = (max(1, round(side * scale)) for side in grey.shape)
+    if is_light_on_dark(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)):
+        grey = 255 - grey
+    drawing = normalise_contrast(resize_keeping_lines(grey, height, width))
+
+    page = np.full((page_size, page_size), 255, np.uint8)
+    top, left = (page_size - height) // 2, (page_size - width) // 2
+    page[top : top + height, left : left + width] = drawing
+    return page
+
+
+def read_grey(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Luminance of an image file, upright and without transparency; errors as in `load_sketch`."""
+    if path.is_dir():
+        raise UserError(f"The sketch {path} is a folder; name an image file.")
+    if not path.exists():
+        raise UserError(f"The sketch {path} does not exist; name an image file.")
+    if not path.is_file():
+        raise UserError(f"The sketch {path} is not a regular file; name an image file.")
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"The sketch {path} cannot be opened: {error.strerror}.") from error
+    with file:
+        head = file.read(4096)
+        if not head:
+            raise UserError(f"The sketch {path} is empty (0 bytes); save the drawing again.")
+        if b"<svg" in head or path.suffix.lower() in (".svg", ".svgz"):
+            raise UserError(f"The sketch {path} is an SVG drawing; export it as PNG first.")
+        file.seek(0)
+        return _decode(file, path)
+
+
+def _decode(file: BinaryIO, path: Path) -> UInt8[np.ndarray, "h w"]:
+    too_large = UserError(
+        f"The sketch {path} has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down."
+    )
+    try:
+        with warnings.catch_warnings():
+            # What Pillow only warns of (odd EXIF data, sizes below our limit) does no harm here.
+            warnings.simplefilter("ignore")
+            image = Image.open(file)
+            if image.width * image.height > MAX_PIXELS:
+                raise too_large
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.array(_to_grey(image))
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise too_large from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"The sketch {path} is not an image; save it as PNG or JPEG.") from error
+    # On broken files Pillow's decoders raise whatever their parsing ran into.
+    except Exception as error:
+        raise UserError(f"The sketch {path} is damaged ({error}); save it again.") from error
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_deep_to_u8(np.asarray(image)))
+    if image.has_transparency_data:
+        return _flatten(image.convert("RGBA"))
+    # Pillow has no direct way from CMYK and its like to grey.
+    return (image if image.mode in ("1", "L", "RGB") else image.convert("RGB")).convert("L")
+
+
+def _deep_to_u8(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    """16- and 32-bit samples in units of their brightest: 12-bit scans lie in 16-bit files."""
+    values = np.nan_to_num(values.astype(np.float32))
+    values -= min(values.min(), 0)
+    return np.rint(values * (255 / max(values.max(), 1e-12))).astype(np.uint8)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Composites on white; on black where white alone is drawn and would vanish on white."""
+
+    def on(paper: str) -> Image.Image:
+        return Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("L")
+
+    on_white = on("white")
+    return on_white if np.ptp(np.asarray(on_white)) > 255 * MIN_CONTRAST else on("black")
+
+
+def is_light_on_dark(grey: UInt8[np.ndarray, "h w"]) -> bool:
+    """Whether a drawing is light on dark: most of its page and its border are the dark side.
+
+    Most of the page is a smooth surface (paper or a board, unevenly lit); what lies off it is
+    drawn. If the border is off it too (a silhouette that fills the page, a page on a dark table),
+    the drawing counts as dark on light, as most drawings are.
+    """
+    off = grey - brightness_surface(grey, quantile=0.5)
+    band = max(1, round(0.04 * min(grey.shape)))
+    border = np.ones(grey.shape, bool)
+    border[band:-band, band:-band] = False
+    # The third power asks on which side the far values lie and passes over shading.
+    drawn_is_lighter = bool(np.sum(off**3) > 0)
+    return drawn_is_lighter and bool(np.median(off[border]) < 0.5 * off.max())
+
+
+def resize_keeping_lines(
+    grey: UInt8[np.ndarray, "h w"], height: int, width: int
+) -> UInt8[np.ndarray, "height width"]:
+    """Reduces a dark-on-light drawing by half the mean and half the minimum of each target pixel.
+
+    The mean alone lets thin lines fade: one pixel in thirty is 3 % grey, which no threshold finds.
+    The minimum alone thickens every line and makes antialiased ones jagged. Half of each keeps
+    every line at least half as dark as it was drawn, so below the 160 of 255 at which regions are
+    cut. Enlarging is bicubic.
+    """
+    rows, cols = grey.shape
+    if height >= rows and width >= cols:
+        return cv2.resize(grey, (width, height), interpolation=cv2.INTER_CUBIC)
+    mean = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+    minimum = np.minimum.reduceat(grey, np.arange(height) * rows // height, axis=0)
+    minimum = np.minimum.reduceat(minimum, np.arange(width) * cols // width, axis=1)
+    return cv2.addWeighted(mean, 0.5, minimum, 0.5, 0)
+
+
+def normalise_contrast(grey: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Makes the paper of a dark-on-light drawing 255 and the darker quarter of its ink 0.
+
+    Brightness is taken relative to the paper at that place, so uneven light and grey paper leave
+    no trace, and three deviations of the paper's grain are cut off. Where nothing is darker than
+    the grain and than `MIN_CONTRAST`, the page is blank.
+    """
+    # Where ink covers much of the page the surface bends towards it; paper is never that dark.
+    bright = np.quantile(grey, 0.99)
+    paper = np.clip(brightness_surface(grey, quantile=0.8), DEEPEST_SHADOW * bright, bright)
+    darkness = (paper - grey) / np.maximum(paper, 255 * MIN_CONTRAST)
+    # For Gaussian grain the median absolute value is 1 / 1.4826 of a deviation. Ink is left out, so
+    # that it may cover more than half of the page.
+    near = np.abs(darkness)[np.abs(darkness) < 0.25]
+    grain = 1.4826 * np.median(near) if near.size else 0.0
+    ink = darkness[darkness > max(MIN_CONTRAST, 10 * grain)]
+    if not ink.size:
+        return np.full(grey.shape, 255, np.uint8)
+    black, white = np.quantile(ink, 0.75), 3 * grain
+    return np.rint(255 * np.clip((black - darkness) / (black - white), 0, 1)).astype(np.uint8)
+
+
+def brightness_surface(grey: UInt8[np.ndarray, "h w"], quantile: float) -> Float[np.ndarray, "h w"]:
+    """The quadratic surface with a share `quantile` of the pixels below it, in units of `grey`.
+
+    Quantile regression by iteratively reweighted least squares with weights q/|r| above the
+    surface and (1 − q)/|r| below (Schlossmacher 1973 for q = 1/2): ink does not pull the surface
+    down as it would under least squares.
+    """
+    rows, cols = grey.shape
+    some_rows = np.unique(np.linspace(0, rows - 1, FIT_SIDE).astype(int))
+    some_cols = np.unique(np.linspace(0, cols - 1, FIT_SIDE).astype(int))
+    values = grey[np.ix_(some_rows, some_cols)].astype(np.float64).ravel()
+    terms = _quadratic(rows, cols)
+    design = terms[:, some_rows[:, None], some_cols].reshape(len(terms), -1).T
+    weights = np.ones_like(values)
+    for _ in range(30):
+        weighted = design.T * weights
+        # Least squares, not solve: a picture of one row leaves factors undetermined.
+        factors = np.linalg.lstsq(weighted @ design, weighted @ values, rcond=1e-9)[0]
+        residual = values - design @ factors
+        weights = np.where(residual > 0, quantile, 1 - quantile) / np.maximum(abs(residual), 0.1)
+    return np.tensordot(factors, terms, axes=1)
+
+
+def _quadratic(rows: int, cols: int) -> Float[np.ndarray, "6 rows cols"]:
+    """1, x, y, x², xy, y² over the picture, which spans [-1, 1]²."""
+    y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, cols), indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])

@@ -1,0 +1,172 @@
+"""Figures show what they are given, at a size that can be read."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.attention_figure import attention_maps, words
+from ragaf_jax.sampling.curves import curves, read_metrics, smoothed
+from ragaf_jax.sampling.figures import SheetRow, comparison, contact_sheet
+from ragaf_jax.sampling.lettering import enlarge, font, text_block, wrap
+from ragaf_jax.tokenizer import Tokenizer
+
+CAPTION = "house: large red at the top, small brown at the bottom left"
+
+
+def contains(figure, picture) -> bool:
+    """Whether a picture without its framed border stands in the figure, pixel for pixel."""
+    inside = picture[1:-1, 1:-1]
+    corners = np.argwhere((figure == inside[0, 0]).all(-1))
+    height, width = inside.shape[:2]
+    places = [figure[y : y + height, x : x + width] for y, x in corners]
+    return any(np.array_equal(place, inside) for place in places)
+
+
+def random_picture(rng, side=64):
+    return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def test_wrapped_lines_fit_and_lose_no_word(rng):
+    letters = np.array(list("abcdefghij klmno wi"))
+    text = "".join(rng.choice(letters, 300)) + " " + "w" * 200
+    for width in (40, 150, 600):
+        lines = wrap(text, width, 15)
+        assert max(font(15).getlength(line) for line in lines) <= width
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_text_block_is_as_wide_as_asked_and_higher_for_more_text():
+    short, long = text_block("a house", 200), text_block("a house " * 20, 200)
+    assert short.shape[1] == long.shape[1] == 200
+    assert long.shape[0] > 3 * short.shape[0]
+    assert short.min() < 100
+    assert text_block("  ", 200).shape == (0, 200, 3)
+    # A script that the font lacks is shown as boxes and is no error.
+    assert text_block("家 🏠", 200).min() < 100
+
+
+@pytest.mark.parametrize(("side", "factor"), [(64, 3), (32, 6), (192, 1), (256, 1), (100, 2)])
+def test_pictures_are_enlarged_by_whole_pixels(rng, side, factor):
+    picture = random_picture(rng, side)
+    large = enlarge(picture, 192)
+    assert large.shape[0] == side * factor
+    for _ in range(20):
+        y, x = rng.integers(0, side * factor, 2)
+        assert (large[y, x] == picture[y // factor, x // factor]).all()
+
+
+def test_a_comparison_shows_its_three_pictures(rng):
+    sketch = rng.integers(0, 256, (64, 64), dtype=np.uint8)
+    stage1, stage2 = random_picture(rng), random_picture(rng)
+    figure = comparison(sketch, stage1, stage2, CAPTION)
+    for picture in (sketch, stage1, stage2):
+        assert contains(figure, enlarge(picture, 192))
+
+
+def test_a_contact_sheet_shows_every_picture_and_grows_with_its_captions(rng):
+    titles = ("sketch", "regions", "stage 1", "stage 2", "true")
+    rows = [SheetRow([random_picture(rng) for _ in titles], CAPTION) for _ in range(3)]
+    figure = contact_sheet(rows, titles)
+    assert all(contains(figure, enlarge(p, 192)) for row in rows for p in row.pictures)
+    longer = contact_sheet([row._replace(caption=CAPTION * 9) for row in rows], titles)
+    assert longer.shape[0] > figure.shape[0] and longer.shape[1] == figure.shape[1]
+
+
+def test_words_are_those_of_the_prompt():
+    tokenizer = Tokenizer.train([CAPTION], 50)
+    tokens, _ = tokenizer.encode(["house: small purple, large"], 12)
+    found = words(tokenizer.pieces(tokens[0].tolist()))
+    assert found == [("house", [1]), ("small", [3]), ("(unknown word)", [4]), ("large", [6])]
+
+
+def test_pieces_of_one_word_are_joined():
+    frame = "<|startoftext|>", "<|endoftext|>"
+    pieces = [frame[0], "a</w>", "pur", "ple</w>", ",</w>", "hou", "se</w>", frame[1], frame[1]]
+    assert words(pieces) == [("a", [1]), ("purple", [2, 3]), ("house", [5, 6])]
+
+
+def attention_case(rng, regions=5, side=64):
+    tokenizer = Tokenizer.train([CAPTION], 50)
+    tokens, mask = tokenizer.encode([CAPTION], 20)
+    labels = np.kron(rng.permutation(16).reshape(4, 4) % regions, np.ones((side // 4,) * 2, int))
+    alpha = rng.uniform(size=regions)
+    return {
+        "sketch": np.full((side, side), 255, np.uint8),
+        "labels": labels.astype(np.int32),
+        "attention": rng.dirichlet(np.where(mask[0], 1.0, 1e-3), regions).astype(np.float32),
+        "pieces": tokenizer.pieces(tokens[0].tolist()),
+        "fusion": np.stack([alpha, 1 - alpha], 1).astype(np.float32),
+    }
+
+
+def test_attention_maps_paint_each_region_by_its_attention(rng):
+    case = attention_case(rng)
+    shown = words(case["pieces"])
+    weights = np.stack([case["attention"][:, positions].sum(1) for _, positions in shown], 1)
+    region, word = np.unravel_index(weights.argmax(), weights.shape)
+    # One map of 192 + 8 pixels a word, six a row, after a margin of 16 and a title of 24.
+    figure = attention_maps(**case)
+    top = 16 + (word // 6) * (192 + 24 + 16) + 24
+    left = 16 + (word % 6) * 200
+    heat = figure[top + 1 : top + 192 : 3, left + 1 : left + 192 : 3].astype(int)
+    assert (heat[case["labels"] == region][1:-1] == (128, 0, 38)).all(1).mean() > 0.9
+    darkness = [(255 * 3 - heat[case["labels"] == r].sum(1)).mean() for r in range(5)]
+    assert (np.argsort(darkness) == np.argsort(weights[:, word])).all()
+
+
+def test_attention_maps_follow_a_renaming_of_regions(rng):
+    case = attention_case(rng)
+    new = rng.permutation(5)
+    old = np.argsort(new)
+    renamed = case | {
+        "labels": new[case["labels"]].astype(np.int32),
+        "attention": case["attention"][old],
+        "fusion": case["fusion"][old],
+    }
+    heat_rows = 2 * (192 + 24) + 16
+    before, after = attention_maps(**case), attention_maps(**renamed)
+    assert (before[:heat_rows] == after[:heat_rows]).all()
+
+
+@pytest.mark.parametrize("regions", [1, 2, 32])
+def test_attention_maps_take_any_number_of_regions_and_no_words(rng, regions):
+    case = attention_case(rng, regions)
+    with_words = attention_maps(**case)
+    without = attention_maps(**(case | {"pieces": ["<|startoftext|>"] + ["<|endoftext|>"] * 19}))
+    assert with_words.shape[0] > without.shape[0] > 384
+
+
+def write_metrics(path, lines, end=""):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + end)
+    return path
+
+
+def test_metrics_are_read_back_and_a_cut_line_is_passed_over(rng, tmp_path):
+    losses = rng.uniform(size=20).tolist()
+    lines = [{"step": 10 * i, "loss": value} for i, value in enumerate(losses)]
+    lines.insert(7, {"step": 60, "validation/true": 0.5})
+    path = write_metrics(tmp_path / "metrics.jsonl", lines, end='{"step": 200, "lo')
+    series = read_metrics(path)
+    assert series["loss"] == ([10 * i for i in range(20)], losses)
+    assert series["validation/true"] == ([60], [0.5])
+    figure = curves({"Stage 1": path, "Stage 2": path})
+    assert figure.shape[1] > 1.5 * curves({"Stage 1": path}).shape[1]
+    assert figure.min() < 50
+
+
+def test_metrics_without_numbers_end_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_metrics(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match="hold no numbers"):
+        read_metrics(write_metrics(tmp_path / "metrics.jsonl", [], end="{"))
+
+
+def test_smoothing_keeps_straight_curves_and_evens_out_noise(rng):
+    # Away from the ends, where the window is cut off on one side.
+    line = np.linspace(3, 1, 200)
+    np.testing.assert_allclose(smoothed(line.tolist())[5:-5], line[5:-5])
+    noise = rng.normal(size=2000)
+    assert np.std(smoothed(noise.tolist())) < 0.2
+    assert smoothed([4.0]) == [4.0]
