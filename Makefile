@@ -1,0 +1,75 @@
+# `make quickstart` and `make test` need nothing but Python >= 3.11, make and a network.
+
+PYTHON ?= python3
+DATA ?= data
+RUN ?= runs/quickstart
+# Fewer steps of each stage than the configuration says, e.g. STEPS=4, and fewer drawings to measure.
+STEPS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+OVERRIDES := --config.data.dir=$(DATA) $(if $(STEPS),--config.train.steps=$(STEPS) \
+  --config.validation_examples=16 --config.evaluation_examples=16)
+STAGE1 := $(BIN)/python main.py --config=configs/stage1.py:quickstart --workdir=$(RUN)/stage1 $(OVERRIDES)
+STAGE2 := $(BIN)/python main.py --config=configs/stage2.py:quickstart --workdir=$(RUN)/stage2 \
+  --config.stage1=$(RUN)/stage1 $(OVERRIDES)
+
+.PHONY: help install data quickstart quickstart-smoke test parity lint types format clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: $(VENV)/ready  ## .venv with everything that the other targets need
+
+$(VENV)/ready: requirements.txt constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) not found; RAGAF-JAX needs Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+	  f"error: $(PYTHON) is Python {v[0]}.{v[1]}; RAGAF-JAX needs 3.11 or newer: make PYTHON=python3.12")'
+	@echo "== installing into $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "error: $(PYTHON) -m venv failed: install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv \
+	    && $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'; then :; \
+	else \
+	  echo "== uv could not; trying pip, which is slower"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	fi
+	@touch $@
+
+data: $(VENV)/ready  ## Draws the OpenMoji data set (once)
+	@echo "== data"
+	$(BIN)/python -m input_pipeline.prepare --dataset=openmoji/recolor --data_dir=$(DATA)
+
+quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a contact sheet
+	@echo "== stage 1: sketch and caption to picture"
+	$(STAGE1)
+	@echo "== stage 2: words to regions"
+	$(STAGE2)
+	@echo "== evaluation on drawings that were not trained on"
+	$(STAGE2) --mode=evaluate --output=$(RUN)
+
+quickstart-smoke:  ## The same path in a few steps
+	$(MAKE) quickstart RUN=runs/smoke STEPS=4
+
+test: $(VENV)/ready  ## The whole suite (PYTEST=… passes options on)
+	$(BIN)/python -m pytest -n auto $(PYTEST)
+
+parity: $(VENV)/ready  ## The tests against PyTorch; installs it
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[parity]'
+	$(BIN)/python -m pytest tests/parity
+
+lint: $(VENV)/ready  ## Style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready  ## mypy
+	$(BIN)/mypy
+
+format: $(VENV)/ready  ## Mends what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Removes .venv and caches; data and runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

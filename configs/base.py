@@ -1,0 +1,102 @@
+"""Every field of a configuration, once, with what it means.
+
+`stage1.py` and `stage2.py` name only what differs. Sizes here are those of the small pixel model on
+64 × 64 drawings, which two CPU cores can train.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The fields that every stage and dataset share."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.stage = 1
+    # Stage 2 starts from this workdir's averaged parameters, and samples from its pictures.
+    config.stage1 = ""
+
+    config.data = data = ml_collections.ConfigDict()
+    data.dir = "data"
+    data.dataset = "openmoji/recolor"
+    data.recolorings = 16  # pictures that each drawing was prepared with
+    data.image_size = 64
+    data.text_length = 40  # tokens of a caption, frame included
+    data.max_regions = 33  # one more than the drawings have: the padding node
+    data.max_edges = 192
+
+    config.model = model = ml_collections.ConfigDict()
+    model.dtype = "float32"  # of the computation; what trains is kept in float32
+    model.autoencoder = "haar"  # the orthonormal wavelet transform: exact, no parameters
+    model.haar_levels = 2  # 64 x 64 x 3 becomes 16 x 16 x 48
+    # Names as in diffusers' unet/config.json; attention_head_dim is the number of heads there.
+    model.unet = ml_collections.ConfigDict(
+        {
+            "block_out_channels": (64, 96),
+            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            "layers_per_block": 1,
+            "attention_head_dim": 4,
+            "cross_attention_dim": 128,
+        }
+    )
+    model.conditioning_channels = (16, 32, 96)  # of the sketch's embedding; halves between them
+    # Names as in transformers' text_encoder/config.json.
+    model.text_encoder = ml_collections.ConfigDict(
+        {
+            "vocab_size": 4096,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        }
+    )
+    model.ragaf = ml_collections.ConfigDict(
+        {"width": 128, "layers": 2, "heads": 4, "fusion": "learned"}
+    )
+
+    config.diffusion = diffusion = ml_collections.ConfigDict()
+    diffusion.schedule = "linear"  # or "scaled_linear", "cosine"
+    diffusion.steps = 1000
+    diffusion.beta_start = 1e-4
+    diffusion.beta_end = 0.02
+    diffusion.zero_terminal_snr = True
+    diffusion.prediction = "sample"  # or "epsilon", "v_prediction"
+    # Weight of a prediction of x_0: min(SNR, max_snr) + 1. A hundred times the cap, and the almost
+    # clean timesteps outshout all others: samples stay speckled.
+    diffusion.max_snr = 5.0
+    diffusion.min_snr_gamma = ml_collections.config_dict.placeholder(float)
+
+    config.train = train = ml_collections.ConfigDict()
+    train.steps = 6000
+    train.batch_size = 16  # over all devices
+    # Stage 2: further examples of a step of which RAGAF reads words and graph, without denoising.
+    train.read_examples = 0
+    train.learning_rate = 2e-3
+    train.warmup_steps = 100
+    train.weight_decay = 0.01
+    train.clip_norm = 1.0
+    train.ema_decay = 0.999
+    train.text_dropout = 0.1
+    train.sketch_dropout = 0.1
+    train.appearance_weight = 1.0  # Stage 2: each region's feature tells its mean latent
+    # Regular expressions over the paths of parameters; the first list wins.
+    train.trainable = (".*",)
+    train.frozen = ()
+
+    config.log_every = 20
+    config.validate_every = 500
+    config.validation_examples = 32
+    config.sample_every = 1000
+    config.sample_examples = 8
+    config.checkpoint_every = 500
+    config.evaluation_examples = 127  # held-out drawings that --mode=evaluate samples
+    config.keep_checkpoints = 2
+    config.wandb_project = ""  # empty: no Weights & Biases
+
+    config.sample = sample = ml_collections.ConfigDict()
+    sample.sampler = "dpm_solver_pp_2m"  # or "ddim"
+    sample.steps = 20
+    sample.guidance = 3.0
+    sample.sketch_guidance = 1.0
+    sample.strength = 0.9  # how far Stage 2 noises Stage 1's picture: 0 not at all, 1 wholly
+    return config

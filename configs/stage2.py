@@ -1,0 +1,22 @@
+"""Stage 2: the same networks plus RAGAF, from Stage 1's parameters on.
+
+python main.py --config=configs/stage2.py:quickstart --workdir=runs/quickstart/stage2 \
+        --config.stage1=runs/quickstart/stage1
+"""
+
+import ml_collections
+
+from configs import stage1
+
+
+def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
+    """The configuration for `dataset`: "openmoji", or "quickstart" for a short run on it."""
+    config = stage1.get_config(dataset)
+    config.stage = 2
+    config.train.read_examples = 48
+    config.train.learning_rate = 1e-3  # at Stage 1's 2e-3 words bind no sooner
+    if dataset == "quickstart":
+        config.train.steps = 350
+        config.validate_every = config.sample_every = 175
+        config.checkpoint_every = 175
+    return config

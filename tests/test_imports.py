@@ -1,0 +1,146 @@
+"""Who may import whom (DESIGN, "The house"), and what a run never imports."""
+
+import ast
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FIRST_PARTY = ("main", "configs", "input_pipeline", "ragaf_jax")
+
+# Files of ragaf_jax that everything may use, and that use only one another.
+LEAVES = {
+    f"ragaf_jax.{name}" for name in ("__version__", "errors", "batch", "palette", "tokenizer")
+}
+
+# The packages of ragaf_jax, and what each may use besides itself and the leaves.
+DOWNWARD = {
+    "graph": set(),
+    "diffusion": set(),
+    "nets": {"graph"},
+    "weights": {"nets"},
+    "training": {"nets", "diffusion", "weights", "graph"},
+    # Reads the checkpoints that training writes.
+    "sampling": {"training", "nets", "diffusion", "weights", "graph"},
+    "evaluation": {"sampling", "training", "nets", "diffusion", "weights", "graph"},
+}
+
+
+def sources() -> list[Path]:
+    """Every first-party source file."""
+    files = [ROOT / f"{name}.py" for name in FIRST_PARTY]
+    folders = [path for name in FIRST_PARTY for path in (ROOT / name).rglob("*.py")]
+    return sorted([*filter(Path.exists, files), *folders])
+
+
+def module_name(path: Path) -> str:
+    """`ragaf_jax/nets/unet.py` is `ragaf_jax.nets.unet`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The modules (or names in them) that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def package(name: str) -> str:
+    """`ragaf_jax.nets.unet.UNet` is in `ragaf_jax.nets`."""
+    return ".".join(name.split(".")[:2])
+
+
+def allowed(importer: str, name: str) -> bool:
+    """Whether the module `importer` may import `name`."""
+    top, area, target = (
+        name.split(".")[0],
+        package(importer).removeprefix("ragaf_jax."),
+        package(name),
+    )
+    if top not in FIRST_PARTY or package(importer) == target:
+        return True
+    if not importer.startswith("ragaf_jax"):
+        below = ("ragaf_jax.graph", *LEAVES)
+        return {
+            "main": True,
+            "configs": top == "configs",
+            "input_pipeline": top == "input_pipeline" or target in below,
+        }[importer.split(".")[0]]
+    if top != "ragaf_jax":
+        return False
+    if area in DOWNWARD:
+        return target in LEAVES | {f"ragaf_jax.{name}" for name in DOWNWARD[area]}
+    if package(importer) in LEAVES | {"ragaf_jax"}:
+        return target in LEAVES
+    return True  # the entry points, ragaf_jax/sample.py and its like
+
+
+@pytest.mark.parametrize(
+    ("importer", "name", "expected"),
+    [
+        ("ragaf_jax.nets.unet", "ragaf_jax.graph.padding", True),
+        ("ragaf_jax.nets.unet", "ragaf_jax.diffusion.schedule", False),
+        ("ragaf_jax.diffusion.loss", "ragaf_jax.errors.UserError", True),
+        ("ragaf_jax.diffusion.loss", "ragaf_jax.nets.unet", False),
+        ("ragaf_jax.graph.build", "ragaf_jax.nets", False),
+        ("ragaf_jax.training.loop", "ragaf_jax.sampling.generate", False),
+        ("ragaf_jax.training.loop", "input_pipeline.loader", False),
+        ("ragaf_jax.batch", "ragaf_jax.graph.padding", False),
+        ("ragaf_jax.sample", "ragaf_jax.sampling.stages", True),
+        ("ragaf_jax.sample", "configs.base", False),
+        ("input_pipeline.loader", "ragaf_jax.graph.padding", True),
+        ("input_pipeline.loader", "ragaf_jax.training.loop", False),
+        ("configs.stage1", "configs.base", True),
+        ("configs.stage1", "ragaf_jax.errors", False),
+    ],
+)
+def test_the_rule_itself(importer, name, expected):
+    assert allowed(importer, name) is expected
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_imports_run_downward(path):
+    names = imported(ast.parse(path.read_text()))
+    assert [name for name in sorted(names) if not allowed(module_name(path), name)] == []
+
+
+def test_the_graph_package_is_cheap_to_import():
+    """Data preparation starts a process per core: graph/__init__.py may not pull in JAX."""
+    assert imported(ast.parse((ROOT / "ragaf_jax" / "graph" / "__init__.py").read_text())) == set()
+
+
+def test_no_tensorflow_and_no_torch(tmp_path):
+    """Not even where they are installed: empty packages of these names stand in for them."""
+    for name in ("tensorflow", "torch"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    script = """
+        import importlib, sys
+        from pathlib import Path
+        from absl import flags
+        for name in sys.argv[1:]:
+            # Entry points define flags of the same names, since only one of them runs.
+            for flag in list(flags.FLAGS):
+                delattr(flags.FLAGS, flag)
+            importlib.import_module(name)
+            found = {"tensorflow", "torch"} & set(sys.modules)
+            assert not found, f"{name} imports {found}"
+        from ragaf_jax.training.writers import TensorBoard  # imports more when it is made
+        TensorBoard(Path("logs")).close()
+        assert not {"tensorflow", "torch"} & set(sys.modules)
+    """
+    modules = [module_name(path) for path in sources()]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", textwrap.dedent(script), *modules]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,69 @@
+"""What a user can get wrong on the command line ends in one sentence and status 1."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGE1, STAGE2 = "--config=configs/stage1.py:quickstart", "--config=configs/stage2.py:quickstart"
+
+
+def fail(*command):
+    """Runs a command that must fail; gives the one line that it says."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((STAGE1, "--config.train.stpes=3"), "stpes"),
+        ((STAGE1, "--config.train.steps=many"), "many"),
+        (("--config=configs/stage9.py",), "no configuration file"),
+        (("--config=configs/stage1.py:imagenet",), "imagenet"),
+        ((STAGE1, "--mode=paint"), "paint"),
+        ((STAGE1, "--config.data.dir=nowhere"), "python -m input_pipeline.prepare"),
+        ((STAGE2, "--mode=evaluate", "--config.data.dir=nowhere"), "There is no data"),
+    ],
+)
+def test_main(tmp_path, flags, said):
+    workdir = tmp_path / "run"
+    assert said in fail("main.py", f"--workdir={workdir}", *flags)
+    assert not workdir.exists()
+
+
+def test_main_without_a_workdir():
+    assert "--workdir" in fail("main.py", STAGE1)
+
+
+def test_sampling_from_a_workdir_without_a_checkpoint(tmp_path):
+    from PIL import Image
+
+    sketch = tmp_path / "sketch.png"
+    Image.new("L", (1, 1), 255).save(sketch)
+    output = tmp_path / "out"
+    said = fail(
+        "-m",
+        "ragaf_jax.sample",
+        f"--stage1={tmp_path}",
+        f"--stage2={tmp_path}",
+        f"--sketch={sketch}",
+        "--prompt=",
+        f"--output={output}",
+    )
+    assert "holds no checkpoint" in said
+    assert not output.exists()
