@@ -111,9 +111,12 @@ def test_attention_maps_paint_each_region_by_its_attention(rng):
     top = 16 + (word // 6) * (192 + 24 + 16) + 24
     left = 16 + (word % 6) * 200
     heat = figure[top + 1 : top + 192 : 3, left + 1 : left + 192 : 3].astype(int)
-    assert (heat[case["labels"] == region][1:-1] == (128, 0, 38)).all(1).mean() > 0.9
-    darkness = [(255 * 3 - heat[case["labels"] == r].sum(1)).mean() for r in range(5)]
-    assert (np.argsort(darkness) == np.argsort(weights[:, word])).all()
+    assert (heat[case["labels"] == region] == (128, 0, 38)).all(1).mean() > 0.9
+    # Eight bits a channel cannot tell attentions closer than about a hundredth of the strongest.
+    darkness = 3 * 255 - np.array([np.median(heat.sum(2)[case["labels"] == r]) for r in range(5)])
+    more = np.subtract.outer(weights[:, word], weights[:, word]) > 0.01 * weights.max()
+    assert more[region].any()
+    assert (np.subtract.outer(darkness, darkness)[more] > 0).all()
 
 
 def test_attention_maps_follow_a_renaming_of_regions(rng):
