@@ -67,7 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     diffusion.min_snr_gamma = ml_collections.config_dict.placeholder(float)
 
     config.train = train = ml_collections.ConfigDict()
-    train.steps = 6000
+    train.steps = 4000
     train.batch_size = 16  # over all devices
     # Stage 2: further examples of a step of which RAGAF reads words and graph, without denoising.
     train.read_examples = 0
