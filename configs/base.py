@@ -67,7 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     diffusion.min_snr_gamma = ml_collections.config_dict.placeholder(float)
 
     config.train = train = ml_collections.ConfigDict()
-    train.steps = 4000
+    train.steps = 3000
     train.batch_size = 16  # over all devices
     # Stage 2: further examples of a step of which RAGAF reads words and graph, without denoising.
     train.read_examples = 0
@@ -98,5 +98,7 @@ def get_config() -> ml_collections.ConfigDict:
     sample.steps = 20
     sample.guidance = 3.0
     sample.sketch_guidance = 1.0
+    # Below this share of the timesteps both scales count as 1: there, guidance adds but grain.
+    sample.guidance_until = 0.3
     sample.strength = 0.9  # how far Stage 2 noises Stage 1's picture: 0 not at all, 1 wholly
     return config

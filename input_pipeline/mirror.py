@@ -7,9 +7,13 @@ import numpy as np
 
 from ragaf_jax.graph.features import flip_edges, flip_nodes
 
-_SIDES = {"left": "right", "right": "left"}
+_SIDES = {"left": "right", "waxing": "waning", "first": "last", "clockwise": "counterclockwise"}
+_SIDES |= {other: side for side, other in _SIDES.items()}
 # "left-facing fist" and "rightwards hand", but neither "bright" nor a place to leave one's luggage.
-_SIDE = re.compile(r"\b(left|right)(?=wards\b|\b)(?! luggage)")
+_SIDE = re.compile(
+    r"\b(?:(?:left|right)(?=wards\b|\b)(?! luggage)|(?:first|last)(?= quarter)"
+    r"|waxing\b|waning\b|(?:counter)?clockwise\b)"
+)
 
 
 def mirror_record(record: dict[str, Any]) -> dict[str, Any]:
@@ -24,5 +28,5 @@ def mirror_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def swap_sides(caption: str) -> str:
-    """Left for right and right for left, in lower case."""
-    return _SIDE.sub(lambda match: _SIDES[match[1]], caption)
+    """Left for right and right for left, in lower case; and what turns or wanes the other way."""
+    return _SIDE.sub(lambda match: _SIDES[match[0]], caption)

@@ -26,14 +26,14 @@ def loss_weight(
     min_snr_gamma γ: min(SNR, γ) on x_0 (Hang et al. 2023, sec. 3.4), the same loss in every space:
       min(SNR, γ) / SNR on ε, min(SNR, γ) / (SNR + 1) on v. At zero terminal SNR it is 0 for v and
       x_0: the last timestep is then not trained.
-    max_snr: SNR is read as at most this. With a small one, "sample" and no γ, the weight is
-      min(SNR, max_snr) + 1: the v loss, but for what is almost clean, without min-SNR's zero at
-      the noisy end, where colours are decided.
+    max_snr: of "sample" without γ, whose weight is min(SNR, max_snr) + 1: with a small one the v
+      loss, but for what is almost clean, without min-SNR's zero at the noisy end, where colours
+      are decided.
     """
     alpha, sigma = levels(schedule, t)
-    snr = jnp.minimum((alpha / sigma) ** 2, max_snr)
+    snr = jnp.minimum((alpha / sigma) ** 2, MAX_SNR)
     if min_snr_gamma is None:
-        return snr + 1.0 if kind == "sample" else jnp.ones_like(snr)
+        return jnp.minimum(snr, max_snr) + 1.0 if kind == "sample" else jnp.ones_like(snr)
     match kind:
         case "epsilon":
             # min(SNR, γ) / SNR, in the form that is 1 and not 0/0 at SNR = 0.

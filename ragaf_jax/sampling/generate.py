@@ -30,11 +30,13 @@ class Settings(NamedTuple):
     Attributes:
       guidance: scale of the text; 1 is the plain conditional model.
       sketch_guidance: scale of the sketch and its regions; 1 likewise.
+      guidance_until: below this share of T both scales count as 1.
       strength: how far a given picture is noised: 0 not at all, 1 wholly.
     """
 
     guidance: float | Float[Array, ""]
     sketch_guidance: float | Float[Array, ""]
+    guidance_until: float | Float[Array, ""] = 0.0
     strength: float | Float[Array, ""] = 1.0
 
 
@@ -148,7 +150,8 @@ def generate(
     else:
         timesteps = timestep_grid(steps, process.steps, settings.strength)
         x = add_noise(schedule, start, noise, jnp.full(count, timesteps[0]))
-    denoiser = guided(denoise, settings.guidance, settings.sketch_guidance)
+    until = settings.guidance_until * steps
+    denoiser = guided(denoise, settings.guidance, settings.sketch_guidance, until)
     latents = SAMPLERS[process.sampler](denoiser, x, schedule, timesteps)
     if start is not None:
         latents = jnp.where(settings.strength > 0, latents, start)

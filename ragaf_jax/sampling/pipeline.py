@@ -133,6 +133,7 @@ class Pipeline:
         settings = Settings(
             guidance=float(chosen["guidance"]),
             sketch_guidance=float(chosen["sketch_guidance"]),
+            guidance_until=float(config.guidance_until),
             strength=float(chosen["strength"]),
         )
         draw = self._draw(chosen["sampler"], chosen["steps"])

@@ -82,7 +82,7 @@ def restore_both(stage1: Path, stage2: Path) -> tuple[Stage, Stage]:
 def settings_of(config: ml_collections.ConfigDict) -> Settings:
     """Scales and strength as a config gives them."""
     sample = config.sample
-    return Settings(sample.guidance, sample.sketch_guidance, sample.strength)
+    return Settings(sample.guidance, sample.sketch_guidance, sample.guidance_until, sample.strength)
 
 
 Draw = Callable[[Params, Params, Batch, PRNGKeyArray, Settings], Drawn]

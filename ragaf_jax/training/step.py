@@ -75,6 +75,20 @@ def condition(
     return Conditioning(model.encode_text(params, batch.tokens), sketch, regions)
 
 
+def dropped(
+    objective: Objective, rng: PRNGKeyArray, size: int
+) -> tuple[Bool[Array, "{size}"], Bool[Array, "{size}"]]:
+    """Which of `size` examples lose their text, and which their sketch.
+
+    Half of the smaller share loses both: guidance compares (nothing), (sketch) and (both), so these
+    must all have been seen (Brooks et al. 2023, InstructPix2Pix, sec. 3.2.1).
+    """
+    text, sketch = objective.text_dropout, objective.sketch_dropout
+    chance = jax.random.uniform(rng, (size,))
+    first = text - min(text, sketch) / 2
+    return chance < text, (chance >= first) & (chance < first + sketch)
+
+
 def drop_text(objective: Objective, batch: Batch, dropped: Bool[Array, " b"]) -> Batch:
     """The batch with the empty prompt in place of the captions that are dropped."""
     return batch._replace(
@@ -144,7 +158,7 @@ def train_step(
       The state after, and scalars: loss, denoising, grad_norm and, with RAGAF, appearance and
       reading.
     """
-    keys = jax.random.split(jax.random.fold_in(rng, state.step), 5)
+    keys = jax.random.split(jax.random.fold_in(rng, state.step), 4)
     size = objective.denoised
     read = jax.tree.map(lambda x: x[size:], batch)
     batch = jax.tree.map(lambda x: x[:size], batch)
@@ -154,10 +168,9 @@ def train_step(
     steps = objective.schedule.alpha.shape[0]
     offsets = (jnp.arange(size) + jax.random.uniform(keys[1], (size,))) / size
     timesteps = jnp.minimum((offsets * steps).astype(jnp.int32), steps - 1)
-    batch = drop_text(
-        objective, batch, jax.random.bernoulli(keys[2], objective.text_dropout, (size,))
-    )
-    keep_sketch = 1.0 - jax.random.bernoulli(keys[3], objective.sketch_dropout, (size,))
+    no_text, no_sketch = dropped(objective, keys[2], size)
+    batch = drop_text(objective, batch, no_text)
+    keep_sketch = 1.0 - no_sketch
 
     def loss_of(trainable):
         params = merge(trainable, state.frozen)
@@ -174,7 +187,7 @@ def train_step(
             scalars["appearance"] = (noisiness * appearance).mean()
             loss = loss + objective.appearance_weight * scalars["appearance"]
             if read.tokens.shape[0]:
-                scalars["reading"] = reading_loss(model, objective, params, read, keys[4])
+                scalars["reading"] = reading_loss(model, objective, params, read, keys[3])
                 loss = loss + objective.appearance_weight * scalars["reading"]
         return loss, scalars
 

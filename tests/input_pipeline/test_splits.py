@@ -20,10 +20,9 @@ def test_splits_have_their_shares_of_groups(rng):
 
 
 def test_drawings_are_grouped_by_base_by_likeness_and_by_both_in_turn(rng):
-    blot = rng.integers(0, 256, (6, 8, 8)).astype(np.uint8)
-    blot[:] *= np.uint8(0)
+    blot = np.zeros((6, 6, 6), np.uint8)
     for i in range(6):
-        blot[i, i] = 200 + i  # six lines that share no pixel
+        blot[i, i, : 1 + i % 3] = rng.integers(1, 256)  # six lines that share no pixel
     blot[3] = blot[1]
     keys = ["f", "e", "d", "c", "b", "a"]
     bases = ["x", "y", "x", "z", "w", "v"]
@@ -32,6 +31,9 @@ def test_drawings_are_grouped_by_base_by_likeness_and_by_both_in_turn(rng):
     order = rng.permutation(6)
     groups = group_drawings([keys[i] for i in order], [bases[i] for i in order], blot[order])
     assert dict(zip([keys[i] for i in order], groups, strict=True)) == expected
+
+    blot[3] = blot[1, :, ::-1]  # and so they are when one of them is mirrored
+    assert group_drawings(keys, bases, blot)[1::2] == ["c", "c", "a"]
 
     bases[3] = "x"  # now c, which is like e, is a variant of f and d
     groups = group_drawings(keys, bases, blot)
@@ -47,10 +49,11 @@ def test_no_variant_of_a_test_drawing_is_in_train():
         assert not of_a & {code for code, split in zip(first, splits, strict=True) if split == b}
 
     lines = [art.render_lines(art.read_svg(drawing.path), 64) for drawing in drawings]
-    ink = 255.0 - np.stack(lines).reshape(len(lines), -1)
-    unit = ink / np.linalg.norm(ink, axis=1, keepdims=True)
-    held_out = np.array(splits) != "train"
-    assert (unit[held_out] @ unit[~held_out].T).max() < SAME_DRAWING + 1e-6
+    ink = 255.0 - np.stack(lines)
+    unit = ink / np.linalg.norm(ink, axis=(1, 2), keepdims=True)
+    held_out, trained = (unit[np.array(splits) != "train"], unit[np.array(splits) == "train"])
+    for shown in (trained, trained[:, :, ::-1]):
+        assert np.einsum("nij,mij->nm", held_out, shown, optimize=True).max() < SAME_DRAWING + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -61,11 +64,23 @@ def test_no_variant_of_a_test_drawing_is_in_train():
         ("1F550", "1F55C"),  # one o'clock, half past one
         ("2764", "1F499", "1F49A"),  # hearts
         ("1F34E", "1F34F"),  # apples
+        ("1F91B", "1F91C"),  # fists, each the other's mirror image
+        ("1F313", "1F315", "1F317"),  # moons
+        ("1F947", "1F948", "1F949"),  # medals
+        ("2603", "26C4"),  # snowmen
     ],
 )
 def test_variants_share_a_group(keys):
     group = {drawing.key: drawing.group for drawing in art.select_drawings()}
     assert len({group[key] for key in keys}) == 1
+
+
+def test_every_split_has_many_groups_and_none_is_mostly_one():
+    drawings = art.select_drawings()
+    for split, least in (("train", 1000), ("validation", 50), ("test", 90)):
+        groups = collections.Counter(d.group for d in drawings if split_of(d.group) == split)
+        assert groups.total() >= least
+        assert max(groups.values()) < 0.25 * groups.total()
 
 
 def test_unlike_drawings_have_groups_of_their_own():

@@ -67,6 +67,9 @@ def test_captions_stay_true_in_the_mirror(source):
         ("left-right arrow", "right-left arrow"),
         ("bright copyright: cleft", "bright copyright: cleft"),
         ("left luggage: blue on the left", "left luggage: blue on the right"),
+        ("first quarter moon face: large grey", "last quarter moon face: large grey"),
+        ("waxing crescent moon at first", "waning crescent moon at first"),
+        ("clockwise vertical arrows", "counterclockwise vertical arrows"),
     ],
 )
 def test_left_and_right_change_places(caption, mirrored):
