@@ -11,17 +11,12 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from input_pipeline.loader import (
-    DevicePrefetcher,
-    distinct_drawings,
-    held_out_batch,
-    train_iterator,
-)
-from input_pipeline.records import RecordSource
-from ragaf_jax.batch import Batch, Truth
+from input_pipeline.configured import held_out, held_out_for, open_split, shapes
+from input_pipeline.loader import DevicePrefetcher, train_iterator
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.sampling.grid import make_grid
+from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.writers import workdir_writer
 
@@ -34,9 +29,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def loaded_config() -> ConfigDict:
-    """The configuration that --config names; a file that is missing is only noticed here."""
+    """The configuration that --config names, checked; a missing file is only noticed here."""
     try:
-        FLAGS.config.to_dict()
+        check_config(FLAGS.config)
     except OSError:
         raise UserError(
             "There is no configuration file of the name that --config gives; use configs/stage1.py "
@@ -45,43 +40,12 @@ def loaded_config() -> ConfigDict:
     return FLAGS.config
 
 
-def open_split(config: ConfigDict, split: str) -> RecordSource:
-    """The records that `config.data` names."""
-    data = config.data
-    return RecordSource(data.dir, data.dataset, split, data.image_size, data.recolorings)
-
-
-def shapes(config: ConfigDict) -> dict[str, int]:
-    """The padded sizes of text and graph."""
-    data = config.data
-    return {name: data[name] for name in ("text_length", "max_regions", "max_edges")}
-
-
-def held_out(config: ConfigDict, split: str, examples: int) -> tuple[Batch, Truth]:
-    """Examples of different drawings, always the same."""
-    source = open_split(config, split)
-    return held_out_batch(source, distinct_drawings(source, examples), **shapes(config))
-
-
 def train_stage(config: ConfigDict, workdir: Path) -> None:
     """Trains `config.stage` in `workdir`."""
-    source = open_split(config, "train")
-    processes = jax.process_count()
+    source = open_split(config.data, "train")
     examples = config.train.batch_size + config.train.read_examples
-    if examples % processes:
-        raise UserError(
-            f"config.train.batch_size + read_examples is {examples}; it must be a multiple of the "
-            f"{processes} processes."
-        )
-    iterator = train_iterator(
-        source,
-        examples // processes,
-        config.seed,
-        **shapes(config),
-        process_index=jax.process_index(),
-        process_count=processes,
-    )
-    validation, truth = held_out(config, "validation", config.validation_examples)
+    iterator = train_iterator(source, examples, config.seed, **shapes(config.data))
+    validation, truth = held_out(config.data, "validation", config.validation_examples)
     make_writer = functools.partial(
         workdir_writer,
         workdir,
@@ -109,9 +73,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "train":
         train_stage(config, workdir)
         return
-    batch, truth = held_out(config, "test", config.evaluation_examples)
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"
-    evaluate(config, workdir, batch, truth, output)
+    evaluate(config, workdir, functools.partial(held_out_for, config), output)
 
 
 if __name__ == "__main__":

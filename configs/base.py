@@ -68,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.steps = 3000
-    train.batch_size = 16  # over all devices
+    train.batch_size = 16
     # Stage 2: further examples of a step of which RAGAF reads words and graph, without denoising.
     train.read_examples = 0
     train.learning_rate = 2e-3

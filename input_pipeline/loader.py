@@ -2,32 +2,18 @@
 
 import collections
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain.python as grain
 import numpy as np
 
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample
-from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.batch import Batch, BatchIterator, Truth
 from ragaf_jax.graph.padding import stack_graphs
 
-# Reading is light beside a training step: two threads keep ahead of it.
-_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=64)
-
-
-class BatchIterator(Protocol):
-    """An endless run of batches that can be stopped anywhere and taken up again.
-
-    `get_state` is a dictionary that JSON can hold; after `set_state` with it, on an iterator made
-    with the same arguments, the same batches follow.
-    """
-
-    def __next__(self) -> Any: ...
-
-    def get_state(self) -> dict[str, Any]: ...
-
-    def set_state(self, state: dict[str, Any]) -> None: ...
+# Reading is light beside a training step: two threads keep four batches ahead of it.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
 def train_iterator(

@@ -5,10 +5,9 @@ from typing import Any
 
 import grain.python as grain
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from input_pipeline.mirror import mirror_record
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, ink_on_black
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.padding import pad_graph, trim_edges
 from ragaf_jax.tokenizer import Tokenizer
@@ -51,14 +50,9 @@ class ToExample(grain.RandomMapTransform):
         graph = RegionGraph(*(record[name] for name in RegionGraph._fields))
         return Batch(
             image=record["image"].astype(np.float32) / np.float32(127.5) - np.float32(1),
-            sketch=ink_on_black(record["sketch"]),
+            sketch=ink_on_black(record["sketch"][..., 0]),
             labels=record["labels"].astype(np.int32),
             graph=pad_graph(trim_edges(graph, self.max_edges), self.max_regions, self.max_edges),
             tokens=tokens[0],
             token_mask=mask[0],
         )
-
-
-def ink_on_black(sketch: UInt8[np.ndarray, "s s 1"]) -> Float[np.ndarray, "s s 3"]:
-    """Black ink 0 on paper 255 → what ControlNets for drawings expect: ink 1 on 0."""
-    return np.repeat(np.float32(1) - sketch.astype(np.float32) / np.float32(255), 3, axis=-1)

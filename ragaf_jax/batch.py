@@ -1,6 +1,7 @@
 """What one training or evaluation step is given."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jraph
@@ -31,6 +32,41 @@ class Batch(NamedTuple):
     graph: jraph.GraphsTuple
     tokens: Int[Array, "b t"]
     token_mask: Bool[Array, "b t"]
+
+
+@runtime_checkable
+class BatchIterator(Protocol):
+    """An endless run of batches that can be stopped anywhere and taken up again.
+
+    `get_state` is a dictionary that JSON can hold; after `set_state` with it, on an iterator made
+    with the same arguments, the same batches follow.
+    """
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+def in_chunks(batch: Batch, size: int) -> Iterator[tuple[Batch, slice]]:
+    """The batch in pieces of one size, so that a compiled function serves all of them.
+
+    The last piece begins earlier rather than being smaller, and a batch of fewer than `size`
+    examples is one piece. With each piece comes the slice of its examples that no piece before had.
+    """
+    count = len(batch.tokens)
+    size = min(size, count)
+    for begin in range(0, count, size):
+        first = min(begin, count - size)
+        piece = jax.tree.map(lambda x, first=first: x[first : first + size], batch)
+        yield piece, slice(begin - first, None)
+
+
+def ink_on_black(sketch: UInt8[np.ndarray, "*b s s"]) -> Float[np.ndarray, "*b s s 3"]:
+    """Black ink 0 on paper 255 → what ControlNets for drawings expect: ink 1 on 0."""
+    ink = np.float32(1) - sketch[..., None].astype(np.float32) / np.float32(255)
+    return np.repeat(ink, 3, axis=-1)
 
 
 class Truth(NamedTuple):

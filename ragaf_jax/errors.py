@@ -1,9 +1,21 @@
 """The one exception that users are meant to read, and how a command ends with it."""
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
+
+# Reasons why a place cannot be written to that are no fault of the program.
+_NO_PLACE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+)
 
 
 class UserError(Exception):
@@ -35,13 +47,24 @@ def _report(sentence: str) -> int:
 
 
 def run_cli(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
-    """Runs `main` with absl's flags parsed; a `UserError` becomes one line on stderr, status 1."""
+    """Runs `main` with absl's flags parsed; a `UserError` becomes one line on stderr, status 1.
+
+    So does a place that cannot be written to; Ctrl-C ends with status 130.
+    """
 
     def guarded(args: list[str]) -> int:
         try:
             main(args)
         except UserError as error:
             return _report(str(error))
+        except OSError as error:
+            if error.errno not in _NO_PLACE:
+                raise
+            place = error.filename or "the output"
+            return _report(f"{place} cannot be written: {error.strerror}; choose another place.")
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
         return 0
 
     app.run(guarded, argv=None if argv is None else list(argv), flags_parser=_parse_flags)

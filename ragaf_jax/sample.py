@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     from ragaf_jax.sampling.outputs import check_writable, whole_folder, write_outputs
     from ragaf_jax.sampling.pipeline import Pipeline
 
-    output = Path(FLAGS.output).absolute()
+    output = Path(FLAGS.output).resolve()
     check_writable(output)
     print("Reading both checkpoints …", file=sys.stderr)
     pipeline = Pipeline.restore(Path(FLAGS.stage1), Path(FLAGS.stage2))

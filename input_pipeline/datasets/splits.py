@@ -23,8 +23,8 @@ def stable_hash(text: str) -> int:
 
 def split_of(group: str) -> str:
     """The split of all drawings of a group: "test", "validation" or "train"."""
-    # Of several prefixes tried, one under which the largest groups, people and faces, are trained on:
-    # held out, they would be half of the held-out drawings.
+    # Of several prefixes tried, one under which people and faces, the largest groups, are trained
+    # on: they would be half of the held-out drawings.
     position = stable_hash(f"openmoji split/{group}") / 2**64
     if position < TEST_SHARE:
         return "test"

@@ -25,6 +25,13 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     Raises:
       UserError: sizes that do not fit each other.
     """
+    try:
+        return _build(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config.model does not make a model: {error}.") from error
+
+
+def _build(config: ml_collections.ConfigDict) -> Model:
     data, nets = config.data, config.model
     dtype = jnp.dtype(nets.dtype)
     if nets.autoencoder != "haar":
@@ -36,6 +43,16 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
         raise UserError(
             f"config.data.image_size is {data.image_size}; networks of {levels} levels on latents "
             f"of 1/{autoencoder.downscale} need a multiple of {smallest}."
+        )
+    if len(nets.conditioning_channels) != nets.haar_levels + 1:
+        raise UserError(
+            f"config.model.conditioning_channels is {nets.conditioning_channels}; with haar_levels "
+            f"{nets.haar_levels} it needs {nets.haar_levels + 1} numbers, a halving between them."
+        )
+    if nets.unet.cross_attention_dim != nets.text_encoder.hidden_size:
+        raise UserError(
+            f"config.model.unet.cross_attention_dim is {nets.unet.cross_attention_dim} and "
+            f"text_encoder.hidden_size {nets.text_encoder.hidden_size}; they must be equal."
         )
     unet_config = UNetConfig(
         **{name: _hashable(value) for name, value in nets.unet.to_dict().items()},

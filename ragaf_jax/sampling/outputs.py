@@ -25,6 +25,16 @@ from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.pipeline import Result
 
 METADATA = "metadata.json"
+PICTURES = (
+    "sketch",
+    "regions",
+    "region_graph",
+    "stage1_output",
+    "stage2_output",
+    "comparison",
+    "attention_maps",
+)
+FILES = {*(f"{name}.png" for name in PICTURES), "prompt.txt", METADATA}
 PACKAGES = ("jax", "flax", "numpy", "jraph", "opencv-python-headless", "pillow", "tokenizers")
 
 
@@ -32,19 +42,22 @@ def check_writable(folder: Path) -> None:
     """Refuses, before any work is done, a place where `whole_folder` could not write.
 
     Raises:
-      UserError: `folder` is a file, or holds something else than an earlier output.
+      UserError: `folder` is a file, holds something else than an earlier output, or lies where
+        nothing may be written.
     """
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / METADATA).is_file():
+        if not {path.name for path in folder.iterdir()} <= FILES:
             raise UserError(
                 f"The output folder {folder} holds other files; name a new one or empty it."
             )
     elif folder.exists():
         raise UserError(f"The output {folder} is a file; name a folder.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The output {folder} cannot be made: {error.strerror}.") from error
+    existing = next(parent for parent in folder.parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"The output {folder} cannot be made, because {existing} cannot be written to; name "
+            "another folder."
+        )
 
 
 @contextlib.contextmanager
@@ -53,11 +66,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
-        partial.mkdir()
+        partial.mkdir(parents=True)
         yield partial
         if folder.exists():
             folder.rename(old)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
     except OSError as error:
         raise UserError(
             f"The output {folder} cannot be written: {error.strerror or error}."
@@ -84,18 +102,16 @@ def write_outputs(
       facts: what else metadata.json is to say.
     """
     s, r = result.sketch, result.regions
-    pictures = {
-        "sketch": page,
-        "regions": draw_regions(s, r),
-        "region_graph": draw_graph(s, r, result.graph),
-        "stage1_output": result.stage1,
-        "stage2_output": result.stage2,
-        "comparison": comparison(s, result.stage1, result.stage2, prompt),
-        "attention_maps": attention_maps(
-            s, r.labels, result.attention, result.pieces, result.fusion
-        ),
-    }
-    for name, picture in pictures.items():
+    pictures = (
+        page,
+        draw_regions(s, r),
+        draw_graph(s, r, result.graph),
+        result.stage1,
+        result.stage2,
+        comparison(s, result.stage1, result.stage2, prompt),
+        attention_maps(s, r.labels, result.attention, result.pieces, result.fusion),
+    )
+    for name, picture in zip(PICTURES, pictures, strict=True):
         Image.fromarray(picture).save(folder / f"{name}.png")
     (folder / "prompt.txt").write_text(f"{prompt}\n", encoding="utf-8")
     metadata = {"prompt": prompt, **result.settings, **facts, **_circumstances(result)}

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, ink_on_black
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
@@ -19,6 +19,7 @@ from ragaf_jax.graph.regions import RegionConfig, Regions
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.generate import Settings
 from ragaf_jax.sampling.stages import Draw, Stage, make_draw, restore_both
+from ragaf_jax.training.setup import check_stages_match
 
 
 class Result(NamedTuple):
@@ -57,14 +58,9 @@ class Pipeline:
         """Puts the parameters on the device.
 
         Raises:
-          UserError: the stages were trained on data with different vocabularies.
+          UserError: the stages do not fit each other.
         """
-        if stage1.tokenizer.to_json() != stage2.tokenizer.to_json():
-            raise UserError(
-                f"Stage 1 ({stage1.config.data.dataset}) and Stage 2 "
-                f"({stage2.config.data.dataset}) have different vocabularies; use two stages that "
-                "were trained on the same data."
-            )
+        check_stages_match(stage1.meta, stage2.meta, stage1.config.data.dataset)
         self.stage1, self.stage2 = stage1, stage2
         self._params1, self._params2 = jax.device_put((stage1.params, stage2.params))
         self._draws: dict[tuple[str, int], Draw] = {}
@@ -204,10 +200,9 @@ def _batch_of_one(
     model: Model,
 ) -> Batch:
     """What the networks are told; there is no image yet."""
-    ink = (255 - prepared.sketch[None, :, :, None]).astype(np.float32) / 255
     return Batch(
         image=np.zeros((1, *prepared.sketch.shape, 3), np.float32),
-        sketch=np.repeat(ink, 3, axis=-1),
+        sketch=ink_on_black(prepared.sketch[None]),
         labels=prepared.regions.labels[None],
         graph=stack_graphs([pad_graph(prepared.graph, model.max_regions, model.max_edges)]),
         tokens=tokens,

@@ -17,7 +17,7 @@ from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.generate import Process, Settings, generate, process_of, to_pixels
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_params
-from ragaf_jax.training.setup import check_stages_match
+from ragaf_jax.training.setup import Meta, check_stages_match
 
 
 class Drawn(NamedTuple):
@@ -63,6 +63,11 @@ class Stage:
         tokenizer = Tokenizer.from_json(meta["tokenizer"])
         return cls(config, tokenizer, build_model(config), params, int(meta["step"]))
 
+    @property
+    def meta(self) -> Meta:
+        """As checkpoints hold it."""
+        return {"config": self.config.to_dict(), "tokenizer": self.tokenizer.to_json()}
+
     def process(self, sampler: str | None = None, steps: int | None = None) -> Process:
         """How to sample it: as its config says, unless told otherwise."""
         return process_of(self.config, self.tokenizer, sampler, steps)
@@ -75,7 +80,7 @@ def restore_both(stage1: Path, stage2: Path) -> tuple[Stage, Stage]:
       UserError: as `Stage.restore`, or the stages do not fit each other.
     """
     one, two = Stage.restore(stage1, 1), Stage.restore(stage2, 2)
-    check_stages_match(one.config.to_dict(), two.config.to_dict(), str(stage1))
+    check_stages_match(one.meta, two.meta, str(stage1))
     return one, two
 
 

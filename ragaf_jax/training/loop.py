@@ -2,37 +2,32 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import jax
 import ml_collections
 import numpy as np
 
 from ragaf_jax import __version__
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, BatchIterator
+from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
 from ragaf_jax.training.monitor import make_validate
 from ragaf_jax.training.optim import learning_rate, optimizer
-from ragaf_jax.training.setup import initial_params, initial_state, load_stage1, objective_of
+from ragaf_jax.training.setup import (
+    check_same_run,
+    initial_params,
+    initial_state,
+    load_stage1,
+    objective_of,
+)
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
 from ragaf_jax.training.writers import Writer
-
-
-@runtime_checkable
-class BatchIterator(Protocol):
-    """Where batches come from; its state goes into checkpoints."""
-
-    def __next__(self) -> Batch: ...
-
-    def get_state(self) -> dict[str, Any]: ...
-
-    def set_state(self, state: dict[str, Any]) -> None: ...
 
 
 def train(
@@ -71,9 +66,8 @@ def train(
     # from random numbers. Nothing is written before it is known that there is a start.
     state = None
     if not has_checkpoint(workdir):
-        stage1 = load_stage1(config) if config.stage == 2 else None
+        stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
         state = initial_state(config, model, tx, initial_params(config, model, stage1))
-    workdir.mkdir(parents=True, exist_ok=True)
     checkpointer = Checkpointer(workdir, config.keep_checkpoints)
     if state is None:
         # There is a checkpoint, and one that cannot be read ends in an error: never None.
@@ -82,11 +76,11 @@ def train(
         )
         restored = checkpointer.restore_latest(abstract)
         assert restored is not None
+        check_same_run(restored.meta, meta, workdir)
         state = restored.state
         iterator.set_state(restored.data_state)
-    (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
-
     writer = make_writer(int(state.step))
+    (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
     step_fn = jax.jit(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),
         donate_argnums=1,
@@ -95,25 +89,44 @@ def train(
     rate = learning_rate(config.train)
     rng = jax.random.key(config.seed + 1)
     pending = []
-    for step in range(int(state.step) + 1, config.train.steps + 1):
-        state, scalars = step_fn(rng, state, next(iterator))
-        pending.append(scalars)
-        last = step == config.train.steps
+    try:
+        for step in range(int(state.step) + 1, config.train.steps + 1):
+            state, scalars = step_fn(rng, state, next(iterator))
+            pending.append(scalars)
+            last = step == config.train.steps
+            saves = step % config.checkpoint_every == 0 or last
 
-        if step % config.log_every == 0 or last:
-            # One transfer for many steps: the loop never waits for the device in between.
-            values = jax.device_get(pending)
-            pending = []
-            means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-            writer.scalars(step, {**means, "learning_rate": float(rate(step - 1))})
-        if step % config.validate_every == 0 or last:
-            losses = validate(state.ema_params, held_out, config.seed)
-            writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
-        if draw is not None and (step % config.sample_every == 0 or last):
-            writer.images(step, {"samples": draw(state.ema_params)})
-        if step % config.checkpoint_every == 0 or last:
-            checkpointer.save(step, state, iterator.get_state(), {**meta, "step": step})
-    checkpointer.wait()
-    checkpointer.close()
-    writer.close()
+            if step % config.log_every == 0 or saves:
+                # One transfer for many steps: the loop never waits for the device in between.
+                values = jax.device_get(pending)
+                pending = []
+                means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+                check_finite(step, means, workdir)
+                writer.scalars(step, {**means, "learning_rate": float(rate(step - 1))})
+            # Before what is only looked at: that may fail, and the steps are not to be lost.
+            if saves:
+                checkpointer.save(step, state, iterator.get_state(), {**meta, "step": step})
+            if step % config.validate_every == 0 or last:
+                losses = validate(state.ema_params, held_out, config.seed)
+                writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
+            if draw is not None and (step % config.sample_every == 0 or last):
+                writer.images(step, {"samples": draw(state.ema_params)})
+        checkpointer.wait()
+    finally:
+        checkpointer.close()
+        writer.close()
     return state
+
+
+def check_finite(step: int, scalars: Mapping[str, float], workdir: Path) -> None:
+    """Refuses to go on, and to save, once the loss is lost.
+
+    Raises:
+      UserError: the loss or the gradient is infinite or no number.
+    """
+    if not all(map(np.isfinite, scalars.values())):
+        raise UserError(
+            f"The loss is {scalars['loss']} and the gradient's norm {scalars['grad_norm']} at step "
+            f"{step}: lower config.train.learning_rate; the checkpoints in {workdir} are from "
+            "before and stay as they are."
+        )

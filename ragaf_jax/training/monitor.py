@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, in_chunks
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.training.step import Objective, validation_losses
 
-# Examples a call of the compiled loss; the held-out batch is cut into pieces of this size.
+# Examples a call of the compiled loss.
 CHUNK = 16
 
 Validate = Callable[[Params, Batch, int], dict[str, float]]
@@ -41,7 +41,8 @@ def variants(batch: Batch, has_regions: bool) -> dict[str, Batch]:
 def make_validate(model: Model, objective: Objective) -> Validate:
     """A function of (parameters, held-out examples, seed) that compiles once.
 
-    It gives the mean loss of each of `variants`. The examples should be of different drawings.
+    It gives the mean loss of each of `variants`. The examples, two or more, should be of different
+    drawings.
     """
     losses = jax.jit(functools.partial(validation_losses, model, objective))
 
@@ -50,10 +51,10 @@ def make_validate(model: Model, objective: Objective) -> Validate:
         result = {}
         for name, conditioned_on in variants(batch, model.ragaf is not None).items():
             pieces = []
-            for begin in range(0, len(batch.image) - CHUNK + 1, CHUNK):
-                piece = functools.partial(jax.tree.map, lambda x, b=begin: x[b : b + CHUNK])
-                noise = jax.random.fold_in(key, begin)
-                pieces.append(losses(params, piece(batch), piece(conditioned_on), noise))
+            pairs = zip(in_chunks(batch, CHUNK), in_chunks(conditioned_on, CHUNK), strict=True)
+            for i, ((piece, fresh), (shown, _)) in enumerate(pairs):
+                noise = jax.random.fold_in(key, i)
+                pieces.append(losses(params, piece, shown, noise)[fresh])
             result[name] = float(jnp.concatenate(pieces).mean())
         return result
 

@@ -1,11 +1,15 @@
 """What a run is made of, from its configuration: objective, first parameters, first state."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from flax.traverse_util import flatten_dict
 
 from ragaf_jax.diffusion.prediction import check_prediction
 from ragaf_jax.diffusion.schedule import Schedule, make_schedule
@@ -16,6 +20,9 @@ from ragaf_jax.training.checkpoint import load_params
 from ragaf_jax.training.partition import partition
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import Objective
+
+# What a checkpoint says of its run: "config", "tokenizer", "version".
+Meta = Mapping[str, Any]
 
 
 def schedule_of(config: ml_collections.ConfigDict) -> Schedule:
@@ -55,11 +62,11 @@ def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Obj
     )
 
 
-def load_stage1(config: ml_collections.ConfigDict) -> Params:
-    """The averaged parameters of the workdir `config.stage1`, checked to fit `config`.
+def load_stage1(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Params:
+    """The averaged parameters of the workdir `config.stage1`, checked to fit `config` and the data.
 
     Raises:
-      UserError: no workdir named, no checkpoint in it, or one of another size.
+      UserError: no workdir named, no checkpoint in it, or one that does not fit.
     """
     if not config.stage1:
         raise UserError(
@@ -67,25 +74,66 @@ def load_stage1(config: ml_collections.ConfigDict) -> Params:
             "give --config.stage1=<workdir of Stage 1>."
         )
     params, meta = load_params(Path(config.stage1))
-    check_stages_match(meta["config"], config.to_dict(), config.stage1)
+    if meta["config"]["stage"] != 1:
+        raise UserError(
+            f"config.stage1={config.stage1} holds Stage {meta['config']['stage']}; "
+            "give the workdir of Stage 1."
+        )
+    here = {"config": config.to_dict(), "tokenizer": tokenizer.to_json()}
+    check_stages_match(meta, here, config.stage1)
     return params
 
 
-def check_stages_match(stage1: dict, stage2: dict, workdir: str) -> None:
-    """Refuses two stages whose pictures, text or latents differ.
+def check_stages_match(stage1: Meta, stage2: Meta, workdir: str) -> None:
+    """Refuses two stages whose pictures, text, latents or vocabularies differ.
+
+    Args:
+      stage1, stage2: "config" and "tokenizer", as checkpoints hold them.
+      workdir: of Stage 1.
 
     Raises:
       UserError: names the first field that differs.
     """
     shared = ("data.image_size", "data.text_length", "model.autoencoder", "model.haar_levels")
+    flat1, flat2 = (flatten_dict(stage["config"], sep=".") for stage in (stage1, stage2))
     for name in shared:
-        group, field = name.split(".")
-        one, two = stage1[group][field], stage2[group][field]
+        one, two = flat1[name], flat2[name]
         if one != two:
             raise UserError(
                 f"config.{name} is {one} in Stage 1 ({workdir}) and {two} in Stage 2; both stages "
                 "must agree: train one of them again or choose another workdir."
             )
+    if stage1["tokenizer"] != stage2["tokenizer"]:
+        raise UserError(
+            f"Stage 1 ({workdir}) and Stage 2 have different vocabularies; use two stages that "
+            "were trained on the same data."
+        )
+
+
+def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
+    """Refuses to go on with a run in which a number would now mean something else.
+
+    How it is trained may change from one start to the next; what is trained, and on what, may not.
+
+    Raises:
+      UserError: names the first field that differs.
+    """
+    flat_before, flat_now = (flatten_dict(meta["config"], sep=".") for meta in (before, now))
+    for name in flat_now:
+        if name.split(".")[0] not in ("stage", "data", "model", "diffusion") or name == "data.dir":
+            continue
+        # JSON has made lists of the tuples of the one.
+        one, two = (json.dumps(flat.get(name)) for flat in (flat_before, flat_now))
+        if one != two:
+            raise UserError(
+                f"config.{name} was {one} when {workdir} was begun and is {two} now; go on with "
+                "the old value or begin another workdir."
+            )
+    if before["tokenizer"] != now["tokenizer"]:
+        raise UserError(
+            f"The vocabulary of the data is not the one that {workdir} was begun with; go on with "
+            "the old data or begin another workdir."
+        )
 
 
 def initial_params(
@@ -108,7 +156,8 @@ def initial_params(
                 f"The {network} of Stage 1 ({config.stage1}) has other sizes than config.model "
                 "asks for; use the sizes of Stage 1's config.json."
             )
-    return {**params, **jax.tree.map(jnp.asarray, stage1)}
+    # What Stage 1 kept frozen it may have stored in bfloat16; what trains now wants float32.
+    return {**params, **jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), stage1)}
 
 
 def initial_state(

@@ -7,7 +7,7 @@ from jaxtyping import TypeCheckError
 from scipy import ndimage
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, region_graph
+from ragaf_jax.graph.build import DISTANCE_STEP, GRAPH_KINDS, GraphConfig, region_graph
 from ragaf_jax.graph.features import EDGE_FEATURES, EDGE_KINDS, NODE_FEATURES
 from ragaf_jax.graph.regions import Regions, downsample_labels, extract_regions
 
@@ -44,17 +44,22 @@ def reference_containment(regions):
     return both_ways(pairs)
 
 
+def in_steps(distance):
+    """Distances that differ by rounding alone are equal."""
+    return np.rint(distance / DISTANCE_STEP) * DISTANCE_STEP
+
+
 def reference_nearest(centroids, k):
     pairs = set()
     for i, place in enumerate(centroids):
-        far = np.hypot(*(centroids - place).T)
+        far = in_steps(np.hypot(*(centroids - place).T))
         others = sorted((j for j in range(len(centroids)) if j != i), key=lambda j: (far[j], j))
         pairs |= {(i, j) for j in others[:k]}
     return both_ways(pairs)
 
 
 def reference_radius(centroids, radius):
-    far = np.hypot(*(centroids[:, None] - centroids[None]).transpose(2, 0, 1))
+    far = in_steps(np.hypot(*(centroids[:, None] - centroids[None]).transpose(2, 0, 1)))
     return {(i, j) for i, j in np.argwhere(far <= radius).tolist() if i != j}
 
 

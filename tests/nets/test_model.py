@@ -113,15 +113,11 @@ def test_more_padding_changes_nothing(rng, stages, inputs):
     config.data.max_regions, config.data.max_edges = 17, 101
     wider = build_model(config)
     graph = stack_graphs([random_graph(x, 17, 101) for x in batch.labels])
-    # The edges that the small budget cut must not come back with the larger one.
-    kept = stack_graphs([random_graph(x, 9, 64) for x in batch.labels])
-    assert (graph.n_edge[:, 0] == kept.n_edge[:, 0]).all() or (graph.n_edge[:, 0] > 64).any()
-    same = graph.n_edge[:, 0] == kept.n_edge[:, 0]
+    np.testing.assert_array_equal(graph.n_edge[:, 0], batch.graph.n_edge[:, 0])  # nothing is cut
     before, trace = predict(inputs[0], params, batch, latents, timesteps)
     after, wider_trace = predict(wider, params, batch._replace(graph=graph), latents, timesteps)
-    assert same.any()
-    close(np.asarray(after)[same], np.asarray(before)[same])
-    for i in np.flatnonzero(same):
+    close(after, before)
+    for i in range(4):
         n = int(batch.graph.n_node[i, 0])
         close(wider_trace.attention[i, :n], trace.attention[i, :n])
 

@@ -24,6 +24,7 @@ from ragaf_jax.training.checkpoint import Checkpointer
 
 ROOT = Path(__file__).parents[2]
 PROMPT = " ".join(WORDS[:6])
+# Of the design; other programs look for these names.
 FILES = {
     "sketch.png",
     "regions.png",
@@ -202,7 +203,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (folder / "half").touch()
         raise RuntimeError
     assert list(target.parent.iterdir()) == []
-    for name in ("first", "second"):
+    for name in ("prompt.txt", "sketch.png"):
         with whole_folder(target) as folder:
             (folder / name).touch()
             (folder / METADATA).touch()
@@ -220,6 +221,28 @@ def test_folders_that_are_not_ours_are_left_alone(tmp_path):
         check_writable(tmp_path / "notes.txt")
     with pytest.raises(UserError, match="cannot be made"):
         check_writable(tmp_path / "notes.txt" / "dog")
+    # A data set has a metadata.json too.
+    (tmp_path / METADATA).touch()
+    with pytest.raises(UserError, match="holds other files"):
+        check_writable(tmp_path)
+
+
+def test_an_earlier_output_survives_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "dog"
+    with whole_folder(target) as folder:
+        (folder / METADATA).write_text("first")
+    rename = Path.rename
+
+    def full(path, to):
+        if path.name.endswith(".partial"):
+            raise OSError(28, "No space left on device")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(UserError, match="No space left"), whole_folder(target) as folder:
+        (folder / METADATA).write_text("second")
+    assert [path.name for path in tmp_path.iterdir()] == ["dog"]
+    assert (target / METADATA).read_text() == "first"
 
 
 def sample(*flags):
@@ -248,7 +271,9 @@ def test_the_command_writes_every_file(rng, tmp_path, pipeline, workdirs):
     assert min(sizes["regions.png"]) >= 512
     # In another process, from the workdirs: the same picture as here.
     expected = pipeline(np.array(Image.open(output / "sketch.png")), PROMPT, seed=42, strength=0.5)
-    assert (np.array(Image.open(output / "stage2_output.png")) == expected.stage2).all()
+    drawn = np.array(Image.open(output / "stage2_output.png")).astype(int)
+    # The suite compiles without optimizations and the command with: rounding may differ.
+    assert np.abs(drawn - expected.stage2).max() <= 1
 
 
 def test_a_bad_sketch_ends_in_one_sentence_and_leaves_nothing(tmp_path):

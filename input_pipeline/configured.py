@@ -1,0 +1,58 @@
+"""The records and held-out batches that a configuration names."""
+
+from ml_collections import ConfigDict
+
+from input_pipeline.loader import distinct_drawings, held_out_batch
+from input_pipeline.records import RecordSource
+from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.errors import UserError
+from ragaf_jax.tokenizer import Tokenizer
+
+
+def open_split(data: ConfigDict, split: str) -> RecordSource:
+    """The records that `config.data` names, whose regions fit into its padded graphs."""
+    source = RecordSource(data.dir, data.dataset, split, data.image_size, data.recolorings)
+    least = source.metadata["regions"]["max_regions"] + 1
+    if data.max_regions < least or data.max_edges < least:
+        raise UserError(
+            f"config.data.max_regions is {data.max_regions} and max_edges {data.max_edges}; the "
+            f"data's drawings have up to {least - 1} regions, each with an edge to itself, and one "
+            f"more is padding: set both to {least} or more."
+        )
+    return source
+
+
+def shapes(data: ConfigDict) -> dict[str, int]:
+    """The padded sizes of text and graph."""
+    return {name: data[name] for name in ("text_length", "max_regions", "max_edges")}
+
+
+def held_out(data: ConfigDict, split: str, examples: int) -> tuple[Batch, Truth]:
+    """Examples of different drawings, always the same."""
+    source = open_split(data, split)
+    drawings = distinct_drawings(source, examples)
+    if len(drawings) < 2:
+        raise UserError(
+            f"{data.dataset} in {data.dir} has {len(drawings)} {split} drawings and two or more "
+            "are needed; prepare it without --limit, or with a larger one."
+        )
+    return held_out_batch(source, drawings, **shapes(data))
+
+
+def held_out_for(
+    config: ConfigDict, trained: ConfigDict, tokenizer: Tokenizer
+) -> tuple[Batch, Truth]:
+    """The test drawings of `config.data.dir`, as the run that made a checkpoint would read them.
+
+    Args:
+      config: of this command.
+      trained: of the checkpoint's run.
+      tokenizer: of the checkpoint.
+    """
+    data = ConfigDict({**trained.data, "dir": config.data.dir})
+    if open_split(data, "test").tokenizer.to_json() != tokenizer.to_json():
+        raise UserError(
+            f"The vocabulary of the data in {data.dir} is not the one that the checkpoint was "
+            "trained with; name the folder of its data with --config.data.dir."
+        )
+    return held_out(data, "test", config.evaluation_examples)

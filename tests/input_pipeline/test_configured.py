@@ -1,0 +1,43 @@
+"""What a configuration names is opened, and what does not fit it is refused."""
+
+import pytest
+from fakes import tiny_tokenizer
+from miniature import LIMIT, RECOLORINGS
+
+from configs import stage1
+from input_pipeline.configured import held_out, held_out_for, open_split
+from ragaf_jax.errors import UserError
+
+
+@pytest.fixture
+def config(data_dir):
+    config = stage1.get_config()
+    config.data.dir, config.data.recolorings = str(data_dir), RECOLORINGS
+    return config
+
+
+@pytest.mark.parametrize("budget", ["max_regions", "max_edges"])
+def test_budgets_that_the_data_may_exceed_are_refused_at_the_start(config, budget):
+    config.data[budget] = 32
+    with pytest.raises(UserError, match=rf"{budget}( is)? 32.*set both to 33 or more"):
+        open_split(config.data, "train")
+
+
+def test_held_out_drawings_differ(config):
+    batch, truth = held_out(config.data, "validation", 3)
+    assert len(batch.image) == len(truth.keys) == 3
+    assert len({key.split("/")[0] for key in truth.keys}) == 3
+    batch, _ = held_out(config.data, "validation", 1000)
+    assert len(batch.image) == LIMIT
+    with pytest.raises(UserError, match="has 1 validation drawings and two or more are needed"):
+        held_out(config.data, "validation", 1)
+
+
+def test_a_checkpoint_is_tested_on_its_own_vocabulary_and_shapes(config):
+    trained = stage1.get_config()
+    trained.data.recolorings, trained.data.text_length = RECOLORINGS, 20
+    tokenizer = open_split(config.data, "test").tokenizer
+    batch, _ = held_out_for(config, trained, tokenizer)
+    assert batch.tokens.shape == (LIMIT, 20)
+    with pytest.raises(UserError, match="The vocabulary of the data in .* is not the one"):
+        held_out_for(config, trained, tiny_tokenizer())

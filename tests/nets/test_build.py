@@ -1,0 +1,32 @@
+import pytest
+from fakes import tiny_config
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.build import build_model
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("data.image_size", 18, "need a multiple of 4"),
+        ("model.autoencoder", "kl", "expected 'haar'"),
+        ("model.dtype", "float33", "float33"),
+        ("model.unet.block_out_channels", (33,), "33"),
+        ("model.unet.block_out_channels", (32, 32), "expected 2 of"),
+        ("model.unet.cross_attention_dim", 24, "hidden_size 16; they must be equal"),
+        ("model.conditioning_channels", (8, 16), "needs 3 numbers"),
+        ("model.ragaf.fusion", "blend", "expected one of"),
+        ("model.ragaf.heads", 3, "not a multiple"),
+    ],
+)
+def test_what_does_not_fit_ends_in_one_sentence(field, value, said):
+    config = tiny_config(2)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match="config") as error:
+        build_model(config)
+    assert said in str(error.value)
+
+
+def test_stage_1_has_no_ragaf():
+    assert build_model(tiny_config(1)).ragaf is None
+    assert build_model(tiny_config(2)).ragaf is not None

@@ -1,0 +1,94 @@
+"""Guidance through the networks: what the scales leave out is truly left out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import random_batch, tiny_config, tiny_tokenizer
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.sampling.generate import Settings, generate, process_of, to_pixels
+
+
+@pytest.fixture(scope="module")
+def stage2():
+    config = tiny_config(2)
+    config.sample.steps = 3
+    model, noise = build_model(config), np.random.default_rng(5)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(
+        lambda x: (noise.standard_normal(x.shape) * max(1, np.prod(x.shape[:-1])) ** -0.5).astype(
+            np.float32
+        ),
+        shapes,
+    )
+    process = process_of(config, tiny_tokenizer())
+
+    @jax.jit
+    def draw(batch, key, settings, start=None):
+        return generate(model, process, params, batch, key, settings, start)[0]
+
+    return config, model, process, draw
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(np.abs(b).max()))
+
+
+def empty_prompt(batch, process):
+    count = len(batch.tokens)
+    return batch._replace(
+        tokens=np.repeat(process.empty_tokens[None], count, 0),
+        token_mask=np.repeat(process.empty_mask[None], count, 0),
+    )
+
+
+def test_at_scale_zero_a_condition_has_no_say(rng, stage2):
+    config, _, process, draw = stage2
+    batch, other = random_batch(rng, config, 2), random_batch(rng, config, 2)
+    key = jax.random.key(int(rng.integers(2**31)))
+    wordless = empty_prompt(batch, process)
+    other_text = batch._replace(tokens=other.tokens, token_mask=other.token_mask)
+    other_sketch = batch._replace(sketch=other.sketch, labels=other.labels, graph=other.graph)
+
+    plain = draw(batch, key, Settings(1.0, 1.0))
+    assert np.abs(draw(other_text, key, Settings(1.0, 1.0)) - plain).max() > 1e-2
+    assert np.abs(draw(other_sketch, key, Settings(1.0, 1.0)) - plain).max() > 1e-2
+    # No text: as with the empty prompt, whatever the caption.
+    close(draw(batch, key, Settings(0.0, 1.0)), draw(wordless, key, Settings(1.0, 1.0)))
+    close(draw(other_text, key, Settings(0.0, 1.0)), draw(batch, key, Settings(0.0, 1.0)))
+    # Nothing: sketch and regions have no say either.
+    close(draw(other_sketch, key, Settings(0.0, 0.0)), draw(batch, key, Settings(0.0, 0.0)))
+
+
+def test_guidance_that_ends_before_it_begins_is_none(rng, stage2):
+    config, _, _, draw = stage2
+    batch, key = random_batch(rng, config, 2), jax.random.key(int(rng.integers(2**31)))
+    guided, plain = Settings(4.0, 2.0), Settings(1.0, 1.0)
+    assert np.abs(draw(batch, key, guided) - draw(batch, key, plain)).max() > 1e-2
+    close(draw(batch, key, guided._replace(guidance_until=1.0)), draw(batch, key, plain))
+
+
+def test_no_strength_gives_back_the_start(rng, stage2):
+    config, model, _, draw = stage2
+    batch, key = random_batch(rng, config, 2), jax.random.key(0)
+    start = jnp.asarray(rng.standard_normal((2, *model.latent_shape)), jnp.float32)
+    np.testing.assert_array_equal(draw(batch, key, Settings(3.0, 1.0, 0.0, 0.0), start), start)
+    far = [
+        np.abs(draw(batch, key, Settings(3.0, 1.0, 0.0, s), start) - start).mean()
+        for s in (0.1, 1.0)
+    ]
+    assert far[0] < far[1]
+
+
+def test_pixels_are_those_of_the_image(rng, stage2):
+    _, model, _, _ = stage2
+    image = rng.integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
+    latents = model.autoencoder.encode({}, jnp.asarray(image / 127.5 - 1, jnp.float32))
+    np.testing.assert_array_equal(to_pixels(model, latents), image)
+
+
+def test_an_unknown_sampler_is_named(stage2):
+    with pytest.raises(UserError, match="The sampler is 'euler'; choose one of ddim"):
+        process_of(stage2[0], tiny_tokenizer(), "euler")

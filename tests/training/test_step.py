@@ -1,0 +1,83 @@
+"""What one update is made of: dropout, averages, learning rate, precision."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import random_batch, tiny_config, tiny_tokenizer
+
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.training.optim import learning_rate, optimizer
+from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.state import ema_decay
+from ragaf_jax.training.step import drop_text, dropped, train_step
+
+
+@pytest.mark.parametrize(("text", "sketch"), [(0.1, 0.1), (0.3, 0.1), (0.05, 0.4), (0.0, 0.2)])
+def test_conditions_are_dropped_at_their_rates_and_half_of_the_smaller_together(rng, text, sketch):
+    config = tiny_config(1)
+    config.train.text_dropout, config.train.sketch_dropout = text, sketch
+    objective = objective_of(config, tiny_tokenizer())
+    key = jax.random.key(int(rng.integers(2**31)))
+    no_text, no_sketch = (np.asarray(x) for x in dropped(objective, key, 100_000))
+    assert no_text.mean() == pytest.approx(text, abs=0.008)
+    assert no_sketch.mean() == pytest.approx(sketch, abs=0.008)
+    assert (no_text & no_sketch).mean() == pytest.approx(min(text, sketch) / 2, abs=0.008)
+
+
+def test_dropped_text_is_the_empty_prompt(rng):
+    config = tiny_config(1)
+    objective = objective_of(config, tiny_tokenizer())
+    batch = random_batch(rng, config)
+    result = drop_text(objective, batch, jnp.array([True, False, True, False]))
+    tokens, mask = tiny_tokenizer().encode([""], config.data.text_length)
+    np.testing.assert_array_equal(result.tokens[0], tokens[0])
+    np.testing.assert_array_equal(result.token_mask[2], mask[0])
+    np.testing.assert_array_equal(result.tokens[1::2], batch.tokens[1::2])
+
+
+def test_the_average_forgets_its_beginning():
+    assert float(ema_decay(jnp.int32(0), 0.999)) == pytest.approx(0.1)
+    assert float(ema_decay(jnp.int32(90), 0.999)) == pytest.approx(0.91)
+    assert float(ema_decay(jnp.int32(10**6), 0.999)) == pytest.approx(0.999)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
+    config = tiny_config(1).train
+    config.steps, config.warmup_steps, config.learning_rate = 200, 20, 1e-3
+    rate = learning_rate(config)
+    assert float(rate(0)) == 0
+    assert float(rate(10)) == pytest.approx(5e-4)
+    assert float(rate(20)) == pytest.approx(1e-3)
+    assert float(rate(110)) == pytest.approx((1e-3 + 1e-5) / 2, rel=1e-3)
+    assert float(rate(200)) == pytest.approx(1e-5)
+
+
+def test_bfloat16_computes_with_float32_masters_and_keeps_what_is_frozen_small(rng):
+    config = tiny_config(2)
+    config.model.dtype = "bfloat16"
+    config.train.trainable, config.train.frozen = ("ragaf/.*", "control/.*"), (".*",)
+    # The batch of a step is denoised; nothing but the precision differs.
+    model, tx = build_model(config), optimizer(config.train)
+    params = jax.jit(model.init)(jax.random.key(0))
+    state = initial_state(config, model, tx, params)
+    assert {x.dtype for x in jax.tree.leaves(state.frozen)} == {jnp.dtype("bfloat16")}
+    wide = {x.dtype for x in jax.tree.leaves((state.trainable, state.ema))}
+    assert wide == {jnp.dtype("float32")}
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
+    assert len(moments) == 2 * len(jax.tree.leaves(state.trainable))
+    batch = random_batch(rng, config, config.train.batch_size + config.train.read_examples)
+
+    def loss(config, state):
+        objective = objective_of(config, tiny_tokenizer())
+        step = functools.partial(train_step, build_model(config), tx, 0.9, objective)
+        after, scalars = jax.jit(step)(jax.random.key(1), state, batch)
+        jax.tree.map(lambda a, b: np.testing.assert_equal(a.dtype, b.dtype), after, state)
+        return float(scalars["loss"])
+
+    narrow = loss(config, state)
+    config.model.dtype = "float32"
+    plain = loss(config, initial_state(config, model, tx, params))
+    assert narrow == pytest.approx(plain, rel=0.03)
