@@ -20,7 +20,7 @@ from tqdm import tqdm
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art as art
 from input_pipeline.datasets import recolor
-from input_pipeline.datasets.splits import split_of, stable_hash
+from input_pipeline.datasets.splits import stable_hash
 from input_pipeline.mirror import swap_sides
 from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
@@ -102,7 +102,7 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
         self._captions: list[str] = []
         generators = {}
         for split in SPLITS:
-            chosen = [drawing for drawing in drawings if split_of(drawing.group) == split]
+            chosen = [drawing for drawing in drawings if drawing.split == split]
             chosen = chosen[: self.builder_config.limit or None]
             generators[split] = self._generate_examples(split, chosen)
         return generators

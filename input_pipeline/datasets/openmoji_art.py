@@ -6,6 +6,7 @@ draws for the black-and-white edition what colour shows in the other: its stroke
 the artist drew, its filled shapes only stand for dark paint.
 """
 
+import collections
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import numpy as np
 import resvg_py
 from jaxtyping import Bool, UInt8
 
-from input_pipeline.datasets.splits import group_drawings
+from input_pipeline.datasets.splits import group_drawings, split_of
 from ragaf_jax.errors import UserError
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -47,13 +48,13 @@ class Drawing(NamedTuple):
       key: its code points as OpenMoji writes them, for example "1F436" or "0023-FE0F-20E3".
       name: what it shows, for example "dog face".
       path: the SVG file.
-      group: the drawings that share a group are variants of one another and share a split.
+      split: "train", "validation" or "test"; variants of one another share it.
     """
 
     key: str
     name: str
     path: Path
-    group: str
+    split: str
 
 
 class Paint(NamedTuple):
@@ -92,8 +93,10 @@ def select_drawings() -> tuple[Drawing, ...]:
         names.append(name)
         paths.append(path)
         thumbnails.append(255 - page)
-    groups = group_drawings(keys, [_base(key) for key in keys], np.stack(thumbnails))
-    return tuple(map(Drawing, keys, names, paths, groups))
+    groups = group_drawings(keys, [base_of(key) for key in keys], np.stack(thumbnails))
+    sizes = collections.Counter(groups)
+    splits = [split_of(group, sizes[group]) for group in groups]
+    return tuple(map(Drawing, keys, names, paths, splits))
 
 
 def read_svg(path: Path) -> ElementTree.Element:
@@ -152,7 +155,7 @@ def _name(key: str) -> str | None:
     return name.translate(str.maketrans({"’": "'", "“": None, "”": None}))
 
 
-def _base(key: str) -> str:
+def base_of(key: str) -> str:
     """What the variants of a drawing have in common: the first code point of its sequence.
 
     Everyone is one base: a man, a woman and a person at the same work are the same drawing but for

@@ -1,11 +1,18 @@
 import collections
+import functools
 import itertools
 
 import numpy as np
 import pytest
 
 from input_pipeline.datasets import openmoji_art as art
-from input_pipeline.datasets.splits import SAME_DRAWING, group_drawings, split_of, stable_hash
+from input_pipeline.datasets.splits import (
+    MOST_HELD_OUT,
+    SAME_DRAWING,
+    group_drawings,
+    split_of,
+    stable_hash,
+)
 
 
 def test_the_hash_is_the_same_in_every_process_and_version():
@@ -14,9 +21,10 @@ def test_the_hash_is_the_same_in_every_process_and_version():
 
 def test_splits_have_their_shares_of_groups(rng):
     names = [f"{rng.integers(1 << 60):x}" for _ in range(20_000)]
-    count = collections.Counter(map(split_of, names))
-    assert count["test"] / len(names) == pytest.approx(0.08, abs=0.01)
-    assert count["validation"] / len(names) == pytest.approx(0.04, abs=0.007)
+    count = collections.Counter(split_of(name, 1) for name in names)
+    assert count["test"] / len(names) == pytest.approx(0.1, abs=0.01)
+    assert count["validation"] / len(names) == pytest.approx(0.05, abs=0.008)
+    assert {split_of(name, MOST_HELD_OUT + 1) for name in names} == {"train"}
 
 
 def test_drawings_are_grouped_by_base_by_likeness_and_by_both_in_turn(rng):
@@ -42,7 +50,7 @@ def test_drawings_are_grouped_by_base_by_likeness_and_by_both_in_turn(rng):
 
 def test_no_variant_of_a_test_drawing_is_in_train():
     drawings = art.select_drawings()
-    splits = [split_of(drawing.group) for drawing in drawings]
+    splits = [drawing.split for drawing in drawings]
     first = [drawing.key.split("-")[0] for drawing in drawings]
     for a, b in itertools.combinations(set(splits), 2):
         of_a = {code for code, split in zip(first, splits, strict=True) if split == a}
@@ -54,6 +62,16 @@ def test_no_variant_of_a_test_drawing_is_in_train():
     held_out, trained = (unit[np.array(splits) != "train"], unit[np.array(splits) == "train"])
     for shown in (trained, trained[:, :, ::-1]):
         assert np.einsum("nij,mij->nm", held_out, shown, optimize=True).max() < SAME_DRAWING + 1e-6
+
+
+@functools.cache
+def groups():
+    """The group of every drawing by its key."""
+    drawings = art.select_drawings()
+    keys = [drawing.key for drawing in drawings]
+    lines = [255 - art.render_lines(art.read_svg(drawing.path), 64) for drawing in drawings]
+    found = group_drawings(keys, [art.base_of(key) for key in keys], np.stack(lines))
+    return dict(zip(keys, found, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -71,18 +89,16 @@ def test_no_variant_of_a_test_drawing_is_in_train():
     ],
 )
 def test_variants_share_a_group(keys):
-    group = {drawing.key: drawing.group for drawing in art.select_drawings()}
-    assert len({group[key] for key in keys}) == 1
+    assert len({groups()[key] for key in keys}) == 1
 
 
-def test_every_split_has_many_groups_and_none_is_mostly_one():
+def test_every_split_has_many_drawings_and_few_of_a_kind():
     drawings = art.select_drawings()
-    for split, least in (("train", 1000), ("validation", 50), ("test", 90)):
-        groups = collections.Counter(d.group for d in drawings if split_of(d.group) == split)
-        assert groups.total() >= least
-        assert max(groups.values()) < 0.25 * groups.total()
+    for split, least in (("train", 1000), ("validation", 50), ("test", 100)):
+        kinds = collections.Counter(groups()[d.key] for d in drawings if d.split == split)
+        assert kinds.total() >= least
+        assert split == "train" or max(kinds.values()) <= MOST_HELD_OUT
 
 
 def test_unlike_drawings_have_groups_of_their_own():
-    group = {drawing.key: drawing.group for drawing in art.select_drawings()}
-    assert len({group[key] for key in ("1F436", "1F431", "1F3E0", "1F34E", "1F550")}) == 5
+    assert len({groups()[key] for key in ("1F436", "1F431", "1F3E0", "1F34E", "1F550")}) == 5
