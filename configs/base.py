@@ -67,7 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     diffusion.min_snr_gamma = ml_collections.config_dict.placeholder(float)
 
     config.train = train = ml_collections.ConfigDict()
-    train.steps = 3000
+    train.steps = 2500
     train.batch_size = 16
     # Stage 2: further examples of a step of which RAGAF reads words and graph, without denoising.
     train.read_examples = 0

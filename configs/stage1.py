@@ -13,11 +13,11 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
     """The configuration for `dataset`: "openmoji", or "quickstart" for a short run on it."""
     config = base.get_config()
     if dataset == "quickstart":
-        config.train.steps = 450
+        config.train.steps = 420
         config.train.warmup_steps = 30
         config.log_every = 10
-        config.validate_every = config.sample_every = 225
-        config.checkpoint_every = 225
+        config.validate_every = config.sample_every = 420
+        config.checkpoint_every = 210
         config.evaluation_examples = 64
         config.sample.steps = 10
     elif dataset != "openmoji":

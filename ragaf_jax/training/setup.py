@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from flax.traverse_util import flatten_dict
+from jaxtyping import PRNGKeyArray
 
 from ragaf_jax.diffusion.prediction import check_prediction
 from ragaf_jax.diffusion.schedule import Schedule, make_schedule
@@ -144,12 +145,16 @@ def initial_params(
     Raises:
       UserError: Stage 1's parameters have other names or shapes than this model's.
     """
-    init = jax.jit(model.init)
-    params = init(jax.random.key(config.seed))
-    if stage1 is None:
-        return params
-    for network, tree in stage1.items():
-        here = jax.tree.map(jnp.shape, params[network])
+    rng, known = jax.random.key(config.seed), stage1 or {}
+    shapes = jax.eval_shape(model.init, rng)
+
+    @jax.jit
+    def fresh(rng: PRNGKeyArray) -> Params:
+        # Only what Stage 1 does not have: compiling an initialisation takes many seconds.
+        return {name: tree for name, tree in model.init(rng).items() if name not in known}
+
+    for network, tree in known.items():
+        here = jax.tree.map(jnp.shape, shapes[network])
         there = jax.tree.map(jnp.shape, tree)
         if here != there:
             raise UserError(
@@ -157,7 +162,7 @@ def initial_params(
                 "asks for; use the sizes of Stage 1's config.json."
             )
     # What Stage 1 kept frozen it may have stored in bfloat16; what trains now wants float32.
-    return {**params, **jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), stage1)}
+    return {**fresh(rng), **jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), known)}
 
 
 def initial_state(
