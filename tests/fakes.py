@@ -1,5 +1,6 @@
 """Small configurations and random batches for tests that need a whole model."""
 
+import jax
 import numpy as np
 
 from configs import stage1, stage2
@@ -7,7 +8,10 @@ from ragaf_jax.batch import Batch
 from ragaf_jax.graph.build import GraphConfig, region_graph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs, trim_edges
 from ragaf_jax.graph.regions import Regions
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.checkpoint import Checkpointer
 
 COLORS, SIZES = ("red", "green", "blue"), ("small", "large")
 PLACES = ("top", "bottom", "left", "right", "middle")
@@ -49,6 +53,16 @@ def tiny_tokenizer():
     return Tokenizer.train([" ".join(WORDS)])
 
 
+def random_params(model, rng):
+    """Parameters of which none is zero, so that every path of the networks is open."""
+
+    def draw(leaf):
+        deviation = max(1, np.prod(leaf.shape[:-1])) ** -0.5
+        return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0)))
+
+
 def random_labels(rng, size, regions):
     """A label map in which every region 0 … regions-1 occurs: the cells of random seeds."""
     points = rng.permutation(size * size)[:regions]
@@ -83,3 +97,27 @@ def random_batch(rng, config, size=4):
         tokens=tokens,
         token_mask=mask,
     )
+
+
+def random_stage(number, seed=0, **changes):
+    """A stage in which no parameter is zero, so that every setting has an effect."""
+    config = tiny_config(number)
+    config.update_from_flattened_dict({"sample.steps": 3} | changes)
+    model = build_model(config)
+    params = random_params(model, np.random.default_rng(seed))
+    return Stage(config, tiny_tokenizer(), model, params, step=7)
+
+
+def save_stage(stage, workdir):
+    """As much of a checkpoint as sampling reads."""
+    averaged = dict(stage.params)
+    state = {"frozen": {"text_encoder": averaged.pop("text_encoder")}, "ema": averaged}
+    meta = {
+        "config": stage.config.to_dict(),
+        "tokenizer": stage.tokenizer.to_json(),
+        "step": stage.step,
+    }
+    checkpointer = Checkpointer(workdir)
+    checkpointer.save(stage.step, state, {}, meta)
+    checkpointer.close()
+    return workdir

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from fakes import random_batch, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_params, random_stage, save_stage, tiny_config, tiny_tokenizer
 from PIL import Image
 
 from ragaf_jax.batch import Truth
@@ -13,41 +13,18 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.grid import make_grid
-from ragaf_jax.training.loop import train
 from ragaf_jax.training.writers import JsonLines
-
-
-class Batches:
-    def __init__(self, rng, config):
-        self.rng, self.config = rng, config
-
-    def __next__(self):
-        train = self.config.train
-        return random_batch(self.rng, self.config, train.batch_size + train.read_examples)
-
-    def get_state(self):
-        return {}
-
-    def set_state(self, state):
-        raise AssertionError("nothing is resumed here")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("runs"), np.random.default_rng(1)
+    """Two stages as training leaves them: checkpoints and logs."""
+    folder = tmp_path_factory.mktemp("runs")
     for stage in (1, 2):
-        config = tiny_config(stage)
-        config.train.steps, config.log_every = 2, 1
-        config.stage1 = str(folder / "stage1") if stage == 2 else ""
-        workdir = folder / f"stage{stage}"
-        train(
-            config,
-            workdir,
-            Batches(rng, config),
-            random_batch(rng, config, 2),
-            tiny_tokenizer(),
-            lambda first, workdir=workdir: JsonLines(workdir / "logs" / "metrics.jsonl", first),
-        )
+        workdir = save_stage(random_stage(stage), folder / f"stage{stage}")
+        writer = JsonLines(workdir / "logs" / "metrics.jsonl")
+        writer.scalars(1, {"loss": 0.5})
+        writer.close()
     return folder
 
 
@@ -94,10 +71,15 @@ def test_both_stages_are_measured_and_shown(rng, trained, tmp_path, capsys, coun
     assert width > 900 and (height < 600) == (count == 2)
 
 
-def test_it_wants_a_stage_2_and_its_stage_1(trained, tmp_path):
+def test_it_wants_a_stage_2_and_its_stage_1(rng, trained, tmp_path):
     config = tiny_config(1)
     with pytest.raises(UserError, match="Evaluation compares two stages and was given Stage 1"):
-        evaluate(config, trained / "stage1", None, tmp_path / "out")
+        evaluate(
+            config,
+            trained / "stage1",
+            lambda found, tokenizer: drawings(rng, found, 2),
+            tmp_path / "out",
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -106,7 +88,7 @@ def test_the_grid_shows_what_the_parameters_draw(rng):
     config.sample.steps, config.sample_examples = 2, 3
     batch, truth = drawings(rng, config, 5)
     grid = make_grid(config, tiny_tokenizer(), batch, truth)
-    params = jax.jit(build_model(config).init)(jax.random.key(0))
+    params = random_params(build_model(config), rng)
     first = grid(params)
     assert first.dtype == np.uint8 and first.shape[1] < first.shape[0]
     np.testing.assert_array_equal(grid(params), first)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_graph, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_graph, random_params, tiny_config, tiny_tokenizer
 
 from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
@@ -14,11 +14,6 @@ from ragaf_jax.nets.ragaf import FUSIONS, pool_regions, region_shares
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_params, initial_state, objective_of
 from ragaf_jax.training.step import appearance_loss, condition, train_step
-
-
-def randomized(params, rng):
-    """Parameters in which nothing is zero, so that every path of the network is open."""
-    return jax.tree.map(lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32), params)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +26,7 @@ def stages():
 def inputs(rng, stages):
     """Stage 2 with every path open, a batch, latents and timesteps."""
     _, model, config = stages
-    params = randomized(jax.jit(model.init)(random_key(rng)), rng)
+    params = random_params(model, rng)
     batch = random_batch(rng, config)
     latents = rng.standard_normal((4, *model.latent_shape)).astype(np.float32)
     timesteps = rng.uniform(0, 999, 4).astype(np.float32)
@@ -58,7 +53,7 @@ def close(a, b):
 
 def test_stage2_equals_stage1_at_initialization(rng, stages):
     model1, model2, config = stages
-    stage1 = randomized(jax.jit(model1.init)(random_key(rng)), rng)
+    stage1 = random_params(model1, rng)
     params = initial_params(config, model2, stage1)
     batch = random_batch(rng, config)
     latents = rng.standard_normal((4, *model1.latent_shape)).astype(np.float32)
@@ -144,16 +139,44 @@ def test_inactive_regions_are_as_good_as_none(inputs):
     model = inputs[0]
     params, batch, latents, timesteps = jax.tree.map(jnp.asarray, inputs[1:])
     conditioning = condition(model, params, batch, jnp.zeros(4))
-    dropped, _ = model.predict(params, latents, timesteps, conditioning)
-    none, trace = model.predict(params, latents, timesteps, conditioning._replace(regions=None))
+    predict = jax.jit(model.predict)
+    dropped, _ = predict(params, latents, timesteps, conditioning)
+    none, trace = predict(params, latents, timesteps, conditioning._replace(regions=None))
     close(dropped, none)
     assert trace is None
 
 
+def assert_all_gradients(model, params, batch):
+    """Every parameter of RAGAF has a say in the prediction or in what regions are said to be."""
+    batch = jax.tree.map(jnp.asarray, batch)
+    latents = model.autoencoder.encode({}, batch.image)
+
+    @jax.jit
+    def gradients(ragaf, others):
+        def loss_of(ragaf):
+            conditioning = condition(model, {**others, "ragaf": ragaf}, batch, jnp.ones(4))
+            prediction, trace = model.predict(
+                {**others, "ragaf": ragaf}, latents, jnp.full(4, 500.0), conditioning
+            )
+            appearance = appearance_loss(trace, conditioning.regions, latents)
+            return jnp.square(prediction - latents).mean() + appearance.mean()
+
+        return jax.grad(loss_of)(ragaf)
+
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients(params["ragaf"], params)):
+        assert np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_ragaf_parameter_gets_a_gradient_after_one_step(rng, fusion):
+def test_every_ragaf_parameter_has_a_say(rng, fusion):
     config = tiny_config(2)
     config.model.ragaf.fusion = fusion
+    model = build_model(config)
+    assert_all_gradients(model, random_params(model, rng), random_batch(rng, config))
+
+
+def test_every_ragaf_parameter_gets_a_gradient_after_one_step(rng):
+    config = tiny_config(2)
     config.train.sketch_dropout = 0.0
     model, tx = build_model(config), optimizer(config.train)
     objective = objective_of(config, tiny_tokenizer())
@@ -162,19 +185,7 @@ def test_every_ragaf_parameter_gets_a_gradient_after_one_step(rng, fusion):
     # The learning rate is 0 at step 0: the second update is the first that moves anything.
     for _ in range(2):
         state, _ = step(jax.random.key(0), state, random_batch(rng, config))
-    batch = jax.tree.map(jnp.asarray, random_batch(rng, config))
-    latents = model.autoencoder.encode({}, batch.image)
-
-    def loss_of(ragaf):
-        params = {**state.params, "ragaf": ragaf}
-        conditioning = condition(model, params, batch, jnp.ones(4))
-        prediction, trace = model.predict(params, latents, jnp.full(4, 500.0), conditioning)
-        appearance = appearance_loss(trace, conditioning.regions, latents)
-        return jnp.square(prediction - latents).mean() + appearance.mean()
-
-    gradients = jax.grad(loss_of)(state.params["ragaf"])
-    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
-        assert np.abs(gradient).max() > 0, jax.tree_util.keystr(path)
+    assert_all_gradients(model, state.params, random_batch(rng, config))
 
 
 def test_shares_are_area_averages(rng):

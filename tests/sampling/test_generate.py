@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
@@ -16,13 +16,7 @@ def stage2():
     config = tiny_config(2)
     config.sample.steps = 3
     model, noise = build_model(config), np.random.default_rng(5)
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    params = jax.tree.map(
-        lambda x: (noise.standard_normal(x.shape) * max(1, np.prod(x.shape[:-1])) ** -0.5).astype(
-            np.float32
-        ),
-        shapes,
-    )
+    params = random_params(model, noise)
     process = process_of(config, tiny_tokenizer())
 
     @jax.jit

@@ -11,16 +11,13 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from fakes import WORDS, tiny_config, tiny_tokenizer
+from fakes import WORDS, random_stage, save_stage
 from PIL import Image
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.outputs import METADATA, check_writable, whole_folder
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.checkpoint import Checkpointer
 
 ROOT = Path(__file__).parents[2]
 PROMPT = " ".join(WORDS[:6])
@@ -38,35 +35,6 @@ FILES = {
 }
 
 
-def random_stage(number, seed=0, **changes):
-    """A stage in which no parameter is zero, so that every setting has an effect."""
-    config = tiny_config(number)
-    config.update_from_flattened_dict({"sample.steps": 3} | changes)
-    model, rng = build_model(config), np.random.default_rng(seed)
-
-    def draw(leaf):
-        deviation = max(1, np.prod(leaf.shape[:-1])) ** -0.5
-        return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
-
-    params = jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0)))
-    return Stage(config, tiny_tokenizer(), model, params, step=7)
-
-
-def save(stage, workdir):
-    """As much of a checkpoint as sampling reads."""
-    averaged = dict(stage.params)
-    state = {"frozen": {"text_encoder": averaged.pop("text_encoder")}, "ema": averaged}
-    meta = {
-        "config": stage.config.to_dict(),
-        "tokenizer": stage.tokenizer.to_json(),
-        "step": stage.step,
-    }
-    checkpointer = Checkpointer(workdir)
-    checkpointer.save(stage.step, state, {}, meta)
-    checkpointer.close()
-    return workdir
-
-
 @pytest.fixture(scope="module")
 def pipeline():
     return Pipeline(random_stage(1), random_stage(2))
@@ -75,7 +43,9 @@ def pipeline():
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory, pipeline):
     folder = tmp_path_factory.mktemp("runs")
-    return save(pipeline.stage1, folder / "stage1"), save(pipeline.stage2, folder / "stage2")
+    return save_stage(pipeline.stage1, folder / "stage1"), save_stage(
+        pipeline.stage2, folder / "stage2"
+    )
 
 
 def random_page(rng, side=256):
@@ -185,7 +155,7 @@ def test_workdirs_that_do_not_fit_end_in_one_sentence(tmp_path, workdirs):
         Pipeline.restore(tmp_path, stage2)
     with pytest.raises(UserError, match="Stage"):
         Pipeline.restore(stage2, stage1)
-    large = save(random_stage(1, **{"data.image_size": 32}), tmp_path / "large")
+    large = save_stage(random_stage(1, **{"data.image_size": 32}), tmp_path / "large")
     with pytest.raises(UserError, match=r"image_size is 32 .* 16"):
         Pipeline.restore(large, stage2)
 

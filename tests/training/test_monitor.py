@@ -1,9 +1,8 @@
 """The held-out loss: of every example, with fixed noise, and with what belongs to another."""
 
-import jax
 import numpy as np
 import pytest
-from fakes import random_batch, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training import monitor
@@ -15,11 +14,7 @@ from ragaf_jax.training.setup import objective_of
 def stage2():
     config = tiny_config(2)
     model = build_model(config)
-    params = jax.jit(model.init)(jax.random.key(3))
-    noise = np.random.default_rng(3)
-    params = jax.tree.map(
-        lambda x: x + 0.1 * noise.standard_normal(x.shape).astype(np.float32), params
-    )
+    params = random_params(model, np.random.default_rng(3))
     return config, model, params, make_validate(model, objective_of(config, tiny_tokenizer()))
 
 
