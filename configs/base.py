@@ -89,7 +89,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample_every = 1000
     config.sample_examples = 8
     config.checkpoint_every = 500
-    config.evaluation_examples = 127  # held-out drawings that --mode=evaluate samples
+    config.evaluation_examples = 144  # held-out drawings that --mode=evaluate samples
     config.keep_checkpoints = 2
     config.wandb_project = ""  # empty: no Weights & Biases
 

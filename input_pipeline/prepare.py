@@ -17,6 +17,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -38,10 +39,10 @@ VARIANTS = {
 FLAGS = flags.FLAGS
 flags.DEFINE_string("dataset", "openmoji", f"One of {', '.join(VARIANTS)}.")
 flags.DEFINE_string("data_dir", "data", "Folder of all data sets.")
-flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=16)
+flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
 flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
 flags.DEFINE_integer("limit", 0, "Drawings a split, for a quick trial; 0: all.", lower_bound=0)
-flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that draw.", lower_bound=1)
+flags.DEFINE_integer("workers", 0, "Processes that draw; 0: one a core.", lower_bound=0)
 
 
 def prepare(
@@ -58,25 +59,30 @@ def prepare(
     tfds.disable_progress_bar()
     correct_tfds()
     names = VARIANTS[dataset]
-    folders = [record_format.folder(data_dir, name, size, recolorings) for name in names]
-    with _alone_in(data_dir):
-        missing = [name for name, folder in zip(names, folders, strict=True) if not folder.exists()]
-        if missing:
-            # Spawned, because a fork would copy whatever threads of JAX are running.
-            processes = multiprocessing.get_context("spawn")
-            with processes.Pool(workers, _start_worker) as pool:
-                parallel_map = functools.partial(pool.imap, chunksize=4)
-                for name in missing:
-                    _write(openmoji.config(name, size, recolorings, limit), data_dir, parallel_map)
-    for name, folder in zip(names, folders, strict=True):
-        # Opening what was there already tells whether it is of use to this code.
+    folders = {name: record_format.folder(data_dir, name, size, recolorings) for name in names}
+
+    def missing() -> list[str]:
+        return [name for name, folder in folders.items() if not folder.exists()]
+
+    for name in set(names) - set(missing()):
+        # Opening what is there already tells whether it is of use to this code.
         found = RecordSource(data_dir, name, "test", size, recolorings).metadata["limit"]
         if found != limit:
             raise UserError(
-                f"{folder} was prepared with --limit={found}, not {limit}; delete it or choose "
-                "another --data_dir."
+                f"{folders[name]} was prepared with --limit={found}, not {limit}; delete it or "
+                "choose another --data_dir."
             )
-    return folders
+    if not missing():  # a finished folder may be one that only others may write to
+        return list(folders.values())
+    with _alone_in(data_dir):
+        # Spawned, because a fork would copy whatever threads of JAX are running.
+        processes = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, processes, _start_worker) as pool:
+            parallel_map = functools.partial(pool.map, chunksize=4)
+            for name in missing():
+                _write(openmoji.config(name, size, recolorings, limit), data_dir, parallel_map)
+                RecordSource(data_dir, name, "test", size, recolorings)
+    return list(folders.values())
 
 
 def _write(config: openmoji.OpenmojiConfig, data_dir: Path, parallel_map: Callable) -> None:
@@ -122,7 +128,7 @@ def main(argv: list[str]) -> None:
         size=FLAGS.size,
         recolorings=FLAGS.recolorings,
         limit=FLAGS.limit,
-        workers=FLAGS.workers,
+        workers=FLAGS.workers or len(os.sched_getaffinity(0)),
     )
     for folder in folders:
         info = tfds.builder_from_directory(os.fspath(folder)).info

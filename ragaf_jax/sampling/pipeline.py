@@ -34,7 +34,7 @@ class Result(NamedTuple):
       attention: each region's attention over the tokens, averaged over timesteps; rows sum to 1.
       fusion: α (sketch) and β (text) of each region, averaged likewise; they sum to 1.
       settings: every choice of the call, defaults filled in.
-      notices: what of the prompt the model could not take in, as sentences.
+      notices: what of sketch and prompt the model could not take in, as sentences.
       seconds: time spent by part; "sampling" includes compilation the first time.
     """
 
@@ -148,7 +148,7 @@ class Pipeline:
             attention=drawn.trace.attention.mean(0)[0, :n],
             fusion=drawn.trace.fusion.mean(0)[0, :n],
             settings=chosen,
-            notices=self._notices(prompt),
+            notices=self._notices(page, prompt),
             seconds={"regions": ready - started, "sampling": done - ready},
         )
 
@@ -171,9 +171,11 @@ class Pipeline:
             self._draws[key] = make_draw(one.model, one.process(*key), two.model, two.process(*key))
         return self._draws[key]
 
-    def _notices(self, prompt: str) -> list[str]:
+    def _notices(self, page: UInt8[np.ndarray, "page page"], prompt: str) -> list[str]:
         tokenizer, length = self.stage2.tokenizer, self.stage2.model.text_length
         notices = []
+        if page.min() == 255:
+            notices.append("The sketch is blank: no line was found on it.")
         if unknown := tokenizer.unknown_words(prompt):
             notices.append(f"The model does not know these words: {', '.join(unknown)}.")
         if tokenizer.encode([prompt], length + 1)[1].all():

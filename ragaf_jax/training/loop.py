@@ -2,12 +2,14 @@
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
+from clu.parameter_overview import count_parameters
 
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, BatchIterator
@@ -79,6 +81,8 @@ def train(
         check_same_run(restored.meta, meta, workdir)
         state = restored.state
         iterator.set_state(restored.data_state)
+    counts = [count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen)]
+    print("{:.2f} M parameters to be trained, {:.2f} M frozen".format(*counts), file=sys.stderr)
     writer = make_writer(int(state.step))
     (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
     step_fn = jax.jit(

@@ -1,0 +1,1 @@
+"""One stage's training: state, step, loop, optimiser, checkpoints, what is logged."""
