@@ -16,7 +16,8 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
     config.train.read_examples = 48
     config.train.learning_rate = 1e-3  # at Stage 1's 2e-3 words bind no sooner
     if dataset == "quickstart":
-        config.train.steps = 320
-        config.validate_every = config.sample_every = 320
-        config.checkpoint_every = 160
+        config.train.read_examples = 24
+        config.train.steps = 620
+        config.validate_every = config.sample_every = 620
+        config.checkpoint_every = 310
     return config

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-# Reasons why a place cannot be written to that are no fault of the program.
+# Reasons why a place cannot be read or written that are no fault of the program.
 _NO_PLACE = (
     errno.EACCES,
     errno.EPERM,
@@ -49,7 +49,7 @@ def _report(sentence: str) -> int:
 def run_cli(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
     """Runs `main` with absl's flags parsed; a `UserError` becomes one line on stderr, status 1.
 
-    So does a place that cannot be written to; Ctrl-C ends with status 130.
+    So does a place that cannot be used; Ctrl-C ends with status 130.
     """
 
     def guarded(args: list[str]) -> int:
@@ -61,7 +61,7 @@ def run_cli(main: Callable[[list[str]], None], argv: Sequence[str] | None = None
             if error.errno not in _NO_PLACE:
                 raise
             place = error.filename or "the output"
-            return _report(f"{place} cannot be written: {error.strerror}; choose another place.")
+            return _report(f"{place} cannot be used: {error.strerror}; choose another place.")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

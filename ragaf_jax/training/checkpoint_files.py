@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 # A damaged checkpoint shows as nearly any exception, a bare `Exception` from Orbax included. These
 # are no fault of the checkpoint; RuntimeError is what JAX raises when a device is out of memory.
-_NOT_DAMAGE = (UserError, RuntimeError, MemoryError)
+_NOT_DAMAGE = (UserError, RuntimeError, MemoryError, PermissionError)
 
 
 def checkpoints(folder: Path) -> list[Path]:
