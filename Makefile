@@ -5,6 +5,8 @@ DATA ?= data
 RUN ?= runs/quickstart
 # Fewer steps of each stage than the configuration says, e.g. STEPS=4, and fewer drawings to measure.
 STEPS ?=
+# Fewer drawings of every split.
+LIMIT ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,7 +41,7 @@ $(VENV)/ready: requirements.txt constraints.txt pyproject.toml
 
 data: $(VENV)/ready  ## Draws the OpenMoji data set (once)
 	@echo "== data"
-	$(BIN)/python -m input_pipeline.prepare --dataset=openmoji/recolor --data_dir=$(DATA)
+	$(BIN)/python -m input_pipeline.prepare --dataset=openmoji/recolor --data_dir=$(DATA) --limit=$(LIMIT)
 
 quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a contact sheet
 	@echo "== stage 1: sketch and caption to picture"
@@ -50,7 +52,7 @@ quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a conta
 	$(STAGE2) --mode=evaluate --output=$(RUN)
 
 quickstart-smoke:  ## The same path in a few steps
-	$(MAKE) quickstart RUN=runs/smoke STEPS=4
+	$(MAKE) quickstart RUN=runs/smoke DATA=runs/smoke/data LIMIT=16 STEPS=4
 
 test: $(VENV)/ready  ## The whole suite (PYTEST=… passes options on)
 	$(BIN)/python -m pytest -n auto $(PYTEST)

@@ -16,6 +16,7 @@ from input_pipeline.loader import DevicePrefetcher, train_iterator
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.sampling.grid import make_grid
+from ragaf_jax.training.heap import keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.writers import workdir_writer
@@ -70,6 +71,7 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     config, workdir = loaded_config(), Path(FLAGS.workdir)
+    keep_freed_memory()
     if FLAGS.mode == "train":
         train_stage(config, workdir)
         return

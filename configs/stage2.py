@@ -15,6 +15,7 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
     config.stage = 2
     config.train.read_examples = 48
     config.train.learning_rate = 1e-3  # at Stage 1's 2e-3 words bind no sooner
+    config.train.steps = 1500
     if dataset == "quickstart":
         config.train.read_examples = 24
         config.train.steps = 620

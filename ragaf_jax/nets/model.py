@@ -13,7 +13,8 @@ from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.autoencoder import Autoencoder
 from ragaf_jax.nets.clip_text import ClipText
 from ragaf_jax.nets.control import ControlNet
-from ragaf_jax.nets.ragaf import Ragaf, RagafTrace, place, pool_regions, region_shares
+from ragaf_jax.nets.ragaf import Ragaf, RagafTrace
+from ragaf_jax.nets.regions import place, pool_regions, region_shares
 from ragaf_jax.nets.unet import UNet, injection_sites
 
 Params = Mapping[str, Any]

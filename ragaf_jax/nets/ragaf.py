@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Bool, Float, Int
 
-from ragaf_jax.nets.blocks import RegionSignal
 from ragaf_jax.nets.layers import Dense, timestep_embedding
+from ragaf_jax.nets.regions import fourier_features
 
 FUSIONS = ("learned", "heuristic", "hybrid")
 
@@ -63,42 +63,6 @@ class RagafTrace(NamedTuple):
     attention: Float[Array, "b r t"]
     fusion: Float[Array, "b r 2"]
     appearance: Float[Array, "b r c"]
-
-
-def region_shares(
-    labels: Int[Array, "b s s"], regions: int, side: int
-) -> Float[Array, "b p {regions}"]:
-    """S_l[p, r]: the share of region r in cell p = (row, column) of a side × side latent grid.
-
-    The one-hot label map, area-averaged; every row sums to 1. `side` must divide the image size.
-    """
-    batch, size = labels.shape[:2]
-    if size % side:
-        raise ValueError(f"a label map of side {size} does not divide into {side} cells a side")
-    cells = labels.reshape(batch, side, size // side, side, size // side)
-    cells = cells.transpose(0, 1, 3, 2, 4).reshape(batch, side * side, -1)
-    return jax.nn.one_hot(cells, regions, dtype=jnp.float32).mean(2)
-
-
-def pool_regions(
-    features: Float[Array, "b h w c"], shares: Float[Array, "b p r"]
-) -> Float[Array, "b r c"]:
-    """The mean feature over each region's area; zero for a region without any."""
-    flat = features.reshape(features.shape[0], -1, features.shape[-1]).astype(jnp.float32)
-    mass = shares.sum(1)[..., None]
-    return jnp.einsum("bpr,bpc->brc", shares, flat) / jnp.maximum(mass, 1e-6)
-
-
-def fourier_features(x: Float[Array, "*batch f"], octaves: int) -> Float[Array, "*batch g"]:
-    """x beside sin and cos of π 2^k x for k < octaves, g = f (1 + 2 octaves).
-
-    Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
-    Domains" (2020), eq. 5, with frequencies on a grid: "the left third of the page" is then nearly
-    linear in a centroid's features.
-    """
-    angles = jnp.einsum("...f,k->...fk", x, jnp.pi * 2.0 ** jnp.arange(octaves))
-    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
-    return jnp.concatenate([x, waves.reshape(*x.shape[:-1], -1)], -1)
 
 
 class GraphAttention(nn.Module):
@@ -202,7 +166,7 @@ class WordAttention(nn.Module):
         query = split(Dense(width, dtype=self.dtype, name="to_q")(normed))
         key = split(Dense(width, dtype=self.dtype, name="to_k")(words))
         value = split(Dense(width, dtype=self.dtype, name="to_v")(words))
-        logits = jnp.einsum("brhd,bthd->bhrt", query, key).astype(jnp.float32)
+        logits = jnp.einsum("brhd,bthd->bhrt", query, key, preferred_element_type=jnp.float32)
         logits = logits * query.shape[-1] ** -0.5
         logits = jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)
         attention = jax.nn.softmax(logits)
@@ -308,13 +272,3 @@ class Ragaf(nn.Module):
             signals[site] = (feature, gamma * log_attention)
         appearance = Dense(self.latent_channels, name="appearance")(fused)
         return signals, RagafTrace(attention, fusion, appearance)
-
-
-def place(
-    signal: tuple[Float[Array, "b r c"], Float[Array, "b r t"]],
-    shares: Float[Array, "b p r"],
-    active: Float[Array, " b"],
-) -> RegionSignal:
-    """(5) A site's signal with the place of each region; `active` 0 switches an example's off."""
-    feature, logit_bias = signal
-    return RegionSignal(shares * active[:, None, None], feature, logit_bias)

@@ -12,7 +12,8 @@ from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion import loss as losses
 from ragaf_jax.diffusion.schedule import Schedule, add_noise
 from ragaf_jax.nets.model import Conditioning, Model, Params, Regions
-from ragaf_jax.nets.ragaf import RagafTrace, pool_regions
+from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.nets.regions import pool_regions
 from ragaf_jax.training.partition import merge
 from ragaf_jax.training.state import TrainState, ema_decay
 

@@ -43,9 +43,8 @@ def pipeline():
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory, pipeline):
     folder = tmp_path_factory.mktemp("runs")
-    return save_stage(pipeline.stage1, folder / "stage1"), save_stage(
-        pipeline.stage2, folder / "stage2"
-    )
+    stages = {"stage1": pipeline.stage1, "stage2": pipeline.stage2}
+    return [save_stage(stage, folder / name) for name, stage in stages.items()]
 
 
 def random_page(rng, side=256):
@@ -104,6 +103,7 @@ def test_strength_0_leaves_the_picture_of_stage_1(rng, pipeline):
 def test_a_blank_page_is_one_region(pipeline):
     result = pipeline(np.full((256, 256), 255, np.uint8), "")
     assert result.regions.n == 1
+    assert result.notices == ["The sketch is blank: no line was found on it."]
     np.testing.assert_allclose(result.attention.sum(1), 1, rtol=1e-5)
 
 
