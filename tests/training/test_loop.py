@@ -8,7 +8,6 @@ import pytest
 from fakes import random_batch, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_params
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.writers import JsonLines, Writer
@@ -162,74 +161,20 @@ def test_stage2_without_or_with_another_stage1(tmp_path, run):
     config.data.text_length = 10
     with pytest.raises(UserError, match=r"config\.data\.text_length is 12 in Stage 1"):
         run(config, tmp_path / "two")
-    # The workdir of a Stage 2 is no Stage 1, and nothing was begun by all of this.
     assert not (tmp_path / "two").exists()
-    config = short(2, 1)
-    config.stage1 = str(tmp_path / "one")
-    run(config, tmp_path / "two")
-    config.stage1 = str(tmp_path / "two")
-    with pytest.raises(UserError, match="holds Stage 2; give the workdir of Stage 1"):
-        run(config, tmp_path / "three")
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("diffusion.prediction", "v_prediction"), ("data.recolorings", 4), ("seed", 5)],
-)
-def test_a_workdir_goes_on_with_what_it_was_begun_with(tmp_path, run, field, value):
-    run(short(1, 1), tmp_path)
-    saved = (tmp_path / "config.json").read_text()
-    config = short(1, 2)
-    config.update_from_flattened_dict({field: value})
-    if field == "seed":  # how it is trained may change
-        run(config, tmp_path)
-        return
-    with pytest.raises(UserError, match=rf"config\.{field} was .* when .* was begun and is .* now"):
-        run(config, tmp_path)
-    assert (tmp_path / "config.json").read_text() == saved
-
-
-def test_other_vocabularies_are_refused(tmp_path, run, rng):
-    run(short(1, 1), tmp_path / "one")
-    other = Tokenizer.train(["words of another data set"])
-
-    def start(config, workdir):
-        batches = Batches(config, 0)
-        train(config, workdir, batches, next(batches), other, lambda first: Writer())
-
-    with pytest.raises(UserError, match="vocabulary of the data is not the one"):
-        start(short(1, 2), tmp_path / "one")
-    config = short(2, 1)
-    config.stage1 = str(tmp_path / "one")
-    with pytest.raises(UserError, match="different vocabularies"):
-        start(config, tmp_path / "two")
-
-
-def test_what_stage_1_kept_in_bfloat16_stage_2_trains_in_float32(tmp_path, run):
-    config = short(1, 1)
-    config.model.dtype = "bfloat16"
-    config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
-    run(config, tmp_path / "one")
-    config = short(2, 1)
-    config.model.dtype = "bfloat16"
-    config.stage1 = str(tmp_path / "one")
-    run(config, tmp_path / "two")
-    params, _ = load_params(tmp_path / "two")
-    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
-    config.train.steps = 2
-    run(config, tmp_path / "two")  # its own checkpoint fits
-
-
-def test_a_lost_loss_stops_the_run_and_leaves_the_checkpoints(tmp_path, run, rng):
-    run(short(1, 2), tmp_path)
+def test_a_lost_loss_stops_the_run_and_is_not_saved(tmp_path, rng):
     config = short(1, 4)
+    config.checkpoint_every = 1
 
     class Broken(Batches):
         def __next__(self):
             batch = super().__next__()
-            return batch._replace(image=batch.image * np.float32("nan"))
+            lost = np.float32("nan" if self.position > 1 else 1)
+            return batch._replace(image=batch.image * lost)
 
-    with pytest.raises(UserError, match=r"loss is nan .* at step 3: lower"):
+    with pytest.raises(UserError, match=r"loss is nan .* at step 2: lower"):
         train(
             config,
             tmp_path,
@@ -238,4 +183,4 @@ def test_a_lost_loss_stops_the_run_and_leaves_the_checkpoints(tmp_path, run, rng
             tiny_tokenizer(),
             lambda first: Writer(),
         )
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
