@@ -55,7 +55,7 @@ quickstart-smoke:  ## The same path in a few steps
 	$(MAKE) quickstart RUN=runs/smoke DATA=runs/smoke/data LIMIT=16 STEPS=4
 
 test: $(VENV)/ready  ## The whole suite (PYTEST=… passes options on)
-	$(BIN)/python -m pytest -n auto $(PYTEST)
+	$(BIN)/python -m pytest -n auto --durations=20 $(PYTEST)
 
 parity: $(VENV)/ready  ## The tests against PyTorch; installs it
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[parity]'

@@ -14,6 +14,7 @@ from ragaf_jax.batch import Batch, Truth, in_chunks
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.report import Quality, quality, sentences, spread
 from ragaf_jax.graph.draw import draw_regions
+from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.sampling.curves import curves
 from ragaf_jax.sampling.figures import CELL, SheetRow, contact_sheet
@@ -116,7 +117,8 @@ def _contact_sheet(pictures: dict[str, np.ndarray], batch: Batch, truth: Truth) 
     rows = []
     for i in range(min(SHOWN, len(truth.keys))):
         sketch, count = truth.sketch_u8[i], int(batch.graph.n_node[i, 0])
-        regions = Regions(labels=batch.labels[i], n=count, background=np.zeros(count, bool))
+        background = batch.graph.nodes[i, :count, NODE_FEATURES.index("background")] > 0
+        regions = Regions(labels=batch.labels[i], n=count, background=background)
         side = len(sketch) * -(-CELL // len(sketch))
         drawn = Image.fromarray(draw_regions(sketch, regions)).resize((side, side))
         cells = (
