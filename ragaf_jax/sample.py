@@ -24,6 +24,7 @@ flags.DEFINE_integer("seed", 0, "The same seed and settings give the same pictur
 flags.DEFINE_integer("steps", None, "Denoising steps of either stage; default as Stage 2's config.")
 flags.DEFINE_float("guidance", None, "Scale of the text; default as Stage 2's config.")
 flags.DEFINE_float("sketch_guidance", None, "Scale of the sketch; default as Stage 2's config.")
+flags.DEFINE_float("guidance_until", None, "Share of the timesteps below which scales are 1.")
 flags.DEFINE_float("strength", None, "How far Stage 2 noises Stage 1's picture, 0 to 1.")
 flags.DEFINE_string("sampler", None, "ddim or dpm_solver_pp_2m; default as Stage 2's config.")
 REQUIRED = ("stage1", "stage2", "sketch", "prompt", "output")
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> None:
         steps=FLAGS.steps,
         guidance=FLAGS.guidance,
         sketch_guidance=FLAGS.sketch_guidance,
+        guidance_until=FLAGS.guidance_until,
         strength=FLAGS.strength,
         sampler=FLAGS.sampler,
     )

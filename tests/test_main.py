@@ -37,7 +37,9 @@ def fail(*command):
         (("--config=configs/stage1.py:imagenet",), "imagenet"),
         ((STAGE1, "--mode=paint"), "paint"),
         ((STAGE1, "--config.data.dir=nowhere"), "python -m input_pipeline.prepare"),
-        ((STAGE2, "--mode=evaluate", "--config.data.dir=nowhere"), "There is no data"),
+        ((STAGE2, "--mode=evaluate"), "config.stage1=''; use configs/stage2.py with"),
+        ((STAGE2, "--mode=evaluate", "--config.stage1=nowhere"), "holds no checkpoint"),
+        ((STAGE1, "--config.validate_every=0"), "config.validate_every is 0; it must be 1 or more"),
     ],
 )
 def test_main(tmp_path, flags, said):

@@ -89,6 +89,7 @@ class Pipeline:
         steps: int | None = None,
         guidance: float | None = None,
         sketch_guidance: float | None = None,
+        guidance_until: float | None = None,
         strength: float | None = None,
         sampler: str | None = None,
     ) -> Result:
@@ -103,6 +104,7 @@ class Pipeline:
           steps: denoising steps of either stage.
           guidance: scale of the text; 1 is the plain conditional model.
           sketch_guidance: scale of the sketch and its regions; 1 likewise.
+          guidance_until: below this share of the timesteps both scales count as 1.
           strength: how far Stage 2 noises Stage 1's picture: 0 not at all, 1 wholly.
           sampler: a name in `diffusion.samplers.SAMPLERS`.
 
@@ -114,6 +116,7 @@ class Pipeline:
             "steps": steps,
             "guidance": guidance,
             "sketch_guidance": sketch_guidance,
+            "guidance_until": guidance_until,
             "strength": strength,
             "sampler": sampler,
         }
@@ -129,7 +132,7 @@ class Pipeline:
         settings = Settings(
             guidance=float(chosen["guidance"]),
             sketch_guidance=float(chosen["sketch_guidance"]),
-            guidance_until=float(config.guidance_until),
+            guidance_until=float(chosen["guidance_until"]),
             strength=float(chosen["strength"]),
         )
         draw = self._draw(chosen["sampler"], chosen["steps"])
@@ -188,8 +191,9 @@ def _check(chosen: dict[str, Any], schedule_steps: int) -> None:
         raise UserError(f"The seed is {chosen['seed']}; choose one from 0 to {2**32 - 1}.")
     if not 1 <= chosen["steps"] <= schedule_steps:
         raise UserError(f"steps is {chosen['steps']}; choose 1 to {schedule_steps}.")
-    if not 0 <= chosen["strength"] <= 1:
-        raise UserError(f"strength is {chosen['strength']}; choose 0 to 1.")
+    for name in ("strength", "guidance_until"):
+        if not 0 <= chosen[name] <= 1:
+            raise UserError(f"{name} is {chosen[name]}; choose 0 to 1.")
     for name in ("guidance", "sketch_guidance"):
         if not math.isfinite(chosen[name]):
             raise UserError(f"{name} is {chosen[name]}; choose a finite number, usually 1 to 10.")

@@ -85,8 +85,9 @@ def test_every_setting_has_an_effect_and_scales_do_not_compile_again(rng, pipeli
     plain = pipeline(page, PROMPT)
     (draw,) = pipeline._draws.values()
     compiled = draw._cache_size()
-    for changed in ({"guidance": 5.0}, {"sketch_guidance": 2.5}, {"strength": 0.4}):
-        assert (pipeline(page, PROMPT, **changed).stage2 != plain.stage2).any(), changed
+    scales = {"guidance": 5.0, "sketch_guidance": 2.5, "guidance_until": 0.9, "strength": 0.4}
+    for name, value in scales.items():
+        assert (pipeline(page, PROMPT, **{name: value}).stage2 != plain.stage2).any(), name
     assert (pipeline(page, WORDS[7]).stage2 != plain.stage2).any()
     assert (pipeline(255 - page, PROMPT).stage2 != plain.stage2).any()
     assert draw._cache_size() == compiled
