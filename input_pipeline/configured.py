@@ -29,7 +29,12 @@ def shapes(data: ConfigDict) -> dict[str, int]:
 
 def held_out(data: ConfigDict, split: str, examples: int) -> tuple[Batch, Truth]:
     """Examples of different drawings, always the same."""
-    source = open_split(data, split)
+    return _held_out(open_split(data, split), data, split, examples)
+
+
+def _held_out(
+    source: RecordSource, data: ConfigDict, split: str, examples: int
+) -> tuple[Batch, Truth]:
     drawings = distinct_drawings(source, examples)
     if len(drawings) < 2:
         raise UserError(
@@ -50,9 +55,10 @@ def held_out_for(
       tokenizer: of the checkpoint.
     """
     data = ConfigDict({**trained.data, "dir": config.data.dir})
-    if open_split(data, "test").tokenizer.to_json() != tokenizer.to_json():
+    source = open_split(data, "test")
+    if source.tokenizer.to_json() != tokenizer.to_json():
         raise UserError(
             f"The vocabulary of the data in {data.dir} is not the one that the checkpoint was "
             "trained with; name the folder of its data with --config.data.dir."
         )
-    return held_out(data, "test", config.evaluation_examples)
+    return _held_out(source, data, "test", config.evaluation_examples)
