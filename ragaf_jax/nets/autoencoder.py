@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 
 @runtime_checkable
@@ -22,8 +22,14 @@ class Autoencoder(Protocol):
     @property
     def channels(self) -> int: ...
 
-    def encode(self, params: Any, image: Float[Array, "b s1 s2 3"]) -> Float[Array, "b h w c"]:
-        """Latents of the image."""
+    def init(self, rng: PRNGKeyArray) -> Any:
+        """Fresh float32 parameters, {} where there are none."""
+        ...
+
+    def encode(
+        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: PRNGKeyArray | None = None
+    ) -> Float[Array, "b h w c"]:
+        """Latents of the image: where there are many, a draw by `rng`, the likeliest without."""
         ...
 
     def decode(self, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s1 s2 3"]:
@@ -38,7 +44,7 @@ class HaarAutoencoder:
     Every level replaces 2×2 cells by their (a+b+c+d)/2 and three differences, then transforms each
     of the channels again: a full wavelet packet, so that latents are `2^levels` times smaller with
     3·4^levels channels. An orthonormal map keeps white noise white and all distances, so a loss on
-    latents is the loss on pixels. `params` is ignored.
+    latents is the loss on pixels. `params` and `rng` are ignored: an image has one latent.
     """
 
     levels: int = 2
@@ -53,9 +59,16 @@ class HaarAutoencoder:
         """3·4^levels."""
         return 3 * 4**self.levels
 
-    def encode(self, params: Any, image: Float[Array, "b s1 s2 3"]) -> Float[Array, "b h w c"]:
+    def init(self, rng: PRNGKeyArray) -> Any:
+        """{}: there are no parameters."""
+        del rng
+        return {}
+
+    def encode(
+        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: PRNGKeyArray | None = None
+    ) -> Float[Array, "b h w c"]:
         """Coefficients; raises ValueError where a side is not a multiple of `downscale`."""
-        del params
+        del params, rng
         if any(side % self.downscale for side in image.shape[1:3]):
             raise ValueError(
                 f"the image is {image.shape[1:3]}, expected multiples of {self.downscale}"

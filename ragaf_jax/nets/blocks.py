@@ -30,21 +30,26 @@ class RegionSignal(NamedTuple):
 
 
 class ResnetBlock(nn.Module):
-    """Twice GroupNorm → SiLU → conv, the timestep added in between; a 1×1 shortcut if c changes."""
+    """Twice GroupNorm → SiLU → conv, with a 1×1 shortcut if c changes.
+
+    The UNet adds the timestep in between; the autoencoder has none.
+    """
 
     channels: int
     groups: int = 32
+    epsilon: float = 1e-5
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"]
+        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"] | None = None
     ) -> Float[Array, "b h w {self.channels}"]:
         dtype, channels = self.dtype, self.channels
-        h = GroupNorm(self.groups, silu=True, dtype=dtype, name="norm1")(x)
+        h = GroupNorm(self.groups, self.epsilon, silu=True, dtype=dtype, name="norm1")(x)
         h = conv3x3(channels, "conv1", dtype=dtype)(h)
-        h = h + Dense(channels, dtype=dtype, name="time_emb_proj")(nn.silu(time))[:, None, None]
-        h = GroupNorm(self.groups, silu=True, dtype=dtype, name="norm2")(h)
+        if time is not None:
+            h = h + Dense(channels, dtype=dtype, name="time_emb_proj")(nn.silu(time))[:, None, None]
+        h = GroupNorm(self.groups, self.epsilon, silu=True, dtype=dtype, name="norm2")(h)
         h = conv3x3(channels, "conv2", dtype=dtype)(h)
         if x.shape[-1] != channels:
             x = Dense(channels, pointwise=True, dtype=dtype, name="conv_shortcut")(x)

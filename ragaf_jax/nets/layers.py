@@ -42,15 +42,19 @@ def conv3x3(
     features: int,
     name: str,
     stride: int = 1,
+    padding: tuple[int, int] = (1, 1),
     kernel_init: Initializer = default_init,
     dtype: Dtype = jnp.float32,
 ) -> nn.Conv:
-    """A 3×3 convolution with one pixel of zeros around (a side n becomes ⌈n / stride⌉)."""
+    """A 3×3 convolution with `padding` zeros before and after each side.
+
+    With the default a side n becomes ⌈n / stride⌉.
+    """
     return nn.Conv(
         features,
         kernel_size=(3, 3),
         strides=(stride, stride),
-        padding=((1, 1), (1, 1)),
+        padding=(padding, padding),
         kernel_init=kernel_init,
         dtype=dtype,
         name=name,

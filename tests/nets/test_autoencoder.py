@@ -49,6 +49,16 @@ def test_sides_that_do_not_divide():
         HaarAutoencoder(2).encode({}, jnp.zeros((1, 8, 6, 3)))
 
 
+def test_has_no_parameters_and_one_latent_per_image(rng):
+    autoencoder, key = HaarAutoencoder(1), jax.random.key(0)
+    image = jnp.asarray(rng.uniform(-1, 1, (1, 4, 4, 3)), jnp.float32)
+    params = autoencoder.init(key)
+    assert params == {}
+    np.testing.assert_array_equal(
+        autoencoder.encode(params, image, key), autoencoder.encode(params, image)
+    )
+
+
 def test_is_an_autoencoder_and_hashable():
     assert isinstance(HaarAutoencoder(), Autoencoder)
     assert hash(HaarAutoencoder(2)) == hash(HaarAutoencoder(2))

@@ -1,0 +1,135 @@
+"""Stable Diffusion's latents: a `Vae` with its scale, draws of its posterior, and tiles."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ragaf_jax.nets.vae import Vae
+
+
+@dataclass(frozen=True)
+class KlAutoencoder:
+    """An `Autoencoder` of latents with about unit variance; `params` is the tree of `vae`.
+
+    Attributes:
+      vae: the network.
+      tile: latents with a longer side are decoded in tiles of this side, so that memory does not
+        grow with the image. Group norms and attention then see a tile where they saw the image.
+    """
+
+    vae: Vae
+    tile: int = 128
+
+    def __post_init__(self) -> None:
+        if self.tile < 4:
+            raise ValueError(f"tile is {self.tile}, expected 4 or more: a quarter is overlap")
+
+    @property
+    def downscale(self) -> int:
+        """A halving between any two levels."""
+        return self.vae.config.downscale
+
+    @property
+    def channels(self) -> int:
+        """The network's `latent_channels`."""
+        return self.vae.config.latent_channels
+
+    def init(self, rng: PRNGKeyArray) -> Any:
+        """Fresh float32 parameters."""
+        smallest = (1, self.downscale, self.downscale, self.vae.config.in_channels)
+        return self.vae.init(rng, jnp.zeros(smallest))["params"]
+
+    def encode(
+        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: PRNGKeyArray | None = None
+    ) -> Float[Array, "b h w c"]:
+        """A draw of q(latent | image), or its mode where there is no `rng`; scaled."""
+        latents, log_variance = self.vae.apply({"params": params}, image, method="encode")
+        if rng is not None:
+            noise = jax.random.normal(rng, latents.shape)
+            latents = latents + jnp.exp(0.5 * log_variance) * noise
+        return latents * self.vae.config.scaling_factor
+
+    def decode(self, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s1 s2 3"]:
+        """The image, not clipped."""
+
+        def decode(latents: Array) -> Array:
+            return self.vae.apply({"params": params}, latents, method="decode")
+
+        latents = latents / self.vae.config.scaling_factor
+        if max(latents.shape[1:3]) <= self.tile:
+            return decode(latents)
+        return decode_tiled(decode, latents, self.tile, self.downscale)
+
+
+def decode_tiled(
+    decode: Callable[[Array], Array], latents: Float[Array, "b h w c"], tile: int, scale: int
+) -> Float[Array, "b {scale}*h {scale}*w o"]:
+    """What `decode` makes of one tile after the other, blended where they overlap.
+
+    Args:
+      decode: makes latents [b, m, n, c] an image [b, scale·m, scale·n, o].
+      latents: of any height and width.
+      tile: side of a tile, cut to that of the latents.
+      scale: image side divided by latent side.
+    """
+    (height, width), channels = latents.shape[1:3], latents.shape[3]
+    rows, columns = tile_starts(height, tile), tile_starts(width, tile)
+    size = (len(latents), min(height, tile), min(width, tile), channels)
+
+    def decode_at(corner: Array) -> Array:
+        return decode(jax.lax.dynamic_slice(latents, (0, corner[0], corner[1], 0), size))
+
+    corners = jnp.asarray(list(itertools.product(rows, columns)))
+    tiles = jax.lax.map(decode_at, corners)  # One at a time: the memory is that of one.
+    tiles = tiles.reshape(len(rows), len(columns), *tiles.shape[1:])
+    overlap = tile // 4 * scale
+    strips = [_join(row, columns * scale, width * scale, overlap, axis=2) for row in tiles]
+    return _join(strips, rows * scale, height * scale, overlap, axis=1)
+
+
+def tile_starts(side: int, tile: int) -> Int[np.ndarray, " n"]:
+    """Where tiles that overlap by a quarter begin; the last is moved inward to end with `side`."""
+    stride = tile - tile // 4
+    count = 1 + max(0, -(-(side - tile) // stride))
+    return np.minimum(np.arange(count) * stride, max(0, side - tile))
+
+
+def blend_weights(
+    starts: Int[np.ndarray, " n"], tile: int, side: int, overlap: int
+) -> Float[np.ndarray, "n {tile}"]:
+    """Weights of each tile's cells: ramps over `overlap` cells at its ends, summing to 1 anywhere.
+
+    Where just two tiles meet in just `overlap` cells, the ramps are linear.
+    """
+    from_start = np.arange(tile) + 0.5
+    ramp = np.minimum(1.0, np.minimum(from_start, from_start[::-1]) / overlap)
+    cells = starts[:, None] + np.arange(tile)[None]
+    total = np.zeros(side)
+    np.add.at(total, cells, ramp[None])
+    return (ramp[None] / total[cells]).astype(np.float32)
+
+
+def _join(
+    tiles: Sequence[Float[Array, "b m n o"]] | Float[Array, "t b m n o"],
+    starts: Int[np.ndarray, " t"],
+    side: int,
+    overlap: int,
+    axis: int,
+) -> Float[Array, "b h w o"]:
+    """Tiles that begin at `starts` of an axis that becomes `side` cells long."""
+    length = tiles[0].shape[axis]
+    weights = blend_weights(starts, length, side, overlap)
+    spread, margins = [1, 1, 1, 1], [(0, 0)] * 4
+    spread[axis] = length
+    parts = []
+    for tile, start, weight in zip(tiles, starts.tolist(), weights, strict=True):
+        margins[axis] = (start, side - start - length)
+        parts.append(jnp.pad(tile * weight.reshape(spread), margins))
+    return functools.reduce(jnp.add, parts)
