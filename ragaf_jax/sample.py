@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from ragaf_jax.errors import run_cli
+from ragaf_jax.folders import check_writable, whole_folder
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("stage1", None, "Workdir of Stage 1.")
@@ -26,7 +27,9 @@ flags.DEFINE_float("guidance", None, "Scale of the text; default as Stage 2's co
 flags.DEFINE_float("sketch_guidance", None, "Scale of the sketch; default as Stage 2's config.")
 flags.DEFINE_float("guidance_until", None, "Share of the timesteps below which scales are 1.")
 flags.DEFINE_float("strength", None, "How far Stage 2 noises Stage 1's picture, 0 to 1.")
-flags.DEFINE_string("sampler", None, "ddim or dpm_solver_pp_2m; default as Stage 2's config.")
+flags.DEFINE_string(
+    "sampler", None, "ddim, dpm_solver_pp_2m, euler or ddpm; default as Stage 2's config."
+)
 REQUIRED = ("stage1", "stage2", "sketch", "prompt", "output")
 flags.mark_flags_as_required(REQUIRED)
 
@@ -39,11 +42,11 @@ def main(argv: list[str]) -> None:
     from ragaf_jax.sampling.sketch_input import read_grey, to_page
 
     grey = read_grey(Path(FLAGS.sketch))
-    from ragaf_jax.sampling.outputs import check_writable, whole_folder, write_outputs
+    from ragaf_jax.sampling.outputs import FILES, write_outputs
     from ragaf_jax.sampling.pipeline import Pipeline
 
     output = Path(FLAGS.output).resolve()
-    check_writable(output)
+    check_writable(output, FILES)
     print("Reading both checkpoints …", file=sys.stderr)
     pipeline = Pipeline.restore(Path(FLAGS.stage1), Path(FLAGS.stage2))
     print("Compiling and drawing, half a minute or more …", file=sys.stderr)

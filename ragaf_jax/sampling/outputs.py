@@ -1,13 +1,9 @@
 """The folder that one call of the pipeline leaves: pictures, figures, prompt and metadata."""
 
-import contextlib
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ragaf_jax import __version__
-from ragaf_jax.errors import UserError
 from ragaf_jax.graph.draw import draw_graph, draw_regions
 from ragaf_jax.sampling.attention_figure import attention_maps
 from ragaf_jax.sampling.figures import comparison
@@ -36,53 +31,6 @@ PICTURES = (
 )
 FILES = {*(f"{name}.png" for name in PICTURES), "prompt.txt", METADATA}
 PACKAGES = ("jax", "flax", "numpy", "jraph", "opencv-python-headless", "pillow", "tokenizers")
-
-
-def check_writable(folder: Path) -> None:
-    """Refuses, before any work is done, a place where `whole_folder` could not write.
-
-    Raises:
-      UserError: `folder` is a file, holds something else than an earlier output, or lies where
-        nothing may be written.
-    """
-    if folder.is_dir():
-        if not {path.name for path in folder.iterdir()} <= FILES:
-            raise UserError(
-                f"The output folder {folder} holds other files; name a new one or empty it."
-            )
-    elif folder.exists():
-        raise UserError(f"The output {folder} is a file; name a folder.")
-    existing = next(parent for parent in folder.parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"The output {folder} cannot be made, because {existing} cannot be written to; name "
-            "another folder."
-        )
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place at the end, or vanishes on an error."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rename(old)
-        try:
-            partial.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"The output {folder} cannot be written: {error.strerror or error}."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_outputs(

@@ -1,0 +1,60 @@
+"""Folders that are there whole or not at all."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from ragaf_jax.errors import UserError
+
+
+def check_writable(folder: Path, replaceable: Collection[str]) -> None:
+    """Refuses, before any work is done, a place where `whole_folder` could not write.
+
+    Args:
+      folder: where to.
+      replaceable: names of what an earlier output has; only such a folder is replaced.
+
+    Raises:
+      UserError: `folder` is a file, holds something else than an earlier output, or lies where
+        nothing may be written.
+    """
+    if folder.is_dir():
+        if not {path.name for path in folder.iterdir()} <= set(replaceable):
+            raise UserError(
+                f"The output folder {folder} holds other files; name a new one or empty it."
+            )
+    elif folder.exists():
+        raise UserError(f"The output {folder} is a file; name a folder.")
+    existing = next(parent for parent in folder.parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"The output {folder} cannot be made, because {existing} cannot be written to; name "
+            "another folder."
+        )
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` that takes its place at the end, or vanishes on an error."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            folder.rename(old)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"The output {folder} cannot be written: {error.strerror or error}."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

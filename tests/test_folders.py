@@ -1,0 +1,59 @@
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.folders import check_writable, whole_folder
+
+METADATA = "metadata.json"
+FILES = {"sketch.png", "prompt.txt", METADATA}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "dog"
+    check_writable(target, FILES)
+    with contextlib.suppress(RuntimeError), whole_folder(target) as folder:
+        (folder / "half").touch()
+        raise RuntimeError
+    assert list(target.parent.iterdir()) == []
+    for name in ("prompt.txt", "sketch.png"):
+        with whole_folder(target) as folder:
+            (folder / name).touch()
+            (folder / METADATA).touch()
+            assert not (target / name).exists()
+        assert {path.name for path in target.iterdir()} == {name, METADATA}
+        check_writable(target, FILES)
+    assert [path.name for path in target.parent.iterdir()] == ["dog"]
+
+
+def test_folders_that_are_not_ours_are_left_alone(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        check_writable(tmp_path, FILES)
+    with pytest.raises(UserError, match="is a file"):
+        check_writable(tmp_path / "notes.txt", FILES)
+    with pytest.raises(UserError, match="cannot be made"):
+        check_writable(tmp_path / "notes.txt" / "dog", FILES)
+    # A data set has a metadata.json too.
+    (tmp_path / METADATA).touch()
+    with pytest.raises(UserError, match="holds other files"):
+        check_writable(tmp_path, FILES)
+
+
+def test_an_earlier_output_survives_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "dog"
+    with whole_folder(target) as folder:
+        (folder / METADATA).write_text("first")
+    rename = Path.rename
+
+    def full(path, to):
+        if path.name.endswith(".partial"):
+            raise OSError(28, "No space left on device")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(UserError, match="No space left"), whole_folder(target) as folder:
+        (folder / METADATA).write_text("second")
+    assert [path.name for path in tmp_path.iterdir()] == ["dog"]
+    assert (target / METADATA).read_text() == "first"
