@@ -142,34 +142,39 @@ class Encoder(nn.Module):
     """The stack of layers, under transformers' names `layers/0`, `layers/1`, …"""
 
     config: ClipTextConfig
+    skip: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
     ) -> Float[Array, "b t d"]:
-        return Layers(self.config, dtype=self.dtype, name="layers")(x, bias)
+        return Layers(self.config, self.skip, dtype=self.dtype, name="layers")(x, bias)
 
 
 class Layers(nn.Module):
-    """The layers themselves."""
+    """The layers themselves. The last `skip` have parameters and no say."""
 
     config: ClipTextConfig
+    skip: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
     ) -> Float[Array, "b t d"]:
+        states = [x]
         for i in range(self.config.num_hidden_layers):
-            x = EncoderLayer(self.config, dtype=self.dtype, name=str(i))(x, bias)
-        return x
+            layer = EncoderLayer(self.config, dtype=self.dtype, name=str(i))
+            states.append(layer(states[-1], bias))
+        return states[len(states) - 1 - self.skip]  # The compiler drops what nobody reads.
 
 
 class TextTransformer(nn.Module):
     """Embeddings, causal transformer, final layer norm."""
 
     config: ClipTextConfig
+    skip: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -181,16 +186,22 @@ class TextTransformer(nn.Module):
         if mask is not None:
             visible = visible & mask[:, None]
         x = Embeddings(self.config, dtype=self.dtype, name="embeddings")(tokens)
-        x = Encoder(self.config, dtype=self.dtype, name="encoder")(x, hide(visible)[:, None])
+        encoder = Encoder(self.config, self.skip, dtype=self.dtype, name="encoder")
+        x = encoder(x, hide(visible)[:, None])
         return nn.LayerNorm(
             epsilon=self.config.layer_norm_eps, dtype=self.dtype, name="final_layer_norm"
         )(x)
 
 
 class ClipText(nn.Module):
-    """Text states of a caption. The parameter tree is that of transformers' `FlaxCLIPTextModel`."""
+    """Text states of a caption. The parameter tree is that of transformers' `FlaxCLIPTextModel`.
+
+    `clip_skip` last layers are left out before the final norm: 1 answers the states of the last
+    but one, as anime models want it (diffusers' `clip_skip`; other programs count from 1).
+    """
 
     config: ClipTextConfig
+    clip_skip: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -203,14 +214,21 @@ class ClipText(nn.Module):
         padding included; with one, padding is seen by nobody.
 
         Raises:
-          ValueError: more tokens than positions.
+          ValueError: more tokens than positions, or more layers to skip than there are.
         """
         if tokens.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
                 f"the text has {tokens.shape[1]} tokens, expected at most"
                 f" max_position_embeddings {self.config.max_position_embeddings}"
             )
-        transformer = TextTransformer(self.config, dtype=self.dtype, name="text_model")
+        if not 0 <= self.clip_skip < self.config.num_hidden_layers:
+            raise ValueError(
+                f"clip_skip is {self.clip_skip}, expected 0 to below the number of layers"
+                f" {self.config.num_hidden_layers}"
+            )
+        transformer = TextTransformer(
+            self.config, self.clip_skip, dtype=self.dtype, name="text_model"
+        )
         return transformer(tokens, mask).astype(jnp.float32)
 
 

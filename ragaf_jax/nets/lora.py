@@ -1,0 +1,157 @@
+"""Low-rank adaptation (Hu et al. 2021) of any dense or convolution, chosen by its path.
+
+A network is not changed for it: its parameters stay, and a second tree with the same paths holds
+`down`, `up` and `alpha` of the modules that are adapted. y = W·x becomes
+y = W·x + (alpha / rank) · up·down·x (eq. 3), either as it stands (`adapted`) or merged into W.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ragaf_jax.nets.layers import Dense
+
+Tree = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What is adapted, and how.
+
+    Attributes:
+      patterns: regular expressions over whole paths of modules, network first, such as
+        "unet/.*/attn[12]/to_[qkv]".
+      rank: inner width r; at most what the module's own widths allow makes sense.
+      alpha: the update is scaled by alpha / rank.
+      dropout: share of the inputs of `down` that are dropped in training.
+    """
+
+    patterns: tuple[str, ...]
+    rank: int = 8
+    alpha: float = 8.0
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank is {self.rank}, expected 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout is {self.dropout}, expected 0 to below 1")
+
+
+def init_lora(config: LoraConfig, params: Tree, rng: PRNGKeyArray) -> Tree:
+    """Fresh float32 adapters that change nothing yet: `up` is zero (§4.1).
+
+    Args:
+      config: what to adapt.
+      params: trees of networks by their names, or their shapes.
+      rng: for `down`, uniform of the variance that PyTorch's layers begin with: 1 / (3 fan_in).
+
+    Returns:
+      {network: {path of a module …: {"down", "up", "alpha"}}}, only of networks that are adapted.
+
+    Raises:
+      ValueError: a pattern that matches no dense and no convolution.
+    """
+    shapes = {
+        path.removesuffix("/kernel"): leaf.shape
+        for path, leaf in flatten_dict(params, sep="/").items()
+        if path.endswith("/kernel") and len(leaf.shape) in (2, 4)
+    }
+    for pattern in config.patterns:
+        if not any(re.fullmatch(pattern, path) for path in shapes):
+            raise ValueError(
+                f"lora.patterns has {pattern!r}, which no dense or convolution matches"
+            )
+    chosen = [p for p in shapes if any(re.fullmatch(pattern, p) for pattern in config.patterns)]
+    flat = {}
+    for path, key in zip(chosen, jax.random.split(rng, max(1, len(chosen))), strict=False):
+        *window, fan_in, features = shapes[path]
+        bound = (math.prod(window) * fan_in) ** -0.5
+        down = (*window, fan_in, config.rank)
+        flat[f"{path}/down"] = jax.random.uniform(key, down, minval=-bound, maxval=bound)
+        flat[f"{path}/up"] = jnp.zeros((*[1 for _ in window], config.rank, features))
+        flat[f"{path}/alpha"] = jnp.float32(config.alpha)
+    return unflatten_dict(flat, sep="/")
+
+
+@contextlib.contextmanager
+def adapted(lora: Tree, dropout: float = 0.0, rng: PRNGKeyArray | None = None) -> Iterator[None]:
+    """Within, applying the network that `lora` was made for gives its adapted output.
+
+    Args:
+      lora: one network's adapters; empty changes nothing.
+      dropout: share of inputs dropped, where there is an `rng`.
+      rng: for dropout; None in inference.
+    """
+    adapters = adapters_by_path(lora)
+    keys = (
+        {}
+        if rng is None or dropout == 0
+        else dict(zip(adapters, _keys(rng, adapters), strict=True))
+    )
+
+    def intercept(
+        method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        y, module = method(*args, **kwargs), context.module
+        path = "/".join(module.path)
+        if path not in adapters or context.method_name != "__call__":
+            return y
+        (x,) = args
+        if path in keys:
+            kept = jax.random.bernoulli(keys[path], 1 - dropout, x.shape)
+            x = jnp.where(kept, x / (1 - dropout), 0)
+        return y + _update(module, adapters[path], x).astype(y.dtype)
+
+    with nn.intercept_methods(intercept) if adapters else contextlib.nullcontext():
+        yield
+
+
+def merged(params: Tree, lora: Tree) -> Tree:
+    """One network's parameters with its adapters merged into them."""
+    flat = flatten_dict(params, sep="/")
+    for path, adapter in adapters_by_path(lora).items():
+        kernel = flat[f"{path}/kernel"]
+        update = adapter["down"] @ adapter["up"].reshape(adapter["up"].shape[-2:])
+        update = _scale(adapter) * update.reshape(kernel.shape)
+        flat[f"{path}/kernel"] = (kernel + update).astype(kernel.dtype)
+    return unflatten_dict(flat, sep="/")
+
+
+def adapters_by_path(lora: Tree) -> dict[str, dict[str, Array]]:
+    """{"mid_block/attentions_0/proj_in": {"down", "up", "alpha"}, …} of one network's tree."""
+    adapters: dict[str, dict[str, Array]] = {}
+    for path, leaf in flatten_dict(lora, sep="/").items():
+        module, _, name = path.rpartition("/")
+        adapters.setdefault(module, {})[name] = leaf
+    return adapters
+
+
+def _keys(rng: PRNGKeyArray, adapters: Sequence[str] | Mapping[str, Any]) -> PRNGKeyArray:
+    return jax.random.split(rng, len(adapters))
+
+
+def _scale(adapter: Mapping[str, Array]) -> Float[Array, ""]:
+    """alpha / rank; alpha is a constant of the adapter, not a parameter."""
+    return jax.lax.stop_gradient(adapter["alpha"]) / adapter["down"].shape[-1]
+
+
+def _update(module: Any, adapter: Mapping[str, Array], x: Array) -> Array:
+    if not isinstance(module, Dense | nn.Dense | nn.Conv):
+        raise TypeError(f"{'/'.join(module.path)} is a {type(module).__name__}, no dense or conv")
+    # The module itself, narrower: same strides, padding and dtype.
+    narrow = module.clone(
+        features=adapter["down"].shape[-1], use_bias=False, parent=None, name=None
+    )
+    hidden = narrow.apply({"params": {"kernel": adapter["down"]}}, x)
+    up = adapter["up"].reshape(adapter["up"].shape[-2:])
+    return hidden @ (_scale(adapter) * up).astype(hidden.dtype)

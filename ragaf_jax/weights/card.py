@@ -1,0 +1,88 @@
+"""Model cards: what a folder of weights is, written from the run's own configuration and metrics."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+
+def model_card(
+    title: str,
+    parts: Sequence[str],
+    usage: str,
+    config: Mapping[str, Any],
+    step: int,
+    metrics: Mapping[str, float],
+) -> str:
+    """Markdown with the hub's YAML header.
+
+    Args:
+      title: what the folder is called.
+      parts: what is in it, a line each.
+      usage: Python that loads it.
+      config: of the run.
+      step: updates made.
+      metrics: names and values, the last that were measured; may be empty.
+    """
+    base = config.get("init", {}).get("checkpoint")
+    header = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="image-to-image",
+        tags=["stable-diffusion", "controlnet", "sketch-to-image", "jax", "ragaf-jax"],
+        datasets=[config["data"]["dataset"]],
+        base_model=base or None,
+    )
+    rows = {
+        "stage": config["stage"],
+        "started from": base or "random numbers",
+        "data": f"{config['data']['dataset']} at {config['data']['image_size']} px",
+        "updates": step,
+        "examples an update": config["train"]["batch_size"],
+        "learning rate": config["train"]["learning_rate"],
+        "trained": ", ".join(f"`{x}`" for x in config["train"]["trainable"]),
+        "the UNet predicts": config["diffusion"]["prediction"],
+        "weights": "exponential moving average",
+    }
+    lines = [
+        "---",
+        header.to_yaml(),
+        "---",
+        f"# {title}",
+        "",
+        "Trained with RAGAF-JAX, which draws images from a sketch and a prompt.",
+        "",
+        *(f"- {part}" for part in parts),
+        "",
+        "The sketch is given with **ink white on black**, in [0, 1].",
+        "",
+        "```python",
+        usage.strip(),
+        "```",
+        "",
+        "## Training",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+        "",
+        "## Metrics",
+        "",
+    ]
+    if metrics:
+        lines += ["| measured last | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items())]
+    else:
+        lines.append("None were measured.")
+    lines += [
+        "",
+        "<details><summary>Configuration</summary>",
+        "",
+        "```json",
+        json.dumps(config, indent=1, ensure_ascii=False),
+        "```",
+        "",
+        "</details>",
+        "",
+    ]
+    return "\n".join(lines)

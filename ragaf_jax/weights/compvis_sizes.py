@@ -1,0 +1,127 @@
+"""The sizes of networks in single files, which carry no configuration.
+
+They are read off the shapes; what shapes do not tell (heads, groups, activations) is what the
+authors of Stable Diffusion used.
+"""
+
+import re
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.weights.compvis import CLIP
+from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.stores import Shapes, Store
+
+# Width of a head in SD 2's networks and in every CLIP; SD 1's UNet has eight heads at any width.
+_HEAD = 64
+
+
+def unet_sizes(store: Store) -> UNetConfig:
+    """Of a UNet, or of the first half of one; raises UserError for another network's tensors."""
+    try:
+        return _unet_sizes(store.shapes)
+    except (KeyError, IndexError, ValueError) as error:
+        raise _unknown(store, error) from None
+
+
+def control_sizes(store: Store) -> ControlConfig:
+    """Of a ControlNet; raises as `unet_sizes`."""
+    shapes = store.shapes
+    hints = [
+        shapes[f"input_hint_block.{i}.weight"]
+        for i in range(0, 64, 2)
+        if f"input_hint_block.{i}.weight" in shapes
+    ]
+    # The first convolution, then one that keeps the width and one that changes it at a time.
+    channels = (hints[0][0], *(shape[0] for shape in hints[2:-1:2]))
+    return ControlConfig(unet_sizes(store), channels)
+
+
+def vae_sizes(store: Store) -> VaeConfig:
+    """Of an autoencoder; raises as `unet_sizes`."""
+    shapes = store.shapes
+    try:
+        levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
+        return VaeConfig(
+            in_channels=shapes["encoder.conv_in.weight"][1],
+            out_channels=shapes["decoder.conv_out.weight"][0],
+            block_out_channels=tuple(
+                shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)
+            ),
+            layers_per_block=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+            latent_channels=shapes["quant_conv.weight"][0] // 2,
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise _unknown(store, error) from None
+
+
+def text_sizes(store: Store, prefix: str) -> ClipTextConfig:
+    """Of the text encoder under `prefix`; raises as `unet_sizes`."""
+    shapes = store.shapes
+    if prefix == CLIP:
+        model = "text_model."
+        token, position = (f"{model}embeddings.{x}_embedding.weight" for x in ("token", "position"))
+        first = f"{model}encoder.layers.0.mlp.fc1.weight"
+        layers = _count(shapes, rf"{model}encoder\.layers\.(\d+)\.mlp\.fc1\.weight")
+        activation = "quick_gelu"
+    else:
+        token, position = "token_embedding.weight", "positional_embedding"
+        first = "transformer.resblocks.0.mlp.c_fc.weight"
+        # SD 2 reads the states before the last block.
+        layers = _count(shapes, r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.weight") - 1
+        activation = "gelu"
+    try:
+        vocabulary, width = shapes[token]
+        return ClipTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=shapes[first][0],
+            num_hidden_layers=layers,
+            num_attention_heads=max(1, width // _HEAD),
+            max_position_embeddings=shapes[position][0],
+            hidden_act=activation,
+        )
+    except (KeyError, IndexError, ValueError) as error:
+        raise _unknown(store, error) from None
+
+
+def _unet_sizes(shapes: Shapes) -> UNetConfig:
+    blocks = _count(shapes, r"input_blocks\.(\d+)\.0\..*")
+    halvings = [i for i in range(blocks) if f"input_blocks.{i}.0.op.weight" in shapes]
+    period = halvings[0] if halvings else blocks
+    first = range(1, blocks, period)
+    widths = tuple(shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] for i in first)
+    down = [f"input_blocks.{i}.1.norm.weight" in shapes for i in first]
+    if any(name.startswith("output_blocks.") for name in shapes):
+        up = [f"output_blocks.{i * period}.1.norm.weight" in shapes for i in range(len(widths))]
+        out_channels = shapes["out.2.weight"][0]
+    else:
+        up, out_channels = down[::-1], shapes["input_blocks.0.0.weight"][1]
+    attends = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
+    return UNetConfig(
+        in_channels=shapes["input_blocks.0.0.weight"][1],
+        out_channels=out_channels,
+        block_out_channels=widths,
+        down_block_types=tuple("CrossAttnDownBlock2D" if x else "DownBlock2D" for x in down),
+        up_block_types=tuple("CrossAttnUpBlock2D" if x else "UpBlock2D" for x in up),
+        layers_per_block=period - 1,
+        attention_head_dim=tuple(max(1, width // _HEAD) for width in widths) if linear else 8,
+        cross_attention_dim=shapes[attends][1],
+        use_linear_projection=linear,
+    )
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """One more than the greatest number in the names that match."""
+    found = [int(m[1]) for name in shapes if (m := re.fullmatch(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def _unknown(store: Store, error: Exception) -> UserError:
+    return UserError(
+        f"{store.source} holds no network of Stable Diffusion 1 or 2 in the original layout "
+        f"({error}), expected one; SDXL is not supported."
+    )

@@ -1,0 +1,317 @@
+"""diffusers' and transformers' `config.json` into our configurations, and back.
+
+Every field is obeyed, known to be without effect here, or refused by name.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
+
+Json = Mapping[str, Any]
+T = TypeVar("T")
+
+# Fields with the one value that our networks are built for; null, where not said, is as good.
+_UNET_FIXED = {
+    "act_fn": "silu",
+    "addition_embed_type": None,
+    "attention_type": "default",
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "cross_attention_norm": None,
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "mid_block_only_cross_attention": None,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "norm_eps": 1e-5,
+    "num_attention_heads": None,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "resnet_time_scale_shift": "default",
+    "reverse_transformer_layers_per_block": None,
+    "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None,
+    "time_embedding_dim": None,
+    "time_embedding_type": "positional",
+    "timestep_post_act": None,
+    "transformer_layers_per_block": 1,
+}
+# Of parts that the fixed fields exclude, or without effect on the numbers: our softmax is always
+# float32, and nothing is dropped where nothing is trained by dropout.
+_UNET_IGNORED = (
+    "addition_embed_type_num_heads",
+    "addition_time_embed_dim",
+    "class_embeddings_concat",
+    "dropout",
+    "projection_class_embeddings_input_dim",
+    "upcast_attention",
+)
+_CONTROL_FIXED = {
+    **_UNET_FIXED,
+    "conditioning_channels": 3,
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+}
+_VAE_FIXED = {
+    "act_fn": "silu",
+    "latents_mean": None,
+    "latents_std": None,
+    "mid_block_add_attention": True,
+    "shift_factor": None,
+    "use_post_quant_conv": True,
+    "use_quant_conv": True,
+}
+_TEXT_FIXED = {"model_type": ("clip_text_model", "clip_text"), "architectures": ["CLIPTextModel"]}
+_TEXT_IGNORED = (
+    "attention_dropout",
+    "bos_token_id",
+    "dropout",
+    "dtype",
+    "eos_token_id",
+    "initializer_factor",
+    "initializer_range",
+    "pad_token_id",
+    "projection_dim",
+    "torch_dtype",
+    "transformers_version",
+)
+_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+# Without these, diffusers' schedulers mean the values here.
+_SCHEDULE_DEFAULTS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "set_alpha_to_one": True,
+}
+
+
+class ControlConfig(NamedTuple):
+    """What a ControlNet's config.json says.
+
+    Attributes:
+      unet: of the UNet that it is half a copy of; what it says of the other half is the default.
+      conditioning_channels: of the sketch's embedding.
+    """
+
+    unet: UNetConfig
+    conditioning_channels: tuple[int, ...]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises UserError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; give a folder in diffusers' layout.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); download it again.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is no JSON object; download it again.")
+    return value
+
+
+def unet_config(config: Json, source: str) -> UNetConfig:
+    """Of UNet2DConditionModel. `source` is named in errors.
+
+    Raises:
+      UserError: a field that these networks do not know, or a value that they cannot obey.
+    """
+    obeyed = _fields(UNetConfig)
+    _check(config, "UNet2DConditionModel", _UNET_FIXED, (*obeyed, *_UNET_IGNORED), source)
+    return _make(UNetConfig, config, obeyed, source)
+
+
+def control_config(config: Json, source: str) -> ControlConfig:
+    """Of ControlNetModel; raises as `unet_config`."""
+    channels = "conditioning_embedding_out_channels"
+    obeyed = tuple(
+        name for name in _fields(UNetConfig) if name not in ("out_channels", "up_block_types")
+    )
+    # The half that a ControlNet does not have is written by no one, but some files carry it.
+    ignored = (*_UNET_IGNORED, "out_channels", "up_block_types")
+    _check(config, "ControlNetModel", _CONTROL_FIXED, (*obeyed, channels, *ignored), source)
+    down = _tuple(config.get("down_block_types", UNetConfig.down_block_types))
+    up = tuple(str(name).replace("Down", "Up") for name in reversed(down))
+    unet = _make(lambda **kwargs: UNetConfig(up_block_types=up, **kwargs), config, obeyed, source)
+    return ControlConfig(unet, _tuple(config.get(channels, (16, 32, 96, 256))))
+
+
+def vae_config(config: Json, source: str) -> VaeConfig:
+    """Of AutoencoderKL; raises as `unet_config`."""
+    obeyed = _fields(VaeConfig)
+    levels = len(config.get("block_out_channels", VaeConfig.block_out_channels))
+    fixed = {
+        **_VAE_FIXED,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+    _check(config, "AutoencoderKL", fixed, (*obeyed, "force_upcast"), source)
+    return _make(VaeConfig, config, obeyed, source)
+
+
+def text_config(config: Json, source: str) -> ClipTextConfig:
+    """Of CLIPTextModel; raises as `unet_config`."""
+    obeyed = _fields(ClipTextConfig)
+    _check(config, None, _TEXT_FIXED, (*obeyed, *_TEXT_IGNORED), source)
+    # transformers' defaults are those of a smaller CLIP than Stable Diffusion's.
+    defaults = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+    return _make(ClipTextConfig, {**defaults, **config}, obeyed, source)
+
+
+def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
+    """The fields of `config.diffusion` that a scheduler_config.json decides.
+
+    What it says of diffusers' own sampler (its class, its solver's order …) is not obeyed: how to
+    sample is said by `config.sample`.
+
+    Raises:
+      UserError: another kind of diffusion.
+    """
+    kind = config.get("_class_name", "")
+    if "Flow" in kind or config.get("trained_betas") is not None or "EDM" in kind:
+        raise UserError(
+            f"{source} is of a {kind} with trained_betas {config.get('trained_betas')}, expected "
+            "one of the schedulers of Stable Diffusion 1 and 2."
+        )
+    said = {**_SCHEDULE_DEFAULTS, "beta_schedule": "linear", **config}
+    if said["beta_schedule"] not in _SCHEDULES:
+        raise UserError(
+            f"beta_schedule in {source} is {said['beta_schedule']!r}, expected one of "
+            f"{', '.join(_SCHEDULES)}."
+        )
+    return {
+        "schedule": _SCHEDULES[said["beta_schedule"]],
+        "steps": said["num_train_timesteps"],
+        "beta_start": said["beta_start"],
+        "beta_end": said["beta_end"],
+        "zero_terminal_snr": said["rescale_betas_zero_snr"],
+        "prediction": said["prediction_type"],
+        "timestep_spacing": said["timestep_spacing"],
+        "steps_offset": said["steps_offset"],
+        "set_alpha_to_one": said["set_alpha_to_one"],
+    }
+
+
+def unet_json(config: UNetConfig) -> dict[str, Any]:
+    """The inverse of `unet_config`."""
+    return {"_class_name": "UNet2DConditionModel", **_UNET_FIXED, **dataclasses.asdict(config)}
+
+
+def control_json(config: ControlConfig) -> dict[str, Any]:
+    """The inverse of `control_config`."""
+    known = dataclasses.asdict(config.unet)
+    half = ("out_channels", "up_block_types", "sample_size")
+    return {
+        "_class_name": "ControlNetModel",
+        **{name: value for name, value in known.items() if name not in half},
+        "conditioning_embedding_out_channels": config.conditioning_channels,
+        "controlnet_conditioning_channel_order": "rgb",
+        "global_pool_conditions": False,
+    }
+
+
+def vae_json(config: VaeConfig) -> dict[str, Any]:
+    """The inverse of `vae_config`."""
+    levels = len(config.block_out_channels)
+    return {
+        "_class_name": "AutoencoderKL",
+        **dataclasses.asdict(config),
+        "act_fn": "silu",
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def text_json(config: ClipTextConfig) -> dict[str, Any]:
+    """The inverse of `text_config`."""
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        **dataclasses.asdict(config),
+    }
+
+
+def scheduler_json(fields: Json) -> dict[str, Any]:
+    """The inverse of `diffusion_fields`, for DDIM."""
+    names = {ours: theirs for theirs, ours in _SCHEDULES.items()}
+    return {
+        "_class_name": "DDIMScheduler",
+        "beta_schedule": names[fields["schedule"]],
+        "num_train_timesteps": fields["steps"],
+        "beta_start": fields["beta_start"],
+        "beta_end": fields["beta_end"],
+        "rescale_betas_zero_snr": fields["zero_terminal_snr"],
+        "prediction_type": fields["prediction"],
+        "timestep_spacing": fields["timestep_spacing"],
+        "steps_offset": fields["steps_offset"],
+        "set_alpha_to_one": fields["set_alpha_to_one"],
+        "clip_sample": False,
+    }
+
+
+def _fields(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check(
+    config: Json, class_name: str | None, fixed: Json, known: tuple[str, ...], source: str
+) -> None:
+    found = config.get("_class_name")
+    if class_name and found not in (None, class_name, f"Flax{class_name}"):
+        raise UserError(f"_class_name in {source} is {found!r}, expected {class_name!r}.")
+    for name, value in config.items():
+        if name.startswith("_") or name in known:
+            continue
+        if name not in fixed:
+            if value in (None, False):
+                continue  # whatever it is, it is not used
+            raise UserError(
+                f"{source} has the field {name} = {value!r}, which these networks do not know; "
+                "expected the config.json of Stable Diffusion 1 or 2."
+            )
+        expected = fixed[name]
+        if isinstance(value, list) and not isinstance(expected, list):
+            value = value[0] if len(set(map(str, value))) == 1 else value
+        several = isinstance(expected, tuple)
+        if value != expected and not (several and value in expected):
+            raise UserError(
+                f"{name} in {source} is {value!r}, expected {expected!r}: these networks are those "
+                "of Stable Diffusion 1 and 2."
+            )
+
+
+def _make(kind: Callable[..., T], config: Json, names: tuple[str, ...], source: str) -> T:
+    given = {name: _tuple(config[name]) for name in names if config.get(name) is not None}
+    try:
+        for name, value in given.items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(not isinstance(x, str | int | float) for x in numbers):
+                raise ValueError(f"{name} is {value!r}, expected numbers or names")
+        if not isinstance(given.get("layers_per_block", 1), int):
+            raise ValueError(
+                f"layers_per_block is {given['layers_per_block']}, expected one number for all"
+            )
+        return kind(**given)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{source} does not describe a network: {error}.") from None

@@ -1,0 +1,107 @@
+"""Tensors of a file into a tree of parameters: every leaf found, none left over."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from tqdm import tqdm
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.weights.names import Naming, Place, from_torch, torch_shape
+from ragaf_jax.weights.stores import Store
+
+Tree = dict[str, Any]
+
+
+def load_tree(
+    store: Store,
+    abstract: Tree,
+    naming: Naming,
+    *,
+    torch_layout: bool = True,
+    surplus: Sequence[str] = (),
+) -> Tree:
+    """Reads a network's parameters, one tensor at a time.
+
+    Args:
+      store: where they are.
+      abstract: nested dicts of `jax.ShapeDtypeStruct`: what is wanted, in which dtype and, where
+        a leaf has a sharding, on which devices. A tensor goes there before the next one is read.
+      naming: what the store calls each parameter.
+      torch_layout: kernels lie as PyTorch has them, not as Flax has.
+      surplus: regular expressions over whole names that the store may hold besides.
+
+    Raises:
+      UserError: a tensor is missing, left over, of another shape, or not finite.
+    """
+    flat, shapes = flatten_dict(abstract, sep="/"), store.shapes
+    places = {path: _find(store.source, shapes, path, naming(path)) for path in flat}
+    left = set(shapes) - {place.name for place in places.values()}
+    left = {name for name in left if not any(re.fullmatch(known, name) for known in surplus)}
+    if left:
+        first = min(left)
+        raise UserError(
+            f"{store.source} holds the tensor {first} of shape {shapes[first]}, expected no such "
+            f"tensor ({len(left)} in all); these are weights of another network."
+        )
+    for path, leaf in flat.items():
+        _check_shape(store.source, shapes, path, places[path], leaf.shape, torch_layout)
+    loaded = {}
+    bar = tqdm(flat.items(), desc="reading weights", unit=" tensors", leave=False, delay=2)
+    for path, leaf in bar:
+        array = _part(store.read(places[path].name), places[path])
+        array = from_torch(path, array, len(leaf.shape)) if torch_layout else array
+        if not np.isfinite(array.astype(np.float32)).all():
+            raise UserError(
+                f"The tensor {places[path].name} in {store.source} has values that are infinite or "
+                "no numbers, expected finite ones; the file is damaged or the training diverged."
+            )
+        loaded[path] = jax.device_put(np.asarray(array, leaf.dtype, order="C"), leaf.sharding)
+    return unflatten_dict(loaded, sep="/")
+
+
+def _find(source: str, shapes: Any, path: str, places: tuple[Place, ...]) -> Place:
+    for place in places:
+        if place.name in shapes:
+            return place
+    raise UserError(
+        f"{source} has no tensor {places[0].name}, expected for the parameter {path}; these are "
+        "not the weights of this network, or the file is incomplete."
+    )
+
+
+def _check_shape(
+    source: str,
+    shapes: Any,
+    path: str,
+    place: Place,
+    wanted: tuple[int, ...],
+    torch_layout: bool,
+) -> None:
+    found, parts = shapes[place.name], place.part[1] if place.part else 1
+    expected = torch_shape(path, wanted) if torch_layout else wanted
+    expected = (expected[0] * parts, *expected[1:]) if expected else expected
+    if found == expected:
+        return
+    if torch_layout and path.endswith("/kernel") and _without_ones(found) == expected[:2]:
+        return  # a 1×1 convolution for a matrix
+    if torch_layout and (*found, 1, 1) == expected:
+        return  # and the other way round
+    raise UserError(
+        f"The tensor {place.name} in {source} has shape {found}, expected {expected}; the weights "
+        "and the configuration are of different networks."
+    )
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
+def _part(array: np.ndarray, place: Place) -> np.ndarray:
+    if place.part is None:
+        return array
+    index, count = place.part
+    return np.split(array, count)[index]

@@ -1,0 +1,115 @@
+"""Where weights are: a local folder or file, or a repository on the Hugging Face hub."""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.weights.stores import PICKLES, pickle_refusal
+
+# Tried in this order where no variant is asked for.
+VARIANTS = ("", "fp16", "non_ema")
+FLAX_FILES = {
+    "diffusion_pytorch_model": "diffusion_flax_model.msgpack",
+    "model": "flax_model.msgpack",
+}
+
+# Given the names of all files of a repository, those that are wanted.
+Choose = Callable[[Collection[str]], Sequence[str]]
+
+
+def locate(where: str, choose: Choose) -> Path:
+    """The local path that `where` names; of a hub id, after fetching the files that are chosen.
+
+    Args:
+      where: a folder, a file, or "owner/repository" with, after another "/", a folder or a
+        `.safetensors` file in it.
+      choose: what to fetch from a repository's folder.
+
+    Raises:
+      UserError: it is neither here nor on the hub.
+    """
+    path = Path(where).expanduser()
+    if path.exists():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w./-]+)?", where):
+        raise UserError(
+            f"There is no folder or file {where}, and it is no hub id such as "
+            "stable-diffusion-v1-5/stable-diffusion-v1-5; give one that is."
+        )
+    owner, name, *inner = where.split("/", 2)
+    repository, inside = f"{owner}/{name}", inner[0].strip("/") if inner else ""
+    try:
+        try:
+            files = huggingface_hub.HfApi().model_info(repository).siblings or ()
+            wanted = _wanted([file.rfilename for file in files], inside, choose)
+            fetched = huggingface_hub.snapshot_download(repository, allow_patterns=wanted)
+        except (HfHubHTTPError, UserError):
+            raise
+        except Exception:  # no network, in the many words of HTTP libraries: what is here may do
+            fetched = huggingface_hub.snapshot_download(repository, local_files_only=True)
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{where} is no local folder or file and cannot be fetched from the hub "
+            f"({type(error).__name__}: {reason}); check the name and the network, or download it "
+            "and give its path."
+        ) from None
+    folder = Path(fetched)
+    if not (folder / inside).exists():
+        raise UserError(f"The repository {repository} has no {inside}; expected it to exist.")
+    return folder / inside
+
+
+def _wanted(names: Collection[str], inside: str, choose: Choose) -> list[str]:
+    if inside.endswith(".safetensors"):
+        return [inside]
+    prefix = f"{inside}/" if inside else ""
+    below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return [prefix + name for name in choose(below)]
+
+
+def choose_weights(
+    names: Collection[str], folder: str, stem: str, variant: str, source: str
+) -> list[str]:
+    """The file of a network's weights in a folder in diffusers' layout, or its index and shards.
+
+    Args:
+      names: of all files, relative to the root.
+      folder: of the network, such as "unet"; "" for the root.
+      stem: "diffusion_pytorch_model", or "model" for a text encoder.
+      variant: "fp16", "non_ema" …; "" takes the plain file, else the first variant there is.
+      source: the root, for messages.
+
+    Raises:
+      UserError: there is none that is read.
+    """
+    here = [name for name in names if name.rpartition("/")[0] == folder]
+    found = {name.rpartition("/")[2]: name for name in here}
+    for tried in (variant,) if variant else VARIANTS:
+        infix = f".{tried}" if tried else ""
+        if (single := f"{stem}{infix}.safetensors") in found:
+            return [found[single]]
+        indices = (f"{stem}.safetensors{infix}.index.json", f"{stem}.safetensors.index{infix}.json")
+        for index in indices:
+            if index in found:
+                shard = re.compile(rf"{stem}{re.escape(infix)}-\d+-of-\d+\.safetensors")
+                return [found[index], *(found[n] for n in sorted(found) if shard.fullmatch(n))]
+    if FLAX_FILES[stem] in found and not variant:
+        return [found[FLAX_FILES[stem]]]
+    pickles = [name for name in sorted(found) if name.endswith(PICKLES)]
+    if pickles and not any(name.endswith(".safetensors") for name in found):
+        raise UserError(pickle_refusal(Path(source) / found[pickles[0]]))
+    wanted = f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
+    raise UserError(
+        f"{Path(source) / folder} holds {', '.join(sorted(found)) or 'no files'}, expected {wanted}"
+        f" or {FLAX_FILES[stem]}; give a folder in diffusers' layout."
+    )
+
+
+def files_below(folder: Path) -> list[str]:
+    """The names of all files in a folder, relative to it."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

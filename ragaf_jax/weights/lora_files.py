@@ -1,0 +1,211 @@
+"""LoRA in the files that other programs write and read: diffusers (PEFT's names) and kohya.
+
+A file holds two matrices a module. Ours are told by the paths of the parameters that they adapt, so
+reading is: give every adapted module of the networks its names in each format, and look them up.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save_file
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.lora import adapters_by_path
+from ragaf_jax.weights.names import from_torch, to_torch, torch_name
+from ragaf_jax.weights.stores import Safetensors, open_weights
+
+Tree = dict[str, Any]
+
+FORMATS = ("diffusers", "kohya")
+
+_DOWN = (
+    r"lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight|lora_linear_layer\.down\.weight"
+)
+_UP = r"lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight|lora_linear_layer\.up\.weight"
+_TENSOR = re.compile(rf"(?P<module>.+)\.(?:(?P<down>{_DOWN})|(?P<up>{_UP})|(?P<alpha>alpha))")
+# diffusers' names before 2023-12: attn1.processor.to_q_lora.down.weight
+_PROCESSOR = re.compile(r"(.+)\.processor\.(to_\w+?)_lora\.(down|up)\.weight")
+_KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_", "control": "lora_controlnet_"}
+_DIFFUSERS = {"unet": "unet.", "text_encoder": "text_encoder.", "control": "controlnet."}
+
+
+class _Module(NamedTuple):
+    """A dense or a convolution of ours."""
+
+    network: str
+    path: str
+    shape: tuple[int, ...]
+
+
+def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
+    """Adapters from a file, or from a folder that diffusers or PEFT wrote.
+
+    Args:
+      path: a `.safetensors` file or a folder with one.
+      params: {"unet": …, "text_encoder": …}, the networks' parameters or their shapes.
+
+    Returns:
+      As `nets.lora.init_lora`, in float32. Without an alpha in the file, alpha is the rank.
+
+    Raises:
+      UserError: a tensor that fits no module, or half of a pair.
+    """
+    store, alphas = _open(path)
+    known = _known(params)
+    found: dict[_Module, dict[str, str]] = {}
+    for name in store.shapes:
+        named, part = _parse(name)
+        if named not in known:
+            raise UserError(
+                f"The tensor {name} in {store.source} is of no module of this model, expected a "
+                "LoRA of Stable Diffusion's UNet or text encoder, of the same generation."
+            )
+        found.setdefault(known[named], {})[part] = name
+    tree: Tree = {}
+    for module, names in found.items():
+        if missing := {"down", "up"} - set(names):
+            raise UserError(
+                f"{store.source} holds {', '.join(names.values())} without its other half "
+                f"({', '.join(sorted(missing))}); the file is incomplete."
+            )
+        tree |= _adapter(store, module, names, alphas(module))
+    return unflatten_dict(tree, sep="/")
+
+
+def lora_tensors(lora: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
+    """What a file of `kind`, one of `FORMATS`, holds of the adapters, in float32.
+
+    diffusers reads no alpha from the tensors, so there it is folded into the second matrix.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for network, tree in lora.items():
+        for path, adapter in adapters_by_path(tree).items():
+            down, up = (
+                to_torch(f"{path}/kernel", np.asarray(adapter[name], np.float32))
+                for name in ("down", "up")
+            )
+            alpha = np.asarray(adapter["alpha"], np.float32)
+            if kind == "kohya":
+                name = _KOHYA[network] + path.replace("/", "_")
+                tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+                tensors[f"{name}.alpha"] = alpha
+            else:
+                name = _DIFFUSERS[network] + _torch_module(path)
+                tensors[f"{name}.lora_A.weight"] = down
+                tensors[f"{name}.lora_B.weight"] = up * (alpha / down.shape[0])
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def save_lora(path: Path, lora: Mapping[str, Any], kind: str) -> None:
+    """Writes the adapters to the file `path`."""
+    ranks = {
+        adapter["down"].shape[-1]
+        for tree in lora.values()
+        for adapter in adapters_by_path(tree).values()
+    }
+    metadata = {"format": "pt"}
+    if kind == "kohya":
+        metadata |= {"ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks))}
+    save_file(lora_tensors(lora, kind), path, metadata)
+
+
+def _open(path: Path) -> tuple[Safetensors, Callable[[_Module], float | None]]:
+    """The tensors, and what the file or folder says of a module's alpha."""
+    settings: Mapping[str, Any] = {}
+    if path.is_dir():
+        files = [
+            path / name
+            for name in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+            if (path / name).exists()
+        ]
+        if not files:
+            raise UserError(
+                f"{path} holds no pytorch_lora_weights.safetensors and no "
+                "adapter_model.safetensors; give the folder or the file of a LoRA."
+            )
+        if (path / "adapter_config.json").exists():
+            settings = {"": json.loads((path / "adapter_config.json").read_text())}
+        path = files[0]
+    store = open_weights(path)
+    if not isinstance(store, Safetensors):
+        raise UserError(f"{path} is no safetensors file; expected a LoRA in one.")
+    if "lora_adapter_metadata" in store.metadata:
+        flat = json.loads(store.metadata["lora_adapter_metadata"])
+        settings = {}
+        for key, value in flat.items():
+            network, _, field = key.partition(".")
+            settings.setdefault(network, {})[field] = value
+
+    def alpha(module: _Module) -> float | None:
+        said = settings.get(_DIFFUSERS[module.network].rstrip("."), settings.get("", {}))
+        for pattern, value in (said.get("alpha_pattern") or {}).items():
+            if _torch_module(module.path).endswith(pattern):
+                return value
+        return said.get("lora_alpha")
+
+    return store, alpha
+
+
+def _known(params: Mapping[str, Any]) -> dict[str, _Module]:
+    """Every module by each of its names."""
+    known = {}
+    for network, tree in params.items():
+        if network not in _KOHYA:
+            continue
+        for full, leaf in flatten_dict(tree, sep="/").items():
+            path = full.removesuffix("/kernel")
+            if path == full:
+                continue
+            module = _Module(network, path, tuple(leaf.shape))
+            torch = _torch_module(path)
+            known[_KOHYA[network] + path.replace("/", "_")] = module
+            # A bare name is PEFT's, whose files are of one network.
+            for prefix in (_DIFFUSERS[network], "base_model.model.", ""):
+                known.setdefault(prefix + torch, module)
+                known.setdefault(prefix + torch.removeprefix("text_model."), module)
+    return known
+
+
+def _torch_module(path: str) -> str:
+    return torch_name(f"{path}/kernel").removesuffix(".weight")
+
+
+def _parse(name: str) -> tuple[str, str]:
+    """(module, "down" | "up" | "alpha") of a tensor's name."""
+    if old := _PROCESSOR.fullmatch(name):
+        module = f"{old[1]}.{'to_out.0' if old[2] == 'to_out' else old[2]}"
+        return module, old[3]
+    match = _TENSOR.fullmatch(name)
+    if match is None:
+        return name, ""
+    return match["module"], next(part for part in ("down", "up", "alpha") if match[part])
+
+
+def _adapter(
+    store: Safetensors, module: _Module, names: Mapping[str, str], said: float | None
+) -> Tree:
+    path = f"{module.path}/kernel"
+    *window, fan_in, features = module.shape
+    rank = store.shapes[names["down"]][0]
+    wanted = {
+        "down": (*window, fan_in, rank),
+        "up": (*(1 for _ in window), rank, features),
+    }
+    adapter: Tree = {}
+    for part, shape in wanted.items():
+        array = from_torch(path, store.read(names[part]), len(shape))
+        if array.shape != shape:
+            expected = to_torch(path, np.broadcast_to(np.float32(0), shape)).shape
+            raise UserError(
+                f"The tensor {names[part]} in {store.source} has shape "
+                f"{store.shapes[names[part]]}, expected {expected}; the LoRA is of another network."
+            )
+        adapter[part] = np.ascontiguousarray(array, np.float32)
+    alpha = store.read(names["alpha"]) if "alpha" in names else said
+    adapter["alpha"] = np.float32(rank if alpha is None else np.squeeze(alpha))
+    return {f"{module.network}/{module.path}/{part}": value for part, value in adapter.items()}

@@ -1,0 +1,99 @@
+"""What our parameters are called in PyTorch's diffusers and transformers, and how they lie there.
+
+Our trees are those of diffusers' Flax models, so one rule serves every network: modules in a list
+carry their number behind an underscore here and behind a dot there, and every kernel, scale and
+embedding is a "weight".
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+# The modules that are lists in PyTorch; `linear_1` and `conv1` are no members of a list.
+_LISTS = (
+    "down_blocks|up_blocks|resnets|attentions|transformer_blocks|to_out|net|downsamplers"
+    "|upsamplers|blocks|controlnet_down_blocks"
+)
+_MEMBER = re.compile(rf"\b({_LISTS})_(\d+)(?=/)")
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+
+
+class Place(NamedTuple):
+    """Where a file keeps a parameter.
+
+    Attributes:
+      name: of the tensor.
+      part: (i, n) where the parameter is the i-th of n equal pieces along the first axis.
+    """
+
+    name: str
+    part: tuple[int, int] | None = None
+
+
+# From a parameter's path to the places where it may be; the first that is there is meant.
+Naming = Callable[[str], tuple[Place, ...]]
+
+
+def torch_name(path: str) -> str:
+    """`down_blocks_0/resnets_1/conv1/kernel` → `down_blocks.0.resnets.1.conv1.weight`."""
+    modules, _, leaf = _MEMBER.sub(r"\1.\2", path).rpartition("/")
+    return f"{modules.replace('/', '.')}.{_LEAVES[leaf]}"
+
+
+def unet_names(path: str) -> tuple[Place, ...]:
+    """Of UNet2DConditionModel and of ControlNetModel."""
+    return (Place(torch_name(path)),)
+
+
+# FlaxAutoencoderKL kept the names that PyTorch's attention had until 2023.
+_VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def vae_names(path: str) -> tuple[Place, ...]:
+    """Of AutoencoderKL, today's and those before 2023."""
+    old = torch_name(path)
+    new = re.sub(
+        r"(attentions\.\d+)\.(\w+)\.",
+        lambda m: f"{m[1]}.{_VAE_ATTENTION.get(m[2], m[2])}.",
+        old,
+    )
+    return Place(new), Place(old)
+
+
+def text_names(path: str) -> tuple[Place, ...]:
+    """Of CLIPTextModel; transformers 5 writes them without the first module's name."""
+    name = torch_name(path)
+    return Place(name), Place(name.removeprefix("text_model."))
+
+
+def flax_names(path: str) -> tuple[Place, ...]:
+    """Of the Flax models, whose trees are ours."""
+    return (Place(path),)
+
+
+def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that PyTorch's layers give a parameter of ours."""
+    return to_torch(path, np.broadcast_to(np.float32(0), shape)).shape
+
+
+def to_torch(path: str, array: np.ndarray) -> np.ndarray:
+    """A view with PyTorch's order of axes: (in, out) → (out, in), HWIO → OIHW."""
+    if not path.endswith("/kernel"):
+        return array
+    return array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
+
+
+def from_torch(path: str, array: np.ndarray, rank: int) -> np.ndarray:
+    """The inverse of `to_torch`, for a parameter of `rank` axes.
+
+    A matrix may be stored as a 1×1 convolution and the other way round.
+    """
+    if not path.endswith("/kernel"):
+        return array
+    if array.ndim == 2 and rank == 4:
+        array = array[:, :, None, None]
+    elif array.ndim == 4 and rank == 2 and array.shape[2:] == (1, 1):
+        array = array[:, :, 0, 0]
+    return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0) if array.ndim == 4 else array

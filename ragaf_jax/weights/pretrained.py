@@ -1,0 +1,204 @@
+"""A Stable Diffusion or a ControlNet somewhere: what its networks are, and their parameters."""
+
+import functools
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import jax
+from flax.traverse_util import flatten_dict
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.weights import compvis, compvis_sizes, configs
+from ragaf_jax.weights.configs import ControlConfig, read_json
+from ragaf_jax.weights.load import Tree, load_tree
+from ragaf_jax.weights.locate import choose_weights, files_below, locate
+from ragaf_jax.weights.names import Naming, flax_names, text_names, unet_names, vae_names
+from ragaf_jax.weights.stores import InMemory, Safetensors, Store, Under, open_weights
+
+C = TypeVar("C")
+
+# A buffer that transformers 4 saved beside the parameters.
+_TEXT_SURPLUS = (r"(text_model\.)?embeddings\.position_ids",)
+_STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+
+
+@dataclass(frozen=True)
+class Network(Generic[C]):
+    """One network's weights, not yet read.
+
+    Attributes:
+      config: its sizes.
+      open: the file, given the dtype that is wanted.
+      naming: what the file calls each parameter.
+      surplus: names that the file may hold besides.
+    """
+
+    config: C
+    open: Callable[[jax.typing.DTypeLike | None], Store]
+    naming: Naming
+    surplus: tuple[str, ...] = ()
+
+    def load(self, abstract: Tree) -> Tree:
+        """The parameters, where and in the dtype that `abstract` says; see `load_tree`."""
+        dtypes = {leaf.dtype for leaf in flatten_dict(abstract).values()}
+        store = self.open(dtypes.pop() if len(dtypes) == 1 else None)
+        if isinstance(store, InMemory):  # a Flax file, whose tree is ours
+            return load_tree(store, abstract, flax_names, torch_layout=False, surplus=self.surplus)
+        return load_tree(store, abstract, self.naming, surplus=self.surplus)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A whole Stable Diffusion.
+
+    Attributes:
+      source: where it is.
+      unet, vae, text_encoder: its networks.
+      diffusion: the fields of `config.diffusion` that it decides.
+      tokenizer: the folder of its tokenizer; single files have none.
+      padding: for want of that folder, the token that it pads with; None: the end of the text.
+      notice: what had to be guessed, as a sentence, or "".
+    """
+
+    source: str
+    unet: Network[UNetConfig]
+    vae: Network[VaeConfig]
+    text_encoder: Network[ClipTextConfig]
+    diffusion: dict[str, Any]
+    tokenizer: Path | None
+    padding: str | None = None
+    notice: str = ""
+
+
+def open_pretrained(where: str, variant: str = "") -> Pretrained:
+    """Reads configurations and headers of a Stable Diffusion 1 or 2; no weights yet.
+
+    Args:
+      where: a folder in diffusers' layout, a `.safetensors` file in CompVis's, or a hub id.
+      variant: of the files of weights, such as "fp16"; "" for the plain ones.
+
+    Raises:
+      UserError: it is not there, damaged, or of an architecture that these networks are not.
+    """
+    path = locate(where, functools.partial(_wanted, variant=variant, source=where))
+    if path.is_file():
+        return _single_file(path)
+    names = files_below(path)
+    read = {
+        folder: read_json(path / folder / "config.json")
+        for folder in ("unet", "vae", "text_encoder")
+    }
+
+    def network(folder: str, config: Callable[..., C], naming: Naming, *surplus: str) -> Network[C]:
+        file = path / choose_weights(names, folder, _STEMS[folder], variant, str(path))[0]
+        return Network(
+            config(read[folder], str(path / folder / "config.json")),
+            functools.partial(open_weights, file),
+            naming,
+            surplus,
+        )
+
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    return Pretrained(
+        str(path),
+        network("unet", configs.unet_config, unet_names),
+        network("vae", configs.vae_config, vae_names),
+        network("text_encoder", configs.text_config, text_names, *_TEXT_SURPLUS),
+        configs.diffusion_fields(read_json(scheduler), str(scheduler)),
+        path / "tokenizer",
+    )
+
+
+def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
+    """Reads configuration and header of a ControlNet: a folder, a file or a hub id, likewise."""
+
+    def wanted(names: Collection[str]) -> list[str]:
+        stem = "diffusion_pytorch_model"
+        return ["config.json", *choose_weights(names, "", stem, variant, where)]
+
+    path = locate(where, wanted)
+    if path.is_file():
+        whole = open_weights(path)
+        store = compvis.control_store(whole)
+        if store is None:
+            raise UserError(
+                f"{path} holds no ControlNet in the original layout (no input_hint_block); give "
+                "its folder in diffusers' layout, with config.json."
+            )
+        config = compvis_sizes.control_sizes(store)
+        return Network(config, lambda dtype: store, compvis.control_naming(config))
+    config = configs.control_config(read_json(path / "config.json"), str(path / "config.json"))
+    file = path / wanted(files_below(path))[1]
+    return Network(config, functools.partial(open_weights, file), unet_names)
+
+
+def _wanted(names: Collection[str], variant: str, source: str) -> list[str]:
+    """Of a repository in diffusers' layout, what `open_pretrained` reads."""
+    chosen = [name for name in names if name.startswith(("scheduler/", "tokenizer/"))]
+    for folder, stem in _STEMS.items():
+        chosen += [f"{folder}/config.json", *choose_weights(names, folder, stem, variant, source)]
+    return chosen
+
+
+def _single_file(path: Path) -> Pretrained:
+    whole = open_weights(path)
+    if not compvis.is_compvis(whole) or not isinstance(whole, Safetensors):
+        raise UserError(
+            f"{path} holds no tensor {compvis.UNET}…, expected a whole Stable Diffusion in the "
+            "original layout; for one in diffusers' layout give its folder."
+        )
+    prefix = compvis.text_prefix(whole)
+    unet, vae = Under(whole, compvis.UNET), Under(whole, compvis.VAE)
+    text = Under(whole, prefix)
+    sizes, vae_sizes = compvis_sizes.unet_sizes(unet), compvis_sizes.vae_sizes(vae)
+    prediction, notice = _prediction(whole, prefix)
+    clip = prefix == compvis.CLIP
+    return Pretrained(
+        str(path),
+        Network(sizes, lambda dtype: unet, compvis.unet_naming(sizes)),
+        Network(vae_sizes, lambda dtype: vae, compvis.vae_naming(vae_sizes)),
+        Network(
+            compvis_sizes.text_sizes(text, prefix),
+            lambda dtype: text,
+            text_names if clip else compvis.open_clip_names,
+            _TEXT_SURPLUS if clip else compvis.OPEN_CLIP_SURPLUS,
+        ),
+        # Those of all Stable Diffusions (Rombach et al. 2022, v1-inference.yaml).
+        configs.diffusion_fields(
+            {
+                "beta_schedule": "scaled_linear",
+                "beta_start": 0.00085,
+                "beta_end": 0.012,
+                "prediction_type": prediction,
+                "steps_offset": 1,
+                "set_alpha_to_one": False,
+            },
+            str(path),
+        ),
+        None,
+        None if clip else "!",
+        notice,
+    )
+
+
+def _prediction(whole: Safetensors, prefix: str) -> tuple[str, str]:
+    """What the UNet of a single file predicts, and a sentence where that is a guess."""
+    said = whole.metadata.get("modelspec.prediction_type", "")
+    known = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+    if said in known:
+        return known[said], ""
+    if prefix == compvis.CLIP:
+        return "epsilon", ""
+    return "v_prediction", (
+        f"{whole.source} does not say what its UNet predicts; v_prediction is taken, as of Stable "
+        "Diffusion 2.1 at 768 px: of a base model at 512 px say --config.init.prediction=epsilon."
+    )

@@ -1,0 +1,136 @@
+"""A trained stage as folders that PyTorch's diffusers and transformers load."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
+from ragaf_jax.nets.lora import merged
+from ragaf_jax.nets.model import Model, Params
+from ragaf_jax.weights import configs
+from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.lora_files import save_lora
+from ragaf_jax.weights.names import Naming, text_names, to_torch, unet_names, vae_names
+
+# The networks' folders in diffusers' layout, by their names in our parameters.
+FOLDERS = {
+    "control": "controlnet",
+    "unet": "unet",
+    "autoencoder": "vae",
+    "text_encoder": "text_encoder",
+    "ragaf": "ragaf",
+    "lora": "lora",
+}
+# What `from_pretrained` asks for in such a folder.
+_DIFFUSERS_FILE, _TRANSFORMERS_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"
+
+Writer = Callable[[Path], None]
+
+
+def writers(
+    model: Model, params: Params, dtype: str, lora_format: str, merge_lora: bool
+) -> dict[str, Writer]:
+    """What writes each network into its folder, by its name in `FOLDERS`.
+
+    Args:
+      model: the networks.
+      params: their parameters.
+      dtype: NumPy's or JAX's name of the stored type; LoRA and RAGAF are always float32.
+      lora_format: "diffusers" or "kohya".
+      merge_lora: adapters are merged into their networks; then there is no "lora".
+    """
+    adapters = params.get("lora", {})
+    if merge_lora:
+        params = {
+            name: merged(tree, adapters[name]) if name in adapters else tree
+            for name, tree in params.items()
+            if name != "lora"
+        }
+    unet = model.unet.config
+    control = ControlConfig(unet, model.control.conditioning_channels)
+    made: dict[str, Writer] = {}
+
+    def network(name: str, naming: Naming, config: Mapping[str, Any], file: str) -> None:
+        made[name] = lambda folder: _write(folder, params[name], naming, config, file, dtype)
+
+    network("control", unet_names, configs.control_json(control), _DIFFUSERS_FILE)
+    network("unet", unet_names, configs.unet_json(unet), _DIFFUSERS_FILE)
+    text = configs.text_json(model.text_encoder.config)
+    network("text_encoder", text_names, text, _TRANSFORMERS_FILE)
+    if isinstance(model.autoencoder, KlAutoencoder):
+        vae = configs.vae_json(model.autoencoder.vae.config)
+        network("autoencoder", vae_names, vae, _DIFFUSERS_FILE)
+    if model.ragaf is not None:
+        ragaf = model.ragaf
+        made["ragaf"] = lambda folder: _write_ragaf(folder, params["ragaf"], ragaf)
+    if adapters and not merge_lora:
+        name = "pytorch_lora_weights.safetensors"
+        made["lora"] = lambda folder: save_lora(folder / name, adapters, lora_format)
+    return made
+
+
+def torch_tensors(tree: Mapping[str, Any], naming: Naming, dtype: str) -> dict[str, np.ndarray]:
+    """A network's parameters under PyTorch's names, in its order of axes."""
+    return {
+        naming(path)[0].name: np.ascontiguousarray(
+            to_torch(path, np.asarray(leaf)), np.dtype(dtype)
+        )
+        for path, leaf in flatten_dict(tree, sep="/").items()
+    }
+
+
+def _write(
+    folder: Path,
+    tree: Mapping[str, Any],
+    naming: Naming,
+    config: Mapping[str, Any],
+    file: str,
+    dtype: str,
+) -> None:
+    save_file(torch_tensors(tree, naming, dtype), folder / file, {"format": "pt"})
+    write_json(folder / "config.json", config)
+
+
+def _write_ragaf(folder: Path, tree: Mapping[str, Any], ragaf: Any) -> None:
+    """Our own names and order of axes: there is no other RAGAF that could read it."""
+    tensors = {
+        path.replace("/", "."): np.ascontiguousarray(leaf, np.float32)
+        for path, leaf in flatten_dict(tree, sep="/").items()
+    }
+    save_file(tensors, folder / "model.safetensors", {"format": "flax"})
+    config = {
+        **dataclasses.asdict(ragaf.config),
+        "sites": dict(ragaf.sites),
+        "latent_channels": ragaf.latent_channels,
+        "timesteps": ragaf.timesteps,
+    }
+    write_json(folder / "config.json", {"_class_name": "Ragaf", **config})
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object, readable."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def pipeline_index(folders: list[str]) -> dict[str, Any]:
+    """model_index.json of a StableDiffusionControlNetPipeline with these folders."""
+    classes = {
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "controlnet": ["diffusers", "ControlNetModel"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    return {
+        "_class_name": "StableDiffusionControlNetPipeline",
+        **{name: classes[name] for name in folders},
+        **{name: [None, None] for name in ("safety_checker", "feature_extractor", "image_encoder")},
+        "requires_safety_checker": False,
+    }

@@ -1,0 +1,210 @@
+"""Files of weights as mappings from names to tensors, read one tensor at a time."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import flax.serialization
+import jax
+import msgpack
+import numpy as np
+from flax.traverse_util import flatten_dict
+from safetensors import SafetensorError, safe_open
+
+from ragaf_jax.errors import UserError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# PyTorch's pickles, and what other programs call them.
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Tensors by name.
+
+    Attributes:
+      source: where they come from, for messages.
+      shapes: of every tensor, as stored.
+    """
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def shapes(self) -> Shapes: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor."""
+        ...
+
+
+class Safetensors(NamedTuple):
+    """One or more `.safetensors` files that together hold the tensors of a network.
+
+    Attributes:
+      source: the file, or the folder of the shards.
+      files: which file each tensor is in.
+      shapes: of every tensor.
+      metadata: the first file's, text by text.
+    """
+
+    source: str
+    files: Mapping[str, Path]
+    shapes: Shapes
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def open(cls, *paths: Path) -> "Safetensors":
+        """Reads the headers alone.
+
+        Raises:
+          UserError: a file is missing, truncated or no safetensors file, or two hold one name.
+        """
+        files: dict[str, Path] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        metadata: Mapping[str, str] = {}
+        for path in paths:
+            with _opened(path) as file:
+                metadata = metadata or file.metadata() or {}
+                for name in file.keys():  # noqa: SIM118 (it is no dict)
+                    if name in files:
+                        raise UserError(
+                            f"The tensor {name} is in {files[name].name} and in {path.name}, "
+                            "expected once; download the weights again."
+                        )
+                    files[name] = path
+                    shapes[name] = tuple(file.get_slice(name).get_shape())
+        source = str(paths[0] if len(paths) == 1 else paths[0].parent)
+        return cls(source, files, shapes, metadata)
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor. The file is mapped for as long as this takes: its pages count as ours."""
+        with _opened(self.files[name]) as file:
+            try:
+                return file.get_tensor(name)
+            except (AttributeError, TypeError):
+                raise UserError(
+                    f"The tensor {name} in {self.files[name]} is {file.get_slice(name).get_dtype()}"
+                    ", expected floats of 16 or 32 bits; use another variant of the weights."
+                ) from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; download the weights again.") from None
+    except SafetensorError as error:
+        size = path.stat().st_size
+        raise UserError(
+            f"{path} ({size} bytes) is no whole safetensors file ({error}); download it again."
+        ) from None
+
+
+class InMemory(NamedTuple):
+    """Tensors that are already there."""
+
+    source: str
+    tensors: Mapping[str, np.ndarray]
+
+    @property
+    def shapes(self) -> Shapes:
+        """Of every tensor."""
+        return {name: np.shape(tensor) for name, tensor in self.tensors.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor."""
+        return self.tensors[name]
+
+
+def open_msgpack(path: Path, dtype: jax.typing.DTypeLike | None = None) -> InMemory:
+    """A `diffusion_flax_model.msgpack` or `flax_model.msgpack`; names are paths joined by "/".
+
+    The format has no index, so everything is read; tensor by tensor, each at once in `dtype`.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+
+    def decode(code: int, data: bytes) -> Any:
+        packed = msgpack.packb(msgpack.ExtType(code, data))
+        array = flax.serialization.msgpack_restore(packed)  # a view of the file's bytes
+        return np.array(array, dtype) if isinstance(array, np.ndarray) else array
+
+    try:
+        with path.open("rb") as file:
+            unpacker = msgpack.Unpacker(file, ext_hook=decode, max_buffer_size=2**32 - 1)
+            flat = flatten_dict(unpacker.unpack(), sep="/")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; download the weights again.") from None
+    except Exception as error:  # msgpack, NumPy and flax raise many kinds
+        raise UserError(
+            f"{path} ({path.stat().st_size} bytes) is no whole Flax file ({error!r}); "
+            "download it again."
+        ) from None
+    return InMemory(str(path), flat)
+
+
+class Under(NamedTuple):
+    """The tensors of another store whose names begin with `prefix`, without it."""
+
+    store: Store
+    prefix: str
+
+    @property
+    def source(self) -> str:
+        """The store's."""
+        return self.store.source
+
+    @property
+    def shapes(self) -> Shapes:
+        """Of every tensor under the prefix."""
+        start = len(self.prefix)
+        shapes = self.store.shapes.items()
+        return {name[start:]: shape for name, shape in shapes if name.startswith(self.prefix)}
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor."""
+        return self.store.read(self.prefix + name)
+
+
+def open_weights(path: Path, dtype: jax.typing.DTypeLike | None = None) -> Store:
+    """A file of weights by its ending; for an index of shards, all of them.
+
+    Raises:
+      UserError: a pickle, a damaged file or one of another kind.
+    """
+    if path.suffix in PICKLES:
+        raise UserError(pickle_refusal(path))
+    if path.name.endswith(".json") and ".safetensors." in path.name:
+        return Safetensors.open(*_shards(path))
+    if path.suffix == ".safetensors":
+        return Safetensors.open(path)
+    if path.suffix == ".msgpack":
+        return open_msgpack(path, dtype)
+    raise UserError(f"{path} ends in {path.suffix!r}, expected .safetensors or .msgpack.")
+
+
+def pickle_refusal(path: Path) -> str:
+    """Why a pickle is not read, and what to do."""
+    return (
+        f"{path} is a pickle, which can run any program when it is read, so it is refused; convert "
+        "it once where you trust it, with PyTorch: safetensors.torch.save_file("
+        f"torch.load({path.name!r}, weights_only=True), 'model.safetensors') (of a .ckpt, what is "
+        "under its key 'state_dict')."
+    )
+
+
+def _shards(index: Path) -> Iterable[Path]:
+    try:
+        weight_map = json.loads(index.read_text())["weight_map"]
+        return [index.parent / name for name in sorted(set(weight_map.values()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{index} is no index of safetensors ({error!r}); download it again."
+        ) from None

@@ -1,0 +1,164 @@
+"""Checkpoints in the original layout: diffusers' own converter reads the names that we expect."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+import torch_models  # noqa: E402
+from diffusers.loaders import single_file_utils  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+from ragaf_jax.nets.clip_text import ClipText  # noqa: E402
+from ragaf_jax.nets.control import ControlNet  # noqa: E402
+from ragaf_jax.nets.unet import UNet  # noqa: E402
+from ragaf_jax.nets.vae import Vae  # noqa: E402
+from ragaf_jax.weights import compvis  # noqa: E402
+from ragaf_jax.weights.pretrained import open_control, open_pretrained  # noqa: E402
+
+# Single files leave heads and groups unsaid: eight heads, or 64 channels each; 32 groups.
+SIZES = {
+    "sd1": {"block_out_channels": (32, 64, 64), "attention_head_dim": 8},
+    "sd2": {"block_out_channels": (64, 128, 128), "attention_head_dim": (1, 2, 2)},
+}
+TEXT = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 3}
+VAE = {"block_out_channels": (32, 32, 64), "norm_num_groups": 32}
+
+
+def networks(kind, rng):
+    unet = torch_models.unet(kind, rng, norm_num_groups=32, cross_attention_dim=128, **SIZES[kind])
+    levels = {f"{x}_block_types": (y,) * 3 for x, y in BLOCKS.items()}
+    return {
+        "unet": unet,
+        "vae": torch_models.vae(rng, **VAE, **levels),
+        "text_encoder": torch_models.text_encoder(kind, rng, **TEXT),
+        "control": torch_models.control(unet, rng, channels=(16, 24, 32, 48)),
+    }
+
+
+BLOCKS = {"down": "DownEncoderBlock2D", "up": "UpDecoderBlock2D"}
+
+
+def abstract(module, *inputs):
+    structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in inputs]
+    return jax.eval_shape(module.init, jax.random.key(0), *structs)["params"]
+
+
+def trees(ours, control):
+    """The abstract parameters of each network."""
+    x, t, text = ((1, 8, 8, 4), np.float32), ((1,), np.float32), ((1, 7, 128), np.float32)
+    sketch = ((1, 64, 64, 3), np.float32)
+    branch = ControlNet(control.config.unet, control.config.conditioning_channels)
+    return {
+        "unet": abstract(UNet(ours.unet.config), x, t, text),
+        "vae": abstract(Vae(ours.vae.config), ((1, 8, 8, 3), np.float32)),
+        "text_encoder": abstract(ClipText(ours.text_encoder.config), ((1, 77), np.int32)),
+        "control": abstract(branch, x, t, text, sketch),
+    }
+
+
+def original(network, tree, naming, known, prefix):
+    """A network's tensors under the names of `naming`, as original checkpoints have them."""
+    state, tensors = network.state_dict(), {}
+    for path in flatten_dict(tree, sep="/"):
+        (place,) = naming(path)
+        tensor = next(state[p.name] for p in known(path) if p.name in state)
+        if place.part is None:
+            tensors[prefix + place.name] = tensor
+        else:
+            tensors.setdefault(prefix + place.name, [None] * 3)[place.part[0]] = tensor
+    return {k: torch.cat(v) if isinstance(v, list) else v.clone() for k, v in tensors.items()}
+
+
+@pytest.fixture(scope="module", params=("sd1", "sd2"))
+def both(request, tmp_path_factory):
+    """The same weights in diffusers' layout and, with its tensors, in the original."""
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    theirs = networks(kind, np.random.default_rng())
+    for name, network in theirs.items():
+        network.save_pretrained(folder / "sd" / name)
+    torch_models.scheduler(kind).save_pretrained(folder / "sd" / "scheduler")
+    ours, control = open_pretrained(str(folder / "sd")), open_control(str(folder / "sd/control"))
+    shapes = trees(ours, control)
+    namings = {
+        "unet": (compvis.unet_naming(ours.unet.config), ours.unet.naming, compvis.UNET),
+        "vae": (compvis.vae_naming(ours.vae.config), ours.vae.naming, compvis.VAE),
+        "control": (compvis.control_naming(control.config), control.naming, compvis.CONTROL),
+        "text_encoder": (
+            (ours.text_encoder.naming, ours.text_encoder.naming, compvis.CLIP)
+            if kind == "sd1"
+            else (compvis.open_clip_names, ours.text_encoder.naming, compvis.OPEN_CLIP)
+        ),
+    }
+    if kind == "sd1":
+        text = lambda path: ours.text_encoder.naming(path)[:1]  # noqa: E731
+        namings["text_encoder"] = (text, ours.text_encoder.naming, compvis.CLIP)
+    files = {
+        name: original(theirs[name], shapes[name], *naming) for name, naming in namings.items()
+    }
+    if kind == "sd2":  # a last block that nobody uses, and OpenCLIP's head
+        blocks = {k.replace(".2.", ".3."): v.clone() for k, v in files["text_encoder"].items()}
+        files["text_encoder"] |= {k: v for k, v in blocks.items() if "resblocks.3" in k}
+        files["text_encoder"][f"{compvis.OPEN_CLIP}text_projection"] = torch.randn(128, 128)
+        files["text_encoder"][f"{compvis.OPEN_CLIP}logit_scale"] = torch.randn(())
+    whole = files["unet"] | files["vae"] | files["text_encoder"]
+    whole |= {"alphas_cumprod": torch.ones(1000), "model_ema.decay": torch.ones(())}
+    save_file(whole, folder / "model.safetensors")
+    save_file(files["control"], folder / "control.safetensors")
+    return kind, theirs, folder, files, shapes
+
+
+def same(converted, network):
+    state = network.state_dict()
+    assert set(converted) == set(state)
+    for name, tensor in state.items():
+        torch.testing.assert_close(converted[name].reshape(tensor.shape), tensor, rtol=0, atol=0)
+
+
+def test_the_names_are_the_original_ones(both):
+    kind, theirs, _, files, _ = both
+    unet, vae, control, text = (theirs[n] for n in ("unet", "vae", "control", "text_encoder"))
+    convert = single_file_utils
+    same(convert.convert_ldm_unet_checkpoint(dict(files["unet"]), dict(unet.config)), unet)
+    same(convert.convert_ldm_vae_checkpoint(dict(files["vae"]), dict(vae.config)), vae)
+    same(
+        convert.convert_controlnet_checkpoint(dict(files["control"]), dict(control.config)), control
+    )
+    if kind == "sd1":
+        found = convert.convert_ldm_clip_checkpoint(dict(files["text_encoder"]))
+    else:
+        found = convert.convert_open_clip_checkpoint(text, dict(files["text_encoder"]))
+        found = {k: v for k, v in found.items() if "layers.3." not in k and "projection" not in k}
+    same({k.removeprefix("text_model."): v for k, v in found.items()}, text)
+
+
+def test_a_single_file_holds_the_same_networks(both):
+    kind, _, folder, _, shapes = both
+    folders = open_pretrained(str(folder / "sd"))
+    single = open_pretrained(str(folder / "model.safetensors"))
+    assert single.diffusion == folders.diffusion
+    assert single.tokenizer is None
+    assert bool(single.notice) == (kind == "sd2")
+    pairs = {
+        name: (getattr(folders, name), getattr(single, name))
+        for name in shapes
+        if name != "control"
+    }
+    pairs["control"] = tuple(
+        open_control(str(folder / name)) for name in ("sd/control", "control.safetensors")
+    )
+    for name, (one, two) in pairs.items():
+        a, b = one.load(shapes[name]), two.load(shapes[name])
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert pairs["vae"][1].config.block_out_channels == pairs["vae"][0].config.block_out_channels
+    one, two = pairs["unet"][0].config, pairs["unet"][1].config
+    assert one.heads == two.heads
+    for field in ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block"):
+        assert getattr(one, field) == getattr(two, field)
+    one, two = pairs["text_encoder"][0].config, pairs["text_encoder"][1].config
+    assert one == two

@@ -1,0 +1,124 @@
+"""Random Stable Diffusions in PyTorch, written as diffusers and transformers write them."""
+
+import json
+
+import diffusers
+import torch
+import transformers
+
+# Of either generation: fields that differ from diffusers' defaults, at tiny sizes.
+UNETS = {
+    "sd1": {"attention_head_dim": 2, "use_linear_projection": False},
+    "sd2": {"attention_head_dim": (2, 4, 4), "use_linear_projection": True},
+}
+TEXTS = {
+    "sd1": {"hidden_act": "quick_gelu", "num_attention_heads": 2},
+    "sd2": {"hidden_act": "gelu", "num_attention_heads": 4},
+}
+TEXT_WIDTH = 24
+VOCABULARY = 600
+
+
+def randomised(network, generator):
+    """The network with every parameter drawn anew, none zero and no norm trivial."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 4
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
+            if parameter.ndim == 1:
+                parameter.add_(0.5)
+    return network.eval()
+
+
+def generator(rng):
+    """PyTorch's random numbers, seeded by the test's."""
+    return torch.Generator().manual_seed(int(rng.integers(2**31)))
+
+
+def unet(kind, rng, **changes):
+    """A UNet2DConditionModel of three levels, the last without attention."""
+    network = diffusers.UNet2DConditionModel(
+        **{
+            "sample_size": 8,
+            "block_out_channels": (8, 16, 16),
+            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            "layers_per_block": 2,
+            "cross_attention_dim": TEXT_WIDTH,
+            "norm_num_groups": 4,
+            **UNETS[kind],
+            **changes,
+        }
+    )
+    return randomised(network, generator(rng))
+
+
+def control(network, rng, channels=(8, 12, 16, 24)):
+    """A ControlNet for this UNet."""
+    made = diffusers.ControlNetModel.from_unet(
+        network, conditioning_embedding_out_channels=channels, load_weights_from_unet=False
+    )
+    return randomised(made, generator(rng))
+
+
+def vae(rng, **changes):
+    """An AutoencoderKL that makes latents of an eighth."""
+    network = diffusers.AutoencoderKL(
+        **{
+            "block_out_channels": (8, 8, 16, 16),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "sample_size": 64,
+            **changes,
+        }
+    )
+    return randomised(network, generator(rng))
+
+
+def text_encoder(kind, rng, **changes):
+    """A CLIPTextModel of three layers."""
+    config = transformers.CLIPTextConfig(
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": TEXT_WIDTH,
+            "intermediate_size": 40,
+            "num_hidden_layers": 3,
+            "max_position_embeddings": 77,
+            "bos_token_id": VOCABULARY - 2,
+            "eos_token_id": VOCABULARY - 1,
+            "attn_implementation": "eager",
+            **TEXTS[kind],
+            **changes,
+        }
+    )
+    return randomised(transformers.CLIPTextModel(config), generator(rng))
+
+
+def scheduler(kind):
+    """The noise schedule that the checkpoints of either generation come with."""
+    return diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon" if kind == "sd1" else "v_prediction",
+    )
+
+
+def save_stable_diffusion(folder, kind, rng):
+    """A whole checkpoint but for its tokenizer, in diffusers' layout; returns its networks."""
+    networks = {
+        "unet": unet(kind, rng),
+        "vae": vae(rng),
+        "text_encoder": text_encoder(kind, rng),
+        "scheduler": scheduler(kind),
+    }
+    for name, network in networks.items():
+        network.save_pretrained(folder / name)
+    index = {"_class_name": "StableDiffusionPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return networks

@@ -1,0 +1,112 @@
+"""Random networks in the files of a Stable Diffusion, without PyTorch."""
+
+import json
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
+from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.unet import UNet, UNetConfig
+from ragaf_jax.nets.vae import Vae, VaeConfig
+from ragaf_jax.weights import configs
+from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.names import text_names, unet_names, vae_names
+from ragaf_jax.weights.save import torch_tensors
+
+UNET = UNetConfig(
+    sample_size=8,
+    block_out_channels=(8, 16),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    layers_per_block=1,
+    attention_head_dim=(2, 4),
+    cross_attention_dim=12,
+    use_linear_projection=True,
+    norm_num_groups=4,
+)
+VAE = VaeConfig(block_out_channels=(8, 16, 16, 16), layers_per_block=1, norm_num_groups=4)
+TEXT = ClipTextConfig(
+    vocab_size=600,
+    hidden_size=12,
+    intermediate_size=20,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+)
+CONTROL = ControlConfig(UNET, (4, 6, 8, 10))
+
+FILES = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+NAMINGS = {"unet": unet_names, "vae": vae_names, "text_encoder": text_names}
+JSONS = {
+    "unet": configs.unet_json(UNET),
+    "vae": configs.vae_json(VAE),
+    "text_encoder": configs.text_json(TEXT),
+}
+SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+
+
+def abstract():
+    """The shapes of every network's parameters."""
+    x, t, text = ((1, 4, 4, 4), np.float32), ((1,), np.float32), ((1, 7, 12), np.float32)
+    sketch = ((1, 32, 32, 3), np.float32)
+
+    def shapes(module, *inputs):
+        structs = [jax.ShapeDtypeStruct(*x) for x in inputs]
+        return jax.eval_shape(module.init, jax.random.key(0), *structs)["params"]
+
+    return {
+        "unet": shapes(UNet(UNET), x, t, text),
+        "vae": shapes(Vae(VAE), ((1, 8, 8, 3), np.float32)),
+        "text_encoder": shapes(ClipText(TEXT), ((1, 77), np.int32)),
+        "control": shapes(ControlNet(UNET, CONTROL.conditioning_channels), x, t, text, sketch),
+    }
+
+
+def random_trees(rng):
+    """Random parameters of every network."""
+    return jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), abstract())
+
+
+def tensors(trees, network):
+    """A network's tensors as PyTorch's files have them."""
+    return torch_tensors(trees[network], NAMINGS.get(network, unet_names), "float32")
+
+
+def write(folder, trees):
+    """A whole checkpoint in diffusers' layout but for its tokenizer, and a ControlNet beside it."""
+    for network, stem in FILES.items():
+        (folder / network).mkdir(parents=True)
+        save_file(tensors(trees, network), folder / network / f"{stem}.safetensors")
+        (folder / network / "config.json").write_text(json.dumps(JSONS[network]))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    (folder / "controlnet").mkdir()
+    save_file(
+        tensors(trees, "control"), folder / "controlnet" / "diffusion_pytorch_model.safetensors"
+    )
+    config = json.dumps(configs.control_json(CONTROL))
+    (folder / "controlnet" / "config.json").write_text(config)
+    return folder
+
+
+def assert_same(one, two):
+    """Both trees have the same leaves."""
+    one, two = flatten_dict(one, sep="/"), flatten_dict(two, sep="/")
+    assert set(one) == set(two)
+    for path in one:
+        np.testing.assert_array_equal(one[path], two[path], err_msg=path)
