@@ -1,10 +1,15 @@
-"""Captions to token ids and back: a word-level vocabulary built when the data was prepared.
+"""Captions to token ids and back, by the data's own vocabulary or a Stable Diffusion checkpoint's.
 
-It is stored with the data and in every checkpoint, so that sampling needs neither the data nor a
-network. Sequences look like CLIP's: BOS, words, EOS, then EOS as padding.
+The first is one of words, built when the data was prepared and stored with it; the second is CLIP's
+byte-level BPE. Either is stored in every checkpoint, so that sampling needs neither the data nor a
+network. Sequences look like CLIP's: BOS, words, EOS, then padding. That is EOS, unless the
+vocabulary says otherwise (SD 2 pads with "!").
 """
 
+import json
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -15,15 +20,19 @@ from ragaf_jax.errors import UserError
 
 BOS, EOS, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 
+# What tokenizer_config.json calls CLIP's; the second is transformers 4's name.
+CLIP_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
+
 
 class Tokenizer:
     """A vocabulary with CLIP's framing."""
 
     def __init__(self, inner: tokenizers.Tokenizer):
-        """Wraps a `tokenizers.Tokenizer` that knows BOS, EOS and UNKNOWN."""
+        """Wraps a `tokenizers.Tokenizer` that knows BOS and EOS and adds neither."""
         self._inner = inner
         vocabulary = inner.get_vocab()
         self._bos, self._eos = vocabulary[BOS], vocabulary[EOS]
+        self._pad = inner.padding["pad_id"] if inner.padding else self._eos
         self._pieces = {token_id: piece for piece, token_id in vocabulary.items()}
 
     @classmethod
@@ -36,6 +45,38 @@ class Tokenizer:
             vocab_size=vocab_size, special_tokens=[BOS, EOS, UNKNOWN], show_progress=False
         )
         inner.train_from_iterator(captions, trainer)
+        return cls(inner)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, padding: str | None = None) -> "Tokenizer":
+        """The vocabulary in `folder`, which is the `tokenizer/` of a Stable Diffusion checkpoint.
+
+        transformers' `CLIPTokenizer` reads the files, once; the ids are the same as its own.
+        `padding` is the token to pad with where that is not the folder's own.
+        """
+        _check_folder(folder)
+        # Read when transformers is imported, which would else say that PyTorch is missing.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        import transformers  # Takes seconds, and nothing but this needs it.
+
+        try:
+            theirs = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+            inner = theirs.backend_tokenizer
+            # Framing and truncation are `encode`'s; of padding, its place in the JSON is used.
+            inner.post_processor = None
+            inner.no_truncation()
+            pad = theirs.pad_token if padding is None else padding
+            inner.enable_padding(pad_id=theirs.convert_tokens_to_ids(pad), pad_token=pad)
+        except Exception as error:  # tokenizers raises plain Exception
+            raise _unreadable(folder, error) from None
+        # Without the added tokens: transformers adds those that the vocabulary lacks.
+        vocabulary = inner.get_vocab(with_added_tokens=False)
+        for ours, named in ((BOS, theirs.bos_token), (EOS, theirs.eos_token)):
+            if ours not in vocabulary or named != ours:
+                raise UserError(
+                    f"The vocabulary in {folder} frames texts without {ours}, which CLIP's has; "
+                    "use the tokenizer of a Stable Diffusion checkpoint."
+                )
         return cls(inner)
 
     @classmethod
@@ -53,6 +94,34 @@ class Tokenizer:
         """Everything that `from_json` needs."""
         return self._inner.to_str()
 
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes `folder` for transformers' CLIPTokenizer; a vocabulary of words as its JSON."""
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = json.loads(self.to_json())
+        model = whole["model"]
+        if model["type"] != "BPE":
+            (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+            return
+        merges = [x if isinstance(x, str) else " ".join(x) for x in model["merges"]]
+        flags = ("content", "lstrip", "normalized", "rstrip", "single_word")
+        added = {x["content"]: {flag: x[flag] for flag in flags} for x in whole["added_tokens"]}
+        frame = {"bos_token": added[BOS], "eos_token": added[EOS], "unk_token": added[EOS]}
+        pad = self._pieces[self._pad]
+        special = frame | {"pad_token": added.get(pad, pad)}
+        config = {name: {"__type": "AddedToken", **token} for name, token in frame.items()} | {
+            "tokenizer_class": CLIP_CLASSES[0],
+            "model_max_length": 77,
+            "pad_token": pad,
+        }
+        texts = {
+            "vocab.json": json.dumps(model["vocab"], ensure_ascii=False),
+            "merges.txt": "\n".join(["#version: 0.2", *merges, ""]),
+            "special_tokens_map.json": json.dumps(special, indent=2),
+            "tokenizer_config.json": json.dumps(config, indent=2),
+        }
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
     @property
     def vocab_size(self) -> int:
         """How many ids there are."""
@@ -62,23 +131,66 @@ class Tokenizer:
         self, captions: Sequence[str], length: int
     ) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
         """Token ids, and the mask of those that are no padding; long captions lose their end."""
-        tokens = np.full((len(captions), length), self._eos, np.int32)
+        tokens = np.full((len(captions), length), self._pad, np.int32)
         mask = np.zeros((len(captions), length), bool)
-        for row, encoding in enumerate(self._inner.encode_batch(list(captions))):
-            ids = [self._bos, *encoding.ids[: length - 2], self._eos]
+        for row, caption in enumerate(captions):
+            # One by one: a batch would come padded to its longest caption.
+            words = self._inner.encode(caption).ids
+            ids = [self._bos, *words[: length - 2], self._eos]
             tokens[row, : len(ids)] = ids
             mask[row, : len(ids)] = True
         return tokens, mask
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The text of each id."""
-        return [self._pieces[int(i)] for i in ids]
+        """The text of each id, with CLIP's "</w>" where a word ends.
+
+        Parts of a character stay in the vocabulary's spelling of bytes.
+        """
+        return [self._text(self._pieces[int(i)]) for i in ids]
+
+    def _text(self, piece: str) -> str:
+        decoder = self._inner.decoder
+        if decoder is None:
+            return piece  # a word
+        stem = piece.removesuffix("</w>")
+        text = decoder.decode([stem])
+        return piece if "\N{REPLACEMENT CHARACTER}" in text else text + piece[len(stem) :]
 
     def unknown_words(self, caption: str) -> list[str]:
-        """The words of a caption that the vocabulary does not have."""
+        """The words of a caption that the vocabulary does not have; CLIP's has all."""
         encoding = self._inner.encode(caption)
         return [
             caption[start:end]
             for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True)
             if token == UNKNOWN
         ]
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses what transformers would look for on the network or take for CLIP's."""
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder}; give the tokenizer/ of a Stable Diffusion checkpoint."
+        )
+    config = folder / "tokenizer_config.json"
+    try:
+        fields = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        name = fields.get("tokenizer_class", CLIP_CLASSES[0])
+    except (ValueError, AttributeError) as error:
+        raise _unreadable(config, error) from None
+    if name not in CLIP_CLASSES:
+        raise UserError(
+            f"{folder} holds a {name} and only a CLIPTokenizer can be used; "
+            "use the tokenizer of a Stable Diffusion 1 or 2 checkpoint."
+        )
+    if (folder / "tokenizer.json").is_file():  # All of it, and the only file since transformers 5.
+        return
+    missing = [file for file in ("vocab.json", "merges.txt") if not (folder / file).is_file()]
+    if missing:
+        raise UserError(
+            f"The tokenizer in {folder} has no {' and no '.join(missing)}; download it again."
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"The tokenizer in {path} cannot be read ({error}); download it again.")
