@@ -16,6 +16,7 @@ from input_pipeline.loader import DevicePrefetcher, train_iterator
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.sampling.grid import make_grid
+from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.heap import keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
@@ -43,10 +44,12 @@ def loaded_config() -> ConfigDict:
 
 def train_stage(config: ConfigDict, workdir: Path) -> None:
     """Trains `config.stage` in `workdir`."""
-    source = open_split(config.data, "train")
+    config, tokenizer = adopted(config, workdir)
+    source = open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
     iterator = train_iterator(source, examples, config.seed, **shapes(config.data))
-    validation, truth = held_out(config.data, "validation", config.validation_examples)
+    shown = config.validation_examples
+    validation, truth = held_out(config.data, "validation", shown, tokenizer)
     make_writer = functools.partial(
         workdir_writer,
         workdir,

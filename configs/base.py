@@ -15,6 +15,21 @@ def get_config() -> ml_collections.ConfigDict:
     # Stage 2 starts from this workdir's averaged parameters, and samples from its pictures.
     config.stage1 = ""
 
+    # Stable Diffusion's weights to begin with; what they are decides config.model's networks but for
+    # RAGAF, config.diffusion and data.text_length.
+    config.init = init = ml_collections.ConfigDict()
+    # A folder in diffusers' layout, a .safetensors file in CompVis's, or a hub id. Empty: none.
+    init.checkpoint = ""
+    init.variant = ""  # of its files, such as "fp16" or "non_ema"
+    # The sketch branch: "unet" copies the UNet's encoder, with zero convolutions as ControlNet does;
+    # or the folder, file or hub id of a ControlNet.
+    init.control = "unet"
+    # A LoRA to merge into the weights, or to go on training where model.lora chooses its modules.
+    init.lora = ""
+    # Single files carry no tokenizer, and may not say what their UNet predicts.
+    init.tokenizer = "openai/clip-vit-large-patch14"
+    init.prediction = ""  # "epsilon" or "v_prediction"; empty: as the checkpoint says
+
     config.data = data = ml_collections.ConfigDict()
     data.dir = "data"
     data.dataset = "openmoji/recolor"
@@ -26,7 +41,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = model = ml_collections.ConfigDict()
     model.dtype = "float32"  # of the computation; what trains is kept in float32
-    model.autoencoder = "haar"  # the orthonormal wavelet transform: exact, no parameters
+    # "haar", the orthonormal wavelet transform: exact, no parameters; or "kl", Stable Diffusion's.
+    model.autoencoder = "haar"
     model.haar_levels = 2  # 64 x 64 x 3 becomes 16 x 16 x 48
     # Names as in diffusers' unet/config.json; attention_head_dim is the number of heads there.
     model.unet = ml_collections.ConfigDict(
@@ -37,6 +53,16 @@ def get_config() -> ml_collections.ConfigDict:
             "layers_per_block": 1,
             "attention_head_dim": 4,
             "cross_attention_dim": 128,
+        }
+    )
+    # Names as in diffusers' vae/config.json.
+    model.vae = ml_collections.ConfigDict(
+        {
+            "block_out_channels": (128, 256, 512, 512),
+            "layers_per_block": 2,
+            "latent_channels": 4,
+            "norm_num_groups": 32,
+            "scaling_factor": 0.18215,
         }
     )
     model.conditioning_channels = (16, 32, 96)  # of the sketch's embedding; halves between them
@@ -50,6 +76,12 @@ def get_config() -> ml_collections.ConfigDict:
             "num_attention_heads": 4,
         }
     )
+    model.clip_skip = 0  # last layers of the text encoder that are left out
+    # Low-rank adapters beside the weights: patterns over paths of modules, such as
+    # "unet/.*/attn[12]/to_[qkv]" or "unet/.*/conv[12]"; none without patterns.
+    model.lora = ml_collections.ConfigDict(
+        {"patterns": (), "rank": 8, "alpha": 8.0, "dropout": 0.0}
+    )
     model.ragaf = ml_collections.ConfigDict(
         {"width": 128, "layers": 2, "heads": 4, "fusion": "learned"}
     )
@@ -61,6 +93,10 @@ def get_config() -> ml_collections.ConfigDict:
     diffusion.beta_end = 0.02
     diffusion.zero_terminal_snr = True
     diffusion.prediction = "sample"  # or "epsilon", "v_prediction"
+    # What sampling makes of the timesteps; names as in diffusers' scheduler_config.json.
+    diffusion.timestep_spacing = "trailing"  # or "leading", "linspace"
+    diffusion.steps_offset = 0  # of "leading"; Stable Diffusion 1 has 1
+    diffusion.set_alpha_to_one = True  # False: ddim ends with timestep 0's noise, not without any
     # Weight of a prediction of x_0: min(SNR, max_snr) + 1. A hundred times the cap, and the almost
     # clean timesteps outshout all others: samples stay speckled.
     diffusion.max_snr = 5.0
@@ -94,7 +130,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.wandb_project = ""  # empty: no Weights & Biases
 
     config.sample = sample = ml_collections.ConfigDict()
-    sample.sampler = "dpm_solver_pp_2m"  # or "ddim"
+    sample.sampler = "dpm_solver_pp_2m"  # or "ddim", "euler", "ddpm"
     sample.steps = 20
     sample.guidance = 3.0
     sample.sketch_guidance = 1.0

@@ -11,10 +11,11 @@ python main.py --config=configs/stage2.py:openmoji --workdir=runs/om/stage2 \
 import ml_collections
 
 from configs import stage1
+from configs.stable_diffusion import from_stable_diffusion
 
 
 def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
-    """The configuration for `dataset`: "openmoji", or "quickstart" for a short run on it."""
+    """The configuration for `dataset`; see `stage1.get_config`."""
     config = stage1.get_config(dataset)
     config.stage = 2
     config.train.read_examples = 48
@@ -25,4 +26,6 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
         config.train.steps = 620
         config.validate_every = config.sample_every = 620
         config.checkpoint_every = 310
+    elif dataset == "openmoji_sd":
+        from_stable_diffusion(config)
     return config

@@ -9,8 +9,11 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
 
 
-def open_split(data: ConfigDict, split: str) -> RecordSource:
-    """The records that `config.data` names, whose regions fit into its padded graphs."""
+def open_split(data: ConfigDict, split: str, tokenizer: Tokenizer | None = None) -> RecordSource:
+    """The records that `config.data` names, whose regions fit into its padded graphs.
+
+    With a `tokenizer`, a pretrained model's, captions are read by it instead of the data's own.
+    """
     source = RecordSource(data.dir, data.dataset, split, data.image_size, data.recolorings)
     least = source.metadata["regions"]["max_regions"] + 1
     if data.max_regions < least or data.max_edges < least:
@@ -19,6 +22,8 @@ def open_split(data: ConfigDict, split: str) -> RecordSource:
             f"data's drawings have up to {least - 1} regions, each with an edge to itself, and one "
             f"more is padding: set both to {least} or more."
         )
+    if tokenizer is not None:
+        source.tokenizer = tokenizer
     return source
 
 
@@ -27,9 +32,11 @@ def shapes(data: ConfigDict) -> dict[str, int]:
     return {name: data[name] for name in ("text_length", "max_regions", "max_edges")}
 
 
-def held_out(data: ConfigDict, split: str, examples: int) -> tuple[Batch, Truth]:
-    """Examples of different drawings, always the same."""
-    return _held_out(open_split(data, split), data, split, examples)
+def held_out(
+    data: ConfigDict, split: str, examples: int, tokenizer: Tokenizer | None = None
+) -> tuple[Batch, Truth]:
+    """Examples of different drawings, always the same; `tokenizer` as in `open_split`."""
+    return _held_out(open_split(data, split, tokenizer), data, split, examples)
 
 
 def _held_out(
@@ -55,7 +62,8 @@ def held_out_for(
       tokenizer: of the checkpoint.
     """
     data = ConfigDict({**trained.data, "dir": config.data.dir})
-    source = open_split(data, "test")
+    pretrained = trained.init.checkpoint != ""
+    source = open_split(data, "test", tokenizer if pretrained else None)
     if source.tokenizer.to_json() != tokenizer.to_json():
         raise UserError(
             f"The vocabulary of the data in {data.dir} is not the one that the checkpoint was "

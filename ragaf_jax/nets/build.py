@@ -6,17 +6,24 @@ import jax.numpy as jnp
 import ml_collections
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.autoencoder import HaarAutoencoder
+from ragaf_jax.nets.autoencoder import Autoencoder, HaarAutoencoder
 from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
+from ragaf_jax.nets.lora import LoraConfig
 from ragaf_jax.nets.model import Model
 from ragaf_jax.nets.ragaf import Ragaf, RagafConfig
 from ragaf_jax.nets.unet import UNet, UNetConfig, injection_sites
+from ragaf_jax.nets.vae import Vae, VaeConfig
 
 
 def _hashable(value: Any) -> Any:
     """Lists are what a checkpoint's JSON makes of tuples."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
+    return {name: _hashable(value) for name, value in section.to_dict().items()}
 
 
 def build_model(config: ml_collections.ConfigDict) -> Model:
@@ -34,9 +41,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
 def _build(config: ml_collections.ConfigDict) -> Model:
     data, nets = config.data, config.model
     dtype = jnp.dtype(nets.dtype)
-    if nets.autoencoder != "haar":
-        raise UserError(f"config.model.autoencoder is {nets.autoencoder!r}; expected 'haar'.")
-    autoencoder = HaarAutoencoder(nets.haar_levels)
+    autoencoder = _autoencoder(nets, dtype)
     levels = len(nets.unet.block_out_channels)
     smallest = autoencoder.downscale * 2 ** (levels - 1)
     if data.image_size % smallest:
@@ -44,10 +49,12 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             f"config.data.image_size is {data.image_size}; networks of {levels} levels on latents "
             f"of 1/{autoencoder.downscale} need a multiple of {smallest}."
         )
-    if len(nets.conditioning_channels) != nets.haar_levels + 1:
+    halvings = len(nets.conditioning_channels) - 1
+    if 2**halvings != autoencoder.downscale:
         raise UserError(
-            f"config.model.conditioning_channels is {nets.conditioning_channels}; with haar_levels "
-            f"{nets.haar_levels} it needs {nets.haar_levels + 1} numbers, a halving between them."
+            f"config.model.conditioning_channels is {nets.conditioning_channels}; with latents of "
+            f"1/{autoencoder.downscale} it needs {autoencoder.downscale.bit_length()} numbers, a "
+            "halving between them."
         )
     if nets.unet.cross_attention_dim != nets.text_encoder.hidden_size:
         raise UserError(
@@ -55,13 +62,13 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             f"text_encoder.hidden_size {nets.text_encoder.hidden_size}; they must be equal."
         )
     unet_config = UNetConfig(
-        **{name: _hashable(value) for name, value in nets.unet.to_dict().items()},
+        **_fields(nets.unet),
         sample_size=data.image_size // autoencoder.downscale,
         in_channels=autoencoder.channels,
         out_channels=autoencoder.channels,
     )
     text_config = ClipTextConfig(
-        **nets.text_encoder.to_dict(), max_position_embeddings=data.text_length
+        **_fields(nets.text_encoder), max_position_embeddings=data.text_length
     )
     ragaf = None
     if config.stage == 2:
@@ -76,11 +83,20 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     return Model(
         UNet(unet_config, dtype),
         ControlNet(unet_config, tuple(nets.conditioning_channels), dtype),
-        ClipText(text_config, dtype),
+        ClipText(text_config, nets.clip_skip, dtype),
         autoencoder,
         image_size=data.image_size,
         text_length=data.text_length,
         max_regions=data.max_regions,
         max_edges=data.max_edges,
         ragaf=ragaf,
+        lora=LoraConfig(**_fields(nets.lora)) if nets.lora.patterns else None,
     )
+
+
+def _autoencoder(nets: ml_collections.ConfigDict, dtype: jnp.dtype) -> Autoencoder:
+    if nets.autoencoder == "haar":
+        return HaarAutoencoder(nets.haar_levels)
+    if nets.autoencoder == "kl":
+        return KlAutoencoder(Vae(VaeConfig(**_fields(nets.vae)), dtype))
+    raise UserError(f"config.model.autoencoder is {nets.autoencoder!r}; expected 'haar' or 'kl'.")

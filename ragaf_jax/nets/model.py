@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
@@ -13,6 +14,7 @@ from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.autoencoder import Autoencoder
 from ragaf_jax.nets.clip_text import ClipText
 from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.lora import LoraConfig, adapted, init_lora
 from ragaf_jax.nets.ragaf import Ragaf, RagafTrace
 from ragaf_jax.nets.regions import place, pool_regions, region_shares
 from ragaf_jax.nets.unet import UNet, injection_sites
@@ -54,7 +56,8 @@ class Conditioning(NamedTuple):
 class Model:
     """The networks of a stage. Holds no parameters: every method is pure in `params`.
 
-    `params` is {"unet", "control", "text_encoder"[, "ragaf"]}, each the tree of its network.
+    `params` is {"unet", "control", "text_encoder"[, "autoencoder"][, "ragaf"]}, each the tree of its
+    network, and with `lora` also "lora": the adapters of the networks by their names.
     """
 
     unet: UNet
@@ -66,6 +69,7 @@ class Model:
     max_regions: int
     max_edges: int
     ragaf: Ragaf | None = None
+    lora: LoraConfig | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -82,7 +86,7 @@ class Model:
         """Fresh float32 parameters."""
         conditioning = self._example_conditioning()
         latents, timesteps = jnp.zeros((1, *self.latent_shape)), jnp.zeros(1)
-        keys = jax.random.split(rng, 4)
+        keys = jax.random.split(rng, 6)
         text, sketch = conditioning.text_states, conditioning.sketch
         params = {
             "unet": self.unet.init(keys[0], latents, timesteps, text)["params"],
@@ -91,6 +95,8 @@ class Model:
                 keys[2], jnp.zeros((1, self.text_length), jnp.int32)
             )["params"],
         }
+        if autoencoder := self.autoencoder.init(keys[4]):
+            params["autoencoder"] = autoencoder
         regions = conditioning.regions
         if self.ragaf is not None and regions is not None:
             _, _, features = self.control.apply(
@@ -104,11 +110,27 @@ class Model:
                 text,
                 regions.allowed,
             )["params"]
+        if self.lora is not None:
+            params["lora"] = init_lora(self.lora, params, keys[5])
         return params
 
-    def encode_text(self, params: Params, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        """The text encoder's last hidden states."""
-        return self.text_encoder.apply({"params": params["text_encoder"]}, tokens)
+    def encode_image(
+        self, params: Params, image: Float[Array, "b s s 3"], rng: PRNGKeyArray | None = None
+    ) -> Float[Array, "b h w c"]:
+        """Latents of images in [−1, 1]; drawn from their distribution where there is an `rng`."""
+        return self.autoencoder.encode(params.get("autoencoder", {}), image, rng)
+
+    def decode_image(
+        self, params: Params, latents: Float[Array, "b h w c"]
+    ) -> Float[Array, "b s s 3"]:
+        """Images of latents, not clipped."""
+        return self.autoencoder.decode(params.get("autoencoder", {}), latents)
+
+    def encode_text(
+        self, params: Params, tokens: Int[Array, "b t"], rng: PRNGKeyArray | None = None
+    ) -> Float[Array, "b t d"]:
+        """The text encoder's last hidden states; `rng` is for LoRA's dropout."""
+        return self._apply("text_encoder", self.text_encoder, params, rng, tokens)
 
     def locate(
         self,
@@ -132,6 +154,7 @@ class Model:
         latents: Float[Array, "b h w c"],
         timesteps: Float[Array, " b"],
         conditioning: Conditioning,
+        rng: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
         """The UNet's output, of the kind that the stage was trained to predict.
 
@@ -140,13 +163,14 @@ class Model:
           latents: noisy latents x_t.
           timesteps: t in 0 … T.
           conditioning: sketch, text and, in Stage 2, regions.
+          rng: for LoRA's dropout, in training.
 
         Returns:
           The prediction and, where RAGAF ran, what it decided.
         """
         text = conditioning.text_states
-        down, mid, features = self.control.apply(
-            {"params": params["control"]}, latents, timesteps, text, conditioning.sketch
+        down, mid, features = self._apply(
+            "control", self.control, params, rng, latents, timesteps, text, conditioning.sketch
         )
         signals, trace = {}, None
         if self.ragaf is not None and conditioning.regions is not None:
@@ -163,8 +187,8 @@ class Model:
                 site: place(sent[site], regions.shares[side], regions.active)
                 for site, (side, _) in self.sites.items()
             }
-        prediction = self.unet.apply(
-            {"params": params["unet"]}, latents, timesteps, text, down, mid, signals
+        prediction = self._apply(
+            "unet", self.unet, params, rng, latents, timesteps, text, down, mid, signals
         )
         return prediction, trace
 
@@ -189,6 +213,15 @@ class Model:
             regions.allowed,
         )
         return trace
+
+    def _apply(
+        self, name: str, network: nn.Module, params: Params, rng: PRNGKeyArray | None, *inputs: Any
+    ) -> Any:
+        """The output of a network with its adapters, where it has any."""
+        adapters = params.get("lora", {}).get(name, {})
+        dropout = self.lora.dropout if self.lora is not None else 0.0
+        with adapted(adapters, dropout, rng):
+            return network.apply({"params": params[name]}, *inputs)
 
     def _feature_sides(self) -> tuple[int, ...]:
         """Sides of the control features that are pooled: one a level, as `_pool` takes them."""

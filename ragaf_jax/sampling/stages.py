@@ -107,7 +107,8 @@ def make_draw(model1: Model, process1: Process, model2: Model, process2: Process
         key1, key2 = jax.random.split(key)
         coarse, _ = generate(model1, process1, params1, batch, key1, settings)
         latents, trace = generate(model2, process2, params2, batch, key2, settings, coarse)
-        return Drawn(to_pixels(model1, coarse), to_pixels(model2, latents), trace)
+        pictures = to_pixels(model1, params1, coarse), to_pixels(model2, params2, latents)
+        return Drawn(*pictures, trace)
 
     return draw
 
@@ -118,6 +119,6 @@ def make_draw_one(model: Model, process: Process) -> Callable[..., Float[Array, 
     @jax.jit
     def draw(params: Params, batch: Batch, key: PRNGKeyArray, settings: Settings) -> Array:
         latents, _ = generate(model, process, params, batch, key, settings)
-        return to_pixels(model, latents)
+        return to_pixels(model, params, latents)
 
     return draw

@@ -145,6 +145,15 @@ def has_checkpoint(workdir: Path) -> bool:
     return bool(checkpoints(_folder(workdir)))
 
 
+def load_meta(workdir: Path) -> Tree | None:
+    """`meta` of a run's newest checkpoint; None where there is none."""
+
+    def read(directory: Path) -> Tree:
+        return ocp.JsonCheckpointHandler().restore(directory / "meta")
+
+    return newest_whole(_folder(workdir), read)[0]
+
+
 def load_params(workdir: Path, which: Literal["ema", "trainable"] = "ema") -> tuple[Tree, Tree]:
     """The full parameters of a run's newest whole checkpoint, on the host.
 

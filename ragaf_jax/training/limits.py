@@ -17,6 +17,10 @@ LIMITS = {
     "data.max_regions": (2, 256),  # labels are stored in eight bits
     "data.max_edges": (1, MOST),
     "model.haar_levels": (1, MOST),
+    "model.clip_skip": (0, MOST),
+    "model.lora.rank": (1, MOST),
+    "model.lora.dropout": (0, 0.99),
+    "diffusion.steps_offset": (0, MOST),
     "train.steps": (1, MOST),
     "train.batch_size": (1, MOST),
     "train.read_examples": (0, MOST),

@@ -18,11 +18,11 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
+from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.monitor import make_validate
 from ragaf_jax.training.optim import learning_rate, optimizer
 from ragaf_jax.training.setup import (
     check_same_run,
-    initial_params,
     initial_state,
     load_stage1,
     objective_of,
@@ -65,7 +65,8 @@ def train(
     }
 
     # A checkpoint of this workdir comes first; else Stage 2 starts from Stage 1's average; else
-    # from random numbers. Nothing is written before it is known that there is a start.
+    # from config.init's weights, else from random numbers. Nothing is written before it is known
+    # that there is a start.
     state = None
     if not has_checkpoint(workdir):
         stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None

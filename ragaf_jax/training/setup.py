@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 from flax.traverse_util import flatten_dict
-from jaxtyping import PRNGKeyArray
 
 from ragaf_jax.diffusion.prediction import check_prediction
 from ragaf_jax.diffusion.schedule import Schedule, make_schedule
@@ -137,40 +135,21 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
         )
 
 
-def initial_params(
-    config: ml_collections.ConfigDict, model: Model, stage1: Params | None
-) -> Params:
-    """Fresh parameters, with those of Stage 1 in the place of all that Stage 1 has.
-
-    Raises:
-      UserError: Stage 1's parameters have other names or shapes than this model's.
-    """
-    rng, known = jax.random.key(config.seed), stage1 or {}
-    shapes = jax.eval_shape(model.init, rng)
-
-    @jax.jit
-    def fresh(rng: PRNGKeyArray) -> Params:
-        # Only what Stage 1 does not have: compiling an initialisation takes many seconds.
-        return {name: tree for name, tree in model.init(rng).items() if name not in known}
-
-    for network, tree in known.items():
-        here = jax.tree.map(jnp.shape, shapes[network])
-        there = jax.tree.map(jnp.shape, tree)
-        if here != there:
-            raise UserError(
-                f"The {network} of Stage 1 ({config.stage1}) has other sizes than config.model "
-                "asks for; use the sizes of Stage 1's config.json."
-            )
-    # What Stage 1 kept frozen it may have stored in bfloat16; what trains now wants float32.
-    return {**fresh(rng), **jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), known)}
-
-
 def initial_state(
     config: ml_collections.ConfigDict,
     model: Model,
     tx: optax.GradientTransformation,
     params: Params,
 ) -> TrainState:
-    """The state before the first step; the frozen part in the compute dtype."""
+    """The state before the first step; the frozen part in the compute dtype.
+
+    Raises:
+      UserError: the autoencoder is to be trained.
+    """
     trainable, frozen = partition(params, config.train.trainable, config.train.frozen)
+    if "autoencoder" in trainable:
+        raise UserError(
+            f"config.train.trainable {tuple(config.train.trainable)} matches the autoencoder, which"
+            " is not trained here; use patterns such as 'control/.*', and '.*' as frozen."
+        )
     return TrainState.create(trainable, frozen, tx, jnp.dtype(config.model.dtype))

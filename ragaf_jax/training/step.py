@@ -66,14 +66,21 @@ def appearance_loss(
 
 
 def condition(
-    model: Model, params: Params, batch: Batch, keep_sketch: Float[Array, " b"]
+    model: Model,
+    params: Params,
+    batch: Batch,
+    keep_sketch: Float[Array, " b"],
+    rng: PRNGKeyArray | None = None,
 ) -> Conditioning:
-    """A batch's conditioning, with its sketches and regions kept (1) or dropped (0)."""
+    """A batch's conditioning, with its sketches and regions kept (1) or dropped (0).
+
+    `rng` is for LoRA's dropout, here and below.
+    """
     regions = None
     if model.ragaf is not None:
         regions = model.locate(batch.labels, batch.graph, batch.token_mask, keep_sketch)
     sketch = batch.sketch * keep_sketch[:, None, None, None]
-    return Conditioning(model.encode_text(params, batch.tokens), sketch, regions)
+    return Conditioning(model.encode_text(params, batch.tokens, rng), sketch, regions)
 
 
 def dropped(
@@ -106,10 +113,13 @@ def denoising_losses(
     noise: Float[Array, "b h w c"],
     timesteps: Int[Array, " b"],
     conditioning: Conditioning,
+    rng: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, " b"], RagafTrace | None]:
     """The denoising loss of each example, and RAGAF's trace."""
     noisy = add_noise(objective.schedule, latents, noise, timesteps)
-    prediction, trace = model.predict(params, noisy, timesteps.astype(jnp.float32), conditioning)
+    prediction, trace = model.predict(
+        params, noisy, timesteps.astype(jnp.float32), conditioning, rng
+    )
     loss = losses.denoising_loss(
         objective.prediction,
         objective.schedule,
@@ -131,7 +141,7 @@ def reading_loss(
     regions = model.locate(batch.labels, batch.graph, batch.token_mask)
     timesteps = jax.random.uniform(rng, (size,), maxval=len(objective.schedule.alpha) - 1)
     trace = model.read(params, timesteps, model.encode_text(params, batch.tokens), regions)
-    latents = model.autoencoder.encode({}, batch.image)
+    latents = jax.lax.stop_gradient(model.encode_image(params, batch.image))
     return appearance_loss(trace, regions, latents).mean()
 
 
@@ -159,11 +169,11 @@ def train_step(
       The state after, and scalars: loss, denoising, grad_norm and, with RAGAF, appearance and
       reading.
     """
-    keys = jax.random.split(jax.random.fold_in(rng, state.step), 4)
+    keys = jax.random.split(jax.random.fold_in(rng, state.step), 6)
     size = objective.denoised
     read = jax.tree.map(lambda x: x[size:], batch)
     batch = jax.tree.map(lambda x: x[:size], batch)
-    latents = model.autoencoder.encode({}, batch.image)
+    latents = model.encode_image(state.frozen, batch.image, keys[4])
     noise = jax.random.normal(keys[0], latents.shape)
     # Stratified over the batch: the loss varies a thousandfold over timesteps.
     steps = objective.schedule.alpha.shape[0]
@@ -175,9 +185,9 @@ def train_step(
 
     def loss_of(trainable):
         params = merge(trainable, state.frozen)
-        conditioning = condition(model, params, batch, keep_sketch)
+        conditioning = condition(model, params, batch, keep_sketch, keys[5])
         per_example, trace = denoising_losses(
-            model, objective, params, latents, noise, timesteps, conditioning
+            model, objective, params, latents, noise, timesteps, conditioning, keys[5]
         )
         loss = per_example.mean()
         scalars = {"denoising": loss}
@@ -225,7 +235,7 @@ def validation_losses(
     Returns:
       The mean over the timesteps, an example.
     """
-    latents = model.autoencoder.encode({}, batch.image)
+    latents = model.encode_image(params, batch.image)
     size = latents.shape[0]
     conditioning = condition(model, params, conditioned_on, jnp.ones(size))
     steps = objective.schedule.alpha.shape[0]

@@ -145,8 +145,9 @@ def _open(path: Path) -> tuple[Safetensors, Callable[[_Module], float | None]]:
         said = settings.get(_DIFFUSERS[module.network].rstrip("."), settings.get("", {}))
         for pattern, value in (said.get("alpha_pattern") or {}).items():
             if _torch_module(module.path).endswith(pattern):
-                return value
-        return said.get("lora_alpha")
+                return float(value)
+        whole = said.get("lora_alpha")
+        return None if whole is None else float(whole)
 
     return store, alpha
 

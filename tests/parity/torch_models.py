@@ -6,6 +6,8 @@ import diffusers
 import torch
 import transformers
 
+KINDS = ("sd1", "sd2")
+
 # Of either generation: fields that differ from diffusers' defaults, at tiny sizes.
 UNETS = {
     "sd1": {"attention_head_dim": 2, "use_linear_projection": False},

@@ -8,7 +8,8 @@ from fakes import random_params, random_stage, save_stage, tiny_config, tiny_tok
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.setup import check_same_run, initial_params, load_stage1
+from ragaf_jax.training.initial import initial_params
+from ragaf_jax.training.setup import check_same_run, load_stage1
 
 
 def meta(tokenizer=None, **changes):

@@ -1,0 +1,29 @@
+"""What differs where a run begins from Stable Diffusion's weights: both stages' configs use it."""
+
+import ml_collections
+
+
+def from_stable_diffusion(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """`config` at 512 px from SD 1.5, with only the sketch branch, and in Stage 2 RAGAF, trained.
+
+    The networks' sizes, the noise schedule and the tokenizer are the checkpoint's:
+    `--config.init.checkpoint=` takes another one.
+    """
+    config.init.checkpoint = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    config.data.image_size = 512
+    config.data.text_length = 77
+    config.model.dtype = "bfloat16"
+    config.train.trainable = ("control/.*",) if config.stage == 1 else ("control/.*", "ragaf/.*")
+    config.train.frozen = (".*",)
+    config.train.batch_size = 4
+    config.train.read_examples = 0
+    config.train.steps = 20000
+    config.train.warmup_steps = 500
+    config.train.learning_rate = 1e-5  # ControlNet's (Zhang et al. 2023, §4.1)
+    config.train.text_dropout = 0.5  # likewise (§3.3): the sketch must do without words
+    config.train.sketch_dropout = 0.0  # its zero is the UNet itself
+    config.validate_every = config.sample_every = config.checkpoint_every = 1000
+    config.sample.guidance = 7.5
+    config.sample.guidance_until = 0.0
+    config.sample.strength = 0.8
+    return config

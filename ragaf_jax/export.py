@@ -1,0 +1,127 @@
+"""A trained stage as folders for PyTorch's diffusers, and its LoRA for other programs too.
+
+    python -m ragaf_jax.export --workdir=runs/sd/stage1 --format=diffusers --output=exported
+
+The output folder appears when all of it is written: controlnet/, unet/, text_encoder/, and where the
+stage has them vae/, lora/ and ragaf/, each with a README.md; tokenizer/ and scheduler/. With all of
+them it is what `StableDiffusionControlNetPipeline.from_pretrained` loads.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_collections
+from absl import flags, logging
+
+from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.folders import check_writable, whole_folder
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.checkpoint import load_params
+from ragaf_jax.weights import configs
+from ragaf_jax.weights.card import model_card
+from ragaf_jax.weights.save import FOLDERS, pipeline_index, write_json, writers
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "Of the stage to be exported.")
+flags.DEFINE_enum("format", "diffusers", ["diffusers", "kohya"], "kohya: the LoRA alone.")
+flags.DEFINE_string("output", None, "Folder to be written; an earlier export is replaced.")
+flags.DEFINE_list("parts", [], f"Only these of {', '.join(FOLDERS.values())}; default all.")
+flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of what is stored.")
+flags.DEFINE_bool("merge_lora", False, "Merges the LoRA into its networks.")
+REQUIRED = ("workdir", "output")
+flags.mark_flags_as_required(REQUIRED)
+
+ENTRIES = {*FOLDERS.values(), "tokenizer", "scheduler", "model_index.json", "README.md"}
+_WHOLE = ["vae", "text_encoder", "tokenizer", "unet", "controlnet", "scheduler"]
+
+USAGE = {
+    "controlnet": "diffusers.ControlNetModel.from_pretrained({path!r})",
+    "unet": "diffusers.UNet2DConditionModel.from_pretrained({path!r})",
+    "vae": "diffusers.AutoencoderKL.from_pretrained({path!r})",
+    "text_encoder": "transformers.CLIPTextModel.from_pretrained({path!r})",
+    "lora": "pipeline.load_lora_weights({path!r})",
+    "ragaf": "safetensors.numpy.load_file({path!r} + '/model.safetensors')  # for RAGAF-JAX",
+}
+WHAT = {
+    "controlnet": "the branch that reads the sketch",
+    "unet": "the denoising network",
+    "vae": "images to latents and back",
+    "text_encoder": "CLIP's text transformer",
+    "lora": "low-rank adapters",
+    "ragaf": "region-adaptive graph-attention fusion, with the names of RAGAF-JAX's modules",
+}
+
+
+def measured(workdir: Path) -> dict[str, float]:
+    """The numbers that a run measured last: its logs' and, where there is one, its evaluation's."""
+    numbers: dict[str, float] = {}
+    log = workdir / "logs" / "metrics.jsonl"
+    if log.exists():
+        for line in log.read_text().splitlines():
+            numbers |= json.loads(line)
+        numbers.pop("step", None)
+    evaluation = workdir / "evaluation" / "metrics.json"
+    if evaluation.exists():
+        for stage, scores in json.loads(evaluation.read_text())["quality"].items():
+            for name, value in scores.items():
+                if isinstance(value, Mapping) and "mean" in value:
+                    numbers[f"{stage}: {name}"] = value["mean"]
+    return numbers
+
+
+def main(argv: list[str]) -> None:
+    """Reads the newest checkpoint and writes its averaged parameters."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    workdir, output = Path(FLAGS.workdir), Path(FLAGS.output).resolve()
+    check_writable(output, ENTRIES)
+    print("Reading the checkpoint …", file=sys.stderr)
+    params, meta = load_params(workdir)
+    config = ml_collections.ConfigDict(meta["config"])
+    model = build_model(config)
+    made = {
+        FOLDERS[name]: write
+        for name, write in writers(
+            model, params, FLAGS.dtype, FLAGS.format, FLAGS.merge_lora
+        ).items()
+    }
+    asked = FLAGS.parts or (["lora"] if FLAGS.format == "kohya" else list(made))
+    if unknown := [name for name in asked if name not in made]:
+        raise UserError(
+            f"--parts has {', '.join(unknown)} and {workdir} has {', '.join(made)}; choose of these"
+            + (
+                "."
+                if "lora" in made
+                else "; a LoRA has only a run with config.model.lora.patterns."
+            )
+        )
+
+    def card(title: str, parts: list[str], usage: str) -> str:
+        metrics = measured(workdir)
+        return model_card(title, parts, usage, meta["config"], int(meta["step"]), metrics)
+
+    with whole_folder(output) as folder:
+        for name in asked:
+            print(f"Writing {name} …", file=sys.stderr)
+            (folder / name).mkdir()
+            made[name](folder / name)
+            usage = USAGE[name].format(path=f"{output.name}/{name}")
+            (folder / name / "README.md").write_text(card(name, [WHAT[name]], usage))
+        if FLAGS.format == "diffusers":
+            (folder / "scheduler").mkdir()
+            scheduler = configs.scheduler_json(config.diffusion)
+            write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+            Tokenizer.from_json(meta["tokenizer"]).save_pretrained(folder / "tokenizer")
+            if set(_WHOLE) <= {path.name for path in folder.iterdir()}:
+                write_json(folder / "model_index.json", pipeline_index(_WHOLE))
+        lines = [f"`{name}/`: {WHAT[name]}" for name in asked]
+        usage = "\n".join(USAGE[name].format(path=f"{output.name}/{name}") for name in asked)
+        (folder / "README.md").write_text(card(output.name, lines, usage))
+    print(FLAGS.output)
+
+
+if __name__ == "__main__":
+    run_cli(main)

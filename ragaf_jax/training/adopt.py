@@ -1,0 +1,149 @@
+"""The configuration of a run that begins from Stable Diffusion's weights: their sizes, not ours."""
+
+import dataclasses
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from flax.traverse_util import flatten_dict
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.checkpoint import load_meta
+from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.locate import locate
+from ragaf_jax.weights.pretrained import Pretrained, open_control, open_pretrained
+
+Fields = dict[str, Any]
+
+# What a Stable Diffusion decides. A later run takes it from a checkpoint of an earlier one.
+ADOPTED = (
+    "init.",
+    "data.text_length",
+    "model.unet.",
+    "model.text_encoder.",
+    "model.autoencoder",
+    "model.vae.",
+    "model.conditioning_channels",
+    "model.clip_skip",
+    "model.lora.",
+    "diffusion.",
+)
+# Of these, what is ours to choose all the same.
+_OURS = ("diffusion.max_snr", "diffusion.min_snr_gamma")
+
+
+def adopted(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[ml_collections.ConfigDict, Tokenizer | None]:
+    """`config` with the networks, schedule and tokenizer of the weights that the run begins from.
+
+    A run that goes on takes them from its own checkpoints, and Stage 2 from Stage 1's: the files
+    that Stage 1 began from are not needed any more. Without such weights, `config` as it is and no
+    tokenizer.
+
+    Raises:
+      UserError: there are no such weights, or they are of architectures that are not known.
+    """
+    places = [workdir, *([Path(config.stage1)] if config.stage == 2 and config.stage1 else [])]
+    for place in places:
+        meta = load_meta(place)
+        if meta is not None and meta["config"].get("init", {}).get("checkpoint"):
+            fields = flatten_dict(meta["config"], sep=".")
+            chosen = {k: v for k, v in fields.items() if k.startswith(ADOPTED) and k not in _OURS}
+            if config.model.lora.patterns:
+                chosen = {k: v for k, v in chosen.items() if not k.startswith("model.lora.")}
+            return with_fields(config, chosen), Tokenizer.from_json(meta["tokenizer"])
+        if meta is not None:
+            return config, None
+    if not config.init.checkpoint:
+        return config, None
+    pretrained = open_pretrained(config.init.checkpoint, config.init.variant)
+    if pretrained.notice and not config.init.prediction:
+        print(pretrained.notice, file=sys.stderr)
+    return with_fields(config, pretrained_fields(config, pretrained)), tokenizer_of(
+        config, pretrained
+    )
+
+
+def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained) -> Fields:
+    """The fields of a configuration that a Stable Diffusion decides, by their paths."""
+    unet = dataclasses.asdict(pretrained.unet.config)
+    # The sizes of what goes in and out are the autoencoder's and the data's.
+    for name in ("sample_size", "in_channels", "out_channels"):
+        del unet[name]
+    text = dataclasses.asdict(pretrained.text_encoder.config)
+    channels: tuple[int, ...] = (16, 32, 96, 256)
+    if config.init.control != "unet":
+        control = open_control(config.init.control, config.init.variant).config
+        check_control(config.init.control, control, pretrained.unet.config)
+        channels = control.conditioning_channels
+    diffusion = dict(pretrained.diffusion)
+    if config.init.prediction:
+        diffusion["prediction"] = config.init.prediction
+    return {
+        "data.text_length": text.pop("max_position_embeddings"),
+        "model.autoencoder": "kl",
+        "model.conditioning_channels": channels,
+        **{f"model.unet.{name}": value for name, value in unet.items()},
+        **{f"model.text_encoder.{name}": value for name, value in text.items()},
+        **{
+            f"model.vae.{name}": value
+            for name, value in dataclasses.asdict(pretrained.vae.config).items()
+        },
+        **{f"diffusion.{name}": value for name, value in diffusion.items()},
+    }
+
+
+def tokenizer_of(config: ml_collections.ConfigDict, pretrained: Pretrained) -> Tokenizer:
+    """The checkpoint's own, or for a single file the one that `config.init.tokenizer` names."""
+    if pretrained.tokenizer is not None:
+        return Tokenizer.from_pretrained(pretrained.tokenizer)
+    folder = locate(config.init.tokenizer, _tokenizer_files)
+    return Tokenizer.from_pretrained(folder, pretrained.padding)
+
+
+def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
+    """Refuses a ControlNet that is no copy of half of this UNet.
+
+    Raises:
+      UserError: names the first field that differs.
+    """
+    other_half = ("sample_size", "out_channels", "up_block_types", "attention_head_dim")
+    pairs = {
+        name: (getattr(control.unet, name), getattr(unet, name))
+        for name in (field.name for field in dataclasses.fields(UNetConfig))
+        if name not in other_half
+    }
+    pairs["attention_head_dim"] = (control.unet.heads, unet.heads)
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise UserError(
+                f"{name} of the ControlNet {where} is {found} and of the UNet {expected}; give one "
+                "that was made for this UNet."
+            )
+
+
+def with_fields(config: ml_collections.ConfigDict, fields: Fields) -> ml_collections.ConfigDict:
+    """A copy of `config` in which these fields have these values, of whatever type."""
+    copy = config.copy_and_resolve_references()
+    with copy.unlocked(), copy.ignore_type():
+        for path, value in fields.items():
+            *sections, name = path.split(".")
+            section = copy
+            for part in sections:
+                section = section[part]
+            with section.ignore_type():
+                section[name] = value
+    return copy
+
+
+def _tokenizer_files(names: Collection[str]) -> list[str]:
+    return [
+        name
+        for name in names
+        if name.startswith(("vocab.", "merges.", "tokenizer", "special_tokens"))
+    ]

@@ -1,0 +1,125 @@
+"""The first parameters of a run: from Stage 1, from Stable Diffusion's weights, or fresh."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PRNGKeyArray
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets import lora
+from ragaf_jax.nets.model import Model, Params
+from ragaf_jax.training.partition import merge, partition
+from ragaf_jax.weights.load import Tree
+from ragaf_jax.weights.locate import locate
+from ragaf_jax.weights.lora_files import load_lora
+from ragaf_jax.weights.pretrained import open_control, open_pretrained
+
+# The modules that a ControlNet copies from its UNet (Zhang et al. 2023, §3.2).
+_ENCODER = ("conv_in", "time_embedding", "down_blocks_", "mid_block")
+
+
+def initial_params(
+    config: ml_collections.ConfigDict, model: Model, stage1: Params | None
+) -> Params:
+    """Every parameter of the model, the frozen ones in the compute dtype.
+
+    They are Stage 1's where it is given, else those of `config.init`; what neither has is fresh.
+
+    Raises:
+      UserError: weights that do not fit the model.
+    """
+    rng = jax.random.key(config.seed)
+    abstract = flatten_dict(wanted(config, model), sep="/")
+    if stage1 is not None:
+        known = _from_stage1(config, abstract, stage1)
+    elif config.init.checkpoint:
+        known = flatten_dict(pretrained_params(config, model), sep="/")
+    else:
+        known = {}
+    missing = [path for path in abstract if path not in known]
+
+    @jax.jit
+    def fresh(rng: PRNGKeyArray) -> Tree:
+        # Only what is missing: compiling an initialisation takes many seconds.
+        leaves = flatten_dict(model.init(rng), sep="/")
+        return {path: leaves[path].astype(abstract[path].dtype) for path in missing}
+
+    return unflatten_dict({**known, **(fresh(rng) if missing else {})}, sep="/")
+
+
+def wanted(config: ml_collections.ConfigDict, model: Model) -> Params:
+    """The shapes of all parameters, in the dtypes that training keeps them in."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    trainable, frozen = partition(shapes, config.train.trainable, config.train.frozen)
+    dtype = jnp.dtype(config.model.dtype)
+    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), frozen)
+    return merge(trainable, frozen)
+
+
+def pretrained_params(config: ml_collections.ConfigDict, model: Model) -> Tree:
+    """What the weights of `config.init` hold of the model's parameters.
+
+    Raises:
+      UserError: they are missing, damaged, or of another network.
+    """
+    abstract, init = wanted(config, model), config.init
+    pretrained = open_pretrained(init.checkpoint, init.variant)
+    params = {
+        "unet": pretrained.unet.load(abstract["unet"]),
+        "text_encoder": pretrained.text_encoder.load(abstract["text_encoder"]),
+        "autoencoder": pretrained.vae.load(abstract["autoencoder"]),
+    }
+    if init.control == "unet":
+        encoder = {k: v for k, v in abstract["control"].items() if k.startswith(_ENCODER)}
+        whole = dataclasses.replace(pretrained.unet, surplus=(".*",))
+        params["control"] = whole.load(encoder)
+    else:
+        params["control"] = open_control(init.control, init.variant).load(abstract["control"])
+    if init.lora:
+        adapters = load_lora(locate(init.lora, lambda names: _lora_files(names)), params)
+        if model.lora is None:
+            for network, tree in adapters.items():
+                params[network] = dict(lora.merged(params[network], tree))
+        else:
+            _check_adapters(init.lora, adapters, abstract["lora"])
+            params["lora"] = jax.tree.map(jnp.asarray, adapters)
+    return params
+
+
+def _lora_files(names: Any) -> list[str]:
+    return [name for name in names if name.endswith((".safetensors", "adapter_config.json"))]
+
+
+def _check_adapters(where: str, found: Tree, expected: Tree) -> None:
+    there, here = (
+        {path: jnp.shape(leaf) for path, leaf in flatten_dict(tree, sep="/").items()}
+        for tree in (found, expected)
+    )
+    for path in sorted(there | here):
+        if there.get(path) != here.get(path):
+            raise UserError(
+                f"{path} is {there.get(path, 'missing')} in the LoRA {where} and "
+                f"{here.get(path, 'missing')} by config.model.lora; choose the same modules and "
+                "rank there, or no patterns to merge it."
+            )
+
+
+def _from_stage1(config: ml_collections.ConfigDict, abstract: Tree, stage1: Params) -> Tree:
+    """Stage 1's parameters, in our dtypes: what it kept frozen it may have stored in bfloat16."""
+    known = flatten_dict(stage1, sep="/")
+    networks = {path.split("/")[0] for path in known}
+    here = {path: leaf.shape for path, leaf in abstract.items() if path.split("/")[0] in networks}
+    there = {path: jnp.shape(leaf) for path, leaf in known.items()}
+    if here != there:
+        path = min(path for path in here | there if here.get(path) != there.get(path))
+        raise UserError(
+            f"The {path.split('/')[0]} of Stage 1 ({Path(config.stage1)}) has other sizes than "
+            f"config.model asks for ({path}: {there.get(path, 'missing')} there and "
+            f"{here.get(path, 'missing')} here); use the sizes of Stage 1's config.json."
+        )
+    return {path: jnp.asarray(leaf, abstract[path].dtype) for path, leaf in known.items()}

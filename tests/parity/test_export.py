@@ -1,0 +1,169 @@
+"""A ControlNet trained here draws in diffusers' pipeline what it draws here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+import torch_models  # noqa: E402
+from fakes import random_batch  # noqa: E402
+from test_tokenizer import write_folder  # noqa: E402
+
+from configs import stage1  # noqa: E402
+from ragaf_jax.diffusion.samplers import example_noise  # noqa: E402
+from ragaf_jax.sampling.generate import Settings, generate, process_of, to_pixels  # noqa: E402
+from ragaf_jax.sampling.stages import Stage  # noqa: E402
+from ragaf_jax.training.adopt import adopted  # noqa: E402
+from ragaf_jax.training.loop import train  # noqa: E402
+from ragaf_jax.training.writers import Writer  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+PROMPT, STEPS, GUIDANCE = "a red house", 5, 4.0
+
+
+class Batches:
+    """The same batch for ever."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __next__(self):
+        return self.batch
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+
+@pytest.fixture(scope="module", params=torch_models.KINDS)
+def trained(request, tmp_path_factory):
+    """The workdir of a ControlNet that was trained for three steps, from a checkpoint's files."""
+    kind, rng = request.param, np.random.default_rng()
+    folder = tmp_path_factory.mktemp(kind)
+    torch_models.save_stable_diffusion(folder / "sd", kind, rng)
+    write_folder(folder / "sd" / "tokenizer", version=1 if kind == "sd1" else 2)
+    config = stage1.get_config("openmoji_sd")
+    config.update_from_flattened_dict(
+        {
+            "init.checkpoint": str(folder / "sd"),
+            "data.image_size": 64,
+            "data.max_regions": 9,
+            "data.max_edges": 64,
+            "model.dtype": "float32",
+            "train.steps": 3,
+            "train.batch_size": 2,
+            "train.learning_rate": 0.03,
+            "train.warmup_steps": 1,
+        }
+    )
+    config, tokenizer = adopted(config, folder / "run")
+    batch = random_batch(rng, config)
+    (folder / "run").mkdir()
+    train(config, folder / "run", Batches(batch), batch, tokenizer, lambda step: Writer())
+    return folder
+
+
+def export(workdir, output, *flags):
+    command = [sys.executable, "-m", "ragaf_jax.export", f"--workdir={workdir}"]
+    return subprocess.run(
+        [*command, f"--output={output}", *flags], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm_solver_pp_2m", "euler"])
+def test_the_same_picture(rng, trained, tmp_path, scheduler):
+    done = export(trained / "run", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    pipe = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
+        tmp_path / "out", torch_dtype=torch.float32
+    )
+    solver = {
+        "ddim": diffusers.DDIMScheduler,
+        "dpm_solver_pp_2m": diffusers.DPMSolverMultistepScheduler,
+        "euler": diffusers.EulerDiscreteScheduler,
+    }[scheduler]
+    pipe.scheduler = solver.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+
+    stage = Stage.restore(trained / "run", 1)
+    process = process_of(stage.config, stage.tokenizer, scheduler, STEPS)
+    batch = random_batch(rng, stage.config, size=1)
+    tokens, mask = stage.tokenizer.encode([PROMPT], stage.config.data.text_length)
+    batch = batch._replace(tokens=tokens, token_mask=mask)
+    key = jax.random.key(int(rng.integers(2**31)))
+
+    @jax.jit
+    def draw(params, batch):
+        latents, _ = generate(stage.model, process, params, batch, key, Settings(GUIDANCE, 1.0))
+        return to_pixels(stage.model, params, latents)
+
+    ours = np.asarray(draw(stage.params, batch))[0]
+    noise = np.asarray(example_noise(key, 1, stage.model.latent_shape))
+    theirs = pipe(
+        PROMPT,
+        image=torch.from_numpy(batch.sketch).permute(0, 3, 1, 2),
+        latents=torch.from_numpy(noise).permute(0, 3, 1, 2),
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        output_type="np",
+    ).images[0]
+    assert ours.std() > 5
+    mse = np.mean((ours / 255 - theirs) ** 2)
+    assert -10 * np.log10(mse) >= 40
+
+
+def test_the_branch_has_learnt(trained):
+    """Zero convolutions that are zero no more, and a UNet that is the checkpoint's."""
+    stage = Stage.restore(trained / "run", 1)
+    assert all(
+        np.any(stage.params["control"][f"controlnet_down_blocks_{i}"]["kernel"]) for i in range(3)
+    )
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(trained / "sd" / "unet")
+    kernel = theirs.conv_in.weight.detach().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(stage.params["unet"]["conv_in"]["kernel"], kernel)
+    # The encoder's copy moved a little from where it began.
+    copied = stage.params["control"]["conv_in"]["kernel"]
+    assert 0 < np.abs(copied - kernel).max() < 0.2
+
+
+def test_load_then_export_is_the_same_file(trained, tmp_path):
+    done = export(trained / "run", tmp_path / "out", "--parts=unet,vae,text_encoder")
+    assert done.returncode == 0, done.stderr
+    import transformers
+
+    kinds = {
+        "unet": diffusers.UNet2DConditionModel,
+        "vae": diffusers.AutoencoderKL,
+        "text_encoder": transformers.CLIPTextModel,
+    }
+    for name, kind in kinds.items():
+        before = kind.from_pretrained(trained / "sd" / name)
+        after, report = kind.from_pretrained(tmp_path / "out" / name, output_loading_info=True)
+        assert not any(report.values()), report
+        for field in ("block_out_channels", "attention_head_dim", "hidden_act", "scaling_factor"):
+            one, two = (getattr(model.config, field, None) for model in (before, after))
+            assert one == two or tuple(one) == tuple(two), field
+        for (key, one), two in zip(
+            before.state_dict().items(), after.state_dict().values(), strict=True
+        ):
+            torch.testing.assert_close(one, two, rtol=0, atol=0, msg=key)
+    card = (tmp_path / "out" / "unet" / "README.md").read_text()
+    assert str(trained / "sd") in card and "| updates | 3 |" in card
+    assert not (tmp_path / "out" / "model_index.json").exists()
+
+
+def test_what_cannot_be_exported(trained, tmp_path):
+    done = export(trained / "run", tmp_path / "out", "--format=kohya")
+    assert done.returncode == 1
+    assert "--parts has lora" in done.stderr and "config.model.lora.patterns" in done.stderr
+    assert not list(tmp_path.iterdir())
+    done = export(trained, tmp_path / "out")
+    assert done.returncode == 1 and "holds no checkpoint" in done.stderr
