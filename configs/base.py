@@ -15,14 +15,14 @@ def get_config() -> ml_collections.ConfigDict:
     # Stage 2 starts from this workdir's averaged parameters, and samples from its pictures.
     config.stage1 = ""
 
-    # Stable Diffusion's weights to begin with; what they are decides config.model's networks but for
-    # RAGAF, config.diffusion and data.text_length.
+    # Stable Diffusion's weights to begin with; what they are decides config.model's networks but
+    # for RAGAF, config.diffusion and data.text_length.
     config.init = init = ml_collections.ConfigDict()
     # A folder in diffusers' layout, a .safetensors file in CompVis's, or a hub id. Empty: none.
     init.checkpoint = ""
     init.variant = ""  # of its files, such as "fp16" or "non_ema"
-    # The sketch branch: "unet" copies the UNet's encoder, with zero convolutions as ControlNet does;
-    # or the folder, file or hub id of a ControlNet.
+    # The sketch branch: "unet" copies the UNet's encoder and adds zero convolutions, as ControlNet
+    # does; or the folder, file or hub id of a ControlNet.
     init.control = "unet"
     # A LoRA to merge into the weights, or to go on training where model.lora chooses its modules.
     init.lora = ""

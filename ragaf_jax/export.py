@@ -2,9 +2,9 @@
 
     python -m ragaf_jax.export --workdir=runs/sd/stage1 --format=diffusers --output=exported
 
-The output folder appears when all of it is written: controlnet/, unet/, text_encoder/, and where the
-stage has them vae/, lora/ and ragaf/, each with a README.md; tokenizer/ and scheduler/. With all of
-them it is what `StableDiffusionControlNetPipeline.from_pretrained` loads.
+The output folder appears when all of it is written: controlnet/, unet/, text_encoder/, and where
+the stage has them vae/, lora/ and ragaf/, each with a README.md; tokenizer/ and scheduler/. With
+all of them it is what `StableDiffusionControlNetPipeline.from_pretrained` loads.
 """
 
 import json

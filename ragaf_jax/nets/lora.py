@@ -18,9 +18,13 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ragaf_jax.errors import UserError
 from ragaf_jax.nets.layers import Dense
 
 Tree = Mapping[str, Any]
+
+# What may be adapted; the autoencoder and RAGAF are applied as they are.
+NETWORKS = ("unet", "control", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class LoraConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        for pattern in self.patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"lora.patterns has {pattern!r}: {error}") from None
         if self.rank < 1:
             raise ValueError(f"lora.rank is {self.rank}, expected 1 or more")
         if not 0 <= self.dropout < 1:
@@ -59,17 +68,20 @@ def init_lora(config: LoraConfig, params: Tree, rng: PRNGKeyArray) -> Tree:
       {network: {path of a module …: {"down", "up", "alpha"}}}, only of networks that are adapted.
 
     Raises:
-      ValueError: a pattern that matches no dense and no convolution.
+      UserError: a pattern that matches no dense and no convolution of `NETWORKS`.
     """
     shapes = {
         path.removesuffix("/kernel"): leaf.shape
         for path, leaf in flatten_dict(params, sep="/").items()
-        if path.endswith("/kernel") and len(leaf.shape) in (2, 4)
+        if path.startswith(tuple(f"{name}/" for name in NETWORKS))
+        and path.endswith("/kernel")
+        and len(leaf.shape) in (2, 4)
     }
     for pattern in config.patterns:
         if not any(re.fullmatch(pattern, path) for path in shapes):
-            raise ValueError(
-                f"lora.patterns has {pattern!r}, which no dense or convolution matches"
+            raise UserError(
+                f"config.model.lora.patterns has {pattern!r}, which matches no dense and no "
+                f"convolution of {', '.join(NETWORKS)}; give some such as 'unet/.*/to_[qkv]'."
             )
     chosen = [p for p in shapes if any(re.fullmatch(pattern, p) for pattern in config.patterns)]
     flat = {}

@@ -56,8 +56,8 @@ class Conditioning(NamedTuple):
 class Model:
     """The networks of a stage. Holds no parameters: every method is pure in `params`.
 
-    `params` is {"unet", "control", "text_encoder"[, "autoencoder"][, "ragaf"]}, each the tree of its
-    network, and with `lora` also "lora": the adapters of the networks by their names.
+    `params` is {"unet", "control", "text_encoder"[, "autoencoder"][, "ragaf"]}, each the tree of
+    its network, and with `lora` also "lora": the adapters of the networks by their names.
     """
 
     unet: UNet

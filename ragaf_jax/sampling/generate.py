@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.guidance import guided
 from ragaf_jax.diffusion.prediction import to_x0
-from ragaf_jax.diffusion.samplers import SAMPLERS, timestep_grid
-from ragaf_jax.diffusion.schedule import Schedule, add_noise
+from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_noise, spacing_of
+from ragaf_jax.diffusion.schedule import Schedule, add_noise, finite_snr
+from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
@@ -48,6 +49,7 @@ class Process:
       schedule: noise of every timestep.
       prediction: what the UNet predicts.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
+      spacing: which timesteps it evaluates.
       steps: denoising steps, each three evaluations of the networks.
       empty_tokens: the tokens of the empty prompt.
       empty_mask: which of them are not padding.
@@ -56,6 +58,7 @@ class Process:
     schedule: Schedule
     prediction: str
     sampler: str
+    spacing: Spacing
     steps: int
     empty_tokens: Int[np.ndarray, " t"]
     empty_mask: Bool[np.ndarray, " t"]
@@ -67,27 +70,25 @@ def process_of(
     sampler: str | None = None,
     steps: int | None = None,
 ) -> Process:
-    """How to sample what `config` trained: as it says, unless told otherwise."""
-    name = sampler or config.sample.sampler
+    """How to sample what `config` trained: as it says, unless told otherwise.
+
+    Raises:
+      UserError: an unknown sampler, or timesteps that the schedule does not have.
+    """
+    name, fields = sampler or config.sample.sampler, config.diffusion
     if name not in SAMPLERS:
         raise UserError(f"The sampler is {name!r}; choose one of {', '.join(SAMPLERS)}.")
-    tokens, mask = tokenizer.encode([""], config.data.text_length)
-    return Process(
-        schedule_of(config),
-        config.diffusion.prediction,
-        name,
-        steps or config.sample.steps,
-        tokens[0],
-        mask[0],
+    steps = steps or config.sample.steps
+    spacing = spacing_of(
+        name, fields.timestep_spacing, fields.steps_offset, fields.set_alpha_to_one
     )
-
-
-def example_noise(
-    rng: PRNGKeyArray, count: int, shape: tuple[int, int, int]
-) -> Float[Array, "{count} h w c"]:
-    """One draw an example, the same whatever the batch that the example is in."""
-    keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(count))
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    timestep_grid(fields.steps, steps, spacing=spacing)  # refuses what does not fit
+    schedule = schedule_of(config)
+    if fields.prediction == "v_prediction" and name in FINITE_SNR:
+        # As diffusers samples v. "sample" is ours, and needs no such care where alpha is 0.
+        schedule = finite_snr(schedule)
+    tokens, mask = tokenizer.encode([""], config.data.text_length)
+    return Process(schedule, fields.prediction, name, spacing, steps, tokens[0], mask[0])
 
 
 def three_conditions(model: Model, process: Process, params: Params, batch: Batch) -> Conditioning:
@@ -129,7 +130,7 @@ def generate(
       process: static.
       params: the stage's parameters.
       batch: sketches, regions and text; its images are not read.
-      rng: the seed's key.
+      rng: the seed's key; what it draws for an example depends on the example's place alone.
       settings: scales and strength, traced.
       start: latents to begin from, noised to `settings.strength`; without it, pure noise.
 
@@ -145,14 +146,15 @@ def generate(
         prediction, _ = model.predict(params, x, t.astype(jnp.float32), conditioning)
         return to_x0(process.prediction, schedule, prediction.astype(jnp.float32), x, t)
 
-    if start is None:
-        timesteps, x = timestep_grid(steps, process.steps), noise
-    else:
-        timesteps = timestep_grid(steps, process.steps, settings.strength)
+    strength = 1.0 if start is None else settings.strength
+    timesteps, x = timestep_grid(steps, process.steps, strength, process.spacing), noise
+    if start is not None:
         x = add_noise(schedule, start, noise, jnp.full(count, timesteps[0]))
     until = settings.guidance_until * steps
     denoiser = guided(denoise, settings.guidance, settings.sketch_guidance, until)
-    latents = SAMPLERS[process.sampler](denoiser, x, schedule, timesteps)
+    # A number that no example has: its key is not one that `example_noise` has used above.
+    key = jax.random.fold_in(rng, 2**32 - 1)
+    latents = SAMPLERS[process.sampler](denoiser, x, schedule, timesteps, key)
     if start is not None:
         latents = jnp.where(settings.strength > 0, latents, start)
     if model.ragaf is None:
@@ -168,7 +170,7 @@ def generate(
     return latents, jax.lax.map(trace_at, jnp.array(TRACE_LEVELS))
 
 
-def to_pixels(model: Model, latents: Float[Array, "b h w c"]) -> Array:
+def to_pixels(model: Model, params: Params, latents: Float[Array, "b h w c"]) -> Array:
     """Decodes latents to u8[b, s, s, 3]."""
-    image = model.autoencoder.decode({}, latents)
+    image = model.decode_image(params, latents)
     return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)

@@ -59,7 +59,8 @@ def adopted(
             return with_fields(config, chosen), Tokenizer.from_json(meta["tokenizer"])
         if meta is not None:
             return config, None
-    if not config.init.checkpoint:
+    # Without a Stage 1, Stage 2 will not begin.
+    if config.stage == 2 or not config.init.checkpoint:
         return config, None
     pretrained = open_pretrained(config.init.checkpoint, config.init.variant)
     if pretrained.notice and not config.init.prediction:

@@ -1,8 +1,8 @@
 """The first parameters of a run: from Stage 1, from Stable Diffusion's weights, or fresh."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.training.partition import merge, partition
 from ragaf_jax.weights.load import Tree
 from ragaf_jax.weights.locate import locate
-from ragaf_jax.weights.lora_files import load_lora
+from ragaf_jax.weights.lora_files import SETTINGS_FILE, TENSOR_FILES, load_lora
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
 
 # The modules that a ControlNet copies from its UNet (Zhang et al. 2023, §3.2).
@@ -81,7 +81,7 @@ def pretrained_params(config: ml_collections.ConfigDict, model: Model) -> Tree:
     else:
         params["control"] = open_control(init.control, init.variant).load(abstract["control"])
     if init.lora:
-        adapters = load_lora(locate(init.lora, lambda names: _lora_files(names)), params)
+        adapters = load_lora(locate(init.lora, _lora_files), params)
         if model.lora is None:
             for network, tree in adapters.items():
                 params[network] = dict(lora.merged(params[network], tree))
@@ -91,8 +91,8 @@ def pretrained_params(config: ml_collections.ConfigDict, model: Model) -> Tree:
     return params
 
 
-def _lora_files(names: Any) -> list[str]:
-    return [name for name in names if name.endswith((".safetensors", "adapter_config.json"))]
+def _lora_files(names: Collection[str]) -> list[str]:
+    return [name for name in names if name in (*TENSOR_FILES, SETTINGS_FILE)]
 
 
 def _check_adapters(where: str, found: Tree, expected: Tree) -> None:

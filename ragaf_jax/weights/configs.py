@@ -5,7 +5,7 @@ Every field is obeyed, known to be without effect here, or refused by name.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from ragaf_jax.nets.vae import VaeConfig
 Json = Mapping[str, Any]
 T = TypeVar("T")
 
-# Fields with the one value that our networks are built for; null, where not said, is as good.
+# Fields with the one value that our networks are built for.
 _UNET_FIXED = {
     "act_fn": "silu",
     "addition_embed_type": None,
@@ -91,15 +91,16 @@ _TEXT_IGNORED = (
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 # Without these, diffusers' schedulers mean the values here.
 _SCHEDULE_DEFAULTS = {
+    "beta_schedule": "linear",
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "prediction_type": "epsilon",
     "rescale_betas_zero_snr": False,
-    "timestep_spacing": "leading",
     "steps_offset": 0,
-    "set_alpha_to_one": True,
 }
+# Without a timestep_spacing, these mean "leading" and all others "linspace".
+_LEADING = ("", "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler")
 
 
 class ControlConfig(NamedTuple):
@@ -135,7 +136,7 @@ def unet_config(config: Json, source: str) -> UNetConfig:
     """
     obeyed = _fields(UNetConfig)
     _check(config, "UNet2DConditionModel", _UNET_FIXED, (*obeyed, *_UNET_IGNORED), source)
-    return _make(UNetConfig, config, obeyed, source)
+    return _make(UNetConfig, config, source)
 
 
 def control_config(config: Json, source: str) -> ControlConfig:
@@ -147,23 +148,24 @@ def control_config(config: Json, source: str) -> ControlConfig:
     # The half that a ControlNet does not have is written by no one, but some files carry it.
     ignored = (*_UNET_IGNORED, "out_channels", "up_block_types")
     _check(config, "ControlNetModel", _CONTROL_FIXED, (*obeyed, channels, *ignored), source)
-    down = _tuple(config.get("down_block_types", UNetConfig.down_block_types))
-    up = tuple(str(name).replace("Down", "Up") for name in reversed(down))
-    unet = _make(lambda **kwargs: UNetConfig(up_block_types=up, **kwargs), config, obeyed, source)
-    return ControlConfig(unet, _tuple(config.get(channels, (16, 32, 96, 256))))
+    down = _field(config, "down_block_types", UNetConfig.down_block_types, source)
+    up = [name.replace("Down", "Up") for name in reversed(down)]
+    fields = {name: config.get(name) for name in obeyed} | {"up_block_types": up}
+    unet = _make(UNetConfig, fields, source)
+    return ControlConfig(unet, _field(config, channels, (16, 32, 96, 256), source))
 
 
 def vae_config(config: Json, source: str) -> VaeConfig:
     """Of AutoencoderKL; raises as `unet_config`."""
     obeyed = _fields(VaeConfig)
-    levels = len(config.get("block_out_channels", VaeConfig.block_out_channels))
+    levels = len(_field(config, "block_out_channels", VaeConfig.block_out_channels, source))
     fixed = {
         **_VAE_FIXED,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
     _check(config, "AutoencoderKL", fixed, (*obeyed, "force_upcast"), source)
-    return _make(VaeConfig, config, obeyed, source)
+    return _make(VaeConfig, config, source)
 
 
 def text_config(config: Json, source: str) -> ClipTextConfig:
@@ -172,7 +174,7 @@ def text_config(config: Json, source: str) -> ClipTextConfig:
     _check(config, None, _TEXT_FIXED, (*obeyed, *_TEXT_IGNORED), source)
     # transformers' defaults are those of a smaller CLIP than Stable Diffusion's.
     defaults = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
-    return _make(ClipTextConfig, {**defaults, **config}, obeyed, source)
+    return _make(ClipTextConfig, {**defaults, **config}, source)
 
 
 def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
@@ -184,13 +186,18 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
     Raises:
       UserError: another kind of diffusion.
     """
-    kind = config.get("_class_name", "")
+    kind = str(config.get("_class_name") or "")
     if "Flow" in kind or config.get("trained_betas") is not None or "EDM" in kind:
         raise UserError(
             f"{source} is of a {kind} with trained_betas {config.get('trained_betas')}, expected "
             "one of the schedulers of Stable Diffusion 1 and 2."
         )
-    said = {**_SCHEDULE_DEFAULTS, "beta_schedule": "linear", **config}
+    defaults = {
+        **_SCHEDULE_DEFAULTS,
+        "timestep_spacing": "leading" if kind in _LEADING else "linspace",
+        "set_alpha_to_one": kind != "PNDMScheduler",
+    }
+    said = {name: _field(config, name, default, source) for name, default in defaults.items()}
     if said["beta_schedule"] not in _SCHEDULES:
         raise UserError(
             f"beta_schedule in {source} is {said['beta_schedule']!r}, expected one of "
@@ -270,10 +277,6 @@ def _fields(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _check(
     config: Json, class_name: str | None, fixed: Json, known: tuple[str, ...], source: str
 ) -> None:
@@ -294,24 +297,40 @@ def _check(
         if isinstance(value, list) and not isinstance(expected, list):
             value = value[0] if len(set(map(str, value))) == 1 else value
         several = isinstance(expected, tuple)
-        if value != expected and not (several and value in expected):
+        unused = value in (None, False) and expected in (None, False)
+        if value != expected and not unused and not (several and value in expected):
             raise UserError(
                 f"{name} in {source} is {value!r}, expected {expected!r}: these networks are those "
                 "of Stable Diffusion 1 and 2."
             )
 
 
-def _make(kind: Callable[..., T], config: Json, names: tuple[str, ...], source: str) -> T:
-    given = {name: _tuple(config[name]) for name in names if config.get(name) is not None}
+def _make(kind: type[T], config: Json, source: str) -> T:
+    """A dataclass of the fields of `config` that it has; null is as good as nothing."""
+    fields = {f.name: _field(config, f.name, f.default, source) for f in dataclasses.fields(kind)}
     try:
-        for name, value in given.items():
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(not isinstance(x, str | int | float) for x in numbers):
-                raise ValueError(f"{name} is {value!r}, expected numbers or names")
-        if not isinstance(given.get("layers_per_block", 1), int):
-            raise ValueError(
-                f"layers_per_block is {given['layers_per_block']}, expected one number for all"
-            )
-        return kind(**given)
-    except (ValueError, TypeError) as error:
+        return kind(**fields)
+    except (ValueError, ZeroDivisionError) as error:
         raise UserError(f"{source} does not describe a network: {error}.") from None
+
+
+def _field(config: Json, name: str, default: Any, source: str) -> Any:
+    """A field of the type of `default`, which it is where there is none."""
+    value = config.get(name)
+    if value is None:
+        return default
+    value = tuple(value) if isinstance(value, list) else value
+    # The one field that is either a number or one for each level.
+    levels = name == "attention_head_dim" and isinstance(value, tuple)
+    if not _alike(value, (default,) if levels else default):
+        example = list(default) if isinstance(default, tuple) else default
+        raise UserError(
+            f"{name} in {source} is {config[name]!r}, expected a value such as {example!r}."
+        )
+    return value
+
+
+def _alike(value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_alike(x, default[0]) for x in value)
+    return type(value) is type(default) or (type(default) is float and type(value) is int)

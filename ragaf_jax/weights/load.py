@@ -54,12 +54,15 @@ def load_tree(
     for path, leaf in bar:
         array = _part(store.read(places[path].name), places[path])
         array = from_torch(path, array, len(leaf.shape)) if torch_layout else array
-        if not np.isfinite(array.astype(np.float32)).all():
+        if not np.isfinite(array).all():
             raise UserError(
                 f"The tensor {places[path].name} in {store.source} has values that are infinite or "
                 "no numbers, expected finite ones; the file is damaged or the training diverged."
             )
-        loaded[path] = jax.device_put(np.asarray(array, leaf.dtype, order="C"), leaf.sharding)
+        array = np.asarray(array, leaf.dtype, order="C")
+        # Waiting keeps the copies of the tensors before from piling up.
+        loaded[path] = jax.block_until_ready(jax.device_put(array, leaf.sharding))
+        del array
     return unflatten_dict(loaded, sep="/")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.weights.stores import PICKLES, pickle_refusal
@@ -16,6 +16,9 @@ FLAX_FILES = {
     "diffusion_pytorch_model": "diffusion_flax_model.msgpack",
     "model": "flax_model.msgpack",
 }
+
+# Seconds that the hub may take to answer.
+TIMEOUT = 10
 
 # Given the names of all files of a repository, those that are wanted.
 Choose = Callable[[Collection[str]], Sequence[str]]
@@ -43,25 +46,32 @@ def locate(where: str, choose: Choose) -> Path:
     owner, name, *inner = where.split("/", 2)
     repository, inside = f"{owner}/{name}", inner[0].strip("/") if inner else ""
     try:
-        try:
-            files = huggingface_hub.HfApi().model_info(repository).siblings or ()
-            wanted = _wanted([file.rfilename for file in files], inside, choose)
-            fetched = huggingface_hub.snapshot_download(repository, allow_patterns=wanted)
-        except (HfHubHTTPError, UserError):
-            raise
-        except Exception:  # no network, in the many words of HTTP libraries: what is here may do
-            fetched = huggingface_hub.snapshot_download(repository, local_files_only=True)
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
+        files = huggingface_hub.HfApi().model_info(repository, timeout=TIMEOUT).siblings or ()
+        wanted = _wanted([file.rfilename for file in files], inside, choose)
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
+    except UserError:
+        raise
+    except Exception as error:  # no network, in the many words of HTTP libraries
+        folder = _fetched_before(repository, where, error)
+    if not (folder / inside).exists():
+        raise UserError(f"There is no {where} on the hub, or nothing in it that is read here.")
+    return folder / inside
+
+
+def _fetched_before(repository: str, where: str, error: Exception) -> Path:
+    """What is here of a repository that cannot be reached."""
+    try:
+        # Its whole would be asked for without patterns, and never more than parts are fetched.
+        return Path(
+            huggingface_hub.snapshot_download(repository, allow_patterns=[], local_files_only=True)
+        )
+    except LocalEntryNotFoundError:
+        reason = " ".join([line for line in str(error).splitlines() if line][:2])
         raise UserError(
             f"{where} is no local folder or file and cannot be fetched from the hub "
             f"({type(error).__name__}: {reason}); check the name and the network, or download it "
             "and give its path."
         ) from None
-    folder = Path(fetched)
-    if not (folder / inside).exists():
-        raise UserError(f"The repository {repository} has no {inside}; expected it to exist.")
-    return folder / inside
 
 
 def _wanted(names: Collection[str], inside: str, choose: Choose) -> list[str]:

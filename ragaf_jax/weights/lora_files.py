@@ -6,7 +6,7 @@ reading is: give every adapted module of the networks its names in each format, 
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,21 @@ from safetensors.numpy import save_file
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import adapters_by_path
+from ragaf_jax.weights.configs import read_json
 from ragaf_jax.weights.names import from_torch, to_torch, torch_name
 from ragaf_jax.weights.stores import Safetensors, open_weights
 
 Tree = dict[str, Any]
 
 FORMATS = ("diffusers", "kohya")
+
+# In a folder: the tensors, in one of these files, and what PEFT says of them.
+TENSOR_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+SETTINGS_FILE = "adapter_config.json"
+# In a file's header: the same, the name of the network before each field.
+_HEADER = "lora_adapter_metadata"
+# Of each network; under "" those of the only one that there is.
+Settings = Mapping[str, Mapping[str, Any]]
 
 _DOWN = (
     r"lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight|lora_linear_layer\.down\.weight"
@@ -53,9 +62,9 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
       As `nets.lora.init_lora`, in float32. Without an alpha in the file, alpha is the rank.
 
     Raises:
-      UserError: a tensor that fits no module, or half of a pair.
+      UserError: a tensor that fits no module, half of a pair, or a damaged file.
     """
-    store, alphas = _open(path)
+    store, settings = _open(path)
     known = _known(params)
     found: dict[_Module, dict[str, str]] = {}
     for name in store.shapes:
@@ -65,7 +74,13 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
                 f"The tensor {name} in {store.source} is of no module of this model, expected a "
                 "LoRA of Stable Diffusion's UNet or text encoder, of the same generation."
             )
-        found.setdefault(known[named], {})[part] = name
+        names = found.setdefault(known[named], {})
+        if part in names:
+            raise UserError(
+                f"{store.source} holds both {names[part]} and {name}, expected one of them; save "
+                "each LoRA in a file of its own."
+            )
+        names[part] = name
     tree: Tree = {}
     for module, names in found.items():
         if missing := {"down", "up"} - set(names):
@@ -73,7 +88,7 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
                 f"{store.source} holds {', '.join(names.values())} without its other half "
                 f"({', '.join(sorted(missing))}); the file is incomplete."
             )
-        tree |= _adapter(store, module, names, alphas(module))
+        tree |= _adapter(store, module, names, settings)
     return unflatten_dict(tree, sep="/")
 
 
@@ -114,42 +129,57 @@ def save_lora(path: Path, lora: Mapping[str, Any], kind: str) -> None:
     save_file(lora_tensors(lora, kind), path, metadata)
 
 
-def _open(path: Path) -> tuple[Safetensors, Callable[[_Module], float | None]]:
-    """The tensors, and what the file or folder says of a module's alpha."""
-    settings: Mapping[str, Any] = {}
+def _open(path: Path) -> tuple[Safetensors, Settings]:
+    """The tensors, and what the file or folder says of them."""
+    settings: Settings = {}
     if path.is_dir():
-        files = [
-            path / name
-            for name in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-            if (path / name).exists()
-        ]
+        files = [path / name for name in TENSOR_FILES if (path / name).exists()]
         if not files:
             raise UserError(
-                f"{path} holds no pytorch_lora_weights.safetensors and no "
-                "adapter_model.safetensors; give the folder or the file of a LoRA."
+                f"{path} holds no {' and no '.join(TENSOR_FILES)}; give the folder or the file of "
+                "a LoRA."
             )
-        if (path / "adapter_config.json").exists():
-            settings = {"": json.loads((path / "adapter_config.json").read_text())}
+        if (path / SETTINGS_FILE).exists():
+            settings = {"": read_json(path / SETTINGS_FILE)}
         path = files[0]
     store = open_weights(path)
     if not isinstance(store, Safetensors):
         raise UserError(f"{path} is no safetensors file; expected a LoRA in one.")
-    if "lora_adapter_metadata" in store.metadata:
-        flat = json.loads(store.metadata["lora_adapter_metadata"])
-        settings = {}
-        for key, value in flat.items():
+    return store, _header(store) or settings
+
+
+def _header(store: Safetensors) -> Settings:
+    settings: dict[str, Tree] = {}
+    try:
+        for key, value in json.loads(store.metadata.get(_HEADER, "{}")).items():
             network, _, field = key.partition(".")
             settings.setdefault(network, {})[field] = value
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"{_HEADER} in the header of {store.source} is no JSON object ({error}); download the "
+            "file again."
+        ) from None
+    return settings
 
-    def alpha(module: _Module) -> float | None:
-        said = settings.get(_DIFFUSERS[module.network].rstrip("."), settings.get("", {}))
+
+def _said_alpha(settings: Settings, module: _Module, rank: int, source: str) -> float:
+    """What PEFT's settings say; without any, the rank."""
+    said = settings.get(_DIFFUSERS[module.network].rstrip("."), settings.get("", {}))
+    name = _torch_module(module.path)
+    alpha = said.get("lora_alpha")
+    try:
         for pattern, value in (said.get("alpha_pattern") or {}).items():
-            if _torch_module(module.path).endswith(pattern):
-                return float(value)
-        whole = said.get("lora_alpha")
-        return None if whole is None else float(whole)
-
-    return store, alpha
+            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", name):  # as PEFT's get_pattern_key
+                alpha = value
+                break
+        # Kalajdzievski 2023 divides by √rank where LoRA divides by the rank.
+        factor = rank**0.5 if said.get("use_rslora") else 1.0
+        return rank if alpha is None else factor * float(alpha)
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise UserError(
+            f"The settings of the LoRA {source} say no alpha of {name} ({error}), expected numbers "
+            "as lora_alpha and in alpha_pattern; download it again."
+        ) from None
 
 
 def _known(params: Mapping[str, Any]) -> dict[str, _Module]:
@@ -188,25 +218,31 @@ def _parse(name: str) -> tuple[str, str]:
 
 
 def _adapter(
-    store: Safetensors, module: _Module, names: Mapping[str, str], said: float | None
+    store: Safetensors, module: _Module, names: Mapping[str, str], settings: Settings
 ) -> Tree:
     path = f"{module.path}/kernel"
     *window, fan_in, features = module.shape
-    rank = store.shapes[names["down"]][0]
+    rank = max((1, *store.shapes[names["down"]][:1]))
     wanted = {
         "down": (*window, fan_in, rank),
         "up": (*(1 for _ in window), rank, features),
+        "alpha": (),
     }
-    adapter: Tree = {}
-    for part, shape in wanted.items():
-        array = from_torch(path, store.read(names[part]), len(shape))
+    adapter: Tree = {"alpha": np.float32(_said_alpha(settings, module, rank, store.source))}
+    for part, name in names.items():
+        array, shape = store.read(name), wanted[part]
+        # An alpha may be stored as a vector of one.
+        array = array.squeeze() if part == "alpha" else from_torch(path, array, len(shape))
         if array.shape != shape:
-            expected = to_torch(path, np.broadcast_to(np.float32(0), shape)).shape
+            expected = to_torch(path, np.broadcast_to(np.float32(0), shape)).shape if shape else ()
             raise UserError(
-                f"The tensor {names[part]} in {store.source} has shape "
-                f"{store.shapes[names[part]]}, expected {expected}; the LoRA is of another network."
+                f"The tensor {name} in {store.source} has shape {store.shapes[name]}, expected "
+                f"{expected}; the LoRA is of another network."
             )
-        adapter[part] = np.ascontiguousarray(array, np.float32)
-    alpha = store.read(names["alpha"]) if "alpha" in names else said
-    adapter["alpha"] = np.float32(rank if alpha is None else np.squeeze(alpha))
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"The tensor {name} in {store.source} has values that are infinite or no numbers, "
+                "expected finite ones; the file is damaged or the training diverged."
+            )
+        adapter[part] = np.asarray(array, np.float32, order="C")
     return {f"{module.network}/{module.path}/{part}": value for part, value in adapter.items()}

@@ -37,7 +37,7 @@ class Store(Protocol):
     def shapes(self) -> Shapes: ...
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor."""
+        """One tensor; to be asked for once."""
         ...
 
 
@@ -107,10 +107,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 class InMemory(NamedTuple):
-    """Tensors that are already there."""
+    """Tensors that are already there. Each can be read once, and is then not kept any more."""
 
     source: str
-    tensors: Mapping[str, np.ndarray]
+    tensors: dict[str, np.ndarray]
 
     @property
     def shapes(self) -> Shapes:
@@ -119,7 +119,7 @@ class InMemory(NamedTuple):
 
     def read(self, name: str) -> np.ndarray:
         """One tensor."""
-        return self.tensors[name]
+        return self.tensors.pop(name)
 
 
 def open_msgpack(path: Path, dtype: jax.typing.DTypeLike | None = None) -> InMemory:

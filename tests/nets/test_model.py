@@ -12,8 +12,8 @@ from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.ragaf import FUSIONS
 from ragaf_jax.nets.regions import pool_regions, region_shares
-from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.initial import initial_params
+from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
 from ragaf_jax.training.step import appearance_loss, condition, train_step
 

@@ -1,12 +1,16 @@
 """Schedules and samplers against diffusers' PyTorch schedulers. Runs where torch is installed."""
 
+import types
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ragaf_jax.diffusion.prediction import PREDICTIONS, to_x0
-from ragaf_jax.diffusion.samplers import SAMPLERS, timestep_grid
-from ragaf_jax.diffusion.schedule import add_noise, make_schedule
+from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_noise, spacing_of
+from ragaf_jax.diffusion.schedule import add_noise, finite_snr, make_schedule
+from ragaf_jax.diffusion.timesteps import timestep_grid
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -17,32 +21,118 @@ THEIR_SCHEDULE = {
     "scaled_linear": "scaled_linear",
     "cosine": "squaredcos_cap_v2",
 }
+SCHEDULERS = {
+    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
+    "ddpm": (diffusers.DDPMScheduler, {"clip_sample": False}),
+    "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "dpm_solver_pp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
+}
 SHAPE = (2, 4, 4, 3)
 
 
-def scheduler(sampler, name, kind):
-    common = {
-        "beta_schedule": THEIR_SCHEDULE[name],
-        "prediction_type": kind,
-        "timestep_spacing": "trailing",
-        **BETAS,
-    }
+class Double(types.ModuleType):
+    """torch, in which float32 is float64."""
+
+    def __getattr__(self, name):
+        return torch.float64 if name == "float32" else getattr(torch, name)
+
+
+def theirs_of(sampler, name, kind, zero_snr, spacing, offset, to_one):
+    scheduler, extra = SCHEDULERS[sampler]
     if sampler == "ddim":
-        return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=True, **common)
-    return diffusers.DPMSolverMultistepScheduler(
-        algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero", **common
+        extra = {**extra, "set_alpha_to_one": to_one}
+    return scheduler(
+        beta_schedule=THEIR_SCHEDULE[name],
+        prediction_type=kind,
+        rescale_betas_zero_snr=zero_snr,
+        timestep_spacing=spacing,
+        steps_offset=offset,
+        **BETAS,
+        **extra,
     )
 
 
-@pytest.mark.parametrize("zero_terminal_snr", (False, True))
+def their_steps(scheduler, network, start, noises, monkeypatch):
+    """x after each step, in float64 and preserving variance, from `network(x, t)`."""
+    drawn = iter(noises)
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_ddpm.randn_tensor",
+        lambda *_, **__: torch.from_numpy(np.array(next(drawn), np.float64)),
+    )
+    is_euler = isinstance(scheduler, diffusers.EulerDiscreteScheduler)
+
+    def scale(i):
+        """Euler's x is x / alpha, and alpha is 1 / √(sigma² + 1)."""
+        return (scheduler.sigmas[i].double() ** 2 + 1) ** 0.5 if is_euler else 1.0
+
+    x, steps = torch.from_numpy(start).double() * scale(0), []
+    for i, t in enumerate(scheduler.timesteps):
+        answer = network(scheduler.scale_model_input(x, t).numpy(), int(t))
+        x = scheduler.step(torch.from_numpy(answer), t, x).prev_sample
+        steps.append((x / scale(i + 1)).numpy())
+    return steps
+
+
+def our_steps(sampler, kind, schedule, grid, network, start, key):
+    """x after each step: what the network is shown next, and the sample."""
+    shown = []
+
+    def denoise(x, t):
+        shown.append(np.asarray(x))
+        answer = network(np.asarray(x, np.float64), int(t[0]))
+        return to_x0(kind, schedule, jnp.asarray(answer, jnp.float32), x, t)
+
+    with jax.disable_jit():
+        sample = SAMPLERS[sampler](denoise, jnp.asarray(start), schedule, grid, key)
+    return [*shown[1:], np.asarray(sample)]
+
+
+def check_steps(
+    rng, monkeypatch, sampler, kind, zero_snr, spacing, offset, to_one, steps, name="scaled_linear"
+):
+    """The same network — linear in x, swaying with t — leads through the same x to 1e-5."""
+    mix, start = rng.normal(size=(3, 3)) / 3, rng.normal(size=SHAPE).astype(np.float32)
+    key = jax.random.key(int(rng.integers(2**31)))
+
+    def network(x, t):
+        return x @ mix + np.sin(t / 100)
+
+    if sampler == "euler" and zero_snr:
+        # From sigma 4096 on, its cast to float32 alone costs up to 1e-5.
+        module = "diffusers.schedulers.scheduling_euler_discrete.torch"
+        monkeypatch.setattr(module, Double("torch"))
+    scheduler = theirs_of(sampler, name, kind, zero_snr, spacing, offset, to_one)
+    scheduler.set_timesteps(steps)
+    grid = timestep_grid(1000, steps, spacing=spacing_of(sampler, spacing, offset, to_one))
+    np.testing.assert_array_equal(grid[:-1], scheduler.timesteps.numpy())
+
+    schedule = make_schedule(name, zero_terminal_snr=zero_snr, **BETAS)
+    if sampler in FINITE_SNR:
+        schedule = finite_snr(schedule)
+    noises = [
+        example_noise(jax.random.fold_in(key, k), SHAPE[0], SHAPE[1:])
+        for k in range(steps if sampler == "ddpm" else 0)
+    ]
+    theirs = their_steps(scheduler, network, start, noises, monkeypatch)
+    ours = our_steps(sampler, kind, schedule, grid, network, start, key)
+    assert len(ours) == len(theirs) == steps
+    errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True)]
+    assert max(errors) <= 1e-5, f"step {np.argmax(errors)} of {steps}: {max(errors):.1e}"
+
+
+@pytest.mark.parametrize("zero_snr", (False, True))
 @pytest.mark.parametrize("name", THEIR_SCHEDULE)
-def test_schedule(name, zero_terminal_snr):
-    theirs = diffusers.DDIMScheduler(
-        beta_schedule=THEIR_SCHEDULE[name], rescale_betas_zero_snr=zero_terminal_snr, **BETAS
-    )
-    ours = make_schedule(name, zero_terminal_snr=zero_terminal_snr, **BETAS)
-    alpha = theirs.alphas_cumprod.double().sqrt().numpy()
-    np.testing.assert_allclose(ours.alpha, alpha, atol=2e-6)
+def test_schedule(name, zero_snr):
+    for sampler, (scheduler, _) in SCHEDULERS.items():
+        theirs = scheduler(
+            beta_schedule=THEIR_SCHEDULE[name], rescale_betas_zero_snr=zero_snr, **BETAS
+        )
+        ours = make_schedule(name, zero_terminal_snr=zero_snr, **BETAS)
+        if sampler in FINITE_SNR:
+            ours = finite_snr(ours)
+        alpha_bar = theirs.alphas_cumprod.double().numpy()
+        np.testing.assert_allclose(ours.alpha, np.sqrt(alpha_bar), atol=1e-6)
+        np.testing.assert_allclose(ours.sigma**2, 1 - alpha_bar, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", THEIR_SCHEDULE)
@@ -56,31 +146,46 @@ def test_noising(rng, name):
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-6)
 
 
-@pytest.mark.parametrize("steps", (1, 2, 5, 20, 50))
-@pytest.mark.parametrize("kind", PREDICTIONS)
-@pytest.mark.parametrize("name", ("scaled_linear", "linear"))
+# Stable Diffusion 1's fields, and those of Lin et al. 2023.
+@pytest.mark.parametrize(
+    "fields", (("leading", 1, False), ("trailing", 0, True)), ids=lambda f: f[0]
+)
+@pytest.mark.parametrize(
+    "kind, zero_snr", [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
+)
+@pytest.mark.parametrize("steps", (1, 2, 5, 7, 20, 30, 50))
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_sampler(rng, sampler, name, kind, steps):
-    """The same network — linear in x, swaying with t — gives the same image."""
-    mix = rng.normal(size=(3, 3)) / 3
-    start = rng.normal(size=SHAPE).astype(np.float32)
+def test_steps(rng, monkeypatch, sampler, kind, zero_snr, fields, steps):
+    if sampler == "ddim" and fields[0] == "trailing" and 1000 % steps:
+        pytest.skip("diffusers steps to other timesteps than it evaluates: see samplers.py")
+    check_steps(rng, monkeypatch, sampler, kind, zero_snr, *fields, steps)
 
-    theirs = scheduler(sampler, name, kind)
-    theirs.set_timesteps(steps)
-    grid = timestep_grid(1000, steps)
-    np.testing.assert_array_equal(grid[:-1], theirs.timesteps.numpy())
 
-    x = torch.from_numpy(start).double()
-    for t in theirs.timesteps:
-        network = x @ torch.from_numpy(mix) + torch.sin(t / 100)
-        x = theirs.step(network, t, x).prev_sample
+@pytest.mark.parametrize("name", ("linear", "scaled_linear"))
+@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_steps_of_other_fields(rng, monkeypatch, sampler, kind, name):
+    """Of every prediction and schedule; timestep 0 among the timesteps; DDIM's other ends."""
+    zero_snr = kind != "epsilon"
+    for fields in (("leading", 0, True), ("leading", 0, False), ("trailing", 0, False)):
+        check_steps(rng, monkeypatch, sampler, kind, zero_snr, *fields, 10, name)
 
-    schedule = make_schedule(name, **BETAS)
 
-    def denoise(x, t):
-        network = x @ jnp.asarray(mix, jnp.float32) + jnp.sin(t / 100).reshape(-1, 1, 1, 1)
-        return to_x0(kind, schedule, network, x, t)
+@pytest.mark.parametrize("steps", (2, 10, 28))
+@pytest.mark.parametrize("sampler", ("ddpm", "dpm_solver_pp_2m"))
+def test_steps_of_linspace(rng, monkeypatch, sampler, steps):
+    """Of the schedulers that round its timesteps and step to them."""
+    check_steps(rng, monkeypatch, sampler, "v_prediction", False, "linspace", 0, True, steps)
 
-    ours = SAMPLERS[sampler](denoise, jnp.asarray(start), schedule, grid)
-    scale = float(x.abs().max())
-    np.testing.assert_allclose(ours / scale, x.numpy() / scale, atol=2e-5)
+
+@pytest.mark.parametrize("spacing", ("leading", "trailing", "linspace"))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_timesteps(rng, sampler, spacing):
+    # Of 48, 96 and 240, "trailing" has timesteps half-way between two integers.
+    for steps in {48, 96, 240, *rng.integers(1, 900, 8).tolist()}:
+        theirs = theirs_of(sampler, "scaled_linear", "epsilon", False, spacing, 1, True)
+        theirs.set_timesteps(steps)
+        grid = timestep_grid(1000, steps, spacing=spacing_of(sampler, spacing, 1, True))
+        # Rounding may give diffusers' "trailing" one more timestep, −1; Euler rounds no "linspace".
+        expected = theirs.timesteps.numpy()[:steps]
+        np.testing.assert_allclose(grid[:-1], expected, atol=0.5 if spacing == "linspace" else 0)

@@ -1,0 +1,82 @@
+"""Which timesteps a sampler evaluates and where it ends."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ragaf_jax.diffusion.schedule import CLEAN
+from ragaf_jax.errors import UserError
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+class Spacing(NamedTuple):
+    """How N timesteps are spread over a schedule of T (Lin et al. 2023, table 2), as in diffusers.
+
+    kind: "trailing"  T/N apart, from T − 1 down;
+          "leading"   ⌊T/N⌋ apart, up from 0: T − 1, the noisiest, is not among them;
+          "linspace"  from T − 1 to 0, both included; of N = 1, timestep 0 alone.
+    offset: is added to every timestep of "leading".
+    spans_end: "leading" and "linspace" spread N + 1 and leave out the last of them, the place of
+      the end: N = 1 then starts at T/2 or T − 1 and not at 0.
+    clean_end: the last step leads to `CLEAN`; else to timestep 0, with as little noise as that has.
+    """
+
+    kind: str
+    offset: int = 0
+    spans_end: bool = False
+    clean_end: bool = True
+
+
+TRAILING = Spacing("trailing")
+
+
+def timestep_grid(
+    schedule_steps: int,
+    steps: int,
+    strength: float | Float[Array, ""] = 1.0,
+    spacing: Spacing = TRAILING,
+) -> Int[Array, "{steps}+1"]:
+    """`steps` timesteps, falling, and then the end: `CLEAN` or 0.
+
+    schedule_steps: T.
+    strength: in (0, 1], may be traced; draws the timesteps together towards 0, where diffusers
+      leaves out the first of them. A strength too small for `steps` different timesteps repeats
+      some; samplers stand still on a repeated one.
+
+    Raises UserError unless 1 ≤ steps ≤ T, for an unknown spacing, or one beyond the schedule.
+    """
+    if not 1 <= steps <= schedule_steps:
+        raise UserError(
+            f"sampling steps are {steps}; choose between 1 and the schedule's {schedule_steps}."
+        )
+    # Strength scales how many timesteps are left, t + 1.
+    left = jnp.asarray(_evaluated(schedule_steps, steps, spacing)) + 1
+    evaluated = jnp.maximum(jnp.round(strength * left).astype(jnp.int32) - 1, 0)
+    return jnp.append(evaluated, CLEAN if spacing.clean_end else 0)
+
+
+def _evaluated(schedule_steps: int, steps: int, spacing: Spacing) -> Float[np.ndarray, "{steps}"]:
+    """The timesteps at strength 1, not yet rounded."""
+    spread = steps + spacing.spans_end
+    match spacing.kind:
+        case "trailing":
+            # Beyond `steps`, rounding may add one more. Halves are rounded here, in float64 as in
+            # diffusers: times strength they would be in float32.
+            left = np.arange(schedule_steps, 0, -schedule_steps / steps)[:steps]
+            return np.where(np.abs(left % 1 - 0.5) < 1e-6, np.round(left), left) - 1
+        case "leading":
+            apart = schedule_steps // spread
+            first = apart * (spread - 1) + spacing.offset
+            if apart == 0 or first >= schedule_steps:
+                raise UserError(
+                    f'{steps} steps of spacing "leading" with offset {spacing.offset} do not fit '
+                    f"a schedule of {schedule_steps} timesteps; choose fewer steps, a smaller "
+                    'offset or "trailing".'
+                )
+            return np.arange(first, first - apart * steps, -apart, dtype=float)
+        case "linspace":
+            return np.linspace(0, schedule_steps - 1, spread).round()[::-1][:steps]
+    raise UserError(f'timestep spacing is "{spacing.kind}"; choose one of {", ".join(SPACINGS)}.')

@@ -1,0 +1,113 @@
+"""The numbers of PyTorch's Stable Diffusion, kept: checked where there is no PyTorch."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import values
+from safetensors.numpy import save_file
+
+from ragaf_jax.diffusion.prediction import to_x0
+from ragaf_jax.diffusion.samplers import SAMPLERS, spacing_of
+from ragaf_jax.diffusion.schedule import make_schedule
+from ragaf_jax.diffusion.timesteps import timestep_grid
+from ragaf_jax.nets.clip_text import ClipText
+from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.unet import UNet
+from ragaf_jax.nets.vae import Vae
+from ragaf_jax.weights.pretrained import open_control, open_pretrained
+
+HERE = Path(__file__).parent
+KNOWN = json.loads((HERE / "golden.json").read_text())
+ANSWERS = np.load(HERE / "golden.npz")
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module", params=KNOWN)
+def opened(request, tmp_path_factory):
+    """A generation's name, its checkpoint and its ControlNet, from files of the golden weights."""
+    folder = tmp_path_factory.mktemp(request.param)
+    for name, network in KNOWN[request.param].items():
+        (folder / name).mkdir()
+        file = "scheduler_config.json" if name == "scheduler" else "config.json"
+        (folder / name / file).write_text(json.dumps(network["config"]))
+        if "shapes" in network:
+            stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
+            weights = {x: values.weight(x, shape) for x, shape in network["shapes"].items()}
+            save_file(weights, folder / name / f"{stem}.safetensors")
+    return request.param, open_pretrained(str(folder)), open_control(str(folder / "controlnet"))
+
+
+def load(network, module, *inputs):
+    structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+    return network.load(jax.eval_shape(module.init, jax.random.key(0), *structs)["params"])
+
+
+def check(ours, name):
+    error = np.linalg.norm(np.float64(ours) - ANSWERS[name]) / np.linalg.norm(ANSWERS[name])
+    assert error <= TOLERANCE, name
+
+
+def test_unet_and_controlnet(opened):
+    kind, checkpoint, control = opened
+    given = {name: jnp.asarray(x) for name, x in values.inputs(kind).items()}
+    state = [given[name] for name in ("latents", "timesteps", "text")]
+    unet = UNet(checkpoint.unet.config)
+    branch = ControlNet(control.config.unet, control.config.conditioning_channels)
+    params = load(checkpoint.unet, unet, *state)
+    branch_params = load(control, branch, *state, given["sketch"])
+
+    @jax.jit
+    def run(strength):
+        residuals = branch.apply({"params": branch_params}, *state, given["sketch"], strength)
+        return unet.apply({"params": params}, *state, *residuals[:2]), residuals[1]
+
+    drawn, mid = run(jnp.float32(1))
+    check(drawn, f"{kind}/unet_with_control")
+    check(mid, f"{kind}/control_mid")
+    check(run(jnp.float32(0))[0], f"{kind}/unet")
+
+
+def test_vae(opened):
+    kind, checkpoint, _ = opened
+    given = {name: jnp.asarray(x) for name, x in values.inputs(kind).items()}
+    vae = Vae(checkpoint.vae.config)
+    params = {"params": load(checkpoint.vae, vae, given["image"])}
+    encode, decode = (jax.jit(functools.partial(vae.apply, method=m)) for m in ("encode", "decode"))
+    mean, log_variance = encode(params, given["image"])
+    check(mean, f"{kind}/vae_mean")
+    check(log_variance, f"{kind}/vae_log_variance")
+    check(decode(params, given["latents"][:1]), f"{kind}/vae_decoded")
+
+
+@pytest.mark.parametrize(("skip", "name"), [(0, "text"), (1, "text_clip_skip_1")])
+def test_text_encoder(opened, skip, name):
+    kind, checkpoint, _ = opened
+    tokens = jnp.asarray(values.inputs(kind)["tokens"])
+    encoder = ClipText(checkpoint.text_encoder.config, skip)
+    params = load(checkpoint.text_encoder, encoder, tokens)
+    check(jax.jit(encoder.apply)({"params": params}, tokens), f"{kind}/{name}")
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_pp_2m", "euler"])
+def test_sampler_step_by_step(sampler, prediction, spacing):
+    schedule = make_schedule("scaled_linear")
+    grid = timestep_grid(
+        1000, values.STEPS, spacing=spacing_of(sampler, spacing, 1, set_alpha_to_one=False)
+    )
+
+    def denoise(x, t):
+        network = 0.5 * jnp.sin(x) + t.reshape(-1, 1, 1, 1) / 1000
+        return to_x0(prediction, schedule, network, x, t)
+
+    for i, expected in enumerate(ANSWERS[f"{sampler}/{prediction}/{spacing}"]):
+        x = SAMPLERS[sampler](
+            denoise, jnp.asarray(values.start()), schedule, grid[: i + 2], jax.random.key(0)
+        )
+        np.testing.assert_allclose(x, expected, atol=1e-5 * np.abs(expected).max())

@@ -1,0 +1,170 @@
+"""Stable Diffusion at its full size: `make parity-full`. Takes minutes, 16 GiB, 10 GB on disk."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+import torch_models  # noqa: E402
+import transformers  # noqa: E402
+from test_networks import error  # noqa: E402
+
+from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig  # noqa: E402
+from ragaf_jax.nets.control import ControlNet  # noqa: E402
+from ragaf_jax.nets.unet import UNet, UNetConfig  # noqa: E402
+from ragaf_jax.nets.vae import Vae, VaeConfig  # noqa: E402
+from ragaf_jax.weights import configs  # noqa: E402
+from ragaf_jax.weights.configs import ControlConfig  # noqa: E402
+from ragaf_jax.weights.names import text_names, unet_names, vae_names  # noqa: E402
+from ragaf_jax.weights.pretrained import Network  # noqa: E402
+from ragaf_jax.weights.stores import Safetensors, open_weights  # noqa: E402
+
+pytestmark = pytest.mark.full_size
+
+TOLERANCE = 1e-4
+LATENT = (24, 40)
+
+
+# Loads a network in a process of its own and prints the stored bytes, and by how many the resident
+# memory rose.
+LOADING = """
+import functools, sys
+from pathlib import Path
+import jax
+from test_shapes import network
+from ragaf_jax.weights.pretrained import Network
+from ragaf_jax.weights.stores import Safetensors, open_weights
+
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+file, generation, kind = sys.argv[1:]
+module, inputs, naming, _ = network(generation, kind)
+structs = [jax.ShapeDtypeStruct(*x) for x in inputs]
+abstract = jax.eval_shape(module.init, jax.random.key(0), *structs)["params"]
+network = Network(None, functools.partial(open_weights, Path(file)), naming)
+jax.block_until_ready(jax.device_put(1.0))
+Path("/proc/self/clear_refs").write_text("5")
+before = memory("VmRSS")
+params = network.load(abstract)
+print(sum(x.nbytes for x in jax.tree.leaves(params)), memory("VmHWM") - before)
+"""
+
+
+def check_memory(file, generation, kind):
+    """Reading a file takes at most 1.2 times its bytes, and one tensor."""
+    command = [sys.executable, "-c", LOADING, str(file), generation, kind]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stored, risen = map(int, done.stdout.split())
+    largest = max(np.prod(shape) for shape in Safetensors.open(file).shapes.values())
+    print(f"{kind} of {generation}: {stored / 1e9:.2f} GB stored, peak {risen / 1e9:.2f} GB")
+    assert 0.9 * stored < risen <= 1.2 * stored + 4 * largest
+
+
+def load(file, naming, module, *inputs):
+    """Our parameters from the file."""
+    structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+    abstract = jax.eval_shape(module.init, jax.random.key(0), *structs)["params"]
+    network = Network(None, functools.partial(open_weights, file), naming)
+    return {"params": network.load(abstract)}
+
+
+def images(rng, *shape):
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+def torch_of(x):
+    tensor = torch.from_numpy(np.array(x))
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+
+
+def report(name, found):
+    print(f"{name}: relative error {found:.2e}")
+    assert found <= TOLERANCE
+
+
+@torch.no_grad()
+def test_unet_and_controlnet(rng, tmp_path):
+    x, t, text = images(rng, 1, *LATENT, 4), jnp.float32([401.0]), images(rng, 1, 77, 768)
+    sketch = jnp.asarray(rng.random((1, 8 * LATENT[0], 8 * LATENT[1], 3)), jnp.float32)
+    state = {"timestep": torch_of(t), "encoder_hidden_states": torch_of(text)}
+    generator = torch_models.generator(rng)
+    branch = diffusers.ControlNetModel.from_config(
+        configs.control_json(ControlConfig(UNetConfig(), (16, 32, 96, 256)))
+    )
+    torch_models.randomised(branch, generator).save_pretrained(tmp_path / "control")
+    added = branch(torch_of(x), controlnet_cond=torch_of(sketch), return_dict=False, **state)
+    del branch
+    unet = diffusers.UNet2DConditionModel.from_config(configs.unet_json(UNetConfig()))
+    torch_models.randomised(unet, generator).save_pretrained(tmp_path / "unet")
+    plain = unet(torch_of(x), **state).sample
+    drawn = unet(
+        torch_of(x),
+        down_block_additional_residuals=added[0],
+        mid_block_additional_residual=added[1],
+        **state,
+    ).sample
+    del unet
+    file = "diffusion_pytorch_model.safetensors"
+    check_memory(tmp_path / "unet" / file, "sd15", "unet")
+    check_memory(tmp_path / "control" / file, "sd15", "control")
+    ours_branch = ControlNet(UNetConfig())
+    params = load(tmp_path / "control" / file, unet_names, ours_branch, x, t, text, sketch)
+    down, mid, _ = jax.jit(ours_branch.apply)(params, x, t, text, sketch)
+    for i, (a, b) in enumerate(zip((*down, mid), (*added[0], added[1]), strict=True)):
+        report(f"ControlNet, residual {i}", error(a, b))
+    del params
+    ours = UNet(UNetConfig())
+    params = load(tmp_path / "unet" / file, unet_names, ours, x, t, text)
+    apply = jax.jit(ours.apply)
+    report("UNet", error(apply(params, x, t, text), plain))
+    report("UNet with ControlNet", error(apply(params, x, t, text, down, mid), drawn))
+
+
+@torch.no_grad()
+def test_vae(rng, tmp_path):
+    theirs = diffusers.AutoencoderKL.from_config(configs.vae_json(VaeConfig()))
+    torch_models.randomised(theirs, torch_models.generator(rng)).save_pretrained(tmp_path)
+    image, latents = images(rng, 1, 256, 192, 3), images(rng, 1, *LATENT, 4)
+    distribution = theirs.encode(torch_of(image)).latent_dist
+    decoded = theirs.decode(torch_of(latents)).sample
+    del theirs
+    ours = Vae(VaeConfig())
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    check_memory(file, "sd15", "vae")
+    params = load(file, vae_names, ours, image)
+    mean, log_variance = ours.apply(params, image, method="encode")
+    report("VAE, mean", error(mean, distribution.mean))
+    report("VAE, log-variance", error(log_variance, distribution.logvar))
+    report("VAE, decoded", error(ours.apply(params, latents, method="decode"), decoded))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("generation", ["sd15", "sd21"])
+def test_text_encoder(rng, tmp_path, generation):
+    config = ClipTextConfig()
+    if generation == "sd21":
+        config = ClipTextConfig(49408, 1024, 4096, 23, 16, hidden_act="gelu")
+    theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**configs.text_json(config)))
+    torch_models.randomised(theirs, torch_models.generator(rng)).save_pretrained(tmp_path)
+    tokens = jnp.asarray(rng.integers(0, 49408, (2, 77)), jnp.int32)
+    expected = theirs(torch_of(tokens).long()).last_hidden_state
+    del theirs
+    ours = ClipText(config)
+    file = tmp_path / "model.safetensors"
+    check_memory(file, generation, "text")
+    params = load(file, text_names, ours, tokens)
+    report(f"text encoder of {generation}", error(jax.jit(ours.apply)(params, tokens), expected))

@@ -1,0 +1,84 @@
+"""Names, shapes and numbers of all parameters at full size, against PyTorch's meta device."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+import transformers  # noqa: E402
+
+from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig  # noqa: E402
+from ragaf_jax.nets.control import ControlNet  # noqa: E402
+from ragaf_jax.nets.unet import UNet, UNetConfig  # noqa: E402
+from ragaf_jax.nets.vae import Vae, VaeConfig  # noqa: E402
+from ragaf_jax.weights import configs  # noqa: E402
+from ragaf_jax.weights.configs import ControlConfig  # noqa: E402
+from ragaf_jax.weights.names import text_names, torch_shape, unet_names, vae_names  # noqa: E402
+
+UNETS = {
+    "sd15": UNetConfig(),
+    "sd21": UNetConfig(
+        attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
+    ),
+}
+TEXTS = {
+    "sd15": ClipTextConfig(),
+    "sd21": ClipTextConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=23,
+        num_attention_heads=16,
+        hidden_act="gelu",
+    ),
+}
+PARAMETERS = {
+    ("sd15", "unet"): 859_520_964,
+    ("sd15", "control"): 361_279_120,
+    ("sd15", "vae"): 83_653_863,
+    ("sd15", "text"): 123_060_480,
+    ("sd21", "unet"): 865_910_724,
+    ("sd21", "control"): 364_228_240,
+    ("sd21", "vae"): 83_653_863,
+    ("sd21", "text"): 340_387_840,
+}
+
+
+def network(generation, kind):
+    """(ours, what it is given, our names for theirs, theirs on the meta device)."""
+    unet, text = UNETS[generation], TEXTS[generation]
+    x, t = ((1, 8, 8, 4), np.float32), ((1,), np.float32)
+    states, sketch = ((1, 77, unet.cross_attention_dim), np.float32), ((1, 64, 64, 3), np.float32)
+    with torch.device("meta"):
+        match kind:
+            case "unet":
+                json = configs.unet_json(unet)
+                theirs = diffusers.UNet2DConditionModel.from_config(json)
+                return UNet(unet), (x, t, states), unet_names, theirs
+            case "control":
+                json = configs.control_json(ControlConfig(unet, (16, 32, 96, 256)))
+                theirs = diffusers.ControlNetModel.from_config(json)
+                return ControlNet(unet), (x, t, states, sketch), unet_names, theirs
+            case "vae":
+                theirs = diffusers.AutoencoderKL.from_config(configs.vae_json(VaeConfig()))
+                return Vae(VaeConfig()), (((1, 64, 64, 3), np.float32),), vae_names, theirs
+        theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**configs.text_json(text)))
+        return ClipText(text), (((1, 77), np.int32),), text_names, theirs
+
+
+@pytest.mark.parametrize(("generation", "kind"), PARAMETERS, ids="-".join)
+def test_every_leaf(generation, kind):
+    ours, inputs, naming, theirs = network(generation, kind)
+    structs = [jax.ShapeDtypeStruct(*x) for x in inputs]
+    params = jax.eval_shape(ours.init, jax.random.key(0), *structs)["params"]
+    expected = {name: tuple(tensor.shape) for name, tensor in theirs.named_parameters()}
+    found = {}
+    for path, leaf in flatten_dict(params, sep="/").items():
+        name = next(place.name for place in naming(path) if place.name in expected)
+        found[name] = torch_shape(path, leaf.shape)
+    assert found == expected
+    total = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    assert total == PARAMETERS[generation, kind]
+    assert total == sum(tensor.numel() for tensor in theirs.parameters())
