@@ -1,4 +1,4 @@
-"""Samplers against the exact solution for Gaussian data.
+"""Samplers against the exact solution for Gaussian data, and what all of them promise.
 
 For x_0 ~ N(mean, spread²) the optimal denoiser is linear in x_t, and the probability-flow ODE
 carries `x_t = alpha mean + √(alpha² spread² + sigma²) · z` with constant z.
@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from ragaf_jax.diffusion.guidance import guided
-from ragaf_jax.diffusion.samplers import SAMPLERS, ddim, dpm_solver_pp_2m, timestep_grid
-from ragaf_jax.diffusion.schedule import CLEAN, Schedule, add_noise, make_schedule
-from ragaf_jax.errors import UserError
+from ragaf_jax.diffusion.samplers import (
+    SAMPLERS,
+    ddim,
+    ddpm,
+    dpm_solver_pp_2m,
+    euler,
+    example_noise,
+    spacing_of,
+)
+from ragaf_jax.diffusion.schedule import Schedule, add_noise, finite_snr, make_schedule
+from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
 
 MEAN, SPREAD = 0.7, 0.4
+KEY = jax.random.key(0)
+DETERMINISTIC = ("ddim", "dpm_solver_pp_2m", "euler")
 
 
 def gaussian_denoiser(schedule):
@@ -49,7 +59,7 @@ def error_on(sampler, steps, z, first, last):
         return np.abs(np.asarray(sampled) - exact(alpha[last], sigma[last], z)).max()
 
 
-@pytest.mark.parametrize("sampler, order", [(ddim, 1), (dpm_solver_pp_2m, 2)])
+@pytest.mark.parametrize("sampler, order", [(ddim, 1), (euler, 1), (dpm_solver_pp_2m, 2)])
 def test_converges_at_its_order(rng, sampler, order):
     z = rng.normal(size=(3, 4)) + 0.1
     errors = [error_on(sampler, steps, z, 18_400, 6_400) for steps in (50, 100, 200, 400)]
@@ -57,7 +67,7 @@ def test_converges_at_its_order(rng, sampler, order):
     np.testing.assert_allclose(measured, order, atol=0.02)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_reaches_the_data_from_noise(rng, name):
     schedule = make_schedule("cosine", zero_terminal_snr=True)
     z = rng.normal(size=(2, 50))
@@ -74,12 +84,12 @@ def test_the_last_step_answers_the_networks_own_data(rng, name, steps, zero_term
     answers = jnp.asarray(rng.normal(size=(1000, 2, 3)), jnp.float32)
     grid = timestep_grid(1000, steps)
     sampled = SAMPLERS[name](
-        lambda x, t: answers[t[0]] + 0 * x, jnp.ones((2, 3), jnp.float32), schedule, grid
+        lambda x, t: answers[t[0]] + 0 * x, jnp.ones((2, 3), jnp.float32), schedule, grid, KEY
     )
     np.testing.assert_array_equal(sampled, answers[grid[-2]])
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_perfect_knowledge_of_the_data_is_never_lost(rng, name):
     """A denoiser that knows x_0 keeps x on the line `alpha x_0 + sigma noise` all the way."""
     schedule = make_schedule("scaled_linear")
@@ -91,7 +101,7 @@ def test_perfect_knowledge_of_the_data_is_never_lost(rng, name):
     np.testing.assert_allclose(sampled, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_timesteps_that_repeat_do_no_harm(rng, name):
     schedule = make_schedule("scaled_linear")
     grid = timestep_grid(1000, 50, 0.01)
@@ -101,6 +111,104 @@ def test_timesteps_that_repeat_do_no_harm(rng, name):
     denoise = gaussian_denoiser(schedule)
     repeated = SAMPLERS[name](denoise, start, schedule, grid)
     np.testing.assert_allclose(repeated, SAMPLERS[name](denoise, start, schedule, once), atol=0.03)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_stands_still_on_a_timestep_that_repeats(rng, name):
+    schedule = make_schedule("scaled_linear")
+    start = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
+    for t in (0, int(rng.integers(1, 999)), 999):
+        still = SAMPLERS[name](lambda x, t: x + 1, start, schedule, jnp.array([t] * 4), KEY)
+        np.testing.assert_array_equal(still, start)
+
+
+@pytest.mark.parametrize("zero_terminal_snr", (False, True))
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_first_steps_do_not_know_what_follows(rng, name, zero_terminal_snr):
+    """A prefix of the timesteps gives what the whole way passes through."""
+    schedule = make_schedule("scaled_linear", zero_terminal_snr=zero_terminal_snr)
+    start = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
+    grid, passed = timestep_grid(1000, 6), []
+
+    def denoise(x, t):
+        passed.append(np.asarray(x))
+        return gaussian_denoiser(schedule)(x, t)
+
+    with jax.disable_jit():
+        SAMPLERS[name](denoise, start, schedule, grid, KEY)
+    for k, x in enumerate(passed):
+        prefix = SAMPLERS[name](gaussian_denoiser(schedule), start, schedule, grid[: k + 1], KEY)
+        np.testing.assert_allclose(prefix, x, rtol=1e-5, atol=1e-6)
+
+
+def test_ancestral_sampling_has_the_marginals_of_the_schedule(rng):
+    """Knowing x_0, `x_t − alpha x_0` is N(0, sigma²) at every timestep, however long the steps."""
+    schedule = make_schedule("scaled_linear", zero_terminal_snr=True)
+    x0, noise = (jnp.asarray(rng.normal(size=(4, 10_000)), jnp.float32) for _ in range(2))
+    grid = timestep_grid(1000, 7)
+    for last in range(1, 7):
+        x = ddpm(lambda x, t: x0, noise, schedule, grid[: last + 1], KEY)
+        rest = (x - schedule.alpha[grid[last]] * x0) / schedule.sigma[grid[last]]
+        assert abs(float(rest.mean())) < 0.03 and abs(float(rest.std()) - 1) < 0.02
+        # What is drawn in a step is new: some of the noise before is gone.
+        assert abs(float((rest * noise).mean())) < 0.95
+
+
+def test_ancestral_sampling_reaches_the_distribution_of_the_data(rng):
+    schedule = make_schedule("cosine", zero_terminal_snr=True)
+    noise = jnp.asarray(rng.normal(size=(4, 5_000)), jnp.float32)
+    sampled = ddpm(gaussian_denoiser(schedule), noise, schedule, timestep_grid(1000, 250), KEY)
+    assert float(sampled.mean()) == pytest.approx(MEAN, abs=0.02)
+    assert float(sampled.std()) == pytest.approx(SPREAD, abs=0.02)
+
+
+def test_noise_of_an_example_does_not_depend_on_its_batch(rng):
+    schedule, grid = make_schedule("scaled_linear"), timestep_grid(1000, 5)
+    start = jnp.asarray(rng.normal(size=(3, 4, 4, 2)), jnp.float32)
+    denoise = gaussian_denoiser(schedule)
+    three = ddpm(denoise, start, schedule, grid, KEY)
+    two = ddpm(denoise, start[:2], schedule, grid, KEY)
+    np.testing.assert_allclose(three[:2], two, rtol=1e-5, atol=1e-6)
+    assert np.abs(ddpm(denoise, start, schedule, grid, jax.random.key(1)) - three).max() > 0.1
+
+
+def test_noise_differs_between_examples_and_steps():
+    draws = [example_noise(jax.random.fold_in(KEY, step), 3, (50,)) for step in range(4)]
+    together = np.corrcoef(np.concatenate(draws))
+    assert np.abs(together - np.eye(12)).max() < 0.7
+
+    # And it is the draws of the steps that are added: after the first, the sampler's x shows it.
+    schedule, x = make_schedule("scaled_linear"), jnp.zeros((3, 50))
+    grid = jnp.array([999, 600, 200])
+    one = ddpm(lambda x, t: 0 * x, x, schedule, grid[:2], KEY)
+    two = ddpm(lambda x, t: 0 * x, x, schedule, grid, KEY)
+    assert np.corrcoef(one.ravel(), draws[0].ravel())[0, 1] > 0.999
+    assert np.corrcoef(two.ravel(), draws[1].ravel())[0, 1] > 0.8
+
+
+def test_second_order_begins_a_step_later_at_an_infinite_log_snr(rng):
+    zero = make_schedule("scaled_linear", zero_terminal_snr=True)
+    start = jnp.asarray(rng.normal(size=(2, 60)), jnp.float32)
+    grid = timestep_grid(1000, 10)
+
+    def after(sampler, schedule, steps):
+        denoise = gaussian_denoiser(schedule)
+        return sampler(denoise, start, schedule, grid[: steps + 1])
+
+    np.testing.assert_allclose(after(dpm_solver_pp_2m, zero, 2), after(ddim, zero, 2), atol=1e-6)
+    for schedule, steps in ((zero, 3), (finite_snr(zero), 2)):
+        other = after(ddim, schedule, steps)
+        assert np.abs(after(dpm_solver_pp_2m, schedule, steps) - other).max() > 1e-5
+
+
+def test_each_sampler_has_the_spacing_of_its_scheduler():
+    for name in ("ddim", "euler", "ddpm"):
+        assert spacing_of(name, "leading", 1, True) == Spacing("leading", 1, False, True)
+    assert spacing_of("dpm_solver_pp_2m", "leading", 1, True) == Spacing("leading", 1, True, True)
+    # DDIM alone may leave timestep 0's noise in place.
+    assert [spacing_of(name, "trailing", 0, False).clean_end for name in SAMPLERS] == [
+        name != "ddim" for name in SAMPLERS
+    ]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -115,37 +223,11 @@ def test_only_the_number_of_steps_recompiles(name):
         grid = timestep_grid(1000, 4, strength)
         x = jax.random.normal(jax.random.key(seed), (2, 3))
         one = gaussian_denoiser(schedule)
-        return SAMPLERS[name](guided(one, text_scale, sketch_scale), x, schedule, grid)
+        denoise = guided(one, text_scale, sketch_scale)
+        return SAMPLERS[name](denoise, x, schedule, grid, jax.random.key(seed))
 
     settings = [(1, 1.0, 7.5, 1.0), (2, 0.6, 3.0, 1.5), (3, 0.3, 1.0, 0.0)]
     results = [sample(*setting) for setting in settings]
     assert traces == 1
     assert all(np.all(np.isfinite(result)) for result in results)
     assert not np.allclose(results[0], results[1])
-
-
-def test_grid_spans_the_schedule():
-    grid = np.asarray(timestep_grid(1000, 10))
-    assert grid.tolist() == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99, CLEAN]
-    every = np.asarray(timestep_grid(50, 50))
-    np.testing.assert_array_equal(every, np.arange(49, -2, -1))
-
-
-def test_grid_starts_at_the_strength(rng):
-    strength, steps = rng.uniform(0.2, 1), int(rng.integers(1, 40))
-    grid = np.asarray(timestep_grid(1000, steps, jnp.float32(strength)))
-    assert grid.shape == (steps + 1,) and grid[-1] == CLEAN
-    assert abs(grid[0] - strength * 999) <= 1.5
-    assert np.all(np.diff(grid) < 0)
-    # Evenly: rounding moves no gap by more than one.
-    assert np.ptp(np.diff(grid)) <= 1
-
-
-def test_grid_of_no_strength_stays_on_the_schedule():
-    assert np.asarray(timestep_grid(1000, 3, 0.0)).tolist() == [0, 0, 0, CLEAN]
-
-
-@pytest.mark.parametrize("steps", (0, 1001))
-def test_a_wrong_number_of_steps_is_named(steps):
-    with pytest.raises(UserError, match=f"steps are {steps}"):
-        timestep_grid(1000, steps)

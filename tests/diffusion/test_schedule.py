@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragaf_jax.diffusion.schedule import CLEAN, add_noise, levels, make_schedule
+from ragaf_jax.diffusion.schedule import CLEAN, add_noise, finite_snr, levels, make_schedule
 from ragaf_jax.errors import UserError
 
 NAMES = ("linear", "scaled_linear", "cosine")
@@ -52,6 +52,16 @@ def test_zero_terminal_snr_ends_in_noise_alone_and_keeps_the_start(name):
     # Shifted and scaled: differences keep their proportions.
     ratio = np.diff(zero.alpha[::100]) / np.diff(plain.alpha[::100])
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_finite_snr_moves_an_alpha_of_0_and_no_other(name):
+    plain, zero = make_schedule(name), make_schedule(name, zero_terminal_snr=True)
+    np.testing.assert_array_equal(finite_snr(plain).alpha, plain.alpha)
+    finite = finite_snr(zero)
+    assert finite.alpha[-1] ** 2 == 2.0**-24
+    np.testing.assert_array_equal(finite.alpha[:-1], zero.alpha[:-1])
+    np.testing.assert_array_equal(finite.sigma, zero.sigma)
 
 
 def test_levels_read_clean_data_below_timestep_zero():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 
+from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.generate import Settings, generate, process_of, to_pixels
@@ -69,20 +70,64 @@ def test_no_strength_gives_back_the_start(rng, stage2):
     batch, key = random_batch(rng, config, 2), jax.random.key(0)
     start = jnp.asarray(rng.standard_normal((2, *model.latent_shape)), jnp.float32)
     np.testing.assert_array_equal(draw(batch, key, Settings(3.0, 1.0, 0.0, 0.0), start), start)
-    far = [
-        np.abs(draw(batch, key, Settings(3.0, 1.0, 0.0, s), start) - start).mean()
-        for s in (0.1, 1.0)
-    ]
-    assert far[0] < far[1]
+    for strength in (0.1, 1.0):
+        drawn = draw(batch, key, Settings(3.0, 1.0, 0.0, strength), start)
+        assert np.abs(drawn - start).mean() > 0.1
+
+
+def test_noise_of_an_example_does_not_depend_on_its_batch(rng, stage2):
+    config, model, _, _ = stage2
+    process = process_of(config, tiny_tokenizer(), "ddpm")
+    params, batch = random_params(model, rng), random_batch(rng, config, 2)
+
+    @jax.jit
+    def draw(batch, key):
+        return generate(model, process, params, batch, key, Settings(1.0, 1.0))[0]
+
+    key = jax.random.key(int(rng.integers(2**31)))
+    both = draw(batch, key)
+    close(draw(jax.tree.map(lambda x: x[:1], batch), key), both[:1])
+    assert np.abs(draw(batch, jax.random.key(0)) - both).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_process_is_as_the_config_says(name):
+    config = tiny_config(1)
+    config.diffusion.update(
+        prediction="v_prediction",
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
+    process = process_of(config, tiny_tokenizer(), name, 20)
+    assert process.spacing == spacing_of(name, "leading", 1, False)
+    # Zero terminal SNR, as the sampler's scheduler in diffusers reads it.
+    assert process.schedule.alpha[-1] == (2.0**-12 if name in FINITE_SNR else 0)
+    config.diffusion.prediction = "sample"
+    assert process_of(config, tiny_tokenizer(), name).schedule.alpha[-1] == 0
+
+
+@pytest.mark.parametrize(
+    "fields, steps, words",
+    [
+        ({"timestep_spacing": "karras"}, 3, '"karras"'),
+        ({"timestep_spacing": "leading", "steps_offset": 999}, 3, "offset 999"),
+    ],
+)
+def test_timesteps_that_cannot_be_are_refused_at_once(fields, steps, words):
+    config = tiny_config(1)
+    config.diffusion.update(fields)
+    with pytest.raises(UserError, match=words):
+        process_of(config, tiny_tokenizer(), steps=steps)
 
 
 def test_pixels_are_those_of_the_image(rng, stage2):
     _, model, _, _ = stage2
     image = rng.integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
     latents = model.autoencoder.encode({}, jnp.asarray(image / 127.5 - 1, jnp.float32))
-    np.testing.assert_array_equal(to_pixels(model, latents), image)
+    np.testing.assert_array_equal(to_pixels(model, {}, latents), image)
 
 
 def test_an_unknown_sampler_is_named(stage2):
-    with pytest.raises(UserError, match="The sampler is 'euler'; choose one of ddim"):
-        process_of(stage2[0], tiny_tokenizer(), "euler")
+    with pytest.raises(UserError, match="The sampler is 'heun'; choose one of ddim"):
+        process_of(stage2[0], tiny_tokenizer(), "heun")

@@ -14,6 +14,7 @@ from fakes import WORDS, random_stage, save_stage
 from PIL import Image
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.outputs import METADATA
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -132,7 +133,7 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
         ({"strength": 1.5}, "strength is 1.5"),
         ({"strength": float("nan")}, "strength is nan"),
         ({"guidance": float("inf")}, "guidance is inf"),
-        ({"sampler": "euler"}, "dpm_solver_pp_2m"),
+        ({"sampler": "heun"}, "dpm_solver_pp_2m"),
     ],
 )
 def test_settings_out_of_range_end_in_one_sentence(pipeline, setting, expected):
