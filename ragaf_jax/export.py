@@ -38,13 +38,14 @@ ENTRIES = {*FOLDERS.values(), "tokenizer", "scheduler", "model_index.json", "REA
 _WHOLE = ["vae", "text_encoder", "tokenizer", "unet", "controlnet", "scheduler"]
 
 USAGE = {
-    "controlnet": "diffusers.ControlNetModel.from_pretrained({path!r})",
-    "unet": "diffusers.UNet2DConditionModel.from_pretrained({path!r})",
-    "vae": "diffusers.AutoencoderKL.from_pretrained({path!r})",
-    "text_encoder": "transformers.CLIPTextModel.from_pretrained({path!r})",
-    "lora": "pipeline.load_lora_weights({path!r})",
-    "ragaf": "safetensors.numpy.load_file({path!r} + '/model.safetensors')  # for RAGAF-JAX",
+    "controlnet": "controlnet = diffusers.ControlNetModel.from_pretrained({path!r})",
+    "unet": "unet = diffusers.UNet2DConditionModel.from_pretrained({path!r})",
+    "vae": "vae = diffusers.AutoencoderKL.from_pretrained({path!r})",
+    "text_encoder": "text_encoder = transformers.CLIPTextModel.from_pretrained({path!r})",
+    "lora": "pipeline.load_lora_weights({path!r})  # any pipeline of the model that it adapts",
+    "ragaf": "tensors = safetensors.numpy.load_file('{path}/model.safetensors')",
 }
+PIPELINE = "pipeline = diffusers.StableDiffusionControlNetPipeline.from_pretrained({path!r})"
 WHAT = {
     "controlnet": "the branch that reads the sketch",
     "unet": "the denoising network",
@@ -62,7 +63,8 @@ def measured(workdir: Path) -> dict[str, float]:
     if log.exists():
         for line in log.read_text().splitlines():
             numbers |= json.loads(line)
-        numbers.pop("step", None)
+        for name in ("step", "learning_rate", "grad_norm"):
+            numbers.pop(name, None)
     evaluation = workdir / "evaluation" / "metrics.json"
     if evaluation.exists():
         for stage, scores in json.loads(evaluation.read_text())["quality"].items():
@@ -115,10 +117,11 @@ def main(argv: list[str]) -> None:
             scheduler = configs.scheduler_json(config.diffusion)
             write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
             Tokenizer.from_json(meta["tokenizer"]).save_pretrained(folder / "tokenizer")
-            if set(_WHOLE) <= {path.name for path in folder.iterdir()}:
-                write_json(folder / "model_index.json", pipeline_index(_WHOLE))
         lines = [f"`{name}/`: {WHAT[name]}" for name in asked]
         usage = "\n".join(USAGE[name].format(path=f"{output.name}/{name}") for name in asked)
+        if set(_WHOLE) <= {path.name for path in folder.iterdir()}:
+            write_json(folder / "model_index.json", pipeline_index(_WHOLE))
+            usage = f"{PIPELINE.format(path=output.name)}\n\n# or each by itself\n{usage}"
         (folder / "README.md").write_text(card(output.name, lines, usage))
     print(FLAGS.output)
 

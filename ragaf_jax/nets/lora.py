@@ -8,7 +8,7 @@ y = W·x + (alpha / rank) · up·down·x (eq. 3), either as it stands (`adapted`
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,7 @@ def adapted(lora: Tree, dropout: float = 0.0, rng: PRNGKeyArray | None = None) -
     keys = (
         {}
         if rng is None or dropout == 0
-        else dict(zip(adapters, _keys(rng, adapters), strict=True))
+        else dict(zip(adapters, jax.random.split(rng, len(adapters)), strict=True))
     )
 
     def intercept(
@@ -139,25 +139,21 @@ def merged(params: Tree, lora: Tree) -> Tree:
     return unflatten_dict(flat, sep="/")
 
 
-def adapters_by_path(lora: Tree) -> dict[str, dict[str, Array]]:
+def adapters_by_path(lora: Tree) -> dict[str, dict[str, Any]]:
     """{"mid_block/attentions_0/proj_in": {"down", "up", "alpha"}, …} of one network's tree."""
-    adapters: dict[str, dict[str, Array]] = {}
+    adapters: dict[str, dict[str, Any]] = {}
     for path, leaf in flatten_dict(lora, sep="/").items():
         module, _, name = path.rpartition("/")
         adapters.setdefault(module, {})[name] = leaf
     return adapters
 
 
-def _keys(rng: PRNGKeyArray, adapters: Sequence[str] | Mapping[str, Any]) -> PRNGKeyArray:
-    return jax.random.split(rng, len(adapters))
-
-
-def _scale(adapter: Mapping[str, Array]) -> Float[Array, ""]:
+def _scale(adapter: Mapping[str, Any]) -> Float[Array, ""]:
     """alpha / rank; alpha is a constant of the adapter, not a parameter."""
-    return jax.lax.stop_gradient(adapter["alpha"]) / adapter["down"].shape[-1]
+    return jax.lax.stop_gradient(jnp.asarray(adapter["alpha"])) / adapter["down"].shape[-1]
 
 
-def _update(module: Any, adapter: Mapping[str, Array], x: Array) -> Array:
+def _update(module: Any, adapter: Mapping[str, Any], x: Array) -> Array:
     if not isinstance(module, Dense | nn.Dense | nn.Conv):
         raise TypeError(f"{'/'.join(module.path)} is a {type(module).__name__}, no dense or conv")
     # The module itself, narrower: same strides, padding and dtype.

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
+
+from ragaf_jax.weights.locate import HUB_ID
 
 
 def model_card(
@@ -31,7 +34,7 @@ def model_card(
         pipeline_tag="image-to-image",
         tags=["stable-diffusion", "controlnet", "sketch-to-image", "jax", "ragaf-jax"],
         datasets=[config["data"]["dataset"]],
-        base_model=base or None,
+        base_model=base if base and HUB_ID.fullmatch(base) and not Path(base).exists() else None,
     )
     rows = {
         "stage": config["stage"],
@@ -57,6 +60,12 @@ def model_card(
         "The sketch is given with **ink white on black**, in [0, 1].",
         "",
         "```python",
+        *(
+            f"import {name}"
+            for name in ("diffusers", "transformers", "safetensors.numpy")
+            if name in usage
+        ),
+        "",
         usage.strip(),
         "```",
         "",

@@ -310,7 +310,7 @@ def _make(kind: type[T], config: Json, source: str) -> T:
     fields = {f.name: _field(config, f.name, f.default, source) for f in dataclasses.fields(kind)}
     try:
         return kind(**fields)
-    except (ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise UserError(f"{source} does not describe a network: {error}.") from None
 
 
@@ -327,10 +327,14 @@ def _field(config: Json, name: str, default: Any, source: str) -> Any:
         raise UserError(
             f"{name} in {source} is {config[name]!r}, expected a value such as {example!r}."
         )
-    return value
+    return float(value) if isinstance(default, float) else value
 
 
 def _alike(value: Any, default: Any) -> bool:
+    """Whether it is of the same type, and above zero unless the default is not."""
     if isinstance(default, tuple):
         return isinstance(value, tuple) and all(_alike(x, default[0]) for x in value)
-    return type(value) is type(default) or (type(default) is float and type(value) is int)
+    if isinstance(default, str | bool):
+        return type(value) is type(default)
+    numbers = (int,) if isinstance(default, int) else (int, float)
+    return type(value) in numbers and (value > 0 or not default)

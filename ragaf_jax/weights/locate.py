@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.weights.stores import PICKLES, pickle_refusal
@@ -19,6 +19,9 @@ FLAX_FILES = {
 
 # Seconds that the hub may take to answer.
 TIMEOUT = 10
+
+# "owner/repository", and after another "/" a folder or file in it.
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+)?")
 
 # Given the names of all files of a repository, those that are wanted.
 Choose = Callable[[Collection[str]], Sequence[str]]
@@ -38,7 +41,7 @@ def locate(where: str, choose: Choose) -> Path:
     path = Path(where).expanduser()
     if path.exists():
         return path
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(/[\w./-]+)?", where):
+    if not HUB_ID.fullmatch(where):
         raise UserError(
             f"There is no folder or file {where}, and it is no hub id such as "
             "stable-diffusion-v1-5/stable-diffusion-v1-5; give one that is."
@@ -65,7 +68,7 @@ def _fetched_before(repository: str, where: str, error: Exception) -> Path:
         return Path(
             huggingface_hub.snapshot_download(repository, allow_patterns=[], local_files_only=True)
         )
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, HFValidationError):
         reason = " ".join([line for line in str(error).splitlines() if line][:2])
         raise UserError(
             f"{where} is no local folder or file and cannot be fetched from the hub "

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import save_file
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import adapters_by_path
 from ragaf_jax.weights.configs import read_json
 from ragaf_jax.weights.names import from_torch, to_torch, torch_name
-from ragaf_jax.weights.stores import Safetensors, open_weights
+from ragaf_jax.weights.stores import Safetensors, open_weights, save_tensors
 
 Tree = dict[str, Any]
 
@@ -69,7 +68,7 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
     found: dict[_Module, dict[str, str]] = {}
     for name in store.shapes:
         named, part = _parse(name)
-        if named not in known:
+        if not part or named not in known:
             raise UserError(
                 f"The tensor {name} in {store.source} is of no module of this model, expected a "
                 "LoRA of Stable Diffusion's UNet or text encoder, of the same generation."
@@ -113,7 +112,7 @@ def lora_tensors(lora: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
                 name = _DIFFUSERS[network] + _torch_module(path)
                 tensors[f"{name}.lora_A.weight"] = down
                 tensors[f"{name}.lora_B.weight"] = up * (alpha / down.shape[0])
-    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    return {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
 
 
 def save_lora(path: Path, lora: Mapping[str, Any], kind: str) -> None:
@@ -126,7 +125,7 @@ def save_lora(path: Path, lora: Mapping[str, Any], kind: str) -> None:
     metadata = {"format": "pt"}
     if kind == "kohya":
         metadata |= {"ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks))}
-    save_file(lora_tensors(lora, kind), path, metadata)
+    save_tensors(path, lora_tensors(lora, kind), metadata)
 
 
 def _open(path: Path) -> tuple[Safetensors, Settings]:
@@ -174,7 +173,7 @@ def _said_alpha(settings: Settings, module: _Module, rank: int, source: str) -> 
                 break
         # Kalajdzievski 2023 divides by √rank where LoRA divides by the rank.
         factor = rank**0.5 if said.get("use_rslora") else 1.0
-        return rank if alpha is None else factor * float(alpha)
+        return float(rank) if alpha is None else factor * float(alpha)
     except (AttributeError, TypeError, ValueError, re.error) as error:
         raise UserError(
             f"The settings of the LoRA {source} say no alpha of {name} ({error}), expected numbers "

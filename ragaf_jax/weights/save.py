@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
-from safetensors.numpy import save_file
 
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.lora import merged
@@ -17,6 +16,7 @@ from ragaf_jax.weights import configs
 from ragaf_jax.weights.configs import ControlConfig
 from ragaf_jax.weights.lora_files import save_lora
 from ragaf_jax.weights.names import Naming, text_names, to_torch, unet_names, vae_names
+from ragaf_jax.weights.stores import save_tensors
 
 # The networks' folders in diffusers' layout, by their names in our parameters.
 FOLDERS = {
@@ -93,7 +93,7 @@ def _write(
     file: str,
     dtype: str,
 ) -> None:
-    save_file(torch_tensors(tree, naming, dtype), folder / file, {"format": "pt"})
+    save_tensors(folder / file, torch_tensors(tree, naming, dtype), {"format": "pt"})
     write_json(folder / "config.json", config)
 
 
@@ -103,7 +103,7 @@ def _write_ragaf(folder: Path, tree: Mapping[str, Any], ragaf: Any) -> None:
         path.replace("/", "."): np.ascontiguousarray(leaf, np.float32)
         for path, leaf in flatten_dict(tree, sep="/").items()
     }
-    save_file(tensors, folder / "model.safetensors", {"format": "flax"})
+    save_tensors(folder / "model.safetensors", tensors, {"format": "flax"})
     config = {
         **dataclasses.asdict(ragaf.config),
         "sites": dict(ragaf.sites),

@@ -1,6 +1,7 @@
 """Files of weights as mappings from names to tensors, read one tensor at a time."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgpack
 import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from ragaf_jax.errors import UserError
 
@@ -148,6 +150,14 @@ def open_msgpack(path: Path, dtype: jax.typing.DTypeLike | None = None) -> InMem
             "download it again."
         ) from None
     return InMemory(str(path), flat)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file that others may read as they may read the files beside it."""
+    save_file(dict(tensors), path, metadata)  # gives it to its owner alone
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 class Under(NamedTuple):

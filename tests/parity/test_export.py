@@ -66,6 +66,7 @@ def trained(request, tmp_path_factory):
     )
     config, tokenizer = adopted(config, folder / "run")
     batch = random_batch(rng, config)
+    (folder / "kind").write_text(kind)
     (folder / "run").mkdir()
     train(config, folder / "run", Batches(batch), batch, tokenizer, lambda step: Writer())
     return folder
@@ -78,8 +79,10 @@ def export(workdir, output, *flags):
     )
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "dpm_solver_pp_2m", "euler"])
-def test_the_same_picture(rng, trained, tmp_path, scheduler):
+def test_the_same_picture(rng, trained, tmp_path):
+    # Of all pairs two, for the sake of time; schedulers are compared step by step elsewhere.
+    kind = (trained / "kind").read_text()
+    scheduler = {"sd1": "ddim", "sd2": "dpm_solver_pp_2m"}[kind]
     done = export(trained / "run", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     pipe = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
@@ -88,7 +91,6 @@ def test_the_same_picture(rng, trained, tmp_path, scheduler):
     solver = {
         "ddim": diffusers.DDIMScheduler,
         "dpm_solver_pp_2m": diffusers.DPMSolverMultistepScheduler,
-        "euler": diffusers.EulerDiscreteScheduler,
     }[scheduler]
     pipe.scheduler = solver.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -116,8 +118,9 @@ def test_the_same_picture(rng, trained, tmp_path, scheduler):
         output_type="np",
     ).images[0]
     assert ours.std() > 5
-    mse = np.mean((ours / 255 - theirs) ** 2)
-    assert -10 * np.log10(mse) >= 40
+    psnr = -10 * np.log10(np.mean((ours / 255 - theirs) ** 2))
+    print(f"{kind}, {scheduler}: PSNR {psnr:.1f} dB")
+    assert psnr >= 40
 
 
 def test_the_branch_has_learnt(trained):
