@@ -15,6 +15,9 @@ from ragaf_jax.graph.padding import stack_graphs
 # Reading is light beside a training step: two threads keep four batches ahead of it.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
+# More than any run has. Of endless ones Grain's length overflows, at a batch of one example.
+_EPOCHS = 2**30
+
 
 def train_iterator(
     source: RecordSource,
@@ -47,7 +50,7 @@ def train_iterator(
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
-        .repeat()
+        .repeat(_EPOCHS)
         .random_map(RandomFlip())
         .random_map(to_example)
     )

@@ -44,6 +44,12 @@ def test_batches_have_their_shapes(source, seed):
     assert (batch.graph.n_node.sum(1) == 33).all() and batch.graph.globals is None
 
 
+def test_a_batch_of_one(source, seed):
+    batches = train_iterator(source, 1, seed, **BUDGET)
+    for _ in range(RECORDS + 1):
+        assert next(batches).image.shape == (1, SIZE, SIZE, 3)
+
+
 def test_an_epoch_has_every_record_once_and_its_own_order(source, seed):
     batches = train_iterator(source, RECORDS, seed, **BUDGET)
     mirrored = {record.tobytes(): record[:, ::-1].tobytes() for record in _images(source)}

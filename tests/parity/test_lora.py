@@ -27,7 +27,7 @@ TARGETS = ["to_q", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "conv1", "con
 def both(tmp_path_factory):
     """A pipeline of theirs and our UNet and text encoder with the same weights."""
     folder, rng = tmp_path_factory.mktemp("lora"), np.random.default_rng()
-    networks = torch_models.save_stable_diffusion(folder, "sd1", rng)
+    networks = torch_models.save_stable_diffusion(folder, "sd1", rng, layers_per_block=1)
     ours = open_pretrained(str(folder))
     unet, text = UNet(ours.unet.config), ClipText(ours.text_encoder.config)
     x, states = jnp.zeros((1, 8, 8, 4)), jnp.zeros((1, 7, torch_models.TEXT_WIDTH))

@@ -111,10 +111,10 @@ def scheduler(kind):
     )
 
 
-def save_stable_diffusion(folder, kind, rng):
+def save_stable_diffusion(folder, kind, rng, **unet_changes):
     """A whole checkpoint but for its tokenizer, in diffusers' layout; returns its networks."""
     networks = {
-        "unet": unet(kind, rng),
+        "unet": unet(kind, rng, **unet_changes),
         "vae": vae(rng),
         "text_encoder": text_encoder(kind, rng),
         "scheduler": scheduler(kind),
