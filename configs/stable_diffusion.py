@@ -6,12 +6,14 @@ import ml_collections
 def from_stable_diffusion(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """`config` at 512 px from SD 1.5, with only the sketch branch, and in Stage 2 RAGAF, trained.
 
+    python -m input_pipeline.prepare --dataset=openmoji/recolor --size=512 --recolorings=4
     The networks' sizes, the noise schedule and the tokenizer are the checkpoint's:
     `--config.init.checkpoint=` takes another one.
     """
     config.init.checkpoint = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config.data.image_size = 512
     config.data.text_length = 77
+    config.data.recolorings = 4  # 6,500 pictures of 512 px
     config.model.dtype = "bfloat16"
     config.train.trainable = ("control/.*",) if config.stage == 1 else ("control/.*", "ragaf/.*")
     config.train.frozen = (".*",)
@@ -23,6 +25,8 @@ def from_stable_diffusion(config: ml_collections.ConfigDict) -> ml_collections.C
     config.train.text_dropout = 0.5  # likewise (§3.3): the sketch must do without words
     config.train.sketch_dropout = 0.0  # its zero is the UNet itself
     config.validate_every = config.sample_every = config.checkpoint_every = 1000
+    # No more pictures at a time than a step has.
+    config.validation_examples = config.sample_examples = 4
     config.sample.guidance = 7.5
     config.sample.guidance_until = 0.0
     config.sample.strength = 0.8

@@ -20,7 +20,7 @@ from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_params
-from ragaf_jax.weights import configs
+from ragaf_jax.weights import schedulers
 from ragaf_jax.weights.card import model_card
 from ragaf_jax.weights.save import FOLDERS, pipeline_index, write_json, writers
 
@@ -90,6 +90,10 @@ def main(argv: list[str]) -> None:
             model, params, FLAGS.dtype, FLAGS.format, FLAGS.merge_lora
         ).items()
     }
+    if FLAGS.format == "kohya" and FLAGS.merge_lora:
+        raise UserError(
+            "--format=kohya writes the LoRA alone and --merge_lora leaves none; choose one of them."
+        )
     asked = FLAGS.parts or (["lora"] if FLAGS.format == "kohya" else list(made))
     if unknown := [name for name in asked if name not in made]:
         raise UserError(
@@ -112,16 +116,19 @@ def main(argv: list[str]) -> None:
             made[name](folder / name)
             usage = USAGE[name].format(path=f"{output.name}/{name}")
             (folder / name / "README.md").write_text(card(name, [WHAT[name]], usage))
-        if FLAGS.format == "diffusers":
+        if FLAGS.format == "diffusers" and not FLAGS.parts:
             (folder / "scheduler").mkdir()
-            scheduler = configs.scheduler_json(config.diffusion)
+            scheduler = schedulers.scheduler_json(config.diffusion)
             write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
             Tokenizer.from_json(meta["tokenizer"]).save_pretrained(folder / "tokenizer")
         lines = [f"`{name}/`: {WHAT[name]}" for name in asked]
         usage = "\n".join(USAGE[name].format(path=f"{output.name}/{name}") for name in asked)
         if set(_WHOLE) <= {path.name for path in folder.iterdir()}:
             write_json(folder / "model_index.json", pipeline_index(_WHOLE))
-            usage = f"{PIPELINE.format(path=output.name)}\n\n# or each by itself\n{usage}"
+            skip = config.model.clip_skip
+            told = f"  # and in every call: clip_skip={skip}" if skip else ""
+            pipeline = PIPELINE.format(path=output.name) + told
+            usage = f"{pipeline}\n\n# or each by itself\n{usage}"
         (folder / "README.md").write_text(card(output.name, lines, usage))
     print(FLAGS.output)
 

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STAGE1, STAGE2 = "--config=configs/stage1.py:quickstart", "--config=configs/stage2.py:quickstart"
+SD = "--config=configs/stage1.py:openmoji_sd"
 
 
 def fail(*command):
@@ -40,6 +41,7 @@ def fail(*command):
         ((STAGE2, "--mode=evaluate"), "config.stage1=''; use configs/stage2.py with"),
         ((STAGE2, "--mode=evaluate", "--config.stage1=nowhere"), "holds no checkpoint"),
         ((STAGE1, "--config.validate_every=0"), "config.validate_every is 0; it must be 1 or more"),
+        ((SD, "--config.init.checkpoint=nowhere"), "There is no folder or file nowhere, and it is"),
     ],
 )
 def test_main(tmp_path, flags, said):

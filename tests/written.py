@@ -1,5 +1,6 @@
 """Random networks in the files of a Stable Diffusion, without PyTorch."""
 
+import functools
 import json
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
+from configs import stage1, stage2
 from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.unet import UNet, UNetConfig
@@ -60,6 +62,7 @@ SCHEDULER = {
 }
 
 
+@functools.cache
 def abstract():
     """The shapes of every network's parameters."""
     x, t, text = ((1, 4, 4, 4), np.float32), ((1,), np.float32), ((1, 7, 12), np.float32)
@@ -102,6 +105,15 @@ def write(folder, trees):
     config = json.dumps(configs.control_json(CONTROL))
     (folder / "controlnet" / "config.json").write_text(config)
     return folder
+
+
+def configured(folder, stage=1, **changes):
+    """The configuration of a run that begins from what `write` wrote, not yet adopted."""
+    config = (stage1 if stage == 1 else stage2).get_config("openmoji_sd")
+    config.update_from_flattened_dict(
+        {"init.checkpoint": str(folder), "data.image_size": 32, "data.max_regions": 9} | changes
+    )
+    return config
 
 
 def assert_same(one, two):

@@ -34,6 +34,14 @@ ADOPTED = (
 )
 # Of these, what is ours to choose all the same.
 _OURS = ("diffusion.max_snr", "diffusion.min_snr_gamma")
+# What has an effect at the very beginning alone, with its value where nothing is asked for.
+_BEGINNING = {
+    "init.variant": "",
+    "init.control": "unet",
+    "init.lora": "",
+    "init.prediction": "",
+    "model.clip_skip": 0,
+}
 
 
 def adopted(
@@ -53,6 +61,7 @@ def adopted(
         meta = load_meta(place)
         if meta is not None and meta["config"].get("init", {}).get("checkpoint"):
             fields = flatten_dict(meta["config"], sep=".")
+            check_beginning(config, fields, place)
             chosen = {k: v for k, v in fields.items() if k.startswith(ADOPTED) and k not in _OURS}
             if config.model.lora.patterns:
                 chosen = {k: v for k, v in chosen.items() if not k.startswith("model.lora.")}
@@ -70,25 +79,51 @@ def adopted(
     )
 
 
+def check_beginning(config: ml_collections.ConfigDict, begun: Fields, workdir: Path) -> None:
+    """Refuses to be asked for another beginning than the run in `workdir` has had.
+
+    Raises:
+      UserError: names the first such field.
+    """
+    asked = flatten_dict(config.to_dict(), sep=".")
+    for name, nothing in _BEGINNING.items():
+        if asked[name] not in (nothing, begun[name]):
+            raise UserError(
+                f"config.{name} is {asked[name]!r}, and {workdir} was begun with {begun[name]!r}: "
+                "leave it out, or begin another Stage 1 with it."
+            )
+
+
 def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained) -> Fields:
-    """The fields of a configuration that a Stable Diffusion decides, by their paths."""
+    """The fields of a configuration that a Stable Diffusion decides, by their paths.
+
+    Raises:
+      UserError: its UNet reads more than a noisy latent, or the ControlNet is of another UNet.
+    """
+    channels = pretrained.vae.config.latent_channels
+    for name in ("in_channels", "out_channels"):
+        if (found := getattr(pretrained.unet.config, name)) != channels:
+            raise UserError(
+                f"{name} of the UNet of {pretrained.source} is {found}, expected the {channels} of "
+                "a latent: UNets for inpainting, depth or editing have further inputs."
+            )
     unet = dataclasses.asdict(pretrained.unet.config)
     # The sizes of what goes in and out are the autoencoder's and the data's.
     for name in ("sample_size", "in_channels", "out_channels"):
         del unet[name]
     text = dataclasses.asdict(pretrained.text_encoder.config)
-    channels: tuple[int, ...] = (16, 32, 96, 256)
+    sketch_channels: tuple[int, ...] = (16, 32, 96, 256)
     if config.init.control != "unet":
         control = open_control(config.init.control, config.init.variant).config
         check_control(config.init.control, control, pretrained.unet.config)
-        channels = control.conditioning_channels
+        sketch_channels = control.conditioning_channels
     diffusion = dict(pretrained.diffusion)
     if config.init.prediction:
         diffusion["prediction"] = config.init.prediction
     return {
         "data.text_length": text.pop("max_position_embeddings"),
         "model.autoencoder": "kl",
-        "model.conditioning_channels": channels,
+        "model.conditioning_channels": sketch_channels,
         **{f"model.unet.{name}": value for name, value in unet.items()},
         **{f"model.text_encoder.{name}": value for name, value in text.items()},
         **{

@@ -42,6 +42,11 @@ def initial_params(
     else:
         known = {}
     missing = [path for path in abstract if path not in known]
+    if any(path.startswith("autoencoder/") for path in missing):
+        raise UserError(
+            'config.model.autoencoder is "kl" and there are no weights for it; give '
+            "--config.init.checkpoint=<a Stable Diffusion>, of which the model then is."
+        )
 
     @jax.jit
     def fresh(rng: PRNGKeyArray) -> Tree:
@@ -83,6 +88,9 @@ def pretrained_params(config: ml_collections.ConfigDict, model: Model) -> Tree:
     if init.lora:
         adapters = load_lora(locate(init.lora, _lora_files), params)
         if model.lora is None:
+            if init.control == "unet" and "unet" in adapters:  # a copy of the merged UNet, then
+                encoder = {k: v for k, v in adapters["unet"].items() if k.startswith(_ENCODER)}
+                params["control"] = dict(lora.merged(params["control"], encoder))
             for network, tree in adapters.items():
                 params[network] = dict(lora.merged(params[network], tree))
         else:

@@ -28,23 +28,25 @@ def model_card(
       step: updates made.
       metrics: names and values, the last that were measured; may be empty.
     """
-    base = config.get("init", {}).get("checkpoint")
+    init, base = config["init"], config["init"]["checkpoint"]
     header = ModelCardData(
         library_name="diffusers",
         pipeline_tag="image-to-image",
         tags=["stable-diffusion", "controlnet", "sketch-to-image", "jax", "ragaf-jax"],
-        datasets=[config["data"]["dataset"]],
-        base_model=base if base and HUB_ID.fullmatch(base) and not Path(base).exists() else None,
+        base_model=_repository(base),
     )
+    loaded = {"sketch branch": init["control"], "LoRA": init["lora"]} if base else {}
     rows = {
         "stage": config["stage"],
         "started from": base or "random numbers",
+        **{f"{name} started from": place for name, place in loaded.items() if place},
         "data": f"{config['data']['dataset']} at {config['data']['image_size']} px",
         "updates": step,
         "examples an update": config["train"]["batch_size"],
         "learning rate": config["train"]["learning_rate"],
         "trained": ", ".join(f"`{x}`" for x in config["train"]["trainable"]),
         "the UNet predicts": config["diffusion"]["prediction"],
+        "last layers of the text encoder left out (clip_skip)": config["model"]["clip_skip"],
         "weights": "exponential moving average",
     }
     lines = [
@@ -73,7 +75,10 @@ def model_card(
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in rows.items()),
+        *(
+            "| {} | {} |".format(name, str(value).replace("|", "\\|"))
+            for name, value in rows.items()
+        ),
         "",
         "## Metrics",
         "",
@@ -95,3 +100,10 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _repository(base: str) -> str | None:
+    """The hub's repository in which a checkpoint lies, or None for a local one."""
+    if not HUB_ID.fullmatch(base) or Path(base).exists():
+        return None
+    return "/".join(base.split("/")[:2])

@@ -13,13 +13,11 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 CONTROL = "control_model."
 
-# OpenCLIP's last block, unused by SD 2, and its head; buffers that are no parameters.
-OPEN_CLIP_SURPLUS = (
-    r"transformer\.resblocks\.\d+\..*",
-    "text_projection",
-    "logit_scale",
-    "attn_mask",
-)
+# OpenCLIP's head, which SD 2 does not use, and a buffer that is no parameter.
+OPEN_CLIP_HEAD = ("text_projection", "logit_scale")
+OPEN_CLIP_SURPLUS = (*OPEN_CLIP_HEAD, "attn_mask")
+# What training the autoencoder has left in some files.
+VAE_SURPLUS = (r"loss\..*", r"model_ema\..*")
 
 _RESNET = {
     "norm1": "in_layers.0",
@@ -61,7 +59,16 @@ def is_compvis(store: Store) -> bool:
 
 
 def control_store(store: Store) -> Store | None:
-    """The tensors of a ControlNet in the original layout, or None where there is none."""
+    """The tensors of a ControlNet in the original layout, or None where there is none.
+
+    Raises:
+      UserError: they are differences to the UNet that it was trained for.
+    """
+    if "difference" in store.shapes:
+        raise UserError(
+            f"{store.source} holds differences to a UNet's weights (the tensor 'difference'), "
+            "expected whole weights; give the ControlNet in diffusers' layout or another file."
+        )
     for prefix in (CONTROL, ""):
         if f"{prefix}input_hint_block.0.weight" in store.shapes:
             return Under(store, prefix)

@@ -10,7 +10,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights.compvis import CLIP
+from ragaf_jax.weights.compvis import CLIP, OPEN_CLIP_HEAD, VAE
 from ragaf_jax.weights.configs import ControlConfig
 from ragaf_jax.weights.stores import Shapes, Store
 
@@ -42,6 +42,11 @@ def control_sizes(store: Store) -> ControlConfig:
 def vae_sizes(store: Store) -> VaeConfig:
     """Of an autoencoder; raises as `unet_sizes`."""
     shapes = store.shapes
+    if not shapes:
+        raise UserError(
+            f"{store.source} has no VAE under {VAE}, expected a whole Stable Diffusion; give a "
+            "file that was not pruned of it."
+        )
     try:
         levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
         return VaeConfig(
@@ -61,7 +66,8 @@ def text_sizes(store: Store, prefix: str) -> ClipTextConfig:
     """Of the text encoder under `prefix`; raises as `unet_sizes`."""
     shapes = store.shapes
     if prefix == CLIP:
-        model = "text_model."
+        named = any(name.startswith("text_model.") for name in shapes)
+        model = "text_model." if named else ""
         token, position = (f"{model}embeddings.{x}_embedding.weight" for x in ("token", "position"))
         first = f"{model}encoder.layers.0.mlp.fc1.weight"
         layers = _count(shapes, rf"{model}encoder\.layers\.(\d+)\.mlp\.fc1\.weight")
@@ -69,8 +75,10 @@ def text_sizes(store: Store, prefix: str) -> ClipTextConfig:
     else:
         token, position = "token_embedding.weight", "positional_embedding"
         first = "transformer.resblocks.0.mlp.c_fc.weight"
-        # SD 2 reads the states before the last block.
-        layers = _count(shapes, r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.weight") - 1
+        # SD 2 reads the states before OpenCLIP's last block. Where the head is missing, whoever
+        # wrote the file has left that block out as well.
+        layers = _count(shapes, r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.weight")
+        layers -= any(name in shapes for name in OPEN_CLIP_HEAD)
         activation = "gelu"
     try:
         vocabulary, width = shapes[token]

@@ -4,17 +4,14 @@ Every field is obeyed, known to be without effect here, or refused by name.
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.weights.fields import Json, field
 
-Json = Mapping[str, Any]
 T = TypeVar("T")
 
 # Fields with the one value that our networks are built for.
@@ -88,19 +85,6 @@ _TEXT_IGNORED = (
     "torch_dtype",
     "transformers_version",
 )
-_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-# Without these, diffusers' schedulers mean the values here.
-_SCHEDULE_DEFAULTS = {
-    "beta_schedule": "linear",
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "prediction_type": "epsilon",
-    "rescale_betas_zero_snr": False,
-    "steps_offset": 0,
-}
-# Without a timestep_spacing, these mean "leading" and all others "linspace".
-_LEADING = ("", "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler")
 
 
 class ControlConfig(NamedTuple):
@@ -113,19 +97,6 @@ class ControlConfig(NamedTuple):
 
     unet: UNetConfig
     conditioning_channels: tuple[int, ...]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises UserError where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; give a folder in diffusers' layout.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); download it again.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is no JSON object; download it again.")
-    return value
 
 
 def unet_config(config: Json, source: str) -> UNetConfig:
@@ -148,17 +119,17 @@ def control_config(config: Json, source: str) -> ControlConfig:
     # The half that a ControlNet does not have is written by no one, but some files carry it.
     ignored = (*_UNET_IGNORED, "out_channels", "up_block_types")
     _check(config, "ControlNetModel", _CONTROL_FIXED, (*obeyed, channels, *ignored), source)
-    down = _field(config, "down_block_types", UNetConfig.down_block_types, source)
+    down = field(config, "down_block_types", UNetConfig.down_block_types, source)
     up = [name.replace("Down", "Up") for name in reversed(down)]
     fields = {name: config.get(name) for name in obeyed} | {"up_block_types": up}
     unet = _make(UNetConfig, fields, source)
-    return ControlConfig(unet, _field(config, channels, (16, 32, 96, 256), source))
+    return ControlConfig(unet, field(config, channels, (16, 32, 96, 256), source))
 
 
 def vae_config(config: Json, source: str) -> VaeConfig:
     """Of AutoencoderKL; raises as `unet_config`."""
     obeyed = _fields(VaeConfig)
-    levels = len(_field(config, "block_out_channels", VaeConfig.block_out_channels, source))
+    levels = len(field(config, "block_out_channels", VaeConfig.block_out_channels, source))
     fixed = {
         **_VAE_FIXED,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
@@ -175,45 +146,6 @@ def text_config(config: Json, source: str) -> ClipTextConfig:
     # transformers' defaults are those of a smaller CLIP than Stable Diffusion's.
     defaults = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
     return _make(ClipTextConfig, {**defaults, **config}, source)
-
-
-def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
-    """The fields of `config.diffusion` that a scheduler_config.json decides.
-
-    What it says of diffusers' own sampler (its class, its solver's order …) is not obeyed: how to
-    sample is said by `config.sample`.
-
-    Raises:
-      UserError: another kind of diffusion.
-    """
-    kind = str(config.get("_class_name") or "")
-    if "Flow" in kind or config.get("trained_betas") is not None or "EDM" in kind:
-        raise UserError(
-            f"{source} is of a {kind} with trained_betas {config.get('trained_betas')}, expected "
-            "one of the schedulers of Stable Diffusion 1 and 2."
-        )
-    defaults = {
-        **_SCHEDULE_DEFAULTS,
-        "timestep_spacing": "leading" if kind in _LEADING else "linspace",
-        "set_alpha_to_one": kind != "PNDMScheduler",
-    }
-    said = {name: _field(config, name, default, source) for name, default in defaults.items()}
-    if said["beta_schedule"] not in _SCHEDULES:
-        raise UserError(
-            f"beta_schedule in {source} is {said['beta_schedule']!r}, expected one of "
-            f"{', '.join(_SCHEDULES)}."
-        )
-    return {
-        "schedule": _SCHEDULES[said["beta_schedule"]],
-        "steps": said["num_train_timesteps"],
-        "beta_start": said["beta_start"],
-        "beta_end": said["beta_end"],
-        "zero_terminal_snr": said["rescale_betas_zero_snr"],
-        "prediction": said["prediction_type"],
-        "timestep_spacing": said["timestep_spacing"],
-        "steps_offset": said["steps_offset"],
-        "set_alpha_to_one": said["set_alpha_to_one"],
-    }
 
 
 def unet_json(config: UNetConfig) -> dict[str, Any]:
@@ -255,24 +187,6 @@ def text_json(config: ClipTextConfig) -> dict[str, Any]:
     }
 
 
-def scheduler_json(fields: Json) -> dict[str, Any]:
-    """The inverse of `diffusion_fields`, for DDIM."""
-    names = {ours: theirs for theirs, ours in _SCHEDULES.items()}
-    return {
-        "_class_name": "DDIMScheduler",
-        "beta_schedule": names[fields["schedule"]],
-        "num_train_timesteps": fields["steps"],
-        "beta_start": fields["beta_start"],
-        "beta_end": fields["beta_end"],
-        "rescale_betas_zero_snr": fields["zero_terminal_snr"],
-        "prediction_type": fields["prediction"],
-        "timestep_spacing": fields["timestep_spacing"],
-        "steps_offset": fields["steps_offset"],
-        "set_alpha_to_one": fields["set_alpha_to_one"],
-        "clip_sample": False,
-    }
-
-
 def _fields(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
@@ -307,34 +221,8 @@ def _check(
 
 def _make(kind: type[T], config: Json, source: str) -> T:
     """A dataclass of the fields of `config` that it has; null is as good as nothing."""
-    fields = {f.name: _field(config, f.name, f.default, source) for f in dataclasses.fields(kind)}
+    fields = {f.name: field(config, f.name, f.default, source) for f in dataclasses.fields(kind)}
     try:
         return kind(**fields)
     except ValueError as error:
         raise UserError(f"{source} does not describe a network: {error}.") from None
-
-
-def _field(config: Json, name: str, default: Any, source: str) -> Any:
-    """A field of the type of `default`, which it is where there is none."""
-    value = config.get(name)
-    if value is None:
-        return default
-    value = tuple(value) if isinstance(value, list) else value
-    # The one field that is either a number or one for each level.
-    levels = name == "attention_head_dim" and isinstance(value, tuple)
-    if not _alike(value, (default,) if levels else default):
-        example = list(default) if isinstance(default, tuple) else default
-        raise UserError(
-            f"{name} in {source} is {config[name]!r}, expected a value such as {example!r}."
-        )
-    return float(value) if isinstance(default, float) else value
-
-
-def _alike(value: Any, default: Any) -> bool:
-    """Whether it is of the same type, and above zero unless the default is not."""
-    if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_alike(x, default[0]) for x in value)
-    if isinstance(default, str | bool):
-        return type(value) is type(default)
-    numbers = (int,) if isinstance(default, int) else (int, float)
-    return type(value) in numbers and (value > 0 or not default)

@@ -54,16 +54,21 @@ def load_tree(
     for path, leaf in bar:
         array = _part(store.read(places[path].name), places[path])
         array = from_torch(path, array, len(leaf.shape)) if torch_layout else array
-        if not np.isfinite(array).all():
-            raise UserError(
-                f"The tensor {places[path].name} in {store.source} has values that are infinite or "
-                "no numbers, expected finite ones; the file is damaged or the training diverged."
-            )
+        check_finite(array, places[path].name, store.source)
         array = np.asarray(array, leaf.dtype, order="C")
         # Waiting keeps the copies of the tensors before from piling up.
         loaded[path] = jax.block_until_ready(jax.device_put(array, leaf.sharding))
         del array
     return unflatten_dict(loaded, sep="/")
+
+
+def check_finite(array: np.ndarray, name: str, source: str) -> None:
+    """Refuses a tensor with infinities or NaNs; raises UserError with its name."""
+    if not np.isfinite(array).all():
+        raise UserError(
+            f"The tensor {name} in {source} has values that are infinite or no numbers, expected "
+            "finite ones; the file is damaged or the training diverged."
+        )
 
 
 def _find(source: str, shapes: Any, path: str, places: tuple[Place, ...]) -> Place:
@@ -89,18 +94,14 @@ def _check_shape(
     expected = (expected[0] * parts, *expected[1:]) if expected else expected
     if found == expected:
         return
-    if torch_layout and path.endswith("/kernel") and _without_ones(found) == expected[:2]:
-        return  # a 1×1 convolution for a matrix
-    if torch_layout and (*found, 1, 1) == expected:
-        return  # and the other way round
+    # A matrix may be stored as a 1×1 convolution, and the other way round.
+    alike = found == (*expected, 1, 1) or (*found, 1, 1) == expected
+    if torch_layout and path.endswith("/kernel") and alike:
+        return
     raise UserError(
         f"The tensor {place.name} in {source} has shape {found}, expected {expected}; the weights "
         "and the configuration are of different networks."
     )
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _part(array: np.ndarray, place: Place) -> np.ndarray:

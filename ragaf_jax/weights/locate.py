@@ -1,6 +1,8 @@
 """Where weights are: a local folder or file, or a repository on the Hugging Face hub."""
 
+import os
 import re
+import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -65,8 +67,8 @@ def _fetched_before(repository: str, where: str, error: Exception) -> Path:
     """What is here of a repository that cannot be reached."""
     try:
         # Its whole would be asked for without patterns, and never more than parts are fetched.
-        return Path(
-            huggingface_hub.snapshot_download(repository, allow_patterns=[], local_files_only=True)
+        folder = huggingface_hub.snapshot_download(
+            repository, allow_patterns=[], local_files_only=True
         )
     except (LocalEntryNotFoundError, HFValidationError):
         reason = " ".join([line for line in str(error).splitlines() if line][:2])
@@ -75,11 +77,18 @@ def _fetched_before(repository: str, where: str, error: Exception) -> Path:
             f"({type(error).__name__}: {reason}); check the name and the network, or download it "
             "and give its path."
         ) from None
+    print(
+        f"The hub cannot be reached ({type(error).__name__}); what was fetched of {repository} "
+        "before is used.",
+        file=sys.stderr,
+    )
+    return Path(folder)
 
 
 def _wanted(names: Collection[str], inside: str, choose: Choose) -> list[str]:
     if inside.endswith(".safetensors"):
-        return [inside]
+        # PEFT's settings may lie beside a file of its tensors.
+        return [inside, f"{inside.rpartition('/')[0]}/adapter_config.json".lstrip("/")]
     prefix = f"{inside}/" if inside else ""
     below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     return [prefix + name for name in choose(below)]
@@ -94,7 +103,8 @@ def choose_weights(
       names: of all files, relative to the root.
       folder: of the network, such as "unet"; "" for the root.
       stem: "diffusion_pytorch_model", or "model" for a text encoder.
-      variant: "fp16", "non_ema" …; "" takes the plain file, else the first variant there is.
+      variant: "fp16", "non_ema" …, of which many repositories have only some networks; without it,
+        the plain file, else the first variant there is.
       source: the root, for messages.
 
     Raises:
@@ -102,7 +112,7 @@ def choose_weights(
     """
     here = [name for name in names if name.rpartition("/")[0] == folder]
     found = {name.rpartition("/")[2]: name for name in here}
-    for tried in (variant,) if variant else VARIANTS:
+    for tried in (variant, *VARIANTS) if variant else VARIANTS:
         infix = f".{tried}" if tried else ""
         if (single := f"{stem}{infix}.safetensors") in found:
             return [found[single]]
@@ -111,18 +121,29 @@ def choose_weights(
             if index in found:
                 shard = re.compile(rf"{stem}{re.escape(infix)}-\d+-of-\d+\.safetensors")
                 return [found[index], *(found[n] for n in sorted(found) if shard.fullmatch(n))]
-    if FLAX_FILES[stem] in found and not variant:
+    if FLAX_FILES[stem] in found:
         return [found[FLAX_FILES[stem]]]
     pickles = [name for name in sorted(found) if name.endswith(PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in found):
         raise UserError(pickle_refusal(Path(source) / found[pickles[0]]))
-    wanted = f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
     raise UserError(
-        f"{Path(source) / folder} holds {', '.join(sorted(found)) or 'no files'}, expected {wanted}"
-        f" or {FLAX_FILES[stem]}; give a folder in diffusers' layout."
+        f"{Path(source) / folder} holds {', '.join(sorted(found)) or 'no files'}, expected "
+        f"{stem}.safetensors or {FLAX_FILES[stem]}; give a folder in diffusers' layout."
     )
 
 
+def check_variant(names: Collection[str], variant: str, source: str) -> None:
+    """Refuses a variant of which there is no file; raises UserError."""
+    if variant and not any(f".{variant}" in name for name in names):
+        raise UserError(
+            f"{source} has no file of the variant {variant!r}; choose another one, or none."
+        )
+
+
 def files_below(folder: Path) -> list[str]:
-    """The names of all files in a folder, relative to it."""
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    """The names of all files in a folder, relative to it; networks may be linked there."""
+    return [
+        (Path(root) / name).relative_to(folder).as_posix()
+        for root, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    ]

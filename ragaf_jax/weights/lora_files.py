@@ -15,8 +15,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import adapters_by_path
-from ragaf_jax.weights.configs import read_json
-from ragaf_jax.weights.names import from_torch, to_torch, torch_name
+from ragaf_jax.weights.fields import read_json
+from ragaf_jax.weights.load import check_finite
+from ragaf_jax.weights.names import from_torch, to_torch, torch_name, torch_shape
 from ragaf_jax.weights.stores import Safetensors, open_weights, save_tensors
 
 Tree = dict[str, Any]
@@ -38,6 +39,10 @@ _UP = r"lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight|lora_linear_la
 _TENSOR = re.compile(rf"(?P<module>.+)\.(?:(?P<down>{_DOWN})|(?P<up>{_UP})|(?P<alpha>alpha))")
 # diffusers' names before 2023-12: attn1.processor.to_q_lora.down.weight
 _PROCESSOR = re.compile(r"(.+)\.processor\.(to_\w+?)_lora\.(down|up)\.weight")
+# Of LyCORIS' and others' adapters, which are more than two matrices.
+_OTHER_KINDS = re.compile(
+    r"\.(lora_mid|dora_scale|lora_magnitude_vector|hada_w\w+|lokr_w\w+|diff_b|diff|oft_\w+)\b"
+)
 _KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_", "control": "lora_controlnet_"}
 _DIFFUSERS = {"unet": "unet.", "text_encoder": "text_encoder.", "control": "controlnet."}
 
@@ -68,6 +73,11 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
     found: dict[_Module, dict[str, str]] = {}
     for name in store.shapes:
         named, part = _parse(name)
+        if other := _OTHER_KINDS.search(name):
+            raise UserError(
+                f"The tensor {name} in {store.source} is of an adapter with {other[1]}, expected "
+                "LoRA's two matrices a module: LoHa, LoKr, DoRA and Tucker's cores are not read."
+            )
         if not part or named not in known:
             raise UserError(
                 f"The tensor {name} in {store.source} is of no module of this model, expected a "
@@ -138,9 +148,11 @@ def _open(path: Path) -> tuple[Safetensors, Settings]:
                 f"{path} holds no {' and no '.join(TENSOR_FILES)}; give the folder or the file of "
                 "a LoRA."
             )
-        if (path / SETTINGS_FILE).exists():
-            settings = {"": read_json(path / SETTINGS_FILE)}
         path = files[0]
+    # PEFT's alpha lies beside its tensors.
+    beside = path.with_name(SETTINGS_FILE)
+    if path.name == TENSOR_FILES[1] and beside.exists():
+        settings = {"": read_json(beside)}
     store = open_weights(path)
     if not isinstance(store, Safetensors):
         raise UserError(f"{path} is no safetensors file; expected a LoRA in one.")
@@ -193,7 +205,10 @@ def _known(params: Mapping[str, Any]) -> dict[str, _Module]:
                 continue
             module = _Module(network, path, tuple(leaf.shape))
             torch = _torch_module(path)
-            known[_KOHYA[network] + path.replace("/", "_")] = module
+            kohya = path.replace("/", "_")
+            known[_KOHYA[network] + kohya] = module
+            if network == "text_encoder":  # as trainers say who know of two, as SDXL has
+                known[f"lora_te1_{kohya}"] = module
             # A bare name is PEFT's, whose files are of one network.
             for prefix in (_DIFFUSERS[network], "base_model.model.", ""):
                 known.setdefault(prefix + torch, module)
@@ -233,15 +248,11 @@ def _adapter(
         # An alpha may be stored as a vector of one.
         array = array.squeeze() if part == "alpha" else from_torch(path, array, len(shape))
         if array.shape != shape:
-            expected = to_torch(path, np.broadcast_to(np.float32(0), shape)).shape if shape else ()
+            expected = torch_shape(path, shape) if shape else ()
             raise UserError(
                 f"The tensor {name} in {store.source} has shape {store.shapes[name]}, expected "
                 f"{expected}; the LoRA is of another network."
             )
-        if not np.isfinite(array).all():
-            raise UserError(
-                f"The tensor {name} in {store.source} has values that are infinite or no numbers, "
-                "expected finite ones; the file is damaged or the training diverged."
-            )
+        check_finite(array, name, store.source)
         adapter[part] = np.asarray(array, np.float32, order="C")
     return {f"{module.network}/{module.path}/{part}": value for part, value in adapter.items()}

@@ -13,10 +13,11 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights import compvis, compvis_sizes, configs
-from ragaf_jax.weights.configs import ControlConfig, read_json
+from ragaf_jax.weights import compvis, compvis_sizes, configs, schedulers
+from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.fields import read_json
 from ragaf_jax.weights.load import Tree, load_tree
-from ragaf_jax.weights.locate import choose_weights, files_below, locate
+from ragaf_jax.weights.locate import check_variant, choose_weights, files_below, locate
 from ragaf_jax.weights.names import Naming, flax_names, text_names, unet_names, vae_names
 from ragaf_jax.weights.stores import InMemory, Safetensors, Store, Under, open_weights
 
@@ -93,6 +94,7 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
     if path.is_file():
         return _single_file(path)
     names = files_below(path)
+    check_variant(names, variant, str(path))
     read = {
         folder: read_json(path / folder / "config.json")
         for folder in ("unet", "vae", "text_encoder")
@@ -113,7 +115,7 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
         network("unet", configs.unet_config, unet_names),
         network("vae", configs.vae_config, vae_names),
         network("text_encoder", configs.text_config, text_names, *_TEXT_SURPLUS),
-        configs.diffusion_fields(read_json(scheduler), str(scheduler)),
+        schedulers.diffusion_fields(read_json(scheduler), str(scheduler)),
         path / "tokenizer",
     )
 
@@ -143,6 +145,7 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
 
 def _wanted(names: Collection[str], variant: str, source: str) -> list[str]:
     """Of a repository in diffusers' layout, what `open_pretrained` reads."""
+    check_variant(names, variant, source)
     chosen = [name for name in names if name.startswith(("scheduler/", "tokenizer/"))]
     for folder, stem in _STEMS.items():
         chosen += [f"{folder}/config.json", *choose_weights(names, folder, stem, variant, source)]
@@ -160,25 +163,28 @@ def _single_file(path: Path) -> Pretrained:
     unet, vae = Under(whole, compvis.UNET), Under(whole, compvis.VAE)
     text = Under(whole, prefix)
     sizes, vae_sizes = compvis_sizes.unet_sizes(unet), compvis_sizes.vae_sizes(vae)
+    text_sizes = compvis_sizes.text_sizes(text, prefix)
     prediction, notice = _prediction(whole, prefix)
     clip = prefix == compvis.CLIP
+    unused = rf"transformer\.resblocks\.{text_sizes.num_hidden_layers}\..*"
     return Pretrained(
         str(path),
         Network(sizes, lambda dtype: unet, compvis.unet_naming(sizes)),
-        Network(vae_sizes, lambda dtype: vae, compvis.vae_naming(vae_sizes)),
+        Network(vae_sizes, lambda dtype: vae, compvis.vae_naming(vae_sizes), compvis.VAE_SURPLUS),
         Network(
-            compvis_sizes.text_sizes(text, prefix),
+            text_sizes,
             lambda dtype: text,
             text_names if clip else compvis.open_clip_names,
-            _TEXT_SURPLUS if clip else compvis.OPEN_CLIP_SURPLUS,
+            _TEXT_SURPLUS if clip else (*compvis.OPEN_CLIP_SURPLUS, unused),
         ),
         # Those of all Stable Diffusions (Rombach et al. 2022, v1-inference.yaml).
-        configs.diffusion_fields(
+        schedulers.diffusion_fields(
             {
                 "beta_schedule": "scaled_linear",
                 "beta_start": 0.00085,
                 "beta_end": 0.012,
                 "prediction_type": prediction,
+                "rescale_betas_zero_snr": "ztsnr" in whole.shapes,
                 "steps_offset": 1,
                 "set_alpha_to_one": False,
             },
@@ -194,6 +200,8 @@ def _prediction(whole: Safetensors, prefix: str) -> tuple[str, str]:
     """What the UNet of a single file predicts, and a sentence where that is a guess."""
     said = whole.metadata.get("modelspec.prediction_type", "")
     known = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+    if "v_pred" in whole.shapes:  # a tensor that says so to other programs
+        return "v_prediction", ""
     if said in known:
         return known[said], ""
     if prefix == compvis.CLIP:

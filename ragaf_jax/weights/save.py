@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -43,15 +44,16 @@ def writers(
       params: their parameters.
       dtype: NumPy's or JAX's name of the stored type; LoRA and RAGAF are always float32.
       lora_format: "diffusers" or "kohya".
-      merge_lora: adapters are merged into their networks; then there is no "lora".
+      merge_lora: adapters are merged into their networks; then there is no "lora". Those of the
+        sketch branch always are: no program reads adapters of a ControlNet.
     """
-    adapters = params.get("lora", {})
-    if merge_lora:
-        params = {
-            name: merged(tree, adapters[name]) if name in adapters else tree
-            for name, tree in params.items()
-            if name != "lora"
-        }
+    adapters = dict(params.get("lora", {}))
+    merging = list(adapters) if merge_lora else [name for name in adapters if name == "control"]
+    params = dict(params)
+    for name in merging:
+        # In float32: what is frozen may be in bfloat16, which would round the update away.
+        tree = jax.tree.map(lambda x: np.asarray(x, np.float32), params[name])
+        params[name] = merged(tree, adapters.pop(name))
     unet = model.unet.config
     control = ControlConfig(unet, model.control.conditioning_channels)
     made: dict[str, Writer] = {}
@@ -69,7 +71,7 @@ def writers(
     if model.ragaf is not None:
         ragaf = model.ragaf
         made["ragaf"] = lambda folder: _write_ragaf(folder, params["ragaf"], ragaf)
-    if adapters and not merge_lora:
+    if adapters:
         name = "pytorch_lora_weights.safetensors"
         made["lora"] = lambda folder: save_lora(folder / name, adapters, lora_format)
     return made

@@ -205,8 +205,8 @@ def pickle_refusal(path: Path) -> str:
     return (
         f"{path} is a pickle, which can run any program when it is read, so it is refused; convert "
         "it once where you trust it, with PyTorch: safetensors.torch.save_file("
-        f"torch.load({path.name!r}, weights_only=True), 'model.safetensors') (of a .ckpt, what is "
-        "under its key 'state_dict')."
+        f"torch.load({path.name!r}, weights_only=True), {path.with_suffix('.safetensors').name!r}) "
+        "(of a .ckpt, what is under its key 'state_dict'; pytorch_model becomes model.safetensors)."
     )
 
 

@@ -73,23 +73,30 @@ def test_weights_go_where_their_sharding_says(folder, trees):
 
 
 @pytest.mark.parametrize(
-    ("variant", "names"), [("fp16", ("fp16",)), ("", ("fp16",)), ("non_ema", ("", "non_ema"))]
+    ("variant", "files"),
+    [("fp16", ("fp16",)), ("", ("fp16",)), ("non_ema", ("", "non_ema")), ("fp16", ("", "fp16"))],
 )
-def test_variants(folder, trees, variant, names):
-    """The one that is asked for, or the one that there is."""
-    plain = folder / UNET_FILE
+def test_variants(folder, trees, variant, files):
+    """The one that is asked for, or the one that there is; the other networks have one file."""
     half = {k: v.astype(np.float16) for k, v in tensors(trees, "unet").items()}
-    for name in names:
-        if name:
-            save_file(half, folder / f"unet/diffusion_pytorch_model.{name}.safetensors")
-    if "" not in names:
-        plain.unlink()
-    if variant:  # the other networks have one file
-        for network, stem in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
-            file = folder / network / f"{stem}.safetensors"
-            shutil.copy(file, file.with_name(f"{stem}.{variant}.safetensors"))
+    for name in filter(None, files):
+        save_file(half, folder / f"unet/diffusion_pytorch_model.{name}.safetensors")
+    if "" not in files:
+        (folder / UNET_FILE).unlink()
     found = loaded(folder, "unet", variant)
     assert_same(found, cast(cast(trees["unet"], np.float16), np.float32))
+    assert_same(loaded(folder, "vae", variant), trees["vae"])
+
+
+def test_a_variant_that_no_network_has(folder):
+    with pytest.raises(UserError, match="no file of the variant 'fp8'"):
+        open_pretrained(str(folder), "fp8")
+
+
+def test_a_network_that_is_linked(folder, trees):
+    (folder / "vae").rename(folder.parent / "other")
+    (folder / "vae").symlink_to(folder.parent / "other")
+    assert_same(loaded(folder, "vae"), trees["vae"])
 
 
 @pytest.mark.parametrize("infix", ["", ".fp16"])
@@ -170,6 +177,14 @@ DAMAGES = {
     "mis-shaped": (
         lambda x: x.update({NAME: np.zeros((8, 8, 3, 1), np.float32)}),
         rf"{NAME} in .* has shape \(8, 8, 3, 1\), expected \(8, 8, 3, 3\)",
+    ),
+    "mis-shaped like a 1x1 convolution": (
+        lambda x: x.update({NAME: np.zeros((8, 8, 1, 1), np.float32)}),
+        rf"{NAME} in .* has shape \(8, 8, 1, 1\), expected \(8, 8, 3, 3\)",
+    ),
+    "mis-shaped like a matrix": (
+        lambda x: x.update({NAME: np.zeros((8, 8), np.float32)}),
+        rf"{NAME} in .* has shape \(8, 8\), expected \(8, 8, 3, 3\)",
     ),
     "not finite": (
         lambda x: x.update({NAME: np.full((8, 8, 3, 3), np.nan, np.float32)}),

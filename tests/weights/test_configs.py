@@ -1,0 +1,227 @@
+"""Every field of a config.json is obeyed, known to be without effect, or refused by name."""
+
+import dataclasses
+import json
+
+import pytest
+from published import DDIM21, DOWN, PNDM, SCRIBBLE, TEXT, TEXT21, UNET, UNET21, UP, VAE
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.weights import configs, schedulers
+from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.fields import read_json
+
+SD21 = UNetConfig(
+    sample_size=96,
+    attention_head_dim=(5, 10, 20, 20),
+    cross_attention_dim=1024,
+    use_linear_projection=True,
+)
+OPEN_CLIP = ClipTextConfig(49408, 1024, 4096, 23, 16, hidden_act="gelu")
+READERS = {
+    "unet": (configs.unet_config, UNET),
+    "vae": (configs.vae_config, VAE),
+    "text": (configs.text_config, TEXT),
+    "control": (configs.control_config, SCRIBBLE),
+    "scheduler": (schedulers.diffusion_fields, PNDM),
+}
+
+
+def test_stable_diffusion_1():
+    assert configs.unet_config(UNET, "x") == UNetConfig()
+    assert configs.vae_config(VAE, "x") == VaeConfig()
+    assert configs.text_config(TEXT, "x") == ClipTextConfig()
+    control = configs.control_config(SCRIBBLE, "x")
+    assert control == ControlConfig(UNetConfig(), (16, 32, 96, 256))
+
+
+def test_stable_diffusion_2():
+    assert configs.unet_config(UNET21, "x") == SD21
+    assert configs.text_config(TEXT21, "x") == OPEN_CLIP
+    assert configs.vae_config(VAE | {"sample_size": 768}, "x") == VaeConfig(sample_size=768)
+
+
+SD_NOISE = {
+    "schedule": "scaled_linear",
+    "steps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "zero_terminal_snr": False,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
+
+
+def test_schedulers():
+    fields = schedulers.diffusion_fields
+    assert fields(PNDM, "x") == SD_NOISE | {"prediction": "epsilon"}
+    assert fields(DDIM21, "x") == SD_NOISE | {"prediction": "v_prediction"}
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    found = fields(DDIM21 | zero, "x")
+    assert found["zero_terminal_snr"] and found["timestep_spacing"] == "trailing"
+    # What is not said is what the class of that name means in diffusers.
+    kinds = {
+        "DDIMScheduler": ("leading", True),
+        "PNDMScheduler": ("leading", False),
+        "EulerDiscreteScheduler": ("linspace", True),
+        "DPMSolverMultistepScheduler": ("linspace", True),
+    }
+    for kind, expected in kinds.items():
+        found = fields({"_class_name": kind, "steps_offset": None}, "x")
+        assert (found["timestep_spacing"], found["set_alpha_to_one"]) == expected
+        assert (found["schedule"], found["beta_end"]) == ("linear", 0.02)
+        assert found["steps_offset"] == 0
+
+
+def random_unet(rng):
+    levels, groups = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    heads = tuple(int(n) for n in rng.integers(1, 4, levels))
+    cross = [bool(x) for x in rng.integers(0, 2, 2 * levels)]
+    return UNetConfig(
+        sample_size=int(rng.integers(1, 99)),
+        in_channels=int(rng.integers(1, 9)),
+        out_channels=int(rng.integers(1, 9)),
+        block_out_channels=tuple(groups * n * int(rng.integers(1, 5)) for n in heads),
+        down_block_types=tuple("CrossAttnDownBlock2D" if x else "DownBlock2D" for x in cross[::2]),
+        up_block_types=tuple("CrossAttnUpBlock2D" if x else "UpBlock2D" for x in cross[1::2]),
+        layers_per_block=int(rng.integers(1, 4)),
+        attention_head_dim=heads if rng.random() < 0.5 else 1,
+        cross_attention_dim=int(rng.integers(1, 99)),
+        use_linear_projection=bool(rng.integers(2)),
+        flip_sin_to_cos=bool(rng.integers(2)),
+        freq_shift=int(rng.integers(2)),
+        norm_num_groups=groups,
+    )
+
+
+def through_json(value):
+    return json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize("_", range(5))
+def test_what_is_written_is_read(rng, _):
+    unet = random_unet(rng)
+    assert configs.unet_config(through_json(configs.unet_json(unet)), "x") == unet
+    # A ControlNet's file does not say what it is not a copy of.
+    ups = tuple(name.replace("Down", "Up") for name in unet.down_block_types[::-1])
+    half = dataclasses.replace(unet, sample_size=64, out_channels=4, up_block_types=ups)
+    control = ControlConfig(half, tuple(int(n) for n in rng.integers(1, 99, 4)))
+    assert configs.control_config(through_json(configs.control_json(control)), "x") == control
+    groups, scale = int(rng.integers(1, 9)), float(rng.uniform(0.1, 2))
+    widths = tuple(groups * int(n) for n in rng.integers(1, 9, rng.integers(1, 6)))
+    vae = VaeConfig(3, 3, widths, int(rng.integers(1, 4)), 16, groups, 99, scale)
+    assert configs.vae_config(through_json(configs.vae_json(vae)), "x") == vae
+    heads, act = int(rng.integers(1, 9)), str(rng.choice(["gelu", "quick_gelu"]))
+    text = ClipTextConfig(99, 7 * heads, 11, 3, heads, 55, act, float(rng.uniform(0, 1)))
+    assert configs.text_config(through_json(configs.text_json(text)), "x") == text
+    fields = {
+        "schedule": str(rng.choice(["linear", "scaled_linear", "cosine"])),
+        "steps": int(rng.integers(2, 2000)),
+        "beta_start": float(rng.uniform(0, 0.01)),
+        "beta_end": float(rng.uniform(0.01, 1)),
+        "zero_terminal_snr": bool(rng.integers(2)),
+        "prediction": str(rng.choice(["epsilon", "v_prediction", "sample"])),
+        "timestep_spacing": str(rng.choice(["leading", "trailing", "linspace"])),
+        "steps_offset": int(rng.integers(3)),
+        "set_alpha_to_one": bool(rng.integers(2)),
+    }
+    assert (
+        schedulers.diffusion_fields(through_json(schedulers.scheduler_json(fields)), "x") == fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "fields"),
+    [
+        ("unet", {"only_cross_attention": [False] * 4, "transformer_layers_per_block": [1] * 4}),
+        ("unet", {"mid_block_only_cross_attention": False, "cross_attention_norm": False}),
+        ("unet", {"_name_or_path": "runwayml/stable-diffusion-v1-5", "_use_ema": True}),
+        ("unet", {"a_field_to_come": None, "another": False, "norm_eps": 1e-5}),
+        ("unet", {"_class_name": "FlaxUNet2DConditionModel", "class_embed_type": None}),
+        ("unet", {"dropout": 0.1, "addition_time_embed_dim": 256, "resnet_out_scale_factor": 1}),
+        ("unet", {"sample_size": None}),
+        ("vae", {"force_upcast": True, "latents_mean": None, "scaling_factor": 0.18215}),
+        ("vae", {"shift_factor": None, "use_quant_conv": True, "mid_block_add_attention": True}),
+        ("text", {"model_type": "clip_text", "dtype": "float16", "return_dict": False}),
+        ("control", {"up_block_types": UP, "out_channels": 4, "conditioning_channels": 3}),
+        ("scheduler", {"thresholding": False, "timestep_spacing": None}),
+    ],
+)
+def test_what_changes_nothing(network, fields):
+    read, file = READERS[network]
+    assert read(file | fields, "x") == read(file, "x")
+
+
+@pytest.mark.parametrize(
+    ("network", "field", "value"),
+    [
+        ("unet", "addition_embed_type", "text_time"),  # SDXL
+        ("unet", "transformer_layers_per_block", [1, 2, 10]),
+        ("unet", "class_embed_type", "timestep"),
+        ("unet", "num_class_embeds", 1000),
+        ("unet", "only_cross_attention", [True, True, True, False]),
+        ("unet", "mid_block_type", None),
+        ("unet", "num_attention_heads", 8),
+        ("unet", "act_fn", "gelu"),
+        ("unet", "a_field_to_come", 3),
+        ("unet", "_class_name", "UNet2DModel"),
+        ("unet", "down_block_types", [*DOWN[:3], "AttnDownBlock2D"]),
+        ("unet", "block_out_channels", "320"),
+        ("unet", "block_out_channels", 320),
+        ("unet", "block_out_channels", [320, 640, 1280, "1280"]),
+        ("unet", "layers_per_block", [2, 2, 2, 2]),
+        ("unet", "cross_attention_dim", {"text": 768}),
+        ("unet", "use_linear_projection", 1),
+        ("unet", "norm_num_groups", 7),
+        ("unet", "norm_num_groups", 0),
+        ("unet", "attention_head_dim", [8, 8]),
+        ("vae", "_class_name", "AutoencoderTiny"),
+        ("vae", "block_out_channels", 128),
+        ("vae", "down_block_types", ["DownEncoderBlock2D"] * 3),
+        ("vae", "shift_factor", 0.0609),
+        ("vae", "use_quant_conv", False),
+        ("vae", "scaling_factor", "0.18215"),
+        ("vae", "scaling_factor", 0),
+        ("text", "architectures", ["CLIPTextModelWithProjection"]),
+        ("text", "model_type", "t5"),
+        ("text", "hidden_act", "relu"),
+        ("text", "num_attention_heads", 7),
+        ("text", "text_config", {"hidden_size": 768}),
+        ("control", "_class_name", "UNet2DConditionModel"),
+        ("control", "controlnet_conditioning_channel_order", "bgr"),
+        ("control", "conditioning_channels", 1),
+        ("control", "conditioning_embedding_out_channels", 16),
+        ("control", "down_block_types", "DownBlock2D"),
+        ("scheduler", "_class_name", "FlowMatchEulerDiscreteScheduler"),
+        ("scheduler", "trained_betas", [0.1, 0.2]),
+        ("scheduler", "beta_schedule", "laplace"),
+        ("scheduler", "num_train_timesteps", "1000"),
+        ("scheduler", "prediction_type", 1),
+    ],
+)
+def test_what_is_refused(network, field, value):
+    read, file = READERS[network]
+    with pytest.raises(UserError) as error:
+        read(file | {field: value}, "folder/config.json")
+    said = str(error.value)
+    name = {"_class_name": value if network == "scheduler" else field}.get(field, field)
+    assert name in said and "folder/config.json" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'"SD"', b"\xff\xfe{}", b"null"])
+def test_files_that_are_no_json_object(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=rf"{path} is no JSON .*download it again"):
+        read_json(path)
+    path.write_bytes(b'{"a": 1}')
+    assert read_json(path) == {"a": 1}
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"config.json is missing; give a folder in diffusers'"):
+        read_json(tmp_path / "config.json")
