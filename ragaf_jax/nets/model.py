@@ -14,7 +14,7 @@ from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.autoencoder import Autoencoder
 from ragaf_jax.nets.clip_text import ClipText
 from ragaf_jax.nets.control import ControlNet
-from ragaf_jax.nets.lora import LoraConfig, adapted, init_lora
+from ragaf_jax.nets.lora import NETWORKS, LoraConfig, adapted, init_lora
 from ragaf_jax.nets.ragaf import Ragaf, RagafTrace
 from ragaf_jax.nets.regions import place, pool_regions, region_shares
 from ragaf_jax.nets.unet import UNet, injection_sites
@@ -219,6 +219,8 @@ class Model:
     ) -> Any:
         """The output of a network with its adapters, where it has any."""
         adapters = params.get("lora", {}).get(name, {})
+        if rng is not None:
+            rng = jax.random.fold_in(rng, NETWORKS.index(name))
         dropout = self.lora.dropout if self.lora is not None else 0.0
         with adapted(adapters, dropout, rng):
             return network.apply({"params": params[name]}, *inputs)

@@ -67,6 +67,11 @@ def adopted(
                 chosen = {k: v for k, v in chosen.items() if not k.startswith("model.lora.")}
             return with_fields(config, chosen), Tokenizer.from_json(meta["tokenizer"])
         if meta is not None:
+            if place == workdir and config.init.checkpoint:
+                raise UserError(
+                    f"config.init.checkpoint is {config.init.checkpoint!r}, and {workdir} was begun "
+                    "without one: leave it out, or begin another workdir with it."
+                )
             return config, None
     # Without a Stage 1, Stage 2 will not begin.
     if config.stage == 2 or not config.init.checkpoint:

@@ -30,6 +30,14 @@ def partition(params: Tree, trainable: Sequence[str], frozen: Sequence[str]) -> 
     chosen: dict[str, Tree] = {"trainable": {}, "frozen": {}}
     used = set()
     rules = [(p, "trainable") for p in trainable] + [(p, "frozen") for p in frozen]
+    for pattern, side in rules:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(
+                f"The pattern {pattern!r} of config.train.{side} is no regular expression "
+                f"({error}); mend it."
+            ) from None
     for path, leaf in flat.items():
         matching = [(pattern, side) for pattern, side in rules if re.fullmatch(pattern, path)]
         if not matching:

@@ -102,7 +102,7 @@ def _write(
 def _write_ragaf(folder: Path, tree: Mapping[str, Any], ragaf: Any) -> None:
     """Our own names and order of axes: there is no other RAGAF that could read it."""
     tensors = {
-        path.replace("/", "."): np.ascontiguousarray(leaf, np.float32)
+        path.replace("/", "."): np.asarray(leaf, np.float32, order="C")
         for path, leaf in flatten_dict(tree, sep="/").items()
     }
     save_tensors(folder / "model.safetensors", tensors, {"format": "flax"})

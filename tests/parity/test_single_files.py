@@ -12,6 +12,7 @@ import torch_models  # noqa: E402
 from diffusers.loaders import single_file_utils  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
+from ragaf_jax.errors import UserError  # noqa: E402
 from ragaf_jax.nets.clip_text import ClipText  # noqa: E402
 from ragaf_jax.nets.control import ControlNet  # noqa: E402
 from ragaf_jax.nets.unet import UNet  # noqa: E402
@@ -162,3 +163,63 @@ def test_a_single_file_holds_the_same_networks(both):
         assert getattr(one, field) == getattr(two, field)
     one, two = pairs["text_encoder"][0].config, pairs["text_encoder"][1].config
     assert one == two
+
+
+def variant(folder, name, change):
+    """The single file with its tensors changed, opened."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / f"{name}.safetensors")
+    return open_pretrained(str(folder / f"{name}.safetensors"))
+
+
+def assert_text_encoder_is_whole(both, found):
+    _, _, folder, _, shapes = both
+    expected = open_pretrained(str(folder / "sd")).text_encoder
+    assert found.text_encoder.config == expected.config
+    a, b = (x.load(shapes["text_encoder"]) for x in (expected, found.text_encoder))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_text_encoders_that_other_programs_write(both):
+    """Without OpenCLIP's unused block and head, or without the first module's name."""
+
+    def change(tensors):
+        for name in list(tensors):
+            if "resblocks.3" in name or name.endswith(("text_projection", "logit_scale")):
+                del tensors[name]
+            elif ".transformer.text_model." in name:
+                tensors[name.replace("text_model.", "")] = tensors.pop(name)
+
+    assert_text_encoder_is_whole(both, variant(both[2], "other", change))
+
+
+def test_what_may_lie_beside_the_networks(both):
+    def change(tensors):
+        tensors["first_stage_model.loss.logvar"] = torch.ones(())
+        tensors["v_pred"] = tensors["ztsnr"] = torch.ones(1)
+        tensors["ztsnr"] = torch.ones(1)
+
+    found = variant(both[2], "marked", change)
+    assert found.diffusion["prediction"] == "v_prediction" and not found.notice
+    assert found.diffusion["zero_terminal_snr"]
+    found.vae.load(both[4]["vae"])
+
+
+def test_a_file_without_its_autoencoder(both):
+    def change(tensors):
+        for name in [name for name in tensors if name.startswith(compvis.VAE)]:
+            del tensors[name]
+
+    with pytest.raises(UserError, match=r"has no VAE under first_stage_model\."):
+        variant(both[2], "pruned", change)
+
+
+def test_a_controlnet_of_differences(both):
+    _, _, folder, files, _ = both
+    save_file(files["control"] | {"difference": torch.ones(())}, folder / "diff.safetensors")
+    with pytest.raises(UserError, match="differences to a UNet's weights"):
+        open_control(str(folder / "diff.safetensors"))

@@ -200,3 +200,35 @@ def test_stage_2_may_adapt_other_modules(folder, tmp_path):
 def test_stage_2_alone_asks_for_no_weights(tmp_path):
     config = configured("owner/name", 2, stage1=str(tmp_path / "nowhere"))
     assert adopted(config, tmp_path / "two") == (config, None)
+
+
+def test_another_beginning_is_refused(folder, tmp_path):
+    """Of a run that goes on, and of a Stage 2 whose Stage 1 has had it."""
+    begin(
+        *adopted(configured(folder, **{"model.clip_skip": 1}), tmp_path / "one"), tmp_path / "one"
+    )
+    for field, value in {
+        "init.lora": "x",
+        "init.prediction": "sample",
+        "init.variant": "y",
+    }.items():
+        config = configured(folder, stage=2, stage1=str(tmp_path / "one"), **{field: value})
+        with pytest.raises(
+            UserError, match=rf"config.{field} is '{value}', and .*one was begun with"
+        ):
+            adopted(config, tmp_path / "two")
+    config = configured(folder, stage=2, stage1=str(tmp_path / "one"))
+    assert adopted(config, tmp_path / "two")[0].model.clip_skip == 1
+
+
+def test_a_run_without_a_checkpoint_gets_none_later(folder, tmp_path):
+    begin(stage1.get_config("quickstart"), Tokenizer.train(["a house"]), tmp_path)
+    with pytest.raises(UserError, match="was begun without one"):
+        adopted(configured(folder), tmp_path)
+
+
+def test_a_unet_with_further_inputs_is_refused(folder, tmp_path):
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 9}))
+    with pytest.raises(UserError, match=r"in_channels of the UNet of .* is 9, expected the 4 of"):
+        adopted(configured(folder), tmp_path)

@@ -42,6 +42,11 @@ def test_a_pattern_without_a_leaf_is_named(params):
         partition(params, ("lora/.*",), (".*",))
 
 
+def test_a_pattern_that_is_none_is_named(params):
+    with pytest.raises(UserError, match=r"'unet/\(' of config.train.frozen is no regular"):
+        partition(params, (".*",), ("unet/(",))
+
+
 def test_patterns_cover_whole_paths(params):
     with pytest.raises(UserError, match="'ragaf' of"):
         partition(params, ("ragaf",), (".*",))

@@ -233,3 +233,28 @@ def test_folders_and_files_that_are_none(tmp_path, tensors):
             load_lora(tmp_path / name, SHAPES)
     with pytest.raises(UserError, match=r"c\.safetensors is missing"):
         load_lora(tmp_path / "c.safetensors", SHAPES)
+
+
+def test_peft_settings_lie_beside_their_file(tensors, tmp_path):
+    """And are not for another file that happens to lie there."""
+    stored = {
+        f"base_model.model.{k.removeprefix('unet.')}": v for k, v in of(tensors, TO_Q).items()
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 12}))
+    for name, alpha in (("adapter_model.safetensors", 12), ("other.safetensors", 3)):
+        assert loaded_alpha(write(tmp_path / name, stored)) == alpha
+
+
+@pytest.mark.parametrize("name", ["lora_mid.weight", "dora_scale", "hada_w1_a", "lokr_w2", "diff"])
+def test_other_kinds_of_adapters_are_named(tensors, tmp_path, name):
+    stored = of(tensors, TO_Q) | {f"{TO_Q}.{name}": np.ones((2, 2), np.float32)}
+    said = rf"to_q\.{re.escape(name)} in .* adapter with {name.split('.')[0]}, expected LoRA's"
+    with pytest.raises(UserError, match=said):
+        load_lora(write(tmp_path / "x.safetensors", stored), SHAPES)
+
+
+def test_trainers_that_number_the_text_encoders(lora, tmp_path):
+    text = {"text_encoder": lora["text_encoder"]}
+    stored = {k.replace("lora_te_", "lora_te1_"): v for k, v in lora_tensors(text, "kohya").items()}
+    found = load_lora(write(tmp_path / "x.safetensors", stored), SHAPES)
+    assert_same_updates(found, text)

@@ -1,0 +1,169 @@
+"""What `python -m ragaf_jax.export` leaves, of random stages, read without PyTorch."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import random_stage, save_stage
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import load_file
+
+from ragaf_jax.nets.lora import merged
+from ragaf_jax.weights import configs
+from ragaf_jax.weights.lora_files import load_lora
+from ragaf_jax.weights.names import unet_names
+from ragaf_jax.weights.pretrained import open_control
+from ragaf_jax.weights.save import torch_tensors, writers
+
+ROOT = Path(__file__).parents[1]
+LORA = {"model.lora.patterns": ("(unet|control)/.*/(to_q|conv1)",), "model.lora.rank": 2}
+
+
+@pytest.fixture(scope="module")
+def stage():
+    """Stage 2 with adapters of the UNet and of the sketch branch."""
+    return random_stage(2, **LORA, **{"model.clip_skip": 0})
+
+
+@pytest.fixture(scope="module")
+def workdir(stage, tmp_path_factory):
+    folder = save_stage(stage, tmp_path_factory.mktemp("run"))
+    (folder / "logs").mkdir()
+    lines = [{"step": 1, "loss": 0.5}, {"step": 7, "loss": 0.25, "grad_norm": 3.0}]
+    (folder / "logs" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def export(workdir, output, *flags):
+    command = [sys.executable, "-m", "ragaf_jax.export", f"--workdir={workdir}"]
+    return subprocess.run(
+        [*command, f"--output={output}", *flags], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(workdir):
+    """The folder of everything."""
+    done = export(workdir, workdir / "exported")
+    assert done.returncode == 0, done.stderr
+    return workdir / "exported"
+
+
+def test_folders(exported):
+    names = {path.name for path in exported.iterdir()}
+    assert names == {
+        *("controlnet", "unet", "text_encoder", "ragaf", "lora"),
+        *("scheduler", "tokenizer", "README.md"),
+    }
+    for folder in names - {"scheduler", "tokenizer", "README.md"}:
+        assert (exported / folder / "README.md").exists()
+    # Others may read what they may read of the rest.
+    modes = {path.stat().st_mode for path in exported.rglob("*") if path.is_file()}
+    assert len(modes) == 1
+
+
+def test_the_branch_is_written_with_its_adapters(stage, exported):
+    expected = merged(stage.params["control"], stage.params["lora"]["control"])
+    control = open_control(str(exported / "controlnet"))
+    assert control.config.conditioning_channels == stage.model.control.conditioning_channels
+    found = flatten_dict(control.load(jax.eval_shape(lambda: expected)), sep="/")
+    for path, leaf in flatten_dict(expected, sep="/").items():
+        np.testing.assert_allclose(found[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
+
+
+def test_the_unet_is_written_without_and_the_adapters_beside_it(stage, exported):
+    stored = load_file(exported / "unet" / "diffusion_pytorch_model.safetensors")
+    plain = torch_tensors(stage.params["unet"], unet_names, "float32")
+    assert set(stored) == set(plain)
+    for name, tensor in plain.items():
+        np.testing.assert_array_equal(stored[name], tensor, err_msg=name)
+    lora = load_lora(exported / "lora", stage.params)
+    assert set(lora) == {"unet"}
+    one, two = (merged(stage.params["unet"], x["unet"]) for x in (lora, stage.params["lora"]))
+    for path, leaf in flatten_dict(one, sep="/").items():
+        np.testing.assert_allclose(leaf, flatten_dict(two, sep="/")[path], rtol=1e-5, atol=1e-5)
+
+
+def test_ragaf_is_written_as_it_is(stage, exported):
+    stored = load_file(exported / "ragaf" / "model.safetensors")
+    tree = unflatten_dict({tuple(name.split(".")): x for name, x in stored.items()})
+    expected = flatten_dict(stage.params["ragaf"], sep="/")
+    found = flatten_dict(tree, sep="/")
+    assert set(found) == set(expected)
+    assert all(np.array_equal(found[path], leaf) for path, leaf in expected.items())
+    config = json.loads((exported / "ragaf" / "config.json").read_text())
+    assert config["width"] == 16 and config["sites"] == dict(stage.model.ragaf.sites)
+
+
+def test_configurations_and_schedule(stage, exported):
+    config = json.loads((exported / "unet" / "config.json").read_text())
+    assert configs.unet_config(config, "x") == stage.model.unet.config
+    scheduler = json.loads((exported / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["prediction_type"] == "sample" and scheduler["rescale_betas_zero_snr"]
+
+
+def test_the_card_tells_of_the_run(exported):
+    card = (exported / "controlnet" / "README.md").read_text()
+    assert card.startswith("---\n") and "library_name: diffusers" in card
+    for row in ("| stage | 2 |", "| updates | 7 |", "| loss | 0.25 |", "| started from | random"):
+        assert row in card
+    assert "grad_norm" not in card
+    table = [line for line in card.splitlines() if line.startswith("| ")]
+    assert all(line.replace("\\|", "").count("|") == 3 for line in table)
+    assert json.loads(card.split("```json\n")[1].split("\n```")[0])["stage"] == 2
+
+
+def test_merging_does_not_round_the_update_away(stage, tmp_path):
+    """A frozen UNet is kept in bfloat16, whose steps are greater than many updates."""
+    params = dict(stage.params)
+    unet = flatten_dict(params["unet"], sep="/")
+    unet = {path: jnp.asarray(leaf, jnp.bfloat16) for path, leaf in unet.items()}
+    params["unet"] = unflatten_dict(unet, sep="/")
+    small = {
+        path: leaf if path.endswith("alpha") else 0.03 * leaf
+        for path, leaf in flatten_dict(params["lora"], sep="/").items()
+    }
+    params["lora"] = unflatten_dict(small, sep="/")
+    made = writers(stage.model, params, "float32", "diffusers", merge_lora=True)
+    assert "lora" not in made
+    made["unet"](tmp_path)
+    stored = load_file(tmp_path / "diffusion_pytorch_model.safetensors")
+    (name,) = [n for n in stored if n.endswith("down_blocks.0.resnets.0.conv1.weight")]
+    adapter = params["lora"]["unet"]["down_blocks_0"]["resnets_0"]["conv1"]
+    update = adapter["alpha"] / 2 * adapter["down"] @ adapter["up"][0, 0]
+    kernel = np.float32(unet["down_blocks_0/resnets_0/conv1/kernel"])
+    np.testing.assert_allclose(
+        stored[name].transpose(2, 3, 1, 0) - kernel, update, rtol=1e-3, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--parts=vae"], "--parts has vae and .* has controlnet, unet"),
+        (["--format=kohya", "--merge_lora"], "choose one of them"),
+        (["--dtype=float64"], "float64"),
+    ],
+)
+def test_what_cannot_be_exported(workdir, tmp_path, flags, said):
+    done = export(workdir, tmp_path / "out", *flags)
+    assert done.returncode == 1 and re.search(said, done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_alone(workdir, tmp_path):
+    done = export(workdir, tmp_path / "out", "--parts=lora,unet", "--dtype=float16")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"lora", "unet", "README.md"}
+    stored = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {np.dtype(np.float16)}
+    # Another folder's files are not replaced.
+    (tmp_path / "out" / "notes.txt").touch()
+    done = export(workdir, tmp_path / "out")
+    assert done.returncode == 1 and "holds other files" in done.stderr
