@@ -69,8 +69,8 @@ def adopted(
         if meta is not None:
             if place == workdir and config.init.checkpoint:
                 raise UserError(
-                    f"config.init.checkpoint is {config.init.checkpoint!r}, and {workdir} was begun "
-                    "without one: leave it out, or begin another workdir with it."
+                    f"config.init.checkpoint is {config.init.checkpoint!r}, and {workdir} was "
+                    "begun without one: leave it out, or begin another workdir with it."
                 )
             return config, None
     # Without a Stage 1, Stage 2 will not begin.
