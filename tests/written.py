@@ -9,12 +9,12 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
 from configs import stage1, stage2
-from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
-from ragaf_jax.nets.control import ControlNet
-from ragaf_jax.nets.unet import UNet, UNetConfig
-from ragaf_jax.nets.vae import Vae, VaeConfig
+from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights import configs
 from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.modules import abstract_params, module_of
 from ragaf_jax.weights.names import text_names, unet_names, vae_names
 from ragaf_jax.weights.save import torch_tensors
 
@@ -65,19 +65,8 @@ SCHEDULER = {
 @functools.cache
 def abstract():
     """The shapes of every network's parameters."""
-    x, t, text = ((1, 4, 4, 4), np.float32), ((1,), np.float32), ((1, 7, 12), np.float32)
-    sketch = ((1, 32, 32, 3), np.float32)
-
-    def shapes(module, *inputs):
-        structs = [jax.ShapeDtypeStruct(*x) for x in inputs]
-        return jax.eval_shape(module.init, jax.random.key(0), *structs)["params"]
-
-    return {
-        "unet": shapes(UNet(UNET), x, t, text),
-        "vae": shapes(Vae(VAE), ((1, 8, 8, 3), np.float32)),
-        "text_encoder": shapes(ClipText(TEXT), ((1, 77), np.int32)),
-        "control": shapes(ControlNet(UNET, CONTROL.conditioning_channels), x, t, text, sketch),
-    }
+    configurations = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "control": CONTROL}
+    return {name: abstract_params(module_of(config)) for name, config in configurations.items()}
 
 
 def random_trees(rng):

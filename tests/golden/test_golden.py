@@ -1,5 +1,6 @@
 """The numbers of PyTorch's Stable Diffusion, kept: checked where there is no PyTorch."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -15,10 +16,7 @@ from ragaf_jax.diffusion.prediction import to_x0
 from ragaf_jax.diffusion.samplers import SAMPLERS, spacing_of
 from ragaf_jax.diffusion.schedule import make_schedule
 from ragaf_jax.diffusion.timesteps import timestep_grid
-from ragaf_jax.nets.clip_text import ClipText
-from ragaf_jax.nets.control import ControlNet
-from ragaf_jax.nets.unet import UNet
-from ragaf_jax.nets.vae import Vae
+from ragaf_jax.weights.modules import load_network
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
 
 HERE = Path(__file__).parent
@@ -42,11 +40,6 @@ def opened(request, tmp_path_factory):
     return request.param, open_pretrained(str(folder)), open_control(str(folder / "controlnet"))
 
 
-def load(network, module, *inputs):
-    structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
-    return network.load(jax.eval_shape(module.init, jax.random.key(0), *structs)["params"])
-
-
 def check(ours, name):
     error = np.linalg.norm(np.float64(ours) - ANSWERS[name]) / np.linalg.norm(ANSWERS[name])
     assert error <= TOLERANCE, name
@@ -56,10 +49,8 @@ def test_unet_and_controlnet(opened):
     kind, checkpoint, control = opened
     given = {name: jnp.asarray(x) for name, x in values.inputs(kind).items()}
     state = [given[name] for name in ("latents", "timesteps", "text")]
-    unet = UNet(checkpoint.unet.config)
-    branch = ControlNet(control.config.unet, control.config.conditioning_channels)
-    params = load(checkpoint.unet, unet, *state)
-    branch_params = load(control, branch, *state, given["sketch"])
+    unet, params = load_network(checkpoint.unet)
+    branch, branch_params = load_network(control)
 
     @jax.jit
     def run(strength):
@@ -75,8 +66,8 @@ def test_unet_and_controlnet(opened):
 def test_vae(opened):
     kind, checkpoint, _ = opened
     given = {name: jnp.asarray(x) for name, x in values.inputs(kind).items()}
-    vae = Vae(checkpoint.vae.config)
-    params = {"params": load(checkpoint.vae, vae, given["image"])}
+    vae, params = load_network(checkpoint.vae)
+    params = {"params": params}
     encode, decode = (jax.jit(functools.partial(vae.apply, method=m)) for m in ("encode", "decode"))
     mean, log_variance = encode(params, given["image"])
     check(mean, f"{kind}/vae_mean")
@@ -88,8 +79,8 @@ def test_vae(opened):
 def test_text_encoder(opened, skip, name):
     kind, checkpoint, _ = opened
     tokens = jnp.asarray(values.inputs(kind)["tokens"])
-    encoder = ClipText(checkpoint.text_encoder.config, skip)
-    params = load(checkpoint.text_encoder, encoder, tokens)
+    encoder, params = load_network(checkpoint.text_encoder)
+    encoder = dataclasses.replace(encoder, clip_skip=skip)
     check(jax.jit(encoder.apply)({"params": params}, tokens), f"{kind}/{name}")
 
 

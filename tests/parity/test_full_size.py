@@ -18,12 +18,12 @@ import torch_models  # noqa: E402
 import transformers  # noqa: E402
 from test_networks import error  # noqa: E402
 
-from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig  # noqa: E402
-from ragaf_jax.nets.control import ControlNet  # noqa: E402
-from ragaf_jax.nets.unet import UNet, UNetConfig  # noqa: E402
-from ragaf_jax.nets.vae import Vae, VaeConfig  # noqa: E402
+from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
+from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
+from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
 from ragaf_jax.weights import configs  # noqa: E402
 from ragaf_jax.weights.configs import ControlConfig  # noqa: E402
+from ragaf_jax.weights.modules import load_network  # noqa: E402
 from ragaf_jax.weights.names import text_names, unet_names, vae_names  # noqa: E402
 from ragaf_jax.weights.pretrained import Network  # noqa: E402
 from ragaf_jax.weights.stores import Safetensors, open_weights  # noqa: E402
@@ -41,6 +41,7 @@ import functools, sys
 from pathlib import Path
 import jax
 from test_shapes import network
+from ragaf_jax.weights.modules import abstract_params, module_of
 from ragaf_jax.weights.pretrained import Network
 from ragaf_jax.weights.stores import Safetensors, open_weights
 
@@ -49,10 +50,9 @@ def memory(field):
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 file, generation, kind = sys.argv[1:]
-module, inputs, naming, _ = network(generation, kind)
-structs = [jax.ShapeDtypeStruct(*x) for x in inputs]
-abstract = jax.eval_shape(module.init, jax.random.key(0), *structs)["params"]
-network = Network(None, functools.partial(open_weights, Path(file)), naming)
+config, naming, _ = network(generation, kind)
+abstract = abstract_params(module_of(config))
+network = Network(config, functools.partial(open_weights, Path(file)), naming)
 jax.block_until_ready(jax.device_put(1.0))
 Path("/proc/self/clear_refs").write_text("5")
 before = memory("VmRSS")
@@ -74,12 +74,10 @@ def check_memory(file, generation, kind):
     assert 0.9 * stored < risen <= 1.2 * stored + 4 * largest
 
 
-def load(file, naming, module, *inputs):
-    """Our parameters from the file."""
-    structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
-    abstract = jax.eval_shape(module.init, jax.random.key(0), *structs)["params"]
-    network = Network(None, functools.partial(open_weights, file), naming)
-    return {"params": network.load(abstract)}
+def load(file, naming, config):
+    """Our network and its parameters from the file."""
+    module, params = load_network(Network(config, functools.partial(open_weights, file), naming))
+    return module, {"params": params}
 
 
 def images(rng, *shape):
@@ -121,14 +119,13 @@ def test_unet_and_controlnet(rng, tmp_path):
     file = "diffusion_pytorch_model.safetensors"
     check_memory(tmp_path / "unet" / file, "sd15", "unet")
     check_memory(tmp_path / "control" / file, "sd15", "control")
-    ours_branch = ControlNet(UNetConfig())
-    params = load(tmp_path / "control" / file, unet_names, ours_branch, x, t, text, sketch)
+    control = ControlConfig(UNetConfig(), (16, 32, 96, 256))
+    ours_branch, params = load(tmp_path / "control" / file, unet_names, control)
     down, mid, _ = jax.jit(ours_branch.apply)(params, x, t, text, sketch)
     for i, (a, b) in enumerate(zip((*down, mid), (*added[0], added[1]), strict=True)):
         report(f"ControlNet, residual {i}", error(a, b))
     del params
-    ours = UNet(UNetConfig())
-    params = load(tmp_path / "unet" / file, unet_names, ours, x, t, text)
+    ours, params = load(tmp_path / "unet" / file, unet_names, UNetConfig())
     apply = jax.jit(ours.apply)
     report("UNet", error(apply(params, x, t, text), plain))
     report("UNet with ControlNet", error(apply(params, x, t, text, down, mid), drawn))
@@ -142,10 +139,9 @@ def test_vae(rng, tmp_path):
     distribution = theirs.encode(torch_of(image)).latent_dist
     decoded = theirs.decode(torch_of(latents)).sample
     del theirs
-    ours = Vae(VaeConfig())
     file = tmp_path / "diffusion_pytorch_model.safetensors"
     check_memory(file, "sd15", "vae")
-    params = load(file, vae_names, ours, image)
+    ours, params = load(file, vae_names, VaeConfig())
     mean, log_variance = ours.apply(params, image, method="encode")
     report("VAE, mean", error(mean, distribution.mean))
     report("VAE, log-variance", error(log_variance, distribution.logvar))
@@ -163,8 +159,7 @@ def test_text_encoder(rng, tmp_path, generation):
     tokens = jnp.asarray(rng.integers(0, 49408, (2, 77)), jnp.int32)
     expected = theirs(torch_of(tokens).long()).last_hidden_state
     del theirs
-    ours = ClipText(config)
     file = tmp_path / "model.safetensors"
     check_memory(file, generation, "text")
-    params = load(file, text_names, ours, tokens)
+    ours, params = load(file, text_names, config)
     report(f"text encoder of {generation}", error(jax.jit(ours.apply)(params, tokens), expected))

@@ -14,10 +14,9 @@ from diffusers import StableDiffusionPipeline  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from test_networks import error, nchw, normal  # noqa: E402
 
-from ragaf_jax.nets.clip_text import ClipText  # noqa: E402
 from ragaf_jax.nets.lora import LoraConfig, adapted, init_lora, merged  # noqa: E402
-from ragaf_jax.nets.unet import UNet  # noqa: E402
 from ragaf_jax.weights.lora_files import load_lora, save_lora  # noqa: E402
+from ragaf_jax.weights.modules import load_network  # noqa: E402
 from ragaf_jax.weights.pretrained import open_pretrained  # noqa: E402
 
 TARGETS = ["to_q", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "conv1", "conv_shortcut", "conv"]
@@ -29,18 +28,9 @@ def both(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("lora"), np.random.default_rng()
     networks = torch_models.save_stable_diffusion(folder, "sd1", rng, layers_per_block=1)
     ours = open_pretrained(str(folder))
-    unet, text = UNet(ours.unet.config), ClipText(ours.text_encoder.config)
-    x, states = jnp.zeros((1, 8, 8, 4)), jnp.zeros((1, 7, torch_models.TEXT_WIDTH))
-    shapes = {
-        "unet": jax.eval_shape(unet.init, jax.random.key(0), x, jnp.zeros(1), states)["params"],
-        "text_encoder": jax.eval_shape(text.init, jax.random.key(0), jnp.zeros((1, 77), jnp.int32))[
-            "params"
-        ],
-    }
-    params = {
-        "unet": ours.unet.load(shapes["unet"]),
-        "text_encoder": ours.text_encoder.load(shapes["text_encoder"]),
-    }
+    unet, unet_params = load_network(ours.unet)
+    text, text_params = load_network(ours.text_encoder)
+    params = {"unet": unet_params, "text_encoder": text_params}
     return folder, networks, unet, text, params
 
 

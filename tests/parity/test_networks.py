@@ -4,6 +4,7 @@ The references are computed in float64: in float32 PyTorch itself is now and the
 from the truth.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -16,10 +17,7 @@ pytest.importorskip("diffusers")
 
 import torch_models  # noqa: E402
 
-from ragaf_jax.nets.clip_text import ClipText  # noqa: E402
-from ragaf_jax.nets.control import ControlNet  # noqa: E402
-from ragaf_jax.nets.unet import UNet  # noqa: E402
-from ragaf_jax.nets.vae import Vae  # noqa: E402
+from ragaf_jax.weights.modules import load_network  # noqa: E402
 from ragaf_jax.weights.pretrained import open_control, open_pretrained  # noqa: E402
 
 KINDS = ("sd1", "sd2")
@@ -37,13 +35,6 @@ def both(request, tmp_path_factory):
     for name in ("unet", "vae", "text_encoder", "control"):
         theirs[name].double().requires_grad_(False)
     return theirs, open_pretrained(str(folder / "sd")), open_control(str(folder / "control"))
-
-
-def load(network, module, *inputs):
-    """Our parameters, for a module that is given zeros of these shapes."""
-    zeros = [jnp.zeros(*x) if isinstance(x[0], tuple) else jnp.zeros(x) for x in inputs]
-    abstract = jax.eval_shape(module.init, jax.random.key(0), *zeros)["params"]
-    return {"params": network.load(abstract)}
 
 
 def nchw(x):
@@ -69,15 +60,13 @@ def test_unet_and_controlnet(rng, both, size):
     x, text = normal(rng, 2, *size, 4), normal(rng, 2, 7, torch_models.TEXT_WIDTH)
     t = jnp.asarray(rng.integers(0, 1000, 2), jnp.float32)
     sketch = jnp.asarray(rng.random((2, 8 * size[0], 8 * size[1], 3)), jnp.float32)
-    net = UNet(ours.unet.config)
-    branch = ControlNet(ours_control.config.unet, ours_control.config.conditioning_channels)
-    params = load(ours.unet, net, x.shape, (2,), text.shape)
-    branch_params = load(ours_control, branch, x.shape, (2,), text.shape, sketch.shape)
+    net, params = load_network(ours.unet)
+    branch, branch_params = load_network(ours_control)
 
     @jax.jit
     def run(strength):
-        down, mid, _ = branch.apply(branch_params, x, t, text, sketch, strength)
-        return net.apply(params, x, t, text, down, mid), down, mid
+        down, mid, _ = branch.apply({"params": branch_params}, x, t, text, sketch, strength)
+        return net.apply({"params": params}, x, t, text, down, mid), down, mid
 
     state = {
         "timestep": torch.from_numpy(np.array(t)).double(),
@@ -98,25 +87,24 @@ def test_unet_and_controlnet(rng, both, size):
 @pytest.mark.parametrize("size", [(24, 16), (37, 43)], ids=str)
 def test_vae(rng, both, size):
     theirs, ours, _ = both
-    net = Vae(ours.vae.config)
+    net, params = load_network(ours.vae)
     image, latents = normal(rng, 1, *size, 3), normal(rng, 1, size[0] // 8, size[1] // 8, 4)
-    params = load(ours.vae, net, image.shape)
     encode, decode = (jax.jit(functools.partial(net.apply, method=m)) for m in ("encode", "decode"))
-    mean, log_variance = encode(params, image)
+    mean, log_variance = encode({"params": params}, image)
     distribution = theirs["vae"].encode(nchw(image)).latent_dist
     assert error(mean, distribution.mean) <= TOLERANCE
     assert error(log_variance, distribution.logvar) <= TOLERANCE
     decoded = theirs["vae"].decode(nchw(latents)).sample
-    assert error(decode(params, latents), decoded) <= TOLERANCE
+    assert error(decode({"params": params}, latents), decoded) <= TOLERANCE
 
 
 @pytest.mark.parametrize("skip", [0, 1])
 def test_text_encoder(rng, both, skip):
     theirs, ours, _ = both
-    net = ClipText(ours.text_encoder.config, skip)
+    net, params = load_network(ours.text_encoder)
+    net = dataclasses.replace(net, clip_skip=skip)
     tokens = rng.integers(0, torch_models.VOCABULARY, (3, 77)).astype(np.int32)
-    params = load(ours.text_encoder, net, (tokens.shape, jnp.int32))
-    states = jax.jit(net.apply)(params, tokens)
+    states = jax.jit(net.apply)({"params": params}, tokens)
     encoder = theirs["text_encoder"]
     out = encoder(torch.from_numpy(tokens).long(), output_hidden_states=True)
     # As diffusers' pipelines do it.

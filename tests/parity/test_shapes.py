@@ -10,12 +10,12 @@ diffusers = pytest.importorskip("diffusers")
 
 import transformers  # noqa: E402
 
-from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig  # noqa: E402
-from ragaf_jax.nets.control import ControlNet  # noqa: E402
-from ragaf_jax.nets.unet import UNet, UNetConfig  # noqa: E402
-from ragaf_jax.nets.vae import Vae, VaeConfig  # noqa: E402
+from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
+from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
+from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
 from ragaf_jax.weights import configs  # noqa: E402
 from ragaf_jax.weights.configs import ControlConfig  # noqa: E402
+from ragaf_jax.weights.modules import abstract_params, module_of  # noqa: E402
 from ragaf_jax.weights.names import text_names, torch_shape, unet_names, vae_names  # noqa: E402
 
 UNETS = {
@@ -47,32 +47,28 @@ PARAMETERS = {
 
 
 def network(generation, kind):
-    """(ours, what it is given, our names for theirs, theirs on the meta device)."""
+    """(our configuration, our names for theirs, theirs on the meta device)."""
     unet, text = UNETS[generation], TEXTS[generation]
-    x, t = ((1, 8, 8, 4), np.float32), ((1,), np.float32)
-    states, sketch = ((1, 77, unet.cross_attention_dim), np.float32), ((1, 64, 64, 3), np.float32)
     with torch.device("meta"):
         match kind:
             case "unet":
-                json = configs.unet_json(unet)
-                theirs = diffusers.UNet2DConditionModel.from_config(json)
-                return UNet(unet), (x, t, states), unet_names, theirs
+                theirs = diffusers.UNet2DConditionModel.from_config(configs.unet_json(unet))
+                return unet, unet_names, theirs
             case "control":
-                json = configs.control_json(ControlConfig(unet, (16, 32, 96, 256)))
-                theirs = diffusers.ControlNetModel.from_config(json)
-                return ControlNet(unet), (x, t, states, sketch), unet_names, theirs
+                control = ControlConfig(unet, (16, 32, 96, 256))
+                theirs = diffusers.ControlNetModel.from_config(configs.control_json(control))
+                return control, unet_names, theirs
             case "vae":
                 theirs = diffusers.AutoencoderKL.from_config(configs.vae_json(VaeConfig()))
-                return Vae(VaeConfig()), (((1, 64, 64, 3), np.float32),), vae_names, theirs
+                return VaeConfig(), vae_names, theirs
         theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**configs.text_json(text)))
-        return ClipText(text), (((1, 77), np.int32),), text_names, theirs
+        return text, text_names, theirs
 
 
 @pytest.mark.parametrize(("generation", "kind"), PARAMETERS, ids="-".join)
 def test_every_leaf(generation, kind):
-    ours, inputs, naming, theirs = network(generation, kind)
-    structs = [jax.ShapeDtypeStruct(*x) for x in inputs]
-    params = jax.eval_shape(ours.init, jax.random.key(0), *structs)["params"]
+    config, naming, theirs = network(generation, kind)
+    params = abstract_params(module_of(config))
     expected = {name: tuple(tensor.shape) for name, tensor in theirs.named_parameters()}
     found = {}
     for path, leaf in flatten_dict(params, sep="/").items():

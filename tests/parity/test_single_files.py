@@ -13,11 +13,8 @@ from diffusers.loaders import single_file_utils  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from ragaf_jax.errors import UserError  # noqa: E402
-from ragaf_jax.nets.clip_text import ClipText  # noqa: E402
-from ragaf_jax.nets.control import ControlNet  # noqa: E402
-from ragaf_jax.nets.unet import UNet  # noqa: E402
-from ragaf_jax.nets.vae import Vae  # noqa: E402
 from ragaf_jax.weights import compvis  # noqa: E402
+from ragaf_jax.weights.modules import abstract_params, module_of  # noqa: E402
 from ragaf_jax.weights.pretrained import open_control, open_pretrained  # noqa: E402
 
 # Single files leave heads and groups unsaid: eight heads, or 64 channels each; 32 groups.
@@ -43,22 +40,11 @@ def networks(kind, rng):
 BLOCKS = {"down": "DownEncoderBlock2D", "up": "UpDecoderBlock2D"}
 
 
-def abstract(module, *inputs):
-    structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in inputs]
-    return jax.eval_shape(module.init, jax.random.key(0), *structs)["params"]
-
-
 def trees(ours, control):
     """The abstract parameters of each network."""
-    x, t, text = ((1, 8, 8, 4), np.float32), ((1,), np.float32), ((1, 7, 128), np.float32)
-    sketch = ((1, 64, 64, 3), np.float32)
-    branch = ControlNet(control.config.unet, control.config.conditioning_channels)
-    return {
-        "unet": abstract(UNet(ours.unet.config), x, t, text),
-        "vae": abstract(Vae(ours.vae.config), ((1, 8, 8, 3), np.float32)),
-        "text_encoder": abstract(ClipText(ours.text_encoder.config), ((1, 77), np.int32)),
-        "control": abstract(branch, x, t, text, sketch),
-    }
+    networks = {name: getattr(ours, name) for name in ("unet", "vae", "text_encoder")}
+    networks["control"] = control
+    return {name: abstract_params(module_of(x.config)) for name, x in networks.items()}
 
 
 def original(network, tree, naming, known, prefix):

@@ -1,0 +1,75 @@
+"""From weights somewhere to a Flax module with its parameters, outside of a training run."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
+from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.unet import UNet, UNetConfig
+from ragaf_jax.nets.vae import Vae, VaeConfig
+from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.load import Tree
+from ragaf_jax.weights.pretrained import Network
+
+
+def load_network(network: Network, dtype: Dtype = jnp.float32) -> tuple[nn.Module, Tree]:
+    """The module of a network and its parameters, both of `dtype`.
+
+        checkpoint = open_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5")
+        unet, params = load_network(checkpoint.unet, jnp.bfloat16)
+        noise = unet.apply({"params": params}, latents, timesteps, text_states)
+
+    Raises:
+      UserError: the weights are damaged or of another network than their configuration.
+    """
+    module = module_of(network.config, dtype)
+    return module, network.load(abstract_params(module, dtype))
+
+
+def module_of(config: Any, dtype: Dtype = jnp.float32) -> nn.Module:
+    """The network that a `UNetConfig`, `ControlConfig`, `VaeConfig` or `ClipTextConfig` is of."""
+    match config:
+        case UNetConfig():
+            return UNet(config, dtype)
+        case ControlConfig():
+            return ControlNet(config.unet, config.conditioning_channels, dtype)
+        case VaeConfig():
+            return Vae(config, dtype)
+        case ClipTextConfig():
+            return ClipText(config, dtype=dtype)
+    raise TypeError(f"a {type(config).__name__} is of no network of Stable Diffusion")
+
+
+def abstract_params(module: Any, dtype: Dtype = jnp.float32) -> Tree:
+    """The shapes of a network's parameters, in `dtype`; nothing is computed."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), *_example(module))
+    params = variables["params"]
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+
+
+def _example(module: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The smallest inputs of a network."""
+
+    def floats(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    if isinstance(module, ClipText):
+        return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
+    if isinstance(module, Vae):
+        side = module.config.downscale
+        return (floats(1, side, side, module.config.in_channels),)
+    config = module.config
+    side = 2 ** len(config.block_out_channels)
+    inputs = (
+        floats(1, side, side, config.in_channels),
+        floats(1),
+        floats(1, 1, config.cross_attention_dim),
+    )
+    if isinstance(module, ControlNet):
+        scale = 2 ** (len(module.conditioning_channels) - 1)
+        return (*inputs, floats(1, scale * side, scale * side, 3))
+    return inputs
