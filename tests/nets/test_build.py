@@ -9,7 +9,7 @@ from ragaf_jax.nets.build import build_model
     ("field", "value", "said"),
     [
         ("data.image_size", 18, "need a multiple of 4"),
-        ("model.autoencoder", "kl", "expected 'haar'"),
+        ("model.autoencoder", "vq", "expected 'haar' or 'kl'"),
         ("model.dtype", "float33", "float33"),
         ("model.unet.block_out_channels", (33,), "33"),
         ("model.unet.block_out_channels", (32, 32), "expected 2 of"),

@@ -16,7 +16,7 @@ diffusers = pytest.importorskip("diffusers")
 
 import torch_models  # noqa: E402
 import transformers  # noqa: E402
-from test_networks import error  # noqa: E402
+from test_diffusers_networks import error  # noqa: E402
 
 from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
@@ -40,7 +40,7 @@ LOADING = """
 import functools, sys
 from pathlib import Path
 import jax
-from test_shapes import network
+from test_diffusers_shapes import network
 from ragaf_jax.weights.modules import abstract_params, module_of
 from ragaf_jax.weights.pretrained import Network
 from ragaf_jax.weights.stores import Safetensors, open_weights

@@ -17,6 +17,14 @@ TEXTS = {
     "sd1": {"hidden_act": "quick_gelu", "num_attention_heads": 2},
     "sd2": {"hidden_act": "gelu", "num_attention_heads": 4},
 }
+# A UNet that compiles faster, where the network itself is not what is tested.
+SMALL = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": (2, 4),
+    "layers_per_block": 1,
+}
 TEXT_WIDTH = 24
 VOCABULARY = 600
 

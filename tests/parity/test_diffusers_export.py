@@ -48,7 +48,7 @@ def trained(request, tmp_path_factory):
     """The workdir of a ControlNet that was trained for three steps, from a checkpoint's files."""
     kind, rng = request.param, np.random.default_rng()
     folder = tmp_path_factory.mktemp(kind)
-    torch_models.save_stable_diffusion(folder / "sd", kind, rng, layers_per_block=1)
+    torch_models.save_stable_diffusion(folder / "sd", kind, rng, **torch_models.SMALL)
     write_folder(folder / "sd" / "tokenizer", version=1 if kind == "sd1" else 2)
     config = stage1.get_config("openmoji_sd")
     config.update_from_flattened_dict(

@@ -12,7 +12,7 @@ peft = pytest.importorskip("peft")
 import torch_models  # noqa: E402
 from diffusers import StableDiffusionPipeline  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from test_networks import error, nchw, normal  # noqa: E402
+from test_diffusers_networks import error, nchw, normal  # noqa: E402
 
 from ragaf_jax.nets.lora import LoraConfig, adapted, init_lora, merged  # noqa: E402
 from ragaf_jax.weights.lora_files import load_lora, save_lora  # noqa: E402
@@ -26,7 +26,7 @@ TARGETS = ["to_q", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "conv1", "con
 def both(tmp_path_factory):
     """A pipeline of theirs and our UNet and text encoder with the same weights."""
     folder, rng = tmp_path_factory.mktemp("lora"), np.random.default_rng()
-    networks = torch_models.save_stable_diffusion(folder, "sd1", rng, layers_per_block=1)
+    networks = torch_models.save_stable_diffusion(folder, "sd1", rng, **torch_models.SMALL)
     ours = open_pretrained(str(folder))
     unet, unet_params = load_network(ours.unet)
     text, text_params = load_network(ours.text_encoder)
