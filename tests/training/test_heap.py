@@ -15,7 +15,7 @@ if sys.argv[1] == "keep":
 np.ones(1 << 23)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    np.ones(1 << 23)  # 64 MiB: 16,384 pages
+    np.ones(1 << 23)  # 64 MiB: 16,384 pages, or fewer that are larger
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 20)
 """
 
@@ -34,4 +34,5 @@ def test_freed_memory_is_not_faulted_in_again():
         )
         for how in ("keep", "default")
     }
-    assert faults["keep"] < 100 < faults["default"]
+    # Where the kernel gives huge pages, the 64 MiB are 32 of them.
+    assert faults["keep"] < 16 < faults["default"]
