@@ -94,7 +94,13 @@ def main(argv: list[str]) -> None:
         raise UserError(
             "--format=kohya writes the LoRA alone and --merge_lora leaves none; choose one of them."
         )
-    asked = FLAGS.parts or (["lora"] if FLAGS.format == "kohya" else list(made))
+    everything = ["lora"] if FLAGS.format == "kohya" else list(made)
+    asked = list(dict.fromkeys(FLAGS.parts or everything))
+    if FLAGS.format == "kohya" and asked != ["lora"]:
+        raise UserError(
+            f"--format=kohya writes the LoRA alone and --parts has {', '.join(asked)}; leave one "
+            "of them out."
+        )
     if unknown := [name for name in asked if name not in made]:
         raise UserError(
             f"--parts has {', '.join(unknown)} and {workdir} has {', '.join(made)}; choose of these"

@@ -148,6 +148,7 @@ def test_merging_does_not_round_the_update_away(stage, tmp_path):
     [
         (["--parts=vae"], "--parts has vae and .* has controlnet, unet"),
         (["--format=kohya", "--merge_lora"], "choose one of them"),
+        (["--format=kohya", "--parts=unet"], "leave one of them out"),
         (["--dtype=float64"], "float64"),
     ],
 )

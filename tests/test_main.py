@@ -41,7 +41,10 @@ def fail(*command):
         ((STAGE2, "--mode=evaluate"), "config.stage1=''; use configs/stage2.py with"),
         ((STAGE2, "--mode=evaluate", "--config.stage1=nowhere"), "holds no checkpoint"),
         ((STAGE1, "--config.validate_every=0"), "config.validate_every is 0; it must be 1 or more"),
-        ((SD, "--config.init.checkpoint=nowhere"), "There is no folder or file nowhere, and it is"),
+        (
+            (SD, "--config.init.checkpoint=nowhere"),
+            "There is no folder or file 'nowhere', and it is",
+        ),
     ],
 )
 def test_main(tmp_path, flags, said):

@@ -70,6 +70,11 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     text_config = ClipTextConfig(
         **_fields(nets.text_encoder), max_position_embeddings=data.text_length
     )
+    if nets.clip_skip >= text_config.num_hidden_layers:
+        raise UserError(
+            f"config.model.clip_skip is {nets.clip_skip}; the text encoder has "
+            f"{text_config.num_hidden_layers} layers, of which one must stay."
+        )
     ragaf = None
     if config.stage == 2:
         sites = injection_sites(unet_config, unet_config.sample_size)

@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 from flax.traverse_util import flatten_dict
 
+from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.tokenizer import Tokenizer
@@ -73,6 +74,13 @@ def adopted(
                     "begun without one: leave it out, or begin another workdir with it."
                 )
             return config, None
+    if not config.init.checkpoint:
+        for name in ("init.control", "init.lora"):
+            if (value := config[name]) != _BEGINNING[name]:
+                raise UserError(
+                    f"config.{name} is {value!r} and config.init.checkpoint is empty: name the "
+                    "Stable Diffusion that it is for."
+                )
     # Without a Stage 1, Stage 2 will not begin.
     if config.stage == 2 or not config.init.checkpoint:
         return config, None
@@ -124,6 +132,11 @@ def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained)
         sketch_channels = control.conditioning_channels
     diffusion = dict(pretrained.diffusion)
     if config.init.prediction:
+        if config.init.prediction not in PREDICTIONS:
+            raise UserError(
+                f"config.init.prediction is {config.init.prediction!r}; choose one of "
+                f"{', '.join(PREDICTIONS)}."
+            )
         diffusion["prediction"] = config.init.prediction
     return {
         "data.text_length": text.pop("max_position_embeddings"),
@@ -143,7 +156,15 @@ def tokenizer_of(config: ml_collections.ConfigDict, pretrained: Pretrained) -> T
     """The checkpoint's own, or for a single file the one that `config.init.tokenizer` names."""
     if pretrained.tokenizer is not None:
         return Tokenizer.from_pretrained(pretrained.tokenizer)
-    folder = locate(config.init.tokenizer, _tokenizer_files)
+    try:
+        folder = locate(config.init.tokenizer, _tokenizer_files)
+    except UserError as error:
+        raise UserError(
+            f"{pretrained.source} carries no tokenizer, and that of config.init.tokenizer is not "
+            f"to be had: {error}"
+        ) from None
+    if (folder / "tokenizer").is_dir():  # a whole checkpoint's
+        folder = folder / "tokenizer"
     return Tokenizer.from_pretrained(folder, pretrained.padding)
 
 

@@ -47,6 +47,15 @@ def initial_params(
             'config.model.autoencoder is "kl" and there are no weights for it; give '
             "--config.init.checkpoint=<a Stable Diffusion>, of which the model then is."
         )
+    trainable, _ = partition(abstract, config.train.trainable, config.train.frozen)
+    fresh_adapters = [path for path in missing if path.startswith("lora/")]
+    if fresh_adapters and not any(
+        path.startswith("lora/") for path in flatten_dict(trainable, sep="/")
+    ):
+        raise UserError(
+            f"config.model.lora.patterns {tuple(config.model.lora.patterns)} makes adapters that "
+            f"config.train.trainable {tuple(config.train.trainable)} does not train; add 'lora/.*'."
+        )
 
     @jax.jit
     def fresh(rng: PRNGKeyArray) -> Tree:

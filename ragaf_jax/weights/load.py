@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
@@ -54,6 +55,11 @@ def load_tree(
     for path, leaf in bar:
         array = _part(store.read(places[path].name), places[path])
         array = from_torch(path, array, len(leaf.shape)) if torch_layout else array
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(
+                f"The tensor {places[path].name} in {store.source} is {array.dtype}, expected "
+                "floats: quantised weights are not read; use another variant of them."
+            )
         check_finite(array, places[path].name, store.source)
         array = np.asarray(array, leaf.dtype, order="C")
         # Waiting keeps the copies of the tensors before from piling up.

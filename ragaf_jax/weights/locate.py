@@ -41,11 +41,11 @@ def locate(where: str, choose: Choose) -> Path:
       UserError: it is neither here nor on the hub.
     """
     path = Path(where).expanduser()
-    if path.exists():
+    if where and path.exists():
         return path
     if not HUB_ID.fullmatch(where):
         raise UserError(
-            f"There is no folder or file {where}, and it is no hub id such as "
+            f"There is no folder or file {where!r}, and it is no hub id such as "
             "stable-diffusion-v1-5/stable-diffusion-v1-5; give one that is."
         )
     owner, name, *inner = where.split("/", 2)

@@ -90,6 +90,8 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
                 "each LoRA in a file of its own."
             )
         names[part] = name
+    if not found:
+        raise UserError(f"{store.source} holds no tensors, expected a LoRA; download it again.")
     tree: Tree = {}
     for module, names in found.items():
         if missing := {"down", "up"} - set(names):

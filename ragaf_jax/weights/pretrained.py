@@ -93,6 +93,13 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
     path = locate(where, functools.partial(_wanted, variant=variant, source=where))
     if path.is_file():
         return _single_file(path)
+    if not (path / "unet").is_dir():
+        hint = "give a folder with unet/, vae/, text_encoder/, scheduler/ and tokenizer/"
+        if (path / "config.json").exists():
+            hint = "it is of one network: give the folder above it"
+        elif (path / "checkpoints").exists():
+            hint = "it is a workdir of ours: go on with it, or name it as --config.stage1"
+        raise UserError(f"{path} holds no Stable Diffusion in diffusers' layout; {hint}.")
     names = files_below(path)
     check_variant(names, variant, str(path))
     read = {
@@ -138,6 +145,8 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
             )
         config = compvis_sizes.control_sizes(store)
         return Network(config, lambda dtype: store, compvis.control_naming(config))
+    if not (path / "config.json").exists() and (path / "controlnet").is_dir():
+        raise UserError(f"{path} is no ControlNet but holds one; give {path / 'controlnet'}.")
     config = configs.control_config(read_json(path / "config.json"), str(path / "config.json"))
     file = path / wanted(files_below(path))[1]
     return Network(config, functools.partial(open_weights, file), unet_names)

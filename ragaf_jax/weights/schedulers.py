@@ -6,6 +6,11 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.weights.fields import Json, field
 
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+_KNOWN = {
+    "beta_schedule": tuple(_SCHEDULES),
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
+}
 # Without these, diffusers' schedulers mean the values here.
 _SCHEDULE_DEFAULTS = {
     "beta_schedule": "linear",
@@ -41,11 +46,11 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
         "set_alpha_to_one": kind != "PNDMScheduler",
     }
     said = {name: field(config, name, default, source) for name, default in defaults.items()}
-    if said["beta_schedule"] not in _SCHEDULES:
-        raise UserError(
-            f"beta_schedule in {source} is {said['beta_schedule']!r}, expected one of "
-            f"{', '.join(_SCHEDULES)}."
-        )
+    for name, known in _KNOWN.items():
+        if said[name] not in known:
+            raise UserError(
+                f"{name} in {source} is {said[name]!r}, expected one of {', '.join(known)}."
+            )
     return {
         "schedule": _SCHEDULES[said["beta_schedule"]],
         "steps": said["num_train_timesteps"],

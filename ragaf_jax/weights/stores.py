@@ -153,8 +153,15 @@ def open_msgpack(path: Path, dtype: jax.typing.DTypeLike | None = None) -> InMem
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file that others may read as they may read the files beside it."""
-    save_file(dict(tensors), path, metadata)  # gives it to its owner alone
+    """Writes a safetensors file that others may read as they may read the files beside it.
+
+    Raises:
+      UserError: there is no room for it.
+    """
+    try:
+        save_file(dict(tensors), path, metadata)  # gives it to its owner alone
+    except SafetensorError as error:
+        raise UserError(f"{path.name} cannot be written ({error}); choose another place.") from None
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)

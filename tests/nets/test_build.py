@@ -11,6 +11,7 @@ from ragaf_jax.nets.build import build_model
         ("data.image_size", 18, "need a multiple of 4"),
         ("model.autoencoder", "vq", "expected 'haar' or 'kl'"),
         ("model.dtype", "float33", "float33"),
+        ("model.clip_skip", 1, "the text encoder has 1 layers"),
         ("model.unet.block_out_channels", (33,), "33"),
         ("model.unet.block_out_channels", (32, 32), "expected 2 of"),
         ("model.unet.cross_attention_dim", 24, "hidden_size 16; they must be equal"),

@@ -118,7 +118,7 @@ def test_a_tokenizer_for_single_files(folder):
     tokens, _ = tokenizer_of(config, single).encode(["a house"], 9)
     assert tokens[0, -1] == 0
     config.init.tokenizer = "nowhere"
-    with pytest.raises(UserError, match="no folder or file nowhere"):
+    with pytest.raises(UserError, match="no folder or file 'nowhere'"):
         tokenizer_of(config, single)
 
 
@@ -232,3 +232,11 @@ def test_a_unet_with_further_inputs_is_refused(folder, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 9}))
     with pytest.raises(UserError, match=r"in_channels of the UNet of .* is 9, expected the 4 of"):
         adopted(configured(folder), tmp_path)
+
+
+@pytest.mark.parametrize(("field", "value"), [("init.control", "x/y"), ("init.lora", "x")])
+def test_what_belongs_to_a_checkpoint_is_not_forgotten_without_one(tmp_path, field, value):
+    config = stage1.get_config("quickstart")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=f"config.{field} is '{value}' and config.init.checkpoint"):
+        adopted(config, tmp_path)

@@ -154,12 +154,17 @@ def test_a_fresh_lora(folder, trees):
         assert np.std(leaf) > 0 if expected is None else np.all(leaf == expected)
 
 
+def test_a_fresh_lora_that_nobody_trains(folder):
+    with pytest.raises(UserError, match="does not train; add 'lora/"):
+        begun(folder, **{**ADAPT, "train.trainable": ("control/.*",)})
+
+
 def test_a_lora_of_nothing(folder):
     with pytest.raises(
         UserError, match="'unet/nothing', which matches no dense and no convolution"
     ):
         begun(folder, **{**ADAPT, "model.lora.patterns": ("unet/nothing",)})
-    with pytest.raises(UserError, match="no folder or file nowhere"):
+    with pytest.raises(UserError, match="no folder or file 'nowhere'"):
         begun(folder, **{"init.lora": "nowhere"})
 
 

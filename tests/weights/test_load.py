@@ -186,6 +186,10 @@ DAMAGES = {
         lambda x: x.update({NAME: np.zeros((8, 8), np.float32)}),
         rf"{NAME} in .* has shape \(8, 8\), expected \(8, 8, 3, 3\)",
     ),
+    "no floats": (
+        lambda x: x.update({NAME: np.zeros((8, 8, 3, 3), np.int8)}),
+        f"{NAME} in .* is int8, expected floats",
+    ),
     "not finite": (
         lambda x: x.update({NAME: np.full((8, 8, 3, 3), np.nan, np.float32)}),
         f"{NAME} in .* infinite or no numbers",
@@ -236,3 +240,21 @@ def test_a_single_file_that_is_none(folder):
         open_pretrained(str(folder / UNET_FILE))
     with pytest.raises(UserError, match="holds no ControlNet in the original layout"):
         open_control(str(folder / UNET_FILE))
+
+
+def test_folders_of_the_wrong_level(folder, tmp_path):
+    with pytest.raises(UserError, match="it is of one network: give the folder above it"):
+        open_pretrained(str(folder / "unet"))
+    with pytest.raises(UserError, match=r"holds one; give .*sd/controlnet\."):
+        open_control(str(folder))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="it is a workdir of ours"):
+        open_pretrained(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("field", ["prediction_type", "timestep_spacing", "beta_schedule"])
+def test_unknown_values_of_the_scheduler_are_named_with_their_file(folder, field):
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: "banana"}))
+    with pytest.raises(UserError, match=f"{field} in .*scheduler_config.json is 'banana'"):
+        open_pretrained(str(folder))

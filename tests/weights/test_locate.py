@@ -84,8 +84,8 @@ def test_what_is_here(tmp_path, monkeypatch):
     for where in ("owner/name", str(tmp_path), "file.safetensors"):
         assert str(locate(where, everything)) == where
     assert locate("~/owner", everything) == tmp_path / "owner"
-    for where in ("nowhere", "/no/where", "a b/c", "../x", "https://huggingface.co/a/b"):
-        with pytest.raises(UserError, match=f"no folder or file {where}, and it is no hub id"):
+    for where in ("", "nowhere", "/no/where", "a b/c", "../x", "https://huggingface.co/a/b"):
+        with pytest.raises(UserError, match=f"no folder or file '{where}', and it is no hub id"):
             locate(where, everything)
 
 

@@ -258,3 +258,8 @@ def test_trainers_that_number_the_text_encoders(lora, tmp_path):
     stored = {k.replace("lora_te_", "lora_te1_"): v for k, v in lora_tensors(text, "kohya").items()}
     found = load_lora(write(tmp_path / "x.safetensors", stored), SHAPES)
     assert_same_updates(found, text)
+
+
+def test_a_file_without_tensors(tmp_path):
+    with pytest.raises(UserError, match="holds no tensors, expected a LoRA"):
+        load_lora(write(tmp_path / "x.safetensors", {}), SHAPES)
