@@ -34,11 +34,12 @@ def initial_params(
       UserError: weights that do not fit the model.
     """
     rng = jax.random.key(config.seed)
-    abstract = flatten_dict(wanted(config, model), sep="/")
+    shapes = wanted(config, model)
+    abstract = flatten_dict(shapes, sep="/")
     if stage1 is not None:
         known = _from_stage1(config, abstract, stage1)
     elif config.init.checkpoint:
-        known = flatten_dict(pretrained_params(config, model), sep="/")
+        known = flatten_dict(pretrained_params(config, model, shapes), sep="/")
     else:
         known = {}
     missing = [path for path in abstract if path not in known]
@@ -75,13 +76,13 @@ def wanted(config: ml_collections.ConfigDict, model: Model) -> Params:
     return merge(trainable, frozen)
 
 
-def pretrained_params(config: ml_collections.ConfigDict, model: Model) -> Tree:
-    """What the weights of `config.init` hold of the model's parameters.
+def pretrained_params(config: ml_collections.ConfigDict, model: Model, abstract: Params) -> Tree:
+    """What the weights of `config.init` hold of the model's parameters, as `abstract` wants them.
 
     Raises:
       UserError: they are missing, damaged, or of another network.
     """
-    abstract, init = wanted(config, model), config.init
+    init = config.init
     pretrained = open_pretrained(init.checkpoint, init.variant)
     params = {
         "unet": pretrained.unet.load(abstract["unet"]),
