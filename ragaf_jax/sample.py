@@ -39,7 +39,8 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it opens
     # What can be wrong with the sketch and the flags is said before JAX is loaded.
-    from ragaf_jax.sampling.sketch_input import read_grey, to_page
+    from ragaf_jax.images import read_grey
+    from ragaf_jax.sketch_input import to_page
 
     grey = read_grey(Path(FLAGS.sketch))
     from ragaf_jax.sampling.outputs import FILES, write_outputs

@@ -15,7 +15,16 @@ FIRST_PARTY = ("main", "configs", "input_pipeline", "ragaf_jax")
 # Files of ragaf_jax that everything may use, and that use only one another.
 LEAVES = {
     f"ragaf_jax.{name}"
-    for name in ("__version__", "errors", "folders", "batch", "palette", "tokenizer")
+    for name in (
+        "__version__",
+        "errors",
+        "folders",
+        "batch",
+        "images",
+        "palette",
+        "sketch_input",
+        "tokenizer",
+    )
 }
 
 # The packages of ragaf_jax, and what each may use besides itself and the leaves.

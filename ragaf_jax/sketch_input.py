@@ -4,20 +4,13 @@ Decode (`read_grey`), find out which side is paper (`is_light_on_dark`), reduce 
 lines (`resize_keeping_lines`), even out paper and ink (`normalise_contrast`), centre on the page.
 """
 
-import warnings
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
 
-from ragaf_jax.errors import UserError
-
-# An A3 page scanned at 600 dpi has 70 million pixels. Without a limit, a file of a few kilobytes
-# could ask for gigabytes of memory when it is decoded.
-MAX_PIXELS = 100_000_000
+from ragaf_jax.images import read_grey
 
 # Fainter than this share of the paper's brightness is paper grain, not ink.
 MIN_CONTRAST = 0.12
@@ -33,18 +26,14 @@ def load_sketch(path: str | Path, page_size: int) -> UInt8[np.ndarray, "page pag
     """Reads a drawing from an image file of any size, mode and polarity.
 
     Args:
-      path: a file that Pillow can decode. Transparent parts count as white, EXIF rotation is
-        applied, of several frames the first is read.
+      path: as `read_grey` takes it, with its errors.
       page_size: side of the page in pixels.
 
     Returns:
       The drawing with its aspect kept, centred on a square page: paper 255, ink 0. A picture
       without contrast gives a page of paper.
-
-    Raises:
-      UserError: the file is missing, not a readable image, or larger than `MAX_PIXELS`.
     """
-    return to_page(read_grey(Path(path)), page_size)
+    return to_page(read_grey(path), page_size)
 
 
 def to_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "page page"]:
@@ -59,78 +48,6 @@ def to_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray,
     top, left = (page_size - height) // 2, (page_size - width) // 2
     page[top : top + height, left : left + width] = drawing
     return page
-
-
-def read_grey(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Luminance of an image file, upright and without transparency; errors as in `load_sketch`."""
-    if path.is_dir():
-        raise UserError(f"The sketch {path} is a folder; name an image file.")
-    if not path.exists():
-        raise UserError(f"The sketch {path} does not exist; name an image file.")
-    if not path.is_file():
-        raise UserError(f"The sketch {path} is not a regular file; name an image file.")
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise UserError(f"The sketch {path} cannot be opened: {error.strerror}.") from error
-    with file:
-        head = file.read(4096)
-        if not head:
-            raise UserError(f"The sketch {path} is empty (0 bytes); save the drawing again.")
-        if b"<svg" in head or path.suffix.lower() in (".svg", ".svgz"):
-            raise UserError(f"The sketch {path} is an SVG drawing; export it as PNG first.")
-        file.seek(0)
-        return _decode(file, path)
-
-
-def _decode(file: BinaryIO, path: Path) -> UInt8[np.ndarray, "h w"]:
-    too_large = UserError(
-        f"The sketch {path} has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down."
-    )
-    try:
-        with warnings.catch_warnings():
-            # What Pillow only warns of (odd EXIF data, sizes below our limit) does no harm here.
-            warnings.simplefilter("ignore")
-            image = Image.open(file)
-            if image.width * image.height > MAX_PIXELS:
-                raise too_large
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.array(_to_grey(image))
-    except UserError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise too_large from error
-    except Image.UnidentifiedImageError as error:
-        raise UserError(f"The sketch {path} is not an image; save it as PNG or JPEG.") from error
-    # On broken files Pillow's decoders raise whatever their parsing ran into.
-    except Exception as error:
-        raise UserError(f"The sketch {path} is damaged ({error}); save it again.") from error
-
-
-def _to_grey(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_deep_to_u8(np.asarray(image)))
-    if image.has_transparency_data:
-        return _flatten(image.convert("RGBA"))
-    # Pillow has no direct way from CMYK and its like to grey.
-    return (image if image.mode in ("1", "L", "RGB") else image.convert("RGB")).convert("L")
-
-
-def _deep_to_u8(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-    """16- and 32-bit samples in units of their brightest: 12-bit scans lie in 16-bit files."""
-    values = np.nan_to_num(values.astype(np.float32))
-    values -= min(values.min(), 0)
-    return np.rint(values * (255 / max(values.max(), 1e-12))).astype(np.uint8)
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Composites on white; on black where white alone is drawn and would vanish on white."""
-
-    def on(paper: str) -> Image.Image:
-        return Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("L")
-
-    on_white = on("white")
-    return on_white if np.ptp(np.asarray(on_white)) > 255 * MIN_CONTRAST else on("black")
 
 
 def is_light_on_dark(grey: UInt8[np.ndarray, "h w"]) -> bool:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.sampling.sketch_input import MAX_PIXELS, load_sketch
+from ragaf_jax.images import MAX_PIXELS
+from ragaf_jax.sketch_input import load_sketch
 
 PAGE = 256
 

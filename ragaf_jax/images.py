@@ -1,0 +1,189 @@
+"""Image files that nobody vouches for → arrays: one checked way in for sketches and photos.
+
+`read_grey` and `read_rgb` decode, and end in one sentence on whatever is no usable picture;
+`crop_square` and `to_square` bring what they give to the square that the networks see.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image, ImageCms, ImageOps
+
+from ragaf_jax.errors import UserError
+
+# An A3 page scanned at 600 dpi has 70 million pixels. Without a limit, a file of a few kilobytes
+# could ask for gigabytes of memory when it is decoded.
+MAX_PIXELS = 100_000_000
+
+# Pillow tries these alone: of the others some start programs (EPS runs Ghostscript) and some take
+# anything for a picture.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "JPEG2000", "GIF", "BMP", "TIFF", "PPM", "PSD")
+
+# Less contrast than this share of the full range is none: white that was drawn on nothing.
+_LEAST_CONTRAST = 0.12
+
+# Pillow's modes of more than 8 bits a sample: I, I;16, I;16B, F …
+_DEEP_MODES = ("I", "F")
+
+
+def read_grey(path: str | Path, what: str = "sketch") -> UInt8[np.ndarray, "h w"]:
+    """Luminance of an image file, upright and without transparency.
+
+    Args:
+      path: a file in one of `FORMATS`. Transparent parts count as white (as black where white
+        alone is drawn), EXIF rotation is applied, of several frames the first is read, deep samples
+        are scaled so that the brightest is 255.
+      what: what the file is to the user, for the sentences.
+
+    Raises:
+      UserError: the file is missing, no regular file, not a readable image, or larger than
+        `MAX_PIXELS`.
+    """
+    return _read(Path(path), what, _to_grey)
+
+
+def read_rgb(path: str | Path, what: str = "image") -> UInt8[np.ndarray, "h w 3"]:
+    """Colours of an image file in sRGB, upright, transparent parts on white.
+
+    An embedded colour profile is applied where it can be read. Samples of 16 bits are scaled to 8.
+    Arguments and errors are those of `read_grey`.
+    """
+    return _read(Path(path), what, _to_rgb)
+
+
+def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side side *c"]:
+    """The largest centred square; a sketch of its photo's size still lies on it afterwards."""
+    height, width = array.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return array[top : top + side, left : left + side]
+
+
+def to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """The photo's centre at `side` pixels: area means when reduced, bicubic when enlarged."""
+    square = crop_square(photo)
+    smooth = cv2.INTER_AREA if len(square) >= side else cv2.INTER_CUBIC
+    return cv2.resize(square, (side, side), interpolation=smooth)
+
+
+def _read(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    name = str(path) if str(path).isprintable() else ascii(str(path))
+    subject = f"The {what} {name}"
+    if "\0" in str(path):
+        raise UserError(f"{subject} has a NUL byte in its name; rename it.")
+    try:
+        if path.is_dir():
+            raise UserError(f"{subject} is a folder; name an image file.")
+        if not path.exists():
+            raise UserError(f"{subject} does not exist; name an image file.")
+        # A pipe or a device could keep us waiting for ever.
+        if not path.is_file():
+            raise UserError(f"{subject} is not a regular file; name an image file.")
+        with path.open("rb") as file:
+            head = file.read(4096)
+            if not head:
+                raise UserError(f"{subject} is empty (0 bytes); save it again.")
+            file.seek(0)
+            return _decode(file, head, path.suffix, subject, convert)
+    except OSError as error:
+        raise UserError(f"{subject} cannot be opened: {error.strerror or error}.") from error
+
+
+def _decode(
+    file: BinaryIO,
+    head: bytes,
+    suffix: str,
+    subject: str,
+    convert: Callable[[Image.Image], Image.Image],
+) -> np.ndarray:
+    too_large = UserError(
+        f"{subject} has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down."
+    )
+    try:
+        with warnings.catch_warnings():
+            # What Pillow only warns of (odd EXIF data, sizes below our limit) does no harm here.
+            warnings.simplefilter("ignore")
+            image = Image.open(file, formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise too_large
+            image.load()
+            # Broken EXIF data is no reason to do without the picture.
+            with contextlib.suppress(Exception):
+                ImageOps.exif_transpose(image, in_place=True)
+            return np.array(convert(image))
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise too_large from error
+    except Image.UnidentifiedImageError as error:
+        if b"<svg" in head or suffix.lower() in (".svg", ".svgz"):
+            raise UserError(f"{subject} is an SVG drawing; export it as PNG first.") from error
+        raise UserError(f"{subject} is not an image; save it as PNG or JPEG.") from error
+    # On broken files Pillow's decoders raise whatever their parsing ran into.
+    except Exception as error:
+        raise UserError(f"{subject} is damaged ({error}); save it again.") from error
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(_DEEP_MODES):
+        return Image.fromarray(_deep_to_u8(np.asarray(image)))
+    if not image.has_transparency_data:
+        # Pillow has no direct way from CMYK and its like to grey.
+        return (image if image.mode in ("1", "L", "RGB") else image.convert("RGB")).convert("L")
+    on_white = _flatten(image, "white").convert("L")
+    if np.ptp(np.asarray(on_white)) > 255 * _LEAST_CONTRAST:
+        return on_white
+    return _flatten(image, "black").convert("L")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(_DEEP_MODES):
+        values = np.asarray(image)
+        # Integers have 16 bits unless one is beyond them; floats have no full scale of their own.
+        sixteen_bits = image.mode != "F" and values.max() <= 65535
+        image = Image.fromarray(_deep_to_u8(values, 65535 if sixteen_bits else None))
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    image = _to_srgb(image, image.info.get("icc_profile"))
+    if alpha is None:
+        return image
+    image.putalpha(alpha)
+    return _flatten(image, "white")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Opaque sRGB; a profile that is damaged or made for other channels counts as none."""
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            converted = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
+            assert converted is not None  # only in-place conversion gives none
+            return converted
+    return image.convert("RGB")
+
+
+def _deep_to_u8(values: np.ndarray, white: float | None = None) -> UInt8[np.ndarray, "h w"]:
+    """16- and 32-bit samples; without `white`, in units of their brightest: scanners write 12 bits.
+
+    What is below 0 (in units of nobody knows what) moves all of it up.
+    """
+    values = np.nan_to_num(values.astype(np.float32))
+    values -= min(values.min(), 0)
+    return np.rint(values * (255 / (white or max(values.max(), 1e-12)))).astype(np.uint8)
+
+
+def _flatten(image: Image.Image, paper: str) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, paper), image).convert("RGB")
