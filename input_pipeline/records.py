@@ -1,13 +1,18 @@
 """Random access to a prepared data set."""
 
+import copy
+import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
+from input_pipeline.cached import TextStates, open_latents, open_text
 from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -20,6 +25,7 @@ class RecordSource:
     Attributes:
       metadata: what the folder says of itself.
       tokenizer: the vocabulary of the training captions.
+      folder: where they lie.
     """
 
     def __init__(
@@ -34,7 +40,8 @@ class RecordSource:
 
         Args:
           data_dir: the folder of all data sets.
-          dataset: "openmoji/recolor" or "openmoji/plain".
+          dataset: "openmoji/recolor", "openmoji/plain", "sketchy", "coco", "folder" or
+            "folder/<name>".
           split: "train", "validation" or "test".
           image_size: side S of its images, px.
           recolorings: records a drawing; of openmoji/recolor only.
@@ -49,7 +56,9 @@ class RecordSource:
         )
         if dataset == "openmoji/recolor":
             command += f" --recolorings={recolorings}"
-        self.metadata = _checked_metadata(folder, image_size, command)
+        elif not dataset.startswith("openmoji/"):
+            command += " --root=<folder of the pictures>"
+        self.metadata = _checked_metadata(folder, dataset, image_size, command)
         try:
             builder = tfds.builder_from_directory(os.fspath(folder))
             text = (folder / record_format.TOKENIZER_FILE).read_text(encoding="utf-8")
@@ -64,6 +73,11 @@ class RecordSource:
         if split not in splits:
             raise UserError(f"{folder} has no split {split!r}; choose one of {', '.join(splits)}.")
         self._records = splits[split]
+        self._split, self._command = split, command
+        self._left_out: tuple[str, ...] = ()
+        self._latents: np.ndarray | None = None
+        self._text_states: TextStates | None = None
+        self.folder = folder
         self.tokenizer = Tokenizer.from_json(text)
 
     def __len__(self) -> int:
@@ -71,15 +85,67 @@ class RecordSource:
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         record = self._records[index]
+        for name in self._left_out:
+            del record[name]
+        if self._latents is not None:
+            record["latents"] = self._latents[index]
+        if self._text_states is not None:
+            record["text_states"] = self._text_states
         record["captions"] = [caption.decode() for caption in record["captions"]]
-        for name in ("category", "key"):
+        for name in ("category", "key", "group"):
             record[name] = record[name].decode()
-        for name in ("labels", "true_labels"):
+        for name in {"labels", "true_labels"} - set(self._left_out):
             record[name] = record[name][..., 0]
         return record
 
+    def without(self, *images: str) -> "RecordSource":
+        """The same records, read faster because these images of theirs are not decoded."""
+        source = copy.copy(self)
+        source._left_out = (*self._left_out, *images)
+        decoders = {name: tfds.decode.SkipDecoding() for name in source._left_out}
+        source._records = dataclasses.replace(self._records, decoders=decoders)
+        return source
 
-def _checked_metadata(folder: Path, image_size: int, command: str) -> dict[str, Any]:
+    def with_caches(self, keys: Mapping[str, str]) -> "RecordSource":
+        """The same records with what was computed beforehand of each.
+
+        With latents, a record has no `image` but `latents` bf16[2, h, w, 2c]: of the picture and of
+        its mirror image, mean and standard deviation side by side in channels. With text, it has
+        `text_states`, to be asked for those of a caption, bf16[T, D].
+
+        Args:
+          keys: the networks' fingerprints by the kind of cache, "latents" or "text".
+
+        Raises:
+          UserError: there is no such cache.
+        """
+        if not keys:
+            return self
+        source = self.without("image") if "latents" in keys else copy.copy(self)
+        if "latents" in keys:
+            source._latents = open_latents(
+                self.folder, self._split, keys["latents"], len(self), self._command
+            )
+        if "text" in keys:
+            source._text_states = open_text(self.folder, self._split, keys["text"], self._command)
+        return source
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What a folder of records says of itself.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        return json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The data in {folder} cannot be read ({error}); delete the folder and prepare it again."
+        ) from None
+
+
+def _checked_metadata(folder: Path, dataset: str, image_size: int, command: str) -> dict[str, Any]:
     """The folder's metadata, once they are known to be what today's code would write."""
     if not folder.is_dir():
         others = sorted(other.name for other in folder.parent.glob("[0-9]*"))
@@ -89,13 +155,8 @@ def _checked_metadata(folder: Path, image_size: int, command: str) -> dict[str, 
                 f"{folder.name}; run: {command}"
             )
         raise UserError(f"There is no data in {folder}; run: {command}")
-    try:
-        found = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"The data in {folder} cannot be read ({error}); delete the folder and run: {command}"
-        ) from None
-    for field, expected in record_format.metadata(image_size).items():
+    found = read_metadata(folder)
+    for field, expected in record_format.metadata(dataset, image_size).items():
         if found.get(field) != expected:
             raise UserError(
                 f"The data in {folder} were prepared with {field} = {found.get(field)} and this "

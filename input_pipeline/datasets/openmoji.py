@@ -8,27 +8,23 @@ and its captions say which colour lies where.
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art as art
 from input_pipeline.datasets import recolor
+from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
 from input_pipeline.datasets.splits import stable_hash
-from input_pipeline.mirror import swap_sides
 from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
 from ragaf_jax.graph.regions import RegionConfig
 from ragaf_jax.palette import PALETTE, nearest
-from ragaf_jax.tokenizer import Tokenizer
 
-SPLITS = ("train", "validation", "test")
 # `plain` captions name up to so many colours, each of at least this share of the paint.
 _DOMINANT, _DOMINANT_SHARE = 3, 0.08
 # OpenMoji's pale and dark shades that lie nearer to another basic colour than to their own.
@@ -47,39 +43,31 @@ class OpenmojiConfig(tfds.core.BuilderConfig):
     """One variant of the data set.
 
     Attributes:
+      dataset: "openmoji/plain" or "openmoji/recolor".
       size: side S of the images, px.
       recolorings: records a drawing in new colours; 0 for the artist's own.
       limit: drawings of each split to take, in a shuffled order that never changes; 0 takes all.
     """
 
-    size: int = 64
-    recolorings: int = 0
-    limit: int = 0
+    dataset: str
+    size: int
+    recolorings: int
+    limit: int
 
 
 def config(dataset: str, size: int, recolorings: int, limit: int = 0) -> OpenmojiConfig:
     """The configuration of "openmoji/plain" or "openmoji/recolor"."""
     return OpenmojiConfig(
         name=record_format.config_name(dataset, size, recolorings),
+        dataset=dataset,
         size=size,
         recolorings=0 if dataset == "openmoji/plain" else recolorings,
         limit=limit,
     )
 
 
-class Openmoji(tfds.core.GeneratorBasedBuilder):
-    """Builder of `openmoji`.
-
-    Attributes:
-      map: applies a function to every drawing, in their order; a process pool's `imap` spreads the
-        work.
-    """
-
-    VERSION = tfds.core.Version(record_format.FORMAT_VERSION)
-    map = staticmethod(map)
-    # Nothing is downloaded. TFDS's own look-up needs `importlib_resources`, which TFDS 4.9.10 does
-    # not install on today's Pythons.
-    url_infos = None
+class Openmoji(Builder):
+    """Builder of `openmoji`."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         chosen = self.builder_config
@@ -91,49 +79,28 @@ class Openmoji(tfds.core.GeneratorBasedBuilder):
             features=record_format.features(chosen.size),
             metadata=tfds.core.MetadataDict(
                 record_format.metadata(
-                    chosen.size, recolorings=chosen.recolorings, limit=chosen.limit
+                    chosen.dataset,
+                    chosen.size,
+                    recolorings=chosen.recolorings,
+                    limit=chosen.limit,
                 )
             ),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        del dl_manager  # the drawings are a Python package
+    def work(self) -> Work:
+        chosen = self.builder_config
         drawings = sorted(art.select_drawings(), key=lambda drawing: stable_hash(drawing.key))
-        self._captions: list[str] = []
-        generators = {}
+        tasks = {}
         for split in SPLITS:
-            chosen = [drawing for drawing in drawings if drawing.split == split]
-            chosen = chosen[: self.builder_config.limit or None]
-            generators[split] = self._generate_examples(split, chosen)
-        return generators
-
-    def _generate_examples(
-        self, split: str, drawings: list[art.Drawing]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        size, recolorings = self.builder_config.size, self.builder_config.recolorings
-        tasks = [(drawing, size, recolorings) for drawing in drawings]
-        count = 0
-        bar = tqdm(total=len(tasks), desc=f"{split:<10}", unit=" drawings")
-        with bar:
-            for records in self.map(_records, tasks):
-                for record in records:
-                    if split == "train":
-                        for caption in record["captions"]:
-                            self._captions += caption, swap_sides(caption)
-                    yield record["key"], record
-                count += len(records)
-                bar.set_postfix(records=count, refresh=False)
-                bar.update()
-
-    def _download_and_prepare(self, *args, **kwargs) -> None:
-        super()._download_and_prepare(*args, **kwargs)
-        # Here, `data_path` is still TFDS's incomplete folder: all of it appears at once or not.
-        tokenizer = Tokenizer.train(self._captions)
-        path = self.data_path / record_format.TOKENIZER_FILE
-        path.write_text(tokenizer.to_json())
+            of_split = [drawing for drawing in drawings if drawing.split == split]
+            tasks[split] = [
+                (drawing, chosen.size, chosen.recolorings)
+                for drawing in of_split[: chosen.limit or None]
+            ]
+        return Work(_records, tasks)
 
 
-def _records(task: tuple[art.Drawing, int, int]) -> list[dict[str, Any]]:
+def _records(task: tuple[art.Drawing, int, int]) -> list[Record]:
     """All records of one drawing; none in new colours if no part is large enough to be named."""
     drawing, size, recolorings = task
     root = art.read_svg(drawing.path)
@@ -145,7 +112,9 @@ def _records(task: tuple[art.Drawing, int, int]) -> list[dict[str, Any]]:
         GraphConfig(),
         max_edges=RegionConfig().max_regions ** 2,  # all: readers trim to their own budget
     )
-    encode = functools.partial(record_format.encode, sketch=sketch, category=drawing.name)
+    encode = functools.partial(
+        record_format.encode, sketch=sketch, category=drawing.name, group=drawing.key
+    )
     if not recolorings:
         return [encode(key=drawing.key, **_as_drawn(drawing.name, root, size))]
 

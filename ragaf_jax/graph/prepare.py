@@ -1,5 +1,6 @@
 """A drawn page → all that a model is told of it: the way of training records and of sampling."""
 
+import dataclasses
 from typing import NamedTuple
 
 import cv2
@@ -18,6 +19,7 @@ class SketchRegions(NamedTuple):
     sketch: UInt8[np.ndarray, "s s"]  # paper 255, ink 0
     regions: Regions  # labels of s × s
     graph: RegionGraph
+    found: int  # regions of the page before any were merged to keep to `max_regions`
 
 
 def page_size(size: int) -> int:
@@ -51,9 +53,15 @@ def sketch_regions(
             f"the page has shape {page.shape}; it must be a grey square of at least "
             f"{size} × {size} pixels: pad it to a square and enlarge it"
         )
-    regions = downsample_labels(extract_regions(page, region_config), size)
+    page_regions = extract_regions(page, region_config)
+    found = page_regions.n
+    if found == region_config.max_regions:
+        unbounded = dataclasses.replace(region_config, max_regions=page.size)
+        found = extract_regions(page, unbounded).n
+    regions = downsample_labels(page_regions, size)
     return SketchRegions(
         sketch=cv2.resize(page, (size, size), interpolation=cv2.INTER_AREA),
         regions=regions,
         graph=trim_edges(region_graph(regions, graph_config), max_edges),
+        found=found,
     )

@@ -14,7 +14,7 @@ from ragaf_jax.graph.regions import RegionConfig, downsample_labels, extract_reg
 @pytest.mark.parametrize("side,size", [(256, 64), (128, 128), (200, 64)])
 def test_parts_agree(random_page, side, size):
     page, most, budget = random_page(side, side), RegionConfig(max_regions=12), 40
-    sketch, regions, graph = sketch_regions(page, size, most, GraphConfig(), budget)
+    sketch, regions, graph, _ = sketch_regions(page, size, most, GraphConfig(), budget)
     assert sketch.shape == regions.labels.shape == (size, size) and sketch.dtype == np.uint8
     expected = downsample_labels(extract_regions(page, most), size)
     np.testing.assert_array_equal(regions.labels, expected.labels)
@@ -35,7 +35,7 @@ def test_the_fullest_page_fits_its_budget():
     for line in range(8, 256, 30):
         cv2.line(page, (line, 0), (line, 255), 0, 3)
         cv2.line(page, (0, line), (255, line), 0, 3)
-    _, regions, graph = sketch_regions(page, 64, RegionConfig(), GraphConfig(), 192)
+    _, regions, graph, _ = sketch_regions(page, 64, RegionConfig(), GraphConfig(), 192)
     assert regions.n == 32 and len(graph.senders) <= 192
 
 

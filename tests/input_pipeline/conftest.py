@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from miniature import LIMIT, RECOLORINGS, SIZE
 
-from input_pipeline.prepare import prepare
+from input_pipeline.prepare import Options, prepare
 from input_pipeline.records import RecordSource
 
 
@@ -13,7 +13,7 @@ from input_pipeline.records import RecordSource
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four drawings of every split, plain and twice recoloured."""
     folder = tmp_path_factory.mktemp("data")
-    prepare("openmoji", folder, size=SIZE, recolorings=RECOLORINGS, limit=LIMIT)
+    prepare("openmoji", folder, Options(SIZE, RECOLORINGS, LIMIT))
     return folder
 
 

@@ -10,7 +10,7 @@ import pytest
 from miniature import LIMIT, RECOLORINGS, SIZE
 
 from input_pipeline.datasets.openmoji_art import select_drawings
-from input_pipeline.prepare import prepare
+from input_pipeline.prepare import Options, Running, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 
@@ -18,12 +18,12 @@ from ragaf_jax.errors import UserError
 _RUN = f"""
 import sys
 from pathlib import Path
-from input_pipeline.prepare import prepare
+from input_pipeline.prepare import Options, Running, prepare
 from input_pipeline.records import RecordSource
 from input_pipeline.loader import train_iterator
 data = Path(sys.argv[1])
 if __name__ == "__main__":
-    prepare("openmoji", data, size={SIZE}, recolorings={RECOLORINGS}, limit={LIMIT}, workers=2)
+    prepare("openmoji", data, Options({SIZE}, {RECOLORINGS}, {LIMIT}), Running(workers=2))
     source = RecordSource(data, "openmoji/recolor", "train", {SIZE}, {RECOLORINGS})
     next(train_iterator(source, 2, 0, text_length=40, max_regions=33, max_edges=192))
     print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
@@ -85,18 +85,18 @@ def test_an_interrupted_preparation_starts_clean_and_makes_the_same_bytes(data_d
 
 def test_what_is_there_is_not_made_again(data_dir):
     before = {path: path.stat().st_mtime_ns for path in data_dir.glob("openmoji/*/*/*")}
-    prepare("openmoji", data_dir, size=SIZE, recolorings=RECOLORINGS, limit=LIMIT)
+    prepare("openmoji", data_dir, Options(SIZE, RECOLORINGS, LIMIT))
     assert before == {path: path.stat().st_mtime_ns for path in data_dir.glob("openmoji/*/*/*")}
 
 
 def test_a_part_of_the_data_does_not_pass_for_the_whole(data_dir):
     with pytest.raises(UserError, match=f"prepared with --limit={LIMIT}, not 0"):
-        prepare("openmoji", data_dir, size=SIZE, recolorings=RECOLORINGS)
+        prepare("openmoji", data_dir, Options(SIZE, RECOLORINGS))
 
 
 def test_an_unknown_data_set_is_named(tmp_path):
-    with pytest.raises(UserError, match="no data set 'openmojo'; choose one of openmoji, "):
-        prepare("openmojo", tmp_path, size=SIZE, recolorings=RECOLORINGS)
+    with pytest.raises(UserError, match="no data set 'openmojo'; choose openmoji/plain, "):
+        prepare("openmojo", tmp_path, Options(SIZE, RECOLORINGS))
     assert not list(tmp_path.iterdir())
 
 
@@ -104,4 +104,4 @@ def test_two_preparations_do_not_disturb_each_other(tmp_path):
     with (tmp_path / ".prepare.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="Another preparation is at work"):
-            prepare("openmoji", tmp_path, size=SIZE, recolorings=RECOLORINGS, limit=LIMIT)
+            prepare("openmoji", tmp_path, Options(SIZE, RECOLORINGS, LIMIT))

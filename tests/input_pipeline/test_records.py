@@ -106,7 +106,7 @@ def test_missing_data_are_answered_with_the_command_that_makes_them(tmp_path):
 
 def test_data_of_another_version_do_not_load(damaged):
     damaged.rename(damaged.parent / "0.9.0")
-    with pytest.raises(UserError, match=r"version 0\.9\.0 and this code reads 1\.0\.0; run: "):
+    with pytest.raises(UserError, match=r"version 0\.9\.0 and this code reads 1\.1\.0; run: "):
         open_plain(damaged)
 
 
@@ -138,7 +138,9 @@ def test_truncated_records_do_not_load(damaged):
 
 
 def test_unknown_names_are_answered_with_the_known_ones(data_dir):
-    with pytest.raises(UserError, match="no data set 'openmoji'; choose openmoji/plain or"):
+    with pytest.raises(
+        UserError, match="no data set 'openmoji'; choose openmoji/plain, openmoji/recolor"
+    ):
         RecordSource(data_dir, "openmoji")
     with pytest.raises(UserError, match="no split 'dev'; choose one of .*validation"):
         RecordSource(data_dir, "openmoji/plain", "dev", SIZE)

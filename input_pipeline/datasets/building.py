@@ -1,0 +1,179 @@
+"""What the builders of all data sets share: tasks become records, in processes or with Beam.
+
+A data set says which tasks there are, by split, and how a task becomes records. A task that cannot
+(a broken image) is left out, listed in `rejected.jsonl`, and too many of them stop the build.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from tensorflow_datasets.core.example_parser import ExampleParserNp
+from tqdm import tqdm
+
+from input_pipeline import record_format
+from input_pipeline.datasets.items import Rejected
+from input_pipeline.mirror import swap_sides
+from ragaf_jax.errors import UserError
+from ragaf_jax.tokenizer import Tokenizer
+
+SPLITS = ("train", "validation", "test")
+
+Record = dict[str, Any]  # as `record_format.encode` gives it
+Make = Callable[[Any], list[Record] | Rejected]
+
+
+class Work(NamedTuple):
+    """What a data set is made of.
+
+    Attributes:
+      make: a function of a module, so that it can be sent to other processes.
+      tasks: of every split in `SPLITS`; picklable.
+      rejected: what was found to be of no use before anything was read.
+    """
+
+    make: Make
+    tasks: dict[str, Sequence[Any]]
+    rejected: Sequence[Rejected] = ()
+
+
+class Rejections:
+    """What is left out, and whether it is too much.
+
+    Attributes:
+      list: so far.
+    """
+
+    def __init__(self, total: int, most: float, report: Path):
+        """Counts from zero.
+
+        Args:
+          total: of all that there is to prepare.
+          most: the share of it that may be rejected.
+          report: the file that gets the list if it is more.
+        """
+        self.list: list[Rejected] = []
+        self._total, self._most, self._report = total, most, report
+
+    def add(self, rejected: Iterable[Rejected]) -> None:
+        """Adds to the list.
+
+        Raises:
+          UserError: it has become too long.
+        """
+        self.list += rejected
+        if len(self.list) <= self._most * self._total:
+            return
+        self._report.parent.mkdir(parents=True, exist_ok=True)
+        self.write(self._report)
+        raise UserError(
+            f"{len(self.list)} of {self._total} examples cannot be used, the first one "
+            f"{self.list[0].file!r} because {self.list[0].reason}; all so far are listed in "
+            f"{self._report}: mend or delete them, or allow more than {self._most:.1%} with "
+            "--max_rejected."
+        )
+
+    def write(self, path: Path) -> None:
+        """A line of JSON each."""
+        lines = [json.dumps(x._asdict(), ensure_ascii=False) + "\n" for x in self.list]
+        path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes the records of `work`.
+
+    Attributes:
+      map: applies `Work.make` to every task, in their order; `processes.mapping` spreads it out.
+      beam: leaves it to a Beam pipeline instead.
+      max_rejected: the share of all examples that may be left out.
+    """
+
+    VERSION = tfds.core.Version(record_format.FORMAT_VERSION)
+    map: Callable[[Make, Iterable[Any]], Iterator[list[Record] | Rejected]] = staticmethod(map)
+    beam = False
+    max_rejected = 0.01
+    # Nothing is downloaded. TFDS's own look-up needs `importlib_resources`, which TFDS 4.9.10 does
+    # not install on today's Pythons.
+    url_infos = None
+
+    def work(self) -> Work:
+        """All there is to do."""
+        raise NotImplementedError
+
+    def _split_generators(self, dl_manager) -> dict[str, Any]:
+        del dl_manager  # nothing is downloaded
+        work = self.work()
+        for split, tasks in work.tasks.items():
+            if not tasks:
+                raise UserError(
+                    f"There is nothing to put into the split {split!r}: {len(work.rejected)} "
+                    "examples were rejected before anything was read"
+                    + (
+                        f", the first one because {work.rejected[0].reason}."
+                        if work.rejected
+                        else "."
+                    )
+                )
+        total = sum(map(len, work.tasks.values())) + len(work.rejected)
+        # `data_path` is TFDS's incomplete folder, which goes when the build fails.
+        report = self.data_path.parent / record_format.REJECTED_FILE
+        report.unlink(missing_ok=True)
+        self._rejections = Rejections(total, self.max_rejected, report)
+        self._rejections.add(work.rejected)
+        if self.beam:
+            # Takes seconds to import, and is not installed with the rest.
+            from input_pipeline import beam
+
+            self._beam_folder = self.data_path / "beam"
+            return {
+                split: beam.MakeRecords(work.make, tasks, self._beam_folder / split)
+                for split, tasks in work.tasks.items()
+            }
+        return {
+            split: self._generate_examples(split, work.make, tasks)
+            for split, tasks in work.tasks.items()
+        }
+
+    def _generate_examples(
+        self, split: str, make: Make, tasks: Sequence[Any]
+    ) -> Iterator[tuple[str, Record]]:
+        count = 0
+        with tqdm(total=len(tasks), desc=f"{split:<10}", unit=" drawings") as bar:
+            for made in self.map(make, tasks):
+                if isinstance(made, Rejected):
+                    self._rejections.add([made])
+                else:
+                    yield from ((record["key"], record) for record in made)
+                    count += len(made)
+                bar.set_postfix(records=count, refresh=False)
+                bar.update()
+        if not count:
+            raise UserError(f"Every example of the split {split!r} was rejected or has no records.")
+
+    def _download_and_prepare(self, *args, **kwargs) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        # Here, too, `data_path` is the incomplete folder: all of it appears at once or not.
+        if self.beam:
+            from input_pipeline import beam
+
+            self._rejections.add(beam.take_rejected(self._beam_folder))
+        if self._rejections.list:
+            self._rejections.write(self.data_path / record_format.REJECTED_FILE)
+        tokenizer = Tokenizer.train(self._training_captions())
+        (self.data_path / record_format.TOKENIZER_FILE).write_text(tokenizer.to_json())
+
+    def _training_captions(self) -> Iterator[str]:
+        """Read back, because the records may have been made on other machines; and mirrored."""
+        specification = self.info.features.get_serialized_info()
+        parser = ExampleParserNp({"captions": specification["captions"]})
+        files = sorted(os.fspath(path) for path in self.data_path.glob("*-train.array_record*"))
+        records = ArrayRecordDataSource(files)
+        for begin in range(0, len(records), 64):
+            for record in records.__getitems__(range(begin, min(begin + 64, len(records)))):
+                for caption in parser.parse_example(record)["captions"]:
+                    text = caption.decode()
+                    yield from (text, swap_sides(text))

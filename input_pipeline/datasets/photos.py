@@ -1,0 +1,206 @@
+"""The data sets of pictures on one's own disk: `sketchy`, `coco` and `folder`.
+
+Each is scanned into items; here an item becomes a record, with the sketch that was drawn for it or
+one made from the picture.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from input_pipeline import record_format, sketch
+from input_pipeline.datasets import coco, folder, sketchy
+from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
+from input_pipeline.datasets.items import Item, Rejected, Scan
+from input_pipeline.datasets.splits import stable_hash
+from ragaf_jax import images
+from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import GraphConfig
+from ragaf_jax.graph.prepare import page_size, sketch_regions
+from ragaf_jax.graph.regions import RegionConfig
+from ragaf_jax.sketch_input import to_page
+
+# A drawing of other proportions than its picture is not of that picture.
+_SAME_SHAPE = 0.03
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class PhotosConfig(tfds.core.BuilderConfig):
+    """One preparation.
+
+    Attributes:
+      dataset: "sketchy", "coco", "folder" or "folder/<name>".
+      size: side S of the images, px.
+      root: the folder as it was downloaded.
+      method: how pictures without a drawing become sketches, one of `sketch.METHODS`.
+      transform: of Sketchy, the alignment of its sketches; None for the first that is there.
+      limit: groups of each split to take, in a shuffled order that never changes; 0 takes all.
+    """
+
+    dataset: str
+    size: int
+    root: Path
+    method: str = "canny"
+    transform: str | None = None
+    limit: int = 0
+
+
+def config(dataset: str, size: int, **options) -> PhotosConfig:
+    """The configuration under the name of its folder; `options` are `PhotosConfig`'s."""
+    name = record_format.config_name(dataset, size, 0)
+    return PhotosConfig(name=name, dataset=dataset, size=size, **options)
+
+
+class _Photos(Builder, skip_registration=True):
+    """Items of a scan.
+
+    Attributes:
+      homepage: where the data come from.
+    """
+
+    homepage = ""
+
+    def scan(self) -> Scan:
+        """What there is in the root."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        chosen = self.builder_config
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__,
+            homepage=self.homepage,
+            features=record_format.features(chosen.size),
+            metadata=tfds.core.MetadataDict(
+                record_format.metadata(chosen.dataset, chosen.size, **facts(chosen))
+            ),
+        )
+
+    def work(self) -> Work:
+        chosen = self.builder_config
+        scan = self.scan()
+        by_split: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        for item in scan.items:
+            by_split[item.split].append(item)
+        tasks = {
+            split: [
+                _Task(item, chosen.root, chosen.size, chosen.method)
+                for item in _limited(items, chosen.limit)
+            ]
+            for split, items in by_split.items()
+        }
+        return Work(_records, tasks, scan.rejected)
+
+
+class Sketchy(_Photos):
+    """The Sketchy database (Sangkloy et al. 2016): 75,471 sketches of 12,500 photographs."""
+
+    homepage = "https://sketchy.eye.gatech.edu"
+
+    def scan(self) -> Scan:
+        return sketchy.scan(self.builder_config.root, self.builder_config.transform)
+
+
+class Coco(_Photos):
+    """COCO 2017 (Lin et al. 2014; captions: Chen et al. 2015): five captions a photograph."""
+
+    homepage = "https://cocodataset.org"
+
+    def scan(self) -> Scan:
+        return coco.scan(self.builder_config.root)
+
+
+class Folder(_Photos):
+    """One's own pictures, captions and, perhaps, sketches."""
+
+    def scan(self) -> Scan:
+        return folder.scan(self.builder_config.root)
+
+
+BUILDERS: dict[str, type[_Photos]] = {"sketchy": Sketchy, "coco": Coco, "folder": Folder}
+
+
+def facts(chosen: PhotosConfig) -> dict[str, str | int]:
+    """What a folder of records says of its preparation."""
+    return {
+        "root": str(chosen.root.resolve()),
+        "sketch": chosen.method,
+        "transform": chosen.transform or "",
+        "limit": chosen.limit,
+    }
+
+
+class _Task(NamedTuple):
+    item: Item
+    root: Path
+    size: int
+    method: str
+
+
+def _limited(items: list[Item], limit: int) -> list[Item]:
+    if not limit:
+        return items
+    groups = set(sorted({item.group for item in items}, key=stable_hash)[:limit])
+    return [item for item in items if item.group in groups]
+
+
+def _records(task: _Task) -> list[Record] | Rejected:
+    """The record of one item, or why there is none."""
+    item = task.item
+    file = item.image
+    try:
+        photo = images.read_rgb(item.image)
+        page = None
+        if item.sketch is not None:
+            file = item.sketch
+            page = _drawn(images.read_grey(item.sketch), photo, page_size(task.size))
+    except UserError as error:
+        return Rejected(str(file.relative_to(task.root)), str(error).removesuffix("."))
+    if page is None:
+        page = sketched(photo, task.size, task.method)
+    return [
+        record_format.encode(
+            image=images.to_square(photo, task.size),
+            sketch=sketch_regions(
+                page,
+                task.size,
+                RegionConfig(),
+                GraphConfig(),
+                max_edges=RegionConfig().max_regions ** 2,  # all: readers trim to their own budget
+            ),
+            captions=item.captions,
+            category=item.category,
+            key=item.key,
+            group=item.group,
+            true_labels=np.zeros((task.size, task.size), np.uint8),
+            true_colors=np.array([-1], np.int32),
+        )
+    ]
+
+
+def sketched(
+    photo: UInt8[np.ndarray, "h w 3"], size: int, method: str
+) -> UInt8[np.ndarray, "page page"]:
+    """The page, made from a picture, whose lines are a pixel wide at the model's `size`."""
+    side = page_size(size)
+    return sketch.thicken(
+        sketch.photo_to_sketch(images.to_square(photo, side), method), side // size
+    )
+
+
+def _drawn(
+    drawing: UInt8[np.ndarray, "h w"], photo: UInt8[np.ndarray, "ph pw 3"], side: int
+) -> UInt8[np.ndarray, "side side"]:
+    """The page of a drawing, cut as its picture is."""
+    (height, width), (tall, wide) = drawing.shape, photo.shape[:2]
+    if abs(height * wide / (width * tall) - 1) > _SAME_SHAPE:
+        raise UserError(
+            f"the sketch is {width} x {height} and its picture {wide} x {tall}: they must be of "
+            "one shape."
+        )
+    return to_page(images.crop_square(drawing), side)
