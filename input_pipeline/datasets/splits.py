@@ -1,16 +1,27 @@
-"""Which split a drawing belongs to: by the base drawing that it is a variant of.
+"""Which split a drawing or a photo belongs to: what is a variant of one another stays together.
 
 Everything here depends on names and pixels alone, so that every process and every machine makes
 the same splits.
 """
 
+import collections
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
+from ragaf_jax.errors import UserError
+
 TEST_SHARE, VALIDATION_SHARE = 0.1, 0.05
+# Where the hashes of a split lie in [0, 1).
+_INTERVALS = {
+    "test": (0.0, TEST_SHARE),
+    "validation": (TEST_SHARE, TEST_SHARE + VALIDATION_SHARE),
+    "train": (TEST_SHARE + VALIDATION_SHARE, 1.0),
+}
+# Fewer groups than that tell nothing about a model.
+_LEAST_HELD_OUT = 2
 # Larger groups (people, faces, hearts) are always trained on: a split that is to tell how a model
 # does on new drawings must not be half hearts.
 MOST_HELD_OUT = 8
@@ -26,10 +37,58 @@ def stable_hash(text: str) -> int:
 
 def split_of(group: str, drawings: int) -> str:
     """The split of a group of so many drawings: "test", "validation" or "train"."""
-    position = stable_hash(f"split/{group}") / 2**64
+    position = _position(group)
     if drawings > MOST_HELD_OUT or position >= TEST_SHARE + VALIDATION_SHARE:
         return "train"
     return "test" if position < TEST_SHARE else "validation"
+
+
+def _position(group: str) -> float:
+    """Where a group lies in [0, 1): on its own name alone, so that new groups move no other."""
+    return stable_hash(f"split/{group}") / 2**64
+
+
+def split_groups(
+    groups: Iterable[str], held: Sequence[str] = ("validation", "test")
+) -> dict[str, str]:
+    """The split of each group by the hash of its name, whatever else there is.
+
+    Only where a split would have too few groups (two of each held-out split, one of "train") do
+    those move to it whose hash is nearest, from splits that can spare them: data of more than some
+    hundred groups never sees that.
+
+    Args:
+      groups: names; one that comes several times counts once.
+      held: the splits to make besides "train"; the share of another stays in "train".
+
+    Raises:
+      UserError: there are too few groups for these splits.
+    """
+    positions = {group: _position(group) for group in sorted(set(groups))}
+    least = {**dict.fromkeys(held, _LEAST_HELD_OUT), "train": 1}
+    if len(positions) < sum(least.values()):
+        wanted = " and ".join(f"{count} for {split}" for split, count in least.items())
+        raise UserError(
+            f"There are {len(positions)} usable pictures to split and {sum(least.values())} are "
+            f"needed ({wanted}); add some."
+        )
+
+    splits = {}
+    for group, position in positions.items():
+        within = (split for split in held if _inside(position, split))
+        splits[group] = next(within, "train")
+    for split in least:
+        low, high = _INTERVALS[split]
+        while (counts := collections.Counter(splits.values()))[split] < least[split]:
+            spare = (group for group in splits if counts[splits[group]] > least[splits[group]])
+            nearest = min(spare, key=lambda g: max(low - positions[g], positions[g] - high))
+            splits[nearest] = split
+    return splits
+
+
+def _inside(position: float, split: str) -> bool:
+    low, high = _INTERVALS[split]
+    return low <= position < high
 
 
 def group_drawings(
