@@ -1,0 +1,175 @@
+"""The Sketchy database (Sangkloy et al. 2016, "The Sketchy Database") as it is downloaded.
+
+    info/testset.txt  info/invalid-*.txt                                 (the official lists)
+    256x256/photo/tx_<12 digits>/<category>/<photo>.jpg
+    256x256/sketch/tx_<12 digits>/<category>/<photo>-<k>.png
+
+A photo was drawn by several people: each drawing is an example, and all of a photo's are in one
+split.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from input_pipeline.datasets.items import Item, Rejected, Scan
+from input_pipeline.datasets.listing import data_root, is_picture, join, read_folder
+from input_pipeline.datasets.splits import split_groups
+from ragaf_jax.errors import UserError
+
+# Its README: which rendering of the photo (the whole of it, or its object's box and 10 % more) each
+# rendering of the sketches lies on. The first one that is there is taken.
+PHOTO_OF = {
+    "tx_000000000000": "tx_000000000000",
+    "tx_000100000000": "tx_000100000000",
+    "tx_000000000010": "tx_000000000000",
+    "tx_000000000110": "tx_000000000000",
+    "tx_000000001010": "tx_000000000000",
+    "tx_000000001110": "tx_000000000000",
+}
+
+TEMPLATES = ("A photo of {}", "A photograph of {}", "A picture of {}", "An image of {}")
+
+_SKETCH = re.compile(r"(?P<name>(?P<photo>.+)-\d+)\.png")
+# A line of a list: "cat/n02121620_8-1.png", with or without the category and the extension.
+_LISTED = re.compile(r"(?:.*[/\\])?(?P<name>.+?)(?:\.(?:jpg|png|svg))?", re.IGNORECASE)
+# Categories of which one does not say "a".
+_NO_ARTICLE = frozenset({"armor", "bread", "eyeglasses", "scissors"})
+# "An apple" and "an hourglass", but "a unicycle" and "a ewe".
+_SAID_WITH_AN = re.compile(r"hour|heir|(?!uni|use|ukulele|utensil|eu|ewe|one\b)[aeiou]")
+
+
+def scan(root: Path, transform: str | None = None) -> Scan:
+    """Finds every sketch with its photo.
+
+    Args:
+      root: the folder with `256x256/`, that folder itself, or any with `sketch/` and `photo/`.
+      transform: the rendering of the sketches, one of `PHOTO_OF`; by default the first there is.
+
+    Returns:
+      One item a sketch: its key is "<category>/<photo>-<k>", its group the photo's name. Photos in
+      `testset.txt` are the test split, without it the hash of the photo's name decides. Sketches
+      in an `invalid-*.txt` are left out; a photo without sketches is not used.
+
+    Raises:
+      UserError: there is no such data set, or too little of it.
+    """
+    root = data_root(root)
+    if root.name == "256x256":
+        root = root.parent  # where `info/` may be
+    base = "256x256" if (root / "256x256").is_dir() else ""
+    tested, invalid = _official_lists(root, base)
+    pairs, rejected = _pairs(root, *_renderings(root, base, transform))
+    pairs = [pair for pair in pairs if not {pair.photo, pair.sketch.stem} & invalid]
+    splits = _splits({pair.photo for pair in pairs}, tested, root)
+    captions = {category: captions_of(category) for category in {pair.category for pair in pairs}}
+    items = [
+        Item(
+            key=f"{pair.category}/{pair.sketch.stem}",
+            group=pair.photo,
+            split=splits[pair.photo],
+            image=pair.image,
+            sketch=pair.sketch,
+            captions=captions[pair.category],
+            category=pair.category.replace("_", " "),
+        )
+        for pair in pairs
+    ]
+    return Scan(sorted(items), sorted(rejected))
+
+
+def captions_of(category: str) -> tuple[str, ...]:
+    """What is said of each photo of a category, for example "A photo of an alarm clock"."""
+    noun = category.replace("_", " ")
+    if noun not in _NO_ARTICLE:
+        noun = f"an {noun}" if _SAID_WITH_AN.match(noun) else f"a {noun}"
+    return tuple(template.format(noun) for template in TEMPLATES)
+
+
+class _Pair(NamedTuple):
+    category: str
+    photo: str
+    image: Path
+    sketch: Path
+
+
+def _renderings(root: Path, base: str, transform: str | None) -> tuple[str, str]:
+    """The folders of the sketches and of their photos."""
+    halves = {half: join(base, half) for half in ("sketch", "photo")}
+    if not all((root / folder).is_dir() for folder in halves.values()):
+        raise UserError(
+            f"The folder {root} holds neither 256x256/ nor sketch/ and photo/; name the one in "
+            "which Sketchy's rendered_256x256.7z was unpacked."
+        )
+    there = {half: read_folder(root, folder).folders for half, folder in halves.items()}
+    whole = [
+        sketch
+        for sketch, photo in PHOTO_OF.items()
+        if sketch in there["sketch"] and photo in there["photo"]
+    ]
+    chosen = transform or next(iter(whole), None)
+    if chosen not in whole:
+        raise UserError(
+            f"Sketchy's rendering {chosen or 'tx_…'} is not in {root / base} with both its "
+            f"sketches and its photos; those that are: {', '.join(whole) or 'none'}."
+        )
+    return f"{halves['sketch']}/{chosen}", f"{halves['photo']}/{PHOTO_OF[chosen]}"
+
+
+def _pairs(root: Path, sketches: str, photos: str) -> tuple[list[_Pair], list[Rejected]]:
+    pairs: list[_Pair] = []
+    of_sketches, of_photos = read_folder(root, sketches), read_folder(root, photos)
+    rejected = of_sketches.rejected + of_photos.rejected
+    for category in tqdm(of_sketches.folders, desc="scanning", unit=" categories", delay=1):
+        drawn = read_folder(root, f"{sketches}/{category}")
+        rejected += drawn.rejected
+        images: dict[str, Path] = {}
+        if category in of_photos.folders:
+            taken = read_folder(root, f"{photos}/{category}")
+            rejected += taken.rejected
+            images = {name: root / photos / category / name for name in taken.files}
+        for name in filter(is_picture, drawn.files):
+            path = f"{sketches}/{category}/{name}"
+            match = _SKETCH.fullmatch(name)
+            if match is None:
+                rejected.append(Rejected(path, "is not named <photo>-<number>.png"))
+            elif (photo := f"{match['photo']}.jpg") not in images:
+                missing = f"{photos}/{category}/{photo}"
+                rejected.append(Rejected(path, f"has no photo: {missing} is missing"))
+            else:
+                pairs.append(_Pair(category, match["photo"], images[photo], root / path))
+    return pairs, rejected
+
+
+def _official_lists(root: Path, base: str) -> tuple[set[str], set[str]]:
+    """The photos held out for tests, and the sketches (or photos) that are not to be used."""
+    tested: set[str] = set()
+    invalid: set[str] = set()
+    for folder in dict.fromkeys(("info", join(base, "info"))):
+        if not (root / folder).is_dir():
+            continue
+        for name in read_folder(root, folder).files:
+            if name == "testset.txt":
+                tested |= _listed(root / folder / name)
+            elif name.startswith("invalid-") and name.endswith(".txt"):
+                invalid |= _listed(root / folder / name)
+    return tested, invalid
+
+
+def _listed(path: Path) -> set[str]:
+    lines = map(str.strip, path.read_text("utf-8-sig", errors="replace").splitlines())
+    return {match["name"] for line in lines if (match := _LISTED.fullmatch(line))}
+
+
+def _splits(photos: set[str], tested: set[str], root: Path) -> dict[str, str]:
+    if not tested:
+        return split_groups(photos)
+    test = dict.fromkeys(photos & tested, "test")
+    if not test:
+        raise UserError(
+            f"None of the {len(photos)} photos in {root} is among the {len(tested)} of "
+            "info/testset.txt; delete that list to split by the photos' names."
+        )
+    return test | split_groups(photos - tested, held=("validation",))
