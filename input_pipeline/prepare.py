@@ -37,6 +37,7 @@ from ragaf_jax.errors import UserError, run_cli
 # Names that stand for several data sets; any other one stands for itself.
 SEVERAL = {"openmoji": ("openmoji/plain", "openmoji/recolor"), "both": ("sketchy", "coco")}
 ROOT_VARIABLES = {"sketchy": "SKETCHY_ROOT", "coco": "COCO_ROOT"}
+WORKER_MODULES = ("input_pipeline.datasets.openmoji",)
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -132,7 +133,7 @@ def prepare(
     if not missing:  # a finished folder may be one that only others may write to
         return list(folders.values())
     builders = {name: _builder(name, data_dir, options) for name in missing}
-    with _alone_in(data_dir), mapping(running.workers) as over_processes:
+    with _alone_in(data_dir), mapping(running.workers, WORKER_MODULES) as over_processes:
         for name, builder in builders.items():
             if folders[name].exists():  # another preparation was quicker
                 continue

@@ -25,18 +25,22 @@ _PARCEL, _AHEAD = 4, 3
 
 
 @contextlib.contextmanager
-def mapping(workers: int) -> Iterator[Map]:
+def mapping(workers: int, modules: Sequence[str] = ()) -> Iterator[Map]:
     """Gives a `map` over so many processes; one is this process itself.
 
-    The functions must be of a module, and tasks and results picklable.
+    The functions must be of a module, and tasks and results picklable. `modules` are imported once,
+    in the process that all others are copies of.
     """
     if workers == 1:
         cv2.setNumThreads(1)  # processes are the unit of work here too
         yield map
         return
-    # Spawned, because a fork would copy whatever threads of JAX are running.
-    context = multiprocessing.get_context("spawn")
+    # Not copies of this process: it may have threads of JAX.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(modules))
     with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        for _ in range(workers):
+            pool.submit(int)  # starts a process while this one sees what there is to do
         try:
             yield functools.partial(_bounded_map, pool, workers * _AHEAD)
         finally:

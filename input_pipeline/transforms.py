@@ -5,11 +5,13 @@ from typing import Any
 
 import grain.python as grain
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from input_pipeline.mirror import mirror_record
 from ragaf_jax.batch import Batch, ink_on_black
 from ragaf_jax.graph.build import RegionGraph
-from ragaf_jax.graph.padding import pad_graph, trim_edges
+from ragaf_jax.graph.padding import pad_graph
+from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.tokenizer import Tokenizer
 
 
@@ -46,13 +48,27 @@ class ToExample(grain.RandomMapTransform):
         Raises:
           UserError: the graph has `max_regions` nodes or more, or more self loops than `max_edges`.
         """
-        tokens, mask = self.tokenizer.encode([record["captions"][caption]], self.text_length)
+        chosen = record["captions"][caption]
+        tokens, mask = self.tokenizer.encode([chosen], self.text_length)
         graph = RegionGraph(*(record[name] for name in RegionGraph._fields))
+        image = mean = std = None
+        if "latents" in record:
+            mean, std = np.split(record["latents"][0], 2, axis=-1)
+        else:
+            image = scaled(record["image"])
         return Batch(
-            image=record["image"].astype(np.float32) / np.float32(127.5) - np.float32(1),
+            image=image,
             sketch=ink_on_black(record["sketch"][..., 0]),
             labels=record["labels"].astype(np.int32),
             graph=pad_graph(trim_edges(graph, self.max_edges), self.max_regions, self.max_edges),
             tokens=tokens[0],
             token_mask=mask[0],
+            latent_mean=mean,
+            latent_std=std,
+            text_states=record["text_states"][chosen] if "text_states" in record else None,
         )
+
+
+def scaled(image: UInt8[np.ndarray, "*b s s 3"]) -> Float[np.ndarray, "*b s s 3"]:
+    """Pixels 0 … 255 → [-1, 1]."""
+    return image.astype(np.float32) / np.float32(127.5) - np.float32(1)

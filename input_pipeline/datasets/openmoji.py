@@ -89,7 +89,7 @@ class Openmoji(Builder):
 
     def work(self) -> Work:
         chosen = self.builder_config
-        drawings = sorted(art.select_drawings(), key=lambda drawing: stable_hash(drawing.key))
+        drawings = sorted(art.find_drawings(self.map), key=lambda drawing: stable_hash(drawing.key))
         tasks = {}
         for split in SPLITS:
             of_split = [drawing for drawing in drawings if drawing.split == split]

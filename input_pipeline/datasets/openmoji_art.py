@@ -71,7 +71,12 @@ class Paint(NamedTuple):
 
 @functools.cache
 def select_drawings() -> tuple[Drawing, ...]:
-    """All usable drawings in the order of their keys.
+    """`find_drawings`, once."""
+    return find_drawings(map)
+
+
+def find_drawings(mapping: Callable) -> tuple[Drawing, ...]:
+    """All usable drawings in the order of their keys; `mapping` is a `map` that does the work.
 
     Left out: flags of regional indicators, skin tones, code points that `emoji` does not name, and
     files with next to no ink or paint.
@@ -80,23 +85,29 @@ def select_drawings() -> tuple[Drawing, ...]:
       UserError: the package with the drawings is not installed.
     """
     keys, names, paths, thumbnails = [], [], [], []
-    for path in sorted(_svg_folder().glob("*.svg"), key=lambda path: path.stem):
-        name = _name(path.stem)
-        if name is None:
-            continue
-        root = read_svg(path)
-        page = render_lines(root, _THUMBNAIL)
-        shown = render_paint(root, _THUMBNAIL).painted & (page >= INKED)
-        if 1 - page.mean() / 255 < _LEAST_INK or shown.mean() < _LEAST_PAINT:
+    named = [path for path in _svg_folder().glob("*.svg") if _name(path.stem) is not None]
+    named.sort(key=lambda path: path.stem)
+    for path, thumbnail in zip(named, mapping(_ink_if_usable, named), strict=True):
+        if thumbnail is None:
             continue
         keys.append(path.stem)
-        names.append(name)
+        names.append(_name(path.stem))
         paths.append(path)
-        thumbnails.append(255 - page)
+        thumbnails.append(thumbnail)
     groups = group_drawings(keys, [base_of(key) for key in keys], np.stack(thumbnails))
     sizes = collections.Counter(groups)
     splits = [split_of(group, sizes[group]) for group in groups]
     return tuple(map(Drawing, keys, names, paths, splits))
+
+
+def _ink_if_usable(path: Path) -> UInt8[np.ndarray, "s s"] | None:
+    """A small picture of the lines, ink bright; None if there is next to no ink or paint."""
+    root = read_svg(path)
+    page = render_lines(root, _THUMBNAIL)
+    shown = render_paint(root, _THUMBNAIL).painted & (page >= INKED)
+    if 1 - page.mean() / 255 < _LEAST_INK or shown.mean() < _LEAST_PAINT:
+        return None
+    return 255 - page
 
 
 def read_svg(path: Path) -> ElementTree.Element:

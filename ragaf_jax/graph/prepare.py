@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
-from ragaf_jax.graph.padding import trim_edges
 from ragaf_jax.graph.regions import RegionConfig, Regions, downsample_labels, extract_regions
+from ragaf_jax.graph.trimming import trim_edges
 
 
 class SketchRegions(NamedTuple):

@@ -8,7 +8,8 @@ import pytest
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, region_graph
 from ragaf_jax.graph.features import EDGE_FEATURES
-from ragaf_jax.graph.padding import pad_graph, stack_graphs, trim_edges
+from ragaf_jax.graph.padding import pad_graph, stack_graphs
+from ragaf_jax.graph.trimming import trim_edges
 
 
 def unpadded(graph):
