@@ -5,12 +5,14 @@ python main.py --mode=evaluate --config=configs/stage2.py:openmoji --workdir=run
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from input_pipeline.augment import AugmentSketch
 from input_pipeline.configured import held_out, held_out_for, open_split, shapes
 from input_pipeline.loader import DevicePrefetcher, train_iterator
 from ragaf_jax.errors import UserError, run_cli
@@ -47,7 +49,15 @@ def train_stage(config: ConfigDict, workdir: Path) -> None:
     config, tokenizer = adopted(config, workdir)
     source = open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
-    iterator = train_iterator(source, examples, config.seed, **shapes(config.data))
+    augment = AugmentSketch(**config.data.augment)
+
+    def open_iterator(keys: Mapping[str, str]) -> DevicePrefetcher:
+        cached = source.with_caches(keys)
+        batches = train_iterator(
+            cached, examples, config.seed, **shapes(config.data), augment=augment
+        )
+        return DevicePrefetcher(batches, jax.device_put)
+
     shown = config.validation_examples
     validation, truth = held_out(config.data, "validation", shown, tokenizer)
     make_writer = functools.partial(
@@ -61,7 +71,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> None:
     train(
         config,
         workdir,
-        DevicePrefetcher(iterator, jax.device_put),
+        open_iterator,
         validation,
         source.tokenizer,
         make_writer,

@@ -38,6 +38,14 @@ def get_config() -> ml_collections.ConfigDict:
     data.text_length = 40  # tokens of a caption, frame included
     data.max_regions = 33  # one more than the drawings have: the padding node
     data.max_edges = 192
+    # Probabilities, 0 … 1, of what may happen to a sketch each time it is trained on: its lines
+    # thicker or thinner, broken, bent, partly wiped off, or the paper dirty. Labels stay.
+    data.augment = ml_collections.ConfigDict(
+        {"stroke_width": 0.0, "gaps": 0.0, "wobble": 0.0, "erasure": 0.0, "noise": 0.0}
+    )
+    # What `prepare --cache` computed with config.init.checkpoint's frozen networks, to be read and
+    # not computed in every step: "latents", "text" or "latents,text".
+    data.cache = ""
 
     config.model = model = ml_collections.ConfigDict()
     model.dtype = "float32"  # of the computation; what trains is kept in float32

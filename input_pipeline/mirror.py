@@ -20,7 +20,10 @@ def mirror_record(record: dict[str, Any]) -> dict[str, Any]:
     """The record with its pixels, regions, graph and captions mirrored left to right."""
     mirrored = dict(record)
     for name in ("image", "sketch", "labels", "true_labels"):
-        mirrored[name] = np.ascontiguousarray(record[name][:, ::-1])
+        if name in record:
+            mirrored[name] = np.ascontiguousarray(record[name][:, ::-1])
+    if "latents" in record:  # of both pictures, because networks do not commute with mirrors
+        mirrored["latents"] = record["latents"][::-1]
     mirrored["nodes"] = flip_nodes(record["nodes"])
     mirrored["edges"] = flip_edges(record["edges"])
     mirrored["captions"] = [swap_sides(caption) for caption in record["captions"]]

@@ -8,7 +8,32 @@ import jraph
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from ragaf_jax.errors import UserError
+
 Array = jax.Array | np.ndarray
+
+# What of a batch can be computed beforehand and read instead.
+CACHED = ("latents", "text")
+
+
+def cached_kinds(listed: str, where: str) -> tuple[str, ...]:
+    """Those of `CACHED` that a list such as "latents,text" names, "" none.
+
+    Args:
+      listed: the list.
+      where: the name of the flag or field that it is the value of.
+
+    Raises:
+      UserError: another word is among them.
+    """
+    kinds = tuple(kind.strip() for kind in listed.split(",") if kind.strip())
+    for kind in kinds:
+        if kind not in CACHED:
+            raise UserError(
+                f"{where} is {listed!r}, and {kind!r} cannot be cached; give some of "
+                f"{', '.join(CACHED)}, with commas between them, or nothing."
+            )
+    return tuple(dict.fromkeys(kinds))
 
 
 class Batch(NamedTuple):
@@ -24,14 +49,20 @@ class Batch(NamedTuple):
         [e, E - e] per example. The second graph of each pair is the padding.
       tokens: the caption's token ids.
       token_mask: true on the tokens that are the caption's, false on padding.
+      latent_mean, latent_std: where they were computed beforehand, the distribution of the image's
+        latents as the autoencoder scales them; there is no `image` then.
+      text_states: where they were computed beforehand, the text encoder's states of `tokens`.
     """
 
-    image: Float[Array, "b s s 3"]
+    image: Float[Array, "b s s 3"] | None
     sketch: Float[Array, "b s s 3"]
     labels: Int[Array, "b s s"]
     graph: jraph.GraphsTuple
     tokens: Int[Array, "b t"]
     token_mask: Bool[Array, "b t"]
+    latent_mean: Float[Array, "b h w c"] | None = None
+    latent_std: Float[Array, "b h w c"] | None = None
+    text_states: Float[Array, "b t d"] | None = None
 
 
 @runtime_checkable

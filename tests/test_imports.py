@@ -27,6 +27,9 @@ LEAVES = {
     )
 }
 
+# What `input_pipeline.cache` alone of its package runs.
+NETWORKS = {"ragaf_jax.nets", "ragaf_jax.weights"}
+
 # The packages of ragaf_jax, and what each may use besides itself and the leaves.
 DOWNWARD = {
     "graph": set(),
@@ -81,6 +84,8 @@ def allowed(importer: str, name: str) -> bool:
         return True
     if not importer.startswith("ragaf_jax"):
         below = ("ragaf_jax.graph", *LEAVES)
+        if importer == "input_pipeline.cache" and target in NETWORKS:
+            return True
         return {
             "main": True,
             "configs": top == "configs",
@@ -110,6 +115,9 @@ def allowed(importer: str, name: str) -> bool:
         ("ragaf_jax.sample", "configs.base", False),
         ("input_pipeline.loader", "ragaf_jax.graph.padding", True),
         ("input_pipeline.loader", "ragaf_jax.training.loop", False),
+        ("input_pipeline.cache", "ragaf_jax.weights.load", True),
+        ("input_pipeline.cache", "ragaf_jax.training.loop", False),
+        ("input_pipeline.cached", "ragaf_jax.nets.vae", False),
         ("configs.stage1", "configs.base", True),
         ("configs.stage1", "ragaf_jax.errors", False),
     ],

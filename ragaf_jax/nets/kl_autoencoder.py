@@ -50,11 +50,15 @@ class KlAutoencoder:
         self, params: Any, image: Float[Array, "b s1 s2 3"], rng: PRNGKeyArray | None = None
     ) -> Float[Array, "b h w c"]:
         """A draw of q(latent | image), or its mode where there is no `rng`; scaled."""
-        latents, log_variance = self.vae.apply({"params": params}, image, method="encode")
-        if rng is not None:
-            noise = jax.random.normal(rng, latents.shape)
-            latents = latents + jnp.exp(0.5 * log_variance) * noise
-        return latents * self.vae.config.scaling_factor
+        return draw(*self.moments(params, image), rng)
+
+    def moments(
+        self, params: Any, image: Float[Array, "b s1 s2 3"]
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
+        """Mean and standard deviation of q(latent | image), scaled."""
+        mean, log_variance = self.vae.apply({"params": params}, image, method="encode")
+        scale = self.vae.config.scaling_factor
+        return mean * scale, jnp.exp(0.5 * log_variance) * scale
 
     def decode(self, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s1 s2 3"]:
         """The image, not clipped."""
@@ -66,6 +70,14 @@ class KlAutoencoder:
         if max(latents.shape[1:3]) <= self.tile:
             return decode(latents)
         return decode_tiled(decode, latents, self.tile, self.downscale)
+
+
+def draw(
+    mean: Float[Array, "*shape"], std: Float[Array, "*shape"], rng: PRNGKeyArray | None
+) -> Float[Array, "*shape"]:
+    """A draw of independent Gaussians in float32, or their mode where there is no `rng`."""
+    mean = mean.astype(jnp.float32)
+    return mean if rng is None else mean + std * jax.random.normal(rng, mean.shape)
 
 
 def decode_tiled(

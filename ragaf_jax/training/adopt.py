@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_meta
 from ragaf_jax.weights.configs import ControlConfig
-from ragaf_jax.weights.locate import locate
 from ragaf_jax.weights.pretrained import Pretrained, open_control, open_pretrained
+from ragaf_jax.weights.vocabulary import tokenizer_of
 
 Fields = dict[str, Any]
 
@@ -88,7 +87,7 @@ def adopted(
     if pretrained.notice and not config.init.prediction:
         print(pretrained.notice, file=sys.stderr)
     return with_fields(config, pretrained_fields(config, pretrained)), tokenizer_of(
-        config, pretrained
+        pretrained, config.init.tokenizer
     )
 
 
@@ -152,22 +151,6 @@ def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained)
     }
 
 
-def tokenizer_of(config: ml_collections.ConfigDict, pretrained: Pretrained) -> Tokenizer:
-    """The checkpoint's own, or for a single file the one that `config.init.tokenizer` names."""
-    if pretrained.tokenizer is not None:
-        return Tokenizer.from_pretrained(pretrained.tokenizer)
-    try:
-        folder = locate(config.init.tokenizer, _tokenizer_files)
-    except UserError as error:
-        raise UserError(
-            f"{pretrained.source} carries no tokenizer, and that of config.init.tokenizer is not "
-            f"to be had: {error}"
-        ) from None
-    if (folder / "tokenizer").is_dir():  # a whole checkpoint's
-        folder = folder / "tokenizer"
-    return Tokenizer.from_pretrained(folder, pretrained.padding)
-
-
 def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
     """Refuses a ControlNet that is no copy of half of this UNet.
 
@@ -201,11 +184,3 @@ def with_fields(config: ml_collections.ConfigDict, fields: Fields) -> ml_collect
             with section.ignore_type():
                 section[name] = value
     return copy
-
-
-def _tokenizer_files(names: Collection[str]) -> list[str]:
-    return [
-        name
-        for name in names
-        if name.startswith(("vocab.", "merges.", "tokenizer", "special_tokens"))
-    ]

@@ -4,6 +4,7 @@ import math
 
 import ml_collections
 
+from ragaf_jax.batch import cached_kinds
 from ragaf_jax.errors import UserError
 
 MOST = math.inf
@@ -16,6 +17,11 @@ LIMITS = {
     "data.text_length": (3, MOST),  # a word in its frame
     "data.max_regions": (2, 256),  # labels are stored in eight bits
     "data.max_edges": (1, MOST),
+    "data.augment.stroke_width": (0, 1),
+    "data.augment.gaps": (0, 1),
+    "data.augment.wobble": (0, 1),
+    "data.augment.erasure": (0, 1),
+    "data.augment.noise": (0, 1),
     "model.haar_levels": (1, MOST),
     "model.clip_skip": (0, MOST),
     "model.lora.rank": (1, MOST),
@@ -60,6 +66,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             span = f"{least} or more" if most == MOST else f"from {least} to {most}"
             hint = "; to leave it out, choose more than train.steps" if "_every" in name else ""
             raise UserError(f"config.{name} is {value}; it must be {span}{hint}.")
+    cached_kinds(config.data.cache, "config.data.cache")
     if config.stage == 1 and config.train.read_examples:
         raise UserError(
             f"config.train.read_examples is {config.train.read_examples} and Stage 1 has no RAGAF "

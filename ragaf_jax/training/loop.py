@@ -17,6 +17,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
 from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.monitor import make_validate
@@ -35,7 +36,7 @@ from ragaf_jax.training.writers import Writer
 def train(
     config: ml_collections.ConfigDict,
     workdir: Path,
-    iterator: BatchIterator,
+    open_iterator: Callable[[Mapping[str, str]], BatchIterator],
     held_out: Batch,
     tokenizer: Tokenizer,
     make_writer: Callable[[int], Writer],
@@ -46,7 +47,8 @@ def train(
     Args:
       config: see `configs/base.py`.
       workdir: gets config.json and checkpoints.
-      iterator: training batches.
+      open_iterator: given the keys of the caches to read from by their kinds, as `cache_keys`
+        says, the training batches.
       held_out: examples of different drawings for the validation loss.
       tokenizer: the one that made the batches' tokens; stored with every checkpoint.
       make_writer: given the step that the run begins after, what gets the scalars and pictures.
@@ -71,6 +73,8 @@ def train(
     if not has_checkpoint(workdir):
         stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
         state = initial_state(config, model, tx, initial_params(config, model, stage1))
+        keys = cache_keys(config, model, state, tokenizer)
+        iterator = open_iterator(keys)
     checkpointer = Checkpointer(workdir, config.keep_checkpoints)
     if state is None:
         # There is a checkpoint, and one that cannot be read ends in an error: never None.
@@ -81,7 +85,11 @@ def train(
         assert restored is not None
         check_same_run(restored.meta, meta, workdir)
         state = restored.state
+        keys = cache_keys(config, model, state, tokenizer)
+        iterator = open_iterator(keys)
         iterator.set_state(restored.data_state)
+    if "text" in keys:
+        objective = with_empty_states(objective, model, state)
     counts = [count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen)]
     print("{:.2f} M parameters to be trained, {:.2f} M frozen".format(*counts), file=sys.stderr)
     writer = make_writer(int(state.step))

@@ -20,6 +20,9 @@ from ragaf_jax.training.partition import partition
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import Objective
 
+# Where the data lie, and what of them is computed beforehand.
+_FREE = ("data.dir", "data.cache")
+
 # What a checkpoint says of its run: "config", "tokenizer", "version".
 Meta = Mapping[str, Any]
 
@@ -119,7 +122,9 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
     """
     flat_before, flat_now = (flatten_dict(meta["config"], sep=".") for meta in (before, now))
     for name in flat_now:
-        if name.split(".")[0] not in ("stage", "data", "model", "diffusion") or name == "data.dir":
+        if name.split(".")[0] not in ("stage", "data", "model", "diffusion"):
+            continue
+        if name in _FREE:
             continue
         # JSON has made lists of the tuples of the one.
         one, two = (json.dumps(flat.get(name)) for flat in (flat_before, flat_now))

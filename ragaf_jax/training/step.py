@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion import loss as losses
 from ragaf_jax.diffusion.schedule import Schedule, add_noise
+from ragaf_jax.nets.kl_autoencoder import draw
 from ragaf_jax.nets.model import Conditioning, Model, Params, Regions
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.nets.regions import pool_regions
@@ -35,6 +36,7 @@ class Objective:
         regions takes many examples.
       empty_tokens: the tokens of the empty prompt.
       empty_mask: which of them are not padding.
+      empty_states: the text encoder's states of them, where those of captions come with the batch.
     """
 
     schedule: Schedule
@@ -47,6 +49,25 @@ class Objective:
     denoised: int
     empty_tokens: Int[np.ndarray, " t"]
     empty_mask: Bool[np.ndarray, " t"]
+    empty_states: Float[np.ndarray, "t d"] | None = None
+
+
+def latents_of(
+    model: Model, params: Params, batch: Batch, rng: PRNGKeyArray | None = None
+) -> Float[Array, "b h w c"]:
+    """The latents of a batch's images: drawn by `rng`, the likeliest without."""
+    if batch.latent_mean is None:
+        return model.encode_image(params, batch.image, rng)
+    return draw(batch.latent_mean, batch.latent_std, rng)
+
+
+def text_states_of(
+    model: Model, params: Params, batch: Batch, rng: PRNGKeyArray | None = None
+) -> Float[Array, "b t d"]:
+    """The text encoder's states of a batch's captions; `rng` is for LoRA's dropout."""
+    if batch.text_states is None:
+        return model.encode_text(params, batch.tokens, rng)
+    return jnp.asarray(batch.text_states, jnp.float32)
 
 
 def appearance_loss(
@@ -80,7 +101,7 @@ def condition(
     if model.ragaf is not None:
         regions = model.locate(batch.labels, batch.graph, batch.token_mask, keep_sketch)
     sketch = batch.sketch * keep_sketch[:, None, None, None]
-    return Conditioning(model.encode_text(params, batch.tokens, rng), sketch, regions)
+    return Conditioning(text_states_of(model, params, batch, rng), sketch, regions)
 
 
 def dropped(
@@ -99,6 +120,10 @@ def dropped(
 
 def drop_text(objective: Objective, batch: Batch, dropped: Bool[Array, " b"]) -> Batch:
     """The batch with the empty prompt in place of the captions that are dropped."""
+    if batch.text_states is not None:
+        empty = jnp.asarray(objective.empty_states, batch.text_states.dtype)[None]
+        states = jnp.where(dropped[:, None, None], empty, batch.text_states)
+        batch = batch._replace(text_states=states)
     return batch._replace(
         tokens=jnp.where(dropped[:, None], objective.empty_tokens[None], batch.tokens),
         token_mask=jnp.where(dropped[:, None], objective.empty_mask[None], batch.token_mask),
@@ -140,8 +165,8 @@ def reading_loss(
     size = batch.tokens.shape[0]
     regions = model.locate(batch.labels, batch.graph, batch.token_mask)
     timesteps = jax.random.uniform(rng, (size,), maxval=len(objective.schedule.alpha) - 1)
-    trace = model.read(params, timesteps, model.encode_text(params, batch.tokens), regions)
-    latents = jax.lax.stop_gradient(model.encode_image(params, batch.image))
+    trace = model.read(params, timesteps, text_states_of(model, params, batch), regions)
+    latents = jax.lax.stop_gradient(latents_of(model, params, batch))
     return appearance_loss(trace, regions, latents).mean()
 
 
@@ -173,7 +198,7 @@ def train_step(
     size = objective.denoised
     read = jax.tree.map(lambda x: x[size:], batch)
     batch = jax.tree.map(lambda x: x[:size], batch)
-    latents = model.encode_image(state.frozen, batch.image, keys[4])
+    latents = latents_of(model, state.frozen, batch, keys[4])
     noise = jax.random.normal(keys[0], latents.shape)
     # Stratified over the batch: the loss varies a thousandfold over timesteps.
     steps = objective.schedule.alpha.shape[0]
@@ -235,7 +260,7 @@ def validation_losses(
     Returns:
       The mean over the timesteps, an example.
     """
-    latents = model.encode_image(params, batch.image)
+    latents = latents_of(model, params, batch)
     size = latents.shape[0]
     conditioning = condition(model, params, conditioned_on, jnp.ones(size))
     steps = objective.schedule.alpha.shape[0]

@@ -68,7 +68,9 @@ def trained(request, tmp_path_factory):
     batch = random_batch(rng, config)
     (folder / "kind").write_text(kind)
     (folder / "run").mkdir()
-    train(config, folder / "run", Batches(batch), batch, tokenizer, lambda step: Writer())
+    train(
+        config, folder / "run", lambda keys: Batches(batch), batch, tokenizer, lambda step: Writer()
+    )
     return folder
 
 

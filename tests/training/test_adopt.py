@@ -15,10 +15,11 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training import adopt
-from ragaf_jax.training.adopt import adopted, tokenizer_of
+from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.checkpoint import Checkpointer
 from ragaf_jax.training.setup import check_same_run
 from ragaf_jax.weights.pretrained import open_pretrained
+from ragaf_jax.weights.vocabulary import tokenizer_of
 
 LORA = {"model.lora.patterns": ("unet/.*/to_q",), "model.lora.rank": 3}
 TAKEN = ("data.text_length", "model.autoencoder", "model.conditioning_channels")
@@ -114,12 +115,10 @@ def test_what_the_unet_predicts_may_be_said(folder, tmp_path, capsys, monkeypatc
 def test_a_tokenizer_for_single_files(folder):
     """They have none; SD 2's pads with another token than the folder that is named."""
     single = dataclasses.replace(open_pretrained(str(folder)), tokenizer=None, padding="!")
-    config = configured(folder, **{"init.tokenizer": str(folder / "tokenizer")})
-    tokens, _ = tokenizer_of(config, single).encode(["a house"], 9)
+    tokens, _ = tokenizer_of(single, str(folder / "tokenizer")).encode(["a house"], 9)
     assert tokens[0, -1] == 0
-    config.init.tokenizer = "nowhere"
     with pytest.raises(UserError, match="no folder or file 'nowhere'"):
-        tokenizer_of(config, single)
+        tokenizer_of(single, "nowhere")
 
 
 def test_a_controlnet_of_the_same_sizes(folder, tmp_path):

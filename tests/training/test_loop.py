@@ -43,7 +43,7 @@ def run(rng):
         train(
             config,
             workdir,
-            Batches(config, seed),
+            lambda keys: Batches(config, seed),
             held_out,
             tiny_tokenizer(),
             lambda first: JsonLines(path, first),
@@ -117,7 +117,7 @@ def test_the_loss_falls_on_a_batch_seen_again_and_again(tmp_path, rng):
     train(
         config,
         tmp_path,
-        Same(config, 0),
+        lambda keys: Same(config, 0),
         random_batch(rng, config, 16),
         tiny_tokenizer(),
         lambda first: JsonLines(path, first),
@@ -178,7 +178,7 @@ def test_a_lost_loss_stops_the_run_and_is_not_saved(tmp_path, rng):
         train(
             config,
             tmp_path,
-            Broken(config, 0),
+            lambda keys: Broken(config, 0),
             random_batch(rng, config, 16),
             tiny_tokenizer(),
             lambda first: Writer(),

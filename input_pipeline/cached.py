@@ -1,0 +1,95 @@
+"""Caches beside the records: latents and text states that `input_pipeline.cache` computed.
+
+A cache lies in `<folder of the records>/cache/<kind>-<key>/`, its key the fingerprint of the
+networks that made it. There is bfloat16, stored as uint16, because `.npy` does not know it.
+"""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import BFloat16
+
+from ragaf_jax.errors import UserError
+
+
+def cache_folder(records: Path, kind: str, key: str) -> Path:
+    """Where a cache of this key lies, or would."""
+    return records / "cache" / f"{kind}-{key}"
+
+
+class TextStates:
+    """The states of captions by the captions' words; mapped from disk, not read into memory."""
+
+    def __init__(self, folder: Path, split: str):
+        captions = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+        self._rows = {caption: row for row, caption in enumerate(captions)}
+        self._states = _mapped(folder / f"{split}.npy")
+
+    def __getitem__(self, caption: str) -> BFloat16[np.ndarray, "t d"]:
+        return self._states[self._rows[caption]]
+
+
+def open_latents(
+    records: Path, split: str, key: str, count: int, command: str
+) -> BFloat16[np.ndarray, "n 2 h w d"]:
+    """Mean and standard deviation, side by side, of each record's picture and its mirror image.
+
+    Args:
+      records: the folder of the records.
+      split: of them.
+      key: the networks' fingerprint.
+      count: how many records there are.
+      command: what makes the cache.
+
+    Raises:
+      UserError: there is no such cache, or another one.
+    """
+    folder = _found(records, "latents", key, command)
+    try:
+        latents = _mapped(folder / f"{split}.npy")
+        if len(latents) != count:
+            raise ValueError(f"{len(latents)} pictures of {count}")
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error, command) from None
+    return latents
+
+
+def open_text(records: Path, split: str, key: str, command: str) -> TextStates:
+    """The states of every caption of a split, as it is and mirrored; see `open_latents`."""
+    folder = _found(records, "text", key, command)
+    try:
+        return TextStates(folder, split)
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error, command) from None
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r").view(jnp.bfloat16)
+
+
+def _found(records: Path, kind: str, key: str, command: str) -> Path:
+    folder = cache_folder(records, kind, key)
+    if folder.is_dir():
+        return folder
+    others = sorted(
+        other.name.split("-")[1]
+        for other in cache_folder(records, kind, "*").parent.glob(f"{kind}-*")
+    )
+    hint = (
+        f"run: {command} --cache={kind} --checkpoint=<the run's>, or leave config.data.cache empty"
+    )
+    if others:
+        raise UserError(
+            f"The cache of {kind} in {folder.parent} was made with other weights (key "
+            f"{', '.join(others)}) and this run's are {key}; {hint}."
+        )
+    raise UserError(f"There is no cache of {kind} in {records} (key {key}); {hint}.")
+
+
+def _unreadable(folder: Path, error: Exception, command: str) -> UserError:
+    return UserError(
+        f"The cache {folder} cannot be read ({error}); delete it and run: {command} "
+        f"--cache={folder.name.split('-')[0]} --checkpoint=<the run's>"
+    )

@@ -1,0 +1,58 @@
+"""What a run takes from caches instead of its own frozen networks, and by what names."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import ml_collections
+import numpy as np
+
+from ragaf_jax.batch import cached_kinds
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
+from ragaf_jax.nets.model import Model
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.state import TrainState
+from ragaf_jax.training.step import Objective
+from ragaf_jax.weights.fingerprint import latents_key, text_key
+
+
+def cache_keys(
+    config: ml_collections.ConfigDict, model: Model, state: TrainState, tokenizer: Tokenizer
+) -> Mapping[str, str]:
+    """The key of each cache of `config.data.cache`, by its kind; only one of that key will do.
+
+    Raises:
+      UserError: there is nothing to cache, because the autoencoder has no weights or the text
+        encoder is trained.
+    """
+    keys = {}
+    for kind in cached_kinds(config.data.cache, "config.data.cache"):
+        if kind == "latents":
+            if not isinstance(model.autoencoder, KlAutoencoder):
+                raise UserError(
+                    f"config.data.cache is {config.data.cache!r} and config.model.autoencoder "
+                    f"{config.model.autoencoder!r}, whose latents cost nothing; leave 'latents' "
+                    "out."
+                )
+            keys[kind] = latents_key(state.frozen["autoencoder"], model.autoencoder.vae.config)
+        else:
+            params = state.params
+            if "text_encoder" in state.trainable or "text_encoder" in params.get("lora", {}):
+                raise UserError(
+                    f"config.data.cache is {config.data.cache!r} and the text encoder, or a LoRA "
+                    "of it, is trained, so that its states change with every step; leave 'text' "
+                    "out, or train 'control/.*' and the like only."
+                )
+            encoder = model.text_encoder
+            keys[kind] = text_key(
+                params["text_encoder"], encoder.config, encoder.clip_skip, tokenizer.to_json()
+            )
+    return keys
+
+
+def with_empty_states(objective: Objective, model: Model, state: TrainState) -> Objective:
+    """The objective with the states of the empty prompt, which captions are dropped for."""
+    encode = jax.jit(model.encode_text)
+    states = encode(state.params, objective.empty_tokens[None])[0]
+    return dataclasses.replace(objective, empty_states=np.asarray(states))
