@@ -36,9 +36,9 @@ def train_iterator(
 ) -> BatchIterator:
     """Shuffled, flipped batches without end; every epoch has an order of its own.
 
-    Order, flips, captions and changes of the sketches are decided before the work is shared out: process i takes every
-    `process_count`-th example from the i-th on, so that all processes' batches of a step hold the
-    examples that one process would have in one batch of that size.
+    Order, flips, captions and changes of the sketches are decided before the work is shared out:
+    process i takes every `process_count`-th example from the i-th on, so that all processes'
+    batches of a step hold the examples that one process would have in one batch of that size.
 
     Args:
       source: where the records are.
