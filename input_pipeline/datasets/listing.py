@@ -6,9 +6,12 @@ followed that leads out of the data set.
 """
 
 import os
+import posixpath
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+from tqdm import tqdm
 
 from input_pipeline.datasets.items import Rejected
 from ragaf_jax.errors import UserError
@@ -98,14 +101,49 @@ def read_folder(root: Path, folder: str) -> Listing:
     return listing
 
 
+def walk(root: Path) -> tuple[dict[str, str], list[Rejected]]:
+    """Every regular file in a data set: {its path relative to the root: the same without links}.
+
+    Links to folders are followed, but each folder through one link alone: links can be laid so
+    that there are more ways through them than atoms.
+    """
+    files: dict[str, str] = {}
+    rejected: list[Rejected] = []
+    linked: set[str] = set()
+    pending = [""]
+    with tqdm(desc="scanning", unit=" files", delay=1) as bar:
+        while pending:
+            folder = pending.pop()
+            listing = read_folder(root, folder)
+            rejected += listing.rejected
+            files |= {join(folder, name): target for name, target in listing.files.items()}
+            bar.update(len(listing.files))
+            # The last is read first.
+            for name, target in reversed(listing.folders.items()):
+                path = join(folder, name)
+                if target == path:
+                    pending.append(path)
+                elif f"{path}/".startswith(join(target, "")) or target in linked:
+                    rejected.append(Rejected(path, "is a link to a folder that is read already"))
+                else:
+                    linked.add(target)
+                    pending.append(path)
+    return files, rejected
+
+
 def join(folder: str, name: str) -> str:
     """`folder/name` with "" as the root."""
     return f"{folder}/{name}" if folder else name
 
 
+def stem(path: str) -> str:
+    """A path without its extension."""
+    return posixpath.splitext(path)[0]
+
+
 def is_picture(name: str) -> bool:
     """Whether a file's extension, in capitals or not, is that of an image."""
-    return Path(name).suffix.lower() in PICTURES
+    return posixpath.splitext(name)[1].lower() in PICTURES
 
 
 def printable(name: str) -> str:

@@ -1,0 +1,103 @@
+"""What tables and text files in a folder of pictures say of each of them."""
+
+import collections
+import posixpath
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from input_pipeline.datasets import captions
+from input_pipeline.datasets.items import Rejected
+from input_pipeline.datasets.listing import is_picture, join, printable, stem
+from input_pipeline.datasets.tables import Row, read_table
+
+IMAGE_FOLDERS = ("image", "images")
+SKETCH_FOLDERS = ("sketch", "sketches")
+SIDECARS = (".txt", ".caption")
+# No caption is longer than this, and a log file that is called a.txt may be.
+_MOST_BYTES = 100_000
+
+
+class Notes:
+    """What tables and text files say of the pictures.
+
+    Attributes:
+      captions: of each picture, without repetition.
+      sketches: the sketch of each picture whose row names one.
+      blamed: pictures of which something else has been rejected already.
+      drawn: everything that a row names as a sketch.
+    """
+
+    def __init__(self, files: dict[str, str], rejected: list[Rejected]):
+        self.files, self.rejected = files, rejected
+        self.captions: dict[str, dict[str, None]] = collections.defaultdict(dict)
+        self.sketches: dict[str, str] = {}
+        self.blamed: set[str] = set()
+        self.drawn: set[str] = set()
+
+    def read_table(self, root: Path, path: str) -> None:
+        """Adds the rows of one table."""
+        folder = posixpath.dirname(path)
+        seen: dict[str, set[str]] = collections.defaultdict(set)
+        for row in tqdm(read_table(root, path), desc=printable(path), unit=" rows", delay=1):
+            picture = self._find(folder, row.file, IMAGE_FOLDERS)
+            sketch = self._find(folder, row.sketch, SKETCH_FOLDERS)
+            if sketch:
+                self.drawn.add(sketch)
+            problem = row.problem or self._problem(row, folder, picture, sketch)
+            if not problem and set(row.captions) <= seen[picture]:
+                problem = "repeats an earlier row"
+            elif not problem and sketch and self.sketches.setdefault(picture, sketch) != sketch:
+                problem = "names another sketch than an earlier row"
+            if problem:
+                self.rejected.append(Rejected(row.where, problem))
+                self.blamed.add(picture)
+            else:
+                seen[picture].update(row.captions)
+                self.captions[picture].update(dict.fromkeys(row.captions))
+
+    def read_sidecars(self, root: Path) -> None:
+        """Adds the text files that lie beside pictures."""
+        sidecars = [
+            (picture, path)
+            for picture in sorted(filter(is_picture, self.files))
+            for extension in SIDECARS
+            if (path := stem(picture) + extension) in self.files
+        ]
+        for picture, path in tqdm(sidecars, desc="captions", unit=" files", delay=1):
+            try:
+                with (root / path).open("rb") as file:
+                    content = file.read(_MOST_BYTES + 1)
+                if len(content) > _MOST_BYTES:
+                    raise ValueError(f"is longer than {_MOST_BYTES:,} bytes, so is no caption")
+                caption = captions.clean(content.decode("utf-8-sig", errors="surrogateescape"))
+                if not caption:
+                    raise ValueError("is empty")
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror})"
+            except ValueError as error:
+                problem = str(error)
+            else:
+                self.captions[picture][caption] = None
+                continue
+            self.rejected.append(Rejected(path, problem))
+            self.blamed.add(picture)
+
+    def _find(self, folder: str, name: str, others: Iterable[str]) -> str:
+        """The file that a row of a table in `folder` means; "" if there is none."""
+        if not name:
+            return ""
+        paths = [join(folder, name), *(join(join(folder, other), name) for other in others)]
+        return next((path for path in map(posixpath.normpath, paths) if path in self.files), "")
+
+    def _problem(self, row: Row, folder: str, picture: str, sketch: str) -> str:
+        """Why a row cannot be used that is fine in itself."""
+        for name, found in ((row.file, picture), (row.sketch, sketch)):
+            if name and not found:
+                away = join(posixpath.normpath(join(folder, name)), "").startswith("../")
+                what = "a file out of the data set" if away else "a missing file"
+                return f"names {what}: {printable(name)}"
+            if name and not is_picture(name):
+                return f"names what is no picture: {printable(name)}"
+        return ""
