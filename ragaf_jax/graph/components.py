@@ -71,10 +71,11 @@ def component_levels(
         count, labels = cv2.connectedComponents(wide, connectivity=8)
         if count == 1:
             break
+        flat = labels.ravel().astype(np.intp)  # what an index is made into, once
         parents = np.zeros(count, np.int32)
-        parents[labels.ravel()] = below.ravel()
+        parents[flat] = below.ravel()
         parents[0] = 0
-        areas = np.bincount(labels.ravel(), minlength=count) * stride**2
+        areas = np.bincount(flat, minlength=count) * stride**2
         levels.append(Level(float(clearance), stride, labels, parents, areas))
         below = labels
     return levels

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Bool, Float, Int, Int32, Integer
 
 from ragaf_jax.graph.regions import Regions
 
@@ -31,15 +31,13 @@ def measure_regions(regions: Regions) -> Measures:
     """Measure every region of a page of h × w pixels."""
     labels, n = regions.labels, regions.n
     height, width = labels.shape
-    centroid_x, x0, x1, area = _profile(labels.T, n)
-    centroid_y, y0, y1, _ = _profile(labels, n)
-    box = np.stack([x0, y0, x1, y1], axis=1)
+    centroid, box, area = _extents(labels, n)
 
     boundary, adjacent = _boundaries(labels, n)
     perimeter = boundary.sum(1)[:n]
     frame = 2 * (height + width)
     return Measures(
-        centroid=np.stack([centroid_x / width, centroid_y / height], axis=1),
+        centroid=centroid / (width, height),
         box=box / (width, height, width, height),
         area=area / (height * width),
         perimeter=perimeter / frame,
@@ -53,20 +51,33 @@ def measure_regions(regions: Regions) -> Measures:
     )
 
 
-def _profile(
-    labels: Int32[np.ndarray, "rows columns"], n: int
-) -> tuple[
-    Float[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]
-]:
-    """Each region's mean row (of its pixels' centres), first row, last row + 1, and area, in px."""
-    rows = labels.shape[0]
-    counts = np.bincount((np.arange(rows)[:, None] * n + labels).ravel(), minlength=rows * n)
-    counts = counts.reshape(rows, n)
-    area = counts.sum(0)
-    # Doubled, so that sums are integers and a mirrored page gives the mirrored value.
-    mean = (2 * np.arange(rows) + 1) @ counts / (2 * area)
-    present = counts > 0
-    return mean, present.argmax(0), rows - present[::-1].argmax(0), area
+def _extents(
+    labels: Int32[np.ndarray, "h w"], n: int
+) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
+    """Each region's mean pixel centre (x, y), bounding box (x0, y0, x1, y1) and area, in px.
+
+    A row of a label map is a few runs of equal labels: their ends tell all of it.
+    """
+    height, width = labels.shape
+    begins = np.ones(labels.shape, bool)
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    label = labels.ravel()[starts].astype(np.intp)
+    y, x0 = np.divmod(starts, width)
+    x1 = x0 + np.diff(starts, append=labels.size)
+
+    area = np.bincount(label, x1 - x0, n)
+    # Doubled sums of pixel centres: whole numbers, so that a mirrored page gives the mirrored mean.
+    doubled = [np.bincount(label, (x1 - x0) * centre, n) for centre in (x0 + x1, 2 * y + 1)]
+
+    box = np.empty((4, n), np.intp)
+    box[0], box[2] = width, 0
+    np.minimum.at(box[0], label, x0)
+    np.maximum.at(box[2], label, x1)
+    # Runs come row by row; of several assignments to one place the last one holds.
+    box[1][label[::-1]] = y[::-1]
+    box[3][label] = y + 1
+    return np.stack(doubled, axis=1) / (2 * area[:, None]), box.T, area
 
 
 def _boundaries(
@@ -77,23 +88,28 @@ def _boundaries(
     The Cauchy–Crofton estimate in four directions: π/8 · (transitions along rows and columns +
     transitions along both diagonals / √2), which barely depends on a boundary's direction.
     """
-    page = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=n)
-    across = _transitions(page[:, :-1], page[:, 1:], n) + _transitions(page[:-1], page[1:], n)
-    diagonal = _transitions(page[:-1, :-1], page[1:, 1:], n)
-    diagonal += _transitions(page[:-1, 1:], page[1:, :-1], n)
+    small = labels.astype(np.uint8) if n < 256 else labels  # much faster to compare
+    page = cv2.copyMakeBorder(small, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=n)
+    below = page.shape[1]  # steps from a pixel to the one below it, in the flat page
+    flat = page.ravel()
+    across = _transitions(flat, 1, n) + _transitions(flat, below, n)
+    diagonal = _transitions(flat, below + 1, n) + _transitions(flat, below - 1, n)
     return math.pi / 8 * (across + diagonal / math.sqrt(2)), across[:n, :n] > 0
 
 
-def _transitions(one: np.ndarray, other: np.ndarray, n: int) -> Int[np.ndarray, "m m"]:
-    """Symmetric counts of unlike labels at the same place of two maps."""
-    unlike = one != other
-    pairs = one[unlike] * (n + 1) + other[unlike]
+def _transitions(flat: Integer[np.ndarray, " p"], step: int, n: int) -> Int[np.ndarray, "m m"]:
+    """Symmetric counts of unlike labels so many steps apart.
+
+    Steps from one side of the page to the other join two pixels of its margin, which are alike.
+    """
+    unlike = np.flatnonzero(flat[:-step] != flat[step:])
+    pairs = flat[unlike].astype(np.intp) * (n + 1) + flat[unlike + step]
     counts = np.bincount(pairs, minlength=(n + 1) ** 2).reshape(n + 1, n + 1)
     return counts + counts.T
 
 
 def _contained(
-    labels: Int32[np.ndarray, "h w"], box: Int[np.ndarray, "n 4"], area: Int[np.ndarray, " n"]
+    labels: Int32[np.ndarray, "h w"], box: Int[np.ndarray, "n 4"], area: Float[np.ndarray, " n"]
 ) -> Bool[np.ndarray, "n n"]:
     """[i, j]: region i lies within region j with its holes filled (j 8-connected).
 

@@ -50,7 +50,8 @@ def measure_cells(
     # Rooms are found by their samples, and the scores of passes were fitted to the same ones.
     stride = sampling_stride(labels.shape)
     depth = np.zeros(count, np.float32)
-    np.maximum.at(depth, labels[::stride, ::stride], distance[::stride, ::stride])
+    samples = (values[::stride, ::stride].ravel() for values in (labels, distance))
+    np.maximum.at(depth, *samples)  # fast on flat arrays only
     on_frame = np.zeros(count, bool)
     for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         on_frame[side] = True
