@@ -128,7 +128,8 @@ def _decode(
         raise UserError(f"{subject} is not an image; save it as PNG or JPEG.") from error
     # On broken files Pillow's decoders raise whatever their parsing ran into.
     except Exception as error:
-        raise UserError(f"{subject} is damaged ({error}); save it again.") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{subject} is damaged ({reason}); save it again.") from error
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
@@ -148,7 +149,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         # Integers have 16 bits unless one is beyond them; floats have no full scale of their own.
         sixteen_bits = image.mode != "F" and values.max() <= 65535
-        image = Image.fromarray(_deep_to_u8(values, 65535 if sixteen_bits else None))
+        image = Image.fromarray(_deep_to_u8(values, 65535.0 if sixteen_bits else None))
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     image = _to_srgb(image, image.info.get("icc_profile"))
     if alpha is None:
