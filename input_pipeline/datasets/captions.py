@@ -8,7 +8,7 @@ def clean(text: object) -> str:
       ValueError: it cannot be a caption; the message says why and continues "its caption".
     """
     if not isinstance(text, str):
-        raise ValueError(f"is a {type(text).__name__}, not text")
+        raise ValueError(f"is of type {type(text).__name__}, not text")
     if "\0" in text:
         raise ValueError("holds a NUL byte")
     # Bytes that are no UTF-8 are read as lone surrogates, and JSON can spell such, too.
