@@ -21,7 +21,7 @@ REFERENCE_SIZE = 256
 
 # Canny.
 CANNY_SIGMA = 1.4
-CANNY_RATIO = 0.4  # low over high; Canny asks for a half to a third, Otsu's high is already low
+CANNY_RATIO = 0.4  # low over high; Canny (1986) asks for a third to a half
 NOISE_FACTOR = 3  # noise alone passes thrice its median gradient once in 400 pixels
 FAINTEST = 12  # a step of about five grey levels: less is what 8 bits make of a smooth slope
 
@@ -69,7 +69,7 @@ def canny(
     """255 − OpenCV's Canny (1986) of `smooth_grey(photo)`; lines of 1 pixel.
 
     low, high: thresholds on the gradient |∂x| + |∂y| of 3×3 Sobel filters. By default `high` is the
-      largest of Otsu's threshold on the gradient (Fang, Yue & Yu 2009), three times its median,
+      largest of Otsu's threshold (1979) on the gradient, three times the gradient's median,
       which noise and texture seldom pass, and `FAINTEST`; `low` is 0.4 of `high`.
     """
     grey = smooth_grey(photo)
