@@ -118,16 +118,18 @@ def walk(root: Path) -> tuple[dict[str, str], list[Rejected]]:
             rejected += listing.rejected
             files |= {join(folder, name): target for name, target in listing.files.items()}
             bar.update(len(listing.files))
-            # The last is read first.
-            for name, target in reversed(listing.folders.items()):
+            found = []
+            for name, target in listing.folders.items():
                 path = join(folder, name)
-                if target == path:
-                    pending.append(path)
-                elif f"{path}/".startswith(join(target, "")) or target in linked:
-                    rejected.append(Rejected(path, "is a link to a folder that is read already"))
-                else:
+                if target != path:
+                    if f"{path}/".startswith(join(target, "")) or target in linked:
+                        rejected.append(
+                            Rejected(path, "is a link to a folder that is read already")
+                        )
+                        continue
                     linked.add(target)
-                    pending.append(path)
+                found.append(path)
+            pending += reversed(found)
     return files, rejected
 
 
