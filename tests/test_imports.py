@@ -17,10 +17,13 @@ LEAVES = {
     f"ragaf_jax.{name}"
     for name in (
         "__version__",
+        "caches",
         "errors",
         "folders",
         "batch",
+        "contact_sheet",
         "images",
+        "lettering",
         "palette",
         "sketch_input",
         "tokenizer",

@@ -11,13 +11,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from ragaf_jax.batch import Batch, Truth, in_chunks
+from ragaf_jax.contact_sheet import CELL, SheetRow, contact_sheet
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.report import Quality, quality, sentences, spread
 from ragaf_jax.graph.draw import draw_regions
 from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.sampling.curves import curves
-from ragaf_jax.sampling.figures import CELL, SheetRow, contact_sheet
 from ragaf_jax.sampling.stages import Stage, make_draw, restore_both, settings_of
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.monitor import make_validate

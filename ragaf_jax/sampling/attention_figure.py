@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from ragaf_jax.sampling.lettering import (
+from ragaf_jax.lettering import (
     GAP,
     INK,
     Picture,

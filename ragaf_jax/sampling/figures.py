@@ -1,40 +1,10 @@
-"""What is shown of one drawing, and of many: `comparison` and `contact_sheet`.
-
-Pure functions of arrays, u8 RGB of shape [height, width, 3]. Pictures are enlarged by repeating
-pixels: what the model made is shown, not what smoothing makes of it.
-"""
-
-from collections.abc import Sequence
-from typing import NamedTuple
+"""What is shown of one drawing: `comparison`."""
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ragaf_jax.sampling.lettering import (
-    GAP,
-    GreyOrRgb,
-    Picture,
-    below,
-    beside,
-    enlarge,
-    framed,
-    on_page,
-    text_block,
-)
-
-CELL = 192
-
-
-class SheetRow(NamedTuple):
-    """One drawing of a contact sheet.
-
-    Attributes:
-      pictures: as many as the sheet has titles; grey or RGB, all of one size.
-      caption: written under them.
-    """
-
-    pictures: Sequence[GreyOrRgb]
-    caption: str
+from ragaf_jax.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.lettering import Picture
 
 
 def comparison(
@@ -46,19 +16,3 @@ def comparison(
     """sketch | stage 1 | stage 2, with the prompt below."""
     row = SheetRow((sketch, stage1, stage2), prompt)
     return contact_sheet([row], ("sketch", "stage 1", "stage 2"))
-
-
-def contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str]) -> Picture:
-    """A row a drawing under a line of titles, every caption wrapped below its row.
-
-    Pictures of 64² are enlarged threefold, others to at least `CELL` pixels.
-    """
-    lines = [[framed(enlarge(picture, CELL)) for picture in row.pictures] for row in rows]
-    cell = lines[0][0].shape[1]
-    width = len(titles) * (cell + GAP) - GAP
-    heading = beside([text_block(title, cell, centred=True) for title in titles])
-    blocks = [
-        below([beside(line), text_block(row.caption, width)], gap=GAP // 2)
-        for line, row in zip(lines, rows, strict=True)
-    ]
-    return on_page(below([heading, below(blocks, gap=2 * GAP)], gap=GAP // 2))

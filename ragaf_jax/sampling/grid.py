@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
-from ragaf_jax.sampling.figures import SheetRow, contact_sheet
 from ragaf_jax.sampling.generate import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from ragaf_jax.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.errors import UserError
+from ragaf_jax.lettering import enlarge, font, text_block, wrap
 from ragaf_jax.sampling.attention_figure import attention_maps, words
 from ragaf_jax.sampling.curves import curves, read_metrics, smoothed
-from ragaf_jax.sampling.figures import SheetRow, comparison, contact_sheet
-from ragaf_jax.sampling.lettering import enlarge, font, text_block, wrap
+from ragaf_jax.sampling.figures import comparison
 from ragaf_jax.tokenizer import Tokenizer
 
 CAPTION = "house: large red at the top, small brown at the bottom left"
@@ -45,6 +46,13 @@ def test_a_text_block_is_as_wide_as_asked_and_higher_for_more_text():
     assert text_block("  ", 200).shape == (0, 200, 3)
     # A script that the font lacks is shown as boxes and is no error.
     assert text_block("家 🏠", 200).min() < 100
+
+
+@pytest.mark.parametrize("letters", ["éèüñçÅ", "ΣЖя", "שم", "≥→✓"])
+def test_letters_of_many_languages_are_no_boxes(letters):
+    box = font(40).getmask("\U000ff000")
+    for letter in letters:
+        assert bytes(font(40).getmask(letter)) != bytes(box), letter
 
 
 @pytest.mark.parametrize(("side", "factor"), [(64, 3), (32, 6), (192, 1), (256, 1), (100, 2)])

@@ -1,12 +1,14 @@
 """Words and pictures on white: the parts that figures are put together from.
 
-Text is set in Pillow's built-in scalable font, so that no font file is needed. Everything is u8
-RGB of shape [height, width, 3].
+Text is set in DejaVu Sans, which comes with Matplotlib and has the Latin letters with all accents,
+Greek, Cyrillic, Hebrew and Arabic ones. Everything is u8 RGB of shape [height, width, 3].
 """
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -19,9 +21,10 @@ INK = (30, 30, 30)
 
 
 @functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The built-in font, `size` pixels high."""
-    return ImageFont.load_default(size)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font, `size` pixels high."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(path, size)
 
 
 def wrap(text: str, width: int, size: int) -> list[str]:
