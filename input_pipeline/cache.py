@@ -35,12 +35,25 @@ SPLIT = "train"
 _PIXELS, _MOST_PICTURES, _CAPTIONS = 2**21, 32, 64
 
 
+def open_checkpoint(where: str, variant: str = "") -> Pretrained:
+    """The Stable Diffusion of a run's `config.init.checkpoint` and `variant`; no weights yet.
+
+    Raises:
+      UserError: none is named, it is not there, or of an architecture that is not known.
+    """
+    if not where:
+        raise UserError(
+            "--cache is given and --checkpoint is empty: name the Stable Diffusion whose networks "
+            "are to be asked, the one of config.init.checkpoint."
+        )
+    return open_pretrained(where, variant)
+
+
 def build_caches(
     source: RecordSource,
     kinds: Sequence[str],
-    checkpoint: str,
+    pretrained: Pretrained,
     *,
-    variant: str = "",
     tokenizer: str = "openai/clip-vit-large-patch14",
     clip_skip: int = 0,
 ) -> list[Path]:
@@ -51,16 +64,14 @@ def build_caches(
 
     Args:
       source: the records of the split `SPLIT`.
-      kinds: of `ragaf_jax.batch.CACHED`.
-      checkpoint: a Stable Diffusion, as `config.init.checkpoint`.
-      variant: of its files, as `config.init.variant`.
+      kinds: of `ragaf_jax.caches.KINDS`.
+      pretrained: what `open_checkpoint` gives.
       tokenizer: for a single file, as `config.init.tokenizer`.
       clip_skip: as `config.model.clip_skip`.
 
     Raises:
-      UserError: the weights are missing, damaged, or of an architecture that is not known.
+      UserError: the weights are damaged, or there is no tokenizer.
     """
-    pretrained = open_pretrained(checkpoint, variant)
     folders = []
     for kind in kinds:
         if kind == "latents":

@@ -7,7 +7,7 @@ networks that made it. There is bfloat16, stored as uint16, because `.npy` does 
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jaxtyping import BFloat16
 
@@ -66,7 +66,7 @@ def open_text(records: Path, split: str, key: str, command: str) -> TextStates:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r").view(jnp.bfloat16)
+    return np.load(path, mmap_mode="r").view(ml_dtypes.bfloat16)
 
 
 def _found(records: Path, kind: str, key: str, command: str) -> Path:

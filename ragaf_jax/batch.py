@@ -8,32 +8,7 @@ import jraph
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from ragaf_jax.errors import UserError
-
 Array = jax.Array | np.ndarray
-
-# What of a batch can be computed beforehand and read instead.
-CACHED = ("latents", "text")
-
-
-def cached_kinds(listed: str, where: str) -> tuple[str, ...]:
-    """Those of `CACHED` that a list such as "latents,text" names, "" none.
-
-    Args:
-      listed: the list.
-      where: the name of the flag or field that it is the value of.
-
-    Raises:
-      UserError: another word is among them.
-    """
-    kinds = tuple(kind.strip() for kind in listed.split(",") if kind.strip())
-    for kind in kinds:
-        if kind not in CACHED:
-            raise UserError(
-                f"{where} is {listed!r}, and {kind!r} cannot be cached; give some of "
-                f"{', '.join(CACHED)}, with commas between them, or nothing."
-            )
-    return tuple(dict.fromkeys(kinds))
 
 
 class Batch(NamedTuple):

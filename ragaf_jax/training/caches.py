@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from ragaf_jax.batch import cached_kinds
+from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.model import Model

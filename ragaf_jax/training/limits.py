@@ -4,7 +4,7 @@ import math
 
 import ml_collections
 
-from ragaf_jax.batch import cached_kinds
+from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError
 
 MOST = math.inf
