@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Float, Float32, Int32, UInt8
+
+from ragaf_jax.graph.runs import find_runs
 
 REFERENCE_SIDE = 256  # every length in this package's region code is in pixels of such a page
 # Clearances (px) at which components are taken. No room is split above DEEPEST_SPLIT; the level
@@ -32,7 +34,7 @@ class Level(NamedTuple):
     stride: int  # pixels of the page from one sample of `labels` to the next
     labels: Int32[np.ndarray, "gh gw"]  # component of every sample
     parents: Int32[np.ndarray, " c"]  # component of the level below that holds each component
-    areas: Int[np.ndarray, " c"]  # px of the page
+    areas: Float[np.ndarray, " c"]  # px of the page
 
 
 class Seed(NamedTuple):
@@ -58,7 +60,8 @@ def component_levels(
     """
     scale, fine = max(paper.shape) / REFERENCE_SIDE, sampling_stride(paper.shape)
     count, labels = cv2.connectedComponents(paper, connectivity=4)
-    areas = np.bincount(labels.ravel(), minlength=count)
+    runs = find_runs(labels)
+    areas = np.bincount(runs.label, runs.length, count)
     levels = [Level(0.0, 1, labels, np.zeros(count, np.int32), areas)]
 
     stride, below = fine, labels[::fine, ::fine]
@@ -71,11 +74,11 @@ def component_levels(
         count, labels = cv2.connectedComponents(wide, connectivity=8)
         if count == 1:
             break
-        flat = labels.ravel().astype(np.intp)  # what an index is made into, once
+        runs = find_runs(labels)
         parents = np.zeros(count, np.int32)
-        parents[flat] = below.ravel()
+        parents[runs.label] = below.ravel()[runs.start]
         parents[0] = 0
-        areas = np.bincount(flat, minlength=count) * stride**2
+        areas = np.bincount(runs.label, runs.length, count) * stride**2
         levels.append(Level(float(clearance), stride, labels, parents, areas))
         below = labels
     return levels

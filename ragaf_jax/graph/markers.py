@@ -89,7 +89,7 @@ def _spread(labels: Int16[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"]) -
     before = -1
     for _ in range(max(labels.shape)):
         missing = inside & (labels == 0)
-        left = np.count_nonzero(missing)
+        left = int(np.count_nonzero(missing))
         if left in (0, before):
             return
         np.copyto(labels, cv2.dilate(labels, _NEIGHBOURS), where=missing)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Integer
 
 from ragaf_jax.graph.regions import Regions
+from ragaf_jax.graph.runs import find_runs
 
 
 class Measures(NamedTuple):
@@ -54,24 +55,17 @@ def measure_regions(regions: Regions) -> Measures:
 def _extents(
     labels: Int32[np.ndarray, "h w"], n: int
 ) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
-    """Each region's mean pixel centre (x, y), bounding box (x0, y0, x1, y1) and area, in px.
+    """Each region's mean pixel centre (x, y), bounding box (x0, y0, x1, y1) and area, in px."""
+    label, start, length = find_runs(labels)
+    y, x0 = np.divmod(start, labels.shape[1])
+    x1 = x0 + length
 
-    A row of a label map is a few runs of equal labels: their ends tell all of it.
-    """
-    height, width = labels.shape
-    begins = np.ones(labels.shape, bool)
-    np.not_equal(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)
-    label = labels.ravel()[starts].astype(np.intp)
-    y, x0 = np.divmod(starts, width)
-    x1 = x0 + np.diff(starts, append=labels.size)
-
-    area = np.bincount(label, x1 - x0, n)
+    area = np.bincount(label, length, n)
     # Doubled sums of pixel centres: whole numbers, so that a mirrored page gives the mirrored mean.
-    doubled = [np.bincount(label, (x1 - x0) * centre, n) for centre in (x0 + x1, 2 * y + 1)]
+    doubled = [np.bincount(label, length * centre, n) for centre in (x0 + x1, 2 * y + 1)]
 
     box = np.empty((4, n), np.intp)
-    box[0], box[2] = width, 0
+    box[0], box[2] = labels.shape[1], 0
     np.minimum.at(box[0], label, x0)
     np.maximum.at(box[2], label, x1)
     # Runs come row by row; of several assignments to one place the last one holds.

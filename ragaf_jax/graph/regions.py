@@ -14,6 +14,7 @@ from ragaf_jax.graph.ink import ink_pieces
 from ragaf_jax.graph.markers import grow_cells
 from ragaf_jax.graph.merging import merge_cells
 from ragaf_jax.graph.passes import measure_cells
+from ragaf_jax.graph.runs import find_runs
 
 # A region is background if its paper covers at least this share of the page's outermost pixels:
 # more than an object that the page's edge cuts off usually does, less than a sky or a ground.
@@ -83,7 +84,7 @@ def extract_regions(
     if block == 1:
         return _ranked(labels, background)
     rows, columns = (np.diff(range(0, side, block), append=side) for side in sketch.shape)
-    ranked = _ranked(labels, background, pixel_areas=np.outer(rows, columns))
+    ranked = _ranked(labels, background, rows, columns)
     full = np.repeat(np.repeat(ranked.labels, columns, axis=1), rows, axis=0)
     return ranked._replace(labels=full)
 
@@ -138,11 +139,21 @@ def _background(
 def _ranked(
     labels: Int32[np.ndarray, "h w"],
     background: Bool[np.ndarray, " n"],
-    pixel_areas: Int[np.ndarray, "h w"] | None = None,
+    heights: Int[np.ndarray, " h"] | None = None,
+    widths: Int[np.ndarray, " w"] | None = None,
 ) -> Regions:
-    """Regions renamed 0 … n−1 by falling area; names without any area are left out."""
-    weights = None if pixel_areas is None else pixel_areas.ravel()
-    areas = np.bincount(labels.ravel(), weights, minlength=len(background))
+    """Regions renamed 0 … n−1 by falling area; names without any area are left out.
+
+    Args:
+        heights: of the rows of pixels, 1 each if None.
+        widths: of the columns.
+    """
+    label, start, weights = find_runs(labels)
+    if heights is not None and widths is not None:
+        y, x = np.divmod(start, labels.shape[1])
+        edges = np.concatenate([[0], np.cumsum(widths)])
+        weights = heights[y] * (edges[x + weights] - edges[x])
+    areas = np.bincount(label, weights, len(background))
     order = np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)]
     rank = np.zeros(len(areas), np.int32)
     rank[order] = np.arange(len(order))
