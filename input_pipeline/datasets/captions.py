@@ -11,7 +11,9 @@ def clean(text: object) -> str:
         raise ValueError(f"is of type {type(text).__name__}, not text")
     if "\0" in text:
         raise ValueError("holds a NUL byte")
-    # Bytes that are no UTF-8 are read as lone surrogates, and JSON can spell such, too.
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError("is not UTF-8")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Bytes that are no UTF-8 are read as lone surrogates, and JSON can spell such, too.
+        raise ValueError("is not UTF-8") from None
     return " ".join(text.split())

@@ -64,7 +64,7 @@ def _photos(
     root: Path, folder: str, elsewhere: Collection[str]
 ) -> tuple[dict[str, _Photo], list[Rejected]]:
     """The photos of one folder that have captions, by their keys."""
-    listing = read_folder(root, folder)
+    directory, listing = root / folder, read_folder(root, folder)
     rejected = list(listing.rejected)
     table = f"annotations/captions_{folder}.json"
     images, annotations = _load(root, table)
@@ -86,7 +86,7 @@ def _photos(
         elif _key(number) in elsewhere:
             rejected.append(Rejected(file, "is in val2017, too"))
         elif name in listing.files and name not in names:
-            photos[number] = _Photo(root / folder / name, {})
+            photos[number] = _Photo(directory / name, {})
         elif name in listing.files:
             rejected.append(Rejected(file, f"is listed again as image {number}"))
         elif name not in names:
