@@ -6,6 +6,7 @@ hold but some megabytes of them, and what is rejected is written beside them.
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,7 @@ def take_rejected(folder: Path) -> list[Rejected]:
         for path in folder.glob(f"*/{_REJECTED}*")
         for line in path.read_text(encoding="utf-8").splitlines()
     }
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    folder.rmdir()
+    shutil.rmtree(folder)
     return [Rejected(**json.loads(line)) for line in sorted(lines)]
 
 
@@ -70,7 +69,7 @@ def options(text: str) -> PipelineOptions:
       UserError: there is a flag that Beam does not know.
     """
     flags = [f"--{flag.strip()}" for flag in text.split(",") if flag.strip()]
-    result = PipelineOptions(flags)
+    result = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
     known = result.get_all_options(retain_unknown_options=False)
     for flag in flags:
         name = flag[2:].partition("=")[0]

@@ -1,12 +1,12 @@
-"""Writes a data set to disk, once: `python -m input_pipeline.prepare --dataset=openmoji`.
+r"""Writes a data set to disk, once: `python -m input_pipeline.prepare --dataset=openmoji`.
 
     python -m input_pipeline.prepare --dataset=openmoji --data_dir=data          # both variants
     python -m input_pipeline.prepare --dataset=openmoji/recolor --size=128 --recolorings=32
     python -m input_pipeline.prepare --dataset=sketchy --root=/data/sketchy --size=256
     python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 --sketch=hed
     python -m input_pipeline.prepare --dataset=folder/cats --root=~/cats --size=512
-    python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 \\
-        --beam_runner=DirectRunner --beam_options=direct_num_workers=8,direct_running_mode=multi_processing
+    python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 \
+        --beam_runner=FlinkRunner --beam_options=flink_master=localhost:8081
 
 A preparation that was interrupted leaves nothing that loads; the next one starts clean.
 """
@@ -26,18 +26,19 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import flags, logging
 
-from input_pipeline import record_format
-from input_pipeline.datasets import openmoji
+from input_pipeline import record_format, sketch
+from input_pipeline.datasets import openmoji, photos
 from input_pipeline.datasets.building import Builder
 from input_pipeline.processes import mapping
 from input_pipeline.records import RecordSource, read_metadata
 from input_pipeline.tfds_writing import correct_tfds
+from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError, run_cli
 
 # Names that stand for several data sets; any other one stands for itself.
 SEVERAL = {"openmoji": ("openmoji/plain", "openmoji/recolor"), "both": ("sketchy", "coco")}
 ROOT_VARIABLES = {"sketchy": "SKETCHY_ROOT", "coco": "COCO_ROOT"}
-WORKER_MODULES = ("input_pipeline.datasets.openmoji",)
+WORKER_MODULES = ("input_pipeline.datasets.openmoji", "input_pipeline.datasets.photos")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -52,10 +53,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
 flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
 flags.DEFINE_enum(
-    "sketch",
-    "canny",
-    ("canny", "xdog", "hed"),
-    "How pictures become sketches where none were drawn.",
+    "sketch", "canny", sketch.METHODS, "How pictures become sketches where none were drawn."
 )
 flags.DEFINE_string("transform", None, "Alignment of Sketchy's sketches, such as tx_000100000000.")
 flags.DEFINE_integer(
@@ -68,6 +66,13 @@ flags.DEFINE_integer("workers", 0, "Processes that draw; 0: one a core.", lower_
 flags.DEFINE_string(
     "beam_runner", None, "Prepare as an Apache Beam pipeline, for example with DirectRunner."
 )
+flags.DEFINE_string("cache", "", "latents,text: also compute what frozen networks say of them.")
+flags.DEFINE_string("checkpoint", "", "These networks, as config.init.checkpoint.")
+flags.DEFINE_string("variant", "", "As config.init.variant.")
+flags.DEFINE_string(
+    "tokenizer", "openai/clip-vit-large-patch14", "For a single file, as config.init.tokenizer."
+)
+flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
 flags.DEFINE_string("beam_options", "", "Beam's own flags, without dashes, separated by commas.")
 
 
@@ -151,8 +156,6 @@ def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
             config=openmoji.config(dataset, options.size, options.recolorings, options.limit),
             data_dir=os.fspath(data_dir),
         )
-    from input_pipeline.datasets import photos
-
     return photos.BUILDERS[name](
         config=photos.config(
             dataset,
@@ -254,6 +257,12 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
     start = time.monotonic()
+    kinds, pretrained = cached_kinds(FLAGS.cache, "--cache"), None
+    if kinds:
+        # Here alone: networks come with JAX, which preparing does without.
+        from input_pipeline import cache
+
+        pretrained = cache.open_checkpoint(FLAGS.checkpoint, FLAGS.variant)
     folders = prepare(
         FLAGS.dataset,
         Path(FLAGS.data_dir),
@@ -279,6 +288,19 @@ def main(argv: list[str]) -> None:
         rejected = folder / record_format.REJECTED_FILE
         if rejected.exists():
             print(f"{len(rejected.read_text().splitlines())} rejected: {rejected}")
+    for dataset in SEVERAL.get(FLAGS.dataset, (FLAGS.dataset,)) if kinds else ():
+        source = RecordSource(FLAGS.data_dir, dataset, cache.SPLIT, FLAGS.size, FLAGS.recolorings)
+        with _alone_in(Path(FLAGS.data_dir)):
+            caches = cache.build_caches(
+                source,
+                kinds,
+                pretrained,
+                tokenizer=FLAGS.tokenizer,
+                clip_skip=FLAGS.clip_skip,
+            )
+        for folder in caches:
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            print(f"{folder}: {size / 2**20:.0f} MiB, {size / len(source):.0f} bytes a record")
     print(f"{time.monotonic() - start:.0f} s")
 
 

@@ -47,8 +47,8 @@ def config_name(dataset: str, size: int, recolorings: int) -> str:
     if own := _OWN_NAME.fullmatch(dataset):
         return f"{own[1]}_{size}px"
     raise UserError(
-        f"There is no data set {dataset!r}; choose openmoji/plain, openmoji/recolor, sketchy, coco, "
-        "folder or folder/<a name of letters, digits, - and _>."
+        f"There is no data set {dataset!r}; choose openmoji/plain, openmoji/recolor, sketchy, "
+        "coco, folder or folder/<a name of letters, digits, - and _>."
     )
 
 

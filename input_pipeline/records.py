@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -15,6 +15,8 @@ from input_pipeline import record_format
 from input_pipeline.cached import TextStates, open_latents, open_text
 from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
+
+_READ_TOGETHER = 64  # records that the file is asked for at once
 
 
 class RecordSource:
@@ -91,12 +93,19 @@ class RecordSource:
             record["latents"] = self._latents[index]
         if self._text_states is not None:
             record["text_states"] = self._text_states
-        record["captions"] = [caption.decode() for caption in record["captions"]]
-        for name in ("category", "key", "group"):
-            record[name] = record[name].decode()
-        for name in {"labels", "true_labels"} - set(self._left_out):
-            record[name] = record[name][..., 0]
-        return record
+        return _readable(record)
+
+    def fields(self, *names: str) -> Iterator[dict[str, Any]]:
+        """These fields of every record, in order: nothing else is parsed or decoded."""
+        known = self._records.dataset_info.features
+        chosen = tfds.features.FeaturesDict({name: known[name] for name in names})
+        raw = dataclasses.replace(
+            self._records, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        for begin in range(0, len(raw), _READ_TOGETHER):
+            together = range(begin, min(begin + _READ_TOGETHER, len(raw)))
+            for record in raw.__getitems__(together):
+                yield _readable(chosen.deserialize_example_np(record))
 
     def without(self, *images: str) -> "RecordSource":
         """The same records, read faster because these images of theirs are not decoded."""
@@ -131,6 +140,18 @@ class RecordSource:
         return source
 
 
+def _readable(record: dict[str, Any]) -> dict[str, Any]:
+    """What TFDS read, with texts as `str` and maps of labels without their one channel."""
+    for name in record:
+        if name == "captions":
+            record[name] = [caption.decode() for caption in record[name]]
+        elif name in ("category", "key", "group"):
+            record[name] = record[name].decode()
+        elif name in ("labels", "true_labels"):
+            record[name] = record[name][..., 0]
+    return record
+
+
 def read_metadata(folder: Path) -> dict[str, Any]:
     """What a folder of records says of itself.
 
@@ -141,7 +162,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The data in {folder} cannot be read ({error}); delete the folder and prepare it again."
+            f"The data in {folder} cannot be read ({error}); delete the folder and prepare them "
+            "again."
         ) from None
 
 

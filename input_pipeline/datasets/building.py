@@ -57,7 +57,7 @@ class Rejections:
           report: the file that gets the list if it is more.
         """
         self.list: list[Rejected] = []
-        self._total, self._most, self._report = total, most, report
+        self._total, self._most, self._report = total, most, Path(report)
 
     def add(self, rejected: Iterable[Rejected]) -> None:
         """Adds to the list.
@@ -78,12 +78,11 @@ class Rejections:
         )
 
     def write(self, path: Path) -> None:
-        """A line of JSON each."""
-        lines = [json.dumps(x._asdict(), ensure_ascii=False) + "\n" for x in self.list]
-        path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        """A line of JSON each, in ASCII: names of files need not be UTF-8."""
+        path.write_text("".join(json.dumps(x._asdict()) + "\n" for x in sorted(self.list)))
 
 
-class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Writes the records of `work`.
 
     Attributes:
@@ -128,7 +127,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             # Takes seconds to import, and is not installed with the rest.
             from input_pipeline import beam
 
-            self._beam_folder = self.data_path / "beam"
+            self._beam_folder = Path(self.data_path) / "beam"
             return {
                 split: beam.MakeRecords(work.make, tasks, self._beam_folder / split)
                 for split, tasks in work.tasks.items()
@@ -162,7 +161,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
             self._rejections.add(beam.take_rejected(self._beam_folder))
         if self._rejections.list:
-            self._rejections.write(self.data_path / record_format.REJECTED_FILE)
+            self._rejections.write(Path(self.data_path) / record_format.REJECTED_FILE)
         tokenizer = Tokenizer.train(self._training_captions())
         (self.data_path / record_format.TOKENIZER_FILE).write_text(tokenizer.to_json())
 

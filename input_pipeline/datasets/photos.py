@@ -8,7 +8,6 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
@@ -24,9 +23,6 @@ from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
 from ragaf_jax.graph.regions import RegionConfig
 from ragaf_jax.sketch_input import to_page
-
-# A drawing of other proportions than its picture is not of that picture.
-_SAME_SHAPE = 0.03
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -56,7 +52,7 @@ def config(dataset: str, size: int, **options) -> PhotosConfig:
     return PhotosConfig(name=name, dataset=dataset, size=size, **options)
 
 
-class _Photos(Builder, skip_registration=True):
+class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
     """Items of a scan.
 
     Attributes:
@@ -158,9 +154,12 @@ def _records(task: _Task) -> list[Record] | Rejected:
         page = None
         if item.sketch is not None:
             file = item.sketch
-            page = _drawn(images.read_grey(item.sketch), photo, page_size(task.size))
+            # As its picture is: cut to the central square.
+            page = to_page(images.crop_square(images.read_grey(item.sketch)), page_size(task.size))
     except UserError as error:
-        return Rejected(str(file.relative_to(task.root)), str(error).removesuffix("."))
+        what = f"The {'image' if file is item.image else 'sketch'} {file} "
+        reason = str(error).removeprefix(what).removesuffix(".")
+        return Rejected(str(file.relative_to(task.root)), reason)
     if page is None:
         page = sketched(photo, task.size, task.method)
     return [
@@ -191,16 +190,3 @@ def sketched(
     return sketch.thicken(
         sketch.photo_to_sketch(images.to_square(photo, side), method), side // size
     )
-
-
-def _drawn(
-    drawing: UInt8[np.ndarray, "h w"], photo: UInt8[np.ndarray, "ph pw 3"], side: int
-) -> UInt8[np.ndarray, "side side"]:
-    """The page of a drawing, cut as its picture is."""
-    (height, width), (tall, wide) = drawing.shape, photo.shape[:2]
-    if abs(height * wide / (width * tall) - 1) > _SAME_SHAPE:
-        raise UserError(
-            f"the sketch is {width} x {height} and its picture {wide} x {tall}: they must be of "
-            "one shape."
-        )
-    return to_page(images.crop_square(drawing), side)
