@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.dir = "data"
-    data.dataset = "openmoji/recolor"
+    data.dataset = "openmoji/recolor"  # or several, with weights: "sketchy:0.5,coco:0.5"
     data.recolorings = 16  # pictures that each drawing was prepared with
     data.image_size = 64
     data.text_length = 40  # tokens of a caption, frame included

@@ -3,27 +3,40 @@
 from ml_collections import ConfigDict
 
 from input_pipeline.loader import distinct_drawings, held_out_batch
+from input_pipeline.mixture import Mixture, parse, turns
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
 
 
-def open_split(data: ConfigDict, split: str, tokenizer: Tokenizer | None = None) -> RecordSource:
+def open_split(
+    data: ConfigDict, split: str, tokenizer: Tokenizer | None = None
+) -> RecordSource | Mixture:
     """The records that `config.data` names, whose regions fit into its padded graphs.
 
-    With a `tokenizer`, a pretrained model's, captions are read by it instead of the data's own.
+    With a `tokenizer`, a pretrained model's, captions are read by it instead of the data's own; a
+    mixture's own has the words of all its parts.
     """
-    source = RecordSource(data.dir, data.dataset, split, data.image_size, data.recolorings)
+    names, weights = zip(*parse(data.dataset), strict=True)
+    sources = tuple(_open_part(data, name, split) for name in names)
+    if len(sources) > 1:
+        own = Tokenizer.union([source.tokenizer for source in sources])
+        return Mixture(sources, weights, own if tokenizer is None else tokenizer)
+    if tokenizer is not None:
+        sources[0].tokenizer = tokenizer
+    return sources[0]
+
+
+def _open_part(data: ConfigDict, name: str, split: str) -> RecordSource:
+    source = RecordSource(data.dir, name, split, data.image_size, data.recolorings)
     least = source.metadata["regions"]["max_regions"] + 1
     if data.max_regions < least or data.max_edges < least:
         raise UserError(
             f"config.data.max_regions is {data.max_regions} and max_edges {data.max_edges}; the "
-            f"data's drawings have up to {least - 1} regions, each with an edge to itself, and one "
-            f"more is padding: set both to {least} or more."
+            f"drawings of {name} have up to {least - 1} regions, each with an edge to itself, and "
+            f"one more is padding: set both to {least} or more."
         )
-    if tokenizer is not None:
-        source.tokenizer = tokenizer
     return source
 
 
@@ -40,15 +53,29 @@ def held_out(
 
 
 def _held_out(
-    source: RecordSource, data: ConfigDict, split: str, examples: int
+    source: RecordSource | Mixture, data: ConfigDict, split: str, examples: int
 ) -> tuple[Batch, Truth]:
-    drawings = distinct_drawings(source, examples)
+    drawings = _distinct(source, examples)
     if len(drawings) < 2:
         raise UserError(
             f"{data.dataset} in {data.dir} has {len(drawings)} {split} drawings and two or more "
             "are needed; prepare it without --limit, or with a larger one."
         )
     return held_out_batch(source, drawings, **shapes(data))
+
+
+def _distinct(source: RecordSource | Mixture, examples: int) -> list[int]:
+    """Indices of records of different drawings; of a mixture, in turns as the weights have it."""
+    if isinstance(source, RecordSource):
+        return distinct_drawings(source, examples)
+    order = turns(source.weights, examples)
+    drawings = [
+        iter([start + index for index in distinct_drawings(part, order.count(i))])
+        for i, (start, part) in enumerate(zip(source.starts, source.sources, strict=True))
+    ]
+    # A part that has fewer drawings than turns is passed over.
+    found = (next(drawings[i], None) for i in order)
+    return [index for index in found if index is not None]
 
 
 def held_out_for(

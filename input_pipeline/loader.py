@@ -6,8 +6,10 @@ from typing import Any
 
 import grain.python as grain
 import numpy as np
+from grain.experimental import WindowShuffleMapDataset
 
 from input_pipeline.augment import AugmentSketch
+from input_pipeline.mixture import Mixture
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample
 from ragaf_jax.batch import Batch, BatchIterator, Truth
@@ -20,11 +22,15 @@ _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 _EPOCHS = 2**30
 
 # What is random, each with numbers of its own: that sketches are augmented changes no order.
-_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION = 1, 3, 4, 5
+_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION, _TURNS = 1, 3, 4, 5, 6
+
+# Sources of a mixture take regular turns, shuffled within so many examples: a place in the batch
+# has a meaning (timesteps are shared out by it), and no source may have places of its own.
+_TURNS_WINDOW = 1024
 
 
 def train_iterator(
-    source: RecordSource,
+    source: RecordSource | Mixture,
     batch_size: int,
     seed: int,
     text_length: int,
@@ -36,12 +42,15 @@ def train_iterator(
 ) -> BatchIterator:
     """Shuffled, flipped batches without end; every epoch has an order of its own.
 
+    The sources of a mixture take turns in proportion to their weights, to 1 % of the least of them,
+    and each has epochs of its own.
+
     Order, flips, captions and changes of the sketches are decided before the work is shared out:
     process i takes every `process_count`-th example from the i-th on, so that all processes'
     batches of a step hold the examples that one process would have in one batch of that size.
 
     Args:
-      source: where the records are.
+      source: where the records are, or several such with their weights.
       batch_size: examples of a batch of this process.
       seed: decides all that is random.
       text_length: T; see `ToExample` for it and the next two.
@@ -52,7 +61,7 @@ def train_iterator(
       augment: what happens to the sketches; without it they are as they lie on disk.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
-    records = grain.MapDataset.source(source).shuffle(_seed(seed, _ORDER)).repeat(_EPOCHS)
+    records = _in_order(source, seed)
     if augment is not None:
         records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION))
     examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(
@@ -62,13 +71,30 @@ def train_iterator(
     return iter(share.batch(batch_size, batch_fn=stack_examples).to_iter_dataset(_READ))
 
 
-def _seed(seed: int, use: int) -> int:
+def _in_order(source: RecordSource | Mixture, seed: int) -> grain.MapDataset:
+    """The records without end, in the order in which they are trained on."""
+    mixed = source if isinstance(source, Mixture) else Mixture((source,), (1.0,), source.tokenizer)
+    parts = [
+        grain.MapDataset.source(part).shuffle(_seed(seed, _ORDER, i)).repeat(_EPOCHS)
+        for i, part in enumerate(mixed.sources)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    # Grain adds the window's number to the seed, and both must fit into 32 bits.
+    return WindowShuffleMapDataset(
+        grain.MapDataset.mix(parts, mixed.weights),
+        window_size=_TURNS_WINDOW,
+        seed=_seed(seed, _TURNS) // 2,
+    )
+
+
+def _seed(seed: int, use: int, part: int = 0) -> int:
     """One use's own seed of 32 bits."""
-    return int(np.random.SeedSequence((seed, use)).generate_state(1)[0])
+    return int(np.random.SeedSequence((seed, use, part)).generate_state(1)[0])
 
 
 def held_out_batch(
-    source: RecordSource,
+    source: RecordSource | Mixture,
     indices: Sequence[int],
     text_length: int,
     max_regions: int,

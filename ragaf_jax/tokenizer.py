@@ -32,19 +32,36 @@ class Tokenizer:
         self._inner = inner
         vocabulary = inner.get_vocab()
         self._bos, self._eos = vocabulary[BOS], vocabulary[EOS]
+        self._unknown = vocabulary.get(UNKNOWN, -1)  # CLIP's has no such token
         self._pad = inner.padding["pad_id"] if inner.padding else self._eos
         self._pieces = {token_id: piece for piece, token_id in vocabulary.items()}
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int = 4096) -> "Tokenizer":
         """The most frequent words and punctuation marks of `captions`, in a fixed order."""
-        inner = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-        inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-        inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        inner = _of_words(models.WordLevel(unk_token=UNKNOWN))
         trainer = trainers.WordLevelTrainer(
             vocab_size=vocab_size, special_tokens=[BOS, EOS, UNKNOWN], show_progress=False
         )
         inner.train_from_iterator(captions, trainer)
+        return cls(inner)
+
+    @classmethod
+    def union(cls, parts: Sequence["Tokenizer"], vocab_size: int = 4096) -> "Tokenizer":
+        """The vocabularies of several data sets, each made by `train`, as one.
+
+        A word stands where it stands in the vocabulary that has it foremost, so that of too many
+        each loses its rarest. The order of `parts` changes nothing, and one alone stays as it is.
+        """
+        rank: dict[str, int] = {}
+        for part in parts:
+            for word, place in part._inner.get_vocab().items():
+                rank[word] = min(place, rank.get(word, place))
+        # BOS, EOS and UNKNOWN are the first three of every part.
+        words = sorted(rank, key=lambda word: (rank[word], word))[:vocab_size]
+        vocabulary = {word: place for place, word in enumerate(words)}
+        inner = _of_words(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        inner.add_special_tokens([BOS, EOS, UNKNOWN])
         return cls(inner)
 
     @classmethod
@@ -141,6 +158,11 @@ class Tokenizer:
             mask[row, : len(ids)] = True
         return tokens, mask
 
+    def count(self, caption: str) -> tuple[int, int]:
+        """Tokens of a caption, uncut and with the frame, and how many of them are unknown words."""
+        ids = self._inner.encode(caption).ids
+        return len(ids) + 2, ids.count(self._unknown)
+
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The text of each id, with CLIP's "</w>" where a word ends.
 
@@ -164,6 +186,14 @@ class Tokenizer:
             for token, (start, end) in zip(encoding.tokens, encoding.offsets, strict=True)
             if token == UNKNOWN
         ]
+
+
+def _of_words(model: models.WordLevel) -> tokenizers.Tokenizer:
+    """Lower case, split at spaces and punctuation marks."""
+    inner = tokenizers.Tokenizer(model)
+    inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return inner
 
 
 def _check_folder(folder: Path) -> None:
