@@ -1,5 +1,8 @@
 import itertools
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +62,29 @@ def test_tasks_are_taken_as_they_are_needed():
 def test_a_process_that_is_killed_ends_in_a_sentence():
     with mapping(2) as over, pytest.raises(UserError, match=r"killed, .*fewer --workers"):
         list(over(dying, range(4)))
+
+
+_KILLED = """
+import os, sys, time
+from input_pipeline.processes import mapping
+if __name__ == "__main__":
+    with mapping(2) as over:
+        results = over(time.sleep, [0, 0, 0, 0, 0, 0, 0, 0])
+        next(results)
+        print("at work", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_processes_end_with_a_main_process_that_is_killed(tmp_path):
+    (tmp_path / "run.py").write_text(_KILLED)
+    main = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py"],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert main.stdout.readline() == "at work\n"
+    main.kill()
+    # Whoever is left holds the pipe open.
+    main.communicate(timeout=30)

@@ -1,0 +1,170 @@
+"""What is left out, how much of it is too much, and what a pipeline of Beam makes."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import photo_trees
+import pytest
+
+from input_pipeline.datasets.building import Rejections
+from input_pipeline.datasets.items import Rejected
+from input_pipeline.prepare import Options, Running, prepare
+from input_pipeline.records import RecordSource
+from ragaf_jax.errors import UserError
+
+SIZE = 32
+
+
+def rejected_of(path: Path) -> dict[str, str]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert all(set(line) == {"file", "reason"} for line in lines)
+    return {line["file"]: line["reason"] for line in lines}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".prepare.lock"
+    }
+
+
+def test_a_hundredth_may_be_rejected_and_no_more(tmp_path):
+    report = tmp_path / "not yet there" / "rejected.jsonl"
+    rejections = Rejections(200, 0.01, report)
+    rejections.add([Rejected("a.jpg", "is damaged")])
+    rejections.add([Rejected("b\udce9.jpg", "is empty")])  # a name that is not UTF-8
+    assert not report.exists()
+    with pytest.raises(UserError, match=r"^3 of 200 examples .* 'a.jpg' because .* 1\.0% with"):
+        rejections.add([Rejected("c.jpg", "is no image")])
+    assert [json.loads(line)["file"] for line in report.read_bytes().splitlines()][2] == "c.jpg"
+
+
+@pytest.fixture
+def pictures(tmp_path, rng):
+    """A folder of pictures of which two are broken and one has no caption."""
+    root = tmp_path / "pictures"
+    captions = photo_trees.write_folder(root, rng, pictures=12)
+    whole = sorted(path for path in root.iterdir() if path.suffix != ".jsonl")
+    truncated, garbage = whole[3], whole[7]
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    garbage.write_bytes(rng.bytes(500))
+    photo_trees.save(photo_trees.random_photo(rng, 40, 50), root / "uncaptioned.png")
+    return root, len(captions), {truncated.name, garbage.name, "uncaptioned.png"}
+
+
+def test_broken_pictures_are_left_out_and_listed(tmp_path, pictures):
+    root, count, broken = pictures
+    options, data = Options(SIZE, root=root), tmp_path / "data"
+    with pytest.raises(UserError, match=r"of 13 examples cannot be used.*--max_rejected"):
+        prepare("folder", data, options)
+    listed = data / "folder" / f"{SIZE}px" / "rejected.jsonl"
+    assert set(rejected_of(listed)) <= broken
+    assert not list(data.glob("folder/*/1*")) and not list(data.glob("folder/*/incomplete*"))
+
+    (folder,) = prepare("folder", data, options, Running(max_rejected=0.5))
+    assert not listed.exists()
+    found = rejected_of(folder / "rejected.jsonl")
+    assert set(found) == broken
+    assert all(reason and str(root) not in reason for reason in found.values())
+    records = [
+        RecordSource(data, "folder", split, SIZE) for split in ("train", "validation", "test")
+    ]
+    assert sum(map(len, records)) == count - 2
+
+
+def test_a_split_with_nothing_in_it_is_answered_with_a_sentence(tmp_path, pictures):
+    root, *_ = pictures
+    for path in root.iterdir():
+        if path.suffix != ".jsonl":
+            path.write_bytes(b"nothing of use")
+    with pytest.raises(UserError, match="Every example of the split"):
+        prepare("folder", tmp_path / "data", Options(SIZE, root=root), Running(max_rejected=1.0))
+    assert not list((tmp_path / "data").glob("folder/*/*.*.*"))
+
+
+def test_what_was_prepared_otherwise_is_not_taken_for_what_is_asked(tmp_path, rng):
+    root, other = tmp_path / "one", tmp_path / "other"
+    for folder in (root, other):
+        photo_trees.write_folder(folder, rng, pictures=5)
+    options, data = Options(SIZE, root=root), tmp_path / "data"
+    (folder,) = prepare("folder/own-1", data, options)
+    assert folder == data / "folder" / f"own-1_{SIZE}px" / "1.1.0"
+    assert prepare("folder/own-1", data, dataclasses.replace(options, root=None)) == [folder]
+    for field, value in {"root": other, "sketch": "xdog", "limit": 1}.items():
+        with pytest.raises(UserError, match=f"prepared with --{field}=.* not {value}; delete it"):
+            prepare("folder/own-1", data, dataclasses.replace(options, **{field: value}))
+
+
+@pytest.mark.parametrize("name", ["folder/", "folder/../up", "folder/a b", "folder/.hidden", "x"])
+def test_names_of_no_data_set_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"There is no data set '{name}'"):
+        prepare(name, tmp_path / "data", Options(SIZE, root=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatch, rng):
+    for variable in ("SKETCHY_ROOT", "COCO_ROOT"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UserError, match=r"give --root=<folder>, or in the variable COCO_ROOT\.$"):
+        prepare("coco", tmp_path / "data", Options(SIZE))
+    with pytest.raises(UserError, match=r"give --root=<folder>\.$"):
+        prepare("folder", tmp_path / "data", Options(SIZE))
+    monkeypatch.setenv("COCO_ROOT", str(tmp_path / "coco"))
+    with pytest.raises(UserError, match=r"There is no folder .*/coco, which is to hold"):
+        prepare("coco", tmp_path / "data", Options(SIZE))
+    assert not (tmp_path / "data").exists()
+    photo_trees.write_coco(tmp_path / "coco", rng, train=4, val=2)
+    prepare("coco", tmp_path / "data", Options(SIZE))
+    assert len(RecordSource(tmp_path / "data", "coco", "test", SIZE)) == 2
+
+
+@pytest.mark.slow
+def test_beam_makes_the_same_bytes_and_rejects_the_same(tmp_path, pictures):
+    root, _, broken = pictures
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from input_pipeline import prepare\n"
+        "from ragaf_jax.errors import run_cli\n"
+        "if __name__ == '__main__':\n"
+        "    run_cli(prepare.main)\n"
+    )
+    arguments = [f"--dataset=folder --size={SIZE} --root={root} --max_rejected=0.5"]
+    options = "--beam_options=direct_num_workers=2,direct_running_mode=multi_processing"
+    runs = {
+        "beam": ["--beam_runner=DirectRunner", options],
+        "processes": ["--workers=2"],
+    }
+    for name, more in runs.items():
+        result = subprocess.run(
+            [sys.executable, script, *arguments[0].split(), f"--data_dir={tmp_path / name}", *more],
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "3 rejected: " in result.stdout
+    (listed,) = (tmp_path / "beam").rglob("rejected.jsonl")
+    assert set(rejected_of(listed)) == broken
+    assert contents(tmp_path / "beam") == contents(tmp_path / "processes")
+
+
+def test_beam_is_asked_for_in_its_own_words(tmp_path, rng):
+    photo_trees.write_folder(tmp_path / "pictures", rng, pictures=5)
+    options = Options(SIZE, root=tmp_path / "pictures")
+    for running, sentence in (
+        (Running(beam_runner="NoSuchRunner"), "--beam_runner=NoSuchRunner: "),
+        (
+            Running(beam_runner="DirectRunner", beam_options="workerz=2"),
+            "has 'workerz', which Beam",
+        ),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            prepare("folder", tmp_path / "data", options, running)
+        assert not list((tmp_path / "data").rglob("1.*"))
