@@ -1,0 +1,237 @@
+"""What a cache holds is what the networks would say of the very batch that training reads."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from miniature import RECOLORINGS, SIZE
+from test_tokenizer import write_folder
+from written import TEXT, VAE, random_trees, write
+
+from input_pipeline import cache
+from input_pipeline.cache import build_caches, open_checkpoint
+from input_pipeline.cached import cache_folder
+from input_pipeline.loader import train_iterator
+from input_pipeline.mixture import Mixture
+from input_pipeline.records import RecordSource
+from ragaf_jax.caches import cached_kinds
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.clip_text import ClipText
+from ragaf_jax.nets.vae import Vae
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.weights.fingerprint import latents_key, text_key
+
+BUDGET = {"max_regions": 33, "max_edges": 192}
+# One step of bfloat16's eight bits, and what the order of sums makes of float32.
+ROUNDING = {"rtol": 2**-8, "atol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def trees():
+    """Networks of a size that neither explodes nor vanishes."""
+    random = random_trees(np.random.default_rng())
+    return jax.tree.map(lambda x: x * max(1, np.prod(x.shape[:-1])) ** -0.5, random)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trees, tmp_path_factory):
+    folder = write(tmp_path_factory.mktemp("weights") / "sd", trees)
+    write_folder(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint):
+    return Tokenizer.from_pretrained(checkpoint / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def keys(trees, tokenizer):
+    return {
+        "latents": latents_key(trees["vae"], VAE),
+        "text": text_key(trees["text_encoder"], TEXT, 0, tokenizer.to_json()),
+    }
+
+
+@pytest.fixture(scope="module")
+def cached_dir(data_dir, checkpoint, tmp_path_factory):
+    """A copy of the miniature data with caches."""
+    folder = tmp_path_factory.mktemp("cached") / "data"
+    shutil.copytree(data_dir, folder)
+    for name in ("openmoji/plain", "openmoji/recolor"):
+        build_caches(opened(folder, name), ("latents", "text"), open_checkpoint(str(checkpoint)))
+    return folder
+
+
+@pytest.fixture
+def bare(data_dir, tmp_path):
+    """Records without caches."""
+    shutil.copytree(data_dir, tmp_path / "data")
+    return opened(tmp_path / "data", "openmoji/plain")
+
+
+def opened(folder, name="openmoji/recolor"):
+    return RecordSource(folder, name, "train", SIZE, RECOLORINGS)
+
+
+@pytest.mark.parametrize("dataset", ["openmoji/plain", "openmoji/recolor", "mixture"])
+def test_batches_bring_what_the_networks_would_say_of_them(
+    rng, cached_dir, dataset, tokenizer, trees, keys
+):
+    """Mirrored or not: the same seed reads the same examples without the caches."""
+    source = opened(cached_dir) if dataset == "mixture" else opened(cached_dir, dataset)
+    source.tokenizer = tokenizer
+    if dataset == "mixture":
+        source = Mixture((source, opened(cached_dir, "openmoji/plain")), (3.0, 1.0), tokenizer)
+    seed, size = int(rng.integers(2**31)), len(source)
+    shapes = BUDGET | {"text_length": TEXT.max_position_embeddings}
+    plain = train_iterator(source, size, seed, **shapes)
+    fast = train_iterator(source.with_caches(keys), size, seed, **shapes)
+    encode = jax.jit(lambda x: Vae(VAE).apply({"params": trees["vae"]}, x, method="encode"))
+    read = jax.jit(lambda x: ClipText(TEXT).apply({"params": trees["text_encoder"]}, x))
+    for _ in range(3):
+        batch, cached = next(plain), next(fast)
+        assert cached.image is None and batch.latent_mean is None and batch.text_states is None
+        np.testing.assert_array_equal(cached.sketch, batch.sketch)
+        np.testing.assert_array_equal(cached.tokens, batch.tokens)
+        mean, log_variance = (np.float64(x) for x in encode(batch.image))
+        scale = VAE.scaling_factor
+        for found, expected in (
+            (cached.latent_mean, mean * scale),
+            (cached.latent_std, np.exp(log_variance / 2) * scale),
+            (cached.text_states, np.float64(read(batch.tokens))),
+        ):
+            assert found.dtype == jnp.bfloat16
+            np.testing.assert_allclose(found.astype(float), expected, **ROUNDING)
+        # The mirror image of a latent is not that of the mirror image: it would be told apart.
+        other = np.float64(encode(batch.image[:, :, ::-1])[0])[:, :, ::-1]
+        assert np.abs(other - mean).max() > 0.1 * mean.std()
+
+
+@pytest.mark.parametrize("name", ["openmoji/plain", "openmoji/recolor"])
+def test_a_caption_is_stored_once(cached_dir, keys, name):
+    source = opened(cached_dir, name)
+    folder = cache_folder(source.folder, "text", keys["text"])
+    states = np.load(folder / "train.npy", mmap_mode="r")
+    captions = {
+        caption
+        for record in map(source.__getitem__, range(len(source)))
+        for caption in record["captions"]
+    }
+    assert len(captions) <= len(states) <= 2 * len(captions)
+    assert states.shape[1:] == (TEXT.max_position_embeddings, TEXT.hidden_size)
+    latents = np.load(cache_folder(source.folder, "latents", keys["latents"]) / "train.npy")
+    assert latents.shape == (len(source), 2, SIZE // 8, SIZE // 8, 2 * VAE.latent_channels)
+
+
+def test_one_cache_without_the_other(rng, cached_dir, keys):
+    source = opened(cached_dir)
+    shapes = BUDGET | {"text_length": 40}
+    seed = int(rng.integers(2**31))
+    latents = next(
+        train_iterator(source.with_caches({"latents": keys["latents"]}), 2, seed, **shapes)
+    )
+    text = next(train_iterator(source.with_caches({"text": keys["text"]}), 2, seed, **shapes))
+    assert latents.image is None and latents.text_states is None
+    assert text.latent_mean is None and text.image.shape == (2, SIZE, SIZE, 3)
+    assert source.with_caches({}) is source
+
+
+def test_what_is_there_is_kept(cached_dir, checkpoint, keys, monkeypatch):
+    monkeypatch.setattr(cache, "_write", lambda *_: pytest.fail("computed again"))
+    source = opened(cached_dir)
+    folders = build_caches(source, ("text", "latents"), open_checkpoint(str(checkpoint)))
+    assert folders == [cache_folder(source.folder, k, keys[k]) for k in ("text", "latents")]
+
+
+def test_other_weights_are_refused(cached_dir, bare, keys):
+    source = opened(cached_dir)
+    for kind, key in keys.items():
+        said = (
+            rf"The cache of {kind} in \S+cache was made with other weights \(key {key}\) and this "
+            rf"run's are 0123; run: python -m input_pipeline.prepare .*--cache={kind} --checkpoint"
+        )
+        with pytest.raises(UserError, match=said):
+            source.with_caches({kind: "0123"})
+        with pytest.raises(
+            UserError, match=rf"There is no cache of {kind} in \S+ \(key {key}\); run"
+        ):
+            bare.with_caches({kind: key})
+
+
+def test_another_clip_skip_is_another_cache(bare, checkpoint, trees, tokenizer):
+    (folder,) = build_caches(bare, ("text",), open_checkpoint(str(checkpoint)), clip_skip=1)
+    key = text_key(trees["text_encoder"], TEXT, 1, tokenizer.to_json())
+    assert folder.name == f"text-{key}"
+    caption = bare[0]["captions"][0]
+    states = bare.with_caches({"text": key})[0]["text_states"][caption]
+    tokens = tokenizer.encode([caption], TEXT.max_position_embeddings)[0]
+    network = ClipText(TEXT, 1)
+    expected = network.apply({"params": trees["text_encoder"]}, jnp.asarray(tokens))[0]
+    np.testing.assert_allclose(states.astype(float), np.float64(expected), **ROUNDING)
+    with pytest.raises(UserError, match="--clip_skip is 2; the text encoder has 2 layers"):
+        build_caches(bare, ("text",), open_checkpoint(str(checkpoint)), clip_skip=2)
+
+
+def test_an_interrupted_cache_leaves_nothing(bare, checkpoint, keys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_padded", interrupted)
+        for kind in keys:
+            with pytest.raises(KeyboardInterrupt):
+                build_caches(bare, (kind,), open_checkpoint(str(checkpoint)))
+    assert list((bare.folder / "cache").iterdir()) == []
+    # A process that was killed could not clean up.
+    for kind, key in keys.items():
+        killed = bare.folder / "cache" / f"incomplete.{kind}-{key}"
+        killed.mkdir()
+        (killed / "leftover").touch()
+        with pytest.raises(UserError, match="There is no cache"):
+            bare.with_caches({kind: key})
+    build_caches(bare, ("latents", "text"), open_checkpoint(str(checkpoint)))
+    files = {path.name for path in (bare.folder / "cache").rglob("*")}
+    assert files == {"train.npy", "train.json", *(f"{kind}-{key}" for kind, key in keys.items())}
+    bare.with_caches(keys)
+
+
+@pytest.mark.parametrize("kind", ["latents", "text"])
+def test_a_damaged_cache(cached_dir, tmp_path, keys, kind):
+    shutil.copytree(cached_dir, tmp_path / "data")
+    source = opened(tmp_path / "data")
+    path = cache_folder(source.folder, kind, keys[kind]) / "train.npy"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match=rf"The cache \S+{kind}-\w+ cannot be read .*; delete it"):
+        source.with_caches(keys)
+
+
+def test_the_cache_of_other_records(cached_dir, tmp_path, keys):
+    shutil.copytree(cached_dir, tmp_path / "data")
+    source = opened(tmp_path / "data")
+    path = cache_folder(source.folder, "latents", keys["latents"]) / "train.npy"
+    np.save(path, np.load(path)[1:])
+    with pytest.raises(UserError, match=rf"{len(source) - 1} pictures of {len(source)}"):
+        source.with_caches(keys)
+
+
+def test_what_can_be_cached():
+    assert cached_kinds("", "--cache") == ()
+    assert cached_kinds("text, latents,text", "--cache") == ("text", "latents")
+    with pytest.raises(UserError, match="--cache is 'text,vae', and 'vae' cannot be cached; give"):
+        cached_kinds("text,vae", "--cache")
+
+
+def test_a_checkpoint_is_named():
+    with pytest.raises(UserError, match="--cache is given and --checkpoint is empty"):
+        open_checkpoint("")
+
+
+def test_records_without_some_images(bare):
+    for left_out in (("image",), ("sketch", "labels", "true_labels"), ("labels", "image")):
+        whole, part = bare[1], bare.without(*left_out)[1]
+        assert set(whole) - set(part) == set(left_out)
+        for name, value in part.items():
+            np.testing.assert_array_equal(value, whole[name])
