@@ -43,7 +43,7 @@ def _markers(levels: list[Level], seeds: list[Seed]) -> Int16[np.ndarray, "h w"]
         level = levels[index]
         if index < top:
             grown = _resampled(grown, levels[index + 1], level)
-            _spread(grown, level.labels > 0)
+            spread(grown, level.labels > 0)
         if index in names:
             np.copyto(grown, np.take(names[index], level.labels), where=grown == 0)
 
@@ -77,14 +77,15 @@ def _fill_paper(paper_level: Level, markers: Int16[np.ndarray, "h w"]) -> Int16[
     """
     has_seeds = paper_level.areas >= MIN_PAPER * markers.size
     has_seeds[0] = False  # the ink
-    _spread(markers, np.take(has_seeds, paper_level.labels))
+    spread(markers, np.take(has_seeds, paper_level.labels))
     return markers
 
 
-def _spread(labels: Int16[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"]) -> None:
-    """Grow the labels through `inside`, pixel by pixel, in place; of equally near ones the largest.
+def spread(labels: Int16[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"]) -> None:
+    """Grow the labels (> 0) through `inside`, in place: of equally near ones the largest wins.
 
-    At most as far as the page is long: an endless maze is not worth the time.
+    A step goes to any of 8 neighbours. There are at most as many as the page is long: an endless
+    maze is not worth the time.
     """
     before = -1
     for _ in range(max(labels.shape)):
