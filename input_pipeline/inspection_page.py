@@ -1,0 +1,251 @@
+"""What `input_pipeline.inspect` found, as a web page in one file and as Markdown."""
+
+import base64
+import html
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+_DRAWN = ("regions", "graph")
+PICTURES = ("image", "sketch", *_DRAWN)
+
+_DISTRIBUTIONS = {
+    "regions": "regions of a drawing",
+    "edges": "edges of its graph",
+    "caption_tokens": "tokens of a caption",
+}
+_BARS = " ▁▂▃▄▅▆▇█"
+_FITS, _TOO_MUCH = "#3d6fb5", "#d0402b"
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1e1e1e; max-width: 1180px; margin: 2em auto;
+  padding: 0 1em; }
+h1 { font-size: 1.6em; margin-bottom: 0; } h2 { font-size: 1.2em; margin: 2em 0 .6em; }
+.faint { color: #6b6b6b; } code { overflow-wrap: anywhere; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25em .9em; border-bottom: 1px solid #e4e4e4; text-align: right;
+  white-space: nowrap; }
+th:first-child, td:first-child, .words * { text-align: left; white-space: normal; }
+.side { display: flex; flex-wrap: wrap; gap: 1.5em 2.5em; }
+svg { display: block; }
+article { border-top: 1px solid #e4e4e4; padding: 1em 0; }
+.row { display: grid; grid-template-columns: repeat(4, 1fr); gap: .6em; align-items: start; }
+figure { margin: 0; } figcaption { color: #6b6b6b; font-size: .85em; }
+img { width: 100%; border: 1px solid #d0d0d0; box-sizing: border-box; image-rendering: pixelated; }
+img.drawn { image-rendering: auto; } ul { margin: .5em 0 0; padding-left: 1.2em; }
+li { overflow-wrap: anywhere; }
+"""
+
+
+class Example(NamedTuple):
+    """One record to look at.
+
+    Attributes:
+      pictures: grey or RGB, one for each name in `PICTURES`.
+      captions: all it has.
+      key: and the next two as in the record.
+      group: what may not be parted.
+      category: "" if there is none.
+      facts: a line of numbers.
+    """
+
+    pictures: Sequence[UInt8[np.ndarray, "_ _ *rgb"]]
+    captions: Sequence[str]
+    key: str
+    group: str
+    category: str
+    facts: str
+
+
+def table(found: dict[str, Any]) -> list[list[str]]:
+    """The statistics in rows of equal length; the first one is the head."""
+    splits, budgets = found["splits"], found["budgets"]
+
+    def row(name: str, *path: str, form: str = "{:,}") -> list[str]:
+        cells = []
+        for split in splits.values():
+            value: Any = split
+            for step in path:
+                value = value[step]
+            cells.append(form.format(value))
+        return [name, *cells]
+
+    def spread(name: str, title: str) -> list[str]:
+        form = "{min} / {median:g} / {mean:.1f} / {percentile_95:.1f} / {max}"
+        return [title, *(form.format(**split[name]) for split in splits.values())]
+
+    def share(name: str, title: str) -> list[str]:
+        return row(title, "shares", name, form="{:.1%}")
+
+    kept, limit = budgets["regions_kept"], budgets["max_regions"] - 1
+    return [
+        ["", *splits],
+        row("records", "records"),
+        row("drawings or photos", "groups"),
+        row("captions", "captions"),
+        *(
+            spread(name, f"{title} (min / median / mean / 95 % / max)")
+            for name, title in _DISTRIBUTIONS.items()
+        ),
+        share("regions_merged", f"drawings with regions merged to keep to {kept}"),
+        share("regions_over_budget", f"drawings with more than {limit} regions (training refuses)"),
+        share("edges_trimmed", f"graphs trimmed to {budgets['max_edges']} edges"),
+        share("captions_cut", f"captions cut to {budgets['text_length']} tokens"),
+        share("unknown_words", "words that the vocabulary lacks"),
+        share("one_region", "sketches of one region"),
+        share("no_ink", "sketches without ink"),
+        row("ink of a sketch, share of the page (mean)", "ink_share", "mean", form="{:.1%}"),
+    ]
+
+
+def notes(found: dict[str, Any]) -> list[str]:
+    """What else there is to say, a sentence each."""
+    said = []
+    if shared := found["groups_in_several_splits"]:
+        said.append(f"Drawings or photos that are in more than one split: {shared:,}.")
+    if number := found["rejected"]["number"]:
+        said.append(f"Examples rejected when the data were prepared: {number:,}.")
+    return said
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Tables for a terminal or an issue."""
+    parts = [f"# {found['dataset']}, {found['image_size']} px", _markdown_table(table(found))]
+    if categories := _category_rows(found):
+        parts.append(_markdown_table([["category", "records"], *categories]))
+    bars = [
+        [title, _sparkline(found["histograms"][name]["counts"]), _scale(found["histograms"][name])]
+        for name, title in _DISTRIBUTIONS.items()
+    ]
+    parts.append(_markdown_table([["", "how many have how many", "from … to"], *bars]))
+    if found["rejected"]["first"]:
+        rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]
+        parts.append(_markdown_table([["rejected", "because"], *rows]))
+    return "\n\n".join([*parts, *notes(found)])
+
+
+def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
+    """A web page that needs no other file, runs no script and loads nothing."""
+    title = html.escape(f"{found['dataset']}, {found['image_size']} px")
+    parts = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width">',
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>",
+        f'<h1>{title}</h1><p class="faint"><code>{html.escape(found["folder"])}</code></p>',
+        _html_table(table(found)),
+        *(f"<p>{html.escape(note)}</p>" for note in notes(found)),
+        '<h2>Against the budgets of a run</h2><div class="side">',
+        *(
+            f"<div>{title}{_svg(found['histograms'][name])}</div>"
+            for name, title in _DISTRIBUTIONS.items()
+        ),
+        "</div>",
+    ]
+    if categories := _category_rows(found):
+        parts += ["<h2>Categories</h2>", _html_table([["category", "records"], *categories])]
+    if found["rejected"]["first"]:
+        rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]
+        parts += ["<h2>Rejected</h2>", _html_table([["file", "reason"], *rows], "words")]
+    parts += [f"<h2>{len(examples)} examples of {split}, drawn at random</h2>"]
+    parts += [_article(example) for example in examples]
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def _category_rows(found: dict[str, Any]) -> list[list[str]]:
+    rows = [[name, f"{count:,}"] for name, count in found["categories"]["largest"].items()]
+    others = found["categories"]["others"]
+    if others["number"]:
+        rows.append([f"{others['number']:,} others", f"{others['records']:,}"])
+    return rows
+
+
+def _markdown_table(rows: list[list[str]]) -> str:
+    cells = [[_one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    head, *body = (
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    )
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([head, rule, *body])
+
+
+def _one_line(text: str) -> str:
+    """Without what would break a table or take command of a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _html_table(rows: list[list[str]], css: str = "") -> str:
+    def cells(row: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in row) + "</tr>"
+
+    body = "".join(cells(row, "td") for row in rows[1:])
+    return f'<table class="{css}">{cells(rows[0], "th")}{body}</table>'
+
+
+def _sparkline(counts: Sequence[int]) -> str:
+    """A character a bin; whatever is not empty shows."""
+    top = max(counts)
+    return "".join(_BARS[-(-count * (len(_BARS) - 1) // top)] for count in counts)
+
+
+def _scale(histogram: dict[str, Any]) -> str:
+    last = histogram["width"] * len(histogram["counts"]) - 1
+    return f"0 … {last}, room for {histogram['limit']}"
+
+
+def _svg(histogram: dict[str, Any], width: int = 330, height: int = 110) -> str:
+    """Bars over the values, red beyond a dashed line that stands after the last one that fits."""
+    counts, step, limit = histogram["counts"], histogram["width"], histogram["limit"]
+    bar, top = width / len(counts), max(counts)
+    bars = ""
+    for place, count in enumerate(counts):
+        if not count:
+            continue
+        tall = max(1.5, height * count / top)
+        last = place * step + step - 1
+        color = _TOO_MUCH if place * step > limit else _FITS
+        name = last if step == 1 else f"{place * step} to {last}"
+        bars += (
+            f'<rect x="{place * bar:.1f}" y="{height - tall:.1f}" width="{bar - 1:.1f}" '
+            f'height="{tall:.1f}" fill="{color}"><title>{name}: {count:,}</title></rect>'
+        )
+    line = min(width - 1.0, (limit + 1) / step * bar)
+    return (
+        f'<svg width="{width}" height="{height + 16}" role="img">{bars}'
+        f'<line x1="{line:.1f}" x2="{line:.1f}" y1="0" y2="{height}" stroke="{_TOO_MUCH}" '
+        'stroke-dasharray="4 3"/><g font-size="11" fill="#6b6b6b">'
+        f'<text x="0" y="{height + 13}">0</text>'
+        f'<text x="{width / 2}" y="{height + 13}" text-anchor="middle">room for {limit}</text>'
+        f'<text x="{width}" y="{height + 13}" text-anchor="end">{step * len(counts) - 1}</text>'
+        "</g></svg>"
+    )
+
+
+def _article(example: Example) -> str:
+    figures = "".join(
+        f"<figure>{_image(name, picture)}<figcaption>{name}</figcaption></figure>"
+        for name, picture in zip(PICTURES, example.pictures, strict=True)
+    )
+    captions = "".join(f'<li dir="auto">{html.escape(text)}</li>' for text in example.captions)
+    category = f" · {html.escape(example.category)}" if example.category else ""
+    return (
+        f'<article><div class="row">{figures}</div><ul>{captions}</ul>'
+        f'<div class="faint"><code>{html.escape(example.key)}</code>{category} · '
+        f"{html.escape(example.facts)}</div></article>"
+    )
+
+
+def _image(name: str, picture: UInt8[np.ndarray, "_ _ *rgb"]) -> str:
+    """The record's own pixels exactly, what was drawn of them in a fifth of the bytes."""
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    drawn = name in _DRAWN
+    kind, options = ("webp", [cv2.IMWRITE_WEBP_QUALITY, 90]) if drawn else ("png", [])
+    data = base64.b64encode(cv2.imencode(f".{kind}", pixels, options)[1].tobytes()).decode()
+    css = ' class="drawn"' if drawn else ""
+    return f'<img alt="{name}"{css} src="data:image/{kind};base64,{data}">'

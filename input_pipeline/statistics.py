@@ -1,0 +1,185 @@
+"""What prepared data are like in numbers: what there is, and what the model's budgets would cut."""
+
+import collections
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from input_pipeline import record_format
+from input_pipeline.records import RecordSource
+from ragaf_jax.tokenizer import Tokenizer
+
+# What is listed by name; the rest is counted.
+_CATEGORIES, _REASONS = 20, 10
+_BINS = 48  # most bars of a histogram
+
+
+class Budgets(NamedTuple):
+    """Room that a run has for one example, as the fields of that name in `config.data`."""
+
+    text_length: int  # tokens of a caption, frame included
+    max_regions: int  # nodes of the padded graph, one of which is padding
+    max_edges: int  # edges of the padded graph
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The most that fits, by the name of the distribution."""
+        return {
+            "regions": self.max_regions - 1,
+            "edges": self.max_edges,
+            "caption_tokens": self.text_length,
+        }
+
+
+class Measured(NamedTuple):
+    """Numbers of n records and of the c captions that they have together."""
+
+    groups: list[str]
+    categories: list[str]
+    regions: Int[np.ndarray, " n"]
+    regions_found: Int[np.ndarray, " n"]  # before those beyond the cap were merged
+    edges: Int[np.ndarray, " n"]
+    ink_share: Float[np.ndarray, " n"]  # 0 is a white page, 1 a black one
+    caption_tokens: Int[np.ndarray, " c"]  # frame included
+    unknown_words: Int[np.ndarray, " c"]
+
+
+def measure(source: RecordSource, tokenizer: Tokenizer, bar: tqdm) -> Measured:
+    """Reads every record once, and of its pictures the sketch alone; moves `bar` on."""
+    needed = ("group", "category", "nodes", "senders", "regions_found", "sketch", "captions")
+    columns: dict[str, list[Any]] = {name: [] for name in Measured._fields}
+    for record in source.fields(*needed):
+        counts = [tokenizer.count(caption) for caption in record["captions"]]
+        columns["groups"].append(record["group"])
+        columns["categories"].append(record["category"])
+        columns["regions"].append(len(record["nodes"]))
+        columns["regions_found"].append(record["regions_found"])
+        columns["edges"].append(len(record["senders"]))
+        columns["ink_share"].append(1 - record["sketch"].mean() / 255)
+        columns["caption_tokens"] += [tokens for tokens, _ in counts]
+        columns["unknown_words"] += [unknown for _, unknown in counts]
+        bar.update()
+    texts = {name: columns.pop(name) for name in ("groups", "categories")}
+    return Measured(**texts, **{name: np.array(column) for name, column in columns.items()})
+
+
+def measure_all(sources: Mapping[str, RecordSource], tokenizer: Tokenizer) -> dict[str, Measured]:
+    """`measure` of every split."""
+    total = sum(map(len, sources.values()))
+    with tqdm(total=total, desc="reading", unit=" records") as bar:
+        return {split: measure(source, tokenizer, bar) for split, source in sources.items()}
+
+
+def statistics(
+    measured: Mapping[str, Measured], budgets: Budgets, merged_above: int
+) -> dict[str, Any]:
+    """All numbers of a data set, of types that JSON has.
+
+    Args:
+      measured: of every split.
+      budgets: what a run has room for.
+      merged_above: the most regions that a drawing of these data keeps.
+
+    Returns:
+      `budgets`; `splits`, where the summary of each split and of "all" together is; `histograms` of
+      what has a limit; `categories` by falling number of records; `groups_in_several_splits`, which
+      is 0 where no drawing or photo was trained on that is tested with.
+    """
+    everything = joined(list(measured.values()))
+    limits = budgets.limits
+    split_groups = [set(each.groups) for each in measured.values()]
+    return {
+        "budgets": {**budgets._asdict(), "regions_kept": merged_above},
+        "splits": {
+            split: summary(each, budgets, merged_above)
+            for split, each in {**measured, "all": everything}.items()
+        },
+        "histograms": {
+            name: histogram(getattr(everything, name), limit) for name, limit in limits.items()
+        },
+        "categories": _categories(everything.categories),
+        "groups_in_several_splits": sum(map(len, split_groups)) - len(set().union(*split_groups)),
+    }
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """The records of several splits as one."""
+    columns = zip(*parts, strict=True)
+    return Measured(
+        *(
+            list(itertools.chain(*column))
+            if isinstance(column[0], list)
+            else np.concatenate(column)
+            for column in columns
+        )
+    )
+
+
+def summary(measured: Measured, budgets: Budgets, merged_above: int) -> dict[str, Any]:
+    """Counts, distributions, and the shares (0 … 1) of records or captions that lose something."""
+    limits = budgets.limits
+    words = (measured.caption_tokens - 2).sum()
+    return {
+        "records": len(measured.groups),
+        "groups": len(set(measured.groups)),
+        "captions": len(measured.caption_tokens),
+        **{name: distribution(getattr(measured, name)) for name in (*limits, "ink_share")},
+        "shares": {
+            "regions_merged": _share(measured.regions_found > merged_above),
+            "regions_over_budget": _share(measured.regions > limits["regions"]),
+            "edges_trimmed": _share(measured.edges > limits["edges"]),
+            "captions_cut": _share(measured.caption_tokens > limits["caption_tokens"]),
+            "unknown_words": float(measured.unknown_words.sum() / max(words, 1)),
+            "one_region": _share(measured.regions == 1),
+            "no_ink": _share(measured.ink_share == 0),
+        },
+    }
+
+
+def distribution(values: Int[np.ndarray, " n"] | Float[np.ndarray, " n"]) -> dict[str, float]:
+    """Its least, median, mean, 95th percentile and greatest value."""
+    return {
+        "min": values.min().item(),
+        "median": float(np.median(values)),
+        "mean": float(values.mean()),
+        "percentile_95": float(np.percentile(values, 95)),
+        "max": values.max().item(),
+    }
+
+
+def histogram(values: Int[np.ndarray, " n"], limit: int) -> dict[str, Any]:
+    """How many values lie in each bin of `width` whole numbers, from 0 on to beyond `limit`."""
+    width = -(-(max(values.max().item(), limit) + 1) // _BINS)
+    counts = np.bincount(values // width, minlength=limit // width + 1)
+    return {"width": width, "limit": limit, "counts": counts.tolist()}
+
+
+def rejected(folder: Path) -> dict[str, Any]:
+    """What was left out when the records in `folder` were made: how many, and the first of them."""
+    path = folder / record_format.REJECTED_FILE
+    if not path.exists():
+        return {"number": 0, "first": []}
+    # Names of files need not be UTF-8, and may hold what `splitlines` takes for the end of a line.
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    return {"number": len(lines), "first": [json.loads(line) for line in lines[:_REASONS]]}
+
+
+def _categories(categories: Sequence[str]) -> dict[str, Any]:
+    counts = collections.Counter(filter(None, categories))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    others = ordered[_CATEGORIES:]
+    return {
+        "number": len(ordered),
+        "largest": dict(ordered[:_CATEGORIES]),
+        "others": {"number": len(others), "records": sum(count for _, count in others)},
+    }
+
+
+def _share(which: np.ndarray) -> float:
+    return float(which.mean())
