@@ -15,7 +15,14 @@ from PIL import Image
 
 from input_pipeline.datasets.openmoji_art import read_svg, render_lines
 
-PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "retina", "hubble_deep_field")
+PHOTOGRAPHS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+    "immunohistochemistry",
+    "hubble_deep_field",
+)
 DRAWINGS = (
     "1F436",
     "1F431",

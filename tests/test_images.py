@@ -136,8 +136,8 @@ def test_transparency_of_grey_and_of_a_palette(rng, tmp_path):
     np.testing.assert_array_equal(read_rgb(path), expected)
 
     image = Image.fromarray(random_photo(rng, 60, 80)).quantize(16)
-    clear, indices = int(rng.integers(16)), np.array(image)
-    colors = np.array(image.getpalette()).reshape(-1, 3)
+    indices, colors = np.array(image), np.array(image.getpalette()).reshape(-1, 3)
+    clear = int(rng.integers(len(colors)))
     colors[clear] = 255
     path = saved(tmp_path, image, "b.png", transparency=clear)
     np.testing.assert_array_equal(read_rgb(path), colors[indices])
