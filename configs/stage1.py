@@ -6,21 +6,27 @@ python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
     27 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.41.
 python main.py --config=configs/stage1.py:openmoji_sd --workdir=runs/sd/stage1
     From Stable Diffusion 1.5, at 512 px on a GPU; not trained to its end by us yet.
+python main.py --config=configs/stage1.py:folder --workdir=runs/own/stage1
+    The small model on one's own pictures; also sketchy, coco, both, and sketchy_sd, coco_sd …
 """
 
 import ml_collections
 
-from configs import base
+from configs import base, photos
 from configs.stable_diffusion import from_stable_diffusion
 
 
 def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
     """The configuration for `dataset`.
 
-    "openmoji", "quickstart" for a short run on it, or "openmoji_sd" to begin from Stable Diffusion.
+    "openmoji", "quickstart" for a short run on it, "sketchy", "coco", "both" or "folder"; with
+    "_sd" behind it, as in "openmoji_sd", it begins from Stable Diffusion.
     """
     config = base.get_config()
-    if dataset == "quickstart":
+    data = dataset.removesuffix("_sd")
+    if data in photos.DATASETS:
+        photos.of_photos(config, data)
+    elif dataset == "quickstart":
         # Twice the steps with half the examples: of equal cost, and the loss is 7 % lower.
         config.train.batch_size = 8
         config.train.steps = 800
@@ -29,10 +35,11 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
         config.checkpoint_every = 400
         config.evaluation_examples = 64
         config.sample.steps = 10
-    elif dataset == "openmoji_sd":
-        from_stable_diffusion(config)
-    elif dataset != "openmoji":
+    elif data != "openmoji":
         raise ValueError(
-            f"the configurations are openmoji, quickstart and openmoji_sd, not {dataset!r}"
+            f"the configurations are quickstart, openmoji, {', '.join(photos.DATASETS)} and, but "
+            f"for the first, the same with _sd, not {dataset!r}"
         )
+    if dataset.endswith("_sd"):
+        from_stable_diffusion(config)
     return config

@@ -10,7 +10,7 @@ python main.py --config=configs/stage2.py:openmoji --workdir=runs/om/stage2 \
 
 import ml_collections
 
-from configs import stage1
+from configs import photos, stage1
 from configs.stable_diffusion import from_stable_diffusion
 
 
@@ -20,12 +20,12 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
     config.stage = 2
     config.train.read_examples = 48
     config.train.learning_rate = 1e-3  # at Stage 1's 2e-3 words bind no sooner
-    config.train.steps = 1500
+    config.train.steps = 10000 if dataset in photos.DATASETS else 1500
     if dataset == "quickstart":
         config.train.read_examples = 24
         config.train.steps = 620
         config.validate_every = config.sample_every = 620
         config.checkpoint_every = 310
-    elif dataset == "openmoji_sd":
+    elif dataset.endswith("_sd"):
         from_stable_diffusion(config)
     return config

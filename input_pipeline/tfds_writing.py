@@ -8,7 +8,7 @@ from typing import Any
 from tensorflow_datasets.core import example_serializer, shuffle
 
 # Records wait for their place in memory up to here, then in files.
-_MEMORY = 256 << 20
+_MEMORY = 16 << 20
 _HEAD = struct.Struct("=QQQ")  # the key's halves, and how many bytes follow
 
 

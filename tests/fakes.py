@@ -19,9 +19,9 @@ PLACES = ("top", "bottom", "left", "right", "middle")
 WORDS = ("a", "house", *COLORS, *SIZES, *PLACES)
 
 
-def tiny_config(stage, levels=1):
+def tiny_config(stage, levels=1, dataset="quickstart"):
     """A model of some thousand parameters and `levels` resolutions on 16 x 16 pictures."""
-    config = (stage1 if stage == 1 else stage2).get_config("quickstart")
+    config = (stage1 if stage == 1 else stage2).get_config(dataset)
     config.update_from_flattened_dict(
         {
             "data.image_size": 16,

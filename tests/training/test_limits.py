@@ -6,7 +6,10 @@ from ragaf_jax.training.limits import LIMITS, check_config
 
 
 @pytest.mark.parametrize("stage", [stage1, stage2])
-@pytest.mark.parametrize("dataset", ["openmoji", "quickstart"])
+@pytest.mark.parametrize(
+    "dataset",
+    ["openmoji", "quickstart", "sketchy", "coco", "both", "folder", "openmoji_sd", "both_sd"],
+)
 def test_our_own_configurations_are_within_them(stage, dataset):
     check_config(stage.get_config(dataset))
 
