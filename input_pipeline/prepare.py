@@ -182,7 +182,7 @@ def _root(name: str, root: Path | None) -> Path:
     root = root.expanduser()
     if not root.is_dir():
         raise UserError(f"There is no folder {root}, which is to hold the pictures of {name}.")
-    return root
+    return root.resolve()
 
 
 def _check_same(dataset: str, folder: Path, options: Options) -> None:

@@ -32,7 +32,7 @@ class PhotosConfig(tfds.core.BuilderConfig):
     Attributes:
       dataset: "sketchy", "coco", "folder" or "folder/<name>".
       size: side S of the images, px.
-      root: the folder as it was downloaded.
+      root: the folder as it was downloaded; absolute and without links.
       method: how pictures without a drawing become sketches, one of `sketch.METHODS`.
       transform: of Sketchy, the alignment of its sketches; None for the first that is there.
       limit: groups of each split to take, in a shuffled order that never changes; 0 takes all.
@@ -124,7 +124,7 @@ BUILDERS: dict[str, type[_Photos]] = {"sketchy": Sketchy, "coco": Coco, "folder"
 def facts(chosen: PhotosConfig) -> dict[str, str | int]:
     """What a folder of records says of its preparation."""
     return {
-        "root": str(chosen.root.resolve()),
+        "root": str(chosen.root),
         "sketch": chosen.method,
         "transform": chosen.transform or "",
         "limit": chosen.limit,

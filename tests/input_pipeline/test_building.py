@@ -67,6 +67,9 @@ def test_broken_pictures_are_left_out_and_listed(tmp_path, pictures):
     assert set(rejected_of(listed)) <= broken
     assert not list(data.glob("folder/*/1*")) and not list(data.glob("folder/*/incomplete*"))
 
+    # By way of a link: what is listed is named from the root on all the same.
+    (tmp_path / "link").symlink_to(root)
+    options = dataclasses.replace(options, root=tmp_path / "link")
     (folder,) = prepare("folder", data, options, Running(max_rejected=0.5))
     assert not listed.exists()
     found = rejected_of(folder / "rejected.jsonl")

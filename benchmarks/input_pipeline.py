@@ -1,0 +1,162 @@
+"""The loader beside the training step that it feeds, and how preparation scales.
+
+    python -m benchmarks.input_pipeline                       # all of it: 15 minutes on 2 cores
+    python -m benchmarks.input_pipeline --only=loader         # 3 minutes
+    python -m benchmarks.input_pipeline --json=results.json   # the numbers as a file too
+
+Prints Markdown. Nothing else should run on the machine.
+"""
+
+import functools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags, logging
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from benchmarks.machine import cpu_model, versions
+from benchmarks.preparing import Row, memory_rows, scaling_rows
+from configs import stage1, stage2
+from input_pipeline.augment import AugmentSketch
+from input_pipeline.configured import open_split, shapes
+from input_pipeline.loader import DevicePrefetcher, train_iterator
+from input_pipeline.prepare import Options, Running, prepare
+from ragaf_jax.batch import Batch
+from ragaf_jax.errors import run_cli
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.training.heap import keep_freed_memory
+from ragaf_jax.training.optim import optimizer
+from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.step import train_step
+
+FLAGS = flags.FLAGS
+flags.DEFINE_multi_enum(
+    "only", [], ["loader", "scaling", "memory"], "What to measure; without it, all of it."
+)
+flags.DEFINE_string("data_dir", None, "Prepared openmoji/recolor at 64 px; else it is made.")
+flags.DEFINE_integer("steps", 40, "Training steps that are timed.", lower_bound=5)
+flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+WARM_UP = 4  # steps; the first compiles
+CHANGES = ("stroke_width", "gaps", "wobble", "erasure", "noise")
+
+
+def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
+    """The loader alone, and in front of the step of a quickstart's stage.
+
+    Args:
+      stage: 1 or 2.
+      data_dir: holds openmoji/recolor at 64 px.
+      steps: timed.
+      augment: probability of each change to a sketch.
+    """
+    config = (stage1 if stage == 1 else stage2).get_config("quickstart")
+    config.data.dir = str(data_dir)
+    source = open_split(config.data, "train")
+    examples = config.train.batch_size + config.train.read_examples
+    open_batches = functools.partial(
+        train_iterator,
+        source,
+        examples,
+        config.seed,
+        **shapes(config.data),
+        augment=AugmentSketch(**dict.fromkeys(CHANGES, augment)),
+    )
+    alone = _rate(open_batches(), seconds=10) * examples
+    batches = DevicePrefetcher(open_batches(), jax.device_put)
+    step = _make_step(config, source.tokenizer, next(batches))
+    waited, whole = [], []
+    for i in tqdm(range(WARM_UP + steps), desc=f"stage {stage}", unit="step"):
+        begin = time.perf_counter()
+        batch = next(batches)
+        there = time.perf_counter()
+        step(batch)
+        if i >= WARM_UP:
+            waited.append(there - begin)
+            whole.append(time.perf_counter() - begin)
+    consumed = examples / float(np.median(whole))
+    return {
+        "stage": stage,
+        "augmented": augment,
+        "examples a step": examples,
+        "loader alone, examples/s": round(alone),
+        "step consumes, examples/s": round(consumed, 1),
+        "ratio": round(alone / consumed, 1),
+        "waiting, % of the step": round(100 * sum(waited) / sum(whole), 3),
+        "ms a step": round(1000 * float(np.median(whole)), 1),
+    }
+
+
+def _rate(batches: Iterator[Batch], seconds: float) -> float:
+    """Batches a second."""
+    for _ in range(8):  # fills the buffers
+        next(batches)
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() < begin + seconds:
+        next(batches)
+        count += 1
+    return count / (time.perf_counter() - begin)
+
+
+def _make_step(config: ConfigDict, tokenizer: Any, batch: Batch) -> Callable[[Batch], None]:
+    """The jitted training step, which keeps its own state and waits for its result."""
+    model, tx = build_model(config), optimizer(config.train)
+    objective = objective_of(config, tokenizer)
+    state = initial_state(config, model, tx, model.init(jax.random.key(0)))
+    run = jax.jit(
+        functools.partial(train_step, model, tx, config.train.ema_decay, objective),
+        donate_argnums=1,
+    )
+    rng = jax.random.key(1)
+
+    def step(batch: Batch) -> None:
+        nonlocal state
+        state, scalars = run(rng, state, batch)
+        jax.block_until_ready(scalars)
+
+    step(batch)
+    return step
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main(argv: list[str]) -> None:
+    """Measures and prints."""
+    del argv
+    logging.set_verbosity(logging.ERROR)
+    keep_freed_memory()
+    chosen = FLAGS.only or ["loader", "scaling", "memory"]
+    results: dict[str, Any] = {"machine": cpu_model(), "versions": versions()}
+    print(f"{results['machine']}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        if "loader" in chosen:
+            data = Path(FLAGS.data_dir or folder)
+            prepare("openmoji/recolor", data, Options(64), Running(workers=2))
+            results["loader"] = [
+                loader_row(stage, data, FLAGS.steps, augment)
+                for stage, augment in ((1, 0.0), (1, 1.0), (2, 0.0))
+            ]
+        if "scaling" in chosen:
+            results["scaling"] = scaling_rows(Path(folder))
+        if "memory" in chosen:
+            results["memory"] = memory_rows(Path(folder))
+    for name in chosen:
+        print(f"\n{name}\n\n{table(results[name])}")
+    if FLAGS.json:
+        Path(FLAGS.json).write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_cli(main)

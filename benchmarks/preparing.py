@@ -1,0 +1,106 @@
+"""What preparing a folder of drawings costs: time by processes, memory by examples."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+from tqdm import tqdm
+
+from input_pipeline.datasets.openmoji_art import (
+    read_svg,
+    render_lines,
+    render_picture,
+    select_drawings,
+)
+
+Row = dict[str, Any]
+
+DRAWINGS, SIDE = 2000, 256
+COUNTS = (1000, 4000, 16000)
+REPEATS = 3
+
+
+def scaling_rows(folder: Path) -> list[Row]:
+    """Seconds of the whole command for 2,000 drawings at 256 px, by processes; medians."""
+    root = write_drawings(folder / "drawings", DRAWINGS, SIDE)
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for repeat in range(REPEATS):
+        for workers, times in seconds.items():
+            data = folder / f"scaling-{workers}-{repeat}"
+            begin = time.perf_counter()
+            run_prepare(root, data, SIDE, workers)
+            times.append(time.perf_counter() - begin)
+    medians = {workers: sorted(times)[REPEATS // 2] for workers, times in seconds.items()}
+    return [
+        {
+            "processes": workers,
+            "seconds": round(median, 1),
+            "drawings/s": round(DRAWINGS / median, 1),
+            "times as fast": round(medians[1] / median, 2),
+            "all runs, s": " ".join(f"{x:.1f}" for x in seconds[workers]),
+        }
+        for workers, median in medians.items()
+    ]
+
+
+def memory_rows(folder: Path) -> list[Row]:
+    """The most memory that the main process has at a time, by the number of examples at 64 px."""
+    rows = []
+    source = write_drawings(folder / "small", 500, 64)
+    for count in COUNTS:
+        root = repeated(source, folder / f"memory-{count}", count)
+        peak = run_prepare(root, folder / f"memory-{count}-data", 64, workers=2)
+        rows.append({"examples": count, "peak of the main process, MiB": round(peak / 2**20)})
+    return rows
+
+
+def write_drawings(root: Path, count: int, side: int) -> Path:
+    """A folder of pictures, sketches and captions: OpenMoji's drawings, mirrored from then on."""
+    drawings = select_drawings()
+    lines = ["file_name,caption"]
+    for name in ("image", "sketch"):
+        (root / name).mkdir(parents=True)
+    for i in tqdm(range(count), desc="drawing", unit="drawing"):
+        drawing = drawings[i % len(drawings)]
+        svg = read_svg(drawing.path)
+        page, picture = render_lines(svg, side), render_picture(svg, side)[..., ::-1]
+        if i >= len(drawings):
+            page, picture = page[:, ::-1], picture[:, ::-1]
+        cv2.imwrite(str(root / "sketch" / f"{i:05d}.png"), page)
+        cv2.imwrite(str(root / "image" / f"{i:05d}.png"), picture)
+        lines.append(f'{i:05d}.png,"{drawing.name}"')
+    (root / "captions.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def repeated(source: Path, root: Path, count: int) -> Path:
+    """A folder of `count` pictures that are those of `source` over and over, without copies."""
+    lines = ["file_name,caption"]
+    for name in ("image", "sketch"):
+        (root / name).mkdir(parents=True)
+    files = sorted((source / "image").iterdir())
+    for i in range(count):
+        for name in ("image", "sketch"):
+            os.link(source / name / files[i % len(files)].name, root / name / f"{i:05d}.png")
+        lines.append(f"{i:05d}.png,drawing {i}")
+    (root / "captions.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def run_prepare(root: Path, data: Path, size: int, workers: int) -> int:
+    """Runs the command; gives the most memory, in bytes, that its main process had."""
+    command = [
+        *(sys.executable, "-m", "input_pipeline.prepare", "--dataset=folder", f"--root={root}"),
+        *(f"--data_dir={data}", f"--size={size}", f"--workers={workers}"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read().decode(errors="replace")
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed: {said[-2000:]}")
+    return used.ru_maxrss * 1024
