@@ -147,7 +147,10 @@ def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
         "</div>",
     ]
     if categories := _category_rows(found):
-        parts += ["<h2>Categories</h2>", _html_table([["category", "records"], *categories])]
+        said = " · ".join(
+            f"{html.escape(name)} <b>{html.escape(records)}</b>" for name, records in categories
+        )
+        parts.append(f"<h2>Records per category</h2><p>{said}</p>")
     if found["rejected"]["first"]:
         rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]
         parts += ["<h2>Rejected</h2>", _html_table([["file", "reason"], *rows], "words")]
