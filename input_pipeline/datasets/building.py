@@ -34,11 +34,13 @@ class Work(NamedTuple):
       make: a function of a module, so that it can be sent to other processes.
       tasks: of every split in `SPLITS`; picklable.
       rejected: what was found to be of no use before anything was read.
+      left_out: how many more examples there are, of which only a few are asked for.
     """
 
     make: Make
     tasks: dict[str, Sequence[Any]]
     rejected: Sequence[Rejected] = ()
+    left_out: int = 0
 
 
 class Rejections:
@@ -117,7 +119,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
                         else "."
                     )
                 )
-        total = sum(map(len, work.tasks.values())) + len(work.rejected)
+        total = sum(map(len, work.tasks.values())) + len(work.rejected) + work.left_out
         # `data_path` is TFDS's incomplete folder, which goes when the build fails.
         report = self.data_path.parent / record_format.REJECTED_FILE
         report.unlink(missing_ok=True)

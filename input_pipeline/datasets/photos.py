@@ -90,7 +90,8 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
             ]
             for split, items in by_split.items()
         }
-        return Work(_records, tasks, scan.rejected)
+        left_out = len(scan.items) - sum(map(len, tasks.values()))
+        return Work(_records, tasks, scan.rejected, left_out)
 
 
 class Sketchy(_Photos):
