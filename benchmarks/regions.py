@@ -1,7 +1,7 @@
 """Sketch → regions → graph: how true and how fast, on drawings whose true regions are known.
 
-    python -m benchmarks.regions                                # 400 drawings: 2 minutes
-    python -m benchmarks.regions --drawings=0 --size=256        # all of them
+    python -m benchmarks.regions                                # 400 drawings: 4 minutes
+    python -m benchmarks.regions --drawings=0 --size=256        # all of them: 6 minutes
     python -m benchmarks.regions --json=results.json            # the numbers as a file too
 
 Prints Markdown. Sketches are OpenMoji's line drawings, the truth is the connected parts of one flat
@@ -40,6 +40,7 @@ flags.DEFINE_string("json", None, "File that the numbers are written to.")
 
 INK = RegionConfig().threshold
 REPEATS = 5  # of one sketch, of which the fastest counts: what is slower, others have disturbed
+REST = 0.005  # s before each, so that the scheduler lets it run where other programs are at work
 WARM_UP = 3  # drawings
 
 Row = dict[str, Any]
@@ -137,6 +138,7 @@ def _timed(run: Callable[[], tuple[Regions, int]]) -> tuple[tuple[Regions, int],
     """What `run` returns, and its fastest time on the clock and on the processor, ms."""
     clock, processor = [], []
     for _ in range(REPEATS):
+        time.sleep(REST)
         began, began_cpu = time.perf_counter(), time.process_time()
         result = run()
         processor.append(time.process_time() - began_cpu)
