@@ -61,7 +61,7 @@ def train_iterator(
       augment: what happens to the sketches; without it they are as they lie on disk.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
-    records = _in_order(source, seed)
+    records = _in_order(source.without("true_labels"), seed)  # evaluation's alone
     if augment is not None:
         records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION))
     examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(

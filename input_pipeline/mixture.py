@@ -76,6 +76,12 @@ class Mixture:
         part = bisect.bisect_right(self.starts, index) - 1
         return self.sources[part][index - self.starts[part]]
 
+    def without(self, *images: str) -> "Mixture":
+        """See `RecordSource.without`: of every source."""
+        return dataclasses.replace(
+            self, sources=tuple(source.without(*images) for source in self.sources)
+        )
+
     def with_caches(self, keys: Mapping[str, str]) -> "Mixture":
         """See `RecordSource.with_caches`: of every source."""
         return dataclasses.replace(

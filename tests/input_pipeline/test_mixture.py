@@ -41,6 +41,9 @@ class Numbered:
     def __getitem__(self, index):
         return self._records[index]
 
+    def without(self, *images):
+        return self
+
 
 def mixture(source: RecordSource, lengths, weights) -> Mixture:
     """Of numbered sources of these lengths."""
