@@ -27,7 +27,7 @@ from configs import stage1, stage2
 from input_pipeline.augment import AugmentSketch
 from input_pipeline.configured import open_split, shapes
 from input_pipeline.loader import DevicePrefetcher, train_iterator
-from input_pipeline.prepare import Options, Running, prepare
+from input_pipeline.preparing import Options, Running, prepare
 from ragaf_jax.batch import Batch
 from ragaf_jax.errors import run_cli
 from ragaf_jax.nets.build import build_model

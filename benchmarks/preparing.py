@@ -1,6 +1,7 @@
 """What preparing a folder of drawings costs: time by processes, memory by examples."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -97,10 +98,17 @@ def run_prepare(root: Path, data: Path, size: int, workers: int) -> int:
         *(sys.executable, "-m", "input_pipeline.prepare", "--dataset=folder", f"--root={root}"),
         *(f"--data_dir={data}", f"--size={size}", f"--workers={workers}"),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read().decode(errors="replace")
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed: {said[-2000:]}")
-    return used.ru_maxrss * 1024
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        # Not what `wait4` tells: that begins with what this process had when it started the other.
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except OSError:
+            break
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+            peak = 1024 * int(found[1])
+        time.sleep(0.02)
+    if process.wait():
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return peak

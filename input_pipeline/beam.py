@@ -4,6 +4,8 @@ All that workers share is a file system: the tasks lie in files there, since a p
 hold but some megabytes of them, and what is rejected is written beside them.
 """
 
+import contextlib
+import io
 import json
 import pickle
 import shutil
@@ -13,6 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners import PipelineRunner, create_runner
 
 from input_pipeline.datasets.items import Rejected
 from ragaf_jax.errors import UserError
@@ -62,6 +65,18 @@ def take_rejected(folder: Path) -> list[Rejected]:
     return [Rejected(**json.loads(line)) for line in sorted(lines)]
 
 
+def runner(name: str) -> PipelineRunner:
+    """One of Beam's runners.
+
+    Raises:
+      UserError: it has none of this name.
+    """
+    try:
+        return create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--beam_runner={name}: {error}.") from None
+
+
 def options(text: str) -> PipelineOptions:
     """Beam's own flags without their dashes, separated by commas: "direct_num_workers=2,…".
 
@@ -69,8 +84,14 @@ def options(text: str) -> PipelineOptions:
       UserError: there is a flag that Beam does not know.
     """
     flags = [f"--{flag.strip()}" for flag in text.split(",") if flag.strip()]
-    result = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
-    known = result.get_all_options(retain_unknown_options=False)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            result = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
+            known = result.get_all_options(retain_unknown_options=False)
+    except SystemExit:  # argparse, of a value that is none
+        reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        raise UserError(f"--beam_options={text} is of no use to Beam: {reason}.") from None
     for flag in flags:
         name = flag[2:].partition("=")[0]
         if name.removeprefix("no_") not in known:

@@ -33,6 +33,8 @@ from ragaf_jax.weights.vocabulary import tokenizer_of
 SPLIT = "train"
 # At 512 px, four pictures and their mirror images a call.
 _PIXELS, _MOST_PICTURES, _CAPTIONS = 2**21, 32, 64
+# Grain reads hundreds of batches ahead unless told not to: gigabytes of pictures.
+_READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
 def open_checkpoint(where: str, variant: str = "") -> Pretrained:
@@ -109,7 +111,7 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
         _write(
             unfinished / f"{SPLIT}.npy",
             (len(source), 2, side, side, 2 * channels),
-            (_padded(encode, params, images, batch) for images in batches.to_iter_dataset()),
+            (_padded(encode, params, images, batch) for images in batches.to_iter_dataset(_READ)),
             bar,
         )
     return folder

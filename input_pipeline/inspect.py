@@ -33,7 +33,12 @@ flags.DEFINE_integer("examples", 24, "How many of them.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Decides which.", lower_bound=0)
 flags.DEFINE_integer("text_length", 40, "config.data.text_length of the run.", lower_bound=3)
 flags.DEFINE_integer("max_regions", 33, "config.data.max_regions of the run.", lower_bound=2)
-flags.DEFINE_integer("max_edges", 192, "config.data.max_edges of the run.", lower_bound=1)
+flags.DEFINE_integer(
+    "max_edges",
+    None,
+    "config.data.max_edges of the run; default 192 for openmoji, 320 for others, as in configs/.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "tokenizer", None, "The tokenizer/ of a Stable Diffusion, in place of the data's own words."
 )
@@ -47,14 +52,18 @@ def main(argv: list[str]) -> None:
     """Reads, counts, draws, writes."""
     del argv
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
-    data_dir = Path(FLAGS.data_dir)
+    data_dir = Path(FLAGS.data_dir).expanduser()
     sources = open_splits(FLAGS.dataset, data_dir, FLAGS.size, FLAGS.recolorings)
     name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px"
     output = Path(FLAGS.output) if FLAGS.output else data_dir / "inspect" / name
     found = inspect(
         sources,
         Wanted(FLAGS.dataset, FLAGS.split, FLAGS.examples, FLAGS.seed),
-        Budgets(FLAGS.text_length, FLAGS.max_regions, FLAGS.max_edges),
+        Budgets(
+            FLAGS.text_length,
+            FLAGS.max_regions,
+            FLAGS.max_edges or (192 if FLAGS.dataset.startswith("openmoji") else 320),
+        ),
         output.resolve(),
         Tokenizer.from_pretrained(Path(FLAGS.tokenizer)) if FLAGS.tokenizer else None,
     )

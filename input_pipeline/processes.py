@@ -34,8 +34,12 @@ def mapping(workers: int, modules: Sequence[str] = ()) -> Iterator[Map]:
     in the process that all others are copies of.
     """
     if workers == 1:
+        before = cv2.getNumThreads()
         cv2.setNumThreads(1)  # processes are the unit of work here too
-        yield map
+        try:
+            yield map
+        finally:
+            cv2.setNumThreads(before)
         return
     # Not copies of this process: it may have threads of JAX.
     context = multiprocessing.get_context("forkserver")
@@ -79,6 +83,7 @@ def _start_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # A network that draws sketches (HED) shares no accelerator with as many others as there are.
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["NPROC"] = "1"  # the threads of XLA's pool
 
 
 def _end_with_parent() -> None:

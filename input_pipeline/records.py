@@ -51,7 +51,7 @@ class RecordSource:
         Raises:
           UserError: the data set is not there, is unknown or was written by other code.
         """
-        folder = record_format.folder(Path(data_dir), dataset, image_size, recolorings)
+        folder = record_format.folder(Path(data_dir).expanduser(), dataset, image_size, recolorings)
         command = (
             f"python -m input_pipeline.prepare --dataset={dataset} --data_dir={data_dir} "
             f"--size={image_size}"

@@ -73,9 +73,13 @@ def to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray,
     return cv2.resize(square, (side, side), interpolation=smooth)
 
 
+def subject_of(path: Path, what: str) -> str:
+    """How the sentences of `read_grey` and `read_rgb` begin."""
+    return f"The {what} {path if str(path).isprintable() else ascii(str(path))}"
+
+
 def _read(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    name = str(path) if str(path).isprintable() else ascii(str(path))
-    subject = f"The {what} {name}"
+    subject = subject_of(path, what)
     if "\0" in str(path):
         raise UserError(f"{subject} has a NUL byte in its name; rename it.")
     try:

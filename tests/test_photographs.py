@@ -8,7 +8,7 @@ from PIL import Image
 
 import main
 from input_pipeline.configured import held_out
-from input_pipeline.prepare import Options, prepare
+from input_pipeline.preparing import Options, prepare
 from ragaf_jax.evaluation.report import quality
 
 SIZE = 32

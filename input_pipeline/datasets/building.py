@@ -35,12 +35,14 @@ class Work(NamedTuple):
       tasks: of every split in `SPLITS`; picklable.
       rejected: what was found to be of no use before anything was read.
       left_out: how many more examples there are, of which only a few are asked for.
+      source: a hash of what was found on disk; "" where it is always the same.
     """
 
     make: Make
     tasks: dict[str, Sequence[Any]]
     rejected: Sequence[Rejected] = ()
     left_out: int = 0
+    source: str = ""
 
 
 class Rejections:
@@ -108,6 +110,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     def _split_generators(self, dl_manager) -> dict[str, Any]:
         del dl_manager  # nothing is downloaded
         work = self.work()
+        if work.source:
+            self.info.metadata["source"] = work.source
         for split, tasks in work.tasks.items():
             if not tasks:
                 raise UserError(

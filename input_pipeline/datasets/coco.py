@@ -35,10 +35,11 @@ def scan(root: Path) -> Scan:
     """
     root = data_root(root)
     # `val2017` first: a photo that is in both must not be trained on.
-    tested, rejected = _photos(root, "val2017", elsewhere=())
+    read: set[str] = set()
+    tested, rejected = _photos(root, "val2017", elsewhere=(), read=read)
     if not tested:
         raise UserError(f"No photo in {root / 'val2017'} has a caption; it is the test split.")
-    trained, more = _photos(root, "train2017", elsewhere=tested)
+    trained, more = _photos(root, "train2017", elsewhere=tested, read=read)
     splits = dict.fromkeys(tested, "test") | split_groups(trained, held=("validation",))
     items = [
         Item(
@@ -61,9 +62,12 @@ class _Photo(NamedTuple):
 
 
 def _photos(
-    root: Path, folder: str, elsewhere: Collection[str]
+    root: Path, folder: str, elsewhere: Collection[str], read: set[str]
 ) -> tuple[dict[str, _Photo], list[Rejected]]:
-    """The photos of one folder that have captions, by their keys."""
+    """The photos of one folder that have captions, by their keys.
+
+    `read` has the files that are taken already, by their paths without links, and gets more.
+    """
     directory, listing = root / folder, read_folder(root, folder)
     rejected = list(listing.rejected)
     table = f"annotations/captions_{folder}.json"
@@ -85,7 +89,10 @@ def _photos(
             rejected.append(Rejected(file, f"is no name of a file in {folder}"))
         elif _key(number) in elsewhere:
             rejected.append(Rejected(file, "is in val2017, too"))
+        elif name in listing.files and name not in names and listing.files[name] in read:
+            rejected.append(Rejected(file, f"is a link to {listing.files[name]}, read already"))
         elif name in listing.files and name not in names:
+            read.add(listing.files[name])
             photos[number] = _Photo(directory / name, {})
         elif name in listing.files:
             rejected.append(Rejected(file, f"is listed again as image {number}"))

@@ -16,7 +16,9 @@ from tqdm import tqdm
 from input_pipeline.datasets.items import Rejected
 from ragaf_jax.errors import UserError
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+PICTURES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"}
+)
 # Control characters, and what Python makes of bytes that are not UTF-8.
 _ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 # What operating systems leave behind.
@@ -89,14 +91,17 @@ def read_folder(root: Path, folder: str) -> Listing:
             reason = "has control characters or bytes that are not UTF-8 in its name"
         elif target is None:
             reason = "is a link that leads out of the data set"
-        elif entry.is_file():
-            listing.files[entry.name] = target
-            continue
-        elif entry.is_dir():
-            listing.folders[entry.name] = target
-            continue
         else:
-            reason = "is neither a regular file nor a folder"
+            try:
+                if entry.is_file():
+                    listing.files[entry.name] = target
+                    continue
+                if entry.is_dir():
+                    listing.folders[entry.name] = target
+                    continue
+                reason = "is neither a regular file nor a folder"
+            except OSError as error:  # links that lead to one another
+                reason = f"cannot be read: {error.strerror}"
         listing.rejected.append(Rejected(printable(path), reason))
     return listing
 

@@ -5,6 +5,8 @@ one made from the picture.
 """
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,10 +63,6 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
 
     homepage = ""
 
-    def scan(self) -> Scan:
-        """What there is in the root."""
-        raise NotImplementedError
-
     def _info(self) -> tfds.core.DatasetInfo:
         chosen = self.builder_config
         return tfds.core.DatasetInfo(
@@ -79,7 +77,7 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
 
     def work(self) -> Work:
         chosen = self.builder_config
-        scan = self.scan()
+        scan = scan_of(chosen)
         by_split: dict[str, list[Item]] = {split: [] for split in SPLITS}
         for item in scan.items:
             by_split[item.split].append(item)
@@ -91,7 +89,7 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
             for split, items in by_split.items()
         }
         left_out = len(scan.items) - sum(map(len, tasks.values()))
-        return Work(_records, tasks, scan.rejected, left_out)
+        return Work(_records, tasks, scan.rejected, left_out, hash_of(scan))
 
 
 class Sketchy(_Photos):
@@ -99,33 +97,38 @@ class Sketchy(_Photos):
 
     homepage = "https://sketchy.eye.gatech.edu"
 
-    def scan(self) -> Scan:
-        return sketchy.scan(self.builder_config.root, self.builder_config.transform)
-
 
 class Coco(_Photos):
     """COCO 2017 (Lin et al. 2014; captions: Chen et al. 2015): five captions a photograph."""
 
     homepage = "https://cocodataset.org"
 
-    def scan(self) -> Scan:
-        return coco.scan(self.builder_config.root)
-
 
 class Folder(_Photos):
     """One's own pictures, captions and, perhaps, sketches."""
-
-    def scan(self) -> Scan:
-        return folder.scan(self.builder_config.root)
 
 
 BUILDERS: dict[str, type[_Photos]] = {"sketchy": Sketchy, "coco": Coco, "folder": Folder}
 
 
+def scan_of(chosen: PhotosConfig) -> Scan:
+    """What there is in the root of a data set."""
+    if chosen.dataset == "sketchy":
+        return sketchy.scan(chosen.root, chosen.transform)
+    return (coco if chosen.dataset == "coco" else folder).scan(chosen.root)
+
+
+def hash_of(scan: Scan) -> str:
+    """16 hex digits that are others when names, captions or splits are, wherever the files lie."""
+    digest = hashlib.blake2b(digest_size=8)
+    for item in scan.items:
+        digest.update(json.dumps([item.key, item.split, item.captions]).encode())
+    return digest.hexdigest()
+
+
 def facts(chosen: PhotosConfig) -> dict[str, str | int]:
     """What a folder of records says of its preparation."""
     return {
-        "root": str(chosen.root),
         "sketch": chosen.method,
         "transform": chosen.transform or "",
         "limit": chosen.limit,
@@ -158,8 +161,8 @@ def _records(task: _Task) -> list[Record] | Rejected:
             # As its picture is: cut to the central square.
             page = to_page(images.crop_square(images.read_grey(item.sketch)), page_size(task.size))
     except UserError as error:
-        what = f"The {'image' if file is item.image else 'sketch'} {file} "
-        reason = str(error).removeprefix(what).removesuffix(".")
+        what = images.subject_of(file, "image" if file is item.image else "sketch")
+        reason = str(error).removeprefix(f"{what} ").removesuffix(".")
         return Rejected(str(file.relative_to(task.root)), reason)
     if page is None:
         page = sketched(photo, task.size, task.method)

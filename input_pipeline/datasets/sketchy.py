@@ -120,6 +120,7 @@ def _renderings(root: Path, base: str, transform: str | None) -> tuple[str, str]
 
 def _pairs(root: Path, sketches: str, photos: str) -> tuple[list[_Pair], list[Rejected]]:
     pairs: list[_Pair] = []
+    photo_of_file: dict[str, str] = {}
     of_sketches, of_photos = read_folder(root, sketches), read_folder(root, photos)
     rejected = of_sketches.rejected + of_photos.rejected
     for category in tqdm(of_sketches.folders, desc="scanning", unit=" categories", delay=1):
@@ -129,7 +130,12 @@ def _pairs(root: Path, sketches: str, photos: str) -> tuple[list[_Pair], list[Re
         if category in of_photos.folders:
             taken = read_folder(root, f"{photos}/{category}")
             rejected += taken.rejected
-            images = {name: root / photos / category / name for name in taken.files}
+            for name, file in taken.files.items():
+                if photo_of_file.setdefault(file, name) == name:
+                    images[name] = root / photos / category / name
+                else:  # one photo under two names would be in two splits
+                    path = f"{photos}/{category}/{name}"
+                    rejected.append(Rejected(path, f"is a link to {file}, read already"))
         for name in filter(is_picture, drawn.files):
             path = f"{sketches}/{category}/{name}"
             match = _SKETCH.fullmatch(name)

@@ -124,7 +124,7 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
     for name in flat_now:
         if name.split(".")[0] not in ("stage", "data", "model", "diffusion"):
             continue
-        if name in _FREE:
+        if name in _FREE or name not in flat_before:  # the field is younger than the run
             continue
         # JSON has made lists of the tuples of the one.
         one, two = (json.dumps(flat.get(name)) for flat in (flat_before, flat_now))

@@ -21,7 +21,7 @@ _ENCODING = ("encoder", "quant_conv")
 
 
 def fingerprint(tree: Tree, *facts: Any) -> str:
-    """16 hex digits that another network, or another fact, would not have.
+    """16 hex digits that another network, or another fact, would hardly have.
 
     Parameters count as they are in bfloat16, so that a file in float32 or float16 and the copy that
     a run keeps of frozen ones in bfloat16 have the same fingerprint.

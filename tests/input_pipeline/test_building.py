@@ -13,7 +13,7 @@ import pytest
 
 from input_pipeline.datasets.building import Rejections
 from input_pipeline.datasets.items import Rejected
-from input_pipeline.prepare import Options, Running, prepare
+from input_pipeline.preparing import Options, Running, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 
@@ -55,7 +55,11 @@ def pictures(tmp_path, rng):
     truncated.write_bytes(truncated.read_bytes()[:200])
     garbage.write_bytes(rng.bytes(500))
     photo_trees.save(photo_trees.random_photo(rng, 40, 50), root / "uncaptioned.png")
-    return root, len(captions), {truncated.name, garbage.name, "uncaptioned.png"}
+    # A name that is no ordinary text, of a picture that is none.
+    odd = truncated.rename(root / f"a\N{NO-BREAK SPACE}b{truncated.suffix}")
+    table = root / "metadata.jsonl"
+    table.write_text(table.read_text().replace(truncated.name, odd.name))
+    return root, len(captions), {odd.name, garbage.name, "uncaptioned.png"}
 
 
 def test_broken_pictures_are_left_out_and_listed(tmp_path, pictures):
@@ -99,7 +103,13 @@ def test_what_was_prepared_otherwise_is_not_taken_for_what_is_asked(tmp_path, rn
     (folder,) = prepare("folder/own-1", data, options)
     assert folder == data / "folder" / f"own-1_{SIZE}px" / "1.1.0"
     assert prepare("folder/own-1", data, dataclasses.replace(options, root=None)) == [folder]
-    for field, value in {"root": other, "sketch": "xdog", "limit": 1}.items():
+    with pytest.raises(UserError, match=r"was prepared from other pictures, .* are in .*other"):
+        prepare("folder/own-1", data, dataclasses.replace(options, root=other))
+    root.rename(tmp_path / "moved")  # the same pictures
+    options = dataclasses.replace(options, root=tmp_path / "moved")
+    assert prepare("folder/own-1", data, options) == [folder]
+    assert str(tmp_path) not in (folder / "metadata.json").read_text()
+    for field, value in {"sketch": "xdog", "limit": 1}.items():
         with pytest.raises(UserError, match=f"prepared with --{field}=.* not {value}; delete it"):
             prepare("folder/own-1", data, dataclasses.replace(options, **{field: value}))
 
@@ -125,6 +135,12 @@ def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatc
     photo_trees.write_coco(tmp_path / "coco", rng, train=4, val=2)
     prepare("coco", tmp_path / "data", Options(SIZE))
     assert len(RecordSource(tmp_path / "data", "coco", "test", SIZE)) == 2
+    photo_trees.write_coco(tmp_path / "others", rng, train=4, val=2)
+    monkeypatch.setenv("COCO_ROOT", str(tmp_path / "others"))
+    with pytest.raises(UserError, match="was prepared from other pictures"):
+        prepare("coco", tmp_path / "data", Options(SIZE))
+    with pytest.raises(UserError, match="--root is .* and both means sketchy and coco; prepare"):
+        prepare("both", tmp_path / "data", Options(SIZE, root=tmp_path / "coco"))
 
 
 @pytest.mark.slow
@@ -167,7 +183,23 @@ def test_beam_is_asked_for_in_its_own_words(tmp_path, rng):
             Running(beam_runner="DirectRunner", beam_options="workerz=2"),
             "has 'workerz', which Beam",
         ),
+        (
+            Running(beam_runner="DirectRunner", beam_options="direct_num_workers=two"),
+            "is of no use to Beam: argument --direct_num_workers: invalid int value: 'two'",
+        ),
     ):
         with pytest.raises(UserError, match=sentence):
             prepare("folder", tmp_path / "data", options, running)
         assert not list((tmp_path / "data").rglob("1.*"))
+
+
+@pytest.mark.slow
+def test_beam_that_fails_ends_in_a_sentence(tmp_path, pictures):
+    root, *_ = pictures
+    for path in root.iterdir():
+        if path.suffix != ".jsonl":
+            path.write_bytes(b"nothing of use")
+    running = Running(beam_runner="DirectRunner", max_rejected=1.0)
+    with pytest.raises(UserError, match=r"^Beam's DirectRunner ended with .* examples is 0"):
+        prepare("folder", tmp_path / "data", Options(SIZE, root=root), running)
+    assert not list((tmp_path / "data").rglob("1.*"))

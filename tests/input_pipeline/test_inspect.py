@@ -18,7 +18,7 @@ from PIL import Image
 from input_pipeline import inspection
 from input_pipeline.inspection import FILES, Wanted, choose, inspect, open_splits, sheet
 from input_pipeline.inspection_page import Example, markdown, page
-from input_pipeline.prepare import Options, prepare
+from input_pipeline.preparing import Options, prepare
 from input_pipeline.records import RecordSource
 from input_pipeline.statistics import Budgets, statistics
 from ragaf_jax.errors import UserError

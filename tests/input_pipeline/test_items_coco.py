@@ -128,6 +128,19 @@ def test_links_out_of_the_data_set(root, tmp_path_factory):
         scan(root)
 
 
+def test_one_file_under_two_names_is_read_once(root):
+    """A link from one half into the other would be trained on and tested with."""
+    whole = scan(root)
+    tested = next(item for item in whole.items if item.split == "test")
+    linked = next(item for item in whole.items if item.split == "train")
+    linked.image.unlink()
+    linked.image.symlink_to(tested.image)
+    found = scan(root)
+    reason = f"is a link to val2017/{tested.key}.jpg, read already"
+    assert found.rejected == [Rejected(f"train2017/{linked.key}.jpg", reason)]
+    assert {item.key for item in found.items} == {item.key for item in whole.items} - {linked.key}
+
+
 def test_a_photo_of_both_halves_is_not_trained_on(root):
     whole = scan(root)
     tested = next(item for item in whole.items if item.split == "test")

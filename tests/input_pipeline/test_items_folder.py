@@ -321,12 +321,16 @@ def test_links(root, tmp_path_factory):
     pictures(root, "more/m.png")
     (root / "linked.png").symlink_to("a.png")
     (root / "linked.txt").symlink_to("b.txt")
+    (root / "this.png").symlink_to("that.png")
+    (root / "that.png").symlink_to("this.png")
     found = scan(root)
     assert found.rejected == [
         Rejected("loop", "is a link to a folder that is read already"),
         Rejected("nowhere.png", "is neither a regular file nor a folder"),
         Rejected("out", "is a link that leads out of the data set"),
         Rejected("out.png", "is a link that leads out of the data set"),
+        Rejected("that.png", "cannot be read: Too many levels of symbolic links"),
+        Rejected("this.png", "cannot be read: Too many levels of symbolic links"),
         Rejected("twice", "is a link to a folder that is read already"),
     ]
     new = {"linked": ("b",), "more/m": ("m",), "same/m": ("m",)}

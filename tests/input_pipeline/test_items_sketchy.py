@@ -223,3 +223,17 @@ def test_captions_are_english(category, expected):
     assert len(set(captions)) == len(captions) >= 3
     article = expected.removeprefix("A photo of ")
     assert all(caption.endswith(f" of {article}") for caption in captions)
+
+
+def test_one_photo_under_two_names_is_used_under_one(root):
+    """Else its sketches could lie in two splits."""
+    whole = scan(root)
+    first, *_, last = sorted({item.image for item in whole.items})
+    last.unlink()
+    last.symlink_to(first)
+    found = scan(root)
+    gone = {item.key for item in whole.items if item.image == last}
+    assert {item.key for item in found.items} == {item.key for item in whole.items} - gone
+    (link,) = (x for x in found.rejected if x.file == last.relative_to(root).as_posix())
+    assert link.reason == f"is a link to {first.relative_to(root).as_posix()}, read already"
+    assert len(found.rejected) == 1 + len(gone)

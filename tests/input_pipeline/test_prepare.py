@@ -10,7 +10,7 @@ import pytest
 from miniature import LIMIT, RECOLORINGS, SIZE
 
 from input_pipeline.datasets.openmoji_art import select_drawings
-from input_pipeline.prepare import Options, prepare
+from input_pipeline.preparing import Options, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 
@@ -18,7 +18,7 @@ from ragaf_jax.errors import UserError
 _RUN = f"""
 import sys
 from pathlib import Path
-from input_pipeline.prepare import Options, Running, prepare
+from input_pipeline.preparing import Options, Running, prepare
 from input_pipeline.records import RecordSource
 from input_pipeline.loader import train_iterator
 data = Path(sys.argv[1])
