@@ -74,7 +74,7 @@ def runner(name: str) -> PipelineRunner:
     try:
         return create_runner(name)
     except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"--beam_runner={name}: {error}.") from None
+        raise UserError(f"--beam_runner={name}: {str(error).rstrip('.')}.") from None
 
 
 def options(text: str) -> PipelineOptions:
@@ -95,7 +95,7 @@ def options(text: str) -> PipelineOptions:
     for flag in flags:
         name = flag[2:].partition("=")[0]
         if name.removeprefix("no_") not in known:
-            raise UserError(f"--beam_options has {name!r}, which Beam does not know; see its help.")
+            raise UserError(f"--beam_options has {name!r}, which is none of Beam's options.")
     return result
 
 

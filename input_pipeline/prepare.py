@@ -6,7 +6,7 @@ r"""Writes a data set to disk, once: `python -m input_pipeline.prepare --dataset
     python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 --sketch=hed
     python -m input_pipeline.prepare --dataset=folder/cats --root=~/cats --size=512
     python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 \
-        --beam_runner=FlinkRunner --beam_options=flink_master=localhost:8081
+        --beam_runner=DirectRunner --beam_options=direct_num_workers=8
 
 A preparation that was interrupted leaves nothing that loads; the next one starts clean.
 """
@@ -22,7 +22,7 @@ from input_pipeline import record_format, sketch
 from input_pipeline.preparing import Options, Running, alone_in, names_of, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
-from ragaf_jax.errors import run_cli
+from ragaf_jax.errors import UserError, run_cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -64,6 +64,11 @@ def main(argv: list[str]) -> None:
     """Prepares and says what is there."""
     del argv
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
+    if FLAGS.beam_options and not FLAGS.beam_runner:
+        raise UserError(
+            f"--beam_options is {FLAGS.beam_options!r} and --beam_runner is not given; give both, "
+            "such as --beam_runner=DirectRunner, or neither."
+        )
     start = time.monotonic()
     data_dir = Path(FLAGS.data_dir).expanduser()
     kinds, pretrained = cached_kinds(FLAGS.cache, "--cache"), None

@@ -191,9 +191,14 @@ def _write(name: str, builder: Builder, running: Running) -> None:
                 download_config=tfds.download.DownloadConfig(**beam_config),
                 file_format="array_record",
             )
-        except (UserError, KeyboardInterrupt):
+        except UserError:
             raise
         except Exception as error:
+            if "No space left on device" in str(error):
+                raise UserError(
+                    f"There is no space left in {folder.parent}; make room or choose another "
+                    "--data_dir."
+                ) from error
             if not beam_config:
                 raise
             lines = [line for line in str(error).splitlines() if line.strip()]
@@ -226,7 +231,10 @@ def _beam_config(running: Running) -> dict[str, Any]:
 @contextlib.contextmanager
 def alone_in(data_dir: Path) -> Iterator[None]:
     """Keeps a second preparation from taking the first one's unfinished folder for a leftover."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # what the system says of /proc and its like
+        raise UserError(f"The folder {data_dir} cannot be made: {error.strerror}.") from error
     with (data_dir / ".prepare.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,6 +15,7 @@ _NO_PLACE = (
     errno.EROFS,
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.ENAMETOOLONG,
 )
 
 

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -72,14 +72,19 @@ class Rejections:
         self.list += rejected
         if len(self.list) <= self._most * self._total:
             return
+        raise UserError(
+            f"{len(self.list)} of {self._total} examples cannot be used{self.reported()}: mend or "
+            f"delete them, or allow a larger share than {self._most:g} with --max_rejected."
+        )
+
+    def reported(self) -> str:
+        """Writes the report, if there is anything in it; gives what to say of it."""
+        if not self.list:
+            return ""
         self._report.parent.mkdir(parents=True, exist_ok=True)
         self.write(self._report)
-        raise UserError(
-            f"{len(self.list)} of {self._total} examples cannot be used, the first one "
-            f"{self.list[0].file!r} because {self.list[0].reason}; all so far are listed in "
-            f"{self._report}: mend or delete them, or allow more than {self._most:.1%} with "
-            "--max_rejected."
-        )
+        first = " ".join(self.list[0]).encode(errors="backslashreplace").decode()
+        return f" (the first: {first}; all so far: {self._report})"
 
     def write(self, path: Path) -> None:
         """A line of JSON each, in ASCII: names of files need not be UTF-8."""
@@ -112,23 +117,15 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         work = self.work()
         if work.source:
             self.info.metadata["source"] = work.source
-        for split, tasks in work.tasks.items():
-            if not tasks:
-                raise UserError(
-                    f"There is nothing to put into the split {split!r}: {len(work.rejected)} "
-                    "examples were rejected before anything was read"
-                    + (
-                        f", the first one because {work.rejected[0].reason}."
-                        if work.rejected
-                        else "."
-                    )
-                )
         total = sum(map(len, work.tasks.values())) + len(work.rejected) + work.left_out
         # `data_path` is TFDS's incomplete folder, which goes when the build fails.
         report = self.data_path.parent / record_format.REJECTED_FILE
         report.unlink(missing_ok=True)
         self._rejections = Rejections(total, self.max_rejected, report)
         self._rejections.add(work.rejected)
+        for split, tasks in work.tasks.items():
+            if not tasks:
+                self._nothing_left(split)
         if self.beam:
             # Takes seconds to import, and is not installed with the rest.
             from input_pipeline import beam
@@ -147,7 +144,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         self, split: str, make: Make, tasks: Sequence[Any]
     ) -> Iterator[tuple[str, Record]]:
         count = 0
-        with tqdm(total=len(tasks), desc=f"{split:<10}", unit=" drawings") as bar:
+        with tqdm(total=len(tasks), desc=f"{split:<10}", unit=" examples") as bar:
             for made in self.map(make, tasks):
                 if isinstance(made, Rejected):
                     self._rejections.add([made])
@@ -157,7 +154,13 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
                 bar.set_postfix(records=count, refresh=False)
                 bar.update()
         if not count:
-            raise UserError(f"Every example of the split {split!r} was rejected or has no records.")
+            self._nothing_left(split)
+
+    def _nothing_left(self, split: str) -> NoReturn:
+        raise UserError(
+            f"Nothing is left for the split {split!r}{self._rejections.reported()}: mend or add "
+            "examples."
+        )
 
     def _download_and_prepare(self, *args, **kwargs) -> None:
         super()._download_and_prepare(*args, **kwargs)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from input_pipeline.datasets import captions
-from input_pipeline.datasets.items import Item, Rejected, Scan
+from input_pipeline.datasets.items import Item, Rejected, Scan, first_problem
 from input_pipeline.datasets.listing import data_root, printable, read_folder
 from input_pipeline.datasets.splits import split_groups
 from ragaf_jax.errors import UserError
@@ -38,9 +38,14 @@ def scan(root: Path) -> Scan:
     read: set[str] = set()
     tested, rejected = _photos(root, "val2017", elsewhere=(), read=read)
     if not tested:
-        raise UserError(f"No photo in {root / 'val2017'} has a caption; it is the test split.")
+        raise UserError(
+            f"No photo in {root / 'val2017'} has a caption; it is the test split"
+            f"{first_problem(rejected)}."
+        )
     trained, more = _photos(root, "train2017", elsewhere=tested, read=read)
-    splits = dict.fromkeys(tested, "test") | split_groups(trained, held=("validation",))
+    splits = dict.fromkeys(tested, "test") | split_groups(
+        trained, held=("validation",), problem=first_problem(more)
+    )
     items = [
         Item(
             key=key,

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from input_pipeline.datasets.items import Item, Rejected, Scan
+from input_pipeline.datasets.items import Item, Rejected, Scan, first_problem
 from input_pipeline.datasets.listing import data_root, is_picture, join, printable, stem, walk
 from input_pipeline.datasets.notes import IMAGE_FOLDERS, SKETCH_FOLDERS, Notes
 from input_pipeline.datasets.splits import split_groups
@@ -58,9 +58,9 @@ def scan(root: Path) -> Scan:
     notes.read_sidecars(root)
     if not notes.captions:
         raise UserError(
-            f"No picture in {root} has a caption{_first(rejected)}; put a text file beside each "
-            "(a.jpg and a.txt), or a metadata.jsonl or metadata.csv with file_name and text beside "
-            "them, or a captions.csv with file_name and caption above image/."
+            f"No picture in {root} has a caption{first_problem(rejected)}; put a text file beside "
+            "each (a.jpg and a.txt), or a metadata.jsonl or metadata.csv with file_name and text "
+            "beside them, or a captions.csv with file_name and caption above image/."
         )
 
     items: list[Item] = []
@@ -76,17 +76,14 @@ def scan(root: Path) -> Scan:
     given = {part.split for part in parts}
     for split in sorted(given - set(split_of.values())):
         raise UserError(
-            f"No picture of the {split} split in {root} can be used{_first(rejected)}; mend it."
+            f"No picture of the {split} split in {root} can be used{first_problem(rejected)}; "
+            "mend it."
         )
     trained = {group for group, split in split_of.items() if split == "train"}
     missing = [split for split in ("validation", "test") if split not in given]
-    split_of |= split_groups(trained, missing)
+    split_of |= split_groups(trained, missing, first_problem(rejected))
     items = [item._replace(split=split_of[item.group]) for item in items]
     return Scan(sorted(items), sorted(rejected))
-
-
-def _first(rejected: list[Rejected]) -> str:
-    return f" (first problem: {' '.join(min(rejected))})" if rejected else ""
 
 
 class _Part(NamedTuple):

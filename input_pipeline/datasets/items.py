@@ -1,5 +1,6 @@
 """What a scan of a folder finds: the pictures that can be used, and what cannot, each with why."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,11 @@ class Rejected(NamedTuple):
 
     file: str
     reason: str
+
+
+def first_problem(rejected: Sequence[Rejected]) -> str:
+    """What to add to a sentence about too little that is left; nothing if nothing was rejected."""
+    return f" (first problem: {' '.join(min(rejected))})" if rejected else ""
 
 
 class Scan(NamedTuple):

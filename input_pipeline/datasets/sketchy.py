@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from input_pipeline.datasets.items import Item, Rejected, Scan
+from input_pipeline.datasets.items import Item, Rejected, Scan, first_problem
 from input_pipeline.datasets.listing import data_root, is_picture, join, read_folder
 from input_pipeline.datasets.splits import split_groups
 from ragaf_jax.errors import UserError
@@ -63,7 +63,8 @@ def scan(root: Path, transform: str | None = None) -> Scan:
     tested, invalid = _official_lists(root, base)
     pairs, rejected = _pairs(root, *_renderings(root, base, transform))
     pairs = [pair for pair in pairs if not {pair.photo, pair.sketch.stem} & invalid]
-    splits = _splits({pair.photo for pair in pairs}, tested, root)
+    photos = {pair.photo for pair in pairs}
+    splits = _splits(photos, tested, root, first_problem(rejected))
     captions = {category: captions_of(category) for category in {pair.category for pair in pairs}}
     items = [
         Item(
@@ -169,13 +170,14 @@ def _listed(path: Path) -> set[str]:
     return {match["name"] for line in lines if (match := _LISTED.fullmatch(line))}
 
 
-def _splits(photos: set[str], tested: set[str], root: Path) -> dict[str, str]:
+def _splits(photos: set[str], tested: set[str], root: Path, problem: str) -> dict[str, str]:
     if not tested:
-        return split_groups(photos)
+        return split_groups(photos, problem=problem)
     test = dict.fromkeys(photos & tested, "test")
     if not test:
         raise UserError(
             f"None of the {len(photos)} photos in {root} is among the {len(tested)} of "
             "info/testset.txt; delete that list to split by the photos' names."
         )
-    return test | split_groups(photos - tested, held=("validation",))
+    untested = "; of the others, testset.txt has all" if photos <= tested else problem
+    return test | split_groups(photos - tested, held=("validation",), problem=untested)

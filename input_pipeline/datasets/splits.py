@@ -49,7 +49,7 @@ def _position(group: str) -> float:
 
 
 def split_groups(
-    groups: Iterable[str], held: Sequence[str] = ("validation", "test")
+    groups: Iterable[str], held: Sequence[str] = ("validation", "test"), problem: str = ""
 ) -> dict[str, str]:
     """The split of each group by the hash of its name, whatever else there is.
 
@@ -60,6 +60,7 @@ def split_groups(
     Args:
       groups: names; one that comes several times counts once.
       held: the splits to make besides "train"; the share of another stays in "train".
+      problem: what there may be to say of why there are so few; see `first_problem`.
 
     Raises:
       UserError: there are too few groups for these splits.
@@ -69,8 +70,8 @@ def split_groups(
     if len(positions) < sum(least.values()):
         wanted = " and ".join(f"{count} for {split}" for split, count in least.items())
         raise UserError(
-            f"There are {len(positions)} usable pictures to split and {sum(least.values())} are "
-            f"needed ({wanted}); add some."
+            f"Usable pictures to split: {len(positions)}; {sum(least.values())} or more are needed "
+            f"({wanted}): add some{problem}."
         )
 
     splits = {}

@@ -16,6 +16,10 @@ from ragaf_jax.graph.merging import merge_cells
 from ragaf_jax.graph.passes import measure_cells
 from ragaf_jax.graph.runs import find_runs
 
+# Freed at once: from then on glibc keeps freed memory of up to this size for the next call, which
+# else goes back to the system after each: that costs up to a millisecond of the five of a page.
+np.empty(1 << 24, np.uint8)
+
 # A region is background if its paper covers at least this share of the page's outermost pixels:
 # more than an object that the page's edge cuts off usually does, less than a sky or a ground.
 FRAME_SHARE = 0.2

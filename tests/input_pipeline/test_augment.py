@@ -74,7 +74,7 @@ def test_a_sketch_stays_a_sketch_and_the_old_one_as_it_was(kind, sketch, rng):
         np.testing.assert_array_equal(sketch, before)
 
 
-@pytest.mark.parametrize("kind", set(KINDS) - {"noise"})
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "noise"])
 def test_a_blank_page_stays_blank(kind, size, rng):
     blank = np.full((size, size), 255, np.uint8)
     for changed in samples(kind, blank, rng, 5):

@@ -1,5 +1,6 @@
 """What a cache holds is what the networks would say of the very batch that training reads."""
 
+import os
 import shutil
 
 import jax
@@ -31,7 +32,7 @@ ROUNDING = {"rtol": 2**-8, "atol": 1e-4}
 @pytest.fixture(scope="module")
 def trees():
     """Networks of a size that neither explodes nor vanishes."""
-    random = random_trees(np.random.default_rng())
+    random = random_trees(np.random.default_rng(int(os.environ["RAGAF_TEST_SEED"])))
     return jax.tree.map(lambda x: x * max(1, np.prod(x.shape[:-1])) ** -0.5, random)
 
 

@@ -210,7 +210,7 @@ def test_what_is_missing_or_broken_ends_in_one_sentence(rng, tmp_path):
     broken(write(b'{"images": []}'), "has no lists named images and annotations")
     broken(write(b'{"images": [], "annotations": {}}'), "has no lists named")
     empty = b'{"images": [], "annotations": []}'
-    broken(write(empty), "There are 0 usable pictures to split and 3 are needed")
+    broken(write(empty), "Usable pictures to split: 0; 3 or more are needed")
     val = TABLE.replace("train", "val")
     broken(lambda root: (root / val).write_bytes(empty), "No photo in .*val2017 has a caption")
 

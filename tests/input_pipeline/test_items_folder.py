@@ -449,7 +449,7 @@ def test_what_is_no_data_set_ends_in_one_sentence(rng, tmp_path):
     (tmp_path / "data" / "a.txt").write_text("")
     refused(r"No picture in .* has a caption \(first problem: a.txt is empty\); put")
     pictures(tmp_path / "data", "a.png")
-    refused("There are 1 usable pictures to split and 5 are needed")
+    refused("Usable pictures to split: 1; 5 or more are needed")
     pictures(tmp_path / "data", "train/a.png", "test/b.png")
     refused(r"a\.png lies beside train and test, which are splits")
     (tmp_path / "data" / "a.png").unlink()

@@ -151,7 +151,7 @@ def test_a_sketch_without_its_photo_is_rejected_and_a_photo_alone_is_not_used(ro
         for k in (1, 2, 3)
     ]
     shutil.rmtree(root / PHOTOS / "alarm_clock")
-    with pytest.raises(UserError, match="There are 2 usable pictures to split and 5 are needed"):
+    with pytest.raises(UserError, match="Usable pictures to split: 2; 5 or more"):
         scan(root)
 
 
@@ -198,7 +198,7 @@ def test_what_is_not_sketchy_ends_in_one_sentence(tmp_path):
         scan(tmp_path)
     for half in (SKETCHES, PHOTOS):
         (tmp_path / half).mkdir(parents=True)
-    with pytest.raises(UserError, match="There are 0 usable pictures"):
+    with pytest.raises(UserError, match="Usable pictures to split: 0"):
         scan(tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_an_interrupted_preparation_starts_clean_and_makes_the_same_bytes(data_d
     out, err = whole.communicate(timeout=600)
     assert whole.returncode == 0, err
     assert out.splitlines()[-1] == "[]"  # neither TensorFlow nor PyTorch was imported
-    assert "drawings" in err and "records=" in err  # the progress bar
+    assert "examples" in err and "records=" in err  # the progress bar
     assert contents(again) == contents(data_dir)
 
 
