@@ -138,7 +138,10 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     keep_freed_memory()
     chosen = FLAGS.only or ["loader", "scaling", "memory"]
-    results: dict[str, Any] = {"machine": cpu_model(), "versions": versions("jax", "grain", "tensorflow-datasets")}
+    results: dict[str, Any] = {
+        "machine": cpu_model(),
+        "versions": versions("jax", "grain", "tensorflow-datasets"),
+    }
     print(f"{results['machine']}\n")
     with tempfile.TemporaryDirectory() as folder:
         if "loader" in chosen:
