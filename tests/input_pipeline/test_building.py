@@ -90,7 +90,10 @@ def test_a_split_with_nothing_in_it_is_answered_with_a_sentence(tmp_path, pictur
     for path in root.iterdir():
         if path.suffix != ".jsonl":
             path.write_bytes(b"nothing of use")
-    with pytest.raises(UserError, match="Nothing is left for the split .*the first: uncaptioned.png has no caption; all"):
+    with pytest.raises(
+        UserError,
+        match="Nothing is left for the split .*the first: uncaptioned.png has no caption; all",
+    ):
         prepare("folder", tmp_path / "data", Options(SIZE, root=root), Running(max_rejected=1.0))
     assert not list((tmp_path / "data").glob("folder/*/*.*.*"))
 
