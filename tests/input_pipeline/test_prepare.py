@@ -42,7 +42,8 @@ def start(script: Path, data_dir: Path, hash_seed: int) -> subprocess.Popen:
 
 
 def contents(data_dir: Path) -> dict[str, str]:
-    files = [path for path in data_dir.rglob("*") if path.is_file()]
+    # Others that use the same data write beside them.
+    files = [path for path in (data_dir / "openmoji").rglob("*") if path.is_file()]
     return {
         str(path.relative_to(data_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
