@@ -24,7 +24,7 @@ from tqdm import tqdm
 from benchmarks.machine import cpu_model, versions
 from benchmarks.preparing import Row, memory_rows, scaling_rows
 from configs import stage1, stage2
-from input_pipeline.augment import AugmentSketch
+from input_pipeline.augment import KINDS, AugmentSketch
 from input_pipeline.configured import open_split, shapes
 from input_pipeline.loader import DevicePrefetcher, train_iterator
 from input_pipeline.preparing import Options, Running, prepare
@@ -45,7 +45,6 @@ flags.DEFINE_integer("steps", 40, "Training steps that are timed.", lower_bound=
 flags.DEFINE_string("json", None, "File that the numbers are written to.")
 
 WARM_UP = 4  # steps; the first compiles
-CHANGES = ("stroke_width", "gaps", "wobble", "erasure", "noise")
 
 
 def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
@@ -67,7 +66,7 @@ def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
         examples,
         config.seed,
         **shapes(config.data),
-        augment=AugmentSketch(**dict.fromkeys(CHANGES, augment)),
+        augment=AugmentSketch(**dict.fromkeys(KINDS, augment)),
     )
     alone = _rate(open_batches(), seconds=10) * examples
     batches = DevicePrefetcher(open_batches(), jax.device_put)

@@ -1,5 +1,7 @@
 """A miniature of the data set, prepared once."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,23 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(data_dir: Path) -> RecordSource:
     """The recoloured training records."""
     return RecordSource(data_dir, "openmoji/recolor", "train", SIZE, RECOLORINGS)
+
+
+@pytest.fixture
+def shuffle_folders(rng, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, folders are listed in a random order, another at each time."""
+    scandir = os.scandir
+
+    class Shuffled:
+        def __init__(self, path):
+            with scandir(path) as entries:
+                self.entries = list(entries)
+            rng.shuffle(self.entries)
+
+        def __enter__(self):
+            return iter(self.entries)
+
+        def __exit__(self, *_):
+            pass
+
+    return lambda: monkeypatch.setattr(os, "scandir", Shuffled)

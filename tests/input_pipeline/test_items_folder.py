@@ -414,24 +414,11 @@ def test_a_root_table_may_name_pictures_of_the_splits(tmp_path):
     assert captions_of(found) == {n.removesuffix(".png"): (n,) for n in sorted(names)}
 
 
-def test_the_order_of_the_folder_does_not_matter(rng, tmp_path, monkeypatch):
+def test_the_order_of_the_folder_does_not_matter(rng, tmp_path, shuffle_folders):
     write_folder(tmp_path, rng, 8, "captions.csv", sketches=True)
     (tmp_path / "image" / "copy.png").symlink_to(tmp_path / "sketch" / "picture 000.png")
-    whole, scandir = scan(tmp_path), os.scandir
-
-    class Shuffled:
-        def __init__(self, path):
-            with scandir(path) as entries:
-                self.entries = list(entries)
-            rng.shuffle(self.entries)
-
-        def __enter__(self):
-            return iter(self.entries)
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(os, "scandir", Shuffled)
+    whole = scan(tmp_path)
+    shuffle_folders()
     assert scan(tmp_path) == whole and whole.rejected
 
 

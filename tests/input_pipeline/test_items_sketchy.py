@@ -97,22 +97,9 @@ def test_the_root_may_be_any_of_its_folders(rng, tmp_path):
     assert [(item.key, item.group, item.split) for item in flat.items] == facts
 
 
-def test_the_order_of_the_folder_does_not_matter(rng, root, monkeypatch):
-    whole, scandir = scan(root), os.scandir
-
-    class Shuffled:
-        def __init__(self, path):
-            with scandir(path) as entries:
-                self.entries = list(entries)
-            rng.shuffle(self.entries)
-
-        def __enter__(self):
-            return iter(self.entries)
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(os, "scandir", Shuffled)
+def test_the_order_of_the_folder_does_not_matter(root, shuffle_folders):
+    whole = scan(root)
+    shuffle_folders()
     assert scan(root) == whole
 
 
