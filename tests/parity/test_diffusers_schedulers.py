@@ -136,13 +136,15 @@ def test_schedule(name, zero_snr):
 
 
 @pytest.mark.parametrize("name", THEIR_SCHEDULE)
-def test_noising(rng, name):
-    x0, noise = rng.normal(size=(2, *SHAPE)).astype(np.float32)
+def test_noising(rng, monkeypatch, name):
+    # Their table in float32 loses 2e-5 of sigma at the first timesteps, where 1 - alpha_bar cancels.
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddim.torch", Double("torch"))
+    x0, noise = rng.normal(size=(2, *SHAPE))
     t = rng.integers(0, 1000, 2)
     theirs = diffusers.DDIMScheduler(beta_schedule=THEIR_SCHEDULE[name], **BETAS).add_noise(
         torch.from_numpy(x0), torch.from_numpy(noise), torch.from_numpy(t)
     )
-    ours = add_noise(make_schedule(name, **BETAS), *map(jnp.asarray, (x0, noise, t)))
+    ours = add_noise(make_schedule(name, **BETAS), *map(jnp.float32, (x0, noise)), jnp.asarray(t))
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-6)
 
 
