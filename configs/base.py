@@ -30,6 +30,10 @@ def get_config() -> ml_collections.ConfigDict:
     init.tokenizer = "openai/clip-vit-large-patch14"
     init.prediction = ""  # "epsilon" or "v_prediction"; empty: as the checkpoint says
 
+    # Devices along each axis of the mesh: batches are shared out over both, parameters, optimiser
+    # and average over "fsdp" alone. -1, for one of them: all that are left.
+    config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})
+
     config.data = data = ml_collections.ConfigDict()
     data.dir = "data"
     data.dataset = "openmoji/recolor"  # or several, with weights: "sketchy:0.5,coco:0.5"
@@ -49,6 +53,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.model = model = ml_collections.ConfigDict()
     model.dtype = "float32"  # of the computation; what trains is kept in float32
+    # What the backward pass computes again rather than keeps, for less memory and more time:
+    # "none"; "attention", the inside of every spatial transformer; "blocks", that of every ResNet
+    # and transformer; "full", that of every level of the UNet and of the sketch branch.
+    model.remat = "none"
     # "haar", the orthonormal wavelet transform: exact, no parameters; or "kl", Stable Diffusion's.
     model.autoencoder = "haar"
     model.haar_levels = 2  # 64 x 64 x 3 becomes 16 x 16 x 48
@@ -112,13 +120,19 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.steps = 2500
-    train.batch_size = 16
+    train.batch_size = 16  # over all devices
+    # A step's batch goes through the networks in so many parts, one after the other: the same
+    # gradient with less memory.
+    train.accumulation = 1
     # Stage 2: further examples of a step of which RAGAF reads words and graph, without denoising.
     train.read_examples = 0
+    train.optimizer = "adamw"  # or "adafactor", whose moments of a matrix are a row and a column
     train.learning_rate = 2e-3
     train.warmup_steps = 100
     train.weight_decay = 0.01
     train.clip_norm = 1.0
+    # A step whose gradient is no number changes nothing; so many in a row end the run.
+    train.max_skipped = 10
     train.ema_decay = 0.999
     train.text_dropout = 0.1
     train.sketch_dropout = 0.1
@@ -133,8 +147,22 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample_every = 1000
     config.sample_examples = 8
     config.checkpoint_every = 500
+    # Does the model listen? Every so many steps the held-out loss and samples are compared with
+    # those under another drawing's sketch, graph or caption.
+    config.response = ml_collections.ConfigDict(
+        {
+            "every": 100,
+            "examples": 8,  # held-out drawings that are sampled for it
+            "sample_steps": 4,
+            "warn_after": 200,  # a response still at zero after so many steps is said aloud
+        }
+    )
     config.evaluation_examples = 144  # held-out drawings that --mode=evaluate samples
-    config.keep_checkpoints = 2
+    # Checkpoints that stay: the newest, those with the greatest best_metric, one every so often.
+    config.keep_last = 2
+    config.keep_best = 1
+    config.best_metric = "response/sketch"
+    config.keep_every = 0  # 0: none
     config.wandb_project = ""  # empty: no Weights & Biases
 
     config.sample = sample = ml_collections.ConfigDict()

@@ -12,6 +12,8 @@ MOST = math.inf
 # Least and greatest value of each number.
 LIMITS = {
     "stage": (1, 2),
+    "mesh.data": (-1, MOST),
+    "mesh.fsdp": (-1, MOST),
     "data.recolorings": (1, MOST),
     "data.image_size": (8, MOST),
     "data.text_length": (3, MOST),  # a word in its frame
@@ -29,6 +31,8 @@ LIMITS = {
     "diffusion.steps_offset": (0, MOST),
     "train.steps": (1, MOST),
     "train.batch_size": (1, MOST),
+    "train.accumulation": (1, MOST),
+    "train.max_skipped": (1, MOST),
     "train.read_examples": (0, MOST),
     "train.learning_rate": (0, MOST),
     "train.warmup_steps": (0, MOST),
@@ -44,8 +48,14 @@ LIMITS = {
     "sample_every": (1, MOST),
     "sample_examples": (1, MOST),
     "checkpoint_every": (1, MOST),
+    "response.every": (1, MOST),
+    "response.examples": (2, MOST),
+    "response.sample_steps": (1, MOST),
+    "response.warn_after": (1, MOST),
     "evaluation_examples": (2, MOST),
-    "keep_checkpoints": (1, MOST),
+    "keep_last": (1, MOST),
+    "keep_best": (0, MOST),
+    "keep_every": (0, MOST),
     "sample.guidance_until": (0, 1),
     "sample.strength": (0, 1),
 }

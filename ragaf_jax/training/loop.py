@@ -75,7 +75,7 @@ def train(
         state = initial_state(config, model, tx, initial_params(config, model, stage1))
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
-    checkpointer = Checkpointer(workdir, config.keep_checkpoints)
+    checkpointer = Checkpointer(workdir, config.keep_last)
     if state is None:
         # There is a checkpoint, and one that cannot be read ends in an error: never None.
         abstract = jax.eval_shape(

@@ -137,7 +137,7 @@ def test_schedule(name, zero_snr):
 
 @pytest.mark.parametrize("name", THEIR_SCHEDULE)
 def test_noising(rng, monkeypatch, name):
-    # Their table in float32 loses 2e-5 of sigma at the first timesteps, where 1 - alpha_bar cancels.
+    # Their table in float32 loses 2e-5 of sigma at the first timesteps: 1 - alpha_bar cancels.
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddim.torch", Double("torch"))
     x0, noise = rng.normal(size=(2, *SHAPE))
     t = rng.integers(0, 1000, 2)
