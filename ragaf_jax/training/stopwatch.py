@@ -1,0 +1,105 @@
+"""Where the time of training steps goes, and how much of the device they use."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from ragaf_jax.training.throughput import peak_flops
+
+# What the loop may wait for.
+PARTS = ("data", "compute", "checkpoint")
+
+
+class Stopwatch:
+    """Splits the time since the last reading into what the training loop waited for.
+
+    JAX only queues a step and goes on, so these are the host's waits, not the devices' work:
+
+    - data: in `next(iterator)`, for a batch on the devices.
+    - compute: in the call of the step, and in `device_get` of its scalars, which waits until all
+      queued steps are done.
+    - checkpoint: in `save`, which waits for the copy to the host and not for the files.
+    - other: the rest: validation, samples, logs.
+
+    While the host waits for data the devices may still work on what is queued. So where devices are
+    the bottleneck, compute is nearly all of the time, and where data is, compute is next to none.
+
+    Args:
+      images: in a step, over all devices.
+      flops: of a step, on one device, as `throughput.flops_of` or a count by hand has it; None
+        where they are not known.
+      dtype: of the computation, "float32" or "bfloat16".
+      clock: seconds since whenever.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        flops: float | None = None,
+        dtype: str = "float32",
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._images = images
+        self._flops = flops
+        self._peak = peak_flops(jax.local_devices()[0].device_kind, dtype)
+        self._clock = clock
+        self._begin(clock())
+
+    def _begin(self, now: float) -> None:
+        self._start = now
+        self._spent = dict.fromkeys(PARTS, 0.0)
+
+    @contextmanager
+    def waits(self, part: str) -> Iterator[None]:
+        """Counts what happens inside towards `part`, one of `PARTS`; they do not nest."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._spent[part] += self._clock() - begin
+
+    def read(self, steps: int) -> dict[str, float]:
+        """The window's numbers; the next window begins.
+
+        Args:
+          steps: that were taken since the last reading, 1 or more. Their scalars have been fetched:
+            steps that are only queued would count as done.
+
+        Returns:
+          images_per_second; time/step and what it is made of, time/data, time/compute,
+          time/checkpoint and time/other, in seconds a step; the greatest memory so far,
+          memory/device_gib or, where devices do not tell, memory/process_gib; and mfu, the share of
+          the device's peak FLOP/s, where both are known. XLA counts what rematerialisation computes
+          again too, so with it this is hardware utilisation (Chowdhery et al. 2022, "PaLM", app. B).
+        """
+        now = self._clock()
+        seconds = max(now - self._start, 1e-9) / steps
+        parts = {name: spent / steps for name, spent in self._spent.items()}
+        parts["other"] = max(seconds - sum(parts.values()), 0.0)
+        self._begin(now)
+        values = {"images_per_second": self._images / seconds, "time/step": seconds}
+        values |= {f"time/{name}": share for name, share in parts.items()}
+        values |= peak_memory()
+        if self._flops is not None and self._peak is not None:
+            values["mfu"] = self._flops / seconds / self._peak
+        return values
+
+
+def peak_memory(devices: list[Any] | None = None) -> dict[str, float]:
+    """memory/device_gib, of the fullest device here; else memory/process_gib, of this process.
+
+    Both are the greatest that there was since the process began. CPU devices do not tell theirs.
+    """
+    stats = [device.memory_stats() or {} for device in devices or jax.local_devices()]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    if peaks:
+        return {"memory/device_gib": max(peaks) / 2**30}
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): KiB on Linux, bytes on macOS
+    return {
+        "memory/process_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    }

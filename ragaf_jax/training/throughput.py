@@ -1,0 +1,54 @@
+"""What devices can compute at most, and what a compiled step computes."""
+
+from typing import Any
+
+# Peak dense FLOP/s of what JAX calls one device: with bfloat16 and with float32, whose matrix
+# products run as TF32 on NVIDIA's newer cards and in bfloat16 on TPUs unless a precision is asked
+# for. Vendors' figures "with sparsity" are halved.
+# NVIDIA: the data sheets of V100, T4, A100, A10, L4, H100 and H200; GA102 and Ada whitepapers, app. A
+# (with float32 accumulation). Google: cloud.google.com/tpu/docs, "System architecture", a version
+# each; v2's and v3's chips are two devices.
+_PEAKS: dict[str, dict[str, float]] = {
+    "Tesla V100": {"float32": 15.7e12},
+    "Tesla T4": {"float32": 8.1e12},
+    "NVIDIA A10": {"bfloat16": 125e12, "float32": 62.5e12},
+    "NVIDIA A100": {"bfloat16": 312e12, "float32": 156e12},
+    "NVIDIA L4": {"bfloat16": 121e12, "float32": 60e12},
+    "NVIDIA H100 PCIe": {"bfloat16": 756e12, "float32": 378e12},
+    "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 494e12},
+    "NVIDIA H200": {"bfloat16": 989e12, "float32": 494e12},
+    "NVIDIA GeForce RTX 3090": {"bfloat16": 71e12, "float32": 35.6e12},
+    "NVIDIA GeForce RTX 4090": {"bfloat16": 165.2e12, "float32": 82.6e12},
+    "TPU v2": {"bfloat16": 22.5e12, "float32": 22.5e12},
+    "TPU v3": {"bfloat16": 61.5e12, "float32": 61.5e12},
+    "TPU v4": {"bfloat16": 275e12, "float32": 275e12},
+    "TPU v5 lite": {"bfloat16": 197e12, "float32": 197e12},
+    "TPU v5": {"bfloat16": 459e12, "float32": 459e12},
+    "TPU v6 lite": {"bfloat16": 918e12, "float32": 918e12},
+}
+
+
+def peak_flops(kind: str, dtype: str) -> float | None:
+    """Peak FLOP/s of a device; None for CPUs and for what is not in the table.
+
+    Args:
+      kind: `jax.Device.device_kind`, such as "NVIDIA A100-SXM4-40GB".
+      dtype: "float32" or "bfloat16".
+    """
+    # "NVIDIA A10" is not the beginning of "NVIDIA A100" nor of "NVIDIA A10G", which are others.
+    words = kind.replace("-", " ") + " "
+    known = [name for name in _PEAKS if words.startswith(name + " ")]
+    return _PEAKS[max(known, key=len)].get(dtype) if known else None
+
+
+def flops_of(compiled: Any) -> float | None:
+    """FLOPs of a `jax.stages.Compiled`, on one device; None where the compiler does not say.
+
+    XLA counts the body of a loop once, however often it runs: a step in `accumulation` parts has
+    about so many times as many.
+    """
+    analysis = compiled.cost_analysis() or {}
+    if isinstance(analysis, list):
+        analysis = analysis[0] if analysis else {}
+    flops = float(analysis.get("flops", 0.0))
+    return flops if flops > 0 else None

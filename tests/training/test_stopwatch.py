@@ -1,0 +1,88 @@
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ragaf_jax.training.stopwatch import PARTS, Stopwatch, peak_memory
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_window_is_split_into_what_was_waited_for(rng):
+    clock = Clock()
+    watch = Stopwatch(images=16, clock=clock)
+    for _ in range(2):  # the second window knows nothing of the first
+        spent = dict(zip((*PARTS, "other"), rng.uniform(0.1, 2.0, 4), strict=True))
+        steps = int(rng.integers(2, 9))
+        for part in PARTS:
+            for share in (0.25, 0.75):
+                with watch.waits(part):
+                    clock.now += share * spent[part]
+        clock.now += spent["other"]
+        values = watch.read(steps)
+        for part, seconds in spent.items():
+            assert values[f"time/{part}"] == pytest.approx(seconds / steps)
+        assert values["time/step"] == pytest.approx(sum(spent.values()) / steps)
+        assert values["images_per_second"] == pytest.approx(16 * steps / sum(spent.values()))
+
+
+def test_a_wait_that_fails_is_counted():
+    clock = Clock()
+    watch = Stopwatch(images=1, clock=clock)
+    with pytest.raises(StopIteration), watch.waits("data"):
+        clock.now += 3.0
+        next(iter(()))
+    assert watch.read(1)["time/data"] == pytest.approx(3.0)
+
+
+def test_queued_steps_are_waited_for_in_compute():
+    """Real time: a slow data source is data, a slow device is compute."""
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 60, lambda i, y: y @ x / 100, x))
+    x = jax.block_until_ready(slow(np.ones((400, 400), np.float32)))
+    watch = Stopwatch(images=1)
+    with watch.waits("compute"):
+        jax.device_get(slow(x))
+    values = watch.read(1)
+    assert values["time/compute"] > 0.9 * values["time/step"]
+    with watch.waits("data"):
+        time.sleep(0.05)
+    values = watch.read(1)
+    assert values["time/data"] >= 0.05 and values["time/compute"] == 0
+
+
+def test_mfu_is_the_share_of_the_peak(monkeypatch):
+    monkeypatch.setattr("ragaf_jax.training.stopwatch.peak_flops", lambda kind, dtype: 1e12)
+    clock = Clock()
+    watch = Stopwatch(images=1, flops=3e11, clock=clock)
+    clock.now += 5.0
+    assert watch.read(10)["mfu"] == pytest.approx(0.6)
+    watch = Stopwatch(images=1, clock=clock)
+    clock.now += 5.0
+    assert "mfu" not in watch.read(10)  # nobody knows its FLOPs
+
+
+def test_a_cpu_has_no_mfu():
+    assert "mfu" not in Stopwatch(images=1, flops=1e9).read(1)
+
+
+def test_memory_is_that_of_the_process_or_of_the_fullest_device():
+    class Device:
+        def __init__(self, peak):
+            self.peak = peak
+
+        def memory_stats(self):
+            return {"peak_bytes_in_use": self.peak * 2**30}
+
+    assert peak_memory([Device(2), Device(3)]) == {"memory/device_gib": 3.0}
+    (before,) = peak_memory().values()
+    kept = np.ones(2**28, np.uint8)  # 256 MiB
+    after = peak_memory()["memory/process_gib"]
+    assert kept[-1] == 1 and after >= before > 0.05
