@@ -1,14 +1,20 @@
 """Checkpoints: what a run needs to go on, and what sampling or Stage 2 needs of it.
 
-Every checkpoint `workdir/checkpoints/<step>/` holds three items: `state` (the `TrainState` arrays),
-`data` (the state of the batch iterator) and `meta` (config, tokenizer, stage …: what rebuilds the
-model without its config file). Orbax writes it in the background into a temporary folder and
-renames it when it is whole, so an interrupted save leaves no checkpoint. What remains possible is
-damage done later (a truncated copy, a file lost): readers then use the newest checkpoint that is
-whole and say so.
+Every checkpoint `workdir/checkpoints/<step>/` holds four items: `state` (the `TrainState` arrays),
+`data` (the state of the batch iterator), `meta` (config, tokenizer, stage …: what rebuilds the
+model without its config file) and `scores` (what was measured at its step). Orbax writes it in the
+background into a temporary folder and renames it when it is whole, and older ones go only then: so
+an interrupted or failed save leaves the checkpoints as they were. What remains possible is damage
+done later (a truncated copy, a file lost): readers then use the newest checkpoint that is whole
+and say so.
 """
 
+import contextlib
+import logging
+import math
 import shutil
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,13 +28,21 @@ from ragaf_jax.training.checkpoint_files import (
     check_structure,
     checkpoints,
     newest_whole,
+    only,
+    place_at_fault,
     read_through,
     restore_numpy,
     stored_structure,
 )
+from ragaf_jax.training.checkpoint_keeping import best_of, preservation, stored_scores
 from ragaf_jax.training.partition import merge
 
+logger = logging.getLogger(__name__)
+
 Tree = dict[str, Any]
+
+
+_LONG_WAIT = 1.0  # seconds
 
 
 class Restored(NamedTuple):
@@ -52,41 +66,92 @@ class Checkpointer:
 
     Args:
       workdir: the run's folder; `workdir/checkpoints` is made if missing.
-      keep: how many of the newest checkpoints stay on disk.
+      keep_last: how many of the newest checkpoints stay on disk.
+      keep_best: how many of those stay whose `best_metric` is greatest.
+      best_metric: a name among the `metrics` that are saved.
+      keep_every: checkpoints of steps that are multiples of it stay too; 0 for none.
+
+    Raises:
+      UserError: the folder cannot be made or written, here or in any later method.
     """
 
-    def __init__(self, workdir: Path, keep: int = 3):
+    def __init__(
+        self,
+        workdir: Path,
+        keep_last: int = 3,
+        keep_best: int = 0,
+        best_metric: str = "",
+        keep_every: int = 0,
+    ):
         self._folder = _folder(workdir)
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-                cleanup_tmp_directories=True,
-            ),
-        )
+        self._metric = best_metric
+        self._scores = stored_scores(self._folder, best_metric)
+        self._step = 0  # of the save that was begun last
+        logging.getLogger("absl").addFilter(_not_said_by_us)
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=preservation(
+                        self._scores, keep_last, keep_best, keep_every
+                    ),
+                    cleanup_tmp_directories=True,
+                ),
+            )
+        except OSError as problem:
+            raise UserError(
+                f"{self._folder} cannot hold checkpoints ({problem.strerror}): "
+                "make it a folder that can be written or give another workdir"
+            ) from problem
 
-    def save(self, step: int, state: Any, data_state: Tree, meta: Tree) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data_state: Tree,
+        meta: Tree,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Copies `state` off the device and writes it in the background.
 
-        The caller may donate the arrays of `state` once this returns. Saving the newest step again
-        does nothing.
+        The caller may donate the arrays of `state` once this returns. It first waits for the
+        former save, and warns where that took long. Saving the newest step again does nothing.
 
         Args:
           step: number of updates that made `state`.
           state: a pytree of arrays.
           data_state: JSON-able; only the first process's is written.
           meta: JSON-able.
+          metrics: what was measured at this step, the same in all processes. Without a finite
+            `best_metric` in it the checkpoint is never among the best.
+
+        Raises:
+          UserError: this save could not begin, or the former one failed.
         """
+        begun = time.monotonic()
+        self.wait()
         if step == self._manager.latest_step():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data_state),
-                meta=ocp.args.JsonSave(meta),
-            ),
-        )
+        if (waited := time.monotonic() - begun) > _LONG_WAIT:
+            logger.warning(
+                "training waited %.0f s at step %d for the checkpoint of step %d to be written: "
+                "raise config.checkpoint_every",
+                *(waited, step, self._step),
+            )
+        measured = {name: float(v) for name, v in (metrics or {}).items() if math.isfinite(v)}
+        self._step = step
+        if self._metric in measured:
+            self._scores[step] = measured[self._metric]
+        with self._told():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(data_state),
+                    meta=ocp.args.JsonSave(meta),
+                    scores=ocp.args.JsonSave(measured),
+                ),
+            )
 
     def restore_latest(self, abstract_state: Any) -> Restored | None:
         """The newest whole checkpoint, or None when the workdir has none.
@@ -123,12 +188,41 @@ class Checkpointer:
         return restored
 
     def wait(self) -> None:
-        """Returns when every save has reached the disk; raises what went wrong in one."""
-        self._manager.wait_until_finished()
+        """Returns when every save has reached the disk.
+
+        Raises:
+          UserError: one could not be written.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and frees the background threads."""
-        self._manager.close()
+        """Waits, as `wait` does, and frees the background threads."""
+        with self._told():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says in a sentence why a checkpoint was not written, and clears away what was of it."""
+        try:
+            yield
+        except Exception as problem:
+            reason = place_at_fault(problem)
+            if reason is None:
+                raise
+            if jax.process_index() == 0:
+                for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+            left = checkpoints(self._folder)
+            raise UserError(
+                f"the checkpoint of step {self._step} could not be written to {self._folder} "
+                f"({reason}): make room for it or mend the place and start again; training then "
+                + (
+                    f"goes on from the checkpoint of step {left[0].name}, which is whole"
+                    if left
+                    else "begins anew, as there is no checkpoint yet"
+                )
+            ) from problem
 
     def _set_aside(self, damaged: list[Path]) -> None:
         if jax.process_index() == 0:
@@ -136,6 +230,8 @@ class Checkpointer:
                 aside = directory.with_name(f"damaged-{directory.name}")
                 shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged once before
                 directory.rename(aside)
+        for directory in damaged:
+            self._scores.pop(int(directory.name), None)
         multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._manager.reload()
 
@@ -154,7 +250,14 @@ def load_meta(workdir: Path) -> Tree | None:
     return newest_whole(_folder(workdir), read)[0]
 
 
-def load_params(workdir: Path, which: Literal["ema", "trainable"] = "ema") -> tuple[Tree, Tree]:
+def best_step(workdir: Path, metric: str) -> int | None:
+    """Step of the run's checkpoint in which `metric` is greatest; None where none measured it."""
+    return best_of(stored_scores(_folder(workdir), metric))
+
+
+def load_params(
+    workdir: Path, which: Literal["ema", "trainable"] = "ema", step: int | None = None
+) -> tuple[Tree, Tree]:
     """The full parameters of a run's newest whole checkpoint, on the host.
 
     Reads only what it returns (no optimiser state) and changes nothing on disk, so it may be used
@@ -163,12 +266,13 @@ def load_params(workdir: Path, which: Literal["ema", "trainable"] = "ema") -> tu
     Args:
       workdir: a run's folder.
       which: the averaged parameters, or the ones that the optimiser last wrote.
+      step: the checkpoint of this step instead, as from `best_step`.
 
     Returns:
       The union of the run's frozen and `which` trees, a nested dict of NumPy arrays; and `meta`.
 
     Raises:
-      UserError: there is no checkpoint, or every one is damaged.
+      UserError: there is no checkpoint, or none, or not the wanted one, is whole.
     """
 
     def read(directory: Path) -> tuple[Tree, Tree]:
@@ -178,6 +282,8 @@ def load_params(workdir: Path, which: Literal["ema", "trainable"] = "ema") -> tu
         meta = ocp.JsonCheckpointHandler().restore(directory / "meta")
         return merge(trees[which], trees["frozen"]), meta
 
+    if step is not None:
+        return only(_folder(workdir), step, read)
     loaded, _ = newest_whole(_folder(workdir), read)
     if loaded is None:
         raise UserError(
@@ -194,3 +300,9 @@ def _folder(workdir: Path) -> Path:
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _not_said_by_us(record: logging.LogRecord) -> bool:
+    """Drops what Orbax logs of a long wait, and of errors in its threads that it raises as well."""
+    said = record.levelno >= logging.ERROR or str(record.msg).startswith("Waiting for previous")
+    return not (said and "orbax" in record.pathname)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +55,41 @@ def newest_whole(folder: Path, read: Callable[[Path], T]) -> tuple[T | None, lis
             "bring one back from a copy, or delete the folder to train from the beginning"
         )
     return None, []
+
+
+def only(folder: Path, step: int, read: Callable[[Path], T]) -> T:
+    """What `read` makes of the checkpoint of one step.
+
+    Raises:
+      UserError: it is not there or it is damaged.
+    """
+    there = checkpoints(folder)
+    directory = next((path for path in there if int(path.name) == step), None)
+    if directory is None:
+        steps = ", ".join(path.name for path in there) or "none"
+        raise UserError(f"{folder} holds no checkpoint of step {step}: its steps are {steps}")
+    try:
+        return read(directory)
+    except _NOT_DAMAGE:
+        raise
+    except Exception as problem:
+        raise UserError(
+            f"checkpoint {directory} is damaged ({_reason(problem)}): "
+            "bring it back from a copy or use the newest"
+        ) from problem
+
+
+def place_at_fault(problem: BaseException) -> str | None:
+    """What the system said when it refused to write, as "No space left on device"; else None."""
+    link: BaseException | None = problem
+    while link is not None:
+        if isinstance(link, OSError):
+            return link.strerror or str(link)
+        # TensorStore raises ValueError for anything, with errno in its text.
+        if code := re.search(r"os_error_code='(\d+)'", str(link)):
+            return os.strerror(int(code[1]))
+        link = link.__cause__
+    return None
 
 
 def _reason(problem: BaseException) -> str:
