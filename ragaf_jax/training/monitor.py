@@ -14,6 +14,10 @@ from ragaf_jax.training.step import Objective, validation_losses
 # Examples a call of the compiled loss.
 CHUNK = 16
 
+# The fields of a batch that are its regions, and those that are its captions.
+GRAPH = ("labels", "graph")
+TEXT = ("tokens", "token_mask", "text_states")
+
 Validate = Callable[[Params, Batch, int], dict[str, float]]
 
 
@@ -30,12 +34,31 @@ def variants(batch: Batch, has_regions: bool) -> dict[str, Batch]:
     """
     wrong = {
         "true": batch,
-        "shuffled_sketch": shuffled(batch, "sketch", "labels", "graph"),
-        "shuffled_text": shuffled(batch, "tokens", "token_mask"),
+        "shuffled_sketch": shuffled(batch, "sketch", *GRAPH),
+        "shuffled_text": shuffled(batch, *TEXT),
     }
     if has_regions:
-        wrong["shuffled_graph"] = shuffled(batch, "labels", "graph")
+        wrong["shuffled_graph"] = shuffled(batch, *GRAPH)
     return wrong
+
+
+def single_changes(batch: Batch, has_regions: bool) -> dict[str, Batch]:
+    """The batch as it is, and with one of its conditions changed while all others stay.
+
+    Only so does a branch that is cut off leave the loss as it was, to the last bit: a sketch that
+    brings its regions along would be noticed by RAGAF. An empty graph has its regions nowhere,
+    which is the same to the networks as regions that are dropped.
+    """
+    changed = {
+        "true": batch,
+        "shuffled_sketch": shuffled(batch, "sketch"),
+        "blank_sketch": batch._replace(sketch=np.zeros_like(batch.sketch)),
+        "shuffled_text": shuffled(batch, *TEXT),
+    }
+    if has_regions:
+        changed["shuffled_graph"] = shuffled(batch, *GRAPH)
+        changed["empty_graph"] = batch._replace(labels=np.full_like(batch.labels, -1))
+    return changed
 
 
 def make_validate(model: Model, objective: Objective) -> Validate:

@@ -1,12 +1,20 @@
 """The held-out loss: of every example, with fixed noise, and with what belongs to another."""
 
+import jax
 import numpy as np
 import pytest
 from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training import monitor
-from ragaf_jax.training.monitor import make_validate, shuffled, variants
+from ragaf_jax.training.monitor import (
+    GRAPH,
+    TEXT,
+    make_validate,
+    shuffled,
+    single_changes,
+    variants,
+)
 from ragaf_jax.training.setup import objective_of
 
 
@@ -26,6 +34,40 @@ def test_shuffling_gives_every_example_the_fields_of_another(rng):
     np.testing.assert_array_equal(other.sketch, batch.sketch)
     assert set(variants(batch, False)) == {"true", "shuffled_sketch", "shuffled_text"}
     assert set(variants(batch, True)) - set(variants(batch, False)) == {"shuffled_graph"}
+
+
+def test_a_single_change_leaves_every_other_condition_in_place(rng):
+    batch = random_batch(rng, tiny_config(2), 5)
+    changed = {
+        "shuffled_sketch": ("sketch",),
+        "blank_sketch": ("sketch",),
+        "shuffled_text": TEXT,
+        "shuffled_graph": GRAPH,
+        "empty_graph": ("labels",),
+    }
+    got = single_changes(batch, True)
+    assert set(got) == {"true", *changed}
+    assert set(single_changes(batch, False)) == set(got) - {"shuffled_graph", "empty_graph"}
+    assert got.pop("true") is batch
+    for name, shown in got.items():
+        for field in batch._fields:
+            pairs = jax.tree.map(np.array_equal, getattr(shown, field), getattr(batch, field))
+            assert all(jax.tree.leaves(pairs)) == (
+                field not in changed[name] or getattr(batch, field) is None
+            ), (name, field)
+    assert not got["blank_sketch"].sketch.any() and (got["empty_graph"].labels == -1).all()
+    # Compiled for one, compiled for all.
+    forms = [jax.tree.map(lambda x: (x.shape, x.dtype), shown) for shown in got.values()]
+    assert all(form == forms[0] for form in forms)
+
+
+def test_states_of_captions_go_with_their_captions(rng):
+    batch = random_batch(rng, tiny_config(1), 3)
+    states = rng.standard_normal((3, 12, 16)).astype(np.float32)
+    for changed in (single_changes, variants):
+        shown = changed(batch._replace(text_states=states), False)["shuffled_text"]
+        np.testing.assert_array_equal(shown.text_states[1:], states[:-1])
+        np.testing.assert_array_equal(shown.tokens[1:], batch.tokens[:-1])
 
 
 def test_the_seed_alone_decides_the_loss_and_what_is_shown_changes_it(rng, stage2):
