@@ -61,14 +61,43 @@ def train_iterator(
       augment: what happens to the sketches; without it they are as they lie on disk.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
-    records = _in_order(source.without("true_labels"), seed)  # evaluation's alone
+    records = in_order = _in_order(source.without("true_labels"), seed)  # evaluation's alone
     if augment is not None:
         records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION))
     examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(
         to_example, seed=_seed(seed, _CAPTIONS)
     )
     share = examples[process_index::process_count]
-    return iter(share.batch(batch_size, batch_fn=stack_examples).to_iter_dataset(_READ))
+    batches = iter(share.batch(batch_size, batch_fn=stack_examples).to_iter_dataset(_READ))
+    return TrainBatches(batches, in_order[process_index::process_count], batch_size)
+
+
+class TrainBatches:
+    """A `BatchIterator` that Grain drives."""
+
+    def __init__(self, batches: grain.DatasetIterator, records: grain.MapDataset, batch_size: int):
+        """Reads nothing yet.
+
+        Args:
+          batches: what it hands out.
+          records: what they are made of, in their order.
+          batch_size: records of a batch.
+        """
+        self._batches, self._records, self._size = batches, records, batch_size
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches.set_state(state)
+
+    def keys(self, index: int) -> list[str]:
+        """The records' stable names."""
+        first = index * self._size
+        return [self._records[i]["key"] for i in range(first, first + self._size)]
 
 
 def _in_order(source: RecordSource | Mixture, seed: int) -> grain.MapDataset:
@@ -171,3 +200,6 @@ class DevicePrefetcher:
         self._ahead.clear()
         self._iterator.set_state(state)
         self._state = state
+
+    def keys(self, index: int) -> list[str]:
+        return self._iterator.keys(index)

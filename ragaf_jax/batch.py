@@ -45,7 +45,8 @@ class BatchIterator(Protocol):
     """An endless run of batches that can be stopped anywhere and taken up again.
 
     `get_state` is a dictionary that JSON can hold; after `set_state` with it, on an iterator made
-    with the same arguments, the same batches follow.
+    with the same arguments, the same batches follow. `keys` names the records of a batch, counted
+    from 0 at the beginning of the run, wherever the iterator stands.
     """
 
     def __next__(self) -> Batch: ...
@@ -53,6 +54,8 @@ class BatchIterator(Protocol):
     def get_state(self) -> dict[str, Any]: ...
 
     def set_state(self, state: dict[str, Any]) -> None: ...
+
+    def keys(self, index: int) -> list[str]: ...
 
 
 def in_chunks(batch: Batch, size: int) -> Iterator[tuple[Batch, slice]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 
 @runtime_checkable
@@ -27,9 +27,9 @@ class Autoencoder(Protocol):
         ...
 
     def encode(
-        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: PRNGKeyArray | None = None
+        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """Latents of the image: where there are many, a draw by `rng`, the likeliest without."""
+        """Latents of images: of many, a draw by `rng`, a key an example; the likeliest without."""
         ...
 
     def decode(self, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s1 s2 3"]:
@@ -65,7 +65,7 @@ class HaarAutoencoder:
         return {}
 
     def encode(
-        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: PRNGKeyArray | None = None
+        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
         """Coefficients; raises ValueError where a side is not a multiple of `downscale`."""
         del params, rng

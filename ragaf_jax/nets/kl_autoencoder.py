@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from ragaf_jax.nets.vae import Vae
 
@@ -47,9 +47,9 @@ class KlAutoencoder:
         return self.vae.init(rng, jnp.zeros(smallest))["params"]
 
     def encode(
-        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: PRNGKeyArray | None = None
+        self, params: Any, image: Float[Array, "b s1 s2 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """A draw of q(latent | image), or its mode where there is no `rng`; scaled."""
+        """Draws of q(latent | image), by a key an example, or its mode without `rng`; scaled."""
         return draw(*self.moments(params, image), rng)
 
     def moments(
@@ -73,11 +73,16 @@ class KlAutoencoder:
 
 
 def draw(
-    mean: Float[Array, "*shape"], std: Float[Array, "*shape"], rng: PRNGKeyArray | None
+    mean: Float[Array, "*shape"], std: Float[Array, "*shape"], rng: Key[Array, " b"] | None
 ) -> Float[Array, "*shape"]:
-    """A draw of independent Gaussians in float32, or their mode where there is no `rng`."""
+    """Draws of independent Gaussians in float32, or their mode where there is no `rng`.
+
+    `rng` has a key an example, whose draw does not depend on the others beside it.
+    """
     mean = mean.astype(jnp.float32)
-    return mean if rng is None else mean + std * jax.random.normal(rng, mean.shape)
+    if rng is None:
+        return mean
+    return mean + std * jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(rng)
 
 
 def decode_tiled(

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.autoencoder import Autoencoder
@@ -115,9 +115,9 @@ class Model:
         return params
 
     def encode_image(
-        self, params: Params, image: Float[Array, "b s s 3"], rng: PRNGKeyArray | None = None
+        self, params: Params, image: Float[Array, "b s s 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """Latents of images in [−1, 1]; drawn from their distribution where there is an `rng`."""
+        """Latents of images in [−1, 1]; drawn from what they may be by `rng`, a key an example."""
         return self.autoencoder.encode(params.get("autoencoder", {}), image, rng)
 
     def decode_image(

@@ -30,6 +30,7 @@ from ragaf_jax.training.setup import (
 )
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
+from ragaf_jax.training.summaries import Numbers, skipped_in_a_row, summarize
 from ragaf_jax.training.writers import Writer
 
 
@@ -101,7 +102,8 @@ def train(
     validate = make_validate(model, objective)
     rate = learning_rate(config.train)
     rng = jax.random.key(config.seed + 1)
-    pending = []
+    pending: list[Numbers] = []
+    row = 0  # of skipped steps
     try:
         for step in range(int(state.step) + 1, config.train.steps + 1):
             state, scalars = step_fn(rng, state, next(iterator))
@@ -111,11 +113,15 @@ def train(
 
             if step % config.log_every == 0 or saves:
                 # One transfer for many steps: the loop never waits for the device in between.
-                values = jax.device_get(pending)
-                pending = []
-                means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-                check_finite(step, means, workdir)
-                writer.scalars(step, {**means, "learning_rate": float(rate(step - 1))})
+                values, pending = jax.device_get(pending), []
+                rows = skipped_in_a_row(values, row)
+                row = rows[-1]
+                numbers = summarize(values, config.diffusion.steps)
+                writer.scalars(step, {**numbers, "learning_rate": float(rate(step - 1))})
+                if max(rows) >= config.train.max_skipped:
+                    first = step - len(rows) + 1
+                    stop_at = first + rows.index(config.train.max_skipped)
+                    give_up(config, workdir, iterator, stop_at)
             # Before what is only looked at: that may fail, and the steps are not to be lost.
             if saves:
                 checkpointer.save(step, state, iterator.get_state(), {**meta, "step": step})
@@ -131,15 +137,20 @@ def train(
     return state
 
 
-def check_finite(step: int, scalars: Mapping[str, float], workdir: Path) -> None:
-    """Refuses to go on, and to save, once the loss is lost.
+def give_up(
+    config: ml_collections.ConfigDict, workdir: Path, iterator: BatchIterator, step: int
+) -> None:
+    """Writes down the examples of the last skipped steps and ends the run.
 
     Raises:
-      UserError: the loss or the gradient is infinite or no number.
+      UserError: always.
     """
-    if not all(map(np.isfinite, scalars.values())):
-        raise UserError(
-            f"The loss is {scalars['loss']} and the gradient's norm {scalars['grad_norm']} at step "
-            f"{step}: lower config.train.learning_rate; the checkpoints in {workdir} are from "
-            "before and stay as they are."
-        )
+    steps = range(step - config.train.max_skipped + 1, step + 1)
+    file = workdir / f"skipped_batches_{jax.process_index()}.json"
+    batches = [{"step": n, "keys": iterator.keys(n - 1)} for n in steps]
+    file.write_text(json.dumps(batches, indent=1) + "\n")
+    raise UserError(
+        f"The loss or its gradient was no number in {len(steps)} steps in a row, up to step {step},"
+        f" and these changed nothing: look at their examples, listed in {file}, or lower "
+        "config.train.learning_rate; the checkpoints are from before and stay as they are."
+    )

@@ -4,6 +4,10 @@ import jax
 import ml_collections
 import optax
 
+from ragaf_jax.errors import UserError
+
+OPTIMIZERS = ("adamw", "adafactor")
+
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
     """Linear warm-up, then a cosine down to a hundredth of the peak at the last step."""
@@ -17,17 +21,35 @@ def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
 
 
 def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """AdamW with clipping by the global norm; only matrices and kernels decay.
+    """AdamW or Adafactor with clipping by the global norm; only matrices and kernels decay.
+
+    "adafactor" keeps, of each matrix's second moments, a row and a column, and no first ones
+    (Shazeer & Stern 2018, alg. 4, without its relative step sizes): what Adam needs twice the
+    parameters' memory for then takes next to none.
 
     Args:
-      config: `config.train`: learning_rate, warmup_steps, steps, weight_decay, clip_norm.
+      config: `config.train`: optimizer, learning_rate, warmup_steps, steps, weight_decay,
+        clip_norm.
+
+    Raises:
+      UserError: an unknown optimiser.
     """
+    if config.optimizer not in OPTIMIZERS:
+        raise UserError(
+            f"config.train.optimizer is {config.optimizer!r}; choose one of "
+            f"{', '.join(OPTIMIZERS)}."
+        )
+    scaling = {
+        "adamw": [optax.scale_by_adam(b2=0.99)],
+        "adafactor": [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)],
+    }
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config),
-            b2=0.99,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        optax.chain(
+            *scaling[config.optimizer],
+            optax.add_decayed_weights(
+                config.weight_decay, mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params)
+            ),
+            optax.scale_by_learning_rate(learning_rate(config)),
         ),
     )

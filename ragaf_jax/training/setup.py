@@ -59,6 +59,7 @@ def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Obj
         sketch_dropout=config.train.sketch_dropout,
         appearance_weight=config.train.appearance_weight,
         denoised=config.train.batch_size,
+        accumulation=config.train.accumulation,
         empty_tokens=tokens[0],
         empty_mask=mask[0],
     )

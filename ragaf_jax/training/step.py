@@ -1,12 +1,13 @@
 """One update of one stage, and the same loss measured on held-out examples."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion import loss as losses
@@ -15,8 +16,14 @@ from ragaf_jax.nets.kl_autoencoder import draw
 from ragaf_jax.nets.model import Conditioning, Model, Params, Regions
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.nets.regions import pool_regions
+from ragaf_jax.training.accumulation import value_and_gradient
 from ragaf_jax.training.partition import merge
 from ragaf_jax.training.state import TrainState, ema_decay
+
+Scalars = dict[str, Array]
+
+# Parts of the timesteps of which losses and fusion weights are logged.
+QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Objective:
       denoised: of each batch, so many examples are denoised; RAGAF reads words and graph of the
         rest, too, for the appearance loss. That costs a fraction of denoising, and tying words to
         regions takes many examples.
+      accumulation: each batch goes through the networks in so many parts.
       empty_tokens: the tokens of the empty prompt.
       empty_mask: which of them are not padding.
       empty_states: the text encoder's states of them, where those of captions come with the batch.
@@ -47,15 +55,16 @@ class Objective:
     sketch_dropout: float
     appearance_weight: float
     denoised: int
+    accumulation: int
     empty_tokens: Int[np.ndarray, " t"]
     empty_mask: Bool[np.ndarray, " t"]
     empty_states: Float[np.ndarray, "t d"] | None = None
 
 
 def latents_of(
-    model: Model, params: Params, batch: Batch, rng: PRNGKeyArray | None = None
+    model: Model, params: Params, batch: Batch, rng: Key[Array, " b"] | None = None
 ) -> Float[Array, "b h w c"]:
-    """The latents of a batch's images: drawn by `rng`, the likeliest without."""
+    """The latents of a batch's images: drawn by `rng`, a key an example; the likeliest without."""
     if batch.latent_mean is None:
         return model.encode_image(params, batch.image, rng)
     return draw(batch.latent_mean, batch.latent_std, rng)
@@ -159,15 +168,108 @@ def denoising_losses(
 
 
 def reading_loss(
-    model: Model, objective: Objective, params: Params, batch: Batch, rng: PRNGKeyArray
+    model: Model, params: Params, batch: Batch, timesteps: Float[Array, " b"]
 ) -> Float[Array, ""]:
-    """The appearance loss of what RAGAF reads off words and graph alone, at random timesteps."""
-    size = batch.tokens.shape[0]
+    """The appearance loss of what RAGAF reads off words and graph alone."""
     regions = model.locate(batch.labels, batch.graph, batch.token_mask)
-    timesteps = jax.random.uniform(rng, (size,), maxval=len(objective.schedule.alpha) - 1)
     trace = model.read(params, timesteps, text_states_of(model, params, batch), regions)
     latents = jax.lax.stop_gradient(latents_of(model, params, batch))
     return appearance_loss(trace, regions, latents).mean()
+
+
+class Denoised(NamedTuple):
+    """Examples to be denoised, and all that chance decides of them.
+
+    Attributes:
+      batch: the examples, some without their captions.
+      posterior: the key of each one's draw of latents.
+      noise: the key of what is added to its latents.
+      timesteps: where in 0 … T − 1.
+      keep_sketch: 1 where sketch and regions are shown.
+      dropout: the key of LoRA's dropout; the first example's counts for all.
+    """
+
+    batch: Batch
+    posterior: Key[Array, " b"]
+    noise: Key[Array, " b"]
+    timesteps: Int[Array, " b"]
+    keep_sketch: Float[Array, " b"]
+    dropout: Key[Array, " b"]
+
+
+class Read(NamedTuple):
+    """Examples, maybe none, of which RAGAF only reads words and graph, and at which timesteps."""
+
+    batch: Batch
+    timesteps: Float[Array, " b"]
+
+
+def drawn(objective: Objective, rng: PRNGKeyArray, batch: Batch) -> tuple[Denoised, Read]:
+    """A step's batch with its random numbers, drawn before the batch is parted."""
+    keys = jax.random.split(rng, 6)
+    size, steps = objective.denoised, objective.schedule.alpha.shape[0]
+    read = jax.tree.map(lambda x: x[size:], batch)
+    batch = jax.tree.map(lambda x: x[:size], batch)
+    # Stratified over the batch: the loss varies a thousandfold over timesteps.
+    offsets = (jnp.arange(size) + jax.random.uniform(keys[1], (size,))) / size
+    no_text, no_sketch = dropped(objective, keys[2], size)
+    denoised = Denoised(
+        batch=drop_text(objective, batch, no_text),
+        posterior=jax.random.split(keys[4], size),
+        noise=jax.random.split(keys[0], size),
+        timesteps=jnp.minimum((offsets * steps).astype(jnp.int32), steps - 1),
+        keep_sketch=1.0 - no_sketch,
+        dropout=jax.random.split(keys[5], size),
+    )
+    count = read.tokens.shape[0]
+    return denoised, Read(read, jax.random.uniform(keys[3], (count,), maxval=steps - 1))
+
+
+def step_loss(
+    model: Model, objective: Objective, params: Params, denoised: Denoised, read: Read
+) -> tuple[Float[Array, ""], Scalars]:
+    """The mean loss of some examples, and what it consists of.
+
+    Beside scalars: `by_time`, the sums over examples of (1, denoising loss[, α, β]) in each quarter
+    of the timesteps.
+    """
+    batch, timesteps, dropout = denoised.batch, denoised.timesteps, denoised.dropout[0]
+    latents = jax.lax.stop_gradient(latents_of(model, params, batch, denoised.posterior))
+    noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(denoised.noise)
+    conditioning = condition(model, params, batch, denoised.keep_sketch, dropout)
+    per_example, trace = denoising_losses(
+        model, objective, params, latents, noise, timesteps, conditioning, dropout
+    )
+    loss = per_example.mean()
+    scalars = {"denoising": loss}
+    if trace is not None:
+        # Noisy latents tell a region's mean by themselves where there is little noise.
+        noisiness = jnp.square(objective.schedule.sigma[timesteps])
+        appearance = appearance_loss(trace, conditioning.regions, latents)
+        scalars["appearance"] = (noisiness * appearance).mean()
+        loss = loss + objective.appearance_weight * scalars["appearance"]
+        if read.timesteps.shape[0]:
+            scalars["reading"] = reading_loss(model, params, read.batch, read.timesteps)
+            loss = loss + objective.appearance_weight * scalars["reading"]
+    scalars["by_time"] = by_time(objective, timesteps, per_example, trace, conditioning.regions)
+    return loss, scalars
+
+
+def by_time(
+    objective: Objective,
+    timesteps: Int[Array, " b"],
+    losses: Float[Array, " b"],
+    trace: RagafTrace | None,
+    regions: Regions | None,
+) -> Float[Array, "quarters values"]:
+    """Mean over examples of (1, loss[, α, β]), those in other quarters of time counted as 0."""
+    values = [jnp.ones_like(losses), losses]
+    if trace is not None and regions is not None:
+        real = jnp.arange(trace.fusion.shape[1])[None] < regions.graph.n_node[:, :1]
+        total = (trace.fusion * real[..., None]).sum(1) / jnp.maximum(real.sum(1), 1)[:, None]
+        values += [total[:, 0], total[:, 1]]
+    quarter = timesteps * QUARTERS // objective.schedule.alpha.shape[0]
+    return jax.nn.one_hot(quarter, QUARTERS).T @ jnp.stack(values, -1) / len(losses)
 
 
 def train_step(
@@ -178,8 +280,8 @@ def train_step(
     rng: PRNGKeyArray,
     state: TrainState,
     batch: Batch,
-) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """One update.
+) -> tuple[TrainState, Scalars]:
+    """One update; none where the loss or the gradient is no number.
 
     Args:
       model: static.
@@ -191,49 +293,36 @@ def train_step(
       batch: examples.
 
     Returns:
-      The state after, and scalars: loss, denoising, grad_norm and, with RAGAF, appearance and
-      reading.
+      The state after, and numbers: loss, denoising, with RAGAF appearance and reading; grad_norm,
+      also of each network, and update_norm; `skipped`, 1 where nothing changed; `by_time`.
     """
-    keys = jax.random.split(jax.random.fold_in(rng, state.step), 6)
-    size = objective.denoised
-    read = jax.tree.map(lambda x: x[size:], batch)
-    batch = jax.tree.map(lambda x: x[:size], batch)
-    latents = latents_of(model, state.frozen, batch, keys[4])
-    noise = jax.random.normal(keys[0], latents.shape)
-    # Stratified over the batch: the loss varies a thousandfold over timesteps.
-    steps = objective.schedule.alpha.shape[0]
-    offsets = (jnp.arange(size) + jax.random.uniform(keys[1], (size,))) / size
-    timesteps = jnp.minimum((offsets * steps).astype(jnp.int32), steps - 1)
-    no_text, no_sketch = dropped(objective, keys[2], size)
-    batch = drop_text(objective, batch, no_text)
-    keep_sketch = 1.0 - no_sketch
+    denoised, read = drawn(objective, jax.random.fold_in(rng, state.step), batch)
 
-    def loss_of(trainable):
-        params = merge(trainable, state.frozen)
-        conditioning = condition(model, params, batch, keep_sketch, keys[5])
-        per_example, trace = denoising_losses(
-            model, objective, params, latents, noise, timesteps, conditioning, keys[5]
-        )
-        loss = per_example.mean()
-        scalars = {"denoising": loss}
-        if trace is not None:
-            # Noisy latents tell a region's mean by themselves where there is little noise.
-            noisiness = jnp.square(objective.schedule.sigma[timesteps])
-            appearance = appearance_loss(trace, conditioning.regions, latents)
-            scalars["appearance"] = (noisiness * appearance).mean()
-            loss = loss + objective.appearance_weight * scalars["appearance"]
-            if read.tokens.shape[0]:
-                scalars["reading"] = reading_loss(model, objective, params, read, keys[3])
-                loss = loss + objective.appearance_weight * scalars["reading"]
-        return loss, scalars
+    def loss_of(trainable: Params, examples: tuple[Denoised, Read]) -> tuple[Array, Scalars]:
+        return step_loss(model, objective, merge(trainable, state.frozen), *examples)
 
-    (loss, scalars), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+    (loss, scalars), gradients = value_and_gradient(
+        loss_of, state.trainable, (denoised, read), objective.accumulation
+    )
     updates, opt_state = tx.update(gradients, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     decay = ema_decay(state.step, ema_maximum)
     ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), state.ema, trainable)
+    norm = optax.tree.norm(gradients)
+    fine = jnp.isfinite(loss) & jnp.isfinite(norm)
+    before = state.trainable, state.ema, state.opt_state
+    trainable, ema, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(fine, new, old), (trainable, ema, opt_state), before
+    )
     state = state.replace(step=state.step + 1, trainable=trainable, ema=ema, opt_state=opt_state)
-    return state, {"loss": loss, "grad_norm": optax.tree.norm(gradients), **scalars}
+    return state, {
+        "loss": loss,
+        "grad_norm": norm,
+        "skipped": 1.0 - fine,
+        **{f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()},
+        **{f"update_norm/{name}": optax.tree.norm(tree) for name, tree in updates.items()},
+        **scalars,
+    }
 
 
 def validation_losses(

@@ -151,3 +151,21 @@ def test_held_out_batches_are_the_records_as_they_lie(data_dir):
 
 def test_there_are_no_more_distinct_drawings_than_drawings(source):
     assert len(distinct_drawings(source, 1000)) == LIMIT
+
+
+def test_the_keys_of_any_batch(source, seed, rng):
+    """Wherever the iterator stands, and of each process its own."""
+    pictures_of = {source[i]["key"]: source[i]["image"] for i in range(len(source))}
+    shares = [
+        train_iterator(source, 3, seed, **BUDGET, process_index=i, process_count=2)
+        for i in range(2)
+    ]
+    batches = [[next(share) for _ in range(RECORDS)] for share in shares]
+    for index in rng.integers(0, RECORDS, 4).tolist():
+        for share, read in zip(shares, batches, strict=True):
+            keys = DevicePrefetcher(share, lambda batch: batch).keys(index)
+            assert len(keys) == 3
+            for key, image in zip(keys, read[index].image, strict=True):
+                expected = pictures_of[key].astype(np.float32) / 127.5 - 1
+                both = (expected, expected[:, ::-1])
+                assert min(np.abs(image - x).max() for x in both) <= 1e-5

@@ -51,11 +51,12 @@ def test_sides_that_do_not_divide():
 
 def test_has_no_parameters_and_one_latent_per_image(rng):
     autoencoder, key = HaarAutoencoder(1), jax.random.key(0)
+    keys = key[None]
     image = jnp.asarray(rng.uniform(-1, 1, (1, 4, 4, 3)), jnp.float32)
     params = autoencoder.init(key)
     assert params == {}
     np.testing.assert_array_equal(
-        autoencoder.encode(params, image, key), autoencoder.encode(params, image)
+        autoencoder.encode(params, image, keys), autoencoder.encode(params, image)
     )
 
 

@@ -87,7 +87,7 @@ def test_decodes_unscaled_latents(rng, params):
 
 def test_draws_have_the_mean_and_the_deviation_of_the_posterior(rng, params):
     image = normal(rng, 2, 8, 6, 3)
-    keys = jax.random.split(jax.random.key(rng.integers(2**32)), 500)
+    keys = jax.random.split(jax.random.key(rng.integers(2**32)), (500, 2))
     mean, log_variance = moments(params, image)
     draws = jax.jit(jax.vmap(lambda key: autoencoder.encode(params, image, key)))(keys)
     standard = (4 * draws - mean[None]) / jnp.exp(0.5 * log_variance)[None]
@@ -125,7 +125,7 @@ def test_gradients(rng, params):
     """Every parameter and every input has one."""
 
     def loss(params, image):
-        latents = autoencoder.encode(params, image, jax.random.key(0))
+        latents = autoencoder.encode(params, image, jax.random.split(jax.random.key(0), 2))
         return jnp.square(autoencoder.decode(params, latents) - image).mean()
 
     image = normal(rng, 2, 8, 6, 3)

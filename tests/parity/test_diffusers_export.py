@@ -42,6 +42,9 @@ class Batches:
     def set_state(self, state):
         pass
 
+    def keys(self, index):
+        return []
+
 
 @pytest.fixture(scope="module", params=torch_models.KINDS)
 def trained(request, tmp_path_factory):

@@ -99,19 +99,20 @@ def test_a_step_is_the_same_without_the_networks(rng):
 
 
 def test_reading_is_the_same_without_the_networks(rng):
-    model, state, objective, fast, batch = parts(2, rng)
-    key, params = jax.random.key(2), state.params
-    expected = jax.jit(functools.partial(reading_loss, model, objective))(params, batch, key)
+    model, state, _, _, batch = parts(2, rng)
+    params = state.params
+    times = jnp.asarray(rng.uniform(0, 999, len(batch.tokens)), jnp.float32)
+    reading = jax.jit(functools.partial(reading_loss, model))
+    expected = reading(params, batch, times)
     batch = cached(model, params, batch, jnp.float32)
-    loss = jax.jit(functools.partial(reading_loss, model, fast))(
-        without_networks(params), batch, key
-    )
+    loss = reading(without_networks(params), batch, times)
     assert float(loss) == pytest.approx(float(expected), rel=2e-5)
 
 
 def test_the_same_draw_up_to_rounding(rng):
     model, state, _, _, batch = parts(1, rng)
-    params, key = state.params, jax.random.key(int(rng.integers(2**31)))
+    params = state.params
+    key = jax.random.split(jax.random.key(int(rng.integers(2**31))), len(batch.tokens))
     fast = cached(model, params, batch, jnp.bfloat16)
     mode, draw = (latents_of(model, params, batch, k) for k in (None, key))
     std = model.autoencoder.moments(params["autoencoder"], batch.image)[1]

@@ -10,7 +10,7 @@ from fakes import random_batch, tiny_config, tiny_tokenizer
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.checkpoint import load_params
 from ragaf_jax.training.loop import train
-from ragaf_jax.training.writers import JsonLines, Writer
+from ragaf_jax.training.writers import JsonLines
 
 
 class Batches:
@@ -30,6 +30,9 @@ class Batches:
 
     def set_state(self, state):
         self.position = state["position"]
+
+    def keys(self, index):
+        return [f"batch {index} example {i}" for i in range(self.size)]
 
 
 @pytest.fixture
@@ -164,23 +167,34 @@ def test_stage2_without_or_with_another_stage1(tmp_path, run):
     assert not (tmp_path / "two").exists()
 
 
-def test_a_lost_loss_stops_the_run_and_is_not_saved(tmp_path, rng):
-    config = short(1, 4)
-    config.checkpoint_every = 1
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_steps_without_a_number_are_skipped_and_too_many_end_the_run(tmp_path, rng, log_every):
+    config = short(1, 9)
+    config.checkpoint_every, config.log_every, config.train.max_skipped = 2, log_every, 3
 
     class Broken(Batches):
         def __next__(self):
             batch = super().__next__()
-            lost = np.float32("nan" if self.position > 1 else 1)
+            lost = np.float32("nan" if self.position in (2, 4, 5, 6, 7, 8) else 1)
             return batch._replace(image=batch.image * lost)
 
-    with pytest.raises(UserError, match=r"loss is nan .* at step 2: lower"):
+    path = tmp_path / "logs" / "metrics.jsonl"
+    batches = Broken(config, 0)
+    with pytest.raises(UserError, match=r"in 3 steps in a row, up to step 6, .* listed in .*json"):
         train(
             config,
             tmp_path,
-            lambda keys: Broken(config, 0),
+            lambda keys: batches,
             random_batch(rng, config, 16),
             tiny_tokenizer(),
-            lambda first: Writer(),
+            lambda first: JsonLines(path, first),
         )
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sum(line.get("skipped", 0) for line in lines) == 4
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
+    written = json.loads((tmp_path / "skipped_batches_0.json").read_text())
+    assert [line["step"] for line in written] == [4, 5, 6]
+    assert written[0]["keys"] == batches.keys(3)
+    # The checkpoint is of the last step that changed something; a run goes on from it.
+    params, _ = load_params(tmp_path, "trainable")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

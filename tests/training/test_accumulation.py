@@ -1,0 +1,129 @@
+"""A batch in parts is the batch at once, and a step without a number is none."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from jax.flatten_util import ravel_pytree
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.training.accumulation import in_parts, value_and_gradient
+from ragaf_jax.training.optim import optimizer
+from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.step import drawn, step_loss, train_step
+
+
+@pytest.fixture
+def run(rng):
+    """Model, state and a batch of Stage 2, and a compiled step for a number of parts."""
+    config = tiny_config(2)
+    config.train.read_examples = 8
+    model = build_model(config)
+    params = random_params(model, rng)
+    tx = optimizer(config.train)
+
+    def step(parts):
+        config.train.accumulation = parts
+        objective = objective_of(config, tiny_tokenizer())
+        return jax.jit(functools.partial(train_step, model, tx, 0.999, objective))
+
+    return model, initial_state(config, model, tx, params), random_batch(rng, config, 12), step
+
+
+def test_parts_share_every_stretch_of_a_batch():
+    examples = np.arange(12)
+    assert in_parts(examples, 3).tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+
+
+def test_a_sum_of_parts_against_numpy(rng):
+    """The gradient of mean((x·w)²) is 2/n · xᵀ(x·w)."""
+    x, w = rng.normal(size=(24, 5)), rng.normal(size=5)
+
+    def loss_of(w, x):
+        return jnp.square(x @ w).mean(), {"first": x[:, 0].mean()}
+
+    for parts in (1, 2, 6, 24):
+        (loss, means), gradient = value_and_gradient(loss_of, jnp.float32(w), jnp.float32(x), parts)
+        np.testing.assert_allclose(loss, np.square(x @ w).mean(), rtol=1e-5)
+        np.testing.assert_allclose(means["first"], x[:, 0].mean(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(gradient, 2 / 24 * x.T @ (x @ w), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_in_two_or_four_parts_is_that_of_the_batch(rng, run):
+    model, state, batch, _ = run
+    config = tiny_config(2)
+    objective = objective_of(config, tiny_tokenizer())
+    key = jax.random.key(int(rng.integers(2**31)))
+
+    def loss_of(params, examples):
+        return step_loss(model, objective, params, *examples)
+
+    gradients = {
+        parts: jax.jit(
+            lambda params, batch, parts=parts: value_and_gradient(
+                loss_of, params, drawn(objective, key, batch), parts
+            )
+        )(state.params, batch)
+        for parts in (1, 2, 4)
+    }
+    (loss, _), gradient = gradients[1]
+    vector = ravel_pytree(gradient)[0]
+    for parts in (2, 4):
+        (other, _), found = gradients[parts]
+        assert abs(other - loss) <= 1e-6 * abs(loss)
+        assert jnp.linalg.norm(ravel_pytree(found)[0] - vector) <= 1e-6 * jnp.linalg.norm(vector)
+
+
+def test_the_numbers_of_a_step_in_parts(rng, run):
+    _, state, batch, step = run
+    key = jax.random.key(int(rng.integers(2**31)))
+    (_, whole), (after, found) = (step(parts)(key, state, batch) for parts in (1, 2))
+    for name, value in whole.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+    # Every quarter of the timesteps has one of the four examples; α and β sum to 1.
+    np.testing.assert_allclose(whole["by_time"][:, 0], 0.25)
+    np.testing.assert_allclose(whole["by_time"][:, 1].sum(), whole["denoising"], rtol=1e-5)
+    np.testing.assert_allclose(whole["by_time"][:, 2:].sum(1), 0.25, rtol=1e-5)
+    networks = [name.split("/")[1] for name in whole if name.startswith("grad_norm/")]
+    assert set(networks) == set(after.trainable)
+    squares = sum(whole[f"grad_norm/{name}"] ** 2 for name in networks)
+    np.testing.assert_allclose(whole["grad_norm"] ** 2, squares, rtol=1e-5)
+
+
+@pytest.mark.parametrize("field", ["image", "sketch"])
+def test_a_step_without_a_number_changes_nothing_but_its_count(rng, run, field):
+    _, state, batch, step = run
+    value = np.array(getattr(batch, field))
+    value[rng.integers(4), 3, 3, 0] = rng.choice([np.nan, np.inf])
+    broken: Batch = batch._replace(**{field: value})
+    key = jax.random.key(int(rng.integers(2**31)))
+    after, scalars = step(1)(key, state, broken)
+    assert scalars["skipped"] == 1 and after.step == 1
+    for name in ("trainable", "ema", "opt_state", "frozen"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
+    for count in (2, 3):  # the first step's learning rate is 0
+        after, scalars = step(1)(key, after, batch)
+        assert scalars["skipped"] == 0 and after.step == count
+    for name in ("trainable", "ema"):
+        for a, b in zip(*(jax.tree.leaves(getattr(x, name)) for x in (after, state)), strict=True):
+            assert np.isfinite(a).all() and (np.asarray(a) != np.asarray(b)).any()
+
+
+def test_the_average_against_numpy_over_steps(rng, run):
+    _, state, batch, step = run
+    one, key = step(1), jax.random.key(int(rng.integers(2**31)))
+    average = jax.tree.map(np.float64, state.ema)
+    for t in range(3):
+        state, _ = one(key, state, batch)
+        decay = min(0.999, (1 + t) / (10 + t))
+        average = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * np.float64(new),
+            average,
+            state.trainable,
+        )
+    a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (average, state.ema))
+    assert np.linalg.norm(a - b) <= 1e-6 * np.linalg.norm(a)
