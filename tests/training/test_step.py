@@ -5,11 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 
+from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.training.optim import learning_rate, optimizer
+from ragaf_jax.training.optim import OPTIMIZERS, learning_rate, optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
 from ragaf_jax.training.state import ema_decay
 from ragaf_jax.training.step import drop_text, dropped, train_step
@@ -80,3 +82,42 @@ def test_bfloat16_computes_with_float32_masters_and_keeps_what_is_frozen_small(r
     config.model.dtype = "float32"
     plain = loss(config, initial_state(config, model, tx, params))
     assert narrow == pytest.approx(plain, rel=0.03)
+
+
+def test_the_optimisers_memory_and_their_first_step(rng):
+    """Against optax's own AdamW, and Adafactor's equations in float64."""
+    config = tiny_config(1).train
+    config.update({"warmup_steps": 0, "steps": 10, "clip_norm": 1e9, "weight_decay": 0.1})
+    kernel, bias = rng.normal(size=(128, 256)), rng.normal(size=3)
+    params = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    gradients = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), params)
+    states, updates = {}, {}
+    for name in OPTIMIZERS:
+        config.optimizer = name
+        tx = optimizer(config)
+        states[name] = tx.init(params)
+        updates[name], _ = tx.update(gradients, states[name], params)
+
+    mask = {"kernel": True, "bias": False}
+    theirs = optax.adamw(config.learning_rate, b2=0.99, weight_decay=0.1, mask=mask)
+    expected, _ = theirs.update(gradients, theirs.init(params), params)
+    for name in params:
+        np.testing.assert_allclose(updates["adamw"][name], expected[name], rtol=1e-5, atol=1e-9)
+
+    # At the first step the decay of the moments is 0 (Shazeer & Stern 2018, §7.2).
+    square = np.float64(gradients["kernel"]) ** 2
+    moment = square.mean(1, keepdims=True) * square.mean(0, keepdims=True) / square.mean()
+    scaled = np.float64(gradients["kernel"]) / np.sqrt(moment)
+    scaled /= max(1.0, np.sqrt(np.mean(scaled**2)))
+    expected = -config.learning_rate * (scaled + 0.1 * kernel)
+    np.testing.assert_allclose(updates["adafactor"]["kernel"], expected, rtol=1e-3, atol=1e-8)
+
+    sizes = {name: sum(x.size for x in jax.tree.leaves(s)) for name, s in states.items()}
+    assert sizes["adamw"] > 2 * kernel.size and sizes["adafactor"] < 0.05 * kernel.size
+
+
+def test_an_unknown_optimiser():
+    config = tiny_config(1).train
+    config.optimizer = "adam8bit"
+    with pytest.raises(UserError, match=r"optimizer is 'adam8bit'; choose one of adamw, adafactor"):
+        optimizer(config)
