@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Self
 
 import jax
 from jax.experimental import multihost_utils
@@ -32,7 +31,7 @@ class Interruption:
         self._previous: signal._HANDLER = None
         self._installed = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Interruption":
         alone = not jax.distributed.is_initialized()
         if alone and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._note)
