@@ -4,7 +4,7 @@ GELU is the exact one and the transformers' group norm has ε = 1e-6, as in the 
 weights are loaded; diffusers' Flax port approximated both.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,6 +13,28 @@ from jaxtyping import Array, Float
 
 from ragaf_jax.nets.attention import attention
 from ragaf_jax.nets.layers import Dense, GroupNorm, conv3x3, upsample
+
+# The modules whose inside the backward pass computes again, by the name of the policy (Chen et al.
+# 2016, "Training Deep Nets with Sublinear Memory Cost"); of them only the inputs are kept.
+REMAT: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "attention": ("SpatialTransformer",),
+    "blocks": ("ResnetBlock", "SpatialTransformer"),
+    "full": ("DownBlock", "MidBlock", "UpBlock"),
+}
+
+
+def rematerialized(kind: type[nn.Module], policy: str, static: tuple[int, ...] = ()) -> Any:
+    """`kind`, or where `policy` says so the same module with its inside computed twice.
+
+    Parameters keep their names as long as the module is given its own.
+
+    Args:
+      kind: a class of modules.
+      policy: of `REMAT`.
+      static: places of the arguments of `__call__` that are no arrays; `self` is 0.
+    """
+    return nn.remat(kind, static_argnums=static) if kind.__name__ in REMAT[policy] else kind
 
 
 class RegionSignal(NamedTuple):
@@ -170,7 +192,10 @@ class Resample(nn.Module):
 
 
 class BlockShape(NamedTuple):
-    """What one level of the UNet is made of; `heads` is None where there is no attention."""
+    """What one level of the UNet is made of, and how it is differentiated (`REMAT`).
+
+    `heads` is None where there is no attention.
+    """
 
     channels: int
     layers: int
@@ -178,12 +203,15 @@ class BlockShape(NamedTuple):
     resample: bool
     linear_projection: bool
     groups: int
+    remat: str = "none"
 
     def resnet(self, index: int, dtype: Dtype) -> ResnetBlock:
-        return ResnetBlock(self.channels, self.groups, dtype=dtype, name=f"resnets_{index}")
+        kind = rematerialized(ResnetBlock, self.remat)
+        return kind(self.channels, self.groups, dtype=dtype, name=f"resnets_{index}")
 
     def transformer(self, index: int, dtype: Dtype) -> SpatialTransformer:
-        return SpatialTransformer(
+        kind = rematerialized(SpatialTransformer, self.remat)
+        return kind(
             self.heads,
             self.linear_projection,
             self.groups,
@@ -259,3 +287,18 @@ class UpBlock(nn.Module):
         if self.shape.resample:
             x = Resample(self.shape.channels, dtype=self.dtype, name="upsamplers_0")(x, size)
         return x
+
+
+def down_block(shape: BlockShape, dtype: Dtype, name: str) -> DownBlock:
+    """A level on the way down, by its policy of `REMAT`."""
+    return rematerialized(DownBlock, shape.remat)(shape, dtype=dtype, name=name)
+
+
+def mid_block(shape: BlockShape, dtype: Dtype, name: str) -> MidBlock:
+    """The level at the bottom, by its policy of `REMAT`."""
+    return rematerialized(MidBlock, shape.remat)(shape, dtype=dtype, name=name)
+
+
+def up_block(shape: BlockShape, dtype: Dtype, name: str) -> UpBlock:
+    """A level on the way up, by its policy of `REMAT`; its `size` is no array."""
+    return rematerialized(UpBlock, shape.remat, static=(6,))(shape, dtype=dtype, name=name)

@@ -7,6 +7,7 @@ import ml_collections
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.autoencoder import Autoencoder, HaarAutoencoder
+from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
@@ -61,6 +62,8 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             f"config.model.unet.cross_attention_dim is {nets.unet.cross_attention_dim} and "
             f"text_encoder.hidden_size {nets.text_encoder.hidden_size}; they must be equal."
         )
+    if nets.remat not in REMAT:
+        raise UserError(f"config.model.remat is {nets.remat!r}; choose one of {', '.join(REMAT)}.")
     unet_config = UNetConfig(
         **_fields(nets.unet),
         sample_size=data.image_size // autoencoder.downscale,
@@ -86,8 +89,8 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             dtype,
         )
     return Model(
-        UNet(unet_config, dtype),
-        ControlNet(unet_config, tuple(nets.conditioning_channels), dtype),
+        UNet(unet_config, dtype, nets.remat),
+        ControlNet(unet_config, tuple(nets.conditioning_channels), dtype, nets.remat),
         ClipText(text_config, nets.clip_skip, dtype),
         autoencoder,
         image_size=data.image_size,

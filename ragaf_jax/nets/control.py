@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
-from ragaf_jax.nets.blocks import DownBlock, MidBlock
+from ragaf_jax.nets.blocks import down_block, mid_block
 from ragaf_jax.nets.layers import Dense, conv3x3, zeros_init
 from ragaf_jax.nets.unet import UNetConfig, embed_time
 
@@ -31,12 +31,13 @@ class ControlNet(nn.Module):
     """Residuals for the UNet's skips, all zero until trained, from zero convolutions (§3.1).
 
     The parameter tree is that of diffusers' `FlaxControlNetModel`. The sketch's side is the
-    latent's times 2^(len(conditioning_channels) − 1).
+    latent's times 2^(len(conditioning_channels) − 1). `remat` is one of `blocks.REMAT`.
     """
 
     config: UNetConfig
     conditioning_channels: tuple[int, ...] = (16, 32, 96, 256)
     dtype: Dtype = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -86,10 +87,12 @@ class ControlNet(nn.Module):
         x = x + embedding(sketch)
         features = (x,)
         for i in range(len(config.block_out_channels)):
-            down = DownBlock(config.down_level(i), dtype=dtype, name=f"down_blocks_{i}")
+            shape = config.down_level(i)._replace(remat=self.remat)
+            down = down_block(shape, dtype, f"down_blocks_{i}")
             x, outputs = down(x, time, text)
             features += outputs
-        x = MidBlock(config.mid_level(), dtype=dtype, name="mid_block")(x, time, text)
+        mid = mid_block(config.mid_level()._replace(remat=self.remat), dtype, "mid_block")
+        x = mid(x, time, text)
 
         residuals = tuple(
             scale * self._zero_convolution(feature, f"controlnet_down_blocks_{i}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
-from ragaf_jax.nets.blocks import BlockShape, DownBlock, MidBlock, RegionSignal, UpBlock
+from ragaf_jax.nets.blocks import BlockShape, RegionSignal, down_block, mid_block, up_block
 from ragaf_jax.nets.layers import GroupNorm, TimestepEmbedding, conv3x3, timestep_embedding
 
 MID_SITE = "mid_block/attentions_0"
@@ -148,11 +148,13 @@ def embed_time(
 class UNet(nn.Module):
     """ε-, v- or x₀-prediction from a noisy latent, its timestep and the text (Rombach et al. 2022).
 
-    The parameter tree is that of diffusers' `FlaxUNet2DConditionModel`.
+    The parameter tree is that of diffusers' `FlaxUNet2DConditionModel`; `remat` is one of
+    `blocks.REMAT`.
     """
 
     config: UNetConfig
     dtype: Dtype = jnp.float32
+    remat: str = "none"
 
     @nn.compact
     def __call__(
@@ -189,7 +191,8 @@ class UNet(nn.Module):
         x = conv3x3(config.block_out_channels[0], "conv_in", dtype=dtype)(sample.astype(dtype))
         skips = (x,)
         for i in range(len(config.block_out_channels)):
-            down = DownBlock(config.down_level(i), dtype=dtype, name=f"down_blocks_{i}")
+            shape = config.down_level(i)._replace(remat=self.remat)
+            down = down_block(shape, dtype, f"down_blocks_{i}")
             x, outputs = down(x, time, text)
             skips += outputs
         if down_residuals is not None:
@@ -198,16 +201,16 @@ class UNet(nn.Module):
                 for skip, residual in zip(skips, down_residuals, strict=True)
             )
 
-        mid = MidBlock(config.mid_level(), dtype=dtype, name="mid_block")
+        mid = mid_block(config.mid_level()._replace(remat=self.remat), dtype, "mid_block")
         x = mid(x, time, text, regions.get(MID_SITE))
         if mid_residual is not None:
             x = x + mid_residual.astype(dtype)
 
         for i in range(len(config.block_out_channels)):
-            shape = config.up_level(i)
+            shape = config.up_level(i)._replace(remat=self.remat)
             joined, skips = skips[-shape.layers :], skips[: -shape.layers]
             signals = tuple(regions.get(up_site(i, layer)) for layer in range(shape.layers))
-            up = UpBlock(shape, dtype=dtype, name=f"up_blocks_{i}")
+            up = up_block(shape, dtype, f"up_blocks_{i}")
             x = up(x, joined, time, text, signals, skips[-1].shape[1:3] if skips else None)
 
         x = GroupNorm(config.norm_num_groups, silu=True, dtype=dtype, name="conv_norm_out")(x)
