@@ -1,8 +1,11 @@
 """The one exception that users are meant to read, and how a command ends with it."""
 
+import difflib
 import errno
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -27,19 +30,109 @@ class UserError(Exception):
     """
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three of `known` that look like `name`, best first.
+
+    Names of fields count by their whole path and by its end, so that `batchsize` is near to
+    `train.batch_size`, and `trian.steps` nearer to `train.steps` than to `sample.steps`.
+    """
+
+    def likeness(other: str) -> float:
+        a, b = name.lower(), other.lower()
+        pairs = (a, b), (a.rpartition(".")[2], b.rpartition(".")[2])
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2
+
+    scored = sorted(((likeness(other), other) for other in known), key=lambda x: (-x[0], x[1]))
+    return [other for score, other in scored[:3] if score > 0.7]
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses flags; what is wrong with them (an unknown config field too) ends in one sentence."""
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
         # A config file's own error comes with its traceback; the last line is what it says.
         text = str(error.args[0] if error.args else type(error).__name__)
         lines = text.strip().splitlines()
         traced = any(line.startswith("Traceback") for line in lines)
-        sentence = " ".join((lines[-1] if traced else text).split())
-        if isinstance(error, AttributeError | KeyError):
-            sentence = f"There is no such field in the configuration: {sentence}"
-        raise SystemExit(_report(f"{sentence} (--help lists the flags)")) from None
+        sentence = _wrong_field(argv, text)
+        if sentence is None:
+            plain = " ".join((lines[-1] if traced else text).split())
+            sentence = f"{plain} (--help lists the flags)"
+        raise SystemExit(_report(sentence)) from None
+
+
+def _wrong_field(argv: Sequence[str], said: str) -> str | None:
+    """What is wrong with a field of a configuration in `argv`; None where it is something else.
+
+    Args:
+      argv: the command line.
+      said: absl's or ml_collections' message.
+    """
+    from ml_collections.config_flags import config_flags  # not every command has a configuration
+
+    names = [name for name in flags.FLAGS if config_flags.is_config_flag(flags.FLAGS[name])]
+    for name in names:
+        file = next((x.partition("=")[2] for x in argv if re.match(f"--?{name}=", x)), None)
+        if file is None:
+            continue
+        alone = flags.FlagValues()
+        config_flags.DEFINE_config_file(name, flag_values=alone, sys_argv=[])
+        try:
+            alone([argv[0], f"--{name}={file}"])
+        except Exception:  # whatever is wrong with the file is told by the first message
+            return None
+        config = alone[name].value
+        for argument in argv[1:]:
+            match = re.fullmatch(rf"--?(?:no)?{name}\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+            if match is None:
+                continue
+            path, value = match.groups()
+            unknown = _unknown(name, path, config)
+            if unknown is not None:
+                return unknown
+            if value is not None and said.startswith(f"flag --{name}.{path}={value}: "):
+                return _wrong_type(name, path, value, config)
+    return None
+
+
+def _fields(config: Any, before: str = "") -> list[str]:
+    """The paths of a configuration's fields, of those in its sections too."""
+    paths = []
+    for key in config:
+        inside = config.get_ref(key).get() if config.get_type(key) is type(config) else None
+        paths += [f"{before}{key}"] if inside is None else _fields(inside, f"{before}{key}.")
+    return paths
+
+
+def _unknown(name: str, path: str, config: Any) -> str | None:
+    """That a configuration has no such field, and which come near; None where it has it."""
+    fields = _fields(config)
+    if path in fields or any(field.startswith(f"{path}.") for field in fields):
+        return None
+    section = path.rpartition(".")[0]
+    # Nothing looks like it: what there is beside it, or else the sections.
+    siblings = [field for field in fields if section and field.startswith(f"{section}.")]
+    sections = sorted({field.partition(".")[0] for field in fields})
+    near = nearest(path, fields)
+    listed = ", ".join(f"{name}.{field}" for field in near or siblings or sections)
+    how = "the nearest are" if near[1:] else "did you mean" if near else "there are"
+    return f"There is no field {name}.{path}; {how} {listed}{'?' if how == 'did you mean' else '.'}"
+
+
+def _wrong_type(name: str, path: str, value: str, config: Any) -> str:
+    """That a field cannot have such a value, and what it has."""
+    here: Any = config
+    *sections, last = path.split(".")
+    for section in sections:
+        here = here[section]
+    kind, now = here.get_type(last), here[last]
+    if kind is type(config):
+        fields = ", ".join(f"--{name}.{field}" for field in _fields(now, f"{path}."))
+        return f"{name}.{path} is a section and cannot be {value!r}; give its fields: {fields}."
+    expected = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}
+    example = "" if now is None else f", such as {now}"
+    return f"{name}.{path} cannot be {value!r}: it is {expected.get(kind, kind.__name__)}{example}."
 
 
 def _report(sentence: str) -> int:

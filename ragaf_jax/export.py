@@ -62,7 +62,8 @@ def measured(workdir: Path) -> dict[str, float]:
     log = workdir / "logs" / "metrics.jsonl"
     if log.exists():
         for line in log.read_text().splitlines():
-            numbers |= json.loads(line)
+            said = json.loads(line)
+            numbers |= {name: value for name, value in said.items() if name != "message"}
         for name in ("step", "learning_rate", "grad_norm"):
             numbers.pop(name, None)
     evaluation = workdir / "evaluation" / "metrics.json"

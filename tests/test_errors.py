@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ragaf_jax.errors import nearest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -46,3 +48,65 @@ def test_a_mistake_of_ours_keeps_its_traceback():
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
+def parse(*flags):
+    """What a command with `--config` says to these flags: its one line, or "fine"."""
+    script = """if True:
+        from ml_collections import config_flags
+        from ragaf_jax.errors import run_cli
+        config_flags.DEFINE_config_file("config")
+        run_cli(lambda argv: print("fine"))
+    """
+    command = [sys.executable, "-c", script, "--config=configs/stage1.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if done.stdout == "fine\n" else 1)
+    return done.stdout.strip() or done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--config.train.batchsize=3"], "train.batchsize; did you mean config.train.batch_size?"),
+        (["--config.train.batchsize", "3"], "batchsize; did you mean config.train.batch_size?"),
+        (["--config.trian.steps=4"], "trian.steps; the nearest are config.train.steps, config.dif"),
+        (["--config.batch_size=3"], "config.batch_size; did you mean config.train.batch_size?"),
+        (["--config.data.dir[0]=3"], "data.dir[0]; did you mean config.data.dir?"),
+        (["--config.train.lr=1"], "config.train.lr; there are config.train.accumulation, config."),
+        (["--config.qqq=1"], "There is no field config.qqq; there are config.best_metric, config."),
+        (["--config.train.steps=4", "--config.seeed=1"], "did you mean config.seed?"),
+    ],
+)
+def test_a_field_that_is_not_there(flags, said):
+    line = parse(*flags)
+    assert line.startswith("error: There is no field config.")
+    assert said in line and len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("train.steps=many", "train.steps cannot be 'many': it is a whole number, such as 2500."),
+        ("train.steps=2.5", "train.steps cannot be '2.5': it is a whole number, such as 2500."),
+        ("sample.guidance=a", "sample.guidance cannot be 'a': it is a number, such as 3.0."),
+        ("diffusion.min_snr_gamma=a", "diffusion.min_snr_gamma cannot be 'a': it is a number."),
+        (
+            "mesh=4",
+            "mesh is a section and cannot be '4'; give its fields: --config.mesh.data, "
+            "--config.mesh.fsdp.",
+        ),
+    ],
+)
+def test_a_field_of_another_type(flag, said):
+    assert parse(f"--config.{flag}") == f"error: config.{said}"
+
+
+def test_what_the_configuration_can_be():
+    assert parse("--config.train.steps=3", "--config.train.trainable=('a', 'b')") == "fine"
+
+
+def test_the_nearest_come_first():
+    known = ["sample.steps", "train.steps", "train.batch_size", "mesh.data"]
+    assert nearest("trian.steps", known) == ["train.steps", "sample.steps"]
+    assert nearest("Train.BatchSize", known) == ["train.batch_size"]
+    assert nearest("qqq", known) == []

@@ -37,6 +37,8 @@ def read_metrics(path: Path) -> Series:
         except (json.JSONDecodeError, KeyError, AttributeError):
             continue
         for name, value in values.items():
+            if isinstance(value, str):  # a message
+                continue
             steps, numbers = series.setdefault(name, ([], []))
             steps.append(step)
             numbers.append(value)

@@ -31,8 +31,7 @@ class Stopwatch:
 
     Args:
       images: in a step, over all devices.
-      flops: of a step, on one device, as `throughput.flops_of` or a count by hand has it; None
-        where they are not known.
+      flops: of a step, over all devices; None where they are not known.
       dtype: of the computation, "float32" or "bfloat16".
       clock: seconds since whenever.
     """
@@ -46,7 +45,8 @@ class Stopwatch:
     ):
         self._images = images
         self._flops = flops
-        self._peak = peak_flops(jax.local_devices()[0].device_kind, dtype)
+        peak = peak_flops(jax.local_devices()[0].device_kind, dtype)
+        self._peak = None if peak is None else peak * jax.device_count()
         self._clock = clock
         self._begin(clock())
 
@@ -74,8 +74,7 @@ class Stopwatch:
           images_per_second; time/step and what it is made of, time/data, time/compute,
           time/checkpoint and time/other, in seconds a step; the greatest memory so far,
           memory/device_gib or, where devices do not tell, memory/process_gib; and mfu, the share of
-          the device's peak FLOP/s, where both are known. XLA counts what rematerialisation computes
-          again too, so with it this is hardware utilisation (Chowdhery et al. 2022, "PaLM", app. B).
+          the devices' peak FLOP/s, where both are known (Chowdhery et al. 2022, "PaLM", app. B).
         """
         now = self._clock()
         seconds = max(now - self._start, 1e-9) / steps
@@ -100,6 +99,4 @@ def peak_memory(devices: list[Any] | None = None) -> dict[str, float]:
     if peaks:
         return {"memory/device_gib": max(peaks) / 2**30}
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): KiB on Linux, bytes on macOS
-    return {
-        "memory/process_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    }
+    return {"memory/process_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}

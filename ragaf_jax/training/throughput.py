@@ -1,13 +1,11 @@
-"""What devices can compute at most, and what a compiled step computes."""
-
-from typing import Any
+"""What devices can compute at most."""
 
 # Peak dense FLOP/s of what JAX calls one device: with bfloat16 and with float32, whose matrix
 # products run as TF32 on NVIDIA's newer cards and in bfloat16 on TPUs unless a precision is asked
 # for. Vendors' figures "with sparsity" are halved.
-# NVIDIA: the data sheets of V100, T4, A100, A10, L4, H100 and H200; GA102 and Ada whitepapers, app. A
-# (with float32 accumulation). Google: cloud.google.com/tpu/docs, "System architecture", a version
-# each; v2's and v3's chips are two devices.
+# NVIDIA: the data sheets of V100, T4, A100, A10, L4, H100 and H200; GA102 and Ada whitepapers,
+# app. A (with float32 accumulation). Google: cloud.google.com/tpu/docs, "System
+# architecture", a page for each version; v2's and v3's chips are two devices.
 _PEAKS: dict[str, dict[str, float]] = {
     "Tesla V100": {"float32": 15.7e12},
     "Tesla T4": {"float32": 8.1e12},
@@ -39,16 +37,3 @@ def peak_flops(kind: str, dtype: str) -> float | None:
     words = kind.replace("-", " ") + " "
     known = [name for name in _PEAKS if words.startswith(name + " ")]
     return _PEAKS[max(known, key=len)].get(dtype) if known else None
-
-
-def flops_of(compiled: Any) -> float | None:
-    """FLOPs of a `jax.stages.Compiled`, on one device; None where the compiler does not say.
-
-    XLA counts the body of a loop once, however often it runs: a step in `accumulation` parts has
-    about so many times as many.
-    """
-    analysis = compiled.cost_analysis() or {}
-    if isinstance(analysis, list):
-        analysis = analysis[0] if analysis else {}
-    flops = float(analysis.get("flops", 0.0))
-    return flops if flops > 0 else None

@@ -18,6 +18,18 @@ from ragaf_jax.errors import UserError
 Scalars = Mapping[str, SupportsFloat]
 Images = Mapping[str, UInt8[np.ndarray, "h w 3"]]
 
+# Of the numbers beside the loss, those that the terminal has room for; all are in the files.
+SHOWN = (
+    "validation/true",
+    "validation/shuffled_sketch",
+    "validation/shuffled_text",
+    "validation/shuffled_graph",
+    "response/sketch",
+    "response/text",
+    "response/graph",
+    "response/sketch_edge_f1",
+)
+
 
 class Writer:
     """Takes what a run reports. A writer overrides what it has a place for."""
@@ -28,12 +40,15 @@ class Writer:
     def images(self, step: int, values: Images) -> None:
         """Pictures by name, after `step` updates."""
 
+    def text(self, step: int, name: str, sentence: str) -> None:
+        """Words, such as a warning, after `step` updates; `name` tells what they are about."""
+
     def close(self) -> None:
         """Nothing is written afterwards."""
 
 
 class Terminal(Writer):
-    """One progress line with loss, images/s and the time left; other numbers above it.
+    """One progress line with loss, images/s and the time left; a few other numbers above it.
 
     Args:
       total_steps: where the run ends.
@@ -55,14 +70,20 @@ class Terminal(Writer):
         )
 
     def scalars(self, step: int, values: Scalars) -> None:
-        """Values with a `loss` move the progress line on; others are printed above it."""
+        """Values with a `loss` move the progress line on; of others, `SHOWN` are printed above."""
         if "loss" in values:
             self._bar.set_description_str(f"step {step}/{self._total}", refresh=False)
             self._bar.set_postfix_str(f"loss {float(values['loss']):.4f}", refresh=False)
             self._bar.update(step - self._bar.n)
         else:
-            numbers = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
-            self._bar.write(f"step {step}: {numbers}", file=sys.stderr)
+            shown = [name for name in values if name in SHOWN]
+            if shown:
+                numbers = ", ".join(f"{name} {float(values[name]):.4g}" for name in shown)
+                self._bar.write(f"step {step}: {numbers}", file=sys.stderr)
+
+    def text(self, step: int, name: str, sentence: str) -> None:
+        """A line of its own above the progress line."""
+        self._bar.write(f"step {step}: {sentence}", file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the line as it last was."""
@@ -95,6 +116,10 @@ class JsonLines(Writer):
         numbers = {name: float(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step} | numbers) + "\n")
 
+    def text(self, step: int, name: str, sentence: str) -> None:
+        """Appends `{"step": 20, "message": "…"}`."""
+        self._file.write(json.dumps({"step": step, "message": sentence}) + "\n")
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
@@ -116,6 +141,10 @@ class TensorBoard(Writer):
         """One slider a name."""
         for name, image in values.items():
             self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def text(self, step: int, name: str, sentence: str) -> None:
+        """One list of sentences a name."""
+        self._writer.add_text(name, sentence, step)
 
     def close(self) -> None:
         """Writes what is left."""
@@ -176,6 +205,10 @@ class WandB(Writer):
         pictures = {name: self._wandb.Image(image) for name, image in values.items()}
         self._run.log(pictures, step=step)
 
+    def text(self, step: int, name: str, sentence: str) -> None:
+        """An alert, which W&B also mails to those who ask for it."""
+        self._run.alert(title=name, text=f"Step {step}: {sentence}")
+
     def close(self) -> None:
         """Uploads what is left."""
         self._run.finish()
@@ -196,6 +229,11 @@ class MultiWriter(Writer):
         """See `Writer`."""
         for writer in self._writers:
             writer.images(step, values)
+
+    def text(self, step: int, name: str, sentence: str) -> None:
+        """See `Writer`."""
+        for writer in self._writers:
+            writer.text(step, name, sentence)
 
     def close(self) -> None:
         """Closes all of them."""

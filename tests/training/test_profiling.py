@@ -15,7 +15,7 @@ def test_a_window_of_steps():
     assert parse_window("") == range(0)
 
 
-@pytest.mark.parametrize("text", ["100", "110:100", "5:5", "0:3", "-3:4", "a:b", "1:2:3", ":", "1:"])
+@pytest.mark.parametrize("text", ["100", "110:100", "5:5", "0:3", "-3:4", "a:b", "1:2:3", ":"])
 def test_what_is_no_window(text):
     with pytest.raises(UserError, match=f"--profile is '{text}'; give the first step"):
         parse_window(text)
@@ -35,9 +35,13 @@ def test_the_steps_of_the_window_are_traced(tmp_path):
 
 
 def test_a_run_that_fails_or_ends_inside_leaves_a_trace_and_no_profiler(tmp_path):
-    with pytest.raises(ZeroDivisionError), Profile(range(1, 9), tmp_path / "a") as profile:
-        profile.at(5)  # resumed in the middle
-        1 / 0  # noqa: B018
+    def fails():
+        with Profile(range(1, 9), tmp_path / "a") as profile:
+            profile.at(5)  # resumed in the middle
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
     assert len(traces(tmp_path / "a")) == 1
     with Profile(range(1, 9), tmp_path / "b") as profile:  # JAX refuses a second one at a time
         profile.at(1)

@@ -37,9 +37,13 @@ def test_a_window_is_split_into_what_was_waited_for(rng):
 def test_a_wait_that_fails_is_counted():
     clock = Clock()
     watch = Stopwatch(images=1, clock=clock)
-    with pytest.raises(StopIteration), watch.waits("data"):
+
+    def ends():
         clock.now += 3.0
-        next(iter(()))
+        raise StopIteration
+
+    with pytest.raises(StopIteration), watch.waits("data"):
+        ends()
     assert watch.read(1)["time/data"] == pytest.approx(3.0)
 
 

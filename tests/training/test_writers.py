@@ -1,9 +1,12 @@
 """What a run reports is found again where it was said to be."""
 
 import json
+import os
 import struct
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.curves import read_metrics
 from ragaf_jax.training.writers import (
     JsonLines,
     PngFiles,
@@ -21,6 +25,8 @@ from ragaf_jax.training.writers import (
     WandB,
     workdir_writer,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def read_lines(path):
@@ -67,14 +73,26 @@ def test_a_resumed_run_replaces_the_lines_after_its_checkpoint(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_those_who_read_numbers_pass_over_messages(tmp_path):
+    writer = JsonLines(tmp_path / "logs" / "metrics.jsonl")
+    writer.scalars(10, {"loss": 0.5})
+    writer.text(10, "response", "It is obeyed.")
+    writer.close()
+    assert read_metrics(tmp_path / "logs" / "metrics.jsonl") == {"loss": ([10], [0.5])}
+
+
 def test_the_terminal_shows_loss_speed_and_time_left(capsys):
     writer = Terminal(total_steps=40, batch_size=16, first_step=20)
     writer.scalars(30, {"loss": jnp.float32(0.25), "norm": 1.0})
-    writer.scalars(30, {"validation_loss": 0.5})
+    writer.scalars(30, {"response/sketch": 0.5, "response/sketch_error": 0.1})
+    writer.scalars(30, {"time/step": 0.5})
+    writer.text(30, "response", "The sketch is obeyed.")
     writer.close()
     output = capsys.readouterr()
     assert output.out == ""
-    assert "step 30: validation_loss 0.5\n" in output.err
+    assert "step 30: response/sketch 0.5\n" in output.err
+    assert "step 30: The sketch is obeyed.\n" in output.err
+    assert "time/step" not in output.err and "norm" not in output.err
     last = output.err.rstrip().splitlines()[-1].split("\r")[-1]
     assert last.startswith("step 30/40  75%|")
     assert "images/s" in last and " left, loss 0.2500" in last
@@ -85,6 +103,7 @@ def test_tensorboard_has_the_numbers_and_pictures(tmp_path, rng):
     writer = TensorBoard(tmp_path)
     writer.scalars(3, {"loss": jnp.float32(0.5)})
     writer.images(3, {"samples": image})
+    writer.text(4, "response", "The sketch is obeyed.")
     writer.close()
     values = {
         value.tag: (event.step, value)
@@ -93,6 +112,8 @@ def test_tensorboard_has_the_numbers_and_pictures(tmp_path, rng):
     }
     assert values["loss"][0] == 3 and values["loss"][1].simple_value == 0.5
     assert (values["samples"][1].image.height, values["samples"][1].image.width) == (5, 7)
+    (said,) = [value for name, value in values.items() if name.startswith("response")]
+    assert said[0] == 4 and said[1].tensor.string_val == [b"The sketch is obeyed."]
 
 
 def test_tensorboard_is_told_what_a_resumed_run_repeats(tmp_path):
@@ -116,6 +137,7 @@ def fake_wandb(calls):
         calls.append(("init", settings))
         run = types.SimpleNamespace(id=settings["id"] or "fresh")
         run.log = lambda values, step: calls.append((step, values))
+        run.alert = lambda title, text: calls.append((title, text))
         run.finish = lambda: calls.append(("finish", None))
         return run
 
@@ -129,15 +151,46 @@ def test_wandb_goes_on_in_the_run_of_the_workdir(tmp_path, rng, monkeypatch):
         writer = WandB("drawings", tmp_path, {"seed": 0})
         writer.scalars(step, {"loss": jnp.float32(0.5)})
         writer.images(step, {"samples": picture(rng)})
+        writer.text(step, "response", "It is obeyed.")
         writer.close()
-    (_, first), (_, second) = calls[0], calls[4]
+    (_, first), (_, second) = calls[0], calls[5]
     assert (first["project"], first["name"], first["id"]) == ("drawings", tmp_path.name, None)
     assert (second["id"], second["resume"]) == ("fresh", "allow")
-    assert calls[1:4] == [
+    assert calls[1:5] == [
         (1, {"loss": 0.5}),
         (1, {"samples": ("image", (5, 7, 3))}),
+        ("response", "Step 1: It is obeyed."),
         ("finish", None),
     ]
+
+
+def test_the_real_wandb_offline_goes_on_in_its_run(tmp_path):
+    pytest.importorskip("wandb")
+    script = """if True:
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from ragaf_jax.training.writers import WandB
+        for step in (1, 2):
+            writer = WandB("drawings", Path(sys.argv[1]), {"seed": 0})
+            writer.scalars(step, {"loss": 0.5})
+            writer.images(step, {"samples": np.zeros((5, 7, 3), np.uint8)})
+            writer.text(step, "response", "It is obeyed.")
+            writer.close()
+    """
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, env=environment, check=True
+    )
+    run_id = (tmp_path / "logs" / "wandb_id").read_text()
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    for run in runs:
+        assert run.name.endswith(f"-{run_id}")
+        (record,) = run.glob("*.wandb")
+        content = record.read_bytes()
+        assert b"loss" in content and b"seed" in content and b"It is obeyed." in content
+        assert len(list((run / "files").rglob("samples_*.png"))) == 1
 
 
 def test_wandb_that_is_not_installed_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
@@ -151,9 +204,13 @@ def test_a_workdir_has_logs_and_samples(tmp_path, rng, capsys):
     writer = workdir_writer(tmp_path, total_steps=10, batch_size=2)
     writer.scalars(10, {"loss": 0.5})
     writer.images(10, {"samples": picture(rng)})
+    writer.text(10, "response", "It is obeyed.")
     writer.close()
-    assert read_lines(tmp_path / "logs" / "metrics.jsonl") == [{"step": 10, "loss": 0.5}]
-    assert [event.step for event in read_events(tmp_path / "logs")][1:] == [10, 10]
+    assert read_lines(tmp_path / "logs" / "metrics.jsonl") == [
+        {"step": 10, "loss": 0.5},
+        {"step": 10, "message": "It is obeyed."},
+    ]
+    assert [event.step for event in read_events(tmp_path / "logs")][1:] == [10, 10, 10]
     assert (tmp_path / "samples" / "0000010_samples.png").exists()
     assert "step 10/10 100%|" in capsys.readouterr().err
 
