@@ -17,11 +17,13 @@ from input_pipeline.configured import held_out, held_out_for, open_split, shapes
 from input_pipeline.loader import DevicePrefetcher, train_iterator
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
+from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.heap import keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
+from ragaf_jax.training.profiling import parse_window
 from ragaf_jax.training.writers import workdir_writer
 
 FLAGS = flags.FLAGS
@@ -29,6 +31,7 @@ config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py,
 flags.DEFINE_string("workdir", None, "Checkpoints, logs and samples of this stage.")
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 flags.DEFINE_string("output", None, "evaluate: where to; default <workdir>/evaluation.")
+flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -46,6 +49,7 @@ def loaded_config() -> ConfigDict:
 
 def train_stage(config: ConfigDict, workdir: Path) -> None:
     """Trains `config.stage` in `workdir`."""
+    profiled = parse_window(FLAGS.profile)
     config, tokenizer = adopted(config, workdir)
     source = open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
@@ -76,6 +80,8 @@ def train_stage(config: ConfigDict, workdir: Path) -> None:
         source.tokenizer,
         make_writer,
         make_grid(config, source.tokenizer, validation, truth),
+        make_responses(config, source.tokenizer, validation, truth),
+        profiled,
     )
 
 

@@ -33,6 +33,7 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
         config.train.warmup_steps = 50
         config.validate_every = config.sample_every = 800
         config.checkpoint_every = 400
+        config.response.every = 200
         config.evaluation_examples = 64
         config.sample.steps = 10
     elif data != "openmoji":

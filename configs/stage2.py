@@ -25,7 +25,8 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
         config.train.read_examples = 24
         config.train.steps = 620
         config.validate_every = config.sample_every = 620
-        config.checkpoint_every = 310
+        config.checkpoint_every = 300
+        config.response.every = 150
     elif dataset.endswith("_sd"):
         from_stable_diffusion(config)
     return config

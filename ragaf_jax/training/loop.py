@@ -20,8 +20,11 @@ from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
 from ragaf_jax.training.initial import initial_params
+from ragaf_jax.training.interruption import Interruption
 from ragaf_jax.training.monitor import make_validate
 from ragaf_jax.training.optim import learning_rate, optimizer
+from ragaf_jax.training.profiling import Profile
+from ragaf_jax.training.response import ResponseState, observe
 from ragaf_jax.training.setup import (
     check_same_run,
     initial_state,
@@ -30,6 +33,7 @@ from ragaf_jax.training.setup import (
 )
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
+from ragaf_jax.training.stopwatch import Stopwatch
 from ragaf_jax.training.summaries import Numbers, skipped_in_a_row, summarize
 from ragaf_jax.training.writers import Writer
 
@@ -42,8 +46,12 @@ def train(
     tokenizer: Tokenizer,
     make_writer: Callable[[int], Writer],
     draw: Callable[[Params], np.ndarray] | None = None,
+    responses: Callable[[Params], dict[str, float]] | None = None,
+    profiled: range = range(0),
 ) -> TrainState:
     """Trains to `config.train.steps`, going on from the workdir's newest checkpoint.
+
+    SIGTERM ends it after the step that is being made, with a checkpoint of it.
 
     Args:
       config: see `configs/base.py`.
@@ -54,6 +62,9 @@ def train(
       tokenizer: the one that made the batches' tokens; stored with every checkpoint.
       make_writer: given the step that the run begins after, what gets the scalars and pictures.
       draw: a picture u8[h, w, 3] of samples from given parameters.
+      responses: how much a model of given parameters listens to its conditions, by name: see
+        `training.response.observe`.
+      profiled: steps to be traced into logs/profile.
 
     Returns:
       The state after the last step.
@@ -76,7 +87,10 @@ def train(
         state = initial_state(config, model, tx, initial_params(config, model, stage1))
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
-    checkpointer = Checkpointer(workdir, config.keep_last)
+    checkpointer = Checkpointer(
+        workdir, config.keep_last, config.keep_best, config.best_metric, config.keep_every
+    )
+    heard: ResponseState = {}
     if state is None:
         # There is a checkpoint, and one that cannot be read ends in an error: never None.
         abstract = jax.eval_shape(
@@ -89,6 +103,7 @@ def train(
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
         iterator.set_state(restored.data_state)
+        heard = restored.meta.get("response", {})
     if "text" in keys:
         objective = with_empty_states(objective, model, state)
     counts = [count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen)]
@@ -104,32 +119,57 @@ def train(
     rng = jax.random.key(config.seed + 1)
     pending: list[Numbers] = []
     row = 0  # of skipped steps
+    watch = Stopwatch(config.train.batch_size, dtype=config.model.dtype)
     try:
-        for step in range(int(state.step) + 1, config.train.steps + 1):
-            state, scalars = step_fn(rng, state, next(iterator))
-            pending.append(scalars)
-            last = step == config.train.steps
-            saves = step % config.checkpoint_every == 0 or last
+        with Interruption() as asked, Profile(profiled, workdir / "logs" / "profile") as profile:
+            for step in range(int(state.step) + 1, config.train.steps + 1):
+                profile.at(step, state)
+                with watch.waits("data"):
+                    batch = next(iterator)
+                with watch.waits("compute"):
+                    state, scalars = step_fn(rng, state, batch)
+                pending.append(scalars)
+                stops = asked.requested(step)
+                last = step == config.train.steps
+                saves = step % config.checkpoint_every == 0 or last or stops
 
-            if step % config.log_every == 0 or saves:
-                # One transfer for many steps: the loop never waits for the device in between.
-                values, pending = jax.device_get(pending), []
-                rows = skipped_in_a_row(values, row)
-                row = rows[-1]
-                numbers = summarize(values, config.diffusion.steps)
-                writer.scalars(step, {**numbers, "learning_rate": float(rate(step - 1))})
-                if max(rows) >= config.train.max_skipped:
-                    first = step - len(rows) + 1
-                    stop_at = first + rows.index(config.train.max_skipped)
-                    give_up(config, workdir, iterator, stop_at)
-            # Before what is only looked at: that may fail, and the steps are not to be lost.
-            if saves:
-                checkpointer.save(step, state, iterator.get_state(), {**meta, "step": step})
-            if step % config.validate_every == 0 or last:
-                losses = validate(state.ema_params, held_out, config.seed)
-                writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
-            if draw is not None and (step % config.sample_every == 0 or last):
-                writer.images(step, {"samples": draw(state.ema_params)})
+                if step % config.log_every == 0 or saves:
+                    # One transfer for many steps: the loop never waits for the device in between.
+                    with watch.waits("compute"):
+                        values, pending = jax.device_get(pending), []
+                    rows = skipped_in_a_row(values, row)
+                    row = rows[-1]
+                    numbers = summarize(values, config.diffusion.steps)
+                    numbers["learning_rate"] = float(rate(step - 1))
+                    writer.scalars(step, numbers | watch.read(len(values)))
+                    if max(rows) >= config.train.max_skipped:
+                        first = step - len(rows) + 1
+                        stop_at = first + rows.index(config.train.max_skipped)
+                        give_up(config, workdir, iterator, stop_at)
+                measured: dict[str, float] = {}
+                if responses is not None and step % config.response.every == 0 and not stops:
+                    measured = responses(state.ema_params)
+                    writer.scalars(step, measured)
+                    heard, sentences = observe(heard, step, measured, config.response.warn_after)
+                    for sentence in sentences:
+                        print(f"step {step}: {sentence}", file=sys.stderr)
+                # Before what is only looked at: that may fail, and the steps are not to be lost.
+                if saves:
+                    with watch.waits("checkpoint"):
+                        now = {**meta, "step": step, "response": heard}
+                        checkpointer.save(step, state, iterator.get_state(), now, measured)
+                if stops:
+                    print(
+                        f"Asked to stop: step {step} is saved, the same command goes on with the "
+                        "next.",
+                        file=sys.stderr,
+                    )
+                    break
+                if step % config.validate_every == 0 or last:
+                    losses = validate(state.ema_params, held_out, config.seed)
+                    writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
+                if draw is not None and (step % config.sample_every == 0 or last):
+                    writer.images(step, {"samples": draw(state.ema_params)})
         checkpointer.wait()
     finally:
         checkpointer.close()

@@ -1,6 +1,8 @@
 """Training as a whole: it learns, resumes to the bit, and Stage 2 starts from Stage 1."""
 
 import json
+import os
+import signal
 
 import jax
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from fakes import random_batch, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.training.checkpoint import load_params
+from ragaf_jax.training.checkpoint import best_step, load_params
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.writers import JsonLines
 
@@ -198,3 +200,43 @@ def test_steps_without_a_number_are_skipped_and_too_many_end_the_run(tmp_path, r
     # The checkpoint is of the last step that changed something; a run goes on from it.
     params, _ = load_params(tmp_path, "trainable")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_asked_to_stop_it_saves_goes_on_and_knows_its_best(tmp_path, rng, capsys):
+    config = short(1, 6)
+    config.checkpoint_every = config.response.every = 1
+    config.keep_last = config.keep_best = 1
+    config.response.warn_after = 6
+    listens = iter([0.0, 0.4, 0.1, 0.3, 0.2, 0.2])
+
+    class Stopping(Batches):
+        def __next__(self):
+            if self.position == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    def go_on():
+        return train(
+            config,
+            tmp_path,
+            lambda keys: Stopping(config, 0),
+            random_batch(rng, config, 16),
+            tiny_tokenizer(),
+            lambda first: JsonLines(tmp_path / "metrics.jsonl", first),
+            responses=lambda params: {
+                "response/sketch": next(listens),
+                "response/sketch_error": 0.01,
+            },
+        )
+
+    assert go_on().step == 3
+    assert "step 3 is saved" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2", "3"}
+    assert go_on().step == 6
+    # The best was measured before the interruption; since when it listens, across it.
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2", "6"}
+    assert best_step(tmp_path, "response/sketch") == 2
+    assert "obeys the sketch from step 2" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert all(line["time/step"] > 0 for line in lines if "loss" in line)
