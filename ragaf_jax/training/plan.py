@@ -1,0 +1,250 @@
+"""What a configuration needs, from shapes alone: nothing is allocated, no weights are read.
+
+One device is planned for, which holds the whole batch and the whole state.
+"""
+
+import dataclasses
+import functools
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from clu.parameter_overview import count_parameters
+from tqdm import tqdm
+
+from ragaf_jax.caches import KINDS
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.blocks import REMAT
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.flops import matmul_flops
+from ragaf_jax.training.optim import optimizer
+from ragaf_jax.training.plan_shapes import batch_shapes, with_known_sizes
+from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.step import train_step
+
+GIB = 2**30
+
+
+class Setting(NamedTuple):
+    """What may be changed to fit: `config.model.remat`, `train.accumulation`, `data.cache`."""
+
+    remat: str
+    accumulation: int
+    cache: str
+
+
+class Plan(NamedTuple):
+    """What one setting needs.
+
+    Attributes:
+      setting: the fields that were tried.
+      trainable, frozen: numbers of parameters.
+      flops: of the products in a step, by examples that are denoised.
+      state_bytes: what is held between steps: parameters, average, optimiser, and the batch.
+      peak_bytes: the compiler's account of a step on one device: arguments, results and temporary
+        buffers, less what shares memory. It is exact for the backend that compiled it; another's
+        kernels need other buffers. On the CPU attention runs in tiles and keeps no scores, as
+        cuDNN's does, but XLA computes much of bfloat16 in float32 there, so that a GPU needs less.
+      device_bytes: what the device says that it has, or None.
+      seconds: how long compiling took.
+    """
+
+    setting: Setting
+    trainable: int
+    frozen: int
+    flops: float
+    state_bytes: int
+    peak_bytes: int
+    device_bytes: int | None
+    seconds: float
+
+
+def configured(config: ml_collections.ConfigDict, setting: Setting) -> ml_collections.ConfigDict:
+    """`config` with these fields."""
+    return with_fields(
+        config,
+        {
+            "model.remat": setting.remat,
+            "train.accumulation": setting.accumulation,
+            "data.cache": setting.cache,
+        },
+    )
+
+
+def step_and_shapes(config: ml_collections.ConfigDict) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The step that training runs, and the shapes of its key, state and batch."""
+    model, tx = build_model(config), optimizer(config.train)
+    objective = objective_of(config, Tokenizer.train([""]))  # of a vocabulary, sizes alone count
+    batch = batch_shapes(config, model)
+    if batch.text_states is not None:
+        empty = np.zeros(batch.text_states.shape[1:], np.float32)
+        objective = dataclasses.replace(objective, empty_states=empty)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda key: initial_state(config, model, tx, model.init(key)), key)
+    step = functools.partial(train_step, model, tx, config.train.ema_decay, objective)
+    return step, (key, state, batch)
+
+
+def flops_of(config: ml_collections.ConfigDict) -> float:
+    """FLOPs of a step by examples that are denoised; the step is traced, not compiled."""
+    step, shapes = step_and_shapes(config)
+    return matmul_flops(step, *shapes) / config.train.batch_size
+
+
+def compiled_plan(
+    config: ml_collections.ConfigDict, setting: Setting, flops: float | None = None
+) -> Plan:
+    """What `setting` needs; compiles, which takes minutes for Stable Diffusion on two CPU cores."""
+    config = configured(config, setting)
+    step, shapes = step_and_shapes(config)
+    begin = time.monotonic()
+    memory = jax.jit(step, donate_argnums=1).lower(*shapes).compile().memory_analysis()
+    state = shapes[1]
+    return Plan(
+        setting,
+        count_parameters(state.trainable),
+        count_parameters(state.frozen),
+        flops_of(config) if flops is None else flops,
+        memory.argument_size_in_bytes,
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes,
+        device_bytes(),
+        time.monotonic() - begin,
+    )
+
+
+def device_bytes() -> int | None:
+    """Memory that this process may use of the first device; None where it does not say."""
+    statistics = jax.local_devices()[0].memory_stats()
+    return statistics.get("bytes_limit") if statistics else None
+
+
+def settings(config: ml_collections.ConfigDict) -> list[Setting]:
+    """All that make the same update; only what is not trained may come from a cache."""
+    model = build_model(config)
+    _, (_, state, _) = step_and_shapes(config)
+    kinds = KINDS if isinstance(model.autoencoder, KlAutoencoder) else ("text",)
+    if "text_encoder" in state.trainable or "text_encoder" in state.params.get("lora", {}):
+        kinds = tuple(kind for kind in kinds if kind != "text")
+    caches = dict.fromkeys((config.data.cache, ",".join(kinds), ""))
+    # The examples that only RAGAF reads are parted as often as those that are denoised.
+    sizes = (config.train.batch_size, config.train.read_examples)
+    parts = [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
+    return [Setting(*each) for each in itertools.product(REMAT, parts, caches)]
+
+
+def plan(config: ml_collections.ConfigDict, budget_gib: float | None = None) -> list[Plan]:
+    """What `config` needs and, where there is a budget, the settings tried to keep within it.
+
+    They are tried from the fewest FLOPs on, of equal ones with the fewest parts first, until one
+    fits. Where not even the state fits, none can, and the search ends at once.
+
+    Args:
+      config: with the sizes of its networks, as `with_known_sizes` gives it.
+      budget_gib: memory of a device; None: what the device says, else there is no search.
+
+    Returns:
+      The plan of `config` as it is, then those of the other settings that were tried.
+
+    Raises:
+      UserError: what `build_model` and `objective_of` refuse, or a budget of 0 or less.
+    """
+    if budget_gib is not None and not budget_gib > 0:
+        raise UserError(f"The memory budget is {budget_gib} GiB; give more than 0.")
+    own = Setting(config.model.remat, config.train.accumulation, config.data.cache)
+    found = [compiled_plan(config, own)]
+    budget = _budget(found, budget_gib)
+    if budget is None or found[0].state_bytes > budget:
+        return found
+    candidates = settings(config)
+    flops = {}
+    for setting in candidates:
+        alike = setting._replace(accumulation=1)
+        flops[setting] = flops.get(alike) or flops_of(configured(config, alike))
+    candidates.sort(key=lambda setting: (flops[setting], setting.accumulation))
+    bar = tqdm(candidates, desc="compile", unit="setting", leave=False, file=sys.stderr)
+    for setting in bar:
+        bar.set_postfix(setting._asdict())
+        if setting != own:
+            found.append(compiled_plan(config, setting, flops[setting]))
+        tried = found[0] if setting == own else found[-1]
+        if tried.peak_bytes <= budget:
+            break
+    return found
+
+
+def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | None:
+    """Of the plans that keep within the budget, that of the fewest FLOPs; None if none does."""
+    budget = _budget(plans, budget_gib)
+    fitting = [x for x in plans if budget is not None and x.peak_bytes <= budget]
+    return min(fitting, key=lambda x: (x.flops, x.setting.accumulation), default=None)
+
+
+def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: bool = False) -> str:
+    """The plans in lines, with what is to be set to keep within the budget, as text or Markdown."""
+    budget, chosen = _budget(plans, budget_gib), cheapest(plans, budget_gib)
+    rows = [["remat", "accumulation", "cache", "TFLOPs/image", "state GiB", "peak GiB", "fits"]]
+    for each in plans:
+        fits = "" if budget is None else "yes" if each.peak_bytes <= budget else "no"
+        rows.append(
+            [
+                each.setting.remat,
+                str(each.setting.accumulation),
+                each.setting.cache or "none",
+                f"{each.flops / 1e12:.4g}",
+                f"{each.state_bytes / GIB:.2f}",
+                f"{each.peak_bytes / GIB:.2f}",
+                fits,
+            ]
+        )
+    if markdown:
+        rows.insert(1, ["---"] * len(rows[0]))
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+    else:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        padded = [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in rows]
+        lines = ["  ".join(row).rstrip() for row in padded]
+    device = plans[0].device_bytes
+    said = "does not say how much it has" if device is None else f"has {device / GIB:.2f} GiB"
+    head = (
+        f"{plans[0].trainable / 1e6:.2f} M parameters to be trained, "
+        f"{plans[0].frozen / 1e6:.2f} M frozen; peak memory as compiled for "
+        f"{jax.default_backend()}, whose device {said}."
+    )
+    if budget is None:
+        end = "No budget was given, so nothing else was tried."
+    elif chosen is None:
+        end = f"Nothing fits {budget / GIB:.2f} GiB: train less, or choose a smaller batch."
+    else:
+        setting = chosen.setting
+        end = (
+            f"The cheapest that fits {budget / GIB:.2f} GiB: --config.model.remat={setting.remat} "
+            f"--config.train.accumulation={setting.accumulation} "
+            f"--config.data.cache={setting.cache}"
+        )
+    return "\n".join([head, "", *lines, "", end])
+
+
+def print_plan(
+    config: ml_collections.ConfigDict, budget_gib: float | None = None, *, markdown: bool = False
+) -> None:
+    """`--mode=plan`: makes the plans of `config` and prints their table."""
+    config, notice = with_known_sizes(config)
+    if notice:
+        print(notice)
+    print(table(plan(config, budget_gib), budget_gib, markdown=markdown))
+
+
+def _budget(plans: Sequence[Plan], budget_gib: float | None) -> float | None:
+    """In bytes."""
+    return plans[0].device_bytes if budget_gib is None else budget_gib * GIB

@@ -1,0 +1,96 @@
+"""Sizes of networks and batches that are not at hand, for a plan."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jraph
+import ml_collections
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.caches import cached_kinds
+from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
+from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.model import Model
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.training.adopt import pretrained_fields, with_fields
+from ragaf_jax.weights.pretrained import open_pretrained
+
+
+def with_known_sizes(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, str]:
+    """`config` with the networks' sizes of the weights it begins from, and what to say about that.
+
+    They are read from a checkpoint that is on this machine; nothing is downloaded for a plan, and a
+    hub id is taken for Stable Diffusion 1.5. Without `config.init.checkpoint`, `config` as it is.
+    """
+    where = config.init.checkpoint
+    if not where:
+        return config, ""
+    if Path(where).expanduser().exists():
+        pretrained = open_pretrained(where, config.init.variant)
+        return with_fields(config, pretrained_fields(config, pretrained)), f"Sizes of {where}."
+    notice = f"{where} is not on this machine: the sizes are those of Stable Diffusion 1.5."
+    return with_fields(config, stable_diffusion_15()), notice
+
+
+def stable_diffusion_15() -> dict[str, Any]:
+    """The fields that `pretrained_fields` reads from the published Stable Diffusion 1.5."""
+    unet, vae = dataclasses.asdict(UNetConfig()), dataclasses.asdict(VaeConfig())
+    text = dataclasses.asdict(ClipTextConfig())
+    for name in ("sample_size", "in_channels", "out_channels"):
+        del unet[name]
+    diffusion = {
+        "schedule": "scaled_linear",
+        "steps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "zero_terminal_snr": False,
+        "prediction": "epsilon",
+        "timestep_spacing": "leading",
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+    }
+    return {
+        "data.text_length": text.pop("max_position_embeddings"),
+        "model.autoencoder": "kl",
+        "model.conditioning_channels": (16, 32, 96, 256),
+        **{f"model.unet.{name}": value for name, value in unet.items()},
+        **{f"model.text_encoder.{name}": value for name, value in text.items()},
+        **{f"model.vae.{name}": value for name, value in vae.items()},
+        **{f"diffusion.{name}": value for name, value in diffusion.items()},
+    }
+
+
+def batch_shapes(config: ml_collections.ConfigDict, model: Model) -> Batch:
+    """The shapes of a step's batch; what `config.data.cache` names comes instead of pictures."""
+    examples = config.train.batch_size + config.train.read_examples
+    kinds = cached_kinds(config.data.cache, "config.data.cache")
+    side, regions, edges = model.image_size, model.max_regions, model.max_edges
+
+    def of(*shape: int, dtype: Any = jnp.float32) -> Any:
+        return jax.ShapeDtypeStruct((examples, *shape), dtype)
+
+    latents = of(*model.latent_shape, dtype=jnp.bfloat16) if "latents" in kinds else None
+    width = model.text_encoder.config.hidden_size
+    return Batch(
+        image=None if "latents" in kinds else of(side, side, 3),
+        sketch=of(side, side, 3),
+        labels=of(side, side, dtype=jnp.int32),
+        graph=jraph.GraphsTuple(
+            nodes=of(regions, len(NODE_FEATURES)),
+            edges=of(edges, len(EDGE_FEATURES)),
+            senders=of(edges, dtype=jnp.int32),
+            receivers=of(edges, dtype=jnp.int32),
+            n_node=of(2, dtype=jnp.int32),
+            n_edge=of(2, dtype=jnp.int32),
+            globals=None,
+        ),
+        tokens=of(model.text_length, dtype=jnp.int32),
+        token_mask=of(model.text_length, dtype=jnp.bool_),
+        latent_mean=latents,
+        latent_std=latents,
+        text_states=of(model.text_length, width, dtype=jnp.bfloat16) if "text" in kinds else None,
+    )

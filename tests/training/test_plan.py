@@ -1,0 +1,139 @@
+"""What a configuration needs, told from shapes: against counts by hand and the compiler's own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from fakes import random_batch, tiny_config
+
+from configs import stage1
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.training import plan as plans
+from ragaf_jax.training.flops import matmul_flops
+from ragaf_jax.training.plan import GIB, Plan, Setting, cheapest, plan, settings, table
+from ragaf_jax.training.plan_shapes import batch_shapes, with_known_sizes
+
+
+def test_flops_are_those_of_the_products(rng):
+    m, k, n, times = (int(x) for x in rng.integers(2, 9, 4))
+    a, b = jnp.ones((m, k)), jnp.ones((k, n))
+
+    def repeated(a, b):
+        return jax.lax.scan(lambda total, _: (total + a @ b, None), jnp.zeros((m, n)), None, times)
+
+    assert matmul_flops(jnp.matmul, a, b) == 2 * m * k * n
+    assert matmul_flops(repeated, a, b) == times * 2 * m * k * n
+    gradient = jax.grad(lambda a, b: jnp.sin(a @ b).sum(), (0, 1))
+    assert matmul_flops(gradient, a, b) == 3 * 2 * m * k * n
+    again = jax.grad(jax.checkpoint(lambda a, b: jnp.sin(jnp.sin(a @ b) @ b.T).sum()))
+    assert matmul_flops(again, a, b) > matmul_flops(
+        jax.grad(lambda a, b: jnp.sin(jnp.sin(a @ b) @ b.T).sum()), a, b
+    )
+
+
+def test_flops_of_a_convolution_are_xlas(rng):
+    side, wide, out = (int(x) for x in rng.integers(5, 9, 3))
+    x, kernel = jnp.ones((2, side, side, wide)), jnp.ones((3, 3, wide, out))
+
+    def convolve(x, kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", None, None, dimensions)
+
+    expected = jax.jit(convolve).lower(x, kernel).cost_analysis()["flops"]
+    assert matmul_flops(convolve, x, kernel) == expected
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_batch_shapes_are_those_of_batches(rng, stage):
+    config = tiny_config(stage)
+    size = config.train.batch_size + config.train.read_examples
+    batch = random_batch(rng, config, size)
+    shapes = batch_shapes(config, build_model(config))
+    assert jax.tree.structure(shapes) == jax.tree.structure(batch)
+    for ours, theirs in zip(*map(jax.tree.leaves, (shapes, batch)), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+
+
+def test_sizes_without_weights_are_stable_diffusions():
+    config, notice = with_known_sizes(stage1.get_config("openmoji_sd"))
+    assert "is not on this machine: the sizes are those of Stable Diffusion 1.5" in notice
+    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0))
+    counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
+    # As published: 860 M, a ControlNet of 361 M, CLIP ViT-L/14's 123 M, and an autoencoder of 84 M.
+    assert counts == {
+        "unet": 859_520_964,
+        "control": 361_279_120,
+        "text_encoder": 123_060_480,
+        "autoencoder": 83_653_863,
+    }
+    same, nothing = with_known_sizes(tiny_config(1))
+    assert nothing == "" and same == tiny_config(1)
+
+
+def test_all_settings_are_considered_once():
+    config = tiny_config(2)
+    config.train.trainable, config.train.frozen = ("ragaf/.*",), (".*",)
+    found = settings(config)
+    assert len(found) == len(set(found))
+    assert {x.accumulation for x in found} == {1, 2}  # four are denoised, two only read
+    assert {x.cache for x in found} == {"", "text"}  # Haar's latents cost nothing
+    config.train.trainable = (".*",)
+    config.train.frozen = ()
+    assert {x.cache for x in settings(config)} == {""}  # the text encoder trains
+
+
+def test_the_plan_of_a_small_model():
+    config = tiny_config(1)
+    config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
+    (only,) = plan(config)
+    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0))
+    counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
+    assert only.trainable == counts.pop("control")
+    assert only.frozen == sum(counts.values())
+    # Parameters, average and two moments in float32, what is frozen, and the batch.
+    parameters = 16 * only.trainable + 4 * only.frozen
+    assert parameters < only.state_bytes < parameters + 200_000
+    assert only.state_bytes < only.peak_bytes
+    text = table([only])
+    assert "none" in text and "No budget was given" in text
+    assert "Nothing fits" in table([only], only.state_bytes / 2 / GIB)
+
+
+def made(remat, accumulation, flops, peak):
+    return Plan(Setting(remat, accumulation, ""), 1, 1, flops, 10, peak * GIB, None, 1.0)
+
+
+def test_the_search_tries_the_cheapest_first_and_stops_where_one_fits(monkeypatch):
+    needs = {"none": 8, "attention": 6, "blocks": 4, "full": 2}
+    flops = {"none": 1.0, "attention": 2.0, "blocks": 3.0, "full": 4.0}
+    tried = []
+
+    def compiled(config, setting, flops_given=None):
+        tried.append(setting)
+        gib = needs[setting.remat] / setting.accumulation + 1
+        return made(setting.remat, setting.accumulation, flops[setting.remat], gib)
+
+    monkeypatch.setattr(plans, "compiled_plan", compiled)
+    monkeypatch.setattr(plans, "flops_of", lambda config: flops[config.model.remat])
+    config = tiny_config(1)
+    config.model.remat = "full"
+    found = plan(config, 2.6)
+    # 1 + 8/4, 1 + 6/4: the second is the first in order of cost that fits.
+    assert [x[:2] for x in tried] == [
+        ("full", 1),
+        ("none", 1),
+        ("none", 2),
+        ("none", 4),
+        ("attention", 1),
+        ("attention", 2),
+        ("attention", 4),
+    ]
+    assert cheapest(found, 2.6) == found[-1]
+    lines = table(found, 2.6, markdown=True)
+    assert "| attention | 4 | none |" in lines and "| --- |" in lines
+    assert "--config.model.remat=attention --config.train.accumulation=4" in lines
+
+
+def test_a_budget_is_more_than_nothing():
+    with pytest.raises(UserError, match="memory budget is 0.0 GiB; give more than 0"):
+        plan(tiny_config(1), 0.0)
