@@ -28,24 +28,26 @@ def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
 
 def _of_equation(equation: core.JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
+    # Typed as values of any kind; what these two operations take are arrays.
+    operands: Any = [variable.aval for variable in (*equation.invars, *equation.outvars)]
     if name == "dot_general":
-        left = equation.invars[0].aval.shape
+        left = operands[0].shape
         (contracted, _), _ = params["dimension_numbers"]
         terms = math.prod(left[axis] for axis in contracted)
-        return 2 * terms * math.prod(equation.outvars[0].aval.shape)
+        return 2 * terms * math.prod(operands[-1].shape)
     if name == "conv_general_dilated":
         # What is dilated (strided convolutions' gradients) has zeros that are not counted apart.
-        kernel = equation.invars[1].aval.shape
+        kernel = operands[1].shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
         terms = math.prod(kernel) // features
-        return 2 * terms * math.prod(equation.outvars[0].aval.shape)
-    inner = [_of_jaxpr(jaxpr) for jaxpr in core_jaxprs(params)]
+        return 2 * terms * math.prod(operands[-1].shape)
+    inner = [_of_jaxpr(jaxpr) for jaxpr in _inner_jaxprs(params)]
     if name == "cond":
         return max(inner)
     return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
 
 
-def core_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
+def _inner_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
     """The functions among an operation's parameters."""
     found = []
     for value in jax.tree.leaves(params, is_leaf=_is_function):
