@@ -168,7 +168,7 @@ def plan(config: ml_collections.ConfigDict, budget_gib: float | None = None) -> 
     if budget is None or found[0].state_bytes > budget:
         return found
     candidates = settings(config)
-    flops = {}
+    flops: dict[Setting, float] = {}
     for setting in candidates:
         alike = setting._replace(accumulation=1)
         flops[setting] = flops.get(alike) or flops_of(configured(config, alike))
