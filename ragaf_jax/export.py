@@ -8,6 +8,7 @@ all of them it is what `StableDiffusionControlNetPipeline.from_pretrained` loads
 """
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,6 +57,10 @@ WHAT = {
 }
 
 
+# Of what a run logs, what tells of the model; the rest tells of the run.
+_CARD = re.compile(r"loss|denoising|appearance|reading|validation/.*|response/(sketch|graph|text)")
+
+
 def measured(workdir: Path) -> dict[str, float]:
     """The numbers that a run measured last: its logs' and, where there is one, its evaluation's."""
     numbers: dict[str, float] = {}
@@ -63,9 +68,7 @@ def measured(workdir: Path) -> dict[str, float]:
     if log.exists():
         for line in log.read_text().splitlines():
             said = json.loads(line)
-            numbers |= {name: value for name, value in said.items() if name != "message"}
-        for name in ("step", "learning_rate", "grad_norm"):
-            numbers.pop(name, None)
+            numbers |= {name: value for name, value in said.items() if _CARD.fullmatch(name)}
     evaluation = workdir / "evaluation" / "metrics.json"
     if evaluation.exists():
         for stage, scores in json.loads(evaluation.read_text())["quality"].items():

@@ -152,18 +152,15 @@ def train(
                     writer.scalars(step, measured)
                     heard, sentences = observe(heard, step, measured, config.response.warn_after)
                     for sentence in sentences:
-                        print(f"step {step}: {sentence}", file=sys.stderr)
+                        writer.text(step, "response", sentence)
                 # Before what is only looked at: that may fail, and the steps are not to be lost.
                 if saves:
                     with watch.waits("checkpoint"):
                         now = {**meta, "step": step, "response": heard}
                         checkpointer.save(step, state, iterator.get_state(), now, measured)
                 if stops:
-                    print(
-                        f"Asked to stop: step {step} is saved, the same command goes on with the "
-                        "next.",
-                        file=sys.stderr,
-                    )
+                    sentence = "Asked to stop: this step is saved, the same command goes on."
+                    writer.text(step, "stop", sentence)
                     break
                 if step % config.validate_every == 0 or last:
                     losses = validate(state.ema_params, held_out, config.seed)
