@@ -1,6 +1,7 @@
-"""Trains or evaluates a stage: data and networks are wired together here, and nowhere else.
+"""Trains, evaluates or plans a stage: data and networks meet here, and nowhere else.
 
 python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
+python main.py --mode=plan --config=configs/stage1.py:openmoji_sd --config.memory_budget_gib=24
 python main.py --mode=evaluate --config=configs/stage2.py:openmoji --workdir=runs/om/stage2
 """
 
@@ -23,16 +24,22 @@ from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.heap import keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
+from ragaf_jax.training.plan import print_plan
 from ragaf_jax.training.profiling import parse_window
 from ragaf_jax.training.writers import workdir_writer
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py, then :dataset.")
 flags.DEFINE_string("workdir", None, "Checkpoints, logs and samples of this stage.")
-flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+flags.DEFINE_enum("mode", "train", ["train", "evaluate", "plan"], "What to do.")
 flags.DEFINE_string("output", None, "evaluate: where to; default <workdir>/evaluation.")
 flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
+flags.register_multi_flags_validator(
+    ["mode", "workdir"],
+    lambda given: given["mode"] == "plan" or given["workdir"] is not None,
+    message="Flag --workdir must have a value other than None.",
+)
 
 
 def loaded_config() -> ConfigDict:
@@ -89,7 +96,11 @@ def main(argv: list[str]) -> None:
     """Runs the mode."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    config, workdir = loaded_config(), Path(FLAGS.workdir)
+    config = loaded_config()
+    if FLAGS.mode == "plan":
+        print_plan(config, config.memory_budget_gib or None)
+        return
+    workdir = Path(FLAGS.workdir)
     keep_freed_memory()
     if FLAGS.mode == "train":
         train_stage(config, workdir)

@@ -163,6 +163,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep_best = 1
     config.best_metric = "response/sketch"
     config.keep_every = 0  # 0: none
+    # Memory of a device, within which --mode=plan finds the cheapest setting; 0: what it has.
+    config.memory_budget_gib = 0.0
     config.wandb_project = ""  # empty: no Weights & Biases
 
     config.sample = sample = ml_collections.ConfigDict()

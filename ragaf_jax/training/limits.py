@@ -61,6 +61,7 @@ LIMITS = {
     "response.warn_after": (1, MOST),
     "evaluation_examples": (2, MOST),
     "keep_last": (1, MOST),
+    "memory_budget_gib": (0, MOST),
     "keep_best": (0, MOST),
     "keep_every": (0, MOST),
     "sample.guidance_until": (0, 1),
