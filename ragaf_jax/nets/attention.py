@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ragaf_jax.nets.layers import widened
+
 # Scores of one tile, small enough to stay in a core's cache between the dots that use them.
 _TILE_BYTES = 4 << 20
 # Fewer query rows than this make the tile's dots inefficient, whatever the cache says.
@@ -27,7 +29,7 @@ def attention(
 
     `bias` may have size 1 in place of the batch or the heads. A key is hidden by a large negative
     finite bias (`hide`), not by −inf: a row of −inf alone has no softmax. Forward and reverse mode
-    only. The result has the dtype of `q`; the softmax is taken in float32.
+    only. The result has the dtype of `q`; the softmax is taken in no less than float32.
     """
     if jax.default_backend() == "cpu":
         return _cpu_attention(q, k, v, bias)
@@ -43,9 +45,9 @@ def _cpu_attention(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
     """The tiled computation: heads before tokens, queries padded to whole tiles, and back."""
     b, t, h, d = q.shape
     arrays: Any = (q, k, v)
-    arrays = (*(x.swapaxes(1, 2).astype(jnp.float32) for x in arrays), None)
+    arrays = (*(widened(x.swapaxes(1, 2)) for x in arrays), None)
     if bias is not None:
-        arrays = (*arrays[:3], jnp.broadcast_to(bias, (b, *bias.shape[1:])).astype(jnp.float32))
+        arrays = (*arrays[:3], widened(jnp.broadcast_to(bias, (b, *bias.shape[1:]))))
     if bias is None or bias.shape[1] == h:  # Then heads are as independent as examples are.
         arrays = jax.tree.map(lambda x: x.reshape(b * h, 1, *x.shape[2:]), arrays)
     queries, keys, values, biases = arrays

@@ -8,7 +8,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Int
 
 from ragaf_jax.nets.attention import attention, hide
-from ragaf_jax.nets.layers import Dense
+from ragaf_jax.nets.layers import Dense, widened
 
 
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -229,7 +229,7 @@ class ClipText(nn.Module):
         transformer = TextTransformer(
             self.config, self.clip_skip, dtype=self.dtype, name="text_model"
         )
-        return transformer(tokens, mask).astype(jnp.float32)
+        return widened(transformer(tokens, mask))
 
 
 def _dense(features: int, stddev: float, name: str, dtype: Dtype) -> Dense:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Bool, Float, Int
 
-from ragaf_jax.nets.layers import Dense, timestep_embedding
+from ragaf_jax.nets.layers import Dense, timestep_embedding, widened
 from ragaf_jax.nets.regions import fourier_features
 
 FUSIONS = ("learned", "heuristic", "hybrid")
@@ -94,7 +94,7 @@ class GraphAttention(nn.Module):
         between = split(Dense(width, use_bias=False, dtype=self.dtype, name="edge")(edges))
         a = self.param("attention", nn.initializers.lecun_normal(), sent.shape[1:])
         activity = nn.leaky_relu(sent[senders] + received[receivers] + between, 0.2)
-        logits = jnp.einsum("ehd,hd->eh", activity.astype(jnp.float32), a)
+        logits = jnp.einsum("ehd,hd->eh", widened(activity), a)
         weights = jraph.segment_softmax(logits, receivers, num_segments=count)
         # The edge feature travels with the message: *where* a neighbour lies matters too.
         messages = (sent[senders] + between) * weights[..., None].astype(self.dtype)
@@ -166,7 +166,9 @@ class WordAttention(nn.Module):
         query = split(Dense(width, dtype=self.dtype, name="to_q")(normed))
         key = split(Dense(width, dtype=self.dtype, name="to_k")(words))
         value = split(Dense(width, dtype=self.dtype, name="to_v")(words))
-        logits = jnp.einsum("brhd,bthd->bhrt", query, key, preferred_element_type=jnp.float32)
+        logits = jnp.einsum(
+            "brhd,bthd->bhrt", query, key, preferred_element_type=widened(query).dtype
+        )
         logits = logits * query.shape[-1] ** -0.5
         logits = jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)
         attention = jax.nn.softmax(logits)
@@ -194,9 +196,11 @@ class Fusion(nn.Module):
             return prior
         time = timestep_embedding(timestep, regions.shape[-1])
         time = jnp.broadcast_to(time[:, None], regions.shape).astype(regions.dtype)
-        logits = FeedForward(2, expansion=32, dtype=self.dtype, name="mlp")(
-            jnp.concatenate([nn.LayerNorm(name="norm")(regions), time], -1)
-        ).astype(jnp.float32)
+        logits = widened(
+            FeedForward(2, expansion=32, dtype=self.dtype, name="mlp")(
+                jnp.concatenate([nn.LayerNorm(name="norm")(regions), time], -1)
+            )
+        )
         return jax.nn.softmax(logits + jnp.log(prior) if self.kind == "hybrid" else logits)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ragaf_jax.nets.blocks import RegionSignal
+from ragaf_jax.nets.layers import widened
 
 
 def region_shares(
@@ -26,7 +27,7 @@ def pool_regions(
     features: Float[Array, "b h w c"], shares: Float[Array, "b p r"]
 ) -> Float[Array, "b r c"]:
     """The mean feature over each region's area; zero for a region without any."""
-    flat = features.reshape(features.shape[0], -1, features.shape[-1]).astype(jnp.float32)
+    flat = widened(features.reshape(features.shape[0], -1, features.shape[-1]))
     mass = shares.sum(1)[..., None]
     return jnp.einsum("bpr,bpc->brc", shares, flat) / jnp.maximum(mass, 1e-6)
 

@@ -9,7 +9,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
 from ragaf_jax.nets.blocks import BlockShape, RegionSignal, down_block, mid_block, up_block
-from ragaf_jax.nets.layers import GroupNorm, TimestepEmbedding, conv3x3, timestep_embedding
+from ragaf_jax.nets.layers import GroupNorm, TimestepEmbedding, conv3x3, timestep_embedding, widened
 
 MID_SITE = "mid_block/attentions_0"
 
@@ -166,7 +166,7 @@ class UNet(nn.Module):
         mid_residual: Float[Array, "b _ _ _"] | None = None,
         regions: Mapping[str, RegionSignal] | None = None,
     ) -> Float[Array, "b h w o"]:
-        """The prediction, in float32.
+        """The prediction, in float32 or wider.
 
         Args:
           sample: noisy latents of any height and width.
@@ -214,4 +214,4 @@ class UNet(nn.Module):
             x = up(x, joined, time, text, signals, skips[-1].shape[1:3] if skips else None)
 
         x = GroupNorm(config.norm_num_groups, silu=True, dtype=dtype, name="conv_norm_out")(x)
-        return conv3x3(config.out_channels, "conv_out", dtype=dtype)(x).astype(jnp.float32)
+        return widened(conv3x3(config.out_channels, "conv_out", dtype=dtype)(x))
