@@ -66,7 +66,7 @@ def conv3x3(
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation (Wu & He 2018, eq. 1–2), then SiLU if `silu`; sums in float32 or wider."""
+    """Group normalisation (Wu & He 2018, eq. 1–2), then SiLU if `silu`; sums in ≥ float32."""
 
     groups: int = 32
     epsilon: float = 1e-5
