@@ -117,7 +117,7 @@ def timestep_embedding(
     half = channels // 2
     # In float64, once: XLA folds an exp of constants in one program and computes it in another, and
     # their last bits, times 1,000, are what two runs of one step then differ by.
-    frequencies = np.float32(1e4 ** (-np.arange(half) / (half - freq_shift)))
+    frequencies = (1e4 ** (-np.arange(half) / (half - freq_shift))).astype(np.float32)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None]
     waves = [jnp.sin(angles), jnp.cos(angles)]
     return jnp.concatenate(waves[::-1] if flip_sin_to_cos else waves, axis=-1)
