@@ -164,33 +164,82 @@ def test_wandb_goes_on_in_the_run_of_the_workdir(tmp_path, rng, monkeypatch):
     ]
 
 
-def test_the_real_wandb_offline_goes_on_in_its_run(tmp_path):
-    pytest.importorskip("wandb")
+def read_wandb(file):
+    """The records of an offline run: in blocks of 32 KiB, after a header of 7 bytes, pieces of
+    checksum, length, kind (1 whole, 2 first, 3 middle, 4 last) and content, as LevelDB's logs.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record  # seconds, which only this test needs
+
+    content, start, record, records = file.read_bytes(), 7, b"", []
+    while start < len(content):
+        left = 2**15 - start % 2**15
+        if left < 7:  # too short for a piece
+            start += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, start)
+        record += content[start + 7 : start + 7 + length]
+        start += 7 + length
+        if kind in (1, 4):
+            records.append(Record.FromString(record))
+            record = b""
+    return records
+
+
+def rows_of(records):
+    """The numbers and pictures of every step, by name."""
+    items = [record.history.item for record in records if record.HasField("history")]
+    parsed = [
+        {"/".join([i.key, *i.nested_key]).strip("/"): json.loads(i.value_json) for i in row}
+        for row in items
+    ]
+    return {row["_step"]: row for row in parsed}
+
+
+def test_the_real_wandb_offline_goes_on_in_its_run(tmp_path, rng):
     script = """if True:
         import sys
         from pathlib import Path
         import numpy as np
         from ragaf_jax.training.writers import WandB
-        for step in (1, 2):
-            writer = WandB("drawings", Path(sys.argv[1]), {"seed": 0})
-            writer.scalars(step, {"loss": 0.5})
-            writer.images(step, {"samples": np.zeros((5, 7, 3), np.uint8)})
+        workdir, numbers = Path(sys.argv[1]), np.load(sys.argv[2])
+        for begin in (1, 3):
+            writer = WandB("drawings", workdir, {"seed": 7})
+            for step in (begin, begin + 1):
+                loss, picture = numbers["losses"][step], numbers["pictures"][step]
+                writer.scalars(step, {"loss": loss, "fusion/sketch/0-249": loss / 2})
+                writer.images(step, {"samples": picture, "attention": 255 - picture})
             writer.text(step, "response", "It is obeyed.")
             writer.close()
     """
+    losses = rng.standard_normal(5).astype(np.float32)
+    pictures = rng.integers(0, 256, (5, 40, 50, 3), np.uint8)
+    np.savez(tmp_path / "numbers.npz", losses=losses, pictures=pictures)
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, env=environment, check=True
+        [sys.executable, "-c", script, str(tmp_path), str(tmp_path / "numbers.npz")],
+        cwd=ROOT,
+        env=environment,
+        check=True,
     )
     run_id = (tmp_path / "logs" / "wandb_id").read_text()
-    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(runs) == 2
-    for run in runs:
-        assert run.name.endswith(f"-{run_id}")
-        (record,) = run.glob("*.wandb")
-        content = record.read_bytes()
-        assert b"loss" in content and b"seed" in content and b"It is obeyed." in content
-        assert len(list((run / "files").rglob("samples_*.png"))) == 1
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert [file.name for file in files] == [f"run-{run_id}.wandb"] * 2
+    seen = {}
+    for file in files:
+        records = read_wandb(file)
+        (run,) = [record.run for record in records if record.HasField("run")]
+        assert (run.run_id, run.project, run.display_name) == (run_id, "drawings", tmp_path.name)
+        assert {u.key: u.value_json for u in run.config.update}["seed"] == "7"
+        rows = rows_of(records)
+        (said,) = [record.alert for record in records if record.HasField("alert")]
+        assert (said.title, said.text) == ("response", f"Step {max(rows)}: It is obeyed.")
+        for step, row in rows.items():
+            seen[step] = row["loss"], row["fusion/sketch/0-249"]
+            shown = {"samples": pictures[step], "attention": 255 - pictures[step]}
+            for name, expected in shown.items():
+                with Image.open(file.parent / "files" / row[f"{name}/path"]) as found:
+                    np.testing.assert_array_equal(np.asarray(found), expected)
+    assert seen == {step: (losses[step], losses[step] / 2) for step in (1, 2, 3, 4)}
 
 
 def test_wandb_that_is_not_installed_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
