@@ -45,16 +45,40 @@ def attention_maps(
       pieces: the text of each token; frame and padding are left out of the figure.
       fusion: α (share of the sketch) and β (share of the text) of each region.
     """
+    maps = word_maps(sketch, labels, attention, pieces)
+    return on_page(below([maps, _fusion_panel(sketch, labels, fusion)], gap=2 * GAP))
+
+
+def word_maps(
+    sketch: UInt8[np.ndarray, "s s"],
+    labels: Int[np.ndarray, "s s"],
+    attention: Float[np.ndarray, "r t"],
+    pieces: Sequence[str],
+    cell: int = CELL,
+    columns: int = COLUMNS,
+) -> Picture:
+    """A heat map of the page for every word, and what its colours stand for.
+
+    Args:
+      sketch: paper 255, ink 0.
+      labels: the region 0 … r-1 of every pixel.
+      attention: A, each region's attention over the tokens; rows sum to 1.
+      pieces: the text of each token; frame and padding are left out. Without words, the picture
+        has height 0.
+      cell: the least side of a map.
+      columns: maps in a row.
+    """
     shown = words(pieces)
-    weights = np.stack([attention[:, positions].sum(1) for _, positions in shown] or [[0.0]], 1)
+    if not shown:
+        return text_block("", cell)
+    weights = np.stack([attention[:, positions].sum(1) for _, positions in shown], 1)
     strongest = max(float(weights.max()), 1e-6)
     cells = [
-        _titled(title, _painted(sketch, labels, _heat(weights[:, i] / strongest)))
+        _titled(title, _painted(sketch, labels, _heat(weights[:, i] / strongest), cell))
         for i, (title, _) in enumerate(shown)
     ]
-    rows = [beside(cells[i : i + COLUMNS]) for i in range(0, len(cells), COLUMNS)]
-    blocks = [*rows, _heat_scale(strongest)] if rows else []
-    return on_page(below([*blocks, _fusion_panel(sketch, labels, fusion)], gap=2 * GAP))
+    rows = [beside(cells[i : i + columns]) for i in range(0, len(cells), columns)]
+    return below([*rows, _heat_scale(strongest)], gap=2 * GAP)
 
 
 def words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
@@ -90,7 +114,7 @@ def _painted(
     sketch: UInt8[np.ndarray, "s s"],
     labels: Int[np.ndarray, "s s"],
     colors: UInt8[np.ndarray, "r 3"],
-    least: int = CELL,
+    least: int,
 ) -> Picture:
     """Every region in its colour, with the drawing's lines over it, at least `least` high."""
     lines = sketch[..., None] / 255

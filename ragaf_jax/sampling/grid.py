@@ -1,38 +1,83 @@
-"""The picture of samples that training writes now and then."""
+"""The pictures that training writes now and then."""
 
 from collections.abc import Callable
 
+import cv2
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.lettering import GAP, Picture, below, on_page, text_block
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
+from ragaf_jax.sampling.attention_figure import word_maps
 from ragaf_jax.sampling.generate import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer
 
+# Of the maps in the attention picture: small, as it has a dozen or two a drawing.
+CELL, COLUMNS = 128, 9
+
 
 def make_grid(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, batch: Batch, truth: Truth
-) -> Callable[[Params], UInt8[np.ndarray, "h w 3"]]:
-    """A function from parameters to sketch | sample | true of the first held-out examples.
+) -> Callable[[Params], dict[str, Picture]]:
+    """A function from parameters to pictures of the first held-out examples.
 
-    Either stage is sampled from the same noise, and in one go.
+    `samples` has a row sketch | sample | true an example; either stage is sampled from the same
+    noise, and in one go. In Stage 2, `attention` has a block an example: see `attention_sheet`.
     """
     count = config.sample_examples
     shown = jax.tree.map(lambda x: x[:count], batch)
     draw = make_draw_one(build_model(config), process_of(config, tokenizer))
 
-    def grid(params: Params) -> UInt8[np.ndarray, "h w 3"]:
-        samples = np.asarray(draw(params, shown, jax.random.key(config.seed), settings_of(config)))
+    def grid(params: Params) -> dict[str, Picture]:
+        key = jax.random.key(config.seed)
+        samples, trace = jax.device_get(draw(params, shown, key, settings_of(config)))
         rows = [
             SheetRow((truth.sketch_u8[i], samples[i], truth.image_u8[i]), truth.captions[i])
             for i in range(len(samples))
         ]
-        return contact_sheet(rows, ("sketch", "sample", "true"))
+        pictures = {"samples": contact_sheet(rows, ("sketch", "sample", "true"))}
+        if trace is not None:
+            attention = trace.attention.mean(0)
+            pictures["attention"] = attention_sheet(tokenizer, shown, truth, attention)
+        return pictures
 
     return grid
+
+
+def attention_sheet(
+    tokenizer: Tokenizer, batch: Batch, truth: Truth, attention: Float[np.ndarray, "b r t"]
+) -> Picture:
+    """Which word each region attends to: for each example its caption and a heat map a word.
+
+    Args:
+      tokenizer: of the batch's tokens.
+      batch: the examples.
+      truth: of these and perhaps more.
+      attention: A, each region's attention over the tokens.
+    """
+    blocks = []
+    for i, weights in enumerate(attention):
+        sketch, labels = _shrunk(truth.sketch_u8[i], batch.labels[i])
+        pieces = tokenizer.pieces(batch.tokens[i].tolist())
+        real = weights[: int(batch.graph.n_node[i, 0])]
+        maps = word_maps(sketch, labels, real, pieces, CELL, COLUMNS)
+        caption = truth.captions[i].strip() or "(no words)"
+        blocks.append(below([text_block(caption, COLUMNS * (CELL + GAP)), maps]))
+    return on_page(below(blocks, gap=4 * GAP))
+
+
+def _shrunk(
+    sketch: UInt8[np.ndarray, "s s"], labels: Int[np.ndarray, "s s"]
+) -> tuple[UInt8[np.ndarray, "c c"], Int[np.ndarray, "c c"]]:
+    """A drawing and its regions, no larger than a map is to be."""
+    if len(sketch) <= CELL:
+        return sketch, labels
+    size = (CELL, CELL)
+    small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(sketch, size, interpolation=cv2.INTER_AREA), small

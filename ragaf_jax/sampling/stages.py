@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, PRNGKeyArray, UInt8
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.errors import UserError
@@ -113,12 +113,22 @@ def make_draw(model1: Model, process1: Process, model2: Model, process2: Process
     return draw
 
 
-def make_draw_one(model: Model, process: Process) -> Callable[..., Float[Array, "b s s 3"]]:
-    """The sampler of one stage from pure noise: (params, batch, key, settings) to pixels."""
+DrawOne = Callable[
+    [Params, Batch, PRNGKeyArray, Settings], tuple[UInt8[Array, "b s s 3"], RagafTrace | None]
+]
+
+
+def make_draw_one(model: Model, process: Process) -> DrawOne:
+    """The sampler of one stage from pure noise: (params, batch, key, settings) to pixels and trace.
+
+    The trace is there in Stage 2 only, and is as `generate` tells.
+    """
 
     @jax.jit
-    def draw(params: Params, batch: Batch, key: PRNGKeyArray, settings: Settings) -> Array:
-        latents, _ = generate(model, process, params, batch, key, settings)
-        return to_pixels(model, params, latents)
+    def draw(
+        params: Params, batch: Batch, key: PRNGKeyArray, settings: Settings
+    ) -> tuple[Array, RagafTrace | None]:
+        latents, trace = generate(model, process, params, batch, key, settings)
+        return to_pixels(model, params, latents), trace
 
     return draw

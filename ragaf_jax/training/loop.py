@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 from clu.parameter_overview import count_parameters
 
 from ragaf_jax import __version__
@@ -35,7 +34,7 @@ from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
 from ragaf_jax.training.stopwatch import Stopwatch
 from ragaf_jax.training.summaries import Numbers, skipped_in_a_row, summarize
-from ragaf_jax.training.writers import Writer
+from ragaf_jax.training.writers import Images, Writer
 
 
 def train(
@@ -45,7 +44,7 @@ def train(
     held_out: Batch,
     tokenizer: Tokenizer,
     make_writer: Callable[[int], Writer],
-    draw: Callable[[Params], np.ndarray] | None = None,
+    draw: Callable[[Params], Images] | None = None,
     responses: Callable[[Params], dict[str, float]] | None = None,
     profiled: range = range(0),
 ) -> TrainState:
@@ -61,7 +60,7 @@ def train(
       held_out: examples of different drawings for the validation loss.
       tokenizer: the one that made the batches' tokens; stored with every checkpoint.
       make_writer: given the step that the run begins after, what gets the scalars and pictures.
-      draw: a picture u8[h, w, 3] of samples from given parameters.
+      draw: pictures by name, of samples from given parameters.
       responses: how much a model of given parameters listens to its conditions, by name: see
         `training.response.observe`.
       profiled: steps to be traced into logs/profile.
@@ -166,7 +165,7 @@ def train(
                     losses = validate(state.ema_params, held_out, config.seed)
                     writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
                 if draw is not None and (step % config.sample_every == 0 or last):
-                    writer.images(step, {"samples": draw(state.ema_params)})
+                    writer.images(step, draw(state.ema_params))
         checkpointer.wait()
     finally:
         checkpointer.close()

@@ -2,17 +2,14 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
-from fakes import random_batch, random_params, random_stage, save_stage, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_stage, save_stage, tiny_config, tiny_tokenizer
 from PIL import Image
 
 from ragaf_jax.batch import Truth
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.evaluate import evaluate
-from ragaf_jax.nets.build import build_model
-from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.writers import JsonLines
 
 
@@ -81,15 +78,3 @@ def test_it_wants_a_stage_2_and_its_stage_1(rng, trained, tmp_path):
             tmp_path / "out",
         )
     assert not (tmp_path / "out").exists()
-
-
-def test_the_grid_shows_what_the_parameters_draw(rng):
-    config = tiny_config(1)
-    config.sample.steps, config.sample_examples = 2, 3
-    batch, truth = drawings(rng, config, 5)
-    grid = make_grid(config, tiny_tokenizer(), batch, truth)
-    params = random_params(build_model(config), rng)
-    first = grid(params)
-    assert first.dtype == np.uint8 and first.shape[1] < first.shape[0]
-    np.testing.assert_array_equal(grid(params), first)
-    assert (grid(jax.tree.map(lambda x: x + 0.1, params)) != first).any()

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from pictures import contains
 
 from ragaf_jax.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.errors import UserError
@@ -14,15 +15,6 @@ from ragaf_jax.sampling.figures import comparison
 from ragaf_jax.tokenizer import Tokenizer
 
 CAPTION = "house: large red at the top, small brown at the bottom left"
-
-
-def contains(figure, picture) -> bool:
-    """Whether a picture without its framed border stands in the figure, pixel for pixel."""
-    inside = picture[1:-1, 1:-1]
-    corners = np.argwhere((figure == inside[0, 0]).all(-1))
-    height, width = inside.shape[:2]
-    places = [figure[y : y + height, x : x + width] for y, x in corners]
-    return any(np.array_equal(place, inside) for place in places)
 
 
 def random_picture(rng, side=64):

@@ -1,0 +1,95 @@
+"""The pictures of a training run show what the parameters make of the held-out drawings."""
+
+import jax
+import numpy as np
+import pytest
+from fakes import random_batch, random_labels, random_params, tiny_config, tiny_tokenizer
+from pictures import contains
+
+from ragaf_jax.batch import Truth
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.sampling.attention_figure import words
+from ragaf_jax.sampling.grid import attention_sheet, make_grid
+
+DARK = (128, 0, 38)  # of the word that has most of a region's attention
+
+
+def drawings(rng, config, count):
+    """A batch, and of its truth what pictures show."""
+    batch, side = random_batch(rng, config, count), config.data.image_size
+    pages = np.full((count, side, side), 255, np.uint8)
+    images = ((batch.image + 1) * 127.5).astype(np.uint8)
+    captions = ("a house",) * count
+    return batch, Truth(images, pages, None, None, captions, None)
+
+
+def pieces_of(batch, example):
+    return tiny_tokenizer().pieces(batch.tokens[example].tolist())
+
+
+def test_the_grid_shows_what_the_parameters_draw(rng):
+    config = tiny_config(1)
+    config.sample.steps, config.sample_examples = 2, 3
+    grid = make_grid(config, tiny_tokenizer(), *drawings(rng, config, 5))
+    params = random_params(build_model(config), rng)
+    first = grid(params)
+    assert set(first) == {"samples"}  # without regions there is no attention of theirs
+    first = first["samples"]
+    assert first.dtype == np.uint8 and first.shape[1] < first.shape[0]
+    np.testing.assert_array_equal(grid(params)["samples"], first)
+    assert (grid(jax.tree.map(lambda x: x + 0.1, params))["samples"] != first).any()
+
+
+def test_of_stage_2_it_shows_the_attention_of_the_same_parameters(rng):
+    config = tiny_config(2)
+    config.sample.steps, config.sample_examples = 2, 3
+    batch, truth = drawings(rng, config, 5)
+    grid = make_grid(config, tiny_tokenizer(), batch, truth)
+    params = random_params(build_model(config), rng)
+
+    def dark(params):
+        pictures = grid(params)
+        assert set(pictures) == {"samples", "attention"}
+        return (pictures["attention"] == DARK).all(-1).sum()
+
+    # Parameters of 0 attend to every word alike, so that all are the strongest.
+    cells = sum(len(words(pieces_of(batch, i))) for i in range(3))
+    even = dark(jax.tree.map(np.zeros_like, params))
+    assert even >= cells * 126**2  # maps of 128 without their frames
+    assert dark(params) < 0.8 * even
+
+
+@pytest.mark.parametrize("side", [16, 256])
+def test_the_attention_sheet_paints_regions_under_the_words_they_attend_to(rng, side):
+    config = tiny_config(2)
+    batch, truth = drawings(rng, config, 4)
+    # All in blocks, so that large pages are shrunk exactly.
+    labels = np.stack([random_labels(rng, 16, int(n)) for n in batch.graph.n_node[:, 0]])
+    sketches = rng.integers(50, 200, (4, 16, 16), np.uint8)
+    blocks = np.ones((1, side // 16, side // 16), np.uint8)
+    truth = truth._replace(sketch_u8=np.kron(sketches, blocks))
+    batch = batch._replace(labels=np.kron(labels, blocks).astype(np.int32))
+    attention = np.zeros((3, config.data.max_regions, config.data.text_length), np.float32)
+    expected = []
+    for i in range(3):  # the fourth is not shown
+        shown = words(pieces_of(batch, i))
+        attended = rng.integers(len(shown), size=config.data.max_regions)
+        for region, word in enumerate(attended):
+            attention[i, region, shown[word][1]] = 1
+        for word in range(len(shown)):
+            color = np.where((attended[labels[i]] == word)[..., None], DARK, 255)
+            small = np.rint(color * (sketches[i, ..., None] / 255)).astype(np.uint8)
+            expected.append(small.repeat(8, 0).repeat(8, 1))
+    sheet = attention_sheet(tiny_tokenizer(), batch, truth, attention)
+    assert all(contains(sheet, picture) for picture in expected)
+    assert sheet.shape[1] < 1300
+
+
+def test_drawings_without_words_have_no_maps_and_are_named(rng):
+    config = tiny_config(2)
+    batch, truth = drawings(rng, config, 2)
+    tokens, mask = tiny_tokenizer().encode(["", ""], config.data.text_length)
+    batch = batch._replace(tokens=tokens, token_mask=mask)
+    attention = np.ones((2, config.data.max_regions, config.data.text_length), np.float32)
+    sheet = attention_sheet(tiny_tokenizer(), batch, truth._replace(captions=("", " ")), attention)
+    assert sheet.shape[0] < 128 and sheet.min() < 100
