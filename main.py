@@ -21,11 +21,13 @@ from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted
+from ragaf_jax.training.distributed import join
 from ragaf_jax.training.heap import keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.plan import print_plan
 from ragaf_jax.training.profiling import parse_window
+from ragaf_jax.training.sharding import make_mesh, put_batch
 from ragaf_jax.training.writers import workdir_writer
 
 FLAGS = flags.FLAGS
@@ -34,6 +36,10 @@ flags.DEFINE_string("workdir", None, "Checkpoints, logs and samples of this stag
 flags.DEFINE_enum("mode", "train", ["train", "evaluate", "plan"], "What to do.")
 flags.DEFINE_string("output", None, "evaluate: where to; default <workdir>/evaluation.")
 flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
+flags.DEFINE_bool("distributed", False, "train: with the other processes of this cluster's job.")
+flags.DEFINE_string("coordinator", None, "train: host:port of the first of several processes.")
+flags.DEFINE_integer("process_id", None, "train: which of them this is, from 0.")
+flags.DEFINE_integer("process_count", None, "train: how many they are.")
 flags.mark_flag_as_required("config")
 flags.register_multi_flags_validator(
     ["mode", "workdir"],
@@ -59,15 +65,22 @@ def train_stage(config: ConfigDict, workdir: Path) -> None:
     profiled = parse_window(FLAGS.profile)
     config, tokenizer = adopted(config, workdir)
     source = open_split(config.data, "train", tokenizer)
+    mesh = make_mesh(config)
     examples = config.train.batch_size + config.train.read_examples
     augment = AugmentSketch(**config.data.augment)
 
     def open_iterator(keys: Mapping[str, str]) -> DevicePrefetcher:
         cached = source.with_caches(keys)
         batches = train_iterator(
-            cached, examples, config.seed, **shapes(config.data), augment=augment
+            cached,
+            examples // jax.process_count(),
+            config.seed,
+            **shapes(config.data),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            augment=augment,
         )
-        return DevicePrefetcher(batches, jax.device_put)
+        return DevicePrefetcher(batches, functools.partial(put_batch, mesh))
 
     shown = config.validation_examples
     validation, truth = held_out(config.data, "validation", shown, tokenizer)
@@ -103,6 +116,8 @@ def main(argv: list[str]) -> None:
     workdir = Path(FLAGS.workdir)
     keep_freed_memory()
     if FLAGS.mode == "train":
+        if FLAGS.distributed or FLAGS.coordinator:
+            join(FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count)
         train_stage(config, workdir)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"

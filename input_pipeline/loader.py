@@ -46,8 +46,7 @@ def train_iterator(
     and each has epochs of its own.
 
     Order, flips, captions and changes of the sketches are decided before the work is shared out:
-    process i takes every `process_count`-th example from the i-th on, so that all processes'
-    batches of a step hold the examples that one process would have in one batch of that size.
+    of the batch that one process would have in a step, process i has the i-th part.
 
     Args:
       source: where the records are, or several such with their weights.
@@ -67,23 +66,23 @@ def train_iterator(
     examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(
         to_example, seed=_seed(seed, _CAPTIONS)
     )
-    share = examples[process_index::process_count]
-    batches = iter(share.batch(batch_size, batch_fn=stack_examples).to_iter_dataset(_READ))
-    return TrainBatches(batches, in_order[process_index::process_count], batch_size)
+    parts = examples.batch(batch_size, batch_fn=stack_examples)
+    batches = iter(parts[process_index::process_count].to_iter_dataset(_READ))
+    contents = in_order.batch(batch_size, batch_fn=list)[process_index::process_count]
+    return TrainBatches(batches, contents)
 
 
 class TrainBatches:
     """A `BatchIterator` that Grain drives."""
 
-    def __init__(self, batches: grain.DatasetIterator, records: grain.MapDataset, batch_size: int):
+    def __init__(self, batches: grain.DatasetIterator, records: grain.MapDataset):
         """Reads nothing yet.
 
         Args:
           batches: what it hands out.
-          records: what they are made of, in their order.
-          batch_size: records of a batch.
+          records: what each is made of.
         """
-        self._batches, self._records, self._size = batches, records, batch_size
+        self._batches, self._records = batches, records
 
     def __next__(self) -> Batch:
         return next(self._batches)
@@ -96,8 +95,7 @@ class TrainBatches:
 
     def keys(self, index: int) -> list[str]:
         """The records' stable names."""
-        first = index * self._size
-        return [self._records[i]["key"] for i in range(first, first + self._size)]
+        return [record["key"] for record in self._records[index]]
 
 
 def _in_order(source: RecordSource | Mixture, seed: int) -> grain.MapDataset:

@@ -12,6 +12,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.model import Model
 from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.sharding import local_copy
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import Objective
 from ragaf_jax.weights.fingerprint import latents_key, text_key
@@ -35,7 +36,8 @@ def cache_keys(
                     f"{config.model.autoencoder!r}, whose latents cost nothing; leave 'latents' "
                     "out."
                 )
-            keys[kind] = latents_key(state.frozen["autoencoder"], model.autoencoder.vae.config)
+            vae = local_copy(state.frozen["autoencoder"])
+            keys[kind] = latents_key(vae, model.autoencoder.vae.config)
         else:
             params = state.params
             if "text_encoder" in state.trainable or "text_encoder" in params.get("lora", {}):
@@ -46,7 +48,10 @@ def cache_keys(
                 )
             encoder = model.text_encoder
             keys[kind] = text_key(
-                params["text_encoder"], encoder.config, encoder.clip_skip, tokenizer.to_json()
+                local_copy(params["text_encoder"]),
+                encoder.config,
+                encoder.clip_skip,
+                tokenizer.to_json(),
             )
     return keys
 
@@ -54,5 +59,5 @@ def cache_keys(
 def with_empty_states(objective: Objective, model: Model, state: TrainState) -> Objective:
     """The objective with the states of the empty prompt, which captions are dropped for."""
     encode = jax.jit(model.encode_text)
-    states = encode(state.params, objective.empty_tokens[None])[0]
+    states = encode(local_copy(state.params), objective.empty_tokens[None])[0]
     return dataclasses.replace(objective, empty_states=np.asarray(states))

@@ -7,14 +7,17 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets import lora
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.training.partition import merge, partition
-from ragaf_jax.weights.load import Tree
+from ragaf_jax.training.sharding import with_shardings
+from ragaf_jax.weights.load import Tree, placed
 from ragaf_jax.weights.locate import locate
 from ragaf_jax.weights.lora_files import SETTINGS_FILE, TENSOR_FILES, load_lora
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
@@ -24,17 +27,23 @@ _ENCODER = ("conv_in", "time_embedding", "down_blocks_", "mid_block")
 
 
 def initial_params(
-    config: ml_collections.ConfigDict, model: Model, stage1: Params | None
+    config: ml_collections.ConfigDict,
+    model: Model,
+    stage1: Params | None,
+    mesh: Mesh | None = None,
 ) -> Params:
     """Every parameter of the model, the frozen ones in the compute dtype.
 
     They are Stage 1's where it is given, else those of `config.init`; what neither has is fresh.
+    Each goes straight to its place on `mesh`; without one, to the first device.
 
     Raises:
       UserError: weights that do not fit the model.
     """
     rng = jax.random.key(config.seed)
     shapes = wanted(config, model)
+    if mesh is not None:
+        shapes = with_shardings(mesh, shapes)
     abstract = flatten_dict(shapes, sep="/")
     if stage1 is not None:
         known = _from_stage1(config, abstract, stage1)
@@ -58,13 +67,15 @@ def initial_params(
             f"config.train.trainable {tuple(config.train.trainable)} does not train; add 'lora/.*'."
         )
 
-    @jax.jit
     def fresh(rng: PRNGKeyArray) -> Tree:
         # Only what is missing: compiling an initialisation takes many seconds.
         leaves = flatten_dict(model.init(rng), sep="/")
         return {path: leaves[path].astype(abstract[path].dtype) for path in missing}
 
-    return unflatten_dict({**known, **(fresh(rng) if missing else {})}, sep="/")
+    if missing:
+        shardings = {path: abstract[path].sharding for path in missing}
+        known |= jax.jit(fresh, out_shardings=shardings)(rng)
+    return unflatten_dict(known, sep="/")
 
 
 def wanted(config: ml_collections.ConfigDict, model: Model) -> Params:
@@ -140,4 +151,7 @@ def _from_stage1(config: ml_collections.ConfigDict, abstract: Tree, stage1: Para
             f"config.model asks for ({path}: {there.get(path, 'missing')} there and "
             f"{here.get(path, 'missing')} here); use the sizes of Stage 1's config.json."
         )
-    return {path: jnp.asarray(leaf, abstract[path].dtype) for path, leaf in known.items()}
+    return {
+        path: placed(np.asarray(leaf, abstract[path].dtype), abstract[path].sharding)
+        for path, leaf in known.items()
+    }

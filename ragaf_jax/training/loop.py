@@ -16,8 +16,10 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
 from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
+from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.interruption import Interruption
 from ragaf_jax.training.monitor import make_validate
@@ -25,11 +27,13 @@ from ragaf_jax.training.optim import learning_rate, optimizer
 from ragaf_jax.training.profiling import Profile
 from ragaf_jax.training.response import ResponseState, observe
 from ragaf_jax.training.setup import (
+    abstract_state,
     check_same_run,
     initial_state,
     load_stage1,
     objective_of,
 )
+from ragaf_jax.training.sharding import local_copy, make_mesh, replicated, with_shardings
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
 from ragaf_jax.training.stopwatch import Stopwatch
@@ -68,6 +72,7 @@ def train(
     Returns:
       The state after the last step.
     """
+    mesh = make_mesh(config)
     model = build_model(config)
     objective = objective_of(config, tokenizer)
     tx = optimizer(config.train)
@@ -79,11 +84,16 @@ def train(
 
     # A checkpoint of this workdir comes first; else Stage 2 starts from Stage 1's average; else
     # from config.init's weights, else from random numbers. Nothing is written before it is known
-    # that there is a start.
+    # that there is a start. Of everything the shape is known first, then the place.
+    abstract = with_shardings(mesh, abstract_state(config, model, tx))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     state = None
     if not has_checkpoint(workdir):
         stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
-        state = initial_state(config, model, tx, initial_params(config, model, stage1))
+        begin = functools.partial(initial_state, config, model, tx)
+        params = initial_params(config, model, stage1, mesh)
+        state = jax.jit(begin, out_shardings=shardings)(params)
+        del params
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
     checkpointer = Checkpointer(
@@ -92,9 +102,6 @@ def train(
     heard: ResponseState = {}
     if state is None:
         # There is a checkpoint, and one that cannot be read ends in an error: never None.
-        abstract = jax.eval_shape(
-            lambda rng: initial_state(config, model, tx, model.init(rng)), jax.random.key(0)
-        )
         restored = checkpointer.restore_latest(abstract)
         assert restored is not None
         check_same_run(restored.meta, meta, workdir)
@@ -105,29 +112,44 @@ def train(
         heard = restored.meta.get("response", {})
     if "text" in keys:
         objective = with_empty_states(objective, model, state)
-    counts = [count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen)]
-    print("{:.2f} M parameters to be trained, {:.2f} M frozen".format(*counts), file=sys.stderr)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
+        counts = [count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen)]
+        print("{:.2f} M parameters to be trained, {:.2f} M frozen".format(*counts), file=sys.stderr)
     writer = make_writer(int(state.step))
-    (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
     step_fn = jax.jit(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),
         donate_argnums=1,
+        out_shardings=(shardings, replicated(mesh)),
     )
+    counted = step_fn
+    if config.model.remat != "none":
+        # What is computed again to save memory is no use that is made of the devices.
+        plain = build_model(with_fields(config, {"model.remat": "none"}))
+        counted = functools.partial(train_step, plain, tx, config.train.ema_decay, objective)
     validate = make_validate(model, objective)
     rate = learning_rate(config.train)
-    rng = jax.random.key(config.seed + 1)
+    make_key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))
+    rng = make_key(config.seed + 1)
     pending: list[Numbers] = []
     row = 0  # of skipped steps
     watch = Stopwatch(config.train.batch_size, dtype=config.model.dtype)
     try:
         with Interruption() as asked, Profile(profiled, workdir / "logs" / "profile") as profile:
-            for step in range(int(state.step) + 1, config.train.steps + 1):
+            first = int(state.step) + 1
+            for step in range(first, config.train.steps + 1):
                 profile.at(step, state)
                 with watch.waits("data"):
                     batch = next(iterator)
-                with watch.waits("compute"):
+                with watch.waits("compute"), jax.set_mesh(mesh):
                     state, scalars = step_fn(rng, state, batch)
                 pending.append(scalars)
+                if step == first:
+                    # Tracing needs the mesh. Nothing here holds on to the batch.
+                    with jax.set_mesh(mesh):
+                        count = functools.partial(matmul_flops, counted, rng, state, batch)
+                        writer.scalars(step, watch.first_step(scalars, count))
+                        del count
                 stops = asked.requested(step)
                 last = step == config.train.steps
                 saves = step % config.checkpoint_every == 0 or last or stops
@@ -142,12 +164,11 @@ def train(
                     numbers["learning_rate"] = float(rate(step - 1))
                     writer.scalars(step, numbers | watch.read(len(values)))
                     if max(rows) >= config.train.max_skipped:
-                        first = step - len(rows) + 1
-                        stop_at = first + rows.index(config.train.max_skipped)
+                        stop_at = step - len(rows) + 1 + rows.index(config.train.max_skipped)
                         give_up(config, workdir, iterator, stop_at)
                 measured: dict[str, float] = {}
                 if responses is not None and step % config.response.every == 0 and not stops:
-                    measured = responses(state.ema_params)
+                    measured = responses(local_copy(state.ema_params))
                     writer.scalars(step, measured)
                     heard, sentences = observe(heard, step, measured, config.response.warn_after)
                     for sentence in sentences:
@@ -162,10 +183,10 @@ def train(
                     writer.text(step, "stop", sentence)
                     break
                 if step % config.validate_every == 0 or last:
-                    losses = validate(state.ema_params, held_out, config.seed)
+                    losses = validate(local_copy(state.ema_params), held_out, config.seed)
                     writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
                 if draw is not None and (step % config.sample_every == 0 or last):
-                    writer.images(step, draw(state.ema_params))
+                    writer.images(step, draw(local_copy(state.ema_params)))
         checkpointer.wait()
     finally:
         checkpointer.close()

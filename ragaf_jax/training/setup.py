@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
@@ -159,3 +160,12 @@ def initial_state(
             " is not trained here; use patterns such as 'control/.*', and '.*' as frozen."
         )
     return TrainState.create(trainable, frozen, tx, jnp.dtype(config.model.dtype))
+
+
+def abstract_state(
+    config: ml_collections.ConfigDict, model: Model, tx: optax.GradientTransformation
+) -> TrainState:
+    """The shapes of `initial_state`'s arrays."""
+    return jax.eval_shape(
+        lambda rng: initial_state(config, model, tx, model.init(rng)), jax.random.key(0)
+    )

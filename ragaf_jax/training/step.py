@@ -18,6 +18,7 @@ from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.nets.regions import pool_regions
 from ragaf_jax.training.accumulation import value_and_gradient
 from ragaf_jax.training.partition import merge
+from ragaf_jax.training.sharding import gathered, spread
 from ragaf_jax.training.state import TrainState, ema_decay
 
 Scalars = dict[str, Array]
@@ -222,7 +223,8 @@ def drawn(objective: Objective, rng: PRNGKeyArray, batch: Batch) -> tuple[Denois
         dropout=jax.random.split(keys[5], size),
     )
     count = read.tokens.shape[0]
-    return denoised, Read(read, jax.random.uniform(keys[3], (count,), maxval=steps - 1))
+    times = jax.random.uniform(keys[3], (count,), maxval=steps - 1)
+    return spread(denoised), spread(Read(read, times))
 
 
 def step_loss(
@@ -299,7 +301,7 @@ def train_step(
     denoised, read = drawn(objective, jax.random.fold_in(rng, state.step), batch)
 
     def loss_of(trainable: Params, examples: tuple[Denoised, Read]) -> tuple[Array, Scalars]:
-        return step_loss(model, objective, merge(trainable, state.frozen), *examples)
+        return step_loss(model, objective, gathered(merge(trainable, state.frozen)), *examples)
 
     (loss, scalars), gradients = value_and_gradient(
         loss_of, state.trainable, (denoised, read), objective.accumulation

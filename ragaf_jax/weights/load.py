@@ -63,9 +63,16 @@ def load_tree(
         check_finite(array, places[path].name, store.source)
         array = np.asarray(array, leaf.dtype, order="C")
         # Waiting keeps the copies of the tensors before from piling up.
-        loaded[path] = jax.block_until_ready(jax.device_put(array, leaf.sharding))
+        loaded[path] = jax.block_until_ready(placed(array, leaf.sharding))
         del array
     return unflatten_dict(loaded, sep="/")
+
+
+def placed(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    """The array on the devices that the sharding names, which may be several processes'."""
+    if sharding is None:
+        return jnp.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def check_finite(array: np.ndarray, name: str, source: str) -> None:

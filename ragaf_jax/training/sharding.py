@@ -1,0 +1,129 @@
+"""Where arrays lie: a mesh of devices, and what of state and batches each of them holds.
+
+Batches are shared out over both axes of the mesh. Parameters, their average and the optimiser's
+numbers are cut along the axis "fsdp" and copied along "data"; the step gathers a weight where it is
+used (ZeRO stage 3, Rajbhandari et al. 2020, §5.3; "fully sharded data parallel").
+"""
+
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.errors import UserError
+
+AXES = ("data", "fsdp")
+
+# An array of fewer numbers is copied to all devices: to gather it takes longer than it saves.
+_LEAST = 256
+
+
+def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh of `config.mesh` over all devices, in which those of one process lie side by side.
+
+    Args:
+      config: `mesh`, and of `train` batch_size, read_examples and accumulation.
+      devices: instead of all.
+
+    Raises:
+      UserError: the axes do not take up all devices, or the batch cannot be shared out over them.
+    """
+    devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)
+    count = len(devices)
+    sizes = {axis: config.mesh[axis] for axis in AXES}
+    known = int(np.prod([size for size in sizes.values() if size != -1]))
+    sizes = {axis: count // known if size == -1 else size for axis, size in sizes.items()}
+    if sizes["data"] * sizes["fsdp"] != count:
+        raise UserError(
+            f"config.mesh is data={config.mesh.data}, fsdp={config.mesh.fsdp} and there are {count}"
+            f" devices; give two numbers whose product is {count}, or -1 for one of them."
+        )
+    train = config.train
+    for name in ("batch_size", "read_examples"):
+        if train[name] % (count * train.accumulation):
+            raise UserError(
+                f"config.train.{name} is {train[name]} and cannot be shared out evenly over {count}"
+                f" devices in {train.accumulation} parts (config.train.accumulation); choose a "
+                f"multiple of {count * train.accumulation}."
+            )
+    grid = np.array(devices).reshape(sizes["data"], sizes["fsdp"])
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def leaf_spec(shape: tuple[int, ...], fsdp: int) -> P:
+    """How an array is cut along "fsdp": its longest side that divides evenly, if it has one.
+
+    Of equal sides it is the last, the output features of a kernel.
+    """
+    fitting = [(size, axis) for axis, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or not fitting or np.prod(shape) < _LEAST:
+        return P()
+    return P(*(None,) * max(fitting)[1], "fsdp")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, P())
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """The sharding of every leaf of a state (or of parameters), arrays or shapes."""
+    fsdp = mesh.shape["fsdp"]
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, leaf_spec(leaf.shape, fsdp)), state)
+
+
+def with_shardings(mesh: Mesh, shapes: Any) -> Any:
+    """The shapes, each with the place where the array of it is to lie."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(mesh, shapes),
+    )
+
+
+def put_batch(mesh: Mesh, batch: Batch) -> Batch:
+    """Starts the transfer of a batch to the devices that share it.
+
+    Args:
+      mesh: of all processes.
+      batch: on the host, this process's examples; those of process p follow those of p − 1.
+    """
+    sharding = NamedSharding(mesh, P(AXES))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def local_copy(tree: Any) -> Any:
+    """The whole of a state's arrays on one device of this process, for what that does alone.
+
+    All processes must call it together. Where one device is all there are, the arrays themselves.
+    """
+    sharding = jax.tree.leaves(tree)[0].sharding
+    if len(sharding.device_set) == 1:
+        return tree
+    whole = jax.jit(lambda tree: tree, out_shardings=replicated(sharding.mesh))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+
+
+def gathered(params: Any) -> Any:
+    """Inside a step: the parameters whole on every device of the mesh that is set.
+
+    Without it XLA may leave weights where they are and pass activations around instead, hundreds of
+    times a step. Their gradients are summed over devices, and each keeps the part that it updates.
+    """
+    return _constrained(params, P())
+
+
+def spread(examples: Any) -> Any:
+    """Inside a step: arrays [b, …] shared out over both axes of the mesh that is set."""
+    return _constrained(examples, P(AXES))
+
+
+def _constrained(tree: Any, spec: P) -> Any:
+    mesh: AbstractMesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)

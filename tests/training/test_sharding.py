@@ -1,0 +1,198 @@
+"""One, two and many devices make the same model, and more devices hold less of it each.
+
+Devices are forced upon a CPU, which a process can do once, before it looks for them: this file is
+also the script that does.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.training.checkpoint import Checkpointer
+from ragaf_jax.training.optim import optimizer
+from ragaf_jax.training.setup import abstract_state, initial_state, objective_of
+from ragaf_jax.training.sharding import (
+    leaf_spec,
+    local_copy,
+    make_mesh,
+    put_batch,
+    replicated,
+    with_shardings,
+)
+from ragaf_jax.training.step import train_step
+
+ROOT = Path(__file__).parents[2]
+MESHES = ((1, 1), (8, 1), (1, 8), (2, 4))
+STEPS = 10
+
+
+def config_on(data, fsdp):
+    config = tiny_config(2)
+    config.train.batch_size = config.train.read_examples = 8
+    config.mesh.data, config.mesh.fsdp = data, fsdp
+    return config
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What this file prints as a script, by mesh."""
+    folder = tmp_path_factory.mktemp("meshes")
+    seed = np.random.default_rng().integers(2**31)
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder), str(seed)],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"seed {seed}: {done.stderr}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", MESHES[1:])
+def test_every_mesh_has_the_losses_of_one_device(found, mesh):
+    losses = np.array(found["losses"][str(mesh)])
+    assert len(losses) == STEPS
+    np.testing.assert_allclose(losses, found["losses"][str((1, 1))], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", MESHES[1:])
+def test_what_a_device_holds_falls_with_fsdp(found, mesh):
+    """But for small arrays, and those no side of which divides."""
+    share = found["bytes"][str(mesh)] / found["bytes"][str((1, 1))]
+    least = 1 / mesh[1]
+    assert least <= share <= least + 0.03
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_checkpoint_of_one_mesh_goes_on_on_any_other(found, mesh):
+    assert found["restored"][str(mesh)]["equal"]
+    np.testing.assert_allclose(
+        found["restored"][str(mesh)]["next_loss"],
+        found["restored"][str((1, 1))]["next_loss"],
+        rtol=1e-5,
+    )
+
+
+def test_one_device_alone_gets_the_whole(found):
+    assert found["local"] == [1, True]
+
+
+def test_the_longest_side_that_divides_is_cut(rng):
+    for _ in range(50):
+        shape = tuple(rng.integers(1, 40, int(rng.integers(0, 5))).tolist())
+        fsdp = int(rng.integers(1, 9))
+        spec = leaf_spec(shape, fsdp)
+        cut = [axis for axis, name in enumerate(spec) if name is not None]
+        fitting = [size for size in shape if size % fsdp == 0]
+        if fsdp == 1 or not fitting or np.prod(shape) < 256:
+            assert not cut
+        else:
+            assert [shape[axis] for axis in cut] == [max(fitting)]
+            assert spec[cut[0]] == "fsdp"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mesh.fsdp": 2}, "config.mesh is data=-1, fsdp=2 and there are 1 devices"),
+        ({"mesh.data": 3, "mesh.fsdp": -1}, "product is 1"),
+    ],
+)
+def test_meshes_that_cannot_be(fields, said):
+    config = tiny_config(1)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=said):
+        make_mesh(config)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "read_examples"])
+def test_a_batch_that_cannot_be_shared_out(name):
+    """Three devices that are the same one: only their number is looked at."""
+    config = tiny_config(2)
+    config.train.batch_size = config.train.read_examples = 12
+    config.train.accumulation = 2
+    config.train[name] = 9
+    with pytest.raises(UserError, match=f"config.train.{name} is 9 .* choose a multiple of 6"):
+        make_mesh(config, jax.devices()[:1] * 3)
+
+
+def run(config, count, seed):
+    """The state on a mesh of so many devices, a compiled step and its batches."""
+    mesh = make_mesh(config, jax.devices()[:count])
+    model, tx = build_model(config), optimizer(config.train)
+    objective = objective_of(config, tiny_tokenizer())
+    abstract = with_shardings(mesh, abstract_state(config, model, tx))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    begin = functools.partial(initial_state, config, model, tx)
+    params = random_params(model, np.random.default_rng(seed))
+    state = jax.jit(begin, out_shardings=shardings)(params)
+    step = jax.jit(
+        functools.partial(train_step, model, tx, 0.999, objective),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(7)
+
+    def steps(state, number):
+        losses = []
+        for i in range(int(state.step), int(state.step) + number):
+            batch = random_batch(np.random.default_rng([seed, i]), config, 16)
+            with jax.set_mesh(mesh):
+                state, scalars = step(key, state, put_batch(mesh, batch))
+            losses.append(float(scalars["loss"]))
+        return state, losses
+
+    return abstract, state, steps
+
+
+def held(state):
+    """Bytes on the first device."""
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+
+
+def equal(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
+
+
+def on_meshes(folder, seed):
+    """Prints losses, bytes and what becomes of a checkpoint, as JSON."""
+    losses, sizes, restored, runs = {}, {}, {}, {}
+    for mesh in MESHES:
+        runs[mesh] = run(config_on(*mesh), mesh[0] * mesh[1], seed)
+        _, state, steps = runs[mesh]
+        sizes[str(mesh)] = held(state)
+        state, losses[str(mesh)] = steps(state, STEPS)
+    checkpointer = Checkpointer(Path(folder))
+    checkpointer.save(STEPS, state, {}, {})
+    checkpointer.wait()
+    for mesh, (abstract, _, steps) in runs.items():
+        again = checkpointer.restore_latest(abstract).state
+        places = jax.tree.map(lambda x, y: x.sharding == y.sharding, again, abstract)
+        same = equal(again, state) and all(jax.tree.leaves(places))
+        restored[str(mesh)] = {"equal": same, "next_loss": steps(again, 1)[1]}
+    checkpointer.close()
+    whole = local_copy(state.trainable)
+    devices = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(whole)}
+    result = {"losses": losses, "bytes": sizes, "restored": restored}
+    print(json.dumps(result | {"local": [*devices, equal(whole, state.trainable)]}))
+
+
+if __name__ == "__main__":
+    on_meshes(sys.argv[1], int(sys.argv[2]))
