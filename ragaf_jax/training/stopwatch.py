@@ -29,9 +29,10 @@ class Stopwatch:
     While the host waits for data the devices may still work on what is queued. So where devices are
     the bottleneck, compute is nearly all of the time, and where data is, compute is next to none.
 
+    The first step compiles, so it is timed by itself: see `first_step`.
+
     Args:
       images: in a step, over all devices.
-      flops: of a step, over all devices; None where they are not known.
       dtype: of the computation, "float32" or "bfloat16".
       clock: seconds since whenever.
     """
@@ -39,12 +40,12 @@ class Stopwatch:
     def __init__(
         self,
         images: int,
-        flops: float | None = None,
         dtype: str = "float32",
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._images = images
-        self._flops = flops
+        self._flops: float | None = None
+        self._before_window = 0  # steps that are reported, and not timed, in the next window
         peak = peak_flops(jax.local_devices()[0].device_kind, dtype)
         self._peak = None if peak is None else peak * jax.device_count()
         self._clock = clock
@@ -63,20 +64,46 @@ class Stopwatch:
         finally:
             self._spent[part] += self._clock() - begin
 
+    def first_step(self, scalars: Any, flops: Callable[[], float]) -> dict[str, float]:
+        """Waits for the first step, and only then begins the first window.
+
+        Args:
+          scalars: what the step gave.
+          flops: tells the FLOPs of a step, over all devices and without what is only computed again
+            to save memory. As that may take seconds, it is asked only where the devices' peak is
+            known.
+
+        Returns:
+          time/first_step, in seconds: tracing, compiling and making it, not its batch.
+        """
+        with self.waits("compute"):
+            jax.block_until_ready(scalars)
+        seconds = self._spent["compute"]
+        if self._peak is not None:
+            self._flops = flops()
+        self._before_window = 1
+        self._begin(self._clock())
+        return {"time/first_step": seconds}
+
     def read(self, steps: int) -> dict[str, float]:
         """The window's numbers; the next window begins.
 
         Args:
-          steps: that were taken since the last reading, 1 or more. Their scalars have been fetched:
-            steps that are only queued would count as done.
+          steps: that were taken since the last reading, 1 or more, the first one counted. Their
+            scalars have been fetched: steps that are only queued would count as done.
 
         Returns:
-          images_per_second; time/step and what it is made of, time/data, time/compute,
-          time/checkpoint and time/other, in seconds a step; the greatest memory so far,
-          memory/device_gib or, where devices do not tell, memory/process_gib; and mfu, the share of
-          the devices' peak FLOP/s, where both are known (Chowdhery et al. 2022, "PaLM", app. B).
+          Nothing where that was the first step alone, else images_per_second; time/step and what it
+          is made of, time/data, time/compute, time/checkpoint and time/other, in seconds a step;
+          the greatest memory so far, memory/device_gib or, where devices do not tell,
+          memory/process_gib; and mfu, the share of the devices' peak FLOP/s, where it is known
+          (Chowdhery et al. 2022, "PaLM", app. B).
         """
         now = self._clock()
+        steps, self._before_window = steps - self._before_window, 0
+        if steps == 0:
+            self._begin(now)
+            return {}
         seconds = max(now - self._start, 1e-9) / steps
         parts = {name: spent / steps for name, spent in self._spent.items()}
         parts["other"] = max(seconds - sum(parts.values()), 0.0)

@@ -12,6 +12,7 @@ from fakes import random_batch, tiny_config, tiny_tokenizer
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.checkpoint import best_step, load_params
 from ragaf_jax.training.loop import train
+from ragaf_jax.training.plan import flops_of
 from ragaf_jax.training.writers import JsonLines
 
 
@@ -237,6 +238,24 @@ def test_asked_to_stop_it_saves_goes_on_and_knows_its_best(tmp_path, rng):
     assert best_step(tmp_path, "response/sketch") == 2
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
-    assert all(line["time/step"] > 0 for line in lines if "loss" in line)
+    # The first step of either run, which compiles, is timed by itself.
+    assert [line["step"] for line in lines if line.get("time/first_step", 0) > 0] == [1, 4]
+    assert [line["step"] for line in lines if line.get("time/step", 0) > 0] == [2, 3, 5, 6]
     words = {line["step"]: line["message"] for line in lines if "message" in line}
     assert "this step is saved" in words[3] and "obeys the sketch from step 2" in words[4]
+
+
+def test_mfu_is_of_what_the_step_needs_and_not_of_what_it_computes_again(
+    tmp_path, run, monkeypatch
+):
+    peak = 1e12
+    monkeypatch.setattr("ragaf_jax.training.stopwatch.peak_flops", lambda kind, dtype: peak)
+    config = short(1, 3)
+    needed = flops_of(config) * config.train.batch_size
+    config.model.remat = "blocks"
+    assert flops_of(config) * config.train.batch_size > needed
+    lines = [line for line in run(config, tmp_path) if "mfu" in line]
+    assert [line["step"] for line in lines] == [2, 3]
+    for line in lines:
+        achieved = line["mfu"] * peak * jax.device_count()
+        assert achieved * line["time/step"] == pytest.approx(needed)

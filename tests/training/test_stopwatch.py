@@ -62,19 +62,49 @@ def test_queued_steps_are_waited_for_in_compute():
     assert values["time/data"] >= 0.05 and values["time/compute"] == 0
 
 
-def test_mfu_is_the_share_of_the_peak(monkeypatch):
-    monkeypatch.setattr("ragaf_jax.training.stopwatch.peak_flops", lambda kind, dtype: 1e12)
+@pytest.mark.parametrize("log_at_once", [False, True])
+def test_the_first_step_is_timed_by_itself(rng, log_at_once):
     clock = Clock()
-    watch = Stopwatch(images=1, flops=3e11, clock=clock)
-    clock.now += 5.0
-    assert watch.read(10)["mfu"] == pytest.approx(0.6)
+    watch = Stopwatch(images=16, clock=clock)
+    clock.now += 7.0  # until the loop begins
+    with watch.waits("data"):
+        clock.now += 5.0
+    first, later = rng.uniform(0.1, 90.0, 2)
+    with watch.waits("compute"):
+        clock.now += first
+    assert watch.first_step(None, lambda: 0.0) == {"time/first_step": pytest.approx(first)}
+    if log_at_once:
+        clock.now += 3.0  # this reading's, not the next one's
+        assert watch.read(1) == {}
+    clock.now += later
+    steps = int(rng.integers(1, 9))
+    values = watch.read(steps if log_at_once else steps + 1)
+    assert values["time/step"] == pytest.approx(later / steps)
+    assert values["images_per_second"] == pytest.approx(16 * steps / later)
+    assert values["time/compute"] == values["time/data"] == 0
+    clock.now += later
+    assert watch.read(2)["time/step"] == pytest.approx(later / 2)
+
+
+def test_mfu_is_the_share_of_the_peak(monkeypatch):
+    peak = 1e12 / jax.device_count()
+    monkeypatch.setattr("ragaf_jax.training.stopwatch.peak_flops", lambda kind, dtype: peak)
+    clock = Clock()
     watch = Stopwatch(images=1, clock=clock)
+
+    def flops():
+        clock.now += 20.0  # counting them is no part of a window
+        return 3e11
+
+    watch.first_step(None, flops)
     clock.now += 5.0
-    assert "mfu" not in watch.read(10)  # nobody knows its FLOPs
+    assert watch.read(11)["mfu"] == pytest.approx(0.6)
 
 
-def test_a_cpu_has_no_mfu():
-    assert "mfu" not in Stopwatch(images=1, flops=1e9).read(1)
+def test_a_cpu_has_no_mfu_and_counts_no_flops():
+    watch = Stopwatch(images=1)
+    watch.first_step(None, lambda: pytest.fail("counted"))
+    assert "mfu" not in watch.read(2)
 
 
 def test_memory_is_that_of_the_process_or_of_the_fullest_device():

@@ -101,7 +101,7 @@ def test_the_terminal_shows_loss_speed_and_time_left(capsys):
 def test_tensorboard_has_the_numbers_and_pictures(tmp_path, rng):
     image = picture(rng)
     writer = TensorBoard(tmp_path)
-    writer.scalars(3, {"loss": jnp.float32(0.5)})
+    writer.scalars(3, {"loss": jnp.float32(0.5), "fusion/sketch/0-249": 0.25})
     writer.images(3, {"samples": image})
     writer.text(4, "response", "The sketch is obeyed.")
     writer.close()
@@ -111,6 +111,7 @@ def test_tensorboard_has_the_numbers_and_pictures(tmp_path, rng):
         for value in event.summary.value
     }
     assert values["loss"][0] == 3 and values["loss"][1].simple_value == 0.5
+    assert values["fusion/sketch/0-249"][1].simple_value == 0.25  # a curve under "fusion"
     assert (values["samples"][1].image.height, values["samples"][1].image.width) == (5, 7)
     (said,) = [value for name, value in values.items() if name.startswith("response")]
     assert said[0] == 4 and said[1].tensor.string_val == [b"The sketch is obeyed."]
