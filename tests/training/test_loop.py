@@ -250,12 +250,10 @@ def test_mfu_is_of_what_the_step_needs_and_not_of_what_it_computes_again(
 ):
     peak = 1e12
     monkeypatch.setattr("ragaf_jax.training.stopwatch.peak_flops", lambda kind, dtype: peak)
-    config = short(1, 3)
+    config = short(1, 2)
     needed = flops_of(config) * config.train.batch_size
-    config.model.remat = "blocks"
-    assert flops_of(config) * config.train.batch_size > needed
-    lines = [line for line in run(config, tmp_path) if "mfu" in line]
-    assert [line["step"] for line in lines] == [2, 3]
-    for line in lines:
-        achieved = line["mfu"] * peak * jax.device_count()
-        assert achieved * line["time/step"] == pytest.approx(needed)
+    config.model.remat = "blocks"  # whose step has more products, as test_plan.py tells
+    (line,) = [line for line in run(config, tmp_path) if "mfu" in line]
+    assert line["step"] == 2
+    achieved = line["mfu"] * peak * jax.device_count()
+    assert achieved * line["time/step"] == pytest.approx(needed)
