@@ -122,7 +122,7 @@ def train(
         donate_argnums=1,
         out_shardings=(shardings, replicated(mesh)),
     )
-    counted = step_fn
+    counted: Callable[..., object] = step_fn
     if config.model.remat != "none":
         # What is computed again to save memory is no use that is made of the devices.
         plain = build_model(with_fields(config, {"model.remat": "none"}))
