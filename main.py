@@ -114,10 +114,11 @@ def main(argv: list[str]) -> None:
         print_plan(config, config.memory_budget_gib or None)
         return
     workdir = Path(FLAGS.workdir)
+    # First of all: whatever asks for devices sees those of one process from then on.
+    if FLAGS.mode == "train" and (FLAGS.distributed or FLAGS.coordinator):
+        join(FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count)
     keep_freed_memory()
     if FLAGS.mode == "train":
-        if FLAGS.distributed or FLAGS.coordinator:
-            join(FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count)
         train_stage(config, workdir)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"

@@ -30,8 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     init.tokenizer = "openai/clip-vit-large-patch14"
     init.prediction = ""  # "epsilon" or "v_prediction"; empty: as the checkpoint says
 
-    # To come, a run uses one device so far. Devices along each axis of the mesh: batches are shared
-    # out over both, parameters, optimiser and average over "fsdp" alone; -1: all that are left.
+    # Devices along each axis of the mesh: batches are shared out over both, parameters, optimiser
+    # and average over "fsdp" alone; -1: all that are left.
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})
 
     config.data = data = ml_collections.ConfigDict()

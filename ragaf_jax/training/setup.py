@@ -21,8 +21,8 @@ from ragaf_jax.training.partition import partition
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import Objective
 
-# Where the data lie, and what of them is computed beforehand.
-_FREE = ("data.dir", "data.cache")
+# Where the data lie, what of them is computed beforehand, and what is computed twice.
+_FREE = ("data.dir", "data.cache", "model.remat")
 
 # What a checkpoint says of its run: "config", "tokenizer", "version".
 Meta = Mapping[str, Any]

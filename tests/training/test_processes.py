@@ -1,0 +1,156 @@
+"""Two real processes train, are killed, and go on as two or as one, as if nothing had been."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import tiny_config
+from flax.traverse_util import flatten_dict
+
+from configs import stage1
+from input_pipeline.preparing import Options, prepare
+from ragaf_jax.training.checkpoint import load_params
+
+ROOT = Path(__file__).parents[2]
+STEPS, EVERY, KILLED_AFTER = 40, 10, 15
+CHANGES = {
+    "data.image_size": 32,
+    "data.max_regions": 33,
+    "data.max_edges": 192,
+    "data.text_length": 40,
+    "model.text_encoder.vocab_size": 4096,
+    "train.steps": STEPS,
+    "checkpoint_every": EVERY,
+    "log_every": 1,
+    "response.every": EVERY,
+    "response.examples": 2,
+    "response.sample_steps": 1,
+    "validate_every": STEPS,
+    "validation_examples": 2,
+    "sample_every": STEPS,
+    "sample_examples": 2,
+    "sample.steps": 2,
+    "mesh.data": 1,
+    "mesh.fsdp": -1,  # every parameter in two halves
+}
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Trains a tiny Stage 1 on four drawings."""
+    data = tmp_path_factory.mktemp("data")
+    prepare("openmoji", data, Options(32, 2, 4))
+    config = tiny_config(1)
+    config.update_from_flattened_dict({**CHANGES, "data.dir": str(data), "data.recolorings": 2})
+    before = flatten_dict(stage1.get_config("quickstart").to_dict(), sep=".")
+    tiny = flatten_dict(config.to_dict(), sep=".")
+    flags = [f"--config.{name}={value}" for name, value in tiny.items() if value != before[name]]
+    return [sys.executable, "main.py", "--config=configs/stage1.py:quickstart", *flags]
+
+
+@pytest.fixture
+def start(command):
+    """Starts one process, or several that train together; none outlives the test."""
+    started = []
+
+    def begin(workdir, count):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        processes = []
+        for i in range(count):
+            flags = [f"--coordinator=localhost:{port}", f"--process_id={i}"]
+            flags = [*flags, f"--process_count={count}"] if count > 1 else []
+            quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
+            process = subprocess.Popen(
+                [*command, f"--workdir={workdir}", *flags],
+                cwd=ROOT,
+                env=os.environ | quick,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            processes.append(process)
+        started.extend(processes)
+        return processes
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def finish(processes):
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+
+
+def lines(workdir):
+    """What metrics.jsonl holds; its last line may be half written."""
+    file = workdir / "logs" / "metrics.jsonl"
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def losses(workdir):
+    return {line["step"]: line["loss"] for line in lines(workdir) if "loss" in line}
+
+
+@pytest.mark.slow
+def test_two_processes_are_killed_and_go_on_as_one_and_as_two(tmp_path, start):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(whole, 1))
+    expected = losses(whole)
+    assert list(expected) == list(range(1, STEPS + 1))
+
+    both = start(killed, 2)
+    while not any(step >= KILLED_AFTER for step in losses(killed)):
+        assert all(process.poll() is None for process in both), both[0].communicate()[1]
+        time.sleep(0.005)
+    for process in both:
+        process.kill()
+    for process in both:
+        process.wait()
+    assert KILLED_AFTER <= max(losses(killed)) < STEPS
+    assert not (killed / "samples").exists()  # it did not come to its end
+
+    response = [line["response/sketch"] for line in lines(whole) if "response/sketch" in line]
+    for count in (1, 2):
+        workdir = tmp_path / f"on_{count}"
+        shutil.copytree(killed, workdir)
+        finish(start(workdir, count))
+        found = losses(workdir)
+        assert list(found) == list(expected)
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+        again = [line["response/sketch"] for line in lines(workdir) if "response/sketch" in line]
+        np.testing.assert_allclose(again, response, rtol=1e-3, atol=1e-6)
+        one, other = (load_params(path)[0] for path in (whole, workdir))
+        assert one.keys() == other.keys()
+        for a, b in zip(*(flatten_dict(tree).values() for tree in (one, other)), strict=True):
+            assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-6
+        assert len(list((workdir / "samples").glob("*.png"))) == 1
+
+
+@pytest.mark.slow
+def test_a_process_that_nobody_waits_for(command, tmp_path):
+    """What is said where only a part of the address is given."""
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'run'}", "--coordinator=localhost:1"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "give --coordinator, --process_id and --process_count" in done.stderr
+    assert not (tmp_path / "run").exists()
