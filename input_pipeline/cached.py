@@ -5,6 +5,7 @@ networks that made it. There is bfloat16, stored as uint16, because `.npy` does 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -17,6 +18,11 @@ from ragaf_jax.errors import UserError
 def cache_folder(records: Path, kind: str, key: str) -> Path:
     """Where a cache of this key lies, or would."""
     return records / "cache" / f"{kind}-{key}"
+
+
+def prepared_kinds(records: Path, keys: Mapping[str, str]) -> tuple[str, ...]:
+    """Of the kinds of these keys, those that there is a cache of."""
+    return tuple(kind for kind, key in keys.items() if cache_folder(records, kind, key).is_dir())
 
 
 class TextStates:

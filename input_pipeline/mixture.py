@@ -82,6 +82,11 @@ class Mixture:
             self, sources=tuple(source.without(*images) for source in self.sources)
         )
 
+    def prepared_caches(self, keys: Mapping[str, str]) -> tuple[str, ...]:
+        """See `RecordSource.prepared_caches`: those that every source has."""
+        found = [source.prepared_caches(keys) for source in self.sources]
+        return tuple(kind for kind in keys if all(kind in kinds for kinds in found))
+
     def with_caches(self, keys: Mapping[str, str]) -> "Mixture":
         """See `RecordSource.with_caches`: of every source."""
         return dataclasses.replace(

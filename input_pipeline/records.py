@@ -1,7 +1,9 @@
 """Random access to a prepared data set."""
 
+import contextlib
 import copy
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
-from input_pipeline.cached import TextStates, open_latents, open_text
+from input_pipeline.cached import TextStates, open_latents, open_text, prepared_kinds
 from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -66,7 +68,8 @@ class RecordSource:
             text = (folder / record_format.TOKENIZER_FILE).read_text(encoding="utf-8")
             splits = builder.as_data_source()
             for records in splits.values():
-                records[0]  # files are opened when they are first read; a truncated one fails here
+                for those, _ in _files(records):
+                    records[those.start]  # a file is opened when it is first read, or fails here
         except Exception as error:  # TFDS and ArrayRecord raise many kinds
             raise UserError(
                 f"The data in {folder} cannot be read ({error}); delete the folder and run: "
@@ -86,7 +89,13 @@ class RecordSource:
         return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        record = self._records[index]
+        """The record of an index.
+
+        Raises:
+          UserError: its file was damaged or taken away since it was opened.
+        """
+        with self._told(range(index.__index__(), index.__index__() + 1)):
+            record = self._records[index]
         for name in self._left_out:
             del record[name]
         if self._latents is not None:
@@ -104,8 +113,9 @@ class RecordSource:
         )
         for begin in range(0, len(raw), _READ_TOGETHER):
             together = range(begin, min(begin + _READ_TOGETHER, len(raw)))
-            for record in raw.__getitems__(together):
-                yield _readable(chosen.deserialize_example_np(record))
+            with self._told(together):
+                read = [chosen.deserialize_example_np(one) for one in raw.__getitems__(together)]
+            yield from map(_readable, read)
 
     def without(self, *images: str) -> "RecordSource":
         """The same records, read faster because these images of theirs are not decoded."""
@@ -114,6 +124,10 @@ class RecordSource:
         decoders = {name: tfds.decode.SkipDecoding() for name in source._left_out}
         source._records = dataclasses.replace(self._records, decoders=decoders)
         return source
+
+    def prepared_caches(self, keys: Mapping[str, str]) -> tuple[str, ...]:
+        """The kinds of caches that `with_caches` would find; `keys` as there."""
+        return prepared_kinds(self.folder, keys)
 
     def with_caches(self, keys: Mapping[str, str]) -> "RecordSource":
         """The same records with what was computed beforehand of each.
@@ -138,6 +152,33 @@ class RecordSource:
         if "text" in keys:
             source._text_states = open_text(self.folder, self._split, keys["text"], self._command)
         return source
+
+    @contextlib.contextmanager
+    def _told(self, indices: range) -> Iterator[None]:
+        """Says in a sentence from which file, or which of several, records cannot be read."""
+        try:
+            yield
+        except Exception as error:  # TFDS and ArrayRecord raise many kinds
+            files = [
+                os.fspath(self.folder / name)
+                for those, name in _files(self._records)
+                if those.start <= indices[-1] and indices[0] < those.stop
+            ]
+            raise UserError(
+                f"A record of {self._split} cannot be read from {' or '.join(files)}, which is "
+                f"gone or damaged ({error}); bring it back, or delete the folder and run: "
+                f"{self._command}"
+            ) from error
+
+
+def _files(records: Any) -> list[tuple[range, str]]:
+    """The records that each file of TFDS's data source holds, and its name."""
+    files = records.dataset_info.splits[records.split].file_instructions
+    ends = list(itertools.accumulate(file.take for file in files))
+    return [
+        (range(end - file.take, end), Path(file.filename).name)
+        for end, file in zip(ends, files, strict=True)
+    ]
 
 
 def _readable(record: dict[str, Any]) -> dict[str, Any]:

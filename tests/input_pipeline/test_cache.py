@@ -162,6 +162,16 @@ def test_other_weights_are_refused(cached_dir, bare, keys):
             bare.with_caches({kind: key})
 
 
+def test_a_cache_is_prepared_if_it_is_of_these_weights(cached_dir, bare, keys):
+    source = opened(cached_dir)
+    assert source.prepared_caches(keys) == ("latents", "text")
+    assert source.prepared_caches(keys | {"latents": "0123"}) == ("text",)
+    assert source.prepared_caches({}) == bare.prepared_caches(keys) == ()
+    parts = (source, opened(cached_dir, "openmoji/plain"))
+    assert Mixture(parts, (1, 2), source.tokenizer).prepared_caches(keys) == ("latents", "text")
+    assert Mixture((source, bare), (1, 2), source.tokenizer).prepared_caches(keys) == ()
+
+
 def test_another_clip_skip_is_another_cache(bare, checkpoint, trees, tokenizer):
     (folder,) = build_caches(bare, ("text",), open_checkpoint(str(checkpoint)), clip_skip=1)
     key = text_key(trees["text_encoder"], TEXT, 1, tokenizer.to_json())
