@@ -24,8 +24,10 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.optim import optimizer
+from ragaf_jax.training.partition import partition
 from ragaf_jax.training.plan_shapes import batch_shapes, with_known_sizes
 from ragaf_jax.training.setup import initial_state, objective_of
 from ragaf_jax.training.step import train_step
@@ -52,8 +54,7 @@ class Plan(NamedTuple):
       peak_bytes: the compiler's account of a step on one device: arguments, results and temporary
         buffers, less what shares memory. It is exact for the backend that compiled it; another's
         kernels need other buffers. On the CPU attention runs in tiles and keeps no scores, as
-        cuDNN's does, but XLA computes much of bfloat16 in float32 there, and Stable Diffusion's
-        peak does not fall with `remat`: to choose one for a GPU, plan on a GPU.
+        cuDNN's does, but XLA computes much of bfloat16 in float32 there.
       device_bytes: what the device says that it has, or None.
       seconds: how long compiling took.
     """
@@ -66,6 +67,14 @@ class Plan(NamedTuple):
     peak_bytes: int
     device_bytes: int | None
     seconds: float
+
+
+def flags_of(setting: Setting) -> str:
+    """The flags that choose a setting, all but their dashes."""
+    return (
+        f"config.model.remat={setting.remat} config.train.accumulation={setting.accumulation} "
+        f"config.data.cache={setting.cache}"
+    )
 
 
 def configured(config: ml_collections.ConfigDict, setting: Setting) -> ml_collections.ConfigDict:
@@ -107,7 +116,8 @@ def compiled_plan(
     config = configured(config, setting)
     step, shapes = step_and_shapes(config)
     begin = time.monotonic()
-    memory: Any = jax.jit(step, donate_argnums=1).lower(*shapes).compile().memory_analysis()
+    jitted = jax.jit(step, donate_argnums=1, compiler_options=compiler_options(config))
+    memory: Any = jitted.lower(*shapes).compile().memory_analysis()
     state = shapes[1]
     return Plan(
         setting,
@@ -130,58 +140,87 @@ def device_bytes() -> int | None:
     return statistics.get("bytes_limit") if statistics else None
 
 
-def settings(config: ml_collections.ConfigDict) -> list[Setting]:
-    """All that make the same update; only what is not trained may come from a cache."""
+def own_setting(config: ml_collections.ConfigDict) -> Setting:
+    """What `config` itself says."""
+    return Setting(config.model.remat, config.train.accumulation, config.data.cache)
+
+
+def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The kinds of caches that a run can take anything from: of networks that are not trained."""
     model = build_model(config)
-    _, (_, state, _) = step_and_shapes(config)
     kinds: tuple[str, ...] = KINDS if isinstance(model.autoencoder, KlAutoencoder) else ("text",)
-    if "text_encoder" in state.trainable or "text_encoder" in state.params.get("lora", {}):
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    trainable, _ = partition(params, config.train.trainable, config.train.frozen)
+    if "text_encoder" in trainable or "text_encoder" in params.get("lora", {}):
         kinds = tuple(kind for kind in kinds if kind != "text")
-    caches = dict.fromkeys((config.data.cache, ",".join(kinds), ""))
+    return kinds
+
+
+def settings(config: ml_collections.ConfigDict, caches: Sequence[str]) -> list[Setting]:
+    """All that make the same update, with one of these `config.data.cache`."""
     # The examples that only RAGAF reads are parted as often as those that are denoised.
     sizes = (config.train.batch_size, config.train.read_examples)
     parts = [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
     return [Setting(*each) for each in itertools.product(REMAT, parts, caches)]
 
 
+def search(
+    config: ml_collections.ConfigDict,
+    candidates: Sequence[Setting],
+    budget: float,
+    known: Sequence[Plan] = (),
+) -> list[Plan]:
+    """Compiles one setting after the other until a step keeps within `budget` bytes.
+
+    They are tried from the fewest FLOPs on, of equal ones with the fewest parts first, of those
+    `config`'s own. Where not even the state fits, none can, and the search ends at once.
+
+    Args:
+      config: with the sizes of its networks.
+      candidates: the settings.
+      budget: of one device.
+      known: plans that need not be made again.
+
+    Returns:
+      `known`, then the plans that were made; the last one fits unless none does.
+    """
+    found = {plan.setting: plan for plan in known}
+    own, flops = own_setting(config), dict[Setting, float]()
+    for setting in candidates:
+        alike = setting._replace(accumulation=1)  # parts change nothing of the products
+        flops[setting] = flops.get(alike) or flops_of(configured(config, alike))
+    ordered = sorted(candidates, key=lambda x: (flops[x], x.accumulation, x != own))
+    bar = tqdm(ordered, desc="compile", unit="setting", leave=False, file=sys.stderr)
+    for setting in bar:
+        bar.set_postfix(setting._asdict())
+        if setting not in found:
+            found[setting] = compiled_plan(config, setting, flops[setting])
+        if found[setting].peak_bytes <= budget or found[setting].state_bytes > budget:
+            break
+    return list(found.values())
+
+
 def plan(config: ml_collections.ConfigDict, budget_gib: float | None = None) -> list[Plan]:
     """What `config` needs and, where there is a budget, the settings tried to keep within it.
-
-    They are tried from the fewest FLOPs on, of equal ones with the fewest parts first, until one
-    fits. Where not even the state fits, none can, and the search ends at once.
 
     Args:
       config: with the sizes of its networks, as `with_known_sizes` gives it.
       budget_gib: memory of a device; None: what the device says, else there is no search.
 
     Returns:
-      The plan of `config` as it is, then those of the other settings that were tried.
+      The plan of `config` as it is, then those of the other settings that were tried; see `search`.
 
     Raises:
       UserError: what `build_model` and `objective_of` refuse, or a budget of 0 or less.
     """
     if budget_gib is not None and not budget_gib > 0:
         raise UserError(f"The memory budget is {budget_gib} GiB; give more than 0.")
-    own = Setting(config.model.remat, config.train.accumulation, config.data.cache)
-    found = [compiled_plan(config, own)]
+    found = [compiled_plan(config, own_setting(config))]
     budget = _budget(found, budget_gib)
     if budget is None or found[0].state_bytes > budget:
         return found
-    candidates = settings(config)
-    flops: dict[Setting, float] = {}
-    for setting in candidates:
-        alike = setting._replace(accumulation=1)
-        flops[setting] = flops.get(alike) or flops_of(configured(config, alike))
-    candidates.sort(key=lambda setting: (flops[setting], setting.accumulation))
-    bar = tqdm(candidates, desc="compile", unit="setting", leave=False, file=sys.stderr)
-    for setting in bar:
-        bar.set_postfix(setting._asdict())
-        if setting != own:
-            found.append(compiled_plan(config, setting, flops[setting]))
-        tried = found[0] if setting == own else found[-1]
-        if tried.peak_bytes <= budget:
-            break
-    return found
+    caches = dict.fromkeys((config.data.cache, ",".join(cacheable(config)), ""))
+    return search(config, settings(config, tuple(caches)), budget, found)
 
 
 def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | None:
@@ -227,12 +266,8 @@ def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: b
     elif chosen is None:
         end = f"Nothing fits {budget / GIB:.2f} GiB: train less, or choose a smaller batch."
     else:
-        setting = chosen.setting
-        end = (
-            f"The cheapest that fits {budget / GIB:.2f} GiB: --config.model.remat={setting.remat} "
-            f"--config.train.accumulation={setting.accumulation} "
-            f"--config.data.cache={setting.cache}"
-        )
+        flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
+        end = f"The cheapest that fits {budget / GIB:.2f} GiB: {flags}"
     return "\n".join([head, "", *lines, "", end])
 
 

@@ -7,10 +7,25 @@ from fakes import random_batch, tiny_config
 
 from configs import stage1
 from ragaf_jax.errors import UserError
+from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.model import Model
 from ragaf_jax.training import plan as plans
 from ragaf_jax.training.flops import matmul_flops
-from ragaf_jax.training.plan import GIB, Plan, Setting, cheapest, plan, settings, table
+from ragaf_jax.training.limits import check_config
+from ragaf_jax.training.plan import (
+    GIB,
+    Plan,
+    Setting,
+    cacheable,
+    cheapest,
+    configured,
+    flops_of,
+    plan,
+    search,
+    settings,
+    table,
+)
 from ragaf_jax.training.plan_shapes import batch_shapes, with_known_sizes
 
 
@@ -71,21 +86,43 @@ def test_sizes_without_weights_are_stable_diffusions():
 
 
 def test_all_settings_are_considered_once():
-    config = tiny_config(2)
-    config.train.trainable, config.train.frozen = ("ragaf/.*",), (".*",)
-    found = settings(config)
-    assert len(found) == len(set(found))
-    assert {x.accumulation for x in found} == {1, 2}  # four are denoised, two only read
-    assert {x.cache for x in found} == {"", "text"}  # Haar's latents cost nothing
-    config.train.trainable = (".*",)
-    config.train.frozen = ()
-    assert {x.cache for x in settings(config)} == {""}  # the text encoder trains
+    config = tiny_config(2)  # four examples are denoised, two only read
+    found = settings(config, ("", "text"))
+    assert len(found) == len(set(found)) == len(REMAT) * 2 * 2
+    assert {x.remat for x in found} == set(REMAT)
+    assert {x.accumulation for x in found} == {1, 2}
+    assert {x.cache for x in found} == {"", "text"}
+    for setting in found:
+        check_config(configured(config, setting))
 
 
-def test_the_plan_of_a_small_model():
+def test_what_is_not_trained_can_be_cached():
+    config = tiny_config(1)
+    assert cacheable(config) == ()  # the text encoder trains, and Haar's latents cost nothing
+    config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
+    assert cacheable(config) == ("text",)
+    config.model.autoencoder = "kl"
+    config.model.conditioning_channels = (8, 8, 16, 16)
+    assert cacheable(config) == ("latents", "text")
+    config.model.lora.patterns = ("text_encoder/.*",)
+    config.train.trainable = ("control/.*", "lora/.*")
+    assert cacheable(config) == ("latents",)
+
+
+def test_parts_change_nothing_of_the_products():
+    config = tiny_config(1)
+    whole = flops_of(config)
+    assert flops_of(configured(config, Setting("none", 2, ""))) == whole
+    assert flops_of(configured(config, Setting("full", 1, ""))) > whole
+
+
+def test_the_plan_of_a_small_model(monkeypatch):
     config = tiny_config(1)
     config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
+    init, keys = Model.init, []
+    monkeypatch.setattr(Model, "init", lambda self, key: keys.append(key) or init(self, key))
     (only,) = plan(config)
+    assert keys and all(isinstance(key, jax.core.Tracer) for key in keys)  # shapes, no numbers
     shapes = jax.eval_shape(build_model(config).init, jax.random.key(0))
     counts = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
     assert only.trainable == counts.pop("control")
@@ -132,6 +169,27 @@ def test_the_search_tries_the_cheapest_first_and_stops_where_one_fits(monkeypatc
     lines = table(found, 2.6, markdown=True)
     assert "| attention | 4 | none |" in lines and "| --- |" in lines
     assert "--config.model.remat=attention --config.train.accumulation=4" in lines
+
+
+def test_of_equal_settings_the_own_is_kept(monkeypatch):
+    monkeypatch.setattr(plans, "flops_of", lambda config: 1.0)
+    monkeypatch.setattr(
+        plans, "compiled_plan", lambda config, setting, flops: made(*setting[:2], flops, 1)
+    )
+    config = tiny_config(1)
+    for config.model.remat in REMAT:
+        (found,) = search(config, settings(config, ("",)), 2.0 * GIB)
+        assert found.setting == (config.model.remat, 1, "")
+
+
+def test_a_search_ends_where_the_state_alone_does_not_fit(monkeypatch):
+    monkeypatch.setattr(plans, "flops_of", lambda config: 1.0)
+    monkeypatch.setattr(
+        plans, "compiled_plan", lambda config, setting, flops: made(*setting[:2], flops, 1)
+    )
+    config = tiny_config(1)
+    assert len(search(config, settings(config, ("",)), 11.0)) == 12  # ten bytes of state
+    assert len(search(config, settings(config, ("",)), 9.0)) == 1
 
 
 def test_a_budget_is_more_than_nothing():

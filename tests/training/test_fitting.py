@@ -1,0 +1,147 @@
+"""A run chooses what keeps it within its budget, and may go on with another choice."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakes import tiny_config, tiny_tokenizer
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.training import fitting
+from ragaf_jax.training import plan as plans
+from ragaf_jax.training.fitting import fitted
+from ragaf_jax.training.limits import check_config
+from ragaf_jax.training.plan import GIB, Plan, own_setting
+from ragaf_jax.training.setup import check_same_run
+
+ROOT = Path(__file__).parents[2]
+NEEDS = {"none": 8, "attention": 6, "blocks": 4, "full": 2}
+FLOPS = {"none": 1.0, "attention": 2.0, "blocks": 3.0, "full": 4.0}
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """The settings that were compiled, by an account that is not: 1 GiB, and some by parts."""
+    found = []
+
+    def compiled(config, setting, flops):
+        found.append(setting)
+        peak = 1 + (NEEDS[setting.remat] - ("text" in setting.cache)) / setting.accumulation
+        return Plan(setting, 1, 1, flops, GIB // 2, int(peak * GIB), None, 1.0)
+
+    monkeypatch.setattr(plans, "compiled_plan", compiled)
+    monkeypatch.setattr(plans, "flops_of", lambda config: FLOPS[config.model.remat])
+    monkeypatch.setattr(fitting, "cacheable", lambda config: ("text",))  # Haar's latents are not
+    return found
+
+
+def frozen_text(stage=1):
+    config = tiny_config(stage)
+    config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
+    return config
+
+
+def test_without_a_budget_nothing_is_compiled(tried):
+    config = frozen_text()
+    same, said = fitted(config, ("text",))
+    assert same is config and said == "" and tried == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "cached", "chosen", "compilations"),
+    [
+        (9, (), ("none", 1, ""), 1),
+        (8, (), ("none", 2, ""), 2),
+        (8, ("text",), ("none", 1, "text"), 1),
+        (2.8, (), ("attention", 4, ""), 6),
+        (1.4, ("latents", "text"), ("full", 4, "text"), 12),
+    ],
+)
+def test_the_cheapest_that_fits_is_taken(tried, budget, cached, chosen, compilations):
+    config = frozen_text()
+    config.memory_budget_gib = budget
+    config.model.remat = "full"
+    now, said = fitted(config, cached)
+    assert own_setting(now) == chosen and len(tried) == compilations
+    assert own_setting(config) == ("full", 1, "")
+    check_config(now)
+    assert said.startswith(
+        f"config.model.remat={chosen[0]} config.train.accumulation={chosen[1]} "
+        f"config.data.cache={chosen[2]}: a step needs "
+    )
+    assert f"GiB of the {budget:g} of config.memory_budget_gib" in said
+
+
+def test_a_cache_that_is_asked_for_stays(tried):
+    config = frozen_text()
+    config.memory_budget_gib, config.data.cache = 9.0, "text"
+    assert own_setting(fitted(config)[0]) == ("none", 1, "text")
+
+
+def test_nothing_fits(tried):
+    config = frozen_text()
+    config.memory_budget_gib = 1.2
+    said = (
+        r"config.memory_budget_gib is 1.2 and a step needs 1.50 GiB at least, 0.50 of them .* "
+        r"\(config.model.remat=full config.train.accumulation=4 config.data.cache=\): prepare"
+    )
+    with pytest.raises(UserError, match=said):
+        fitted(config)
+    assert len(tried) == 12
+    config.memory_budget_gib = 0.4
+    with pytest.raises(UserError, match="needs 9.00 GiB at least"):
+        fitted(config)
+    assert len(tried) == 13  # not even the state fits
+
+
+def test_stage_2_is_parted_as_what_it_reads(tried):
+    config = frozen_text(2)  # four examples are denoised and two only read
+    config.train.trainable = ("control/.*", "ragaf/.*")
+    config.memory_budget_gib = 2.0
+    now, _ = fitted(config)
+    assert own_setting(now) == ("full", 2, "")
+    check_config(now)
+
+
+def test_a_run_goes_on_with_another_setting(tried, tmp_path):
+    config = frozen_text()
+    config.memory_budget_gib = 1.4
+    now, _ = fitted(config, ("text",))
+    before, after = (
+        {"config": each.to_dict(), "tokenizer": tiny_tokenizer().to_json()}
+        for each in (config, now)
+    )
+    check_same_run(before, after, tmp_path)
+    check_same_run(after, before, tmp_path)
+
+
+def test_a_small_model_is_fitted_by_the_compilers_account():
+    config = frozen_text()
+    config.memory_budget_gib = 1.0
+    same, said = fitted(config)
+    assert same == config
+    needed = re.search(r"a step needs ([\d.]+) GiB of the 1 of", said)
+    assert needed is not None and 0 < float(needed[1]) < 1
+
+
+def test_the_command_says_what_a_configuration_needs():
+    command = ["main.py", "--mode=plan", "--config=configs/stage1.py:quickstart"]
+    done = subprocess.run(
+        [sys.executable, *command, "--config.memory_budget_gib=1.0"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = re.search(r"([\d.]+) M parameters to be trained, ([\d.]+) M frozen", done.stdout)
+    assert said is not None and float(said[1]) > 1 and float(said[2]) == 0
+    header, row = (re.split(r" {2,}", line) for line in done.stdout.splitlines()[2:4])
+    found = dict(zip(header, row, strict=True))
+    assert found["remat"] == "none" and found["accumulation"] == "1" and found["fits"] == "yes"
+    assert float(found["TFLOPs/image"]) > 0
+    assert 0 < float(found["state GiB"]) < float(found["peak GiB"]) < 1
+    assert "The cheapest that fits 1.00 GiB: --config.model.remat=none" in done.stdout
