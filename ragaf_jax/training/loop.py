@@ -19,6 +19,7 @@ from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
+from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.interruption import Interruption
@@ -121,6 +122,7 @@ def train(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),
         donate_argnums=1,
         out_shardings=(shardings, replicated(mesh)),
+        compiler_options=compiler_options(config),
     )
     counted: Callable[..., object] = step_fn
     if config.model.remat != "none":

@@ -40,6 +40,7 @@ def config_on(data, fsdp):
     config = tiny_config(2)
     config.train.batch_size = config.train.read_examples = 8
     config.mesh.data, config.mesh.fsdp = data, fsdp
+    config.model.ragaf.layers = 1
     return config
 
 
@@ -80,14 +81,11 @@ def test_what_a_device_holds_falls_with_fsdp(found, mesh):
     assert least <= share <= least + 0.03
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_a_checkpoint_of_one_mesh_goes_on_on_any_other(found, mesh):
-    assert found["restored"][str(mesh)]["equal"]
-    np.testing.assert_allclose(
-        found["restored"][str(mesh)]["next_loss"],
-        found["restored"][str((1, 1))]["next_loss"],
-        rtol=1e-5,
-    )
+def test_a_checkpoint_of_one_mesh_goes_on_on_another(found):
+    assert len(found["restored"]) == 2
+    for restored in found["restored"].values():
+        assert restored["equal"]
+        np.testing.assert_allclose(restored["next_loss"], found["next_loss"], rtol=1e-5)
 
 
 def test_one_device_alone_gets_the_whole(found):
@@ -182,15 +180,17 @@ def on_meshes(folder, seed):
     checkpointer = Checkpointer(Path(folder))
     checkpointer.save(STEPS, state, {}, {})
     checkpointer.wait()
-    for mesh, (abstract, _, steps) in runs.items():
+    for mesh in ((1, 1), (1, 8)):  # reading takes as long as 200 steps
+        abstract, _, steps = runs[mesh]
         again = checkpointer.restore_latest(abstract).state
         places = jax.tree.map(lambda x, y: x.sharding == y.sharding, again, abstract)
         same = equal(again, state) and all(jax.tree.leaves(places))
         restored[str(mesh)] = {"equal": same, "next_loss": steps(again, 1)[1]}
     checkpointer.close()
     whole = local_copy(state.trainable)
+    _, next_loss = runs[MESHES[-1]][2](state, 1)
     devices = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(whole)}
-    result = {"losses": losses, "bytes": sizes, "restored": restored}
+    result = {"losses": losses, "bytes": sizes, "restored": restored, "next_loss": next_loss}
     print(json.dumps(result | {"local": [*devices, equal(whole, state.trainable)]}))
 
 
