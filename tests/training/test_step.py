@@ -1,5 +1,6 @@
 """What one update is made of: dropout, averages, learning rate, precision."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,33 +12,106 @@ from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.regions import place
 from ragaf_jax.training.optim import OPTIMIZERS, learning_rate, optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
 from ragaf_jax.training.state import ema_decay
-from ragaf_jax.training.step import drop_text, dropped, train_step
+from ragaf_jax.training.step import condition, drawn, drop_text, dropped, train_step
 
 
-@pytest.mark.parametrize(("text", "sketch"), [(0.1, 0.1), (0.3, 0.1), (0.05, 0.4), (0.0, 0.2)])
-def test_conditions_are_dropped_at_their_rates_and_half_of_the_smaller_together(rng, text, sketch):
-    config = tiny_config(1)
+def dropped_by_numpy(chance, text, sketch):
+    """InstructPix2Pix, sec. 3.2.1: some lose their text alone, some both, some the sketch alone.
+
+    Half of the smaller share loses both; each kind has an interval of the chances of its own.
+    """
+    both = min(text, sketch) / 2
+    ends = np.cumsum([text - both, both, sketch - both])
+    kind = np.searchsorted(ends, chance, side="right")
+    return (kind == 0) | (kind == 1), (kind == 1) | (kind == 2)
+
+
+def objective_with(config, text, sketch):
     config.train.text_dropout, config.train.sketch_dropout = text, sketch
-    objective = objective_of(config, tiny_tokenizer())
-    key = jax.random.key(int(rng.integers(2**31)))
-    no_text, no_sketch = (np.asarray(x) for x in dropped(objective, key, 100_000))
-    assert no_text.mean() == pytest.approx(text, abs=0.008)
-    assert no_sketch.mean() == pytest.approx(sketch, abs=0.008)
-    assert (no_text & no_sketch).mean() == pytest.approx(min(text, sketch) / 2, abs=0.008)
+    return objective_of(config, tiny_tokenizer())
 
 
-def test_dropped_text_is_the_empty_prompt(rng):
+def test_who_loses_what_against_numpy(rng):
+    """For the same uniform numbers; over many, the rates are those of the configuration."""
+    pairs = [(0.1, 0.1), (0.3, 0.1), (0.05, 0.4), (0.0, 0.2), (0.5, 0.0), (0.0, 0.0), (1.0, 0.0)]
+    for text, sketch in [*pairs, tuple(rng.uniform(0, 0.6, 2))]:
+        objective = objective_with(tiny_config(1), text, sketch)
+        key = jax.random.key(int(rng.integers(2**31)))
+        found = [np.asarray(x) for x in dropped(objective, key, 100_000)]
+        chance = np.asarray(jax.random.uniform(key, (100_000,)))
+        np.testing.assert_array_equal(found, dropped_by_numpy(chance, text, sketch))
+        assert found[0].mean() == pytest.approx(text, abs=0.008)
+        assert found[1].mean() == pytest.approx(sketch, abs=0.008)
+        assert (found[0] & found[1]).mean() == pytest.approx(min(text, sketch) / 2, abs=0.008)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_dropped_text_is_the_empty_prompt(rng, cached):
+    """Its tokens and its mask, and its states where these come with the batch."""
     config = tiny_config(1)
-    objective = objective_of(config, tiny_tokenizer())
-    batch = random_batch(rng, config)
-    result = drop_text(objective, batch, jnp.array([True, False, True, False]))
+    objective, batch = objective_of(config, tiny_tokenizer()), random_batch(rng, config)
     tokens, mask = tiny_tokenizer().encode([""], config.data.text_length)
-    np.testing.assert_array_equal(result.tokens[0], tokens[0])
-    np.testing.assert_array_equal(result.token_mask[2], mask[0])
-    np.testing.assert_array_equal(result.tokens[1::2], batch.tokens[1::2])
+    if cached:
+        states = rng.standard_normal((5, *tokens.shape[1:], 16)).astype(np.float32)
+        objective = dataclasses.replace(objective, empty_states=states[4])
+        batch = batch._replace(text_states=jnp.bfloat16(states[:4]))
+    lost = rng.permutation([True, False, True, False])
+    expected = batch._replace(tokens=batch.tokens.copy(), token_mask=batch.token_mask.copy())
+    expected.tokens[lost], expected.token_mask[lost] = tokens[0], mask[0]
+    if cached:
+        expected = expected._replace(text_states=np.array(batch.text_states))
+        expected.text_states[lost] = states[4].astype(jnp.bfloat16)
+    found = drop_text(objective, batch, jnp.asarray(lost))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(("text", "sketch"), [(1.0, 0.0), (0.0, 1.0)])
+def test_a_step_drops_what_its_configuration_says(rng, text, sketch):
+    """Of the examples that it denoises; those that RAGAF only reads keep all they have."""
+    config = tiny_config(2)
+    batch = random_batch(rng, config, 6)
+    objective = objective_with(config, text, sketch)
+    denoised, read = drawn(objective, jax.random.key(int(rng.integers(2**31))), batch)
+    np.testing.assert_array_equal(denoised.keep_sketch, np.full(4, 1 - sketch))
+    kept = jax.tree.map(lambda x: x[:4], batch)
+    expected = drop_text(objective, kept, jnp.full(4, text == 1))
+    jax.tree.map(np.testing.assert_array_equal, denoised.batch, expected)
+    jax.tree.map(np.testing.assert_array_equal, read.batch, jax.tree.map(lambda x: x[4:], batch))
+
+
+def test_a_dropped_sketch_and_its_regions_are_not_seen(rng):
+    """Nothing of them is left in what the networks are given, nor in what they predict."""
+    config = tiny_config(2)
+    config.model.ragaf.layers = 1
+    model = build_model(config)
+    params, batch = random_params(model, rng), random_batch(rng, config)
+    keep = rng.permutation([1.0, 0.0, 1.0, 0.0]).astype(np.float32)
+    other = random_batch(rng, config)._replace(tokens=batch.tokens, token_mask=batch.token_mask)
+    latents = rng.standard_normal((4, *model.latent_shape)).astype(np.float32)
+    times = rng.uniform(0, 999, 4).astype(np.float32)
+
+    @jax.jit
+    def seen(batch, params, keep, latents, times):
+        conditioning = condition(model, params, batch, keep)
+        return conditioning, model.predict(params, latents, times, conditioning)[0]
+
+    given = (params, keep, latents, times)
+    (conditioning, prediction), (_, of_other) = seen(batch, *given), seen(other, *given)
+    np.testing.assert_array_equal(conditioning.sketch, batch.sketch * keep[:, None, None, None])
+    for side, shares in conditioning.regions.shares.items():
+        one_hot = np.eye(config.data.max_regions)[batch.labels]
+        step = config.data.image_size // side
+        cells = one_hot.reshape(4, side, step, side, step, -1).mean((2, 4)).reshape(4, side**2, -1)
+        np.testing.assert_allclose(shares, cells, atol=1e-6)
+        signal = (jnp.ones((4, shares.shape[2], 1)), jnp.ones((4, shares.shape[2], 1)))
+        placed = place(signal, shares, conditioning.regions.active).share
+        np.testing.assert_allclose(placed, cells * keep[:, None, None], atol=1e-6)
+    difference = np.abs(prediction - of_other).max((1, 2, 3))
+    assert (difference[keep == 0] == 0).all() and (difference[keep == 1] > 1e-3).all()
 
 
 def test_the_average_forgets_its_beginning():
