@@ -17,10 +17,11 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.sampling.generate import Process, process_of, to_pixels
 from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.losses import validation_losses
 from ragaf_jax.training.monitor import single_changes
+from ragaf_jax.training.objective import condition
 from ragaf_jax.training.response import response
 from ragaf_jax.training.setup import objective_of
-from ragaf_jax.training.step import condition, validation_losses
 
 Responses = Callable[[Params], dict[str, float]]
 

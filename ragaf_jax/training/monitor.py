@@ -9,7 +9,8 @@ import numpy as np
 
 from ragaf_jax.batch import Batch, in_chunks
 from ragaf_jax.nets.model import Model, Params
-from ragaf_jax.training.step import Objective, validation_losses
+from ragaf_jax.training.losses import validation_losses
+from ragaf_jax.training.objective import Objective
 
 # Examples a call of the compiled loss.
 CHUNK = 16

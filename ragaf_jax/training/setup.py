@@ -17,9 +17,9 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_params
+from ragaf_jax.training.objective import Objective
 from ragaf_jax.training.partition import partition
 from ragaf_jax.training.state import TrainState
-from ragaf_jax.training.step import Objective
 
 # Where the data lie, what of them is computed beforehand, and what is computed twice.
 _FREE = ("data.dir", "data.cache", "model.remat")

@@ -16,8 +16,8 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.generate import Settings, generate, process_of
 from ragaf_jax.training.monitor import single_changes
+from ragaf_jax.training.objective import condition
 from ragaf_jax.training.response import observe
-from ragaf_jax.training.step import condition
 
 
 def configured(stage):

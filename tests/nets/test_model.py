@@ -13,9 +13,11 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.ragaf import FUSIONS
 from ragaf_jax.nets.regions import pool_regions, region_shares
 from ragaf_jax.training.initial import initial_params
+from ragaf_jax.training.losses import appearance_loss
+from ragaf_jax.training.objective import condition
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
-from ragaf_jax.training.step import appearance_loss, condition, train_step
+from ragaf_jax.training.step import train_step
 
 
 @pytest.fixture(scope="module")

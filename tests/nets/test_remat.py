@@ -11,8 +11,9 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.unet import UNet, UNetConfig
+from ragaf_jax.training.losses import step_loss
+from ragaf_jax.training.objective import drawn
 from ragaf_jax.training.setup import objective_of
-from ragaf_jax.training.step import drawn, step_loss
 
 
 def unet(policy, down_block_type="CrossAttnDownBlock2D"):

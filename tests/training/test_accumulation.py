@@ -12,9 +12,11 @@ from jax.flatten_util import ravel_pytree
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.accumulation import in_parts, value_and_gradient
+from ragaf_jax.training.losses import step_loss
+from ragaf_jax.training.objective import drawn
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
-from ragaf_jax.training.step import drawn, step_loss, train_step
+from ragaf_jax.training.step import train_step
 
 
 @pytest.fixture

@@ -23,15 +23,11 @@ from ragaf_jax.training.checkpoint import Checkpointer
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
+from ragaf_jax.training.losses import reading_loss
+from ragaf_jax.training.objective import drop_text, latents_of, text_states_of
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import check_same_run, initial_state, objective_of
-from ragaf_jax.training.step import (
-    drop_text,
-    latents_of,
-    reading_loss,
-    text_states_of,
-    train_step,
-)
+from ragaf_jax.training.step import train_step
 from ragaf_jax.training.writers import Writer
 from ragaf_jax.weights.fingerprint import latents_key, text_key
 

@@ -13,10 +13,11 @@ from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.regions import place
+from ragaf_jax.training.objective import condition, drawn, drop_text, dropped
 from ragaf_jax.training.optim import OPTIMIZERS, learning_rate, optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
 from ragaf_jax.training.state import ema_decay
-from ragaf_jax.training.step import condition, drawn, drop_text, dropped, train_step
+from ragaf_jax.training.step import train_step
 
 
 def dropped_by_numpy(chance, text, sketch):
