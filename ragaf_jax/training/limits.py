@@ -128,6 +128,13 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
             f"config.train.read_examples is {train.read_examples} and Stage 1 has no RAGAF "
             "that could read them; set it to 0."
         )
+    dropouts = train.text_dropout, train.sketch_dropout
+    if sum(dropouts) - min(dropouts) / 2 > 1:  # `objective.dropped`
+        raise UserError(
+            f"config.train.text_dropout is {dropouts[0]} and sketch_dropout {dropouts[1]}; half of "
+            "the smaller share loses both, and the others are more than there are examples: choose "
+            "smaller ones."
+        )
     for name in ("batch_size", "read_examples"):
         if train[name] % train.accumulation:
             raise UserError(

@@ -67,6 +67,13 @@ def test_a_name_that_comes_near_is_told():
         check_config(changed(stage1, train__optimizer="adafacter"))
 
 
+def test_shares_that_are_dropped_fit_into_the_examples():
+    for text, sketch in ((0.5, 0.0), (0.5, 0.75), (2 / 3, 2 / 3), (1.0, 0.0)):
+        check_config(changed(stage1, train__text_dropout=text, train__sketch_dropout=sketch))
+    with pytest.raises(UserError, match="text_dropout is 0.9 and sketch_dropout 0.7"):
+        check_config(changed(stage1, train__text_dropout=0.9, train__sketch_dropout=0.7))
+
+
 def test_parts_of_a_batch_are_equal(rng):
     batch, parts = map(int, rng.integers(2, 30, 2))
     config = changed(stage1, train__batch_size=batch * parts, train__accumulation=parts)
