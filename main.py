@@ -102,6 +102,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> None:
         make_grid(config, source.tokenizer, validation, truth),
         make_responses(config, source.tokenizer, validation, truth),
         profiled,
+        source.prepared_caches,
     )
 
 

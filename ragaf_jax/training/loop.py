@@ -3,7 +3,7 @@
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -14,17 +14,19 @@ from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, BatchIterator
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.model import Params
+from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
 from ragaf_jax.training.compilation import compiler_options
+from ragaf_jax.training.fitting import fitted
 from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.interruption import Interruption
 from ragaf_jax.training.monitor import make_validate
 from ragaf_jax.training.optim import learning_rate, optimizer
+from ragaf_jax.training.plan import cacheable
 from ragaf_jax.training.profiling import Profile
 from ragaf_jax.training.response import ResponseState, observe
 from ragaf_jax.training.setup import (
@@ -52,6 +54,7 @@ def train(
     draw: Callable[[Params], Images] | None = None,
     responses: Callable[[Params], dict[str, float]] | None = None,
     profiled: range = range(0),
+    prepared: Callable[[Mapping[str, str]], Sequence[str]] = lambda keys: (),
 ) -> TrainState:
     """Trains to `config.train.steps`, going on from the workdir's newest checkpoint.
 
@@ -69,13 +72,14 @@ def train(
       responses: how much a model of given parameters listens to its conditions, by name: see
         `training.response.observe`.
       profiled: steps to be traced into logs/profile.
+      prepared: of caches with these keys, the kinds that there are; for a run that chooses by
+        itself what fits `config.memory_budget_gib`.
 
     Returns:
       The state after the last step.
     """
     mesh = make_mesh(config)
     model = build_model(config)
-    objective = objective_of(config, tokenizer)
     tx = optimizer(config.train)
     meta = {
         "config": config.to_dict(),
@@ -95,6 +99,7 @@ def train(
         params = initial_params(config, model, stage1, mesh)
         state = jax.jit(begin, out_shardings=shardings)(params)
         del params
+        config = within_budget(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
     checkpointer = Checkpointer(
@@ -107,10 +112,12 @@ def train(
         assert restored is not None
         check_same_run(restored.meta, meta, workdir)
         state = restored.state
+        config = within_budget(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
         iterator.set_state(restored.data_state)
         heard = restored.meta.get("response", {})
+    model, objective = build_model(config), objective_of(config, tokenizer)
     if "text" in keys:
         objective = with_empty_states(objective, model, state)
     if jax.process_index() == 0:
@@ -194,6 +201,27 @@ def train(
         checkpointer.close()
         writer.close()
     return state
+
+
+def within_budget(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    state: TrainState,
+    tokenizer: Tokenizer,
+    prepared: Callable[[Mapping[str, str]], Sequence[str]],
+) -> ml_collections.ConfigDict:
+    """`config` with what keeps a step within its memory budget, if it has one; says what that is.
+
+    Raises:
+      UserError: nothing does.
+    """
+    if not config.memory_budget_gib:
+        return config
+    everything = with_fields(config, {"data.cache": ",".join(cacheable(config))})
+    kinds = prepared(cache_keys(everything, model, state, tokenizer))
+    config, said = fitted(config, kinds)
+    print(said, file=sys.stderr)
+    return config
 
 
 def give_up(

@@ -245,6 +245,40 @@ def test_asked_to_stop_it_saves_goes_on_and_knows_its_best(tmp_path, rng):
     assert "this step is saved" in words[3] and "obeys the sketch from step 2" in words[4]
 
 
+def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch, capsys):
+    """What is chosen from is `test_fitting`'s; that the run is compiled so, remat's and parts'."""
+    config = short(1, 2)
+    config.train.trainable, config.train.frozen = ("control/.*", "unet/.*"), (".*",)
+    config.memory_budget_gib = 7.5
+    asked = []
+
+    def prepared(keys):
+        asked.append(tuple(keys))
+        return ("text",)
+
+    def fitted(config, cached):
+        asked.append(cached)
+        chosen = config.copy_and_resolve_references()
+        chosen.train.accumulation = 3  # of four examples: a step that takes this cannot be made
+        return chosen, "three parts fit"
+
+    monkeypatch.setattr("ragaf_jax.training.loop.fitted", fitted)
+    with pytest.raises(TypeError, match="reshape"):
+        train(
+            config,
+            tmp_path,
+            lambda keys: Batches(config, 0),
+            random_batch(rng, config, 16),
+            tiny_tokenizer(),
+            lambda first: JsonLines(tmp_path / "metrics.jsonl", first),
+            prepared=prepared,
+        )
+    assert asked == [("text",), ("text",)]
+    assert "three parts fit" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept["train"]["accumulation"] == 1 and kept["memory_budget_gib"] == 7.5
+
+
 def test_mfu_is_of_what_the_step_needs_and_not_of_what_it_computes_again(
     tmp_path, run, monkeypatch
 ):
