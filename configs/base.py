@@ -163,7 +163,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.keep_best = 1
     config.best_metric = "response/sketch"
     config.keep_every = 0  # 0: none
-    # Memory of a device, within which --mode=plan finds the cheapest setting; 0: what it has.
+    # Memory of a device, within which training takes the cheapest of model.remat,
+    # train.accumulation and prepared caches, and --mode=plan shows them. 0: training takes them as
+    # they are set, and a plan has what the device has.
     config.memory_budget_gib = 0.0
     config.wandb_project = ""  # empty: no Weights & Biases
 

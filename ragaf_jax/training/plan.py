@@ -1,6 +1,6 @@
 """What a configuration needs, from shapes alone: nothing is allocated, no weights are read.
 
-One device is planned for, which holds the whole batch and the whole state.
+Bytes are those of one device of `config.mesh`.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 from clu.parameter_overview import count_parameters
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from ragaf_jax.caches import KINDS
@@ -29,7 +30,8 @@ from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.partition import partition
 from ragaf_jax.training.plan_shapes import batch_shapes, with_known_sizes
-from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.setup import abstract_state, objective_of
+from ragaf_jax.training.sharding import AXES, make_mesh, replicated, state_shardings
 from ragaf_jax.training.step import train_step
 
 GIB = 2**30
@@ -98,7 +100,7 @@ def step_and_shapes(config: ml_collections.ConfigDict) -> tuple[Any, tuple[Any, 
         empty = np.zeros(batch.text_states.shape[1:], np.float32)
         objective = dataclasses.replace(objective, empty_states=empty)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda key: initial_state(config, model, tx, model.init(key)), key)
+    state = abstract_state(config, model, tx)
     step = functools.partial(train_step, model, tx, config.train.ema_decay, objective)
     return step, (key, state, batch)
 
@@ -114,11 +116,20 @@ def compiled_plan(
 ) -> Plan:
     """What `setting` needs; compiles, which takes minutes for Stable Diffusion on two CPU cores."""
     config = configured(config, setting)
-    step, shapes = step_and_shapes(config)
+    mesh = make_mesh(config)
+    step, (key, state, batch) = step_and_shapes(config)
+    shares = NamedSharding(mesh, PartitionSpec(AXES))
+    places = replicated(mesh), state_shardings(mesh, state), jax.tree.map(lambda _: shares, batch)
     begin = time.monotonic()
-    jitted = jax.jit(step, donate_argnums=1, compiler_options=compiler_options(config))
-    memory: Any = jitted.lower(*shapes).compile().memory_analysis()
-    state = shapes[1]
+    jitted = jax.jit(
+        step,
+        in_shardings=places,
+        out_shardings=(places[1], places[0]),
+        donate_argnums=1,
+        compiler_options=compiler_options(config),
+    )
+    with jax.set_mesh(mesh):
+        memory: Any = jitted.lower(key, state, batch).compile().memory_analysis()
     return Plan(
         setting,
         count_parameters(state.trainable),
@@ -158,8 +169,10 @@ def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 def settings(config: ml_collections.ConfigDict, caches: Sequence[str]) -> list[Setting]:
     """All that make the same update, with one of these `config.data.cache`."""
-    # The examples that only RAGAF reads are parted as often as those that are denoised.
-    sizes = (config.train.batch_size, config.train.read_examples)
+    # The examples that only RAGAF reads are parted as often as those that are denoised, and every
+    # device has its share of each part.
+    devices = make_mesh(config).size
+    sizes = [config.train[name] // devices for name in ("batch_size", "read_examples")]
     parts = [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
     return [Setting(*each) for each in itertools.product(REMAT, parts, caches)]
 
