@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from fakes import tiny_config
@@ -17,7 +16,6 @@ from flax.traverse_util import flatten_dict
 
 from configs import stage1
 from input_pipeline.preparing import Options, prepare
-from ragaf_jax.training.checkpoint import load_params
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, KILLED_AFTER = 40, 10, 15
@@ -133,10 +131,12 @@ def test_two_processes_are_killed_and_go_on_as_one_and_as_two(tmp_path, start):
         np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
         again = [line["response/sketch"] for line in lines(workdir) if "response/sketch" in line]
         np.testing.assert_allclose(again, response, rtol=1e-3, atol=1e-6)
-        one, other = (load_params(path)[0] for path in (whole, workdir))
-        a, b = (np.concatenate([x.ravel() for x in jax.tree.leaves(t)]) for t in (one, other))
-        # All together: of a bias before a normalisation the gradient is noise, and Adam follows it.
-        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
+        # The average at the end. Its numbers differ where a gradient is noise, as that of a bias
+        # before a normalisation, which Adam follows all the same.
+        ends = [lines(path)[-1] for path in (whole, workdir)]
+        assert ends[0].keys() == ends[1].keys() and "validation/true" in ends[0]
+        for name, value in ends[0].items():
+            np.testing.assert_allclose(ends[1][name], value, rtol=1e-5, err_msg=name)
         assert len(list((workdir / "samples").glob("*.png"))) == 1
 
 
