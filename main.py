@@ -116,8 +116,9 @@ def main(argv: list[str]) -> None:
         return
     workdir = Path(FLAGS.workdir)
     # First of all: whatever asks for devices sees those of one process from then on.
-    if FLAGS.mode == "train" and (FLAGS.distributed or FLAGS.coordinator):
-        join(FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count)
+    address = FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count
+    if FLAGS.mode == "train" and (FLAGS.distributed or any(x is not None for x in address)):
+        join(*address)
     keep_freed_memory()
     if FLAGS.mode == "train":
         train_stage(config, workdir)

@@ -252,7 +252,7 @@ def load_meta(workdir: Path) -> Tree | None:
 
 def best_step(workdir: Path, metric: str) -> int | None:
     """Step of the run's checkpoint in which `metric` is greatest; None where none measured it."""
-    return best_of(stored_scores(_folder(workdir), metric))
+    return next(iter(best_of(stored_scores(_folder(workdir), metric), 1)), None)
 
 
 def load_params(

@@ -24,9 +24,9 @@ def stored_scores(folder: Path, metric: str) -> dict[int, float]:
     return values
 
 
-def best_of(scores: dict[int, float]) -> int | None:
-    """The step with the greatest score, the latest of equals; None of none."""
-    return max(scores, key=lambda step: (scores[step], step), default=None)
+def best_of(scores: dict[int, float], n: int) -> list[int]:
+    """The steps with the n greatest scores, the best first and the latest of equals."""
+    return sorted(scores, key=lambda step: (scores[step], step), reverse=True)[:n]
 
 
 def preservation(
@@ -66,5 +66,5 @@ class _Best(PreservationPolicy):
     ) -> Sequence[bool]:
         steps = [info.step for info in checkpoints]
         left = {step: self.scores[step] for step in steps if step in self.scores}
-        best = sorted(left, key=lambda step: (left[step], step), reverse=True)[: self.n]
+        best = best_of(left, self.n)
         return [step in best for step in steps]
