@@ -25,7 +25,7 @@ from ragaf_jax.training.distributed import join
 from ragaf_jax.training.heap import keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
-from ragaf_jax.training.plan import print_plan
+from ragaf_jax.training.plan_table import print_plan
 from ragaf_jax.training.profiling import parse_window
 from ragaf_jax.training.sharding import make_mesh, put_batch
 from ragaf_jax.training.writers import workdir_writer

@@ -70,6 +70,8 @@ class RecordSource:
             for records in splits.values():
                 for those, _ in _files(records):
                     records[those.start]  # a file is opened when it is first read, or fails here
+        except (IndexError, MemoryError):  # no fault of the files
+            raise
         except Exception as error:  # TFDS and ArrayRecord raise many kinds
             raise UserError(
                 f"The data in {folder} cannot be read ({error}); delete the folder and run: "

@@ -59,5 +59,7 @@ def cache_keys(
 def with_empty_states(objective: Objective, model: Model, state: TrainState) -> Objective:
     """The objective with the states of the empty prompt, which captions are dropped for."""
     encode = jax.jit(model.encode_text)
-    states = encode(local_copy(state.params), objective.empty_tokens[None])[0]
+    # A LoRA of the text encoder was refused: it is all that there is to encode with.
+    params = {"text_encoder": local_copy(state.params["text_encoder"])}
+    states = encode(params, objective.empty_tokens[None])[0]
     return dataclasses.replace(objective, empty_states=np.asarray(states))

@@ -35,6 +35,7 @@ from ragaf_jax.training.checkpoint_files import (
     stored_structure,
 )
 from ragaf_jax.training.checkpoint_keeping import best_of, preservation, stored_scores
+from ragaf_jax.training.distributed import agreed
 from ragaf_jax.training.partition import merge
 
 logger = logging.getLogger(__name__)
@@ -168,6 +169,8 @@ class Checkpointer:
             another model or optimiser.
         """
         target = jax.tree.map(_with_sharding, abstract_state)
+        if jax.process_count() > 1:
+            self._set_aside(self._damaged(target))
 
         def read(directory: Path) -> Restored:
             read_through(directory)
@@ -223,6 +226,31 @@ class Checkpointer:
                     else "begins anew, as there is no checkpoint yet"
                 )
             ) from problem
+
+    def _damaged(self, target: Any) -> list[Path]:
+        """What the first process cannot read; each by itself might go on from another checkpoint.
+
+        Raises:
+          UserError: in all of them, what the first one met.
+        """
+
+        def verify(directory: Path) -> None:
+            read_through(directory)
+            check_structure(directory, stored_structure(directory), target)
+            for item in ("data", "meta"):
+                ocp.JsonCheckpointHandler().restore(directory / item)
+
+        found: Tree = {}
+        if jax.process_index() == 0:
+            try:
+                _, damaged = newest_whole(self._folder, verify)
+                found = {"damaged": [directory.name for directory in damaged]}
+            except UserError as problem:
+                found = {"refused": str(problem)}
+        found = agreed(found)
+        if "refused" in found:
+            raise UserError(found["refused"])
+        return [self._folder / name for name in found["damaged"]]
 
     def _set_aside(self, damaged: list[Path]) -> None:
         if jax.process_index() == 0:

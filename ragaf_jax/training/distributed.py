@@ -1,6 +1,11 @@
 """Several processes, of one or more machines, that train one model together."""
 
+import json
+from typing import Any
+
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from ragaf_jax.errors import UserError
 
@@ -24,8 +29,23 @@ def join(
     try:
         jax.distributed.initialize(coordinator, process_count, process_id)
     except (ValueError, TypeError, RuntimeError) as problem:
+        reason = str(problem).partition("\n")[0]
         raise UserError(
-            f"This process cannot join the others of its run ({str(problem).splitlines()[0]}); "
+            f"This process cannot join the others of its run ({reason}); "
             "start it by SLURM, MPI or on a TPU pod with --distributed, or give --coordinator, "
             "--process_id and --process_count, the same coordinator and count to all."
         ) from problem
+
+
+def agreed(value: Any) -> Any:
+    """The first process's value, for what each would find out by itself and all must do alike.
+
+    All processes must call it together.
+
+    Args:
+      value: JSON-able, of at most some thousand characters.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode().ljust(4096), np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))

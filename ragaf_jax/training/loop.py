@@ -20,6 +20,7 @@ from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
 from ragaf_jax.training.compilation import compiler_options
+from ragaf_jax.training.distributed import agreed
 from ragaf_jax.training.fitting import fitted
 from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.initial import initial_params
@@ -93,13 +94,13 @@ def train(
     abstract = with_shardings(mesh, abstract_state(config, model, tx))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     state = None
-    if not has_checkpoint(workdir):
+    if not agreed(has_checkpoint(workdir)):
         stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
         begin = functools.partial(initial_state, config, model, tx)
         params = initial_params(config, model, stage1, mesh)
-        state = jax.jit(begin, out_shardings=shardings)(params)
-        del params
-        config = within_budget(config, model, state, tokenizer, prepared)
+        state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
+        del params, stage1
+        config, chosen = within_budget(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
     checkpointer = Checkpointer(
@@ -112,7 +113,7 @@ def train(
         assert restored is not None
         check_same_run(restored.meta, meta, workdir)
         state = restored.state
-        config = within_budget(config, model, state, tokenizer, prepared)
+        config, chosen = within_budget(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
         iterator.set_state(restored.data_state)
@@ -120,11 +121,15 @@ def train(
     model, objective = build_model(config), objective_of(config, tokenizer)
     if "text" in keys:
         objective = with_empty_states(objective, model, state)
+    writer = make_writer(int(state.step))
+    if chosen:
+        writer.text(int(state.step), "budget", chosen)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
         counts = [count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen)]
         print("{:.2f} M parameters to be trained, {:.2f} M frozen".format(*counts), file=sys.stderr)
-    writer = make_writer(int(state.step))
+    else:
+        profiled = range(0)
     step_fn = jax.jit(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),
         donate_argnums=1,
@@ -209,19 +214,17 @@ def within_budget(
     state: TrainState,
     tokenizer: Tokenizer,
     prepared: Callable[[Mapping[str, str]], Sequence[str]],
-) -> ml_collections.ConfigDict:
-    """`config` with what keeps a step within its memory budget, if it has one; says what that is.
+) -> tuple[ml_collections.ConfigDict, str]:
+    """`config` with what keeps a step within its memory budget, if it has one; and what that is.
 
     Raises:
       UserError: nothing does.
     """
     if not config.memory_budget_gib:
-        return config
+        return config, ""
     everything = with_fields(config, {"data.cache": ",".join(cacheable(config))})
     kinds = prepared(cache_keys(everything, model, state, tokenizer))
-    config, said = fitted(config, kinds)
-    print(said, file=sys.stderr)
-    return config
+    return fitted(config, agreed(kinds))
 
 
 def give_up(

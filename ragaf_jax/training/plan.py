@@ -29,7 +29,7 @@ from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.partition import partition
-from ragaf_jax.training.plan_shapes import batch_shapes, with_known_sizes
+from ragaf_jax.training.plan_shapes import batch_shapes
 from ragaf_jax.training.setup import abstract_state, objective_of
 from ragaf_jax.training.sharding import AXES, make_mesh, replicated, state_shardings
 from ragaf_jax.training.step import train_step
@@ -195,7 +195,7 @@ def search(
       known: plans that need not be made again.
 
     Returns:
-      `known`, then the plans that were made; the last one fits unless none does.
+      `known`, then the plans that were made.
     """
     found = {plan.setting: plan for plan in known}
     own, flops = own_setting(config), dict[Setting, float]()
@@ -229,7 +229,7 @@ def plan(config: ml_collections.ConfigDict, budget_gib: float | None = None) -> 
     if budget_gib is not None and not budget_gib > 0:
         raise UserError(f"The memory budget is {budget_gib} GiB; give more than 0.")
     found = [compiled_plan(config, own_setting(config))]
-    budget = _budget(found, budget_gib)
+    budget = budget_bytes(found, budget_gib)
     if budget is None or found[0].state_bytes > budget:
         return found
     caches = dict.fromkeys((config.data.cache, ",".join(cacheable(config)), ""))
@@ -238,62 +238,11 @@ def plan(config: ml_collections.ConfigDict, budget_gib: float | None = None) -> 
 
 def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | None:
     """Of the plans that keep within the budget, that of the fewest FLOPs; None if none does."""
-    budget = _budget(plans, budget_gib)
+    budget = budget_bytes(plans, budget_gib)
     fitting = [x for x in plans if budget is not None and x.peak_bytes <= budget]
     return min(fitting, key=lambda x: (x.flops, x.setting.accumulation), default=None)
 
 
-def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: bool = False) -> str:
-    """The plans in lines, with what is to be set to keep within the budget, as text or Markdown."""
-    budget, chosen = _budget(plans, budget_gib), cheapest(plans, budget_gib)
-    rows = [["remat", "accumulation", "cache", "TFLOPs/image", "state GiB", "peak GiB", "fits"]]
-    for each in plans:
-        fits = "" if budget is None else "yes" if each.peak_bytes <= budget else "no"
-        rows.append(
-            [
-                each.setting.remat,
-                str(each.setting.accumulation),
-                each.setting.cache or "none",
-                f"{each.flops / 1e12:.4g}",
-                f"{each.state_bytes / GIB:.2f}",
-                f"{each.peak_bytes / GIB:.2f}",
-                fits,
-            ]
-        )
-    if markdown:
-        rows.insert(1, ["---"] * len(rows[0]))
-        lines = [f"| {' | '.join(row)} |" for row in rows]
-    else:
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        padded = [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in rows]
-        lines = ["  ".join(row).rstrip() for row in padded]
-    device = plans[0].device_bytes
-    said = "does not say how much it has" if device is None else f"has {device / GIB:.2f} GiB"
-    head = (
-        f"{plans[0].trainable / 1e6:.2f} M parameters to be trained, "
-        f"{plans[0].frozen / 1e6:.2f} M frozen; peak memory as compiled for "
-        f"{jax.default_backend()}, whose device {said}."
-    )
-    if budget is None:
-        end = "No budget was given, so nothing else was tried."
-    elif chosen is None:
-        end = f"Nothing fits {budget / GIB:.2f} GiB: train less, or choose a smaller batch."
-    else:
-        flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
-        end = f"The cheapest that fits {budget / GIB:.2f} GiB: {flags}"
-    return "\n".join([head, "", *lines, "", end])
-
-
-def print_plan(
-    config: ml_collections.ConfigDict, budget_gib: float | None = None, *, markdown: bool = False
-) -> None:
-    """`--mode=plan`: makes the plans of `config` and prints their table."""
-    config, notice = with_known_sizes(config)
-    if notice:
-        print(notice)
-    print(table(plan(config, budget_gib), budget_gib, markdown=markdown))
-
-
-def _budget(plans: Sequence[Plan], budget_gib: float | None) -> float | None:
-    """In bytes."""
+def budget_bytes(plans: Sequence[Plan], budget_gib: float | None) -> float | None:
+    """What a device may hold: the budget, else what the first one says that it has."""
     return plans[0].device_bytes if budget_gib is None else budget_gib * GIB

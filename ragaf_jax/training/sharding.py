@@ -101,10 +101,10 @@ def local_copy(tree: Any) -> Any:
 
     All processes must call it together. Where one device is all there are, the arrays themselves.
     """
-    sharding = jax.tree.leaves(tree)[0].sharding
-    if len(sharding.device_set) == 1:
+    sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
+    if sharding is None or len(sharding.device_set) == 1:
         return tree
-    whole = jax.jit(lambda tree: tree, out_shardings=replicated(sharding.mesh))(tree)
+    whole = jax.device_put(tree, replicated(sharding.mesh))
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
 
 

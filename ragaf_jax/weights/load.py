@@ -71,7 +71,7 @@ def load_tree(
 def placed(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
     """The array on the devices that the sharding names, which may be several processes'."""
     if sharding is None:
-        return jnp.asarray(array)
+        return jax.device_put(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

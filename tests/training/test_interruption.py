@@ -77,8 +77,13 @@ def test_the_handler_is_put_back_after_an_error(heard):
 
 
 def test_ctrl_c_stays_as_it_is():
-    with pytest.raises(KeyboardInterrupt), Interruption():
-        signal.raise_signal(signal.SIGINT)
+    # What a shell starts in the background is without this handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), Interruption():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_another_thread_changes_no_handler(heard):

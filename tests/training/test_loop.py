@@ -245,7 +245,7 @@ def test_asked_to_stop_it_saves_goes_on_and_knows_its_best(tmp_path, rng):
     assert "this step is saved" in words[3] and "obeys the sketch from step 2" in words[4]
 
 
-def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch, capsys):
+def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch):
     """What is chosen from is `test_fitting`'s; that the run is compiled so, remat's and parts'."""
     config = short(1, 2)
     config.train.trainable, config.train.frozen = ("control/.*", "unet/.*"), (".*",)
@@ -274,7 +274,8 @@ def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch, cap
             prepared=prepared,
         )
     assert asked == [("text",), ("text",)]
-    assert "three parts fit" in capsys.readouterr().err
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0]) == {"step": 0, "message": "three parts fit"}
     kept = json.loads((tmp_path / "config.json").read_text())
     assert kept["train"]["accumulation"] == 1 and kept["memory_budget_gib"] == 7.5
 

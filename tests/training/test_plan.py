@@ -24,9 +24,9 @@ from ragaf_jax.training.plan import (
     plan,
     search,
     settings,
-    table,
 )
 from ragaf_jax.training.plan_shapes import batch_shapes, with_known_sizes
+from ragaf_jax.training.plan_table import table
 
 
 def test_flops_are_those_of_the_products(rng):

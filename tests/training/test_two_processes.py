@@ -19,6 +19,7 @@ from input_pipeline.preparing import Options, prepare
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, KILLED_AFTER = 40, 10, 15
+MINUTES = 15  # that a run may take on a machine with other work
 CHANGES = {
     "data.image_size": 32,
     "data.max_regions": 33,
@@ -59,7 +60,7 @@ def start(command):
     """Starts one process, or several that train together; none outlives the test."""
     started = []
 
-    def begin(workdir, count):
+    def begin(workdir, count, *more):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -68,14 +69,14 @@ def start(command):
             flags = [f"--coordinator=localhost:{port}", f"--process_id={i}"]
             flags = [*flags, f"--process_count={count}"] if count > 1 else []
             quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
-            process = subprocess.Popen(
-                [*command, f"--workdir={workdir}", *flags],
-                cwd=ROOT,
-                env=os.environ | quick,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            with Path(f"{workdir}_{count}_{i}.log").open("w") as said:
+                process = subprocess.Popen(
+                    [*command, f"--workdir={workdir}", *flags, *more],
+                    cwd=ROOT,
+                    env=os.environ | quick,
+                    stdout=said,
+                    stderr=said,
+                )
             processes.append(process)
         started.extend(processes)
         return processes
@@ -86,10 +87,14 @@ def start(command):
         process.wait()
 
 
-def finish(processes):
+def errors(workdir):
+    """What the processes of a workdir said."""
+    return "\n".join(file.read_text() for file in workdir.parent.glob(f"{workdir.name}_*.log"))
+
+
+def finish(processes, workdir):
     for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        assert process.wait(timeout=MINUTES * 60) == 0, errors(workdir)
 
 
 def lines(workdir):
@@ -106,13 +111,15 @@ def losses(workdir):
 @pytest.mark.slow
 def test_two_processes_are_killed_and_go_on_as_one_and_as_two(tmp_path, start):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(whole, 1))
+    finish(start(whole, 1), whole)
     expected = losses(whole)
     assert list(expected) == list(range(1, STEPS + 1))
 
-    both = start(killed, 2)
-    while not any(step >= KILLED_AFTER for step in losses(killed)):
-        assert all(process.poll() is None for process in both), both[0].communicate()[1]
+    both, begun = start(killed, 2), time.monotonic()
+    saved = killed / "checkpoints" / str(EVERY)
+    while not (saved.exists() and any(step >= KILLED_AFTER for step in losses(killed))):
+        assert all(process.poll() is None for process in both), errors(killed)
+        assert time.monotonic() - begun < MINUTES * 60, errors(killed)
         time.sleep(0.005)
     for process in both:
         process.kill()
@@ -122,12 +129,15 @@ def test_two_processes_are_killed_and_go_on_as_one_and_as_two(tmp_path, start):
     assert not list((killed / "samples").glob("*.png"))  # it did not come to its end
 
     response = [line["response/sketch"] for line in lines(whole) if "response/sketch" in line]
-    for count in (1, 2):
+    # As one, and as two that copy the parameters of which each had a half before.
+    for count, more in ((1, ()), (2, ("--config.mesh.data=-1", "--config.mesh.fsdp=1"))):
         workdir = tmp_path / f"on_{count}"
         shutil.copytree(killed, workdir)
-        finish(start(workdir, count))
+        finish(start(workdir, count, *more), workdir)
         found = losses(workdir)
         assert list(found) == list(expected)
+        firsts = [line["step"] for line in lines(workdir) if "time/first_step" in line]
+        assert len(firsts) == 2 and firsts[0] == 1 and firsts[1] % EVERY == 1  # it did go on
         np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
         again = [line["response/sketch"] for line in lines(workdir) if "response/sketch" in line]
         np.testing.assert_allclose(again, response, rtol=1e-3, atol=1e-6)
@@ -141,7 +151,7 @@ def test_two_processes_are_killed_and_go_on_as_one_and_as_two(tmp_path, start):
 
 
 @pytest.mark.slow
-def test_a_process_that_nobody_waits_for(command, tmp_path):
+def test_a_part_of_an_address_is_none(command, tmp_path):
     """What is said where only a part of the address is given."""
     done = subprocess.run(
         [*command, f"--workdir={tmp_path / 'run'}", "--coordinator=localhost:1"],

@@ -1,0 +1,60 @@
+"""Plans as a table that tells what is to be set."""
+
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+
+from ragaf_jax.training.plan import GIB, Plan, budget_bytes, cheapest, flags_of, plan
+from ragaf_jax.training.plan_shapes import with_known_sizes
+
+
+def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: bool = False) -> str:
+    """The plans in lines, with what is to be set to keep within the budget, as text or Markdown."""
+    budget, chosen = budget_bytes(plans, budget_gib), cheapest(plans, budget_gib)
+    rows = [["remat", "accumulation", "cache", "TFLOPs/image", "state GiB", "peak GiB", "fits"]]
+    for each in plans:
+        fits = "" if budget is None else "yes" if each.peak_bytes <= budget else "no"
+        rows.append(
+            [
+                each.setting.remat,
+                str(each.setting.accumulation),
+                each.setting.cache or "none",
+                f"{each.flops / 1e12:.4g}",
+                f"{each.state_bytes / GIB:.2f}",
+                f"{each.peak_bytes / GIB:.2f}",
+                fits,
+            ]
+        )
+    if markdown:
+        rows.insert(1, ["---"] * len(rows[0]))
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+    else:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        padded = [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in rows]
+        lines = ["  ".join(row).rstrip() for row in padded]
+    device = plans[0].device_bytes
+    said = "does not say how much it has" if device is None else f"has {device / GIB:.2f} GiB"
+    head = (
+        f"{plans[0].trainable / 1e6:.2f} M parameters to be trained, "
+        f"{plans[0].frozen / 1e6:.2f} M frozen; peak memory as compiled for "
+        f"{jax.default_backend()}, whose device {said}."
+    )
+    if budget is None:
+        end = "No budget was given, so nothing else was tried."
+    elif chosen is None:
+        end = f"Nothing fits {budget / GIB:.2f} GiB: train less, or choose a smaller batch."
+    else:
+        flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
+        end = f"The cheapest that fits {budget / GIB:.2f} GiB: {flags}"
+    return "\n".join([head, "", *lines, "", end])
+
+
+def print_plan(
+    config: ml_collections.ConfigDict, budget_gib: float | None = None, *, markdown: bool = False
+) -> None:
+    """`--mode=plan`: makes the plans of `config` and prints their table."""
+    config, notice = with_known_sizes(config)
+    if notice:
+        print(notice)
+    print(table(plan(config, budget_gib), budget_gib, markdown=markdown))
