@@ -70,8 +70,6 @@ class RecordSource:
             for records in splits.values():
                 for those, _ in _files(records):
                     records[those.start]  # a file is opened when it is first read, or fails here
-        except (IndexError, MemoryError):  # no fault of the files
-            raise
         except Exception as error:  # TFDS and ArrayRecord raise many kinds
             raise UserError(
                 f"The data in {folder} cannot be read ({error}); delete the folder and run: "
@@ -160,12 +158,16 @@ class RecordSource:
         """Says in a sentence from which file, or which of several, records cannot be read."""
         try:
             yield
+        except MemoryError:
+            raise
         except Exception as error:  # TFDS and ArrayRecord raise many kinds
             files = [
                 os.fspath(self.folder / name)
                 for those, name in _files(self._records)
                 if those.start <= indices[-1] and indices[0] < those.stop
             ]
+            if not files:  # an index beyond the last record: no file is at fault
+                raise
             raise UserError(
                 f"A record of {self._split} cannot be read from {' or '.join(files)}, which is "
                 f"gone or damaged ({error}); bring it back, or delete the folder and run: "

@@ -142,3 +142,8 @@ def test_unknown_names_are_answered_with_the_known_ones(data_dir):
         RecordSource(data_dir, "openmoji")
     with pytest.raises(UserError, match="no split 'dev'; choose one of .*validation"):
         RecordSource(data_dir, "openmoji/plain", "dev", SIZE)
+
+
+def test_an_index_beyond_the_last_is_no_fault_of_a_file(source):
+    with pytest.raises(ValueError, match="Record key should be in"):
+        source[len(source)]
