@@ -93,7 +93,7 @@ def sample_plainly(
 ) -> Float[Array, "b h w c"]:
     """Latents from pure noise without guidance: `sampling.generate.generate` at scales of 1.
 
-    There, every step evaluates the networks for three conditions; here for one.
+    There, every step evaluates the networks for two conditions or three; here for one.
     """
     schedule, count = process.schedule, len(conditioning.text_states)
     timesteps = timestep_grid(len(schedule.alpha), process.steps, spacing=process.spacing)

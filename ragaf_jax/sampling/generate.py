@@ -30,7 +30,8 @@ class Settings(NamedTuple):
 
     Attributes:
       guidance: scale of the text; 1 is the plain conditional model.
-      sketch_guidance: scale of the sketch and its regions; 1 likewise.
+      sketch_guidance: scale of the sketch and its regions; 1 likewise. Not read, and 1, where the
+        process does not guide by the sketch.
       guidance_until: below this share of T both scales count as 1.
       strength: how far a given picture is noised: 0 not at all, 1 wholly.
     """
@@ -50,7 +51,9 @@ class Process:
       prediction: what the UNet predicts.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       spacing: which timesteps it evaluates.
-      steps: denoising steps, each three evaluations of the networks.
+      steps: denoising steps.
+      sketch_guided: whether `sketch_guidance` may be another than 1; a step then evaluates the
+        networks for three conditions instead of two.
       empty_tokens: the tokens of the empty prompt.
       empty_mask: which of them are not padding.
     """
@@ -60,6 +63,7 @@ class Process:
     sampler: str
     spacing: Spacing
     steps: int
+    sketch_guided: bool
     empty_tokens: Int[np.ndarray, " t"]
     empty_mask: Bool[np.ndarray, " t"]
 
@@ -69,8 +73,11 @@ def process_of(
     tokenizer: Tokenizer,
     sampler: str | None = None,
     steps: int | None = None,
+    sketch_guided: bool | None = None,
 ) -> Process:
     """How to sample what `config` trained: as it says, unless told otherwise.
+
+    It guides by the sketch where `config.sample.sketch_guidance` is not 1.
 
     Raises:
       UserError: an unknown sampler, or timesteps that the schedule does not have.
@@ -88,28 +95,38 @@ def process_of(
         # As diffusers samples v. "sample" is ours, and needs no such care where alpha is 0.
         schedule = finite_snr(schedule)
     tokens, mask = tokenizer.encode([""], config.data.text_length)
-    return Process(schedule, fields.prediction, name, spacing, steps, tokens[0], mask[0])
+    if sketch_guided is None:
+        sketch_guided = config.sample.sketch_guidance != 1
+    return Process(
+        schedule, fields.prediction, name, spacing, steps, sketch_guided, tokens[0], mask[0]
+    )
 
 
-def three_conditions(model: Model, process: Process, params: Params, batch: Batch) -> Conditioning:
-    """(nothing), (sketch), (sketch and text), stacked on the batch axis in this order."""
+def stacked_conditions(
+    model: Model, process: Process, params: Params, batch: Batch
+) -> Conditioning:
+    """(nothing), (sketch), (sketch and text), stacked on the batch axis in this order.
+
+    Without the first where the process does not guide by the sketch.
+    """
     count = batch.tokens.shape[0]
     empty = jnp.broadcast_to(process.empty_tokens, batch.tokens.shape)
     empty_mask = jnp.broadcast_to(process.empty_mask, batch.token_mask.shape)
     states = model.encode_text(params, jnp.concatenate([empty[:1], batch.tokens]))
-    unconditional = jnp.broadcast_to(states[:1], states[1:].shape)
-    shown = jnp.repeat(jnp.array([0.0, 1.0, 1.0]), count)
+    kinds = 3 if process.sketch_guided else 2
+    unconditional = [jnp.broadcast_to(states[:1], states[1:].shape)] * (kinds - 1)
+    shown = jnp.repeat(jnp.array([0.0, 1.0, 1.0][-kinds:]), count)
     regions = None
     if model.ragaf is not None:
         regions = model.locate(
-            jnp.concatenate([batch.labels] * 3),
-            jax.tree.map(lambda x: jnp.concatenate([x] * 3), batch.graph),
-            jnp.concatenate([empty_mask, empty_mask, batch.token_mask]),
+            jnp.concatenate([batch.labels] * kinds),
+            jax.tree.map(lambda x: jnp.concatenate([x] * kinds), batch.graph),
+            jnp.concatenate([empty_mask] * (kinds - 1) + [batch.token_mask]),
             shown,
         )
     return Conditioning(
-        jnp.concatenate([unconditional, unconditional, states[1:]]),
-        jnp.concatenate([batch.sketch] * 3) * shown[:, None, None, None],
+        jnp.concatenate([*unconditional, states[1:]]),
+        jnp.concatenate([batch.sketch] * kinds) * shown[:, None, None, None],
         regions,
     )
 
@@ -140,7 +157,7 @@ def generate(
     schedule, count = process.schedule, batch.tokens.shape[0]
     steps = schedule.alpha.shape[0]
     noise = example_noise(rng, count, model.latent_shape)
-    conditioning = three_conditions(model, process, params, batch)
+    conditioning = stacked_conditions(model, process, params, batch)
 
     def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
         prediction, _ = model.predict(params, x, t.astype(jnp.float32), conditioning)
@@ -151,7 +168,8 @@ def generate(
     if start is not None:
         x = add_noise(schedule, start, noise, jnp.full(count, timesteps[0]))
     until = settings.guidance_until * steps
-    denoiser = guided(denoise, settings.guidance, settings.sketch_guidance, until)
+    by_sketch = settings.sketch_guidance if process.sketch_guided else None
+    denoiser = guided(denoise, settings.guidance, by_sketch, until)
     # A number that no example has: its key is not one that `example_noise` has used above.
     key = jax.random.fold_in(rng, 2**32 - 1)
     latents = SAMPLERS[process.sampler](denoiser, x, schedule, timesteps, key)
@@ -160,7 +178,7 @@ def generate(
     if model.ragaf is None:
         return latents, None
 
-    conditional = jax.tree.map(lambda x: x[2 * count :], conditioning)
+    conditional = jax.tree.map(lambda x: x[-count:], conditioning)
 
     def trace_at(level: Float[Array, ""]) -> RagafTrace | None:
         t = jnp.full(count, jnp.int32(level * steps))

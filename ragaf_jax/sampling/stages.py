@@ -68,9 +68,14 @@ class Stage:
         """As checkpoints hold it."""
         return {"config": self.config.to_dict(), "tokenizer": self.tokenizer.to_json()}
 
-    def process(self, sampler: str | None = None, steps: int | None = None) -> Process:
+    def process(
+        self,
+        sampler: str | None = None,
+        steps: int | None = None,
+        sketch_guided: bool | None = None,
+    ) -> Process:
         """How to sample it: as its config says, unless told otherwise."""
-        return process_of(self.config, self.tokenizer, sampler, steps)
+        return process_of(self.config, self.tokenizer, sampler, steps, sketch_guided)
 
 
 def restore_both(stage1: Path, stage2: Path) -> tuple[Stage, Stage]:

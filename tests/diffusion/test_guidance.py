@@ -21,9 +21,10 @@ def run(answers, text_scale, sketch_scale):
     x, t = jnp.ones(SHAPE), jnp.array([7, 400])
 
     def conditions(stacked, times):
-        np.testing.assert_array_equal(stacked, jnp.ones((6, *SHAPE[1:])))
-        assert times.tolist() == [7, 400] * 3
-        return answers.reshape(6, *SHAPE[1:])
+        asked = answers if sketch_scale is not None else answers[1:]
+        np.testing.assert_array_equal(stacked, jnp.ones((2 * len(asked), *SHAPE[1:])))
+        assert times.tolist() == [7, 400] * len(asked)
+        return asked.reshape(-1, *SHAPE[1:])
 
     return guided(conditions, text_scale, sketch_scale)(x, t)
 
@@ -33,6 +34,11 @@ def run(answers, text_scale, sketch_scale):
 )
 def test_scales_of_zero_and_one_choose_a_condition(answers, text_scale, sketch_scale, which):
     np.testing.assert_array_equal(run(answers, text_scale, sketch_scale), answers[which])
+
+
+def test_without_a_scale_of_the_sketch_two_conditions_are_enough(rng, answers):
+    text = float(rng.uniform(-2, 9))
+    np.testing.assert_allclose(run(answers, text, None), run(answers, text, 1.0), atol=1e-5)
 
 
 def test_is_equation_three(rng, answers):

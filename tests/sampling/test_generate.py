@@ -9,7 +9,14 @@ from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.sampling.generate import Settings, generate, process_of, to_pixels
+from ragaf_jax.sampling.generate import (
+    TRACE_LEVELS,
+    Settings,
+    generate,
+    process_of,
+    to_pixels,
+)
+from ragaf_jax.training.flops import matmul_flops
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +25,7 @@ def stage2():
     config.sample.steps = 3
     model, noise = build_model(config), np.random.default_rng(5)
     params = random_params(model, noise)
-    process = process_of(config, tiny_tokenizer())
+    process = process_of(config, tiny_tokenizer(), sketch_guided=True)
 
     @jax.jit
     def draw(batch, key, settings, start=None):
@@ -63,6 +70,23 @@ def test_guidance_that_ends_before_it_begins_is_none(rng, stage2):
     guided, plain = Settings(4.0, 2.0), Settings(1.0, 1.0)
     assert np.abs(draw(batch, key, guided) - draw(batch, key, plain)).max() > 1e-2
     close(draw(batch, key, guided._replace(guidance_until=1.0)), draw(batch, key, plain))
+
+
+def test_without_guidance_by_the_sketch_a_third_of_each_step_is_left_out(rng, stage2):
+    config, model, _, draw = stage2
+    process = process_of(config, tiny_tokenizer())
+    assert not process.sketch_guided
+    params = random_params(model, np.random.default_rng(5))
+    batch, key = random_batch(rng, config, 2), jax.random.key(int(rng.integers(2**31)))
+
+    def lean(batch, key, settings):
+        return generate(model, process, params, batch, key, settings)[0]
+
+    close(jax.jit(lean)(batch, key, Settings(4.0, 1.0)), draw(batch, key, Settings(4.0, 1.0)))
+    work = [matmul_flops(each, batch, key, Settings(4.0, 1.0)) for each in (lean, draw)]
+    steps, traces = process.steps, len(TRACE_LEVELS)
+    expected = (2 * steps + traces) / (3 * steps + traces)
+    assert work[0] / work[1] == pytest.approx(expected, rel=0.03)  # text and decoding are the rest
 
 
 def test_no_strength_gives_back_the_start(rng, stage2):
