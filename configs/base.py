@@ -54,8 +54,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = model = ml_collections.ConfigDict()
     model.dtype = "float32"  # of the computation; what trains is kept in float32
     # What the backward pass computes again rather than keeps, for less memory and more time:
-    # "none"; "attention", the inside of every spatial transformer; "blocks", that of every ResNet
-    # and transformer; "full", that of every level of the UNet and of the sketch branch.
+    # "none"; "pointwise", norms and activations, so that no product is computed twice; "attention",
+    # the inside of every spatial transformer; "blocks", that of every ResNet and transformer;
+    # "full", that of every level of the UNet and of the sketch branch.
     model.remat = "none"
     # "haar", the orthonormal wavelet transform: exact, no parameters; or "kl", Stable Diffusion's.
     model.autoencoder = "haar"

@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from ragaf_jax.nets.layers import widened
+from ragaf_jax.nets.layers import PRODUCT, widened
 
 # Scores of one tile, small enough to stay in a core's cache between the dots that use them.
 _TILE_BYTES = 4 << 20
@@ -33,7 +34,7 @@ def attention(
     """
     if jax.default_backend() == "cpu":
         return _cpu_attention(q, k, v, bias)
-    return jax.nn.dot_product_attention(q, k, v, bias=bias)
+    return checkpoint_name(jax.nn.dot_product_attention(q, k, v, bias=bias), PRODUCT)
 
 
 def hide(visible: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -85,6 +86,7 @@ def _tiled_forward(
         return _join_rows(jax.lax.map(lambda x: _tile_forward(x[0], k, v, x[1]), blocks))
 
     out, log_sum = _join(jax.lax.map(group, _split((q, k, v, bias), groups)))
+    out, log_sum = checkpoint_name((out, log_sum), PRODUCT)
     return out, (q, k, v, bias, out, log_sum)
 
 

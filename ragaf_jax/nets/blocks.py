@@ -7,18 +7,22 @@ weights are loaded; diffusers' Flax port approximated both.
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from ragaf_jax.nets.attention import attention
-from ragaf_jax.nets.layers import Dense, GroupNorm, conv3x3, upsample
+from ragaf_jax.nets.layers import PRODUCT, Dense, GroupNorm, conv3x3, upsample
 
 # The modules whose inside the backward pass computes again, by the name of the policy (Chen et al.
-# 2016, "Training Deep Nets with Sublinear Memory Cost"); of them only the inputs are kept.
+# 2016, "Training Deep Nets with Sublinear Memory Cost"). Of them only the inputs are kept; by
+# "pointwise" also what convolutions, dense layers and attention gave: what is computed again lies
+# between them, norms and activations, and costs no product.
 REMAT: dict[str, tuple[str, ...]] = {
     "none": (),
     "attention": ("SpatialTransformer",),
+    "pointwise": ("ResnetBlock", "SpatialTransformer"),
     "blocks": ("ResnetBlock", "SpatialTransformer"),
     "full": ("DownBlock", "MidBlock", "UpBlock"),
 }
@@ -34,7 +38,12 @@ def rematerialized(kind: type[nn.Module], policy: str, static: tuple[int, ...] =
       policy: of `REMAT`.
       static: places of the arguments of `__call__` that are no arrays; `self` is 0.
     """
-    return nn.remat(kind, static_argnums=static) if kind.__name__ in REMAT[policy] else kind
+    if kind.__name__ not in REMAT[policy]:
+        return kind
+    keeps = None
+    if policy == "pointwise":
+        keeps = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+    return nn.remat(kind, static_argnums=static, policy=keeps)
 
 
 class RegionSignal(NamedTuple):

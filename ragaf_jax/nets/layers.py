@@ -4,15 +4,23 @@ They compute what `nn.Dense`, `nn.Conv` and `nn.GroupNorm` compute, in the form 
 XLA's CPU backend and no worse elsewhere. Parameters are float32, the arithmetic is in `dtype`.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype, Initializer
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
 default_init = nn.initializers.lecun_normal()
 zeros_init = nn.initializers.zeros_init()
+
+# What the outputs of dense layers, convolutions and attention are called where rematerialisation
+# asks (`blocks.REMAT`): what takes long to compute, and little of which is as large as what lies
+# between.
+PRODUCT = "product"
 
 
 def widened(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -39,7 +47,11 @@ class Dense(nn.Module):
         if self.use_bias:
             bias = self.param("bias", zeros_init, (self.features,))
             y = y + bias.astype(self.dtype)[None]
-        return y.reshape(*x.shape[:-1], self.features)
+        return checkpoint_name(y.reshape(*x.shape[:-1], self.features), PRODUCT)
+
+
+def _named_convolution(*args: Any, **kwargs: Any) -> Array:
+    return checkpoint_name(jax.lax.conv_general_dilated(*args, **kwargs), PRODUCT)
 
 
 def conv3x3(
@@ -61,6 +73,7 @@ def conv3x3(
         padding=(padding, padding),
         kernel_init=kernel_init,
         dtype=dtype,
+        conv_general_dilated=_named_convolution,
         name=name,
     )
 

@@ -1,0 +1,41 @@
+"""Memory and products of Stable Diffusion's steps by the compiler; nothing is allocated."""
+
+from benchmarks.minimum import least_flops
+from benchmarks.problem import TOKENS, Job, config_of
+from benchmarks.report import Row
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.training.plan import compiled_plan, own_setting
+
+# (stage, batch, remat) at 512 px, latents and text states cached.
+STEPS = (
+    (1, 4, "none"),
+    (1, 4, "pointwise"),
+    (1, 4, "blocks"),
+    (2, 4, "none"),
+    (2, 4, "pointwise"),
+)
+
+
+def memory_rows(network: str = "sd15", image_size: int = 512) -> list[Row]:
+    """A row for each of `STEPS`: peak of a step, and its FLOPs beside the least possible."""
+    rows = []
+    for stage, batch, remat in STEPS:
+        job = Job("ours", "step", network, image_size, batch, "bfloat16", stage=stage, remat=remat)
+        config = config_of(job)
+        model, plan = build_model(config), compiled_plan(config, own_setting(config))
+        least = least_flops(model.unet.config, model.control, image_size // 8, TOKENS).total
+        rows.append(
+            {
+                "stage": stage,
+                "px": image_size,
+                "batch": batch,
+                "remat": remat,
+                "state GiB": round(plan.state_bytes / 2**30, 2),
+                "peak GiB": round(plan.peak_bytes / 2**30, 2),
+                "TFLOP an image": round(plan.flops / 1e12, 4),
+                "least TFLOP an image": round(least / 1e12, 4),
+                "of the least": round(plan.flops / least, 3),
+                "compiled in, s": round(plan.seconds),
+            }
+        )
+    return rows

@@ -1,0 +1,153 @@
+"""The same networks by this project: its training step and its sampler, as users run them."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+
+from benchmarks.machine import versions
+from benchmarks.problem import TOKENS, UNETS, VOCABULARY, Job, config_of
+from benchmarks.worker import Ready, inputs_of
+from ragaf_jax.batch import Batch
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.model import Conditioning, Model, Params
+from ragaf_jax.sampling.generate import Settings, process_of
+from ragaf_jax.sampling.stages import make_draw_one
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.compilation import compiler_options
+from ragaf_jax.training.heap import keep_freed_memory
+from ragaf_jax.training.initial import initial_params
+from ragaf_jax.training.optim import optimizer
+from ragaf_jax.training.plan_shapes import batch_shapes
+from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.sharding import make_mesh, put_batch, replicated, state_shardings
+from ragaf_jax.training.step import train_step
+
+
+def set_up(job: Job) -> Ready:
+    """The job in JAX."""
+    keep_freed_memory()
+    config = config_of(job)
+    model = build_model(config)
+    params = _params(job, config, model)
+    inputs = inputs_of(job, UNETS[job.network]["cross_attention_dim"])
+    if job.task == "step":
+        run = training_step(config, model, params)
+    else:
+        run = _sampling(config, model, params, inputs["sketch"])
+
+    def answer() -> Float[np.ndarray, "b h w c"]:
+        conditioning = Conditioning(jnp.asarray(inputs["text"]), jnp.asarray(inputs["sketch"]))
+        predict = jax.jit(lambda *args: model.predict(*args)[0])
+        latents, timesteps = inputs["latents"], inputs["timesteps"]
+        return np.asarray(predict(params, latents, timesteps, conditioning), np.float32)
+
+    device = jax.devices()[0]
+
+    def device_peak() -> int | None:
+        return (device.memory_stats() or {}).get("peak_bytes_in_use")
+
+    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
+    about = versions("jax", "flax") | {
+        "device": device.device_kind,
+        "parameters": sizes,
+        "ceiling": matmul_ceiling(job.dtype) if job.task == "step" else None,
+    }
+    return Ready(run, answer, about, device_peak)
+
+
+def matmul_ceiling(dtype: str) -> float:
+    """FLOP/s of the fastest of ten products of square matrices, the most that any step could do."""
+    side = 8192 if jax.default_backend() != "cpu" else 2048
+    matrix = jnp.ones((side, side), dtype)
+    multiply = jax.jit(jnp.matmul)
+    jax.block_until_ready(multiply(matrix, matrix))
+    seconds = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        jax.block_until_ready(multiply(matrix, matrix))
+        seconds.append(time.perf_counter() - begin)
+    return 2 * side**3 / min(seconds)
+
+
+def _params(job: Job, config: ml_collections.ConfigDict, model: Model) -> Params:
+    """Of the networks that the job runs: a step from caches has no encoders."""
+    if job.folder:
+        params = initial_params(config, model, None)
+    else:
+        params = jax.jit(model.init)(jax.random.key(0))
+    unused = ("autoencoder", "text_encoder") if job.task == "step" else ()
+    return {name: tree for name, tree in params.items() if name not in unused}
+
+
+def training_step(
+    config: ml_collections.ConfigDict, model: Model, params: Params
+) -> Callable[[], None]:
+    """The step that `training.loop` runs, on its mesh, with its optimiser and average."""
+    mesh, tx = make_mesh(config), optimizer(config.train)
+    begin = functools.partial(initial_state, config, model, tx)
+    shardings = state_shardings(mesh, jax.eval_shape(begin, params))
+    state = jax.jit(begin, out_shardings=shardings)(params)
+    empty = np.zeros((config.data.text_length, model.text_encoder.config.hidden_size), np.float32)
+    objective = objective_of(config, Tokenizer.train([""]))
+    objective = dataclasses.replace(objective, empty_states=empty)
+    step = jax.jit(
+        functools.partial(train_step, model, tx, config.train.ema_decay, objective),
+        donate_argnums=1,
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=compiler_options(config),
+    )
+    rng = jax.device_put(jax.random.key(1), replicated(mesh))
+    batch = put_batch(mesh, random_batch(config, model))
+
+    def run() -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            state, scalars = step(rng, state, batch)
+        jax.block_until_ready(scalars)
+
+    return run
+
+
+def random_batch(config: ml_collections.ConfigDict, model: Model) -> Batch:
+    """Random numbers in the shapes of a step's batch; all regions and edges are real but one."""
+    rng, shapes = np.random.default_rng(0), batch_shapes(config, model)
+
+    def draw(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+        if shape.dtype == jnp.int32:
+            return rng.integers(0, model.max_regions - 1, shape.shape, np.int32)
+        if shape.dtype == jnp.bool_:
+            return np.ones(shape.shape, bool)
+        return rng.random(shape.shape, np.float32).astype(shape.dtype)
+
+    batch = jax.tree.map(draw, shapes)
+    count = np.array([[model.max_regions - 1, 1], [model.max_edges - 1, 1]], np.int32)
+    nodes, edges = (np.tile(row, (len(batch.tokens), 1)) for row in count)
+    return batch._replace(graph=batch.graph._replace(n_node=nodes, n_edge=edges))
+
+
+def _sampling(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    params: Params,
+    sketch: Float[np.ndarray, "b s s 3"],
+) -> Callable[[], None]:
+    """Tokens and sketches to pixels, as the sampler of one stage does it."""
+    draw = make_draw_one(model, process_of(config, Tokenizer.train([""])))
+    shapes = batch_shapes(config, model)
+    batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (len(sketch), TOKENS), np.int32)
+    batch = batch._replace(sketch=sketch, tokens=tokens, token_mask=np.ones(tokens.shape, bool))
+    seeds = iter(range(1 << 30))
+
+    def run() -> None:
+        settings = Settings(config.sample.guidance, config.sample.sketch_guidance)
+        np.asarray(draw(params, batch, jax.random.key(next(seeds)), settings)[0])
+
+    return run

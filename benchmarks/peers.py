@@ -1,0 +1,165 @@
+"""Training steps and sampling beside PyTorch's diffusers, on the same weights."""
+
+import contextlib
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.minimum import least_flops
+from benchmarks.problem import TOKENS, Dtype, Job, config_of
+from benchmarks.report import Row, timed_columns
+from benchmarks.timing import ROOT, Timed, disagreement, interleaved
+from ragaf_jax.nets.build import build_model
+
+
+class Case(NamedTuple):
+    """What is measured, and whether memory holds both peers at once."""
+
+    network: str
+    image_size: int
+    batch: int
+    repeats: int
+    together: bool = True
+    dtype: Dtype = "float32"
+
+
+# float32 on the CPU, which computes bfloat16 more slowly; bfloat16 on an accelerator. "tiny" is for
+# trying a machine out: its figures mean nothing.
+STEPS_CPU = (
+    Case("tiny", 64, 2, 2),
+    Case("small", 256, 8, 10),
+    Case("sd15", 256, 1, 4, together=False),
+    Case("sd15", 512, 1, 4, together=False),
+)
+STEPS_GPU = (
+    Case("small", 256, 8, 20, dtype="bfloat16"),
+    Case("sd15", 256, 32, 10, together=False, dtype="bfloat16"),
+    Case("sd15", 512, 32, 10, together=False, dtype="bfloat16"),
+)
+SAMPLES_CPU = (Case("tiny", 64, 1, 2), Case("small", 256, 1, 6), Case("small", 256, 4, 4))
+SAMPLES_GPU = (
+    Case("sd15", 512, 1, 10, dtype="bfloat16"),
+    Case("sd15", 512, 4, 5, dtype="bfloat16"),
+)
+
+
+def on_gpu() -> bool:
+    """Whether there is an NVIDIA GPU; asked without starting a backend, which would take it."""
+    return Path("/dev/nvidiactl").exists()
+
+
+def peers() -> tuple[str, ...]:
+    """Whose code can be run: ours, and PyTorch's where it is installed."""
+    there = all(importlib.util.find_spec(name) for name in ("torch", "diffusers", "transformers"))
+    return ("ours", "torch") if there else ("ours",)
+
+
+@contextlib.contextmanager
+def checkpoint(network: str) -> Iterator[str]:
+    """A folder with random weights of `network` as diffusers writes them; "" without diffusers."""
+    if "torch" not in peers():
+        yield ""
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # In a process of its own: PyTorch has no place in the one that measures.
+        write = "import sys; from pathlib import Path; from benchmarks.torch_peer import "
+        write += "save_checkpoint; save_checkpoint(sys.argv[1], Path(sys.argv[2]))"
+        command = [sys.executable, "-c", write, network, folder]
+        subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        yield folder
+
+
+def step_rows(cases: Sequence[Case]) -> list[Row]:
+    """Training steps of the sketch branch, from cached latents and text states."""
+    rows = []
+    for case in cases:
+        with checkpoint(case.network) as folder:
+            job = _job("step", case, folder)
+            measured, apart = _measure(job, case)
+        model = build_model(config_of(job))
+        least = least_flops(model.unet.config, model.control, job.image_size // 8, TOKENS).total
+        ours = measured["ours"]
+        rate = job.batch * least / ours.median
+        rows.append(
+            _described(case)
+            | _compared(measured, apart)
+            | {
+                "ours, images/s": round(job.batch / ours.median, 3),
+                "least TFLOP an image": round(least / 1e12, 4),
+                "ours, TFLOP/s": round(rate / 1e12, 4),
+                "ceiling, TFLOP/s": round(ours.about["ceiling"] / 1e12, 4),
+                "MFU, %": round(100 * rate / ours.about["ceiling"], 1),
+            }
+        )
+    return rows
+
+
+def sample_rows(cases: Sequence[Case]) -> list[Row]:
+    """20 steps of DPM-Solver++(2M) with guidance, tokens and sketch to pixels."""
+    rows = []
+    for case in cases:
+        with checkpoint(case.network) as folder:
+            measured, apart = _measure(_job("sample", case, folder), case)
+        rows.append(_described(case) | _compared(measured, apart))
+    return rows
+
+
+def first_image_rows(cases: Sequence[Case]) -> list[Row]:
+    """From the start of a process to its first pictures, compilation included."""
+    rows = []
+    for case in cases:
+        with checkpoint(case.network) as folder, tempfile.TemporaryDirectory() as cache:
+            job = _job("sample", case, folder)
+            kept = {
+                "JAX_COMPILATION_CACHE_DIR": cache,
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
+            row = _described(case)
+            for name, environment in (("ours, compiling", kept), ("ours, from the cache", kept)):
+                timed = interleaved({"ours": job}, 1, environments={"ours": environment})["ours"]
+                row[f"{name}, s"] = round(timed.first, 2)
+            if "torch" in peers():
+                timed = interleaved({"torch": replace(job, peer="torch")}, 1)["torch"]
+                row["torch, s"] = round(timed.first, 2)
+            rows.append(row)
+    return rows
+
+
+def _job(task: str, case: Case, folder: str) -> Job:
+    return Job("ours", task, case.network, case.image_size, case.batch, case.dtype, folder)  # type: ignore[arg-type]
+
+
+def _measure(job: Job, case: Case) -> tuple[dict[str, Timed], float | None]:
+    """Both peers in turns; and how far their networks' predictions are apart."""
+    jobs = {name: replace(job, peer=name) for name in peers()}
+    apart = None
+    if len(jobs) == 2:
+        with tempfile.TemporaryDirectory() as answers:
+            apart = disagreement([jobs["ours"], jobs["torch"]], Path(answers))
+    return interleaved(jobs, case.repeats, case.together), apart
+
+
+def _described(case: Case) -> Row:
+    return {
+        "network": case.network,
+        "px": case.image_size,
+        "batch": case.batch,
+        "dtype": case.dtype,
+    }
+
+
+def _compared(measured: dict[str, Timed], apart: float | None) -> Row:
+    ours, torch = measured["ours"], measured.get("torch")
+    return (
+        timed_columns("ours", ours)
+        | timed_columns("torch", torch)
+        | {
+            "ours / torch": None if torch is None else round(ours.median / torch.median, 3),
+            "predictions apart": apart,
+        }
+    )

@@ -1,0 +1,98 @@
+"""Every measurement by one command.
+
+    python -m benchmarks.run                              # all: hours on 2 CPU cores
+    python -m benchmarks.run step sampling                # some
+    python -m benchmarks.run step --networks=small        # without Stable Diffusion's size
+    python -m benchmarks.run step --json=results.json     # the numbers as a file too
+
+Prints Markdown. On a machine with an NVIDIA GPU the same names measure bfloat16 at Stable
+Diffusion's size. Where PyTorch and diffusers are missing, only our side is measured. Nothing else
+should run on the machine.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from benchmarks import memory, peers, ragaf_cost, scaling
+from benchmarks.machine import cpu_model, versions
+from benchmarks.problem import UNETS
+from benchmarks.report import Row, table, write_json
+from benchmarks.timing import ROOT
+from ragaf_jax.errors import UserError, nearest, run_cli
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("networks", ["small", "sd15"], f"Of {', '.join(UNETS)}: those to measure.")
+flags.DEFINE_integer("repeats", 0, "Timed runs of each; 0: as many as a case is worth.")
+flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+
+def _cases(on_cpu: Sequence[peers.Case], on_gpu: Sequence[peers.Case]) -> list[peers.Case]:
+    cases = [x for x in (on_gpu if peers.on_gpu() else on_cpu) if x.network in FLAGS.networks]
+    return [case._replace(repeats=FLAGS.repeats or case.repeats) for case in cases]
+
+
+def _network() -> tuple[str, int, int]:
+    """Network, px and batch of what is measured for ourselves alone."""
+    if peers.on_gpu() and "sd15" in FLAGS.networks:
+        return "sd15", 512, 8
+    return ("small", 256, 8) if "small" in FLAGS.networks else ("tiny", 64, 2)
+
+
+def _command(module: str, *keys: str) -> Callable[[], list[Row]]:
+    """The rows of a benchmark that is a command of its own, as it pins cores or starts commands."""
+
+    def rows() -> list[Row]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "results.json"
+            command = [sys.executable, "-m", f"benchmarks.{module}", f"--json={path}"]
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            results = json.loads(path.read_text())
+        return [row for key in keys for row in results[key]]
+
+    return rows
+
+
+BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
+    "step": lambda: peers.step_rows(_cases(peers.STEPS_CPU, peers.STEPS_GPU)),
+    "sampling": lambda: peers.sample_rows(_cases(peers.SAMPLES_CPU, peers.SAMPLES_GPU)),
+    "first_image": lambda: peers.first_image_rows(_cases(peers.SAMPLES_CPU, peers.SAMPLES_GPU)),
+    "ragaf": lambda: ragaf_cost.time_rows(FLAGS.repeats or 10, *_network()),
+    "ragaf_flops": ragaf_cost.flops_rows,
+    "memory": memory.memory_rows,
+    "scaling": lambda: scaling.scaling_rows(FLAGS.repeats or 6, *_network()),
+    "startup": _command("startup", "rows"),
+    "regions": _command("regions", "rows"),
+    "loader": _command("input_pipeline", "loader"),
+}
+
+
+def main(argv: list[str]) -> None:
+    """Measures what is named, prints the tables, writes the file."""
+    names = argv[1:] or list(BENCHMARKS)
+    for name in names:
+        if name not in BENCHMARKS:
+            near = nearest(name, BENCHMARKS) or list(BENCHMARKS)
+            raise UserError(f"There is no benchmark {name!r}; choose of {', '.join(near)}.")
+    for network in FLAGS.networks:
+        if network not in UNETS:
+            raise UserError(f"--networks has {network!r}; choose of {', '.join(UNETS)}.")
+    machine, installed = cpu_model(), versions("jax", "flax")
+    print(f"{machine}; {', '.join(f'{name} {version}' for name, version in installed.items())}")
+    results: dict[str, Any] = {"machine": machine, "versions": installed}
+    for name in names:
+        rows = BENCHMARKS[name]()
+        results[name] = rows
+        print(f"\n{name}\n\n{table(rows) if rows else '(nothing of these networks)'}", flush=True)
+        if FLAGS.json:  # after each: the whole takes long
+            write_json(Path(FLAGS.json), results)
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,164 @@
+"""Measures workers in turns: A B A B …, so that what disturbs the machine disturbs all alike."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.problem import Job
+
+ROOT = Path(__file__).resolve().parents[1]
+# JAX would take three quarters of a GPU at once, and leave too little for who comes second.
+_ALONE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+class Timed(NamedTuple):
+    """What was measured of one job.
+
+    Attributes:
+      seconds: of each run after the first.
+      first: from the process's start to the end of its first run, compilation included.
+      resident_peak: most memory of the process, bytes.
+      device_peak: most memory of the device, bytes; None on a CPU.
+      about: what the worker said of itself.
+    """
+
+    seconds: list[float]
+    first: float
+    resident_peak: int
+    device_peak: int | None
+    about: dict[str, Any]
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return float(np.median(self.seconds))
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, as a share of the median."""
+        low, high = np.percentile(self.seconds, [25, 75])
+        return float((high - low) / 2 / self.median)
+
+
+class Worker:
+    """A process of `benchmarks.worker`."""
+
+    def __init__(self, job: Job, environment: Mapping[str, str] | None = None):
+        self.began = time.perf_counter()
+        command = [sys.executable, "-m", "benchmarks.worker", job.to_json()]
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | _ALONE | _forced(job.devices) | dict(environment or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.about = self._heard()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """What it answers; blocks."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return self._heard()
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _heard(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker ended with status {self._process.wait()}: see above")
+        return json.loads(line)
+
+
+def interleaved(
+    jobs: Mapping[str, Job],
+    repeats: int,
+    together: bool = True,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Timed]:
+    """Times of each job, taken in turns.
+
+    Args:
+      jobs: by name.
+      repeats: timed runs of each, after one that compiles and one that warms up.
+      together: all processes live at once; else one at a time, in two rounds of half the runs
+        each, for networks of which memory holds one.
+      environments: variables of some of the processes.
+    """
+    rounds = 1 if together else 2
+    found: dict[str, list[Any]] = {name: [] for name in jobs}
+    with tqdm(total=len(jobs) * (repeats + 2 * rounds), unit="run", leave=False) as bar:
+
+        def started(name: str) -> tuple[Worker, float]:
+            bar.set_description(f"{name}: first run")
+            worker = Worker(jobs[name], (environments or {}).get(name))
+            found[name].append(worker.ask("run") | {"about": worker.about, "seconds": None})
+            first = time.perf_counter() - worker.began
+            found[name][-1]["first"] = first
+            found[name].append(worker.ask("run") | {"seconds": None})
+            bar.update(2)
+            return worker, first
+
+        def turn(workers: Mapping[str, Worker], count: int) -> None:
+            for _ in range(count):
+                for name, worker in workers.items():
+                    bar.set_description(name)
+                    found[name].append(worker.ask("run"))
+                    bar.update()
+
+        if together:
+            workers = {name: started(name)[0] for name in jobs}
+            turn(workers, repeats)
+            for worker in workers.values():
+                worker.close()
+        else:
+            for _ in range(rounds):
+                for name in jobs:
+                    worker, _ = started(name)
+                    turn({name: worker}, -(-repeats // rounds))
+                    worker.close()
+    return {name: _timed(answers) for name, answers in found.items()}
+
+
+def disagreement(jobs: Sequence[Job], folder: Path) -> float:
+    """‖a − b‖ / ‖b‖ of the predictions of two jobs, the second's being the reference."""
+    answers = []
+    for number, job in enumerate(jobs):
+        worker, path = Worker(job), folder / f"answer{number}.npy"
+        worker.ask(f"answer {path}")
+        worker.close()
+        answers.append(np.load(path).astype(np.float64))
+    a, b = answers
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def _forced(devices: int) -> dict[str, str]:
+    """The variable that makes one CPU look like several devices."""
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    return {} if devices == 1 else {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"}
+
+
+def _timed(answers: Sequence[dict[str, Any]]) -> Timed:
+    last = answers[-1]
+    return Timed(
+        [answer["seconds"] for answer in answers if answer["seconds"] is not None],
+        min(answer["first"] for answer in answers if "first" in answer),
+        max(answer["resident_peak"] for answer in answers),
+        last["device_peak"],
+        answers[0]["about"],
+    )

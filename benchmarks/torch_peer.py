@@ -1,0 +1,187 @@
+"""The same networks by PyTorch's diffusers in its best form, and the checkpoints both sides read.
+
+channels_last, SDPA, fused AdamW; on a GPU bfloat16 and `torch.compile` as well.
+"""
+
+# mypy: ignore-errors
+# (Their types are not there where they are not installed, and wrong where they are.)
+
+import json
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.problem import (
+    CLIP_NORM,
+    GUIDANCE,
+    LEARNING_RATE,
+    STEPS,
+    TEXT_ENCODERS,
+    TOKENS,
+    UNETS,
+    VAES,
+    VOCABULARY,
+    WEIGHT_DECAY,
+    Job,
+)
+from benchmarks.worker import Ready, inputs_of
+
+_SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
+
+
+def save_checkpoint(network: str, folder: Path) -> None:
+    """Random weights of `network`, as diffusers writes them; the zero convolutions are not zero."""
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(sample_size=64, **UNETS[network])
+    control = diffusers.ControlNetModel.from_unet(unet)
+    with torch.no_grad():
+        for name, parameter in control.named_parameters():
+            if name.startswith("controlnet_") and not parameter.any():
+                parameter.normal_(std=0.02)
+    text = transformers.CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=UNETS[network]["cross_attention_dim"],
+        max_position_embeddings=TOKENS,
+        **TEXT_ENCODERS[network],
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=VAES[network],
+        down_block_types=("DownEncoderBlock2D",) * len(VAES[network]),
+        up_block_types=("UpDecoderBlock2D",) * len(VAES[network]),
+        layers_per_block=2,
+    )
+    unet.save_pretrained(folder / "unet")
+    control.save_pretrained(folder / "controlnet")
+    vae.save_pretrained(folder / "vae")
+    transformers.CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    diffusers.PNDMScheduler(skip_prk_steps=True, **_SCHEDULE).save_pretrained(folder / "scheduler")
+    index = {"_class_name": "StableDiffusionPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def set_up(job: Job) -> Ready:
+    """The job in PyTorch."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, job.dtype)
+    folder = Path(job.folder)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+    def placed(network: torch.nn.Module, dtype: torch.dtype = dtype) -> torch.nn.Module:
+        return network.to(device, dtype).to(memory_format=torch.channels_last)
+
+    unet = placed(diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"))
+    control = diffusers.ControlNetModel.from_pretrained(folder / "controlnet")
+    # What trains is kept in float32, on either side.
+    control = placed(control, torch.float32 if job.task == "step" else dtype)
+    unet.requires_grad_(False).eval()
+    if device.type == "cuda":
+        unet, control = torch.compile(unet), torch.compile(control)
+    inputs = {
+        name: torch.from_numpy(value).to(device)
+        for name, value in inputs_of(job, UNETS[job.network]["cross_attention_dim"]).items()
+    }
+
+    def nchw(x: torch.Tensor, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return x.permute(0, 3, 1, 2).to(dtype=dtype, memory_format=torch.channels_last)
+
+    latents, sketch = nchw(inputs["latents"]), nchw(inputs["sketch"])
+    text = inputs["text"].to(dtype)
+
+    def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            down, mid = control(noisy, timesteps, text, sketch, return_dict=False)
+            return unet(
+                noisy,
+                timesteps,
+                text,
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=mid,
+            ).sample
+
+    def answer() -> np.ndarray:
+        with torch.no_grad():
+            y = predict(latents, inputs["timesteps"].long())
+        return y.float().permute(0, 2, 3, 1).cpu().numpy()
+
+    if job.task == "step":
+        run = _training_step(job, predict, control, latents, device)
+    else:
+        run = _sampling(job, unet, control, placed, sketch, device)
+
+    def device_peak() -> int | None:
+        return torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+
+    parameters = [sum(p.numel() for p in net.parameters()) for net in (unet, control)]
+    about = {
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "parameters": parameters,
+    }
+    return Ready(run, answer, about, device_peak)
+
+
+def _training_step(job, predict, control, latents, device):
+    """As `examples/controlnet/train_controlnet.py` does, from latents and text states at hand."""
+    control.train()
+    optimizer = torch.optim.AdamW(
+        control.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas = torch.cumprod(1 - betas, 0).float().to(device)
+
+    def run() -> None:
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(0, 1000, (job.batch,), device=device)
+        kept = alphas[timesteps][:, None, None, None]
+        noisy = (kept.sqrt() * latents + (1 - kept).sqrt() * noise).to(latents.dtype)
+        loss = torch.nn.functional.mse_loss(predict(noisy, timesteps).float(), noise.float())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(control.parameters(), CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    return run
+
+
+def _sampling(job, unet, control, placed, sketch, device):
+    """diffusers' own pipeline; prompts come as tokens, so that no tokenizer need be at hand."""
+    folder = Path(job.folder)
+    encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
+    encoder = encoder.to(device, unet.dtype).eval()
+    pipeline = diffusers.StableDiffusionControlNetPipeline(
+        vae=placed(diffusers.AutoencoderKL.from_pretrained(folder / "vae")),
+        text_encoder=encoder,
+        tokenizer=None,
+        unet=unet,
+        controlnet=control.eval(),
+        scheduler=diffusers.DPMSolverMultistepScheduler(**_SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    tokens = torch.randint(0, VOCABULARY, (job.batch + 1, TOKENS), device=device)
+
+    def run() -> None:
+        with torch.no_grad():
+            states = encoder(tokens)[0]
+        pipeline(
+            prompt_embeds=states[1:],
+            negative_prompt_embeds=states[:1].expand_as(states[1:]),
+            image=sketch,
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            output_type="np",
+        )
+
+    return run

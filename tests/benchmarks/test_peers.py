@@ -1,0 +1,113 @@
+"""The benchmarks of steps and samples: their workers' protocol, and both peers side by side."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import timing
+from benchmarks.problem import Job
+from benchmarks.report import table, timed_columns
+from benchmarks.timing import Timed, Worker, interleaved
+
+ROOT = Path(__file__).parents[2]
+TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("diffusers")
+
+
+class Fake:
+    """A worker of which every run takes as many seconds as it has run, and its job's batch."""
+
+    log: typing.ClassVar[list[str]] = []
+
+    def __init__(self, job, environment=None):
+        self.job, self.runs, self.began, self.about = job, 0, 0.0, {"batch": job.batch}
+        Fake.log.append(f"start {job.batch}")
+
+    def ask(self, command):
+        self.runs += 1
+        Fake.log.append(str(self.job.batch))
+        seconds = self.job.batch + self.runs
+        return {"seconds": seconds, "resident_peak": 10 * self.runs, "device_peak": None}
+
+    def close(self):
+        Fake.log.append(f"end {self.job.batch}")
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    monkeypatch.setattr(timing, "Worker", Fake)
+    monkeypatch.setattr(Fake, "log", [])
+    return {name: Job("ours", "step", "tiny", 64, batch) for name, batch in (("a", 1), ("b", 2))}
+
+
+def test_peers_take_turns(fakes):
+    measured = interleaved(fakes, 3)
+    starts = ["start 1", "1", "1", "start 2", "2", "2"]
+    assert Fake.log == [*starts, *["1", "2"] * 3, "end 1", "end 2"]
+    # The first run compiles and the second warms up; neither is timed.
+    assert measured["a"].seconds == [4, 5, 6] and measured["b"].seconds == [5, 6, 7]
+    assert measured["b"].about == {"batch": 2} and measured["b"].resident_peak == 50
+
+
+def test_peers_that_do_not_fit_together_take_turns_as_processes(fakes):
+    measured = interleaved(fakes, 4, together=False)
+    once = [f"{x}" for n in "12" for x in (f"start {n}", *[n] * 4, f"end {n}")]
+    assert Fake.log == once * 2
+    assert measured["a"].seconds == [4, 5] * 2
+
+
+def test_medians_and_spreads(rng):
+    seconds = rng.gamma(3, size=31).tolist()
+    timed = Timed(seconds, first=9.0, resident_peak=3 << 30, device_peak=None, about={})
+    low, middle, high = np.percentile(seconds, [25, 50, 75])
+    row = timed_columns("ours", timed)
+    assert row["ours, s"] == pytest.approx(middle, abs=1e-4)
+    assert row["ours, ± %"] == pytest.approx(50 * (high - low) / middle, abs=0.06)
+    assert row["ours, peak GiB"] == 3.0
+    on_device = timed._replace(device_peak=1 << 30)
+    assert timed_columns("ours", on_device)["ours, peak GiB"] == 1.0
+    lines = table([row, timed_columns("ours", None)]).splitlines()
+    assert len(lines) == 4 and lines[3] == "| – | – | – |"
+
+
+def test_a_worker_that_cannot_begin_is_an_error():
+    job = dataclasses.replace(Job("ours", "step", "tiny", 64, 2), image_size=63)
+    with pytest.raises(RuntimeError, match="a worker ended with status 1"):
+        Worker(job)
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "benchmarks.run", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not TORCH, reason="PyTorch and diffusers are not installed")
+def test_both_peers_compute_the_same(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    done = run("step", "sampling", "--networks=tiny", "--repeats=2", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(path.read_text())
+    for (row,) in (results["step"], results["sampling"]):
+        assert row["predictions apart"] < 1e-5
+        ratio = row["ours, s"] / row["torch, s"]
+        assert row["ours / torch"] == pytest.approx(ratio, rel=0.01, abs=1e-3)
+        assert f"| {row['network']} |" in done.stdout
+    assert results["machine"] in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["stepp"], "There is no benchmark 'stepp'; choose of step"),
+        (["step", "--networks=sd16"], "--networks has 'sd16'; choose of tiny, small, sd15"),
+    ],
+)
+def test_what_is_not_there_is_named(arguments, words):
+    done = run(*arguments)
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
