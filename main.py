@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from input_pipeline.augment import AugmentSketch
 from input_pipeline.configured import held_out, held_out_for, open_split, shapes
 from input_pipeline.loader import DevicePrefetcher, train_iterator
+from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.responses import make_responses
@@ -112,6 +113,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     config = loaded_config()
     if FLAGS.mode == "plan":
+        keep_compiled()
         print_plan(config, config.memory_budget_gib or None)
         return
     workdir = Path(FLAGS.workdir)
@@ -119,6 +121,7 @@ def main(argv: list[str]) -> None:
     address = FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count
     if FLAGS.mode == "train" and (FLAGS.distributed or any(x is not None for x in address)):
         join(*address)
+    keep_compiled()
     keep_freed_memory()
     if FLAGS.mode == "train":
         train_stage(config, workdir)

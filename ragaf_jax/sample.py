@@ -43,11 +43,13 @@ def main(argv: list[str]) -> None:
     from ragaf_jax.sketch_input import to_page
 
     grey = read_grey(Path(FLAGS.sketch))
+    from ragaf_jax.compilation_cache import keep_compiled
     from ragaf_jax.sampling.outputs import FILES, write_outputs
     from ragaf_jax.sampling.pipeline import Pipeline
 
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
+    keep_compiled()
     print("Reading both checkpoints …", file=sys.stderr)
     pipeline = Pipeline.restore(Path(FLAGS.stage1), Path(FLAGS.stage2))
     print("Compiling and drawing, half a minute or more …", file=sys.stderr)

@@ -1,0 +1,132 @@
+"""What was compiled once is not compiled again, and a cache that cannot be used stops nothing."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fakes import tiny_config
+from flax.traverse_util import flatten_dict
+
+from configs import stage1
+from input_pipeline.preparing import Options, prepare
+from ragaf_jax.compilation_cache import user_caches
+
+ROOT = Path(__file__).parents[1]
+COMPILES = """
+import jax
+from ragaf_jax.compilation_cache import keep_compiled
+keep_compiled()
+print(jax.jit(lambda x: 3 * x + 1)(2.0))
+"""
+
+
+def environment(**values):
+    """Of a command whose user has chosen nothing but `values`."""
+    ours = {key: value for key, value in os.environ.items() if "COMPILATION_CACHE" not in key}
+    return ours | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | values
+
+
+def begin(*command, **values):
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=environment(**{key: str(value) for key, value in values.items()}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """What it said; it must have ended well."""
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return said, errors
+
+
+def kept(folder):
+    """What is in the cache: the names of what was compiled, with their keys."""
+    return {path.name for path in folder.glob("*-cache")}
+
+
+@pytest.mark.slow
+def test_the_second_start_compiles_nothing(tmp_path):
+    """To the first step and its checkpoint, in the place for caches that the system names."""
+    prepare("openmoji", tmp_path / "data", Options(32, 2, 4))
+    config = tiny_config(1)
+    changes = {
+        "data.dir": str(tmp_path / "data"),
+        "data.recolorings": 2,
+        "data.image_size": 32,
+        "data.max_regions": 33,
+        "data.max_edges": 192,
+        "data.text_length": 40,
+        "model.text_encoder.vocab_size": 4096,
+        "validation_examples": 2,
+        "sample_examples": 2,
+    }
+    config.update_from_flattened_dict(changes)
+    before = flatten_dict(stage1.get_config("quickstart").to_dict(), sep=".")
+    tiny = flatten_dict(config.to_dict(), sep=".")
+    flags = [f"--config.{name}={value}" for name, value in tiny.items() if value != before[name]]
+    command = ["main.py", "--config=configs/stage1.py:quickstart", *flags]
+    caches, found = tmp_path / "caches", []
+    for name in ("one", "two"):
+        run = begin(*command, f"--workdir={tmp_path / name}", XDG_CACHE_HOME=caches)
+        log = tmp_path / name / "logs" / "metrics.jsonl"
+        while not (log.exists() and "time/first_step" in log.read_text()):
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.05)
+        run.terminate()
+        finish(run)
+        found.append(kept(caches / "ragaf-jax" / "xla"))
+    assert found[0] == found[1]
+    for function in ("fresh", "initial_state", "train_step"):
+        assert sum(name.startswith(f"jit_{function}-") for name in found[0]) == 1
+
+
+def test_a_folder_that_is_given_is_taken(tmp_path):
+    given, caches = tmp_path / "given", tmp_path / "caches"
+    finish(begin("-c", COMPILES, JAX_COMPILATION_CACHE_DIR=given, XDG_CACHE_HOME=caches))
+    assert kept(given)
+    assert not caches.exists()
+
+
+def test_two_at_once(tmp_path):
+    both = [begin("-c", COMPILES, XDG_CACHE_HOME=tmp_path) for _ in range(2)]
+    assert [finish(process) for process in both] == [("7.0\n", "")] * 2
+    assert kept(tmp_path / "ragaf-jax" / "xla")
+
+
+def test_where_nothing_can_be_kept_a_sentence_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    said, errors = finish(begin("-c", COMPILES, JAX_COMPILATION_CACHE_DIR=tmp_path / "file"))
+    assert said == "7.0\n"
+    assert len(errors.splitlines()) == 1
+    assert "set JAX_COMPILATION_CACHE_DIR to a folder that can be written" in errors
+
+
+def test_processes_that_train_together_share_only_what_is_given(tmp_path):
+    """Else the first one might find what the others then wait to compile with it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    joins = f"import jax\njax.distributed.initialize('localhost:{port}', 1, 0)\n{COMPILES}"
+    said, _ = finish(begin("-c", joins, XDG_CACHE_HOME=tmp_path / "caches"))
+    assert said == "7.0\n"
+    assert not (tmp_path / "caches").exists()
+    finish(begin("-c", joins, JAX_COMPILATION_CACHE_DIR=tmp_path / "given"))
+    assert kept(tmp_path / "given")
+
+
+@pytest.mark.parametrize("value", [None, "", "relative/path"])
+def test_the_usual_place_for_caches(monkeypatch, tmp_path, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if value is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert user_caches() == tmp_path / ".cache"
