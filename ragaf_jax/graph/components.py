@@ -9,32 +9,36 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Int32, UInt8
-
-from ragaf_jax.graph.runs import find_runs
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 REFERENCE_SIDE = 256  # every length in this package's region code is in pixels of such a page
-# Clearances (px) at which components are taken. No room is split above DEEPEST_SPLIT; the level
-# beyond only tells how far the rooms of that level reach.
-CLEARANCES = (1, 2, 3, 4, 5, 6.5, 8, 10, 12.5, 16, 20, 25)
-DEEPEST_SPLIT = 20.0
-COARSE_FROM = 6  # wide rooms are found on a grid twice as coarse
-STRIDE = 2  # grid of the levels below that
+CLEARANCES = (3, 4.5, 6.5, 9, 12.5, 17)  # px at which components are taken
+STRIDE = 4  # px from one sample of the distance to the next: rooms are wider
 MIN_PAPER = 1e-3  # share of the page under which a connected piece of paper is ignored
-MIN_ROOM = 1e-4  # share of the page under which a branch does not count
 # A branch that appears at clearance r counts if it reaches at least REACH * r + REACH_OFFSET:
 # a corridor of even width breaks into pieces that barely outlive their own threshold.
 REACH, REACH_OFFSET = 1.1, 0.5
+
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
+
+
+class Samples(NamedTuple):
+    """Distances to the ink on a coarse grid."""
+
+    stride: int  # pixels of the page from one sample to the next
+    distance: Float32[np.ndarray, "gh gw"]  # px
+    # Flat indices of the samples of paper that are no nearer to the ink than any beside them. Each
+    # component of {distance > clearance} has one at least: the few that speak for all.
+    peaks: Int[np.ndarray, " p"]
 
 
 class Level(NamedTuple):
     """Connected components of {distance to ink > clearance}; component 0 is everything else."""
 
-    clearance: float  # px at REFERENCE_SIDE; 0 is the paper itself
-    stride: int  # pixels of the page from one sample of `labels` to the next
-    labels: Int32[np.ndarray, "gh gw"]  # component of every sample
-    parents: Int32[np.ndarray, " c"]  # component of the level below that holds each component
-    areas: Float[np.ndarray, " c"]  # px of the page
+    clearance: float  # px at REFERENCE_SIDE; 0 is the paper itself, in full; else samples
+    inside: Bool[np.ndarray, "gh gw"]  # all components but 0
+    labels: Int32[np.ndarray, "gh gw"]  # component of every pixel or sample
+    parents: list[int]  # component of the level below that holds each component
 
 
 class Seed(NamedTuple):
@@ -44,73 +48,63 @@ class Seed(NamedTuple):
     component: int
 
 
-def sampling_stride(shape: tuple[int, int]) -> int:
-    """Pixels from one sample to the next where rooms are measured on a page of this shape."""
-    return max(1, round(STRIDE * max(shape) / REFERENCE_SIDE))
+def sample_distance(distance: Float32[np.ndarray, "h w"]) -> Samples:
+    """The samples of a page's distances to the ink."""
+    stride = max(1, round(STRIDE * max(distance.shape) / REFERENCE_SIDE))
+    sampled = np.ascontiguousarray(distance[::stride, ::stride])
+    is_peak = cv2.dilate(sampled, _NEIGHBOURS) == sampled
+    return Samples(stride, sampled, np.flatnonzero(is_peak & (sampled > 0)))
 
 
-def component_levels(
-    paper: UInt8[np.ndarray, "h w"], distance: Float32[np.ndarray, "h w"]
-) -> list[Level]:
+def component_levels(paper: UInt8[np.ndarray, "h w"], samples: Samples) -> list[Level]:
     """Components of the paper (4-connected) and of each clearance, from the paper upward.
 
     Args:
         paper: 1 on paper, 0 on ink.
-        distance: distance of every pixel to the nearest ink, px.
+        samples: the paper's.
     """
-    scale, fine = max(paper.shape) / REFERENCE_SIDE, sampling_stride(paper.shape)
+    stride, distance, peaks = samples
+    scale = max(paper.shape) / REFERENCE_SIDE
     count, labels = cv2.connectedComponents(paper, connectivity=4)
-    runs = find_runs(labels)
-    areas = np.bincount(runs.label, runs.length, count)
-    levels = [Level(0.0, 1, labels, np.zeros(count, np.int32), areas)]
-
-    stride, below = fine, labels[::fine, ::fine]
-    distance = np.ascontiguousarray(distance[::fine, ::fine])
+    levels = [Level(0.0, paper.view(bool), labels, [0] * count)]
+    below = labels[::stride, ::stride].ravel()[peaks]
     for clearance in CLEARANCES:
-        if clearance >= COARSE_FROM and stride == fine:
-            stride, below = 2 * fine, below[::2, ::2]
-            distance = np.ascontiguousarray(distance[::2, ::2])
-        wide = (distance > clearance * scale).view(np.uint8)
-        count, labels = cv2.connectedComponents(wide, connectivity=8)
+        wide = distance > clearance * scale
+        count, labels = cv2.connectedComponents(wide.view(np.uint8), connectivity=8)
         if count == 1:
             break
-        runs = find_runs(labels)
+        component = labels.ravel()[peaks]
         parents = np.zeros(count, np.int32)
-        parents[runs.label] = below.ravel()[runs.start]
-        parents[0] = 0
-        areas = np.bincount(runs.label, runs.length, count) * stride**2
-        levels.append(Level(float(clearance), stride, labels, parents, areas))
-        below = labels
+        parents[component] = below
+        levels.append(Level(float(clearance), wide, labels, parents.tolist()))
+        below = component
     return levels
 
 
-def find_seeds(levels: list[Level], page_area: int) -> list[Seed]:
-    """The rooms of the page, one per future cell: the ends of the tree's counting branches."""
-    children = _counting_children(levels, page_area)
+def find_seeds(levels: list[Level], stride: int) -> list[Seed]:
+    """The rooms of the page, one per future cell: the ends of the tree's counting branches.
 
-    def rooms(level: int, component: int) -> list[Seed]:
-        found = [
-            seed for child in children[level].get(component, ()) for seed in rooms(level + 1, child)
-        ]
-        return found if len(found) > 1 else [Seed(level, component)]
-
-    large_enough = levels[0].areas >= MIN_PAPER * page_area
-    large_enough[0] = False
-    return [seed for piece in np.flatnonzero(large_enough).tolist() for seed in rooms(0, piece)]
-
-
-def _counting_children(levels: list[Level], page_area: int) -> list[dict[int, list[int]]]:
-    """For each level, component → its components on the next level that count as branches."""
-    children: list[dict[int, list[int]]] = [{} for _ in levels]
-    reach = [[level.clearance] * len(level.areas) for level in levels]
+    Args:
+        stride: of the levels above the paper.
+    """
+    rooms = [[Seed(len(levels) - 1, component)] for component in range(len(levels[-1].parents))]
+    reach = [levels[-1].clearance] * len(rooms)
     for index in range(len(levels) - 1, 0, -1):
-        level, below = levels[index], reach[index - 1]
+        level, below = levels[index], levels[index - 1]
         needed = REACH * level.clearance + REACH_OFFSET
-        parents, areas = level.parents.tolist(), level.areas.tolist()
-        for component in range(1, len(areas)):
-            parent, height = parents[component], reach[index][component]
-            below[parent] = max(below[parent], height)
-            counts = height >= needed and areas[component] >= MIN_ROOM * page_area
-            if counts and level.clearance <= DEEPEST_SPLIT:
-                children[index - 1].setdefault(parent, []).append(component)
-    return children
+        branches: list[list[Seed]] = [[] for _ in below.parents]
+        height = [below.clearance] * len(branches)
+        for component in range(1, len(rooms)):
+            parent = level.parents[component]
+            height[parent] = max(height[parent], reach[component])
+            if reach[component] >= needed:
+                branches[parent] += rooms[component]
+        rooms = [
+            found if len(found) > 1 else [Seed(index - 1, component)]
+            for component, found in enumerate(branches)
+        ]
+        reach = height
+    paper = levels[0].labels[::stride, ::stride].ravel()
+    areas = np.bincount(paper, minlength=len(rooms)).tolist()
+    large = (piece for piece in range(1, len(rooms)) if areas[piece] >= MIN_PAPER * paper.size)
+    return [seed for piece in large for seed in rooms[piece]]

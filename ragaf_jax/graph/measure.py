@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32, Integer
+from jaxtyping import Bool, Float, Int, Integer
 
+from ragaf_jax.graph.containment import contained_regions
 from ragaf_jax.graph.regions import Regions
-from ragaf_jax.graph.runs import find_runs
 
 
 class Measures(NamedTuple):
@@ -28,14 +28,31 @@ class Measures(NamedTuple):
     background: Bool[np.ndarray, " n"]
 
 
+class _Corners(NamedTuple):
+    """All 2 × 2 windows of a page and its margin of one pixel that hold more than one label.
+
+    Windows may also lie across the page's side, from one row's end to the next row's beginning:
+    there both columns are margin.
+    """
+
+    place: Int[np.ndarray, " k"]  # index of the upper left pixel in the flat map with margin
+    upper_left: Int[np.ndarray, " k"]  # labels
+    upper_right: Int[np.ndarray, " k"]
+    lower_left: Int[np.ndarray, " k"]
+    lower_right: Int[np.ndarray, " k"]
+
+
 def measure_regions(regions: Regions) -> Measures:
     """Measure every region of a page of h × w pixels."""
-    labels, n = regions.labels, regions.n
-    height, width = labels.shape
-    centroid, box, area = _extents(labels, n)
-
-    boundary, adjacent = _boundaries(labels, n)
-    perimeter = boundary.sum(1)[:n]
+    n = regions.n
+    height, width = regions.labels.shape
+    # Outside the page is region n. Narrow labels are much faster to compare.
+    labels = regions.labels.astype(np.uint8 if n < 256 else np.int32)
+    page = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=n)
+    corners = _find_corners(page)
+    centroid, box, area = _extents(corners, page.shape[1], n)
+    boundary, adjacent = _boundaries(corners, n)
+    perimeter = boundary[:n].sum(1)
     frame = 2 * (height + width)
     return Measures(
         centroid=centroid / (width, height),
@@ -46,81 +63,73 @@ def measure_regions(regions: Regions) -> Measures:
         # smooth shape, the area that of squares.
         compactness=np.minimum(4 * math.pi * area / perimeter**2, 1.0),
         shared_boundary=boundary[:n, :n] / frame,
-        adjacent=adjacent,
-        contained=_contained(labels, box, area),
+        adjacent=adjacent[:n, :n],
+        contained=contained_regions(labels, box, area, adjacent),
         background=regions.background,
     )
 
 
+def _find_corners(page: Integer[np.ndarray, "rows columns"]) -> _Corners:
+    flat, below = page.ravel(), page.shape[1]
+    across = flat[1:] != flat[:-1]
+    down = flat[below:] != flat[:-below]
+    mixed = across[:-below] | across[below:]
+    mixed |= down[:-1]
+    place = np.flatnonzero(mixed)
+    return _Corners(
+        place, *(flat[place + step].astype(np.intp) for step in (0, 1, below, below + 1))
+    )
+
+
 def _extents(
-    labels: Int32[np.ndarray, "h w"], n: int
+    corners: _Corners, columns: int, n: int
 ) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
     """Each region's mean pixel centre (x, y), bounding box (x0, y0, x1, y1) and area, in px."""
-    label, start, length = find_runs(labels)
-    y, x0 = np.divmod(start, labels.shape[1])
+    # Runs of equal labels along the rows: one begins wherever upper left and right differ.
+    begins = np.flatnonzero(corners.upper_left != corners.upper_right)
+    label, place = corners.upper_right[begins], corners.place[begins]
+    on_page = np.flatnonzero(label < n)  # the others are from one row of the page to the next
+    length = place[on_page + 1] - place[on_page]
+    label, place = label[on_page], place[on_page]
+    y, x0 = np.divmod(place - columns, columns)
     x1 = x0 + length
 
     area = np.bincount(label, length, n)
     # Doubled sums of pixel centres: whole numbers, so that a mirrored page gives the mirrored mean.
-    doubled = [np.bincount(label, length * centre, n) for centre in (x0 + x1, 2 * y + 1)]
+    centroid = np.empty((n, 2))
+    centroid[:, 0] = np.bincount(label, length * (x0 + x1), n)
+    centroid[:, 1] = np.bincount(label, length * (2 * y + 1), n)
+    centroid /= 2 * area[:, None]
 
-    box = np.empty((4, n), np.intp)
-    box[0], box[2] = labels.shape[1], 0
-    np.minimum.at(box[0], label, x0)
-    np.maximum.at(box[2], label, x1)
+    box = np.empty((n, 4), np.intp)
+    box[:, 0], box[:, 2] = columns, 0
+    np.minimum.at(box[:, 0], label, x0)
+    np.maximum.at(box[:, 2], label, x1)
     # Runs come row by row; of several assignments to one place the last one holds.
-    box[1][label[::-1]] = y[::-1]
-    box[3][label] = y + 1
-    return np.stack(doubled, axis=1) / (2 * area[:, None]), box.T, area
+    box[label[::-1], 1] = y[::-1]
+    box[label, 3] = y + 1
+    return centroid, box, area
 
 
 def _boundaries(
-    labels: Int32[np.ndarray, "h w"], n: int
-) -> tuple[Float[np.ndarray, "m m"], Bool[np.ndarray, "n n"]]:
+    corners: _Corners, n: int
+) -> tuple[Float[np.ndarray, "m m"], Bool[np.ndarray, "m m"]]:
     """Lengths of all common boundaries, px, outside the page being region n; and who touches whom.
 
     The Cauchy–Crofton estimate in four directions: π/8 · (transitions along rows and columns +
     transitions along both diagonals / √2), which barely depends on a boundary's direction.
     """
-    small = labels.astype(np.uint8) if n < 256 else labels  # much faster to compare
-    page = cv2.copyMakeBorder(small, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=n)
-    below = page.shape[1]  # steps from a pixel to the one below it, in the flat page
-    flat = page.ravel()
-    across = _transitions(flat, 1, n) + _transitions(flat, below, n)
-    diagonal = _transitions(flat, below + 1, n) + _transitions(flat, below - 1, n)
-    return math.pi / 8 * (across + diagonal / math.sqrt(2)), across[:n, :n] > 0
+    _, upper_left, upper_right, lower_left, lower_right = corners
+    from_left, from_right = upper_left * (n + 1), upper_right * (n + 1)
+    across = _transitions(n + 1, from_left + upper_right, from_left + lower_left)
+    diagonal = _transitions(n + 1, from_left + lower_right, from_right + lower_left)
+    return math.pi / 8 * (across + diagonal / math.sqrt(2)), across > 0
 
 
-def _transitions(flat: Integer[np.ndarray, " p"], step: int, n: int) -> Int[np.ndarray, "m m"]:
-    """Symmetric counts of unlike labels so many steps apart.
-
-    Steps from one side of the page to the other join two pixels of its margin, which are alike.
-    """
-    unlike = np.flatnonzero(flat[:-step] != flat[step:])
-    pairs = flat[unlike].astype(np.intp) * (n + 1) + flat[unlike + step]
-    counts = np.bincount(pairs, minlength=(n + 1) ** 2).reshape(n + 1, n + 1)
+def _transitions(m: int, *pairs: Int[np.ndarray, " k"]) -> Int[np.ndarray, "m m"]:
+    """Symmetric counts of the pairs of unlike labels; a pair i, j is given as i · m + j."""
+    one, other = (np.bincount(pair, minlength=m * m) for pair in pairs)
+    one += other
+    one[:: m + 1] = 0
+    counts = one.reshape(m, m)
     return counts + counts.T
-
-
-def _contained(
-    labels: Int32[np.ndarray, "h w"], box: Int[np.ndarray, "n 4"], area: Float[np.ndarray, " n"]
-) -> Bool[np.ndarray, "n n"]:
-    """[i, j]: region i lies within region j with its holes filled (j 8-connected).
-
-    The surroundings of i then do too: what is filled besides j itself is closed in by j.
-    """
-    # What is closed in keeps at least one pixel away from the sides of the outer box.
-    inside = (box[:, None, :2] > box[None, :, :2]) & (box[:, None, 2:] < box[None, :, 2:])
-    candidates = inside.all(-1)
-    contained = np.zeros_like(candidates)
-    for outer in np.flatnonzero(candidates.any(0)):
-        x0, y0, x1, y1 = box[outer]
-        crop = labels[y0:y1, x0:x1]
-        filled = (crop == outer).astype(np.uint8)
-        # The box's sides belong to the outline or to what lies outside it: one flood from a
-        # margin around the box finds all that is not closed in.
-        filled = cv2.copyMakeBorder(filled, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-        cv2.floodFill(filled, None, (0, 0), 2)
-        closed_in = crop[filled[1:-1, 1:-1] == 0]
-        contained[:, outer] = np.bincount(closed_in, minlength=len(area)) == area
-    return contained

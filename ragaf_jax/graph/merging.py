@@ -4,7 +4,7 @@ import heapq
 import math
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int
 
 from ragaf_jax.graph.components import MIN_PAPER
 from ragaf_jax.graph.passes import Cells, Pass, joined
@@ -19,30 +19,30 @@ CLOSED = -0.9  # offset
 DEEPEST = 0.35  # of the page's side: a room deeper than this is no clearer a room
 
 
-def merge_cells(cells: Cells, page_area: int, max_regions: int) -> Int32[np.ndarray, " m"]:
+def merge_cells(cells: Cells, max_regions: int) -> Int[np.ndarray, " m"]:
     """Which region each cell belongs to: the number of one of the region's cells.
 
     There are at most `max_regions` of them: on a page whose every pixel is in a cell, a region
     that is not the whole page has a neighbour to merge with.
     """
-    merger = _Merger(cells, page_area)
+    merger = _Merger(cells)
     merger.open_borders()
-    merger.absorb_small(MIN_PAPER * page_area, max_regions)
-    return np.array([merger.region_of(cell) for cell in range(len(cells.area))], np.int32)
+    merger.absorb_small(MIN_PAPER * sum(merger.area), max_regions)
+    return np.array([merger.region_of(cell) for cell in range(len(cells.area))])
 
 
 class _Merger:
     """Regions under merging, each named by one of its cells."""
 
-    def __init__(self, cells: Cells, page_area: int):
+    def __init__(self, cells: Cells):
         self.area = cells.area.tolist()
         self.depth = cells.depth.tolist()
         self.on_frame = cells.on_frame.tolist()
         self.passes = [dict(neighbours) for neighbours in cells.passes]
         self.stroke_width = cells.stroke_width
-        self.deepest = DEEPEST * math.sqrt(page_area)
+        self.deepest = DEEPEST * cells.page_side
         self.absorbed_by = list(range(len(self.area)))
-        self.regions = set(self.absorbed_by)
+        self.regions = {cell for cell, area in enumerate(self.area) if area > 0}
 
     def region_of(self, cell: int) -> int:
         while self.absorbed_by[cell] != cell:

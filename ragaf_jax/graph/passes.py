@@ -1,12 +1,13 @@
 """What lies between two cells: the length of their border and its widest opening."""
 
+import math
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Float32, Int, Integer, Real, Shaped, UInt8
 
-from ragaf_jax.graph.components import sampling_stride
+from ragaf_jax.graph.components import Samples
 
 
 class Pass(NamedTuple):
@@ -19,13 +20,14 @@ class Pass(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """The cells of a page and the passes between them."""
+    """The cells of a page and the passes between them. Lengths in px of the map of cells."""
 
-    area: Int[np.ndarray, " m"]  # paper, px
-    depth: Float32[np.ndarray, " m"]  # largest sampled distance to ink, px
+    area: Real[np.ndarray, " m"]  # px of the page; a cell without any does not exist
+    depth: Float32[np.ndarray, " m"]  # largest sampled distance to ink
     on_frame: Bool[np.ndarray, " m"]  # whether the cell reaches the page's edge
     passes: list[dict[int, Pass]]  # for each cell: neighbouring cell → pass
-    stroke_width: float  # px
+    stroke_width: float
+    page_side: float  # of a square of the page's area
 
 
 def stroke_width(paper: UInt8[np.ndarray, "h w"]) -> float:
@@ -33,39 +35,48 @@ def stroke_width(paper: UInt8[np.ndarray, "h w"]) -> float:
 
     The perimeter is the Cauchy–Crofton estimate π/4 · (horizontal + vertical transitions).
     """
-    transitions = cv2.countNonZero(paper[:, 1:] ^ paper[:, :-1]) if paper.shape[1] > 1 else 0
-    if paper.shape[0] > 1:
-        transitions += cv2.countNonZero(paper[1:] ^ paper[:-1])
+    across, down = unlike_neighbours(paper)
+    transitions = np.count_nonzero(across) + np.count_nonzero(down)
     ink = paper.size - cv2.countNonZero(paper)
-    return max(1.0, 2.0 * ink / max(np.pi / 4 * transitions, 1.0))
+    return max(1.0, 2.0 * ink / max(math.pi / 4 * transitions, 1.0))
 
 
 def measure_cells(
-    labels: Int32[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "h w"],
+    areas: Real[np.ndarray, " m"],
     paper: UInt8[np.ndarray, "h w"],
     distance: Float32[np.ndarray, "h w"],
+    samples: Samples,
 ) -> Cells:
-    """Measure the cells 0 … m−1 of `labels`: at least two, and a pixel in every one."""
-    count, width = int(labels.max()) + 1, stroke_width(paper)
-    # Rooms are found by their samples, and the scores of passes were fitted to the same ones.
-    stride = sampling_stride(labels.shape)
+    """Measure the cells 0 … m−1 of `labels`, of which at least two have any pixel.
+
+    Args:
+        areas: of the cells, px of the page.
+        paper: 1 on paper, 0 on ink.
+        distance: of every pixel to the nearest ink, px.
+        samples: of `distance`.
+    """
+    count, width = len(areas), stroke_width(paper)
     depth = np.zeros(count, np.float32)
-    samples = (values[::stride, ::stride].ravel() for values in (labels, distance))
-    np.maximum.at(depth, *samples)  # fast on flat arrays only
-    on_frame = np.zeros(count, bool)
-    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        on_frame[side] = True
+    cell_of_sample = labels[:: samples.stride, :: samples.stride].ravel()
+    np.maximum.at(depth, cell_of_sample[samples.peaks], samples.distance.ravel()[samples.peaks])
     return Cells(
-        area=np.bincount(labels[paper > 0], minlength=count),
+        area=areas,
         depth=depth,
-        on_frame=on_frame,
+        on_frame=np.bincount(frame_pixels(labels), minlength=count) > 0,
         passes=_measure_passes(labels, paper, distance, count, width),
         stroke_width=width,
+        page_side=math.sqrt(labels.size),
     )
 
 
+def frame_pixels(page: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, " k"]:
+    """The outermost pixels of a page."""
+    return np.concatenate([page[0], page[-1], page[1:-1, 0], page[1:-1, -1]])
+
+
 def _measure_passes(
-    labels: Int32[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "h w"],
     paper: UInt8[np.ndarray, "h w"],
     distance: Float32[np.ndarray, "h w"],
     count: int,
@@ -73,45 +84,67 @@ def _measure_passes(
 ) -> list[dict[int, Pass]]:
     one, other = _border_pixels(labels)
     a, b = labels.ravel()[one], labels.ravel()[other]
-    pair = np.minimum(a, b).astype(np.int64) * count + np.maximum(a, b)
+    pair = np.minimum(a, b).astype(np.intp) * count + np.maximum(a, b)
     clearance = np.minimum(distance.ravel()[one], distance.ravel()[other])
-    order = np.lexsort((clearance, pair))
-    pair, clearance, one = pair[order], clearance[order], one[order]
-    starts = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]])
-    ends = np.r_[starts[1:], len(pair)]
-    open_contacts = np.add.reduceat((clearance > 0).astype(np.int64), starts)
+    contact = dict(zip(*_counted(pair), strict=True))
 
-    ink_sums = cv2.integral(1 - paper)
+    is_open = np.flatnonzero(clearance > 0)
+    order = is_open[np.argsort(clearance[is_open], kind="stable")]
+    names, open_contacts = _counted(pair[order])
+    widest = np.zeros(count * count, np.intp)
+    widest[pair[order]] = order  # of several assignments to one place the last one holds
+    openings = zip(
+        names,
+        open_contacts,
+        clearance[widest[names]].tolist(),
+        one[widest[names]].tolist(),
+        strict=True,
+    )
+
+    found = {name: Pass(pairs, 0, 0.0, 0.0) for name, pairs in contact.items()}
+    for name, open_contact, half_width, place in openings:
+        y, x = divmod(place, labels.shape[1])
+        reach = round(half_width + width)
+        ink = _ink_around(paper, y, x, reach) / (width * (2 * reach + 1))
+        found[name] = Pass(contact[name], open_contact, half_width, ink)
     passes: list[dict[int, Pass]] = [{} for _ in range(count)]
-    for start, end, open_contact in zip(starts, ends, open_contacts, strict=True):
-        i, j = divmod(int(pair[start]), count)
-        half_width, ink = float(clearance[end - 1]), 0.0
-        if half_width > 0:
-            y, x = divmod(int(one[end - 1]), labels.shape[1])
-            reach = round(half_width + width)
-            ink = _ink_around(ink_sums, y, x, reach) / (width * (2 * reach + 1))
-        passes[i][j] = passes[j][i] = Pass(int(end - start), int(open_contact), half_width, ink)
+    for name, border in found.items():
+        i, j = divmod(name, count)
+        passes[i][j] = passes[j][i] = border
     return passes
 
 
+def _counted(values: Int[np.ndarray, " k"]) -> tuple[list[int], list[int]]:
+    """The values that occur, rising, and how often each does."""
+    if len(values) == 0:
+        return [], []
+    counts = np.bincount(values)
+    present = np.flatnonzero(counts)
+    return present.tolist(), counts[present].tolist()
+
+
 def _border_pixels(
-    labels: Int32[np.ndarray, "h w"],
+    labels: Integer[np.ndarray, "h w"],
 ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
     """Flat indices of all pairs of side-by-side pixels in different cells."""
-    width = labels.shape[1]
-    right = np.flatnonzero(labels[:, 1:] != labels[:, :-1])
-    right += right // max(width - 1, 1)  # index in rows of w − 1 → index in rows of w
-    down = np.flatnonzero(labels[1:] != labels[:-1])
-    return np.concatenate([right, down]), np.concatenate([right + 1, down + width])
+    right, down = (np.flatnonzero(unlike) for unlike in unlike_neighbours(labels))
+    return np.concatenate([right, down]), np.concatenate([right + 1, down + labels.shape[1]])
 
 
-def _ink_around(sums: Int32[np.ndarray, "rows columns"], y: int, x: int, reach: int) -> int:
-    """Ink pixels in the square of side 2 · reach + 1 about a pixel, from the integral image."""
-    height, width = sums.shape[0] - 1, sums.shape[1] - 1
-    top, left = max(0, y - reach), max(0, x - reach)
-    bottom, right = min(height, y + reach + 1), min(width, x + reach + 1)
-    corners = sums[[bottom, top, bottom, top], [right, left, left, right]]
-    return int(corners @ (1, 1, -1, -1))
+def unlike_neighbours(
+    page: Integer[np.ndarray, "h w"],
+) -> tuple[Bool[np.ndarray, " right"], Bool[np.ndarray, " down"]]:
+    """By flat index: whether a pixel differs from the one to its right, and from the one below."""
+    flat, width = page.ravel(), page.shape[1]
+    right = flat[1:] != flat[:-1]
+    right[width - 1 :: width] = False  # at a row's end comes the next row's beginning
+    return right, flat[width:] != flat[:-width]
+
+
+def _ink_around(paper: UInt8[np.ndarray, "h w"], y: int, x: int, reach: int) -> int:
+    """Pixels of ink in the square of side 2 · reach + 1 about a pixel."""
+    square = paper[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+    return square.size - cv2.countNonZero(square)
 
 
 def joined(one: Pass, other: Pass) -> Pass:

@@ -6,19 +6,21 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Int, Int32, Integer, Real, UInt8
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.components import component_levels, find_seeds
+from ragaf_jax.graph.blocks import count_pixels, darkest, written_out
+from ragaf_jax.graph.components import component_levels, find_seeds, sample_distance
 from ragaf_jax.graph.ink import ink_pieces
 from ragaf_jax.graph.markers import grow_cells
 from ragaf_jax.graph.merging import merge_cells
-from ragaf_jax.graph.passes import measure_cells
-from ragaf_jax.graph.runs import find_runs
+from ragaf_jax.graph.passes import frame_pixels, measure_cells
 
 # Freed at once: from then on glibc keeps freed memory of up to this size for the next call, which
-# else goes back to the system after each: that costs up to a millisecond of the five of a page.
+# else goes back to the system after each: that can cost as much again as all the rest.
 np.empty(1 << 24, np.uint8)
+
+ROOM_BLOCK = 2  # px of a page of `work_size` to one pixel of the map on which rooms are found
 
 # A region is background if its paper covers at least this share of the page's outermost pixels:
 # more than an object that the page's edge cuts off usually does, less than a sky or a ground.
@@ -64,6 +66,15 @@ class Regions(NamedTuple):
     background: Bool[np.ndarray, " n"]  # paper around the drawing
 
 
+class _Partition(NamedTuple):
+    """The page in cells, on a map of blocks, and which of them are one region."""
+
+    labels: Integer[np.ndarray, "gh gw"]  # cell of every block
+    areas: Real[np.ndarray, " m"]  # of each cell: pixels of the page, which may be none
+    regions: Int[np.ndarray, " m"]  # of each cell: the number of one of the region's cells
+    background: Bool[np.ndarray, " m"]  # of each region, by that number
+
+
 def extract_regions(
     sketch: UInt8[np.ndarray, "h w"], config: RegionConfig = RegionConfig()
 ) -> Regions:
@@ -77,20 +88,11 @@ def extract_regions(
             f"the sketch has shape {sketch.shape} and type {sketch.dtype}; regions need a "
             "grey image of shape (height, width) and type uint8: convert it first"
         )
-    block = max(1, round(max(sketch.shape) / config.work_size))
-    paper = (_min_pool(sketch, block) >= config.threshold).view(np.uint8)
-    if config.mode == "ink":
-        labels = ink_pieces(paper, config.max_regions)
-    else:
-        labels = _split_at_necks(paper, config.max_regions)
-    background = _background(labels, paper, config.mode)
-
-    if block == 1:
-        return _ranked(labels, background)
-    rows, columns = (np.diff(range(0, side, block), append=side) for side in sketch.shape)
-    ranked = _ranked(labels, background, rows, columns)
-    full = np.repeat(np.repeat(ranked.labels, columns, axis=1), rows, axis=0)
-    return ranked._replace(labels=full)
+    coarser = ROOM_BLOCK if config.mode == "strokes" else 1
+    block = max(1, round(coarser * max(sketch.shape) / config.work_size))
+    paper = (darkest(sketch, block) >= config.threshold).view(np.uint8)
+    divide = _divide_rooms if config.mode == "strokes" else _divide_ink
+    return _ranked(divide(paper, config.max_regions, block, sketch.shape), block, sketch.shape)
 
 
 def downsample_labels(regions: Regions, size: int) -> Regions:
@@ -111,62 +113,48 @@ def downsample_labels(regions: Regions, size: int) -> Regions:
     cell_row = np.arange(height) // (height // size) * size
     cell = cell_row[:, None] + np.arange(width) // (width // size)
     votes = np.bincount((cell * regions.n + labels).ravel(), minlength=size * size * regions.n)
-    winners = votes.reshape(size, size, regions.n).argmax(-1).astype(np.int32)
-    return _ranked(winners, regions.background)
+    winners = votes.reshape(size, size, regions.n).argmax(-1)
+    areas = count_pixels(winners, regions.n, 1, winners.shape)
+    partition = _Partition(winners, areas, np.arange(regions.n), regions.background)
+    return _ranked(partition, 1, winners.shape)
 
 
-def _split_at_necks(paper: UInt8[np.ndarray, "h w"], max_regions: int) -> Int32[np.ndarray, "h w"]:
-    """Regions bounded by strokes, gaps in the strokes closed, as names of one of their cells."""
-    if paper.all() or not paper.any():
-        return np.zeros(paper.shape, np.int32)
+def _divide_ink(
+    paper: UInt8[np.ndarray, "gh gw"], max_regions: int, block: int, page: tuple[int, ...]
+) -> _Partition:
+    """Every piece of the ink a region, and all the paper region 0."""
+    pieces = ink_pieces(paper, max_regions)
+    areas = count_pixels(pieces, int(pieces.max()) + 1, block, page)
+    name = np.arange(len(areas))
+    return _Partition(pieces, areas, name, (name == 0) & (cv2.countNonZero(paper) > 0))
+
+
+def _divide_rooms(
+    paper: UInt8[np.ndarray, "gh gw"], max_regions: int, block: int, page: tuple[int, ...]
+) -> _Partition:
+    """Regions bounded by strokes, gaps in the strokes closed."""
     distance = cv2.distanceTransform(paper, cv2.DIST_L2, 3)
-    levels = component_levels(paper, distance)
-    cells = grow_cells(paper, levels, find_seeds(levels, paper.size))
-    if not cells.any():
-        return cells
-    region_of_cell = merge_cells(measure_cells(cells, paper, distance), paper.size, max_regions)
-    return np.take(region_of_cell, cells)
+    samples = sample_distance(distance)
+    levels = component_levels(paper, samples)
+    seeds = find_seeds(levels, samples.stride)
+    if len(seeds) > 1:
+        cells = grow_cells(levels, seeds, samples.stride)
+        areas = count_pixels(cells, len(seeds) + 1, block, page)
+        measures = measure_cells(cells, areas, paper, distance, samples)
+        regions = merge_cells(measures, max_regions)
+    else:
+        cells, areas, regions = np.zeros(paper.shape, np.uint8), np.ones(1), np.zeros(1, np.intp)
+    frame = regions[frame_pixels(cells)]
+    paper_on_frame = np.bincount(frame, frame_pixels(paper), len(regions))
+    return _Partition(cells, areas, regions, paper_on_frame >= FRAME_SHARE * len(frame))
 
 
-def _background(
-    labels: Int32[np.ndarray, "h w"], paper: UInt8[np.ndarray, "h w"], mode: str
-) -> Bool[np.ndarray, " n"]:
-    count = int(labels.max()) + 1
-    if mode == "ink":
-        return np.bincount(labels[paper > 0], minlength=count) > 0
-    frame = np.ones(labels.shape, bool)
-    frame[1:-1, 1:-1] = False
-    paper_on_frame = np.bincount(labels[frame & (paper > 0)], minlength=count)
-    return paper_on_frame >= FRAME_SHARE * np.count_nonzero(frame)
-
-
-def _ranked(
-    labels: Int32[np.ndarray, "h w"],
-    background: Bool[np.ndarray, " n"],
-    heights: Int[np.ndarray, " h"] | None = None,
-    widths: Int[np.ndarray, " w"] | None = None,
-) -> Regions:
-    """Regions renamed 0 … n−1 by falling area; names without any area are left out.
-
-    Args:
-        heights: of the rows of pixels, 1 each if None.
-        widths: of the columns.
-    """
-    label, start, weights = find_runs(labels)
-    if heights is not None and widths is not None:
-        y, x = np.divmod(start, labels.shape[1])
-        edges = np.concatenate([[0], np.cumsum(widths)])
-        weights = heights[y] * (edges[x + weights] - edges[x])
-    areas = np.bincount(label, weights, len(background))
-    order = np.argsort(-areas, kind="stable")[: np.count_nonzero(areas)]
+def _ranked(partition: _Partition, block: int, page: tuple[int, ...]) -> Regions:
+    """Regions renamed 0 … n−1 by falling area; names without any area are left out."""
+    areas = np.bincount(partition.regions, partition.areas, len(partition.areas)).tolist()
+    order = [name for name, area in enumerate(areas) if area > 0]
+    order.sort(key=lambda name: -areas[name])
     rank = np.zeros(len(areas), np.int32)
     rank[order] = np.arange(len(order))
-    return Regions(np.take(rank, labels), len(order), background[order])
-
-
-def _min_pool(image: UInt8[np.ndarray, "h w"], block: int) -> UInt8[np.ndarray, "ph pw"]:
-    """The darkest pixel of every block, so that no line is lost."""
-    if block == 1:
-        return image
-    # What a window has outside the page counts as white.
-    return cv2.erode(image, np.ones((block, block), np.uint8), anchor=(0, 0))[::block, ::block]
+    labels = written_out(partition.labels, rank[partition.regions], block, page)
+    return Regions(labels, len(order), partition.background[order])

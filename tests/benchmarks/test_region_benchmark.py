@@ -152,8 +152,21 @@ def test_the_command_prints_and_writes_every_row(command, tmp_path):
     assert len({line.count("|") for line in table}) == 1
     for row, line in zip(rows, table[2:], strict=True):
         assert f"| {row['covering']:.3f} |" in line and row["sketch"] in line
+        assert line.endswith(f"| {row['to_original']:.2f} |")
         assert 0 < row["ms_median"] <= row["ms_p95"] <= row["ms_max"]
         assert 0 <= row["leak"] < 1 and 0 < row["covering"] <= 1 and -1 <= row["rand"] <= 1
+
+
+def test_times_are_multiples_of_those_of_the_original(rng):
+    times = rng.uniform(1, 9, (2, 3, 2))
+    rows = [
+        {"size": size, "sketch": kind, "method": method, "cpu_ms_median": times[i, j, k]}
+        for i, size in enumerate((64, 96))
+        for j, kind in enumerate(("clean", "thin", "gaps"))
+        for k, method in enumerate(("neck split", "original"))
+    ]
+    ratios = [row["to_original"] for row in benchmark.with_ratios(rows)]
+    np.testing.assert_allclose(ratios, (times / times[..., 1:]).ravel(), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", ["12", "256.5", "x", "99999"])
