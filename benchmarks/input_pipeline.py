@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import cpu_model, versions
 from benchmarks.preparing import Row, memory_rows, scaling_rows
+from benchmarks.report import table
 from configs import stage1, stage2
 from input_pipeline.augment import KINDS, AugmentSketch
 from input_pipeline.configured import open_split, shapes
@@ -122,13 +123,6 @@ def _make_step(config: ConfigDict, tokenizer: Any, batch: Batch) -> Callable[[Ba
 
     step(batch)
     return step
-
-
-def table(rows: list[Row]) -> str:
-    """Markdown."""
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main(argv: list[str]) -> None:

@@ -67,7 +67,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "ragaf_flops": ragaf_cost.flops_rows,
     "memory": memory.memory_rows,
     "scaling": lambda: scaling.scaling_rows(FLAGS.repeats or 6, *_network()),
-    "startup": _command("startup", "rows"),
+    "startup": _command("startup", "startup"),
     "regions": _command("regions", "rows"),
     "loader": _command("input_pipeline", "loader"),
 }

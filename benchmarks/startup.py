@@ -19,13 +19,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from benchmarks.machine import cpu_model, versions
+from benchmarks.report import Row, table
 from input_pipeline.preparing import Options, Running, prepare
 from ragaf_jax.errors import UserError, run_cli
 
@@ -35,7 +35,6 @@ flags.DEFINE_string("json", None, "File that the numbers are written to.")
 
 ROOT = Path(__file__).parents[1]
 
-Row = dict[str, Any]
 Environment = Mapping[str, str]
 
 
@@ -110,13 +109,6 @@ def row(name: str, start: Callable[[Path, Environment], float], folder: Path, ru
         "second start, s": round(two, 1),
         "ratio": round(two / one, 2),
     }
-
-
-def table(rows: list[Row]) -> str:
-    """Markdown."""
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main(argv: list[str]) -> None:

@@ -5,6 +5,7 @@ import ml_collections
 import optax
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.training.bundles import on_bundles
 
 OPTIMIZERS = ("adamw", "adafactor")
 
@@ -43,7 +44,7 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
         "adamw": [optax.scale_by_adam(b2=0.99)],
         "adafactor": [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)],
     }
-    return optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.chain(
             *scaling[config.optimizer],
@@ -53,3 +54,5 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
             optax.scale_by_learning_rate(learning_rate(config)),
         ),
     )
+    # Adafactor goes by the shape of each matrix.
+    return on_bundles(chain) if config.optimizer == "adamw" else chain

@@ -8,6 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.training.accumulation import value_and_gradient
+from ragaf_jax.training.bundles import bundle
 from ragaf_jax.training.losses import Scalars, step_loss
 from ragaf_jax.training.objective import Denoised, Objective, Read, drawn
 from ragaf_jax.training.partition import merge
@@ -51,7 +52,8 @@ def train_step(
     trainable = optax.apply_updates(state.trainable, updates)
     decay = ema_decay(state.step, ema_maximum)
     ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), state.ema, trainable)
-    norm = optax.tree.norm(gradients)
+    of_gradients, of_updates = bundle(gradients), bundle(updates)
+    norm = optax.tree.norm(of_gradients)
     fine = jnp.isfinite(loss) & jnp.isfinite(norm)
     before = state.trainable, state.ema, state.opt_state
     trainable, ema, opt_state = jax.tree.map(
@@ -62,7 +64,7 @@ def train_step(
         "loss": loss,
         "grad_norm": norm,
         "skipped": 1.0 - fine,
-        **{f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()},
-        **{f"update_norm/{name}": optax.tree.norm(tree) for name, tree in updates.items()},
+        **{f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in of_gradients.items()},
+        **{f"update_norm/{name}": optax.tree.norm(tree) for name, tree in of_updates.items()},
         **scalars,
     }

@@ -32,6 +32,7 @@ def tried(monkeypatch):
         peak = 1 + (NEEDS[setting.remat] - ("text" in setting.cache)) / setting.accumulation
         return Plan(setting, 1, 1, flops, GIB // 2, int(peak * GIB), None, 1.0)
 
+    monkeypatch.setattr(plans, "REMAT", NEEDS)
     monkeypatch.setattr(plans, "compiled_plan", compiled)
     monkeypatch.setattr(plans, "flops_of", lambda config: FLOPS[config.model.remat])
     monkeypatch.setattr(fitting, "cacheable", lambda config: ("text",))  # Haar's latents are not

@@ -143,7 +143,8 @@ def test_bfloat16_computes_with_float32_masters_and_keeps_what_is_frozen_small(r
     wide = {x.dtype for x in jax.tree.leaves((state.trainable, state.ema))}
     assert wide == {jnp.dtype("float32")}
     moments = [x for x in jax.tree.leaves(state.opt_state) if x.dtype == jnp.float32]
-    assert len(moments) == 2 * len(jax.tree.leaves(state.trainable))
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (moments, state.trainable)]
+    assert sizes[0] >= 2 * sizes[1]
     batch = random_batch(rng, config, config.train.batch_size + config.train.read_examples)
 
     def loss(config, state):
@@ -164,7 +165,7 @@ def test_the_optimisers_memory_and_their_first_step(rng):
     config = tiny_config(1).train
     config.update({"warmup_steps": 0, "steps": 10, "clip_norm": 1e9, "weight_decay": 0.1})
     kernel, bias = rng.normal(size=(128, 256)), rng.normal(size=3)
-    params = {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}
+    params = {"net": {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}}
     gradients = jax.tree.map(lambda x: jnp.float32(rng.normal(size=x.shape)), params)
     states, updates = {}, {}
     for name in OPTIMIZERS:
@@ -173,19 +174,19 @@ def test_the_optimisers_memory_and_their_first_step(rng):
         states[name] = tx.init(params)
         updates[name], _ = tx.update(gradients, states[name], params)
 
-    mask = {"kernel": True, "bias": False}
+    mask = {"net": {"kernel": True, "bias": False}}
     theirs = optax.adamw(config.learning_rate, b2=0.99, weight_decay=0.1, mask=mask)
     expected, _ = theirs.update(gradients, theirs.init(params), params)
-    for name in params:
-        np.testing.assert_allclose(updates["adamw"][name], expected[name], rtol=1e-5, atol=1e-9)
+    for name, leaf in expected["net"].items():
+        np.testing.assert_allclose(updates["adamw"]["net"][name], leaf, rtol=1e-5, atol=1e-9)
 
     # At the first step the decay of the moments is 0 (Shazeer & Stern 2018, §7.2).
-    square = np.float64(gradients["kernel"]) ** 2
+    square = np.float64(gradients["net"]["kernel"]) ** 2
     moment = square.mean(1, keepdims=True) * square.mean(0, keepdims=True) / square.mean()
-    scaled = np.float64(gradients["kernel"]) / np.sqrt(moment)
+    scaled = np.float64(gradients["net"]["kernel"]) / np.sqrt(moment)
     scaled /= max(1.0, np.sqrt(np.mean(scaled**2)))
     expected = -config.learning_rate * (scaled + 0.1 * kernel)
-    np.testing.assert_allclose(updates["adafactor"]["kernel"], expected, rtol=1e-3, atol=1e-8)
+    np.testing.assert_allclose(updates["adafactor"]["net"]["kernel"], expected, rtol=1e-3, atol=1e-8)
 
     sizes = {name: sum(x.size for x in jax.tree.leaves(s)) for name, s in states.items()}
     assert sizes["adamw"] > 2 * kernel.size and sizes["adafactor"] < 0.05 * kernel.size

@@ -1,0 +1,92 @@
+"""Hundreds of small parameters as a few arrays, for what is done to all of them alike.
+
+A network has hundreds of biases, norms and small kernels. To update each by itself is some ten
+small loops an array, which take longer to compile, and to load when they were compiled before, than
+the forward and the backward pass of a small network. What is done elementwise, and norms, can be
+done to all of them at once.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Tree = Mapping[str, Any]
+Path = tuple[str, ...]
+
+# An array of more numbers is worth its own loops, and too much to be copied.
+_LARGE = 1 << 18
+# Bundles are filled up with zeros to a multiple of this, so that they can be cut along a mesh.
+_ROW = 1024
+
+
+def bundle(tree: Tree) -> dict[str, dict[str, Any]]:
+    """The leaves of each network put together: `vectors` [n], `matrices` [n, 1024], and the rest.
+
+    Leaves of two axes or more are in `matrices`, so that what distinguishes them from biases by
+    their axes does so still. Leaves of 2¹⁸ numbers or more stay as they are, in `large`.
+
+    Args:
+      tree: of one or more networks by their names; all leaves of one dtype.
+    """
+    bundles: dict[str, dict[str, Any]] = {}
+    for network, subtree in tree.items():
+        groups = bundles[network] = {}
+        leaves = _flat(subtree)
+        for name, paths in _groups(leaves):
+            parts = [jnp.ravel(leaves[path]) for path in paths]
+            missing = -sum(part.size for part in parts) % _ROW
+            row = jnp.concatenate([*parts, jnp.zeros(missing, parts[0].dtype)])
+            groups[name] = row if name == "vectors" else row.reshape(-1, _ROW)
+        if large := {path: leaf for path, leaf in leaves.items() if leaf.size >= _LARGE}:
+            groups["large"] = unflatten_dict(large)
+    return bundles
+
+
+def unbundle(bundles: Mapping[str, Mapping[str, Any]], like: Tree) -> dict[str, Any]:
+    """The tree that `bundle` was given, or another of the shapes of `like`."""
+    tree = {}
+    for network, groups in bundles.items():
+        leaves = _flat(like[network])
+        found = _flat(groups.get("large", {}))
+        for name, paths in _groups(leaves):
+            row, begin = jnp.ravel(groups[name]), 0
+            for path in paths:
+                shape = leaves[path].shape
+                end = begin + math.prod(shape)
+                found[path] = row[begin:end].reshape(shape)
+                begin = end
+        tree[network] = unflatten_dict(found)
+    return tree
+
+
+def on_bundles(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, its state that of the bundles; it must treat numbers of a kind alike."""
+
+    def init(params: Tree) -> Any:
+        return inner.init(bundle(params))
+
+    def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Any, Any]:
+        assert params is not None
+        changed, state = inner.update(bundle(updates), state, bundle(params))
+        return unbundle(changed, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _flat(tree: Tree) -> dict[Path, Any]:
+    """Leaves by their paths, in an order that does not depend on how the tree came about."""
+    return dict(sorted(flatten_dict(tree).items()))
+
+
+def _groups(leaves: Mapping[Path, Any]) -> Iterator[tuple[str, list[Path]]]:
+    """(bundle, the paths of its leaves in order), of those that have any."""
+    small = [path for path, leaf in leaves.items() if leaf.size < _LARGE]
+    vectors = [path for path in small if leaves[path].ndim < 2]
+    matrices = [path for path in small if leaves[path].ndim >= 2]
+    for name, paths in (("vectors", vectors), ("matrices", matrices)):
+        if paths:
+            yield name, paths
