@@ -15,8 +15,6 @@ from tqdm import tqdm
 from benchmarks.problem import Job
 
 ROOT = Path(__file__).resolve().parents[1]
-# JAX would take three quarters of a GPU at once, and leave too little for who comes second.
-_ALONE = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Timed(NamedTuple):
@@ -57,7 +55,7 @@ class Worker:
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | _ALONE | _forced(job.devices) | dict(environment or {}),
+            env=os.environ | _forced(job.devices) | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

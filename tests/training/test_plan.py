@@ -189,7 +189,8 @@ def test_a_search_ends_where_the_state_alone_does_not_fit(monkeypatch):
         plans, "compiled_plan", lambda config, setting, flops: made(*setting[:2], flops, 1)
     )
     config = tiny_config(1)
-    assert len(search(config, settings(config, ("",)), 11.0)) == 3 * len(REMAT)  # ten bytes of state
+    # Ten bytes of state; and three numbers of parts.
+    assert len(search(config, settings(config, ("",)), 11.0)) == 3 * len(REMAT)
     assert len(search(config, settings(config, ("",)), 9.0)) == 1
 
 

@@ -186,7 +186,8 @@ def test_the_optimisers_memory_and_their_first_step(rng):
     scaled = np.float64(gradients["net"]["kernel"]) / np.sqrt(moment)
     scaled /= max(1.0, np.sqrt(np.mean(scaled**2)))
     expected = -config.learning_rate * (scaled + 0.1 * kernel)
-    np.testing.assert_allclose(updates["adafactor"]["net"]["kernel"], expected, rtol=1e-3, atol=1e-8)
+    found = updates["adafactor"]["net"]["kernel"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-8)
 
     sizes = {name: sum(x.size for x in jax.tree.leaves(s)) for name, s in states.items()}
     assert sizes["adamw"] > 2 * kernel.size and sizes["adafactor"] < 0.05 * kernel.size
