@@ -8,7 +8,6 @@ Prints Markdown. Nothing else should run on the machine.
 """
 
 import functools
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import cpu_model, versions
 from benchmarks.preparing import Row, memory_rows, scaling_rows
-from benchmarks.report import table
+from benchmarks.report import table, write_json
 from configs import stage1, stage2
 from input_pipeline.augment import KINDS, AugmentSketch
 from input_pipeline.configured import open_split, shapes
@@ -151,7 +150,7 @@ def main(argv: list[str]) -> None:
     for name in chosen:
         print(f"\n{name}\n\n{table(results[name])}")
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(results, indent=1) + "\n")
+        write_json(Path(FLAGS.json), results)
 
 
 if __name__ == "__main__":

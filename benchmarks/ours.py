@@ -17,13 +17,13 @@ from benchmarks.worker import Ready, inputs_of
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params
-from ragaf_jax.sampling.generate import Settings, process_of
-from ragaf_jax.sampling.stages import make_draw_one
+from ragaf_jax.sampling.generate import process_of
+from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.compilation import compiler_options
-from ragaf_jax.training.heap import keep_freed_memory
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.optim import optimizer
+from ragaf_jax.training.partition import merge
 from ragaf_jax.training.plan_shapes import batch_shapes
 from ragaf_jax.training.setup import initial_state, objective_of
 from ragaf_jax.training.sharding import make_mesh, put_batch, replicated, state_shardings
@@ -32,28 +32,28 @@ from ragaf_jax.training.step import train_step
 
 def set_up(job: Job) -> Ready:
     """The job in JAX."""
-    keep_freed_memory()
     config = config_of(job)
     model = build_model(config)
     params = _params(job, config, model)
+    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
     inputs = inputs_of(job, UNETS[job.network]["cross_attention_dim"])
     if job.task == "step":
-        run = training_step(config, model, params)
+        run, now = training_step(config, model, params)
+        del params  # they are the state's now, and memory holds them once
     else:
-        run = _sampling(config, model, params, inputs["sketch"])
+        run, now = _sampling(config, model, params, inputs["sketch"]), lambda: params
 
     def answer() -> Float[np.ndarray, "b h w c"]:
         conditioning = Conditioning(jnp.asarray(inputs["text"]), jnp.asarray(inputs["sketch"]))
         predict = jax.jit(lambda *args: model.predict(*args)[0])
         latents, timesteps = inputs["latents"], inputs["timesteps"]
-        return np.asarray(predict(params, latents, timesteps, conditioning), np.float32)
+        return np.asarray(predict(now(), latents, timesteps, conditioning), np.float32)
 
     device = jax.devices()[0]
 
     def device_peak() -> int | None:
         return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
-    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
     about = versions("jax", "flax") | {
         "device": device.device_kind,
         "parameters": sizes,
@@ -88,12 +88,16 @@ def _params(job: Job, config: ml_collections.ConfigDict, model: Model) -> Params
 
 def training_step(
     config: ml_collections.ConfigDict, model: Model, params: Params
-) -> Callable[[], None]:
-    """The step that `training.loop` runs, on its mesh, with its optimiser and average."""
+) -> tuple[Callable[[], None], Callable[[], Params]]:
+    """The step that `training.loop` runs, on its mesh, with its optimiser and average.
+
+    Its parameters are no longer `params`, which the state takes over, but what the second function
+    answers.
+    """
     mesh, tx = make_mesh(config), optimizer(config.train)
     begin = functools.partial(initial_state, config, model, tx)
     shardings = state_shardings(mesh, jax.eval_shape(begin, params))
-    state = jax.jit(begin, out_shardings=shardings)(params)
+    state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
     empty = np.zeros((config.data.text_length, model.text_encoder.config.hidden_size), np.float32)
     objective = objective_of(config, Tokenizer.train([""]))
     objective = dataclasses.replace(objective, empty_states=empty)
@@ -112,7 +116,7 @@ def training_step(
             state, scalars = step(rng, state, batch)
         jax.block_until_ready(scalars)
 
-    return run
+    return run, lambda: merge(state.trainable, state.frozen)
 
 
 def random_batch(config: ml_collections.ConfigDict, model: Model) -> Batch:
@@ -147,7 +151,7 @@ def _sampling(
     seeds = iter(range(1 << 30))
 
     def run() -> None:
-        settings = Settings(config.sample.guidance, config.sample.sketch_guidance)
-        np.asarray(draw(params, batch, jax.random.key(next(seeds)), settings)[0])
+        key = jax.random.key(next(seeds))
+        np.asarray(draw(params, batch, key, settings_of(config))[0])
 
     return run

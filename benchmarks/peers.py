@@ -1,6 +1,7 @@
 """Training steps and sampling beside PyTorch's diffusers, on the same weights."""
 
 import contextlib
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -8,12 +9,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from benchmarks.minimum import least_flops
 from benchmarks.problem import TOKENS, Dtype, Job, config_of
-from benchmarks.report import Row, timed_columns
-from benchmarks.timing import ROOT, Timed, disagreement, interleaved
+from benchmarks.report import Row
+from benchmarks.timing import ROOT, Timed, disagreement, interleaved, timed_columns
+from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 
 
@@ -48,9 +50,12 @@ SAMPLES_GPU = (
 )
 
 
+@functools.cache
 def on_gpu() -> bool:
-    """Whether there is an NVIDIA GPU; asked without starting a backend, which would take it."""
-    return Path("/dev/nvidiactl").exists()
+    """Whether JAX has a GPU; asked of a process of its own, as a backend would take it."""
+    ask = "import jax; print(jax.default_backend())"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    return done.stdout.strip() == "gpu"
 
 
 def peers() -> tuple[str, ...]:
@@ -70,7 +75,9 @@ def checkpoint(network: str) -> Iterator[str]:
         write = "import sys; from pathlib import Path; from benchmarks.torch_peer import "
         write += "save_checkpoint; save_checkpoint(sys.argv[1], Path(sys.argv[2]))"
         command = [sys.executable, "-c", write, network, folder]
-        subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"diffusers could not write weights of {network}: {done.stderr}")
         yield folder
 
 
@@ -120,8 +127,8 @@ def first_image_rows(cases: Sequence[Case]) -> list[Row]:
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
             row = _described(case)
-            for name, environment in (("ours, compiling", kept), ("ours, from the cache", kept)):
-                timed = interleaved({"ours": job}, 1, environments={"ours": environment})["ours"]
+            for name in ("ours, compiling", "ours, from the cache"):
+                timed = interleaved({"ours": job}, 1, environments={"ours": kept})["ours"]
                 row[f"{name}, s"] = round(timed.first, 2)
             if "torch" in peers():
                 timed = interleaved({"torch": replace(job, peer="torch")}, 1)["torch"]
@@ -130,8 +137,8 @@ def first_image_rows(cases: Sequence[Case]) -> list[Row]:
     return rows
 
 
-def _job(task: str, case: Case, folder: str) -> Job:
-    return Job("ours", task, case.network, case.image_size, case.batch, case.dtype, folder)  # type: ignore[arg-type]
+def _job(task: Literal["step", "sample"], case: Case, folder: str) -> Job:
+    return Job("ours", task, case.network, case.image_size, case.batch, case.dtype, folder)
 
 
 def _measure(job: Job, case: Case) -> tuple[dict[str, Timed], float | None]:
@@ -155,7 +162,13 @@ def _described(case: Case) -> Row:
 
 def _compared(measured: dict[str, Timed], apart: float | None) -> Row:
     ours, torch = measured["ours"], measured.get("torch")
-    return (
+    device = ours.about["device"]
+    if torch is not None and torch.about["device"] != device:
+        raise UserError(
+            f"JAX runs on {device} and PyTorch on {torch.about['device']}: their times cannot be "
+            "compared; install both for the same device."
+        )
+    return {"device": device} | (
         timed_columns("ours", ours)
         | timed_columns("torch", torch)
         | {

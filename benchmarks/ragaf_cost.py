@@ -12,19 +12,20 @@ GRAPHS = ((9, 192), (17, 192), (33, 192), (65, 192), (33, 48), (33, 96), (33, 38
 SIZES = (128, 256, 512)
 
 
-def time_rows(repeats: int, network: str, image_size: int, batch: int) -> list[Row]:
-    """The step without RAGAF and with it for every one of `GRAPHS`, all in turns."""
-    plain = Job("ours", "step", network, image_size, batch)
+def time_rows(repeats: int, plain: Job) -> list[Row]:
+    """The step `plain` of Stage 1, and Stage 2's for every one of `GRAPHS`, all in turns."""
     jobs = {"without": plain}
     for regions, edges in GRAPHS:
         jobs[f"{regions}, {edges}"] = replace(plain, stage=2, regions=regions, edges=edges)
-    measured = interleaved(jobs, repeats)
+    # Nine states of Stable Diffusion's size are more than any memory.
+    measured = interleaved(jobs, repeats, together=plain.network != "sd15")
     flops = {name: flops_of(config_of(job)) for name, job in jobs.items()}
     return [
         {
-            "network": network,
-            "px": image_size,
-            "batch": batch,
+            "network": job.network,
+            "px": job.image_size,
+            "batch": job.batch,
+            "dtype": job.dtype,
             "regions": job.regions - 1 if job.stage == 2 else None,
             "edges": job.edges if job.stage == 2 else None,
             "step, s": round(measured[name].median, 4),

@@ -9,7 +9,6 @@ fill colour; regions are compared over the pixels that are no ink. Times are tho
 """
 
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from benchmarks.machine import cpu_model, pin_to_one_core, versions
 from benchmarks.original_graph import original_graph
 from benchmarks.region_scores import score_regions
 from benchmarks.region_sketches import draw_sketches, sample_drawings, true_regions
+from benchmarks.report import write_json
 from input_pipeline.datasets.openmoji_art import Drawing, read_svg, render_paint, select_drawings
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.graph.build import region_graph
@@ -183,10 +183,8 @@ def main(_: list[str]) -> None:
     shown = ", ".join(f"{name} {version}" for name, version in installed.items())
     print(f"{cpu_model()}, one core; {shown}; {len(drawings)} drawings\n\n{markdown(rows)}")
     if FLAGS.json is not None:
-        path = Path(FLAGS.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
         about = {"cpu": cpu_model(), "versions": installed, "drawings": len(drawings)}
-        path.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        write_json(Path(FLAGS.json), about | {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,13 +26,17 @@ from absl import flags
 
 from benchmarks import memory, peers, ragaf_cost, scaling
 from benchmarks.machine import cpu_model, versions
-from benchmarks.problem import UNETS
+from benchmarks.problem import UNETS, Job
 from benchmarks.report import Row, table, write_json
 from benchmarks.timing import ROOT
 from ragaf_jax.errors import UserError, nearest, run_cli
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("networks", ["small", "sd15"], f"Of {', '.join(UNETS)}: those to measure.")
+flags.DEFINE_list(
+    "networks",
+    ["small", "sd15"],
+    f"Of {', '.join(UNETS)}: those whose steps and samples are measured; the rest has its own.",
+)
 flags.DEFINE_integer("repeats", 0, "Timed runs of each; 0: as many as a case is worth.")
 flags.DEFINE_string("json", None, "File that the numbers are written to.")
 
@@ -42,11 +46,25 @@ def _cases(on_cpu: Sequence[peers.Case], on_gpu: Sequence[peers.Case]) -> list[p
     return [case._replace(repeats=FLAGS.repeats or case.repeats) for case in cases]
 
 
-def _network() -> tuple[str, int, int]:
-    """Network, px and batch of what is measured for ourselves alone."""
-    if peers.on_gpu() and "sd15" in FLAGS.networks:
-        return "sd15", 512, 8
-    return ("small", 256, 8) if "small" in FLAGS.networks else ("tiny", 64, 2)
+def _own_step() -> Job | None:
+    """The step around which we measure ourselves alone; None where it is of no chosen network."""
+    steps = [
+        Job("ours", "step", "small", 256, 8),
+        Job("ours", "step", "tiny", 64, 2),
+    ]
+    if peers.on_gpu():
+        steps = [Job("ours", "step", "sd15", 512, 8, "bfloat16")]
+    return next((job for job in steps if job.network in FLAGS.networks), None)
+
+
+def _ragaf() -> list[Row]:
+    job = _own_step()
+    return ragaf_cost.time_rows(FLAGS.repeats or 10, job) if job else []
+
+
+def _scaling() -> list[Row]:
+    job = _own_step()
+    return scaling.scaling_rows(FLAGS.repeats or 6, job, not peers.on_gpu()) if job else []
 
 
 def _command(module: str, *keys: str) -> Callable[[], list[Row]]:
@@ -56,7 +74,11 @@ def _command(module: str, *keys: str) -> Callable[[], list[Row]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "results.json"
             command = [sys.executable, "-m", f"benchmarks.{module}", f"--json={path}"]
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+            if done.returncode:
+                raise UserError(
+                    f"benchmarks.{module} ended with status {done.returncode}; see above"
+                )
             results = json.loads(path.read_text())
         return [row for key in keys for row in results[key]]
 
@@ -67,10 +89,10 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "step": lambda: peers.step_rows(_cases(peers.STEPS_CPU, peers.STEPS_GPU)),
     "sampling": lambda: peers.sample_rows(_cases(peers.SAMPLES_CPU, peers.SAMPLES_GPU)),
     "first_image": lambda: peers.first_image_rows(_cases(peers.SAMPLES_CPU, peers.SAMPLES_GPU)),
-    "ragaf": lambda: ragaf_cost.time_rows(FLAGS.repeats or 10, *_network()),
+    "ragaf": _ragaf,
     "ragaf_flops": ragaf_cost.flops_rows,
     "memory": memory.memory_rows,
-    "scaling": lambda: scaling.scaling_rows(FLAGS.repeats or 6, *_network()),
+    "scaling": _scaling,
     "startup": _command("startup", "startup"),
     "regions": _command("regions", "rows"),
     "loader": _command("input_pipeline", "loader"),

@@ -3,27 +3,31 @@
 from dataclasses import replace
 
 from benchmarks.problem import Job
-from benchmarks.report import Row, timed_columns
-from benchmarks.timing import interleaved
+from benchmarks.report import Row
+from benchmarks.timing import interleaved, timed_columns
 
 BATCHES, SIZES, DEVICES = (1, 2, 4, 8, 16), (128, 256, 384), (2, 4, 8)
 
 
-def scaling_rows(repeats: int, network: str, image_size: int, batch: int) -> list[Row]:
+def scaling_rows(repeats: int, middle: Job, forced: bool) -> list[Row]:
     """The step of Stage 1 around one size: each of the three changes while the others stay.
 
-    Forced devices share the same cores: they cost what sharing costs, and nothing is gained.
+    Args:
+      repeats: timed runs of each.
+      middle: the step in the middle.
+      forced: whether one CPU may look like several devices. They share its cores: they cost what
+        sharing costs, and nothing is gained.
     """
-    middle = Job("ours", "step", network, image_size, batch)
     jobs = [replace(middle, batch=size) for size in BATCHES]
-    jobs += [replace(middle, image_size=size) for size in SIZES if size != image_size]
-    jobs += [replace(middle, devices=count) for count in DEVICES]
+    jobs += [replace(middle, image_size=size) for size in SIZES if size != middle.image_size]
+    if forced:
+        jobs += [replace(middle, devices=n) for n in DEVICES if middle.batch % n == 0]
     rows = []
     for job in jobs:
         timed = interleaved({"ours": job}, repeats)["ours"]
         rows.append(
             {
-                "network": network,
+                "network": job.network,
                 "px": job.image_size,
                 "batch": job.batch,
                 "devices": job.devices,

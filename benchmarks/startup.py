@@ -9,7 +9,6 @@ cache, a second one what the first left there. Prints Markdown. Nothing else sho
 machine.
 """
 
-import json
 import os
 import shutil
 import statistics
@@ -25,7 +24,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from benchmarks.machine import cpu_model, versions
-from benchmarks.report import Row, table
+from benchmarks.report import Row, table, write_json
 from input_pipeline.preparing import Options, Running, prepare
 from ragaf_jax.errors import UserError, run_cli
 
@@ -126,7 +125,7 @@ def main(argv: list[str]) -> None:
     results = {"machine": cpu_model(), "versions": versions("jax", "jaxlib"), "startup": rows}
     print(f"{results['machine']}\n\n{table(rows)}")
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(results, indent=1) + "\n")
+        write_json(Path(FLAGS.json), results)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Measures workers in turns: A B A B …, so that what disturbs the machine disturbs all alike."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.problem import Job
+from benchmarks.report import Row
+from ragaf_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,8 +49,17 @@ class Timed(NamedTuple):
         return float((high - low) / 2 / self.median)
 
 
+# What our commands do for their own heap on the CPU (`training.heap`), for every peer alike.
+_KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "-1",
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
+
 class Worker:
-    """A process of `benchmarks.worker`."""
+    """A process of `benchmarks.worker`; a context, at whose end it is gone."""
 
     def __init__(self, job: Job, environment: Mapping[str, str] | None = None):
         self.began = time.perf_counter()
@@ -55,7 +67,7 @@ class Worker:
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | _forced(job.devices) | dict(environment or {}),
+            env=os.environ | _KEEP_FREED_MEMORY | _forced(job.devices) | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -63,23 +75,32 @@ class Worker:
         self.about = self._heard()
 
     def ask(self, command: str) -> dict[str, Any]:
-        """What it answers; blocks."""
+        """What it answers; blocks.
+
+        Raises:
+          UserError: it has ended.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # then there is nothing to be heard, either
+            self._process.stdin.write(command + "\n")
+            self._process.stdin.flush()
         return self._heard()
 
-    def close(self) -> None:
-        """Ends it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
         self._process.wait()
 
     def _heard(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a worker ended with status {self._process.wait()}: see above")
+            status = self._process.wait()
+            raise UserError(
+                f"A process that measures ended with status {status}; it says why above."
+            )
         return json.loads(line)
 
 
@@ -100,36 +121,34 @@ def interleaved(
     """
     rounds = 1 if together else 2
     found: dict[str, list[Any]] = {name: [] for name in jobs}
-    with tqdm(total=len(jobs) * (repeats + 2 * rounds), unit="run", leave=False) as bar:
+    each = -(-repeats // rounds)
+    total = len(jobs) * rounds * (each + 2)
+    with tqdm(total=total, unit="run", leave=False) as bar, contextlib.ExitStack() as living:
 
-        def started(name: str) -> tuple[Worker, float]:
+        def started(name: str) -> Worker:
             bar.set_description(f"{name}: first run")
-            worker = Worker(jobs[name], (environments or {}).get(name))
-            found[name].append(worker.ask("run") | {"about": worker.about, "seconds": None})
+            worker = living.enter_context(Worker(jobs[name], (environments or {}).get(name)))
+            answer = worker.ask("run")
             first = time.perf_counter() - worker.began
-            found[name][-1]["first"] = first
+            found[name].append(answer | {"seconds": None, "first": first, "about": worker.about})
             found[name].append(worker.ask("run") | {"seconds": None})
             bar.update(2)
-            return worker, first
+            return worker
 
-        def turn(workers: Mapping[str, Worker], count: int) -> None:
-            for _ in range(count):
+        def turn(workers: Mapping[str, Worker]) -> None:
+            for _ in range(each):
                 for name, worker in workers.items():
                     bar.set_description(name)
                     found[name].append(worker.ask("run"))
                     bar.update()
 
         if together:
-            workers = {name: started(name)[0] for name in jobs}
-            turn(workers, repeats)
-            for worker in workers.values():
-                worker.close()
+            turn({name: started(name) for name in jobs})
         else:
             for _ in range(rounds):
                 for name in jobs:
-                    worker, _ = started(name)
-                    turn({name: worker}, -(-repeats // rounds))
-                    worker.close()
+                    turn({name: started(name)})
+                    living.close()
     return {name: _timed(answers) for name, answers in found.items()}
 
 
@@ -137,12 +156,24 @@ def disagreement(jobs: Sequence[Job], folder: Path) -> float:
     """‖a − b‖ / ‖b‖ of the predictions of two jobs, the second's being the reference."""
     answers = []
     for number, job in enumerate(jobs):
-        worker, path = Worker(job), folder / f"answer{number}.npy"
-        worker.ask(f"answer {path}")
-        worker.close()
+        path = folder / f"answer{number}.npy"
+        with Worker(job) as worker:
+            worker.ask(f"answer {path}")
         answers.append(np.load(path).astype(np.float64))
     a, b = answers
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def timed_columns(name: str, timed: Timed | None) -> Row:
+    """What was measured of one peer: median seconds, half the quartiles' distance, peak memory."""
+    if timed is None:
+        return {f"{name}, s": None, f"{name}, ± %": None, f"{name}, peak GiB": None}
+    peak = timed.resident_peak if timed.device_peak is None else timed.device_peak
+    return {
+        f"{name}, s": round(timed.median, 4),
+        f"{name}, ± %": round(100 * timed.spread, 1),
+        f"{name}, peak GiB": round(peak / 2**30, 2),
+    }
 
 
 def _forced(devices: int) -> dict[str, str]:

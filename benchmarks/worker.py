@@ -9,6 +9,7 @@ its threads nor its allocator are in the other's way.
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -61,14 +62,17 @@ def set_up(job: Job) -> Ready:
     return ours.set_up(job)
 
 
-def _say(**values: Any) -> None:
-    print(json.dumps(values), flush=True)
-
-
 def main() -> None:
     """Serves until its input ends."""
+    # What libraries print goes where errors go; the answers have what was standard output.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
     ready = set_up(Job.from_json(sys.argv[1]))
-    _say(**ready.about)
+    say(**ready.about)
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")
         begin = time.perf_counter()
@@ -78,7 +82,7 @@ def main() -> None:
             ready.run()
         seconds = time.perf_counter() - begin
         resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        _say(seconds=seconds, resident_peak=resident, device_peak=ready.device_peak())
+        say(seconds=seconds, resident_peak=resident, device_peak=ready.device_peak())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,13 @@ def keep_compiled() -> None:
     given = jax.config.values["jax_compilation_cache_dir"]
     if not given and jax.distributed.is_initialized():
         return
-    folder = Path(given) if given else user_caches() / "ragaf-jax" / "xla"
+    # A start compiles dozens of small functions as well, and each is read faster than compiled.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if given and "://" in given:  # a bucket: JAX itself says what is wrong with it
+        return
+    folder = Path(given or user_caches() / "ragaf-jax" / "xla")
+    if given and folder.is_dir() and os.access(folder, os.R_OK | os.X_OK):
+        return  # what was put there can be read, whoever may write
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -41,11 +47,17 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # JAX cannot limit a folder that programs without a limit write, too: not a given one, then.
         jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    # A start compiles dozens of small functions as well, and each is read faster than compiled.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def user_caches() -> Path:
-    """As the XDG base directory specification has it: empty and relative values do not count."""
+    """As the XDG base directory specification has it: empty and relative values do not count.
+
+    For users without a home, as in many containers, it is the folder for temporary files.
+    """
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return given if given.is_absolute() else Path("~/.cache").expanduser()
+    if given.is_absolute():
+        return given
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return Path(tempfile.gettempdir())

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def kept(folder):
     return {path.name for path in folder.glob("*-cache")}
 
 
+def last_read(folder, function):
+    """When what was compiled of this function was last taken from the cache."""
+    (time,) = folder.glob(f"jit_{function}-*-atime")
+    return time.read_bytes()
+
+
 @pytest.mark.slow
 def test_the_second_start_compiles_nothing(tmp_path):
     """To the first step and its checkpoint, in the place for caches that the system names."""
@@ -74,7 +81,7 @@ def test_the_second_start_compiles_nothing(tmp_path):
     tiny = flatten_dict(config.to_dict(), sep=".")
     flags = [f"--config.{name}={value}" for name, value in tiny.items() if value != before[name]]
     command = ["main.py", "--config=configs/stage1.py:quickstart", *flags]
-    caches, found = tmp_path / "caches", []
+    caches, found, read = tmp_path / "caches", [], []
     for name in ("one", "two"):
         run = begin(*command, f"--workdir={tmp_path / name}", XDG_CACHE_HOME=caches)
         log = tmp_path / name / "logs" / "metrics.jsonl"
@@ -83,8 +90,11 @@ def test_the_second_start_compiles_nothing(tmp_path):
             time.sleep(0.05)
         run.terminate()
         finish(run)
-        found.append(kept(caches / "ragaf-jax" / "xla"))
+        folder = caches / "ragaf-jax" / "xla"
+        found.append(kept(folder))
+        read.append([last_read(folder, name) for name in ("fresh", "train_step")])
     assert found[0] == found[1]
+    assert all(one != two for one, two in zip(*read, strict=True))
     for function in ("fresh", "initial_state", "train_step"):
         assert sum(name.startswith(f"jit_{function}-") for name in found[0]) == 1
 
@@ -94,6 +104,16 @@ def test_a_folder_that_is_given_is_taken(tmp_path):
     finish(begin("-c", COMPILES, JAX_COMPILATION_CACHE_DIR=given, XDG_CACHE_HOME=caches))
     assert kept(given)
     assert not caches.exists()
+
+
+def test_what_others_put_there_is_read(tmp_path):
+    given = tmp_path / "given"
+    finish(begin("-c", COMPILES, JAX_COMPILATION_CACHE_DIR=given))
+    before = kept(given)
+    given.chmod(0o555)
+    _, errors = finish(begin("-c", COMPILES, JAX_COMPILATION_CACHE_DIR=given))
+    given.chmod(0o755)
+    assert kept(given) == before and "set JAX_COMPILATION_CACHE_DIR" not in errors
 
 
 def test_two_at_once(tmp_path):
@@ -130,3 +150,12 @@ def test_the_usual_place_for_caches(monkeypatch, tmp_path, value):
     if value is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", value)
     assert user_caches() == tmp_path / ".cache"
+
+
+def test_users_without_a_home_have_a_place_too(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert user_caches() == Path(tempfile.gettempdir())

@@ -32,9 +32,9 @@ def sample_both(
     config: ml_collections.ConfigDict, one: Stage, two: Stage, batch: Batch
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pictures u8[b, s, s, 3] of both stages, as `config.sample` and `config.seed` say."""
+    sampler, steps = config.sample.sampler, config.sample.steps
+    draw = make_draw(one.model, one.process(sampler, steps), two.model, two.process(sampler, steps))
     settings = settings_of(config)
-    how = config.sample.sampler, config.sample.steps, settings.sketch_guidance != 1
-    draw = make_draw(one.model, one.process(*how), two.model, two.process(*how))
     params1, params2 = jax.device_put((one.params, two.params))
     pieces: list[tuple[np.ndarray, np.ndarray]] = []
     with tqdm(total=len(batch.tokens), desc="sampling", unit=" drawings") as bar:

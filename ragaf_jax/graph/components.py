@@ -50,7 +50,7 @@ class Seed(NamedTuple):
 
 def sample_distance(distance: Float32[np.ndarray, "h w"]) -> Samples:
     """The samples of a page's distances to the ink."""
-    stride = max(1, round(STRIDE * max(distance.shape) / REFERENCE_SIDE))
+    stride = max(1, int(STRIDE * max(distance.shape) / REFERENCE_SIDE))
     sampled = np.ascontiguousarray(distance[::stride, ::stride])
     is_peak = cv2.dilate(sampled, _NEIGHBOURS) == sampled
     return Samples(stride, sampled, np.flatnonzero(is_peak & (sampled > 0)))
@@ -65,11 +65,13 @@ def component_levels(paper: UInt8[np.ndarray, "h w"], samples: Samples) -> list[
     """
     stride, distance, peaks = samples
     scale = max(paper.shape) / REFERENCE_SIDE
+    # Two samples side by side, or diagonal, lie then on one piece of paper.
+    least = max(0.75 * stride, 0.96)
     count, labels = cv2.connectedComponents(paper, connectivity=4)
     levels = [Level(0.0, paper.view(bool), labels, [0] * count)]
     below = labels[::stride, ::stride].ravel()[peaks]
     for clearance in CLEARANCES:
-        wide = distance > clearance * scale
+        wide = distance > max(clearance * scale, least)
         count, labels = cv2.connectedComponents(wide.view(np.uint8), connectivity=8)
         if count == 1:
             break

@@ -36,7 +36,9 @@ class RegionConfig:
         mode: "strokes", areas of paper enclosed by strokes, each stroke shared out among the
             areas beside it; or "ink", connected pieces of the ink, all paper being one region.
         threshold: pixels darker than this are ink (0–255).
-        work_size: px; pages with a longer side are divided at about this size.
+        work_size: px; pages with a longer side are divided at about this size, and in the mode
+            "strokes" all of them on a map of about half of it, so that outlines have steps of
+            two pixels of a page of this size.
     """
 
     max_regions: int = 32

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from ragaf_jax.nets.attention import attention
@@ -179,8 +180,8 @@ class SpatialTransformer(nn.Module):
         y = project("proj_in", y.reshape(b, -1, c))
         text_bias = None
         if region is not None:
-            y = y + (region.share @ region.feature).astype(y.dtype)
-            text_bias = region.share @ region.logit_bias
+            y = y + checkpoint_name(region.share @ region.feature, PRODUCT).astype(y.dtype)
+            text_bias = checkpoint_name(region.share @ region.logit_bias, PRODUCT)
         block = TransformerBlock(self.heads, dtype=self.dtype, name="transformer_blocks_0")
         return x + project("proj_out", block(y, text, text_bias)).reshape(x.shape)
 

@@ -16,10 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.layers import Dense
+from ragaf_jax.nets.layers import PRODUCT, Dense
 
 Tree = Mapping[str, Any]
 
@@ -162,4 +163,4 @@ def _update(module: Any, adapter: Mapping[str, Any], x: Array) -> Array:
     )
     hidden = narrow.apply({"params": {"kernel": adapter["down"]}}, x)
     up = adapter["up"].reshape(adapter["up"].shape[-2:])
-    return hidden @ (_scale(adapter) * up).astype(hidden.dtype)
+    return checkpoint_name(hidden @ (_scale(adapter) * up).astype(hidden.dtype), PRODUCT)

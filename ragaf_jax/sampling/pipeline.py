@@ -63,7 +63,7 @@ class Pipeline:
         check_stages_match(stage1.meta, stage2.meta, stage1.config.data.dataset)
         self.stage1, self.stage2 = stage1, stage2
         self._params1, self._params2 = jax.device_put((stage1.params, stage2.params))
-        self._draws: dict[tuple[str, int, bool], Draw] = {}
+        self._draws: dict[tuple[str, int], Draw] = {}
 
     @classmethod
     def restore(cls, stage1: Path, stage2: Path) -> "Pipeline":
@@ -95,8 +95,8 @@ class Pipeline:
     ) -> Result:
         """Draws one picture. What is None is as Stage 2's config says.
 
-        Only a new pair of `sampler` and `steps` compiles anew, and the first `sketch_guidance` that
-        is not 1.
+        Only a new pair of `sampler` and `steps` compiles anew; and once more, of each pair, the
+        first `sketch_guidance` that is not 1, as that takes a third evaluation of the networks.
 
         Args:
           page: paper 255, ink 0, of side `page_size`.
@@ -130,13 +130,14 @@ class Pipeline:
         tokens, mask = self.stage2.tokenizer.encode([prompt], self.stage2.model.text_length)
         batch = _batch_of_one(prepared, tokens, mask, self.stage2.model)
         ready = time.perf_counter()
+        by_sketch = float(chosen["sketch_guidance"])
         settings = Settings(
             guidance=float(chosen["guidance"]),
-            sketch_guidance=float(chosen["sketch_guidance"]),
+            sketch_guidance=None if by_sketch == 1 else by_sketch,
             guidance_until=float(chosen["guidance_until"]),
             strength=float(chosen["strength"]),
         )
-        draw = self._draw(chosen["sampler"], chosen["steps"], settings.sketch_guidance != 1)
+        draw = self._draw(chosen["sampler"], chosen["steps"])
         key = jax.random.key(seed)
         drawn = jax.device_get(draw(self._params1, self._params2, batch, key, settings))
         done = time.perf_counter()
@@ -168,8 +169,8 @@ class Pipeline:
             model.max_edges,
         )
 
-    def _draw(self, sampler: str, steps: int, sketch_guided: bool) -> Draw:
-        key = sampler, steps, sketch_guided
+    def _draw(self, sampler: str, steps: int) -> Draw:
+        key = sampler, steps
         if key not in self._draws:
             one, two = self.stage1, self.stage2
             self._draws[key] = make_draw(one.model, one.process(*key), two.model, two.process(*key))

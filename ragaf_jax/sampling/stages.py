@@ -68,14 +68,9 @@ class Stage:
         """As checkpoints hold it."""
         return {"config": self.config.to_dict(), "tokenizer": self.tokenizer.to_json()}
 
-    def process(
-        self,
-        sampler: str | None = None,
-        steps: int | None = None,
-        sketch_guided: bool | None = None,
-    ) -> Process:
+    def process(self, sampler: str | None = None, steps: int | None = None) -> Process:
         """How to sample it: as its config says, unless told otherwise."""
-        return process_of(self.config, self.tokenizer, sampler, steps, sketch_guided)
+        return process_of(self.config, self.tokenizer, sampler, steps)
 
 
 def restore_both(stage1: Path, stage2: Path) -> tuple[Stage, Stage]:
@@ -92,7 +87,8 @@ def restore_both(stage1: Path, stage2: Path) -> tuple[Stage, Stage]:
 def settings_of(config: ml_collections.ConfigDict) -> Settings:
     """Scales and strength as a config gives them."""
     sample = config.sample
-    return Settings(sample.guidance, sample.sketch_guidance, sample.guidance_until, sample.strength)
+    by_sketch = None if sample.sketch_guidance == 1 else sample.sketch_guidance
+    return Settings(sample.guidance, by_sketch, sample.guidance_until, sample.strength)
 
 
 Draw = Callable[[Params, Params, Batch, PRNGKeyArray, Settings], Drawn]

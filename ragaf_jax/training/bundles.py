@@ -19,12 +19,13 @@ Path = tuple[str, ...]
 
 # An array of more numbers is worth its own loops, and too much to be copied.
 _LARGE = 1 << 18
-# Bundles are filled up with zeros to a multiple of this, so that they can be cut along a mesh.
-_ROW = 1024
+# Bundles are filled up with zeros to a multiple of this, so that they can be cut along a mesh of
+# two, three or any usual number of devices.
+_ROW = 3072
 
 
 def bundle(tree: Tree) -> dict[str, dict[str, Any]]:
-    """The leaves of each network put together: `vectors` [n], `matrices` [n, 1024], and the rest.
+    """The leaves of each network put together: `vectors` [n], `matrices` [n, 3072], and the rest.
 
     Leaves of two axes or more are in `matrices`, so that what distinguishes them from biases by
     their axes does so still. Leaves of 2¹⁸ numbers or more stay as they are, in `large`.

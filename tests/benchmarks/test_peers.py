@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks import timing
 from benchmarks.problem import Job
-from benchmarks.report import table, timed_columns
-from benchmarks.timing import Timed, Worker, interleaved
+from benchmarks.report import table
+from benchmarks.timing import Timed, Worker, interleaved, timed_columns
+from ragaf_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TORCH = importlib.util.find_spec("torch") and importlib.util.find_spec("diffusers")
@@ -35,7 +36,10 @@ class Fake:
         seconds = self.job.batch + self.runs
         return {"seconds": seconds, "resident_peak": 10 * self.runs, "device_peak": None}
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         Fake.log.append(f"end {self.job.batch}")
 
 
@@ -49,7 +53,7 @@ def fakes(monkeypatch):
 def test_peers_take_turns(fakes):
     measured = interleaved(fakes, 3)
     starts = ["start 1", "1", "1", "start 2", "2", "2"]
-    assert Fake.log == [*starts, *["1", "2"] * 3, "end 1", "end 2"]
+    assert Fake.log == [*starts, *["1", "2"] * 3, "end 2", "end 1"]
     # The first run compiles and the second warms up; neither is timed.
     assert measured["a"].seconds == [4, 5, 6] and measured["b"].seconds == [5, 6, 7]
     assert measured["b"].about == {"batch": 2} and measured["b"].resident_peak == 50
@@ -76,10 +80,11 @@ def test_medians_and_spreads(rng):
     assert len(lines) == 4 and lines[3] == "| – | – | – |"
 
 
-def test_a_worker_that_cannot_begin_is_an_error():
+def test_a_worker_that_cannot_begin_is_an_error(capfd):
     job = dataclasses.replace(Job("ours", "step", "tiny", 64, 2), image_size=63)
-    with pytest.raises(RuntimeError, match="a worker ended with status 1"):
+    with pytest.raises(UserError, match="A process that measures ended with status 1"):
         Worker(job)
+    assert "config.data.image_size is 63" in capfd.readouterr().err
 
 
 def run(*arguments):

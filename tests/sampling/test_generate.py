@@ -25,7 +25,7 @@ def stage2():
     config.sample.steps = 3
     model, noise = build_model(config), np.random.default_rng(5)
     params = random_params(model, noise)
-    process = process_of(config, tiny_tokenizer(), sketch_guided=True)
+    process = process_of(config, tiny_tokenizer())
 
     @jax.jit
     def draw(batch, key, settings, start=None):
@@ -73,17 +73,11 @@ def test_guidance_that_ends_before_it_begins_is_none(rng, stage2):
 
 
 def test_without_guidance_by_the_sketch_a_third_of_each_step_is_left_out(rng, stage2):
-    config, model, _, draw = stage2
-    process = process_of(config, tiny_tokenizer())
-    assert not process.sketch_guided
-    params = random_params(model, np.random.default_rng(5))
+    config, _, process, draw = stage2
     batch, key = random_batch(rng, config, 2), jax.random.key(int(rng.integers(2**31)))
-
-    def lean(batch, key, settings):
-        return generate(model, process, params, batch, key, settings)[0]
-
-    close(jax.jit(lean)(batch, key, Settings(4.0, 1.0)), draw(batch, key, Settings(4.0, 1.0)))
-    work = [matmul_flops(each, batch, key, Settings(4.0, 1.0)) for each in (lean, draw)]
+    lean, whole = Settings(4.0, None), Settings(4.0, 1.0)
+    close(draw(batch, key, lean), draw(batch, key, whole))
+    work = [matmul_flops(draw, batch, key, settings) for settings in (lean, whole)]
     steps, traces = process.steps, len(TRACE_LEVELS)
     expected = (2 * steps + traces) / (3 * steps + traces)
     assert work[0] / work[1] == pytest.approx(expected, rel=0.03)  # text and decoding are the rest

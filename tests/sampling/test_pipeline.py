@@ -1,6 +1,7 @@
 """Both stages behind one call, and the folder and command around it, with random parameters."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -84,12 +85,17 @@ def test_every_setting_has_an_effect_and_scales_do_not_compile_again(rng, pipeli
     plain = pipeline(page, PROMPT)
     (draw,) = pipeline._draws.values()
     compiled = draw._cache_size()
-    scales = {"guidance": 5.0, "sketch_guidance": 2.5, "guidance_until": 0.9, "strength": 0.4}
+    scales = {"guidance": 5.0, "guidance_until": 0.9, "strength": 0.4}
     for name, value in scales.items():
         assert (pipeline(page, PROMPT, **{name: value}).stage2 != plain.stage2).any(), name
     assert (pipeline(page, WORDS[7]).stage2 != plain.stage2).any()
     assert (pipeline(255 - page, PROMPT).stage2 != plain.stage2).any()
     assert draw._cache_size() == compiled
+    # To be guided by the sketch takes a third evaluation, and one more compilation.
+    guided = [pipeline(page, PROMPT, sketch_guidance=scale).stage2 for scale in (2.5, 0.5)]
+    pictures = [plain.stage2, *guided]
+    assert all((one != other).any() for one, other in itertools.pairwise(pictures))
+    assert draw._cache_size() == compiled + 1
     assert (pipeline(page, PROMPT, steps=4, sampler="ddim").stage1 != plain.stage1).any()
     assert len(pipeline._draws) == 2
     assert plain.settings == {**pipeline.stage2.config.sample.to_dict(), "seed": 0}
