@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from benchmarks.machine import cpu_model, versions
-from benchmarks.preparing import Row, memory_rows, scaling_rows
-from benchmarks.report import table, write_json
+from benchmarks.preparing import memory_rows, scaling_rows
+from benchmarks.report import Row, table, write_json
 from configs import stage1, stage2
 from input_pipeline.augment import KINDS, AugmentSketch
 from input_pipeline.configured import open_split, shapes

@@ -16,19 +16,19 @@ STEPS = (
 )
 
 
-def memory_rows(network: str = "sd15", image_size: int = 512) -> list[Row]:
+def memory_rows() -> list[Row]:
     """A row for each of `STEPS`: peak of a step, and its FLOPs beside the least possible."""
     rows = []
     for stage, batch, remat in STEPS:
-        job = Job("ours", "step", network, image_size, batch, "bfloat16", stage=stage, remat=remat)
+        job = Job("ours", "step", "sd15", 512, batch, "bfloat16", stage=stage, remat=remat)
         config = config_of(job)
         config.memory_budget_gib = 16.0  # asks for the order of operations that needs least of it
         model, plan = build_model(config), compiled_plan(config, own_setting(config))
-        least = least_flops(model.unet.config, model.control, image_size // 8, TOKENS).total
+        least = least_flops(model.unet.config, model.control, job.image_size // 8, TOKENS).total
         rows.append(
             {
                 "stage": stage,
-                "px": image_size,
+                "px": job.image_size,
                 "batch": batch,
                 "remat": remat,
                 "state GiB": round(plan.state_bytes / 2**30, 2),

@@ -152,6 +152,6 @@ def _sampling(
 
     def run() -> None:
         key = jax.random.key(next(seeds))
-        np.asarray(draw(params, batch, key, settings_of(config))[0])
+        np.asarray(draw(params, batch, key, settings_of(config.sample.to_dict()))[0])
 
     return run

@@ -6,19 +6,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 from tqdm import tqdm
 
+from benchmarks.report import Row
 from input_pipeline.datasets.openmoji_art import (
     read_svg,
     render_lines,
     render_picture,
     select_drawings,
 )
-
-Row = dict[str, Any]
 
 DRAWINGS, SIDE = 2000, 256
 COUNTS = (1000, 4000, 16000)

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is loaded
 
@@ -27,7 +27,7 @@ from benchmarks.machine import cpu_model, pin_to_one_core, versions
 from benchmarks.original_graph import original_graph
 from benchmarks.region_scores import score_regions
 from benchmarks.region_sketches import draw_sketches, sample_drawings, true_regions
-from benchmarks.report import write_json
+from benchmarks.report import Row, write_json
 from input_pipeline.datasets.openmoji_art import Drawing, read_svg, render_paint, select_drawings
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.graph.build import region_graph
@@ -42,8 +42,6 @@ INK = RegionConfig().threshold
 REPEATS = 5  # of one sketch, of which the fastest counts: what is slower, others have disturbed
 REST = 0.005  # s before each, so that the scheduler lets it run where other programs are at work
 WARM_UP = 3  # drawings
-
-Row = dict[str, Any]
 
 
 class Measured(NamedTuple):

@@ -67,7 +67,7 @@ def _scaling() -> list[Row]:
     return scaling.scaling_rows(FLAGS.repeats or 6, job, not peers.on_gpu()) if job else []
 
 
-def _command(module: str, *keys: str) -> Callable[[], list[Row]]:
+def _command(module: str, key: str) -> Callable[[], list[Row]]:
     """The rows of a benchmark that is a command of its own, as it pins cores or starts commands."""
 
     def rows() -> list[Row]:
@@ -80,7 +80,7 @@ def _command(module: str, *keys: str) -> Callable[[], list[Row]]:
                     f"benchmarks.{module} ended with status {done.returncode}; see above"
                 )
             results = json.loads(path.read_text())
-        return [row for key in keys for row in results[key]]
+        return results[key]
 
     return rows
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.problem import Job
+from benchmarks.problem import TOKENS, Job
 
 
 class Ready(NamedTuple):
@@ -46,7 +46,7 @@ def inputs_of(job: Job, width: int) -> dict[str, np.ndarray]:
     return {
         "latents": rng.standard_normal((job.batch, side, side, 4)).astype(np.float32),
         "timesteps": rng.integers(0, 1000, job.batch).astype(np.float32),
-        "text": rng.standard_normal((job.batch, 77, width)).astype(np.float32),
+        "text": rng.standard_normal((job.batch, TOKENS, width)).astype(np.float32),
         "sketch": np.repeat(ink, 3, -1).astype(np.float32),
     }
 

@@ -34,7 +34,7 @@ def sample_both(
     """The pictures u8[b, s, s, 3] of both stages, as `config.sample` and `config.seed` say."""
     sampler, steps = config.sample.sampler, config.sample.steps
     draw = make_draw(one.model, one.process(sampler, steps), two.model, two.process(sampler, steps))
-    settings = settings_of(config)
+    settings = settings_of(config.sample.to_dict())
     params1, params2 = jax.device_put((one.params, two.params))
     pieces: list[tuple[np.ndarray, np.ndarray]] = []
     with tqdm(total=len(batch.tokens), desc="sampling", unit=" drawings") as bar:

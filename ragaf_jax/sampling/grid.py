@@ -30,13 +30,13 @@ def make_grid(
     `samples` has a row sketch | sample | true an example; either stage is sampled from the same
     noise, and in one go. In Stage 2, `attention` has a block an example: see `attention_sheet`.
     """
-    count = config.sample_examples
+    count, settings = config.sample_examples, settings_of(config.sample.to_dict())
     shown = jax.tree.map(lambda x: x[:count], batch)
     draw = make_draw_one(build_model(config), process_of(config, tokenizer))
 
     def grid(params: Params) -> dict[str, Picture]:
         key = jax.random.key(config.seed)
-        samples, trace = jax.device_get(draw(params, shown, key, settings_of(config)))
+        samples, trace = jax.device_get(draw(params, shown, key, settings))
         rows = [
             SheetRow((truth.sketch_u8[i], samples[i], truth.image_u8[i]), truth.captions[i])
             for i in range(len(samples))

@@ -17,8 +17,7 @@ from ragaf_jax.graph.padding import pad_graph, stack_graphs
 from ragaf_jax.graph.prepare import SketchRegions, page_size, sketch_regions
 from ragaf_jax.graph.regions import RegionConfig, Regions
 from ragaf_jax.nets.model import Model
-from ragaf_jax.sampling.generate import Settings
-from ragaf_jax.sampling.stages import Draw, Stage, make_draw, restore_both
+from ragaf_jax.sampling.stages import Draw, Stage, make_draw, restore_both, settings_of
 from ragaf_jax.training.setup import check_stages_match
 
 
@@ -130,16 +129,9 @@ class Pipeline:
         tokens, mask = self.stage2.tokenizer.encode([prompt], self.stage2.model.text_length)
         batch = _batch_of_one(prepared, tokens, mask, self.stage2.model)
         ready = time.perf_counter()
-        by_sketch = float(chosen["sketch_guidance"])
-        settings = Settings(
-            guidance=float(chosen["guidance"]),
-            sketch_guidance=None if by_sketch == 1 else by_sketch,
-            guidance_until=float(chosen["guidance_until"]),
-            strength=float(chosen["strength"]),
-        )
         draw = self._draw(chosen["sampler"], chosen["steps"])
         key = jax.random.key(seed)
-        drawn = jax.device_get(draw(self._params1, self._params2, batch, key, settings))
+        drawn = jax.device_get(draw(self._params1, self._params2, batch, key, settings_of(chosen)))
         done = time.perf_counter()
 
         n = prepared.regions.n

@@ -1,9 +1,9 @@
 """Trained stages, and the one compiled function that runs one or both of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -84,11 +84,11 @@ def restore_both(stage1: Path, stage2: Path) -> tuple[Stage, Stage]:
     return one, two
 
 
-def settings_of(config: ml_collections.ConfigDict) -> Settings:
-    """Scales and strength as a config gives them."""
-    sample = config.sample
-    by_sketch = None if sample.sketch_guidance == 1 else sample.sketch_guidance
-    return Settings(sample.guidance, by_sketch, sample.guidance_until, sample.strength)
+def settings_of(sample: Mapping[str, Any]) -> Settings:
+    """Scales and strength of the fields of `config.sample`."""
+    chosen = {name: float(sample[name]) for name in Settings._fields}
+    by_sketch = chosen.pop("sketch_guidance")
+    return Settings(sketch_guidance=None if by_sketch == 1 else by_sketch, **chosen)
 
 
 Draw = Callable[[Params, Params, Batch, PRNGKeyArray, Settings], Drawn]
