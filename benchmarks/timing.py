@@ -53,7 +53,7 @@ class Timed(NamedTuple):
 _KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "-1",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 62),  # a negative number is not taken
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 

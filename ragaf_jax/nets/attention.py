@@ -5,6 +5,7 @@ multiplies by transposed score matrices, which is several times slower than the 
 the small operand transposed. So the CPU has a forward and backward pass of its own, in tiles.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -83,9 +84,9 @@ def _tiled_forward(
     def group(args: Any) -> Any:
         q, k, v, bias = args
         blocks = _split_rows((q, bias), rows)
-        return _join_rows(jax.lax.map(lambda x: _tile_forward(x[0], k, v, x[1]), blocks))
+        return _join_rows(_map(lambda x: _tile_forward(x[0], k, v, x[1]), blocks))
 
-    out, log_sum = _join(jax.lax.map(group, _split((q, k, v, bias), groups)))
+    out, log_sum = _join(_map(group, _split((q, k, v, bias), groups)))
     out, log_sum = checkpoint_name((out, log_sum), PRODUCT)
     return out, (q, k, v, bias, out, log_sum)
 
@@ -99,11 +100,12 @@ def _tiled_backward(groups: int, rows: int, saved: tuple[Any, ...], g: Array) ->
             return (total[0] + dk, total[1] + dv), (dq, dbias)
 
         blocks = _split_rows((q, bias, out, log_sum, g), rows)
-        (dk, dv), blocks = jax.lax.scan(block, (jnp.zeros_like(k), jnp.zeros_like(v)), blocks)
+        none = jnp.zeros_like(k), jnp.zeros_like(v)
+        (dk, dv), blocks = _scan(block, none, blocks)
         dq, dbias = _join_rows(blocks)
         return dq, dk, dv, dbias
 
-    return _join(jax.lax.map(group, _split((*saved, g), groups)))
+    return _join(_map(group, _split((*saved, g), groups)))
 
 
 _tiled = jax.custom_vjp(_tiled, nondiff_argnums=(4, 5))
@@ -137,6 +139,19 @@ def _tile_backward(
     if bias is not None:
         dbias = dscores.sum(1, keepdims=True) if bias.shape[1] == 1 else dscores
     return jnp.einsum("bhqk,bhkd->bhqd", dscores, k), dk.swapaxes(2, 3), dv.swapaxes(2, 3), dbias
+
+
+def _map(f: Callable[[Any], Any], arrays: Any) -> Any:
+    """`jax.lax.map`."""
+    return _scan(lambda _, x: (None, f(x)), None, arrays)[1]
+
+
+def _scan(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, arrays: Any) -> tuple[Any, Any]:
+    """`jax.lax.scan`, without a loop where it has one round: a loop takes long to trace."""
+    if jax.tree.leaves(arrays)[0].shape[0] > 1:
+        return jax.lax.scan(f, init, arrays)
+    carry, results = f(init, jax.tree.map(lambda x: x[0], arrays))
+    return carry, jax.tree.map(lambda x: x[None], results)
 
 
 def _split(arrays: Any, groups: int) -> Any:

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from ragaf_jax.nets.attention import attention
-from ragaf_jax.nets.layers import PRODUCT, Dense, GroupNorm, conv3x3, upsample
+from ragaf_jax.nets.layers import PRODUCT, Conv3x3, Dense, GroupNorm, upsample
 
 # The modules whose inside the backward pass computes again, by the name of the policy (Chen et al.
 # 2016, "Training Deep Nets with Sublinear Memory Cost"). Of them only the inputs are kept; by
@@ -78,11 +78,11 @@ class ResnetBlock(nn.Module):
     ) -> Float[Array, "b h w {self.channels}"]:
         dtype, channels = self.dtype, self.channels
         h = GroupNorm(self.groups, self.epsilon, silu=True, dtype=dtype, name="norm1")(x)
-        h = conv3x3(channels, "conv1", dtype=dtype)(h)
+        h = Conv3x3(channels, name="conv1", dtype=dtype)(h)
         if time is not None:
             h = h + Dense(channels, dtype=dtype, name="time_emb_proj")(nn.silu(time))[:, None, None]
         h = GroupNorm(self.groups, self.epsilon, silu=True, dtype=dtype, name="norm2")(h)
-        h = conv3x3(channels, "conv2", dtype=dtype)(h)
+        h = Conv3x3(channels, name="conv2", dtype=dtype)(h)
         if x.shape[-1] != channels:
             x = Dense(channels, pointwise=True, dtype=dtype, name="conv_shortcut")(x)
         return x + h
@@ -197,8 +197,8 @@ class Resample(nn.Module):
         self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
     ) -> Float[Array, "b h2 w2 {self.channels}"]:
         if size is None:
-            return conv3x3(self.channels, "conv", stride=2, dtype=self.dtype)(x)
-        return conv3x3(self.channels, "conv", dtype=self.dtype)(upsample(x, size))
+            return Conv3x3(self.channels, name="conv", stride=2, dtype=self.dtype)(x)
+        return Conv3x3(self.channels, name="conv", dtype=self.dtype)(upsample(x, size))
 
 
 class BlockShape(NamedTuple):

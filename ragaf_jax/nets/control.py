@@ -6,7 +6,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
 from ragaf_jax.nets.blocks import down_block, mid_block
-from ragaf_jax.nets.layers import Dense, conv3x3, zeros_init
+from ragaf_jax.nets.layers import Conv3x3, Dense, zeros_init
 from ragaf_jax.nets.unet import UNetConfig, embed_time
 
 
@@ -20,11 +20,11 @@ class ConditioningEmbedding(nn.Module):
     @nn.compact
     def __call__(self, sketch: Float[Array, "b s1 s2 3"]) -> Float[Array, "b h w c"]:
         dtype = self.dtype
-        x = nn.silu(conv3x3(self.channels[0], "conv_in", dtype=dtype)(sketch.astype(dtype)))
+        x = nn.silu(Conv3x3(self.channels[0], name="conv_in", dtype=dtype)(sketch.astype(dtype)))
         for i, (same, wider) in enumerate(zip(self.channels, self.channels[1:], strict=False)):
-            x = nn.silu(conv3x3(same, f"blocks_{2 * i}", dtype=dtype)(x))
-            x = nn.silu(conv3x3(wider, f"blocks_{2 * i + 1}", stride=2, dtype=dtype)(x))
-        return conv3x3(self.features, "conv_out", kernel_init=zeros_init, dtype=dtype)(x)
+            x = nn.silu(Conv3x3(same, name=f"blocks_{2 * i}", dtype=dtype)(x))
+            x = nn.silu(Conv3x3(wider, name=f"blocks_{2 * i + 1}", stride=2, dtype=dtype)(x))
+        return Conv3x3(self.features, name="conv_out", kernel_init=zeros_init, dtype=dtype)(x)
 
 
 class ControlNet(nn.Module):
@@ -80,7 +80,7 @@ class ControlNet(nn.Module):
         time = embed_time(config, timesteps, dtype)
         text = text_states.astype(dtype)
 
-        x = conv3x3(width, "conv_in", dtype=dtype)(sample.astype(dtype))
+        x = Conv3x3(width, name="conv_in", dtype=dtype)(sample.astype(dtype))
         embedding = ConditioningEmbedding(
             width, self.conditioning_channels, dtype=dtype, name="controlnet_cond_embedding"
         )

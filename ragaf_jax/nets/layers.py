@@ -4,8 +4,6 @@ They compute what `nn.Dense`, `nn.Conv` and `nn.GroupNorm` compute, in the form 
 XLA's CPU backend and no worse elsewhere. Parameters are float32, the arithmetic is in `dtype`.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,6 +26,22 @@ def widened(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def parameter(
+    module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]
+) -> Float[Array, "*shape"]:
+    """`module.param`, which would trace the initialiser again to compare shapes.
+
+    A network has a thousand parameters and is traced several times at each start.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape)
+    value = module.get_variable("params", name)
+    if value.shape != shape:
+        path = "/".join((*module.path, name))
+        raise ValueError(f"{path} is {value.shape} where the network has {shape}")
+    return value
+
+
 class Dense(nn.Module):
     """y = x·W + b over the last axis; `kernel` has a 1×1 convolution's shape if `pointwise`."""
 
@@ -40,42 +54,46 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch f"]:
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, (1, 1, *shape) if self.pointwise else shape)
+        kernel = parameter(
+            self, "kernel", self.kernel_init, (1, 1, *shape) if self.pointwise else shape
+        )
         # One 2-D dot: a 3-D dot's weight gradient takes up to five times longer on the CPU.
         rows = x.reshape(-1, shape[0]).astype(self.dtype)
         y = rows @ kernel.reshape(shape).astype(self.dtype)
         if self.use_bias:
-            bias = self.param("bias", zeros_init, (self.features,))
+            bias = parameter(self, "bias", zeros_init, (self.features,))
             y = y + bias.astype(self.dtype)[None]
         return checkpoint_name(y.reshape(*x.shape[:-1], self.features), PRODUCT)
 
 
-def _named_convolution(*args: Any, **kwargs: Any) -> Array:
-    return checkpoint_name(jax.lax.conv_general_dilated(*args, **kwargs), PRODUCT)
-
-
-def conv3x3(
-    features: int,
-    name: str,
-    stride: int = 1,
-    padding: tuple[int, int] = (1, 1),
-    kernel_init: Initializer = default_init,
-    dtype: Dtype = jnp.float32,
-) -> nn.Conv:
+class Conv3x3(nn.Module):
     """A 3×3 convolution with `padding` zeros before and after each side.
 
     With the default a side n becomes ⌈n / stride⌉.
     """
-    return nn.Conv(
-        features,
-        kernel_size=(3, 3),
-        strides=(stride, stride),
-        padding=(padding, padding),
-        kernel_init=kernel_init,
-        dtype=dtype,
-        conv_general_dilated=_named_convolution,
-        name=name,
-    )
+
+    features: int
+    stride: int = 1
+    padding: tuple[int, int] = (1, 1)
+    use_bias: bool = True
+    kernel_init: Initializer = default_init
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ f"]:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = parameter(self, "kernel", self.kernel_init, shape)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.stride, self.stride),
+            (self.padding, self.padding),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        y = checkpoint_name(y, PRODUCT)
+        if self.use_bias:
+            y = y + parameter(self, "bias", zeros_init, (self.features,)).astype(self.dtype)
+        return y
 
 
 class GroupNorm(nn.Module):
@@ -89,8 +107,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *space c"]) -> Float[Array, "b *space c"]:
         b, c = x.shape[0], x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones_init(), (c,))
-        bias = self.param("bias", zeros_init, (c,))
+        scale = parameter(self, "scale", nn.initializers.ones_init(), (c,))
+        bias = parameter(self, "bias", zeros_init, (c,))
         # Sums per channel, then groups on the tiny (b, c): one pass over x, and one for a·x + s.
         pixels = widened(x.reshape(b, -1, c))
         count = pixels.shape[1] * (c // self.groups)

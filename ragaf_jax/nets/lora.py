@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.layers import PRODUCT, Dense
+from ragaf_jax.nets.layers import PRODUCT, Conv3x3, Dense
 
 Tree = Mapping[str, Any]
 
@@ -155,7 +155,7 @@ def _scale(adapter: Mapping[str, Any]) -> Float[Array, ""]:
 
 
 def _update(module: Any, adapter: Mapping[str, Any], x: Array) -> Array:
-    if not isinstance(module, Dense | nn.Dense | nn.Conv):
+    if not isinstance(module, Dense | Conv3x3 | nn.Dense | nn.Conv):
         raise TypeError(f"{'/'.join(module.path)} is a {type(module).__name__}, no dense or conv")
     # The module itself, narrower: same strides, padding and dtype.
     narrow = module.clone(

@@ -1,5 +1,6 @@
 """The networks of one stage behind one object: text, sketch branch, UNet and, in Stage 2, RAGAF."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -113,6 +114,10 @@ class Model:
         if self.lora is not None:
             params["lora"] = init_lora(self.lora, params, keys[5])
         return params
+
+    def shapes(self) -> Params:
+        """Of the parameters that `init` makes."""
+        return jax.eval_shape(functools.partial(traced_init, self), jax.random.key(0))
 
     def encode_image(
         self, params: Params, image: Float[Array, "b s s 3"], rng: Key[Array, " b"] | None = None
@@ -258,3 +263,7 @@ class Model:
         labels = jnp.zeros((1, size, size), jnp.int32)
         mask = jnp.ones((1, tokens), bool)
         return Conditioning(text, sketch, self.locate(labels, graph, mask))
+
+
+# `Model.init`, traced once for all that asks for a model's shapes or parameters.
+traced_init = jax.jit(Model.init, static_argnums=0)

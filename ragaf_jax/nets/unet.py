@@ -9,7 +9,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
 from ragaf_jax.nets.blocks import BlockShape, RegionSignal, down_block, mid_block, up_block
-from ragaf_jax.nets.layers import GroupNorm, TimestepEmbedding, conv3x3, timestep_embedding, widened
+from ragaf_jax.nets.layers import Conv3x3, GroupNorm, TimestepEmbedding, timestep_embedding, widened
 
 MID_SITE = "mid_block/attentions_0"
 
@@ -188,7 +188,7 @@ class UNet(nn.Module):
         time = embed_time(config, timesteps, dtype)
         text = text_states.astype(dtype)
 
-        x = conv3x3(config.block_out_channels[0], "conv_in", dtype=dtype)(sample.astype(dtype))
+        x = Conv3x3(config.block_out_channels[0], name="conv_in", dtype=dtype)(sample.astype(dtype))
         skips = (x,)
         for i in range(len(config.block_out_channels)):
             shape = config.down_level(i)._replace(remat=self.remat)
@@ -214,4 +214,4 @@ class UNet(nn.Module):
             x = up(x, joined, time, text, signals, skips[-1].shape[1:3] if skips else None)
 
         x = GroupNorm(config.norm_num_groups, silu=True, dtype=dtype, name="conv_norm_out")(x)
-        return widened(conv3x3(config.out_channels, "conv_out", dtype=dtype)(x))
+        return widened(Conv3x3(config.out_channels, name="conv_out", dtype=dtype)(x))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from ragaf_jax.nets.attention import attention
 from ragaf_jax.nets.blocks import Resample, ResnetBlock
-from ragaf_jax.nets.layers import Dense, GroupNorm, conv3x3
+from ragaf_jax.nets.layers import Conv3x3, Dense, GroupNorm
 
 # Of every group norm; the UNet's are 1e-5.
 EPSILON = 1e-6
@@ -109,7 +109,7 @@ class Halve(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        return conv3x3(self.channels, "conv", stride=2, padding=(0, 1), dtype=self.dtype)(x)
+        return Conv3x3(self.channels, name="conv", stride=2, padding=(0, 1), dtype=self.dtype)(x)
 
 
 class DownBlock(nn.Module):
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "b s1 s2 c"]) -> Float[Array, "b h w m"]:
         config, dtype = self.config, self.dtype
-        x = conv3x3(config.block_out_channels[0], "conv_in", dtype=dtype)(image.astype(dtype))
+        x = Conv3x3(config.block_out_channels[0], name="conv_in", dtype=dtype)(image.astype(dtype))
         for level in range(len(config.block_out_channels)):
             x = DownBlock(config, level, dtype=dtype, name=f"down_blocks_{level}")(x)
         x = MidBlock(config, dtype=dtype, name="mid_block")(x)
@@ -172,7 +172,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, latents: Float[Array, "b h w z"]) -> Float[Array, "b s1 s2 c"]:
         config, dtype = self.config, self.dtype
-        x = conv3x3(config.block_out_channels[-1], "conv_in", dtype=dtype)(latents)
+        x = Conv3x3(config.block_out_channels[-1], name="conv_in", dtype=dtype)(latents)
         x = MidBlock(config, dtype=dtype, name="mid_block")(x)
         for i, level in enumerate(reversed(range(len(config.block_out_channels)))):
             x = UpBlock(config, level, dtype=dtype, name=f"up_blocks_{i}")(x)
@@ -225,4 +225,4 @@ def _out(
 ) -> Float[Array, "b h w {channels}"]:
     """Norm, SiLU and convolution, for use at the end of a compact method."""
     x = GroupNorm(config.norm_num_groups, EPSILON, silu=True, dtype=dtype, name="conv_norm_out")(x)
-    return conv3x3(channels, "conv_out", dtype=dtype)(x)
+    return Conv3x3(channels, name="conv_out", dtype=dtype)(x)

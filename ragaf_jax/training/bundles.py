@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Tree = Mapping[str, Any]
@@ -62,20 +61,6 @@ def unbundle(bundles: Mapping[str, Mapping[str, Any]], like: Tree) -> dict[str, 
                 begin = end
         tree[network] = unflatten_dict(found)
     return tree
-
-
-def on_bundles(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner`, its state that of the bundles; it must treat numbers of a kind alike."""
-
-    def init(params: Tree) -> Any:
-        return inner.init(bundle(params))
-
-    def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Any, Any]:
-        assert params is not None
-        changed, state = inner.update(bundle(updates), state, bundle(params))
-        return unbundle(changed, params), state
-
-    return optax.GradientTransformation(init, update)
 
 
 def _flat(tree: Tree) -> dict[Path, Any]:

@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets import lora
-from ragaf_jax.nets.model import Model, Params
+from ragaf_jax.nets.model import Model, Params, traced_init
 from ragaf_jax.training.partition import merge, partition
 from ragaf_jax.training.sharding import with_shardings
 from ragaf_jax.weights.load import Tree, placed
@@ -69,7 +69,7 @@ def initial_params(
 
     def fresh(rng: PRNGKeyArray) -> Tree:
         # Only what is missing: compiling an initialisation takes many seconds.
-        leaves = flatten_dict(model.init(rng), sep="/")
+        leaves = flatten_dict(traced_init(model, rng), sep="/")
         return {path: leaves[path].astype(abstract[path].dtype) for path in missing}
 
     if missing:
@@ -80,7 +80,7 @@ def initial_params(
 
 def wanted(config: ml_collections.ConfigDict, model: Model) -> Params:
     """The shapes of all parameters, in the dtypes that training keeps them in."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = model.shapes()
     trainable, frozen = partition(shapes, config.train.trainable, config.train.frozen)
     dtype = jnp.dtype(config.model.dtype)
     frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), frozen)

@@ -1,5 +1,8 @@
 """The optimiser of a configuration."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -7,9 +10,23 @@ import numpy as np
 import optax
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.training.bundles import on_bundles
+from ragaf_jax.training.bundles import bundle, unbundle
 
 OPTIMIZERS = ("adamw", "adafactor")
+
+
+class Optimizer(NamedTuple):
+    """A transformation of gradients, and the form in which it has them.
+
+    Attributes:
+      rule: whose gradients, parameters and updates are all packed.
+      pack: that form of a tree of parameters by networks, or of one of its shapes.
+      unpack: the tree again, given another of its shapes.
+    """
+
+    rule: optax.GradientTransformation
+    pack: Callable[[Any], Any]
+    unpack: Callable[[Any, Any], Any]
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -21,13 +38,13 @@ def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
         decay_steps=max(config.steps, config.warmup_steps + 1),
         end_value=config.learning_rate / 100,
     )
-    # From a table: of a cosine XLA for CPUs makes a call in the loop over each parameter, and when a
-    # compiled step with a thousand such loops is read back, linking them overruns a thread's stack.
+    # From a table: of a cosine XLA for CPUs makes a call in every parameter's loop, and when a
+    # compiled step with a thousand such loops is read back, linking them overruns a stack.
     rates = np.asarray(schedule(np.arange(config.steps + 1)))
     return lambda count: jnp.asarray(rates)[jnp.minimum(count, config.steps)]
 
 
-def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+def optimizer(config: ml_collections.ConfigDict) -> Optimizer:
     """AdamW or Adafactor with clipping by the global norm; only matrices and kernels decay.
 
     "adafactor" keeps, of each matrix's second moments, a row and a column, and no first ones
@@ -60,5 +77,7 @@ def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation
             optax.scale_by_learning_rate(learning_rate(config)),
         ),
     )
+    if config.optimizer == "adamw":
+        return Optimizer(chain, bundle, unbundle)
     # Adafactor goes by the shape of each matrix.
-    return on_bundles(chain) if config.optimizer == "adamw" else chain
+    return Optimizer(chain, lambda tree: tree, lambda tree, like: tree)

@@ -160,7 +160,7 @@ def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The kinds of caches that a run can take anything from: of networks that are not trained."""
     model = build_model(config)
     kinds: tuple[str, ...] = KINDS if isinstance(model.autoencoder, KlAutoencoder) else ("text",)
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    params = model.shapes()
     trainable, _ = partition(params, config.train.trainable, config.train.frozen)
     if "text_encoder" in trainable or "text_encoder" in params.get("lora", {}):
         kinds = tuple(kind for kind in kinds if kind != "text")

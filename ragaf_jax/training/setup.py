@@ -1,5 +1,6 @@
 """What a run is made of, from its configuration: objective, first parameters, first state."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 from flax.traverse_util import flatten_dict
 
 from ragaf_jax.diffusion.prediction import check_prediction
@@ -18,6 +18,7 @@ from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_params
 from ragaf_jax.training.objective import Objective
+from ragaf_jax.training.optim import Optimizer
 from ragaf_jax.training.partition import partition
 from ragaf_jax.training.state import TrainState
 
@@ -145,7 +146,7 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
 def initial_state(
     config: ml_collections.ConfigDict,
     model: Model,
-    tx: optax.GradientTransformation,
+    tx: Optimizer,
     params: Params,
 ) -> TrainState:
     """The state before the first step; the frozen part in the compute dtype.
@@ -162,10 +163,7 @@ def initial_state(
     return TrainState.create(trainable, frozen, tx, jnp.dtype(config.model.dtype))
 
 
-def abstract_state(
-    config: ml_collections.ConfigDict, model: Model, tx: optax.GradientTransformation
-) -> TrainState:
+def abstract_state(config: ml_collections.ConfigDict, model: Model, tx: Optimizer) -> TrainState:
     """The shapes of `initial_state`'s arrays."""
-    return jax.eval_shape(
-        lambda rng: initial_state(config, model, tx, model.init(rng)), jax.random.key(0)
-    )
+    begin = functools.partial(initial_state, config, model, tx)
+    return jax.eval_shape(begin, model.shapes())

@@ -5,9 +5,9 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 
+from ragaf_jax.training.optim import Optimizer
 from ragaf_jax.training.partition import cast, merge
 
 
@@ -33,7 +33,7 @@ class TrainState(flax.struct.PyTreeNode):
         cls,
         trainable: Any,
         frozen: Any,
-        tx: optax.GradientTransformation,
+        tx: Optimizer,
         frozen_dtype: jax.typing.DTypeLike = jnp.float32,
     ) -> "TrainState":
         """The state before the first step."""
@@ -42,7 +42,7 @@ class TrainState(flax.struct.PyTreeNode):
             trainable=trainable,
             frozen=cast(frozen, frozen_dtype),
             ema=jax.tree.map(jnp.copy, trainable),
-            opt_state=tx.init(trainable),
+            opt_state=tx.rule.init(tx.pack(trainable)),
         )
 
     @property

@@ -8,9 +8,9 @@ from jaxtyping import Array, PRNGKeyArray
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.training.accumulation import value_and_gradient
-from ragaf_jax.training.bundles import bundle
 from ragaf_jax.training.losses import Scalars, step_loss
 from ragaf_jax.training.objective import Denoised, Objective, Read, drawn
+from ragaf_jax.training.optim import Optimizer
 from ragaf_jax.training.partition import merge
 from ragaf_jax.training.sharding import gathered
 from ragaf_jax.training.state import TrainState, ema_decay
@@ -18,7 +18,7 @@ from ragaf_jax.training.state import TrainState, ema_decay
 
 def train_step(
     model: Model,
-    tx: optax.GradientTransformation,
+    tx: Optimizer,
     ema_maximum: float,
     objective: Objective,
     rng: PRNGKeyArray,
@@ -48,23 +48,30 @@ def train_step(
     (loss, scalars), gradients = value_and_gradient(
         loss_of, state.trainable, (denoised, read), objective.accumulation
     )
-    updates, opt_state = tx.update(gradients, state.opt_state, state.trainable)
-    trainable = optax.apply_updates(state.trainable, updates)
+    gradients, *before = map(tx.pack, (gradients, state.trainable, state.ema))
+    params, ema = before
+    updates, opt_state = tx.rule.update(gradients, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
     decay = ema_decay(state.step, ema_maximum)
-    ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), state.ema, trainable)
-    of_gradients, of_updates = bundle(gradients), bundle(updates)
-    norm = optax.tree.norm(of_gradients)
+    ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), ema, params)
+    norm = optax.tree.norm(gradients)
     fine = jnp.isfinite(loss) & jnp.isfinite(norm)
-    before = state.trainable, state.ema, state.opt_state
-    trainable, ema, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(fine, new, old), (trainable, ema, opt_state), before
+    params, ema, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(fine, new, old),
+        (params, ema, opt_state),
+        (*before, state.opt_state),
     )
-    state = state.replace(step=state.step + 1, trainable=trainable, ema=ema, opt_state=opt_state)
+    state = state.replace(
+        step=state.step + 1,
+        trainable=tx.unpack(params, state.trainable),
+        ema=tx.unpack(ema, state.ema),
+        opt_state=opt_state,
+    )
     return state, {
         "loss": loss,
         "grad_norm": norm,
         "skipped": 1.0 - fine,
-        **{f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in of_gradients.items()},
-        **{f"update_norm/{name}": optax.tree.norm(tree) for name, tree in of_updates.items()},
+        **{f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()},
+        **{f"update_norm/{name}": optax.tree.norm(tree) for name, tree in updates.items()},
         **scalars,
     }
