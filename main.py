@@ -23,7 +23,7 @@ from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.distributed import join
-from ragaf_jax.training.heap import keep_freed_memory
+from ragaf_jax.training.heap import Fragments, keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.plan_table import print_plan
@@ -61,7 +61,7 @@ def loaded_config() -> ConfigDict:
     return FLAGS.config
 
 
-def train_stage(config: ConfigDict, workdir: Path) -> None:
+def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> None:
     """Trains `config.stage` in `workdir`."""
     profiled = parse_window(FLAGS.profile)
     config, tokenizer = adopted(config, workdir)
@@ -104,6 +104,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> None:
         make_responses(config, source.tokenizer, validation, truth),
         profiled,
         source.prepared_caches,
+        fragments.retire,
     )
 
 
@@ -122,9 +123,10 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "train" and (FLAGS.distributed or any(x is not None for x in address)):
         join(*address)
     keep_compiled()
-    keep_freed_memory()
+    kept = keep_freed_memory()
     if FLAGS.mode == "train":
-        train_stage(config, workdir)
+        with Fragments(kept) as fragments:
+            train_stage(config, workdir, fragments)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"
     evaluate(config, workdir, functools.partial(held_out_for, config), output)

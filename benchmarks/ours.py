@@ -21,6 +21,7 @@ from ragaf_jax.sampling.generate import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.compilation import compiler_options
+from ragaf_jax.training.heap import Fragments, keep_freed_memory
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.partition import merge
@@ -32,6 +33,8 @@ from ragaf_jax.training.step import train_step
 
 def set_up(job: Job) -> Ready:
     """The job in JAX."""
+    # As our commands do; this process ends with its measurements, and so does this context.
+    fragments = Fragments(keep_freed_memory()).__enter__()
     config = config_of(job)
     model = build_model(config)
     params = _params(job, config, model)
@@ -49,6 +52,10 @@ def set_up(job: Job) -> Ready:
         latents, timesteps = inputs["latents"], inputs["timesteps"]
         return np.asarray(predict(now(), latents, timesteps, conditioning), np.float32)
 
+    def run_tidily() -> None:
+        run()
+        fragments.retire()
+
     device = jax.devices()[0]
 
     def device_peak() -> int | None:
@@ -59,7 +66,7 @@ def set_up(job: Job) -> Ready:
         "parameters": sizes,
         "ceiling": matmul_ceiling(job.dtype) if job.task == "step" else None,
     }
-    return Ready(run, answer, about, device_peak)
+    return Ready(run_tidily, answer, about, device_peak)
 
 
 def matmul_ceiling(dtype: str) -> float:

@@ -92,7 +92,8 @@ class Conv3x3(nn.Module):
         )
         y = checkpoint_name(y, PRODUCT)
         if self.use_bias:
-            y = y + parameter(self, "bias", zeros_init, (self.features,)).astype(self.dtype)
+            bias = parameter(self, "bias", zeros_init, (self.features,))
+            y = y + bias.astype(self.dtype)[None, None, None]
         return y
 
 

@@ -56,6 +56,7 @@ def train(
     responses: Callable[[Params], dict[str, float]] | None = None,
     profiled: range = range(0),
     prepared: Callable[[Mapping[str, str]], Sequence[str]] = lambda keys: (),
+    between_steps: Callable[[], object] = lambda: None,
 ) -> TrainState:
     """Trains to `config.train.steps`, going on from the workdir's newest checkpoint.
 
@@ -75,6 +76,7 @@ def train(
       profiled: steps to be traced into logs/profile.
       prepared: of caches with these keys, the kinds that there are; for a run that chooses by
         itself what fits `config.memory_budget_gib`.
+      between_steps: called after each step and what came with it.
 
     Returns:
       The state after the last step.
@@ -201,6 +203,7 @@ def train(
                     writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
                 if draw is not None and (step % config.sample_every == 0 or last):
                     writer.images(step, draw(local_copy(state.ema_params)))
+                between_steps()
         checkpointer.wait()
     finally:
         checkpointer.close()
