@@ -46,10 +46,12 @@ def main(argv: list[str]) -> None:
     from ragaf_jax.compilation_cache import keep_compiled
     from ragaf_jax.sampling.outputs import FILES, write_outputs
     from ragaf_jax.sampling.pipeline import Pipeline
+    from ragaf_jax.training.heap import keep_freed_memory
 
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
     keep_compiled()
+    keep_freed_memory()
     print("Reading both checkpoints …", file=sys.stderr)
     pipeline = Pipeline.restore(Path(FLAGS.stage1), Path(FLAGS.stage2))
     print("Compiling and drawing, half a minute or more …", file=sys.stderr)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from flax.typing import Dtype, Initializer
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
@@ -32,13 +33,15 @@ def parameter(
     """`module.param`, which would trace the initialiser again to compare shapes.
 
     A network has a thousand parameters and is traced several times at each start.
+
+    Raises:
+      ScopeParamShapeError: the parameter has another shape.
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape)
-    value = module.get_variable("params", name)
+    value = jnp.asarray(module.get_variable("params", name))
     if value.shape != shape:
-        path = "/".join((*module.path, name))
-        raise ValueError(f"{path} is {value.shape} where the network has {shape}")
+        raise ScopeParamShapeError(name, "/".join(module.path), value.shape, shape)
     return value
 
 

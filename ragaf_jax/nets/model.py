@@ -265,5 +265,7 @@ class Model:
         return Conditioning(text, sketch, self.locate(labels, graph, mask))
 
 
-# `Model.init`, traced once for all that asks for a model's shapes or parameters.
-traced_init = jax.jit(Model.init, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def traced_init(model: Model, rng: PRNGKeyArray) -> Params:
+    """`model.init`, traced once for all that asks for a model's shapes or parameters."""
+    return model.init(rng)

@@ -25,8 +25,8 @@ class Optimizer(NamedTuple):
     """
 
     rule: optax.GradientTransformation
-    pack: Callable[[Any], Any]
-    unpack: Callable[[Any, Any], Any]
+    pack: Callable[[Any], Any] = lambda tree: tree
+    unpack: Callable[[Any, Any], Any] = lambda tree, like: tree
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -80,4 +80,4 @@ def optimizer(config: ml_collections.ConfigDict) -> Optimizer:
     if config.optimizer == "adamw":
         return Optimizer(chain, bundle, unbundle)
     # Adafactor goes by the shape of each matrix.
-    return Optimizer(chain, lambda tree: tree, lambda tree, like: tree)
+    return Optimizer(chain)

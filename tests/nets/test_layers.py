@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from ragaf_jax.nets.layers import (
+    Conv3x3,
     Dense,
     GroupNorm,
     TimestepEmbedding,
-    conv3x3,
     timestep_embedding,
     upsample,
 )
@@ -61,9 +62,25 @@ def test_group_norm_of_a_constant_is_its_bias():
     np.testing.assert_allclose(out, jnp.broadcast_to(jnp.arange(8.0), out.shape), atol=1e-3)
 
 
+@pytest.mark.parametrize("stride, padding", [(1, (1, 1)), (2, (1, 1)), (2, (0, 1))])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_conv3x3(rng, stride, padding, use_bias):
+    ours = Conv3x3(5, stride, padding, use_bias)
+    theirs = nn.Conv(5, (3, 3), stride, (padding, padding), use_bias=use_bias)
+    agree(rng, ours, theirs, normal(rng, 2, 7, 6, 3))
+
+
+@pytest.mark.parametrize("layer", [Dense(7), Conv3x3(7)])
+def test_parameters_of_another_shape(rng, layer):
+    x = normal(rng, 2, 6, 5, 3)
+    params = jax.jit(layer.init)(jax.random.key(0), x)
+    with pytest.raises(ScopeParamShapeError, match=r'"kernel".*2, 7\)'):
+        layer.apply(params, x[..., :2])
+
+
 @pytest.mark.parametrize("stride, sides", [(1, (5, 8)), (2, (3, 4))])
 def test_conv_sides(stride, sides):
-    conv = nn.Sequential([conv3x3(3, "conv", stride=stride)])
+    conv = nn.Sequential([Conv3x3(3, name="conv", stride=stride)])
     out = jax.eval_shape(conv.init_with_output, jax.random.key(0), jnp.zeros((1, 5, 8, 2)))[0]
     assert out.shape == (1, *sides, 3)
 

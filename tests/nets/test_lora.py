@@ -12,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.layers import Dense, GroupNorm, conv3x3
+from ragaf_jax.nets.layers import Conv3x3, Dense, GroupNorm
 from ragaf_jax.nets.lora import LoraConfig, adapted, init_lora, merged
 
 MODULES = ("conv", "pointwise", "cells/dense", "last")
@@ -37,7 +37,7 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = conv3x3(6, "conv", stride=2, padding=(0, 1), dtype=self.dtype)(x)
+        x = Conv3x3(6, name="conv", stride=2, padding=(0, 1), dtype=self.dtype)(x)
         x = GroupNorm(2, dtype=self.dtype, name="norm")(x)
         x = Dense(5, pointwise=True, dtype=self.dtype, name="pointwise")(x)
         cells = nn.remat(Cells) if self.remat else Cells
@@ -147,7 +147,7 @@ def test_a_dense_in_float64(rng, params, lora):
 
 
 def test_a_convolution_in_float64(params, lora, x):
-    net = nn.Sequential([conv3x3(6, "conv", stride=2, padding=(0, 1))])
+    net = nn.Sequential([Conv3x3(6, name="conv", stride=2, padding=(0, 1))])
     with adapted({"layers_0": lora["conv"]}):
         ours = net.apply({"params": {"layers_0": params["conv"]}}, x)
     kernel = np.float64(params["conv"]["kernel"]) + update(lora, "conv")

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.lora import init_lora
 from ragaf_jax.training.limits import check_config
-from ragaf_jax.training.optim import optimizer
+from ragaf_jax.training.optim import Optimizer, optimizer
 from ragaf_jax.training.partition import partition
 from ragaf_jax.training.plan_shapes import with_known_sizes
 from ragaf_jax.training.setup import initial_state, objective_of
@@ -190,7 +190,8 @@ def test_a_gradient_reaches_all_that_trains_and_nothing_else(rng, name, stage, t
     such a layer, and its way to the UNet in another, so the third step is the first to change all.
     """
     config = smallest(name, stage, trainable)
-    before, after = trained(rng, config, optax.sign_sgd(lambda count: 1e-3 * 0.5**count), 4)
+    rule = Optimizer(optax.sign_sgd(lambda count: 1e-3 * 0.5**count))
+    before, after = trained(rng, config, rule, 4)
     assert {path.split("/")[0] for path in before[0]} == networks_of(name)
     assert_only_what_trains_has_changed(before, after)
 

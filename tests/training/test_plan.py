@@ -121,6 +121,7 @@ def test_the_plan_of_a_small_model(monkeypatch):
     config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
     init, keys = Model.init, []
     monkeypatch.setattr(Model, "init", lambda self, key: keys.append(key) or init(self, key))
+    jax.clear_caches()
     (only,) = plan(config)
     assert keys and all(isinstance(key, jax.core.Tracer) for key in keys)  # shapes, no numbers
     shapes = jax.eval_shape(build_model(config).init, jax.random.key(0))
