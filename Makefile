@@ -54,11 +54,11 @@ quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a conta
 	@echo "== evaluation on drawings that were not trained on"
 	$(STAGE2) --mode=evaluate --output=$(RUN)
 
-quickstart-smoke:  ## The same path in a few steps, compiling everything and then compiling nothing
+quickstart-smoke: $(VENV)/ready  ## The same path in a few steps; then again, from what was compiled
 	rm -rf runs/smoke
 	for start in first second; do \
 	  rm -rf runs/smoke/stage*; \
-	  XDG_CACHE_HOME=$(CURDIR)/runs/smoke/cache \
+	  JAX_COMPILATION_CACHE_DIR=$(CURDIR)/runs/smoke/cache \
 	    $(MAKE) quickstart RUN=runs/smoke DATA=runs/smoke/data LIMIT=16 STEPS=4 || exit; \
 	done
 

@@ -142,7 +142,7 @@ def _tile_backward(
 
 
 def _map(f: Callable[[Any], Any], arrays: Any) -> Any:
-    """`jax.lax.map`."""
+    """`jax.lax.map`, by `_scan`."""
     return _scan(lambda _, x: (None, f(x)), None, arrays)[1]
 
 

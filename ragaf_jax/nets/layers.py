@@ -30,9 +30,9 @@ def widened(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
 def parameter(
     module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]
 ) -> Float[Array, "*shape"]:
-    """`module.param`, which would trace the initialiser again to compare shapes.
+    """`module.param` without tracing the initialiser of a parameter that there is.
 
-    A network has a thousand parameters and is traced several times at each start.
+    Flax does, to compare shapes: a thousand times whenever a network is traced.
 
     Raises:
       ScopeParamShapeError: the parameter has another shape.

@@ -155,7 +155,7 @@ def _scale(adapter: Mapping[str, Any]) -> Float[Array, ""]:
 
 
 def _update(module: Any, adapter: Mapping[str, Any], x: Array) -> Array:
-    if not isinstance(module, Dense | Conv3x3 | nn.Dense | nn.Conv):
+    if not isinstance(module, Dense | Conv3x3):
         raise TypeError(f"{'/'.join(module.path)} is a {type(module).__name__}, no dense or conv")
     # The module itself, narrower: same strides, padding and dtype.
     narrow = module.clone(

@@ -116,7 +116,7 @@ class Model:
         return params
 
     def shapes(self) -> Params:
-        """Of the parameters that `init` makes."""
+        """The shapes of the parameters that `init` makes."""
         return jax.eval_shape(functools.partial(traced_init, self), jax.random.key(0))
 
     def encode_image(
@@ -267,5 +267,5 @@ class Model:
 
 @functools.partial(jax.jit, static_argnums=0)
 def traced_init(model: Model, rng: PRNGKeyArray) -> Params:
-    """`model.init`, traced once for all that asks for a model's shapes or parameters."""
+    """`model.init`, traced once however often a start asks for shapes and parameters."""
     return model.init(rng)

@@ -1,4 +1,4 @@
-"""The process's heap under a training step on the CPU."""
+"""The process's heap under the steps of training and sampling on the CPU."""
 
 import ctypes
 import mmap
@@ -48,7 +48,8 @@ class Fragments:
 
     XLA leaves some 100,000 of as many sizes, and every block that a step asks for is searched for
     among them, under the lock of the one arena: of a small network's step on the CPU that was a
-    fifth. They are never used again; their pages go back to the system.
+    fifth. Free blocks below 1 MiB are taken, whoever left them, and never used again; their pages
+    go back to the system. Larger ones, such as those of a step's buffers, stay.
 
     Args:
       kept: whether `keep_freed_memory` has been done: without it there is nothing to be done.
@@ -65,27 +66,41 @@ class Fragments:
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
     def retire(self) -> int:
-        """To be called between steps; does nothing unless something was compiled since.
+        """To be called between steps; does nothing unless something was compiled or read since.
 
         Returns:
-          How many bytes were taken out.
+          How many bytes were taken out; 0 where glibc is older than 2.33.
         """
-        if not (self._kept and self._compiled):
+        libc: Any = ctypes.CDLL(None)
+        if not (self._kept and self._compiled and hasattr(libc, "mallinfo2")):
             return 0
         self._compiled = False
-        libc = ctypes.CDLL(None)
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         libc.free.argtypes = [ctypes.c_void_p]
         libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        free = _free_bytes(libc)
-        # Where the heap ends and new blocks come from, once no free one is large enough.
-        end = libc.malloc(1 << 28)
-        libc.free(end)
-        size, retired = _LARGEST, 0
-        while size >= _SMALLEST:
+        libc.mallinfo2.restype, libc.sbrk.restype = _MallInfo2, ctypes.c_void_p
+        libc.sbrk.argtypes = [ctypes.c_ssize_t]
+        now = libc.mallinfo2()
+        # From here on blocks are new ones, at the end of the heap.
+        free, end = now.fordblks - now.keepcost, libc.sbrk(0) - now.keepcost
+
+        def listed(size: int) -> int | None:
+            """A free block from the lists, if they have one."""
             block = libc.malloc(size)
-            if not block or block >= end or retired + size > free:
-                libc.free(block)
+            if block and block < end:
+                return block
+            libc.free(block)
+            return None
+
+        large, size = [], 1 << max(free.bit_length() - 1, 0)
+        while size >= _LARGEST:
+            if block := listed(size):
+                large.append(block)
+            else:
+                size //= 2
+        retired = 0
+        while size >= _SMALLEST and retired + size <= free:
+            if not (block := listed(size)):
                 size = int(size / 1.15)
                 continue
             retired += size
@@ -93,17 +108,10 @@ class Fragments:
             pages = (block + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
             if pages > 0:
                 libc.madvise(first, pages, _MADV_DONTNEED)
+        for block in large:
+            libc.free(block)
         return retired
 
     def _listen(self, event: str, *_: Any, **__: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             self._compiled = True
-
-
-def _free_bytes(libc: Any) -> int:
-    """In the heap's lists, but not at its end; 0 where glibc is older than 2.33."""
-    if not hasattr(libc, "mallinfo2"):
-        return 0
-    libc.mallinfo2.restype = _MallInfo2
-    found = libc.mallinfo2()
-    return found.fordblks - found.keepcost

@@ -31,17 +31,14 @@ class Optimizer(NamedTuple):
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
     """Linear warm-up, then a cosine down to a hundredth of the peak at the last step."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=max(config.steps, config.warmup_steps + 1),
-        end_value=config.learning_rate / 100,
-    )
-    # From a table: of a cosine XLA for CPUs makes a call in every parameter's loop, and when a
-    # compiled step with a thousand such loops is read back, linking them overruns a stack.
-    rates = np.asarray(schedule(np.arange(config.steps + 1)))
-    return lambda count: jnp.asarray(rates)[jnp.minimum(count, config.steps)]
+    count, warm = np.arange(config.steps + 1), config.warmup_steps
+    rest = np.clip((count - warm) / max(config.steps - warm, 1), 0, 1)
+    cosine = 0.01 + 0.99 * (1 + np.cos(np.pi * rest)) / 2
+    rates = config.learning_rate * np.where(count < warm, count / max(warm, 1), cosine)
+    # A table: of a cosine XLA for CPUs makes a call in every parameter's loop, and when a compiled
+    # step with a thousand such loops is read back, linking them overruns a stack.
+    table = rates.astype(np.float32)
+    return lambda count: jnp.asarray(table)[jnp.minimum(count, config.steps)]
 
 
 def optimizer(config: ml_collections.ConfigDict) -> Optimizer:

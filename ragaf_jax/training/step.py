@@ -48,22 +48,21 @@ def train_step(
     (loss, scalars), gradients = value_and_gradient(
         loss_of, state.trainable, (denoised, read), objective.accumulation
     )
-    gradients, *before = map(tx.pack, (gradients, state.trainable, state.ema))
-    params, ema = before
-    updates, opt_state = tx.rule.update(gradients, state.opt_state, params)
-    params = optax.apply_updates(params, updates)
+    gradients, before, average = map(tx.pack, (gradients, state.trainable, state.ema))
+    updates, opt_state = tx.rule.update(gradients, state.opt_state, before)
+    after = optax.apply_updates(before, updates)
     decay = ema_decay(state.step, ema_maximum)
-    ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), ema, params)
+    ema = jax.tree.map(lambda old, new: old * decay + new * (1 - decay), average, after)
     norm = optax.tree.norm(gradients)
     fine = jnp.isfinite(loss) & jnp.isfinite(norm)
-    params, ema, opt_state = jax.tree.map(
+    trainable, ema, opt_state = jax.tree.map(
         lambda new, old: jnp.where(fine, new, old),
-        (params, ema, opt_state),
-        (*before, state.opt_state),
+        (after, ema, opt_state),
+        (before, average, state.opt_state),
     )
     state = state.replace(
         step=state.step + 1,
-        trainable=tx.unpack(params, state.trainable),
+        trainable=tx.unpack(trainable, state.trainable),
         ema=tx.unpack(ema, state.ema),
         opt_state=opt_state,
     )

@@ -42,7 +42,7 @@ class Net(nn.Module):
         x = Dense(5, pointwise=True, dtype=self.dtype, name="pointwise")(x)
         cells = nn.remat(Cells) if self.remat else Cells
         x = cells(dtype=self.dtype, name="cells")(x.reshape(len(x), -1, 5))
-        return nn.Dense(4, dtype=self.dtype, name="last")(x)
+        return Dense(4, dtype=self.dtype, name="last")(x)
 
 
 NET = Net()

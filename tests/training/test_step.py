@@ -131,6 +131,24 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
     assert float(rate(20)) == pytest.approx(1e-3)
     assert float(rate(110)) == pytest.approx((1e-3 + 1e-5) / 2, rel=1e-3)
     assert float(rate(200)) == pytest.approx(1e-5)
+    assert float(rate(300)) == pytest.approx(1e-5)
+
+
+def test_the_learning_rate_is_optaxs(rng):
+    config = tiny_config(1).train
+    for _ in range(5):
+        config.steps, config.learning_rate = int(rng.integers(1, 300)), float(rng.uniform(1e-5, 1))
+        config.warmup_steps = int(rng.integers(0, config.steps + 1))
+        theirs = optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            decay_steps=max(config.steps, config.warmup_steps + 1),
+            end_value=config.learning_rate / 100,
+        )
+        counts = jnp.arange(config.steps + 1)
+        found, expected = (jax.vmap(rate)(counts) for rate in (learning_rate(config), theirs))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * config.learning_rate)
 
 
 def test_bfloat16_computes_with_float32_masters_and_keeps_what_is_frozen_small(rng):
