@@ -35,7 +35,8 @@ def precise_config():
 @pytest.fixture
 def inputs(rng):
     """Stage 2 with every path open, a batch, latents and timesteps; all in float64, as in float32
-    normalisation by few channels makes a hundred times more of what a sum's order changes."""
+    normalisation by few channels makes a hundred times more of what a sum's order changes.
+    """
     with jax.enable_x64(True):
         config = precise_config()
         model = build_model(config)
