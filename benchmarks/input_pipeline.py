@@ -31,6 +31,7 @@ from input_pipeline.preparing import Options, Running, prepare
 from ragaf_jax.batch import Batch
 from ragaf_jax.errors import run_cli
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.model import traced_init
 from ragaf_jax.training.heap import keep_freed_memory
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
@@ -108,7 +109,7 @@ def _make_step(config: ConfigDict, tokenizer: Any, batch: Batch) -> Callable[[Ba
     """The jitted training step, which keeps its own state and waits for its result."""
     model, tx = build_model(config), optimizer(config.train)
     objective = objective_of(config, tokenizer)
-    state = initial_state(config, model, tx, model.init(jax.random.key(0)))
+    state = initial_state(config, model, tx, traced_init(model, jax.random.key(0)))
     run = jax.jit(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),
         donate_argnums=1,

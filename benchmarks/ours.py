@@ -16,7 +16,7 @@ from benchmarks.problem import TOKENS, UNETS, VOCABULARY, Job, config_of
 from benchmarks.worker import Ready, inputs_of
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.model import Conditioning, Model, Params
+from ragaf_jax.nets.model import Conditioning, Model, Params, traced_init
 from ragaf_jax.sampling.generate import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer
@@ -88,7 +88,7 @@ def _params(job: Job, config: ml_collections.ConfigDict, model: Model) -> Params
     if job.folder:
         params = initial_params(config, model, None)
     else:
-        params = jax.jit(model.init)(jax.random.key(0))
+        params = traced_init(model, jax.random.key(0))
     unused = ("autoencoder", "text_encoder") if job.task == "step" else ()
     return {name: tree for name, tree in params.items() if name not in unused}
 

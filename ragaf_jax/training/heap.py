@@ -1,6 +1,7 @@
 """The process's heap under the steps of training and sampling on the CPU."""
 
 import ctypes
+import gc
 import mmap
 import platform
 from importlib.metadata import entry_points
@@ -84,6 +85,7 @@ class Fragments:
         if not (self._kept and self._compiled and hasattr(libc, "mallinfo2")):
             return 0
         self._compiled = False
+        gc.collect()  # what tracing left would else come to the lists later
         libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
         libc.free.argtypes = [ctypes.c_void_p]
         libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
