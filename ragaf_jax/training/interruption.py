@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from types import FrameType
+from typing import ClassVar
 
 import jax
 from jax.experimental import multihost_utils
@@ -25,9 +26,11 @@ class Interruption:
                   save; break
     """
 
+    # The handler of whoever is entered, which a forked worker must not keep.
+    _entered: ClassVar["Interruption | None"] = None
+
     def __init__(self) -> None:
         self._came = False
-        self._process = os.getpid()
         self._previous: signal._HANDLER = None
         self._installed = False
 
@@ -36,6 +39,7 @@ class Interruption:
         if alone and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._note)
             self._installed = True
+            Interruption._entered = self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,6 +47,7 @@ class Interruption:
             # None: the handler before was not set from Python, and cannot be put back from it.
             signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
             self._installed = False
+            Interruption._entered = None
 
     def requested(self, step: int) -> bool:
         """Whether the run is to stop after this step.
@@ -56,9 +61,33 @@ class Interruption:
         return self._came
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._process:
-            self._came = True
-            return
-        # A forked worker inherits the handler, and must end when its pool terminates it.
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+        self._came = True
+
+
+class _Fork:
+    """Keeps SIGTERM back while a worker is forked, and gives it back its own meaning there.
+
+    A worker must end when its pool terminates it. Left alone it would inherit the handler; and as
+    Python forgets in a child what came before it ran, a signal sent at once would be lost.
+    """
+
+    def __init__(self) -> None:
+        self._mask: set[int] = set()
+
+    def before(self) -> None:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def in_parent(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def in_child(self) -> None:
+        if Interruption._entered is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            Interruption._entered = None
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+_FORK = _Fork()
+os.register_at_fork(
+    before=_FORK.before, after_in_parent=_FORK.in_parent, after_in_child=_FORK.in_child
+)

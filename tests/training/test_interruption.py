@@ -123,6 +123,28 @@ def test_a_loop_ends_itself_and_its_workers_still_can_be_ended(start):
     assert finish(process) == f"worker {-signal.SIGTERM}\nsaved True\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no cores can be chosen here")
+def test_a_worker_is_ended_before_it_has_begun(start):
+    """On one core the parent goes on first; what came before it ran, Python forgets in a child."""
+    process = start("""
+        import multiprocessing, os, time
+        from ragaf_jax.training.interruption import Interruption
+        os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+        fork = multiprocessing.get_context("fork")
+        ends = set()
+        with Interruption() as interruption:
+            for _ in range(20):
+                worker = fork.Process(target=time.sleep, args=(60,), daemon=True)
+                worker.start()
+                worker.terminate()
+                worker.join(5)
+                ends.add(worker.exitcode)
+            print(ends, interruption.requested(1))
+        [worker.kill() for worker in multiprocessing.active_children()]
+    """)
+    assert finish(process) == f"{{{-signal.SIGTERM}}} False\n"
+
+
 def test_processes_stop_after_the_same_step(start):
     """Only one is told; both must save together, or the other waits for it forever."""
     with socket.socket() as free:
