@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from benchmarks.problem import Job, config_of
 from benchmarks.report import Row
-from benchmarks.timing import interleaved
+from benchmarks.timing import beside
 from ragaf_jax.training.plan import flops_of
 
 # (regions, edges) of the padded graphs, one of the regions being the padding.
@@ -13,30 +13,33 @@ SIZES = (128, 256, 512)
 
 
 def time_rows(repeats: int, plain: Job) -> list[Row]:
-    """The step `plain` of Stage 1, and Stage 2's for every one of `GRAPHS`, all in turns."""
-    jobs = {"without": plain}
-    for regions, edges in GRAPHS:
-        jobs[f"{regions}, {edges}"] = replace(plain, stage=2, regions=regions, edges=edges)
-    # Nine states of Stable Diffusion's size are more than any memory.
-    measured = interleaved(jobs, repeats, together=plain.network != "sd15")
-    flops = {name: flops_of(config_of(job)) for name, job in jobs.items()}
-    return [
-        {
-            "network": job.network,
-            "px": job.image_size,
-            "batch": job.batch,
-            "dtype": job.dtype,
-            "regions": job.regions - 1 if job.stage == 2 else None,
-            "edges": job.edges if job.stage == 2 else None,
-            "step, s": round(measured[name].median, 4),
-            "± %": round(100 * measured[name].spread, 1),
-            "time, of the step without": round(
-                measured[name].median / measured["without"].median, 3
-            ),
-            "FLOPs, of the step without": round(flops[name] / flops["without"], 4),
-        }
-        for name, job in jobs.items()
-    ]
+    """Stage 2's step for every one of `GRAPHS`, each in turns with the step `plain` of Stage 1."""
+    jobs = {
+        f"{regions - 1} regions, {edges} edges": replace(
+            plain, stage=2, regions=regions, edges=edges
+        )
+        for regions, edges in GRAPHS
+    }
+    least = flops_of(config_of(plain))
+    rows = []
+    for name, (measured, without) in beside(plain, jobs, repeats).items():
+        job = jobs[name]
+        rows.append(
+            {
+                "network": job.network,
+                "px": job.image_size,
+                "batch": job.batch,
+                "dtype": job.dtype,
+                "regions": job.regions - 1,
+                "edges": job.edges,
+                "step, s": round(measured.median, 4),
+                "± %": round(100 * measured.spread, 1),
+                "without, s": round(without.median, 4),
+                "of the step without": round(measured.median / without.median, 3),
+                "FLOPs, of the step without": round(flops_of(config_of(job)) / least, 4),
+            }
+        )
+    return rows
 
 
 def flops_rows() -> list[Row]:

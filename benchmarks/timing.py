@@ -128,9 +128,7 @@ def interleaved(
         def started(name: str) -> Worker:
             bar.set_description(f"{name}: first run")
             worker = living.enter_context(Worker(jobs[name], (environments or {}).get(name)))
-            answer = worker.ask("run")
-            first = time.perf_counter() - worker.began
-            found[name].append(answer | {"seconds": None, "first": first, "about": worker.about})
+            found[name].append(_first_run(worker))
             found[name].append(worker.ask("run") | {"seconds": None})
             bar.update(2)
             return worker
@@ -150,6 +148,36 @@ def interleaved(
                     turn({name: started(name)})
                     living.close()
     return {name: _timed(answers) for name, answers in found.items()}
+
+
+def beside(reference: Job, jobs: Mapping[str, Job], repeats: int) -> dict[str, tuple[Timed, Timed]]:
+    """Times of each job, and of `reference` in turns with it: never more than two processes live.
+
+    Args:
+      reference: what the others are compared with; one process serves all comparisons.
+      jobs: by name.
+      repeats: timed runs of each, after one that compiles and one that warms up.
+    """
+    found = {}
+    total = 2 + len(jobs) * (2 + 2 * repeats)
+    with tqdm(total=total, unit="run", leave=False) as bar, Worker(reference) as base:
+        bar.set_description("reference: first run")
+        first = _first_run(base)
+        base.ask("run")
+        bar.update(2)
+        for name, job in jobs.items():
+            bar.set_description(f"{name}: first run")
+            with Worker(job) as worker:
+                pair = [first], [_first_run(worker)]
+                worker.ask("run")
+                bar.update(2)
+                bar.set_description(name)
+                for _ in range(repeats):
+                    for answers, process in zip(pair, (base, worker), strict=True):
+                        answers.append(process.ask("run"))
+                        bar.update()
+            found[name] = (_timed(pair[1]), _timed(pair[0]))
+    return found
 
 
 def disagreement(jobs: Sequence[Job], folder: Path) -> float:
@@ -180,6 +208,13 @@ def _forced(devices: int) -> dict[str, str]:
     """The variable that makes one CPU look like several devices."""
     flag = f"--xla_force_host_platform_device_count={devices}"
     return {} if devices == 1 else {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"}
+
+
+def _first_run(worker: Worker) -> dict[str, Any]:
+    """A worker's answer to its first run: compilation is no time of a run, but of the start."""
+    answer = worker.ask("run")
+    first = time.perf_counter() - worker.began
+    return answer | {"seconds": None, "first": first, "about": worker.about}
 
 
 def _timed(answers: Sequence[dict[str, Any]]) -> Timed:

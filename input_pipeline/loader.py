@@ -9,6 +9,7 @@ import numpy as np
 from grain.experimental import WindowShuffleMapDataset
 
 from input_pipeline.augment import AugmentSketch
+from input_pipeline.datasets.phrases import find_phrases
 from input_pipeline.mixture import Mixture
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample
@@ -130,17 +131,24 @@ def held_out_batch(
     """These records as they lie on disk, not flipped, each with its first caption."""
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
     records = [source[index] for index in indices]
+    captions = tuple(record["captions"][0] for record in records)
     parts = max(len(record["true_colors"]) for record in records)
     true_colors = np.full((len(records), parts), -1, np.int32)
-    for row, record in zip(true_colors, records, strict=True):
-        row[: len(record["true_colors"])] = record["true_colors"]
+    true_phrases = np.full((len(records), parts, 2), -1, np.int32)
+    for i, record in enumerate(records):
+        colors = record["true_colors"]
+        true_colors[i, : len(colors)] = colors
+        found = find_phrases(captions[i], record["true_labels"], colors)
+        true_phrases[i, : len(colors)] = found
     truth = Truth(
         image_u8=np.stack([record["image"] for record in records]),
         sketch_u8=np.stack([record["sketch"][..., 0] for record in records]),
         true_labels=np.stack([record["true_labels"] for record in records]),
         true_colors=true_colors,
-        captions=tuple(record["captions"][0] for record in records),
+        captions=captions,
         keys=tuple(record["key"] for record in records),
+        true_phrases=true_phrases,
+        regions_found=np.array([record["regions_found"] for record in records], np.int32),
     )
     return stack_examples([to_example.example(record) for record in records]), truth
 

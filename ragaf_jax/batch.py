@@ -1,7 +1,7 @@
 """What one training or evaluation step is given."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jraph
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 Array = jax.Array | np.ndarray
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -58,13 +59,13 @@ class BatchIterator(Protocol):
     def keys(self, index: int) -> list[str]: ...
 
 
-def in_chunks(batch: Batch, size: int) -> Iterator[tuple[Batch, slice]]:
-    """The batch in pieces of one size, so that a compiled function serves all of them.
+def in_chunks(batch: T, size: int) -> Iterator[tuple[T, slice]]:
+    """A batch, or other arrays of examples, in pieces of one size: a function is compiled once.
 
     The last piece begins earlier rather than being smaller, and a batch of fewer than `size`
     examples is one piece. With each piece comes the slice of its examples that no piece before had.
     """
-    count = len(batch.tokens)
+    count = len(jax.tree.leaves(batch)[0])
     size = min(size, count)
     for begin in range(0, count, size):
         first = min(begin, count - size)
@@ -88,6 +89,10 @@ class Truth(NamedTuple):
       true_colors: the palette index that the caption says of each part, -1 where it says nothing.
       captions: in words.
       keys: the records' stable names.
+      true_phrases: the characters [begin, end) of the caption that are about each part, -1 where
+        that is not sure; None where nothing is known of parts.
+      regions_found: the regions of each drawing before those beyond `RegionConfig.max_regions` were
+        merged; None where they were not counted.
     """
 
     image_u8: UInt8[np.ndarray, "b s s 3"]
@@ -96,3 +101,5 @@ class Truth(NamedTuple):
     true_colors: Int[np.ndarray, "b p"]
     captions: tuple[str, ...]
     keys: tuple[str, ...]
+    true_phrases: Int[np.ndarray, "b p 2"] | None = None
+    regions_found: Int[np.ndarray, " b"] | None = None

@@ -163,6 +163,13 @@ class Tokenizer:
         ids = self._inner.encode(caption).ids
         return len(ids) + 2, ids.count(self._unknown)
 
+    def spans(self, caption: str) -> Int[np.ndarray, "n 2"]:
+        """The characters [begin, end) that each token of a caption stands for, uncut and unframed.
+
+        Token i is at place 1 + i of what `encode` makes of it, unless it is cut off there.
+        """
+        return np.array(self._inner.encode(caption).offsets, np.int64).reshape(-1, 2)
+
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The text of each id, with CLIP's "</w>" where a word ends.
 

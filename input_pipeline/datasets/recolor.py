@@ -13,19 +13,12 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from input_pipeline.datasets.openmoji_art import INKED, Paint
+from input_pipeline.datasets.phrases import size_and_place
 from input_pipeline.datasets.splits import stable_hash
 from ragaf_jax.palette import PALETTE, PALETTE_RGB
 
-PLACES = (
-    *("top left", "at the top", "top right"),
-    *("on the left", "in the middle", "on the right"),
-    *("bottom left", "at the bottom", "bottom right"),
-)
-# Where the middle begins and ends, along either axis. Drawings keep a margin of a sixth on the
-# page, so that these are about the thirds of the drawing.
-MIDDLE = (0.4, 0.6)
-# Shares of the page from which on something is a part, is named, and is called large.
-PART, NAMED, LARGE = 0.001, 0.005, 0.06
+# Shares of the page from which on something is a part, and is named.
+PART, NAMED = 0.001, 0.005
 MAX_PARTS, MAX_PHRASES, MAX_WORDS = 255, 6, 38
 
 _COLOR_WORDS = re.compile(
@@ -150,10 +143,9 @@ def find_parts(paint: Paint, lines: UInt8[np.ndarray, "p p"]) -> Parts:
 
 def plan_phrases(parts: Parts, name: str) -> list[Phrase]:
     """Which parts a caption names, the largest total area first; the rest keep their colours."""
-    column, row = np.searchsorted(MIDDLE, parts.centroid).T
     by_words: dict[tuple[str, str], list[int]] = {}
     for index, share in enumerate(parts.share):
-        words = ("large" if share >= LARGE else "small", PLACES[3 * row[index] + column[index]])
+        words = size_and_place(share, parts.centroid[index])
         by_words.setdefault(words, []).append(index)
     phrases = [Phrase(words, tuple(members)) for words, members in by_words.items()]
     phrases = [phrase for phrase in phrases if parts.share[list(phrase.parts)].max() >= NAMED]

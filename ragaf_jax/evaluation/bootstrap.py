@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from ragaf_jax.errors import UserError
 
@@ -43,19 +43,32 @@ def bootstrap_interval(
             f"an interval needs finite values; got {values.size}, "
             f"{np.count_nonzero(~np.isfinite(values))} of them not finite: leave those out."
         )
-    groups = np.arange(values.size) if groups is None else np.asarray(groups)
-    if groups.shape != values.shape:
-        raise UserError(f"{values.size} values have {groups.size} groups; give one to each.")
-    if not 0.0 < confidence < 1.0:
-        raise UserError(f"confidence is {confidence}; choose a number between 0 and 1, say 0.95.")
-
-    _, member = np.unique(groups, return_inverse=True)
+    member, tail = group_numbers(values.size, groups), tail_beyond(confidence)
     sums, counts = np.bincount(member, values), np.bincount(member)
     means = np.empty(resamples)
     # One resample at a time: all at once would be a table of resamples × groups.
     for i in range(resamples):
         drawn = rng.integers(len(sums), size=len(sums))
         means[i] = sums[drawn].sum() / counts[drawn].sum()
-    tail = (1.0 - confidence) / 2
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def group_numbers(
+    count: int, groups: Shaped[np.ndarray, "n"] | Sequence | None
+) -> Int[np.ndarray, " n"]:
+    """The group of each of `count` values, numbered from 0; without groups each is its own.
+
+    Raises UserError unless every value has a group.
+    """
+    groups = np.arange(count) if groups is None else np.asarray(groups)
+    if groups.shape != (count,):
+        raise UserError(f"{count} values have {groups.size} groups; give one to each.")
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def tail_beyond(confidence: float) -> float:
+    """The probability on either side of an interval; UserError for a coverage outside (0, 1)."""
+    if not 0.0 < confidence < 1.0:
+        raise UserError(f"confidence is {confidence}; choose a number between 0 and 1, say 0.95.")
+    return (1.0 - confidence) / 2

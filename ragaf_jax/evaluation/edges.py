@@ -1,5 +1,7 @@
 """Does a picture keep to its sketch? Line precision and recall."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -12,6 +14,19 @@ from ragaf_jax.palette import srgb_to_lab
 
 BLACK = 15.0
 """Paint of this lightness L* or less is black: the palette's black has 6, its next darkest 37."""
+
+
+class Strokes(NamedTuple):
+    """Where a picture and its sketch have lines, as wide as they are drawn.
+
+    drawn: the picture's dark pixels, of dark paint only a stroke along its inner rim.
+    asked: the sketch's ink, likewise.
+    hidden: the picture's dark paint within that rim, where no line can be seen.
+    """
+
+    drawn: Bool[np.ndarray, "h w"]
+    asked: Bool[np.ndarray, "h w"]
+    hidden: Bool[np.ndarray, "h w"]
 
 
 def edge_f1(
@@ -41,24 +56,41 @@ def edge_f1(
 
     Zeros where the picture or the sketch has no line. Raises UserError where their sizes differ.
     """
-    if image.shape[:2] != sketch.shape:
-        raise UserError(
-            f"the image is {image.shape[1]}x{image.shape[0]} pixels and its sketch "
-            f"{sketch.shape[1]}x{sketch.shape[0]}; bring both to one size."
-        )
+    drawn, asked = line_pixels(image, sketch)
     if tolerance is None:
         tolerance = max(1.5, 0.0075 * float(np.hypot(*sketch.shape)))
-    ink = sketch < 128
-    width = stroke_width(ink)
-    dark = dark_pixels(image, width)
-    core = _deeper_than(width, dark)
-    drawn = thin(dark & ~core)
-    asked = thin(ink & ~_deeper_than(width, ink)) & ~core
     pairs = count_matches(drawn, asked, tolerance)
     if pairs == 0:
         return 0.0, 0.0, 0.0
     precision, recall = pairs / int(drawn.sum()), pairs / int(asked.sum())
     return precision, recall, 2 * precision * recall / (precision + recall)
+
+
+def line_pixels(
+    image: UInt8[np.ndarray, "image_h image_w 3"], sketch: UInt8[np.ndarray, "h w"]
+) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    """The lines of a picture, and those of its sketch that can be seen in it, one pixel wide.
+
+    What counts as a line is told at `edge_f1`. Raises UserError where the sizes differ.
+    """
+    strokes = find_strokes(image, sketch)
+    return thin(strokes.drawn), thin(strokes.asked) & ~strokes.hidden
+
+
+def find_strokes(
+    image: UInt8[np.ndarray, "image_h image_w 3"], sketch: UInt8[np.ndarray, "h w"]
+) -> Strokes:
+    """The strokes of a picture and its sketch; UserError where their sizes differ."""
+    if image.shape[:2] != sketch.shape:
+        raise UserError(
+            f"the image is {image.shape[1]}x{image.shape[0]} pixels and its sketch "
+            f"{sketch.shape[1]}x{sketch.shape[0]}; bring both to one size."
+        )
+    ink = sketch < 128
+    width = stroke_width(ink)
+    dark = dark_pixels(image, width)
+    hidden = _deeper_than(width, dark)
+    return Strokes(dark & ~hidden, ink & ~_deeper_than(width, ink), hidden)
 
 
 def stroke_width(ink: Bool[np.ndarray, "h w"]) -> float:

@@ -74,7 +74,7 @@ def word_maps(
     weights = np.stack([attention[:, positions].sum(1) for _, positions in shown], 1)
     strongest = max(float(weights.max()), 1e-6)
     cells = [
-        _titled(title, _painted(sketch, labels, _heat(weights[:, i] / strongest), cell))
+        _titled(title, _painted(sketch, labels, heat(weights[:, i] / strongest), cell))
         for i, (title, _) in enumerate(shown)
     ]
     rows = [beside(cells[i : i + columns]) for i in range(0, len(cells), columns)]
@@ -103,7 +103,7 @@ def words(pieces: Sequence[str]) -> list[tuple[str, list[int]]]:
     return found
 
 
-def _heat(values: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
+def heat(values: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
     """Colours of values in 0 … 1."""
     stops = np.linspace(0, 1, len(HEAT))
     channels = [np.interp(values, stops, HEAT[:, channel]) for channel in range(3)]
@@ -127,7 +127,7 @@ def _titled(title: str, picture: Picture) -> Picture:
 
 def _heat_scale(strongest: float) -> Picture:
     """What the colours of the heat maps stand for."""
-    bar = framed(np.repeat(_heat(np.linspace(0, 1, 160))[None], 14, axis=0))
+    bar = framed(np.repeat(heat(np.linspace(0, 1, 160))[None], 14, axis=0))
     text = f"0 to {strongest:.2f}: share of a region's attention that the word has"
     return beside([bar, text_block(text, 600)])
 

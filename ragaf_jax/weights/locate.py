@@ -48,8 +48,7 @@ def locate(where: str, choose: Choose) -> Path:
             f"There is no folder or file {where!r}, and it is no hub id such as "
             "stable-diffusion-v1-5/stable-diffusion-v1-5; give one that is."
         )
-    owner, name, *inner = where.split("/", 2)
-    repository, inside = f"{owner}/{name}", inner[0].strip("/") if inner else ""
+    repository, inside = _repository(where)
     try:
         files = huggingface_hub.HfApi().model_info(repository, timeout=TIMEOUT).siblings or ()
         wanted = _wanted([file.rfilename for file in files], inside, choose)
@@ -63,26 +62,51 @@ def locate(where: str, choose: Choose) -> Path:
     return folder / inside
 
 
-def _fetched_before(repository: str, where: str, error: Exception) -> Path:
-    """What is here of a repository that cannot be reached."""
+def locate_here(where: str) -> Path | None:
+    """As `locate`, of what is on this machine alone: None for what would have to be fetched."""
+    path = Path(where).expanduser()
+    if where and path.exists():
+        return path
+    if not HUB_ID.fullmatch(where):
+        return None
+    repository, inside = _repository(where)
+    folder = _in_cache(repository)
+    return folder / inside if folder and (folder / inside).exists() else None
+
+
+def _repository(where: str) -> tuple[str, str]:
+    """A hub id's "owner/repository", and what is meant in it or ""."""
+    owner, name, *inner = where.split("/", 2)
+    return f"{owner}/{name}", inner[0].strip("/") if inner else ""
+
+
+def _in_cache(repository: str) -> Path | None:
+    """What was fetched of a repository before; the hub is not asked."""
     try:
         # Its whole would be asked for without patterns, and never more than parts are fetched.
-        folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=[], local_files_only=True
+        return Path(
+            huggingface_hub.snapshot_download(repository, allow_patterns=[], local_files_only=True)
         )
     except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _fetched_before(repository: str, where: str, error: Exception) -> Path:
+    """What is here of a repository that cannot be reached."""
+    folder = _in_cache(repository)
+    if folder is None:
         reason = " ".join([line for line in str(error).splitlines() if line][:2])
         raise UserError(
             f"{where} is no local folder or file and cannot be fetched from the hub "
             f"({type(error).__name__}: {reason}); check the name and the network, or download it "
             "and give its path."
-        ) from None
+        )
     print(
         f"The hub cannot be reached ({type(error).__name__}); what was fetched of {repository} "
         "before is used.",
         file=sys.stderr,
     )
-    return Path(folder)
+    return folder
 
 
 def _wanted(names: Collection[str], inside: str, choose: Choose) -> list[str]:

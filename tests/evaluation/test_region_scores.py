@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import hypergeom
 from skimage.metrics import adapted_rand_error
 
-from benchmarks.region_scores import score_regions
+from ragaf_jax.evaluation.region_scores import score_regions
 
 
 @pytest.fixture
@@ -80,9 +80,9 @@ def test_covering_and_leak_by_their_definitions(maps):
 def test_the_best_and_the_worst(rng):
     page = np.repeat(np.arange(4), 25).reshape(10, 10)
     everywhere = np.ones(page.shape, bool)
-    assert score_regions(5 - page, page, everywhere) == (1, 1, 0, 4, 4)
+    assert score_regions(5 - page, page, everywhere) == (1, 1, 1, 0, 4, 4)
     whole = score_regions(np.zeros_like(page), page, everywhere)
-    np.testing.assert_allclose(whole, (0, 0.25, 0.75, 1, 4))
+    np.testing.assert_allclose(whole, (0, 0.25, 0.25, 0.75, 1, 4))
     for alike in (np.zeros_like(page), np.arange(100).reshape(10, 10)):
         assert score_regions(alike, alike, everywhere).rand == 1
     unrelated = [

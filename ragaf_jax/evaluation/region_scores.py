@@ -12,7 +12,9 @@ class RegionScores(NamedTuple):
     Attributes:
         rand: adjusted Rand index (Hubert and Arabie 1985, eq. 5), 1 for the same partition, about 0
             for an unrelated one.
-        covering: of the true regions by the found ones (Arbeláez et al. 2011, §3.1.3), 0 … 1.
+        iou: the mean over the true regions, small ones like large ones, of the best intersection
+            over union that a found one has with it, 0 … 1.
+        covering: the same, each true region counting by its size (Arbeláez et al. 2011, §3.1.3).
         leak: share of the pixels outside the true region that their found one mostly lies in:
             1 − achievable segmentation accuracy (Liu et al. 2011, §4.1).
         found: number of regions found.
@@ -20,6 +22,7 @@ class RegionScores(NamedTuple):
     """
 
     rand: float
+    iou: float
     covering: float
     leak: float
     found: int
@@ -35,9 +38,11 @@ def score_regions(
     overlap = _contingency(found[counted], true[counted])
     size_found, size_true, total = overlap.sum(1), overlap.sum(0), overlap.sum()
     union = size_found[:, None] + size_true[None] - overlap
+    best = (overlap / union).max(0)
     return RegionScores(
         rand=_adjusted_rand_index(overlap),
-        covering=float(size_true @ (overlap / union).max(0) / total),
+        iou=float(best.mean()),
+        covering=float(size_true @ best / total),
         leak=float(1 - overlap.max(1).sum() / total),
         found=len(size_found),
         true=len(size_true),
