@@ -17,7 +17,7 @@ from ragaf_jax.nets.clip_text import ClipText
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.lora import NETWORKS, LoraConfig, adapted, init_lora
 from ragaf_jax.nets.ragaf import Ragaf, RagafTrace
-from ragaf_jax.nets.regions import place, pool_regions, region_shares
+from ragaf_jax.nets.regions import coarser, place, pool_regions, region_shares
 from ragaf_jax.nets.unet import UNet, injection_sites
 
 Params = Mapping[str, Any]
@@ -145,10 +145,13 @@ class Model:
         active: Float[Array, " b"] | None = None,
     ) -> Regions:
         """Prepares the region inputs once for all denoising steps."""
-        sides = sorted({side for side, _ in self.sites.values()} | set(self._feature_sides()))
+        # Pixels are counted once; a level's side is a half of the one above.
+        sides = {side for side, _ in self.sites.values()} | set(self._feature_sides())
+        finest = max(sides)
+        shares = region_shares(labels, self.max_regions, finest)
         return Regions(
             graph,
-            {side: region_shares(labels, self.max_regions, side) for side in sides},
+            {side: coarser(shares, finest // side) for side in sorted(sides)},
             jnp.ones(labels.shape[0]) if active is None else active,
             token_mask[:, None],
         )

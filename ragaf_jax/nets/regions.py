@@ -1,5 +1,7 @@
 """Where regions lie on the latent grid, and what is carried between regions and cells."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -21,6 +23,14 @@ def region_shares(
     cells = labels.reshape(batch, side, size // side, side, size // side)
     cells = cells.transpose(0, 1, 3, 2, 4).reshape(batch, side * side, -1)
     return jax.nn.one_hot(cells, regions, dtype=jnp.float32).mean(2)
+
+
+def coarser(shares: Float[Array, "b p r"], factor: int) -> Float[Array, "b _ r"]:
+    """S_l of a grid with 1/`factor` of the cells on a side, from those of the finer one."""
+    batch, cells, regions = shares.shape
+    side = math.isqrt(cells) // factor
+    blocks = shares.reshape(batch, side, factor, side, factor, regions)
+    return blocks.mean((2, 4)).reshape(batch, side * side, regions)
 
 
 def pool_regions(

@@ -11,7 +11,7 @@ from fakes import random_batch, random_graph, random_params, tiny_config, tiny_t
 from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.ragaf import FUSIONS
-from ragaf_jax.nets.regions import pool_regions, region_shares
+from ragaf_jax.nets.regions import coarser, pool_regions, region_shares
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.losses import appearance_loss
 from ragaf_jax.training.objective import condition
@@ -215,6 +215,13 @@ def test_shares_are_area_averages(rng):
         np.testing.assert_allclose(shares[1, p], expected, rtol=1e-6)
     with pytest.raises(ValueError, match="does not divide"):
         region_shares(labels, 7, 5)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_coarser_shares_are_those_counted_anew(rng, factor):
+    labels = jnp.asarray(rng.integers(0, 5, (2, 24, 24)), jnp.int32)
+    shares = coarser(region_shares(labels, 7, 8), factor)
+    np.testing.assert_allclose(shares, region_shares(labels, 7, 8 // factor), rtol=1e-6)
 
 
 def test_pooling_is_the_mean_over_a_region(rng):
