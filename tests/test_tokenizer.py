@@ -351,3 +351,19 @@ def test_the_padding_may_be_said(tmp_path):
     )
     np.testing.assert_array_equal(tokens, expected)
     assert tokens[0, -1] == 0
+
+
+def test_spans_are_the_characters_of_each_token(clip, rng):
+    words = Tokenizer.train(["a red house , été"])
+    caption = "  A red, RED house's été: 😀ça "
+    expected = ["A", "red", ",", "RED", "house", "'", "s", "été", ":", "😀ça"]
+    assert [caption[begin:end] for begin, end in words.spans(caption)] == expected
+    assert words.spans("").shape == (0, 2)
+    for text in random_texts(rng, 200):
+        ids = clip.encode([text], LENGTH)[0][0]
+        spans = clip.spans(text)
+        assert len(spans) == clip.count(text)[0] - 2
+        for token, (begin, end) in zip(clip.pieces(ids[1:-1].tolist()), spans, strict=False):
+            piece = token.removesuffix("</w>")
+            if piece.isascii() and text[begin:end].isascii():
+                assert text[begin:end].lower() == piece

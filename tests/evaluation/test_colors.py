@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from ragaf_jax.evaluation.colors import MIN_PIXELS, color_accuracy, region_colors
-from ragaf_jax.palette import PALETTE, PALETTE_RGB
+from ragaf_jax.evaluation.colors import (
+    MIN_PIXELS,
+    color_accuracy,
+    color_differences,
+    region_colors,
+)
+from ragaf_jax.evaluation.delta_e import delta_e_2000
+from ragaf_jax.palette import PALETTE, PALETTE_LAB, PALETTE_RGB, srgb_to_lab
 
 
 def scene(rng):
@@ -60,5 +66,30 @@ def test_nothing_to_judge_has_no_accuracy():
     empty = np.zeros((4, 4), np.uint8)
     image = np.zeros((4, 4, 3), np.uint8)
     colors = region_colors(image, empty, np.array([], np.int32), empty > 0)
-    assert [len(field) for field in colors] == [0, 0, 0]
+    assert [len(field) for field in colors] == [0, 0, 0, 0]
+    assert color_differences(colors).shape == (0,)
     assert np.isnan(color_accuracy(colors))
+
+
+def test_differences_tell_how_far_off_a_colour_is(rng):
+    image, labels, order = scene(rng)
+    nothing = np.zeros(labels.shape, bool)
+    exact = region_colors(image, labels, order, nothing)
+    np.testing.assert_array_equal(exact.shown, PALETTE_RGB[order])
+    np.testing.assert_array_equal(color_differences(exact), 0)
+    shifted = np.clip(image.astype(int) + rng.integers(-5, 6, 3), 0, 255).astype(np.uint8)
+    near = color_differences(region_colors(shifted, labels, order, nothing))
+    swapped = region_colors(image, labels, np.roll(order, 1), nothing)
+    far = color_differences(swapped)
+    assert near.max() < 10 < 15 < far.min()
+    expected = delta_e_2000(srgb_to_lab(PALETTE_RGB[order]), PALETTE_LAB[np.roll(order, 1)])
+    np.testing.assert_array_equal(far, expected)
+
+
+def test_the_palette_is_as_far_apart_as_is_said():
+    one, other = np.triu_indices(len(PALETTE), 1)
+    apart = delta_e_2000(PALETTE_LAB[one], PALETTE_LAB[other])
+    assert round(float(apart.min())) == 20
+    nearest = int(apart.argmin())
+    assert {PALETTE[one[nearest]], PALETTE[other[nearest]]} == {"blue", "purple"}
+    assert np.median(apart) > 40

@@ -12,6 +12,7 @@ from input_pipeline.loader import (
 )
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch
+from ragaf_jax.palette import PALETTE
 
 BUDGET = {"text_length": 40, "max_regions": 33, "max_edges": 192}
 RECORDS = LIMIT * RECOLORINGS
@@ -134,7 +135,7 @@ def test_held_out_batches_are_the_records_as_they_lie(data_dir):
     assert len(indices) == 3
     batch, truth = held_out_batch(source, indices, **BUDGET)
     assert len({key.split("/")[0] for key in truth.keys}) == 3
-    parts = truth.true_colors.shape[1]
+    parts, judged = truth.true_colors.shape[1], 0
     for row, index in enumerate(indices):
         record = source[index]
         np.testing.assert_array_equal(truth.image_u8[row], record["image"])
@@ -145,7 +146,16 @@ def test_held_out_batches_are_the_records_as_they_lie(data_dir):
         np.testing.assert_array_equal(truth.true_colors[row], colors)
         assert truth.captions[row] == record["captions"][0]
         assert truth.keys[row] == record["key"]
+        assert truth.regions_found[row] == record["regions_found"]
+        for part, (begin, end) in enumerate(truth.true_phrases[row].tolist()):
+            asked = truth.true_colors[row, part]
+            if asked < 0:
+                assert (begin, end) == (-1, -1)
+            elif begin >= 0:
+                assert f" {PALETTE[asked]} " in truth.captions[row][begin:end]
+                judged += 1
         np.testing.assert_allclose(batch.image[row], record["image"] / 127.5 - 1.0, atol=1e-6)
+    assert judged
     assert same(batch, held_out_batch(source, indices, **BUDGET)[0])
 
 

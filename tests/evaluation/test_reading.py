@@ -1,0 +1,170 @@
+"""What RAGAF decided is read off as the model decides it, whatever the chunks and the padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fakes import random_batch, random_graph, random_params, tiny_config, tiny_tokenizer
+
+from ragaf_jax.batch import Truth
+from ragaf_jax.diffusion.samplers import example_noise
+from ragaf_jax.diffusion.schedule import add_noise
+from ragaf_jax.evaluation import reading as reading_module
+from ragaf_jax.evaluation.attention import attention_scores
+from ragaf_jax.evaluation.fusion_balance import balance, region_balance
+from ragaf_jax.evaluation.reading import make_read
+from ragaf_jax.graph.padding import stack_graphs
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.sampling.generate import TRACE_LEVELS
+from ragaf_jax.training.objective import condition
+from ragaf_jax.training.setup import schedule_of
+
+
+def made(rng, **changes):
+    """A model, its random parameters, and a function that reads it."""
+    config = tiny_config(2)
+    config.update_from_flattened_dict(changes)
+    model = build_model(config)
+    return config, model, random_params(model, rng), make_read(model, schedule_of(config))
+
+
+def test_it_is_the_models_trace_on_noised_pictures(rng):
+    config, model, params, read = made(rng)
+    batch = random_batch(rng, config, 3)
+    found = read(params, batch, 5)
+    assert found.levels == TRACE_LEVELS
+    count, regions, tokens = len(TRACE_LEVELS), config.data.max_regions, config.data.text_length
+    assert found.attention.shape == (count, 3, regions, tokens)
+    assert found.fusion.shape == (count, 3, regions, 2)
+    np.testing.assert_allclose(found.attention.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found.fusion.sum(-1), 1, rtol=1e-5)
+    hidden = ~batch.token_mask[None, :, None].repeat(count, 0).repeat(regions, 2)
+    assert (found.attention[hidden] == 0).all()
+
+    schedule, noise = schedule_of(config), example_noise(jax.random.key(5), 3, model.latent_shape)
+    level = int(rng.integers(count))
+
+    @jax.jit
+    def trace(params, batch):
+        t = jnp.full(3, round(TRACE_LEVELS[level] * config.diffusion.steps))
+        noisy = add_noise(schedule, model.encode_image(params, batch.image), noise, t)
+        shown = condition(model, params, batch, jnp.ones(3))
+        return model.predict(params, noisy, t.astype(jnp.float32), shown)[1]
+
+    expected = trace(params, batch)
+    np.testing.assert_allclose(found.attention[level], expected.attention, atol=1e-5)
+    np.testing.assert_allclose(found.fusion[level], expected.fusion, atol=1e-5)
+    assert np.abs(found.attention[0] - found.attention[-1]).max() > 1e-4
+    again = read(params, batch, 5)
+    np.testing.assert_array_equal(again.attention, found.attention)
+    assert np.abs(read(params, batch, 6).attention - found.attention).max() > 1e-6
+
+
+def test_chunks_change_nothing(rng, monkeypatch):
+    config, _, params, read = made(rng)
+    batch = random_batch(rng, config, 5)
+    whole = read(params, batch, 0)
+    monkeypatch.setattr(reading_module, "CHUNK", 2)
+    pieces = read(params, batch, 0)
+    np.testing.assert_allclose(pieces.attention, whole.attention, atol=1e-5)
+    np.testing.assert_allclose(pieces.fusion, whole.fusion, atol=1e-5)
+
+
+def test_other_numbers_for_the_regions_number_the_rows(rng):
+    config, _, params, read = made(rng)
+    batch = random_batch(rng, config, 2)
+    labels = np.empty_like(batch.labels)
+    orders, rows = [], []
+    for i, count in enumerate(batch.graph.n_node[:, 0]):
+        names = rng.permutation(count)
+        labels[i] = names[batch.labels[i]]
+        orders.append(names)
+        node = np.arange(config.data.max_regions)
+        node[names] = np.arange(count)
+        rows.append(node)
+    graph = batch.graph
+    renamed = graph._replace(
+        nodes=np.stack([x[row] for x, row in zip(graph.nodes, rows, strict=True)]),
+        senders=_renamed(graph.senders, orders),
+        receivers=_renamed(graph.receivers, orders),
+    )
+    one, other = (
+        read(params, batch, 0),
+        read(params, batch._replace(labels=labels, graph=renamed), 0),
+    )
+    for i, names in enumerate(orders):
+        same = one.attention[:, i, : len(names)]
+        np.testing.assert_allclose(other.attention[:, i, names], same, atol=1e-5)
+
+
+def _renamed(ends, orders):
+    """Senders or receivers by the new numbers; padding keeps its own."""
+    full = [np.concatenate([names, np.arange(len(names), 99)]) for names in orders]
+    return np.stack([names[x] for names, x in zip(full, ends, strict=True)]).astype(np.int32)
+
+
+def test_the_heuristic_balance_is_its_formula(rng):
+    config, _, params, read = made(rng, **{"model.ragaf.fusion": "heuristic"})
+    batch = random_batch(rng, config, 3)
+    regions = region_balance(read(params, batch, 0).fusion, batch.graph)
+    found = balance(regions.alpha)
+    expected = 0.3 + 0.6 * np.array(TRACE_LEVELS)
+    np.testing.assert_allclose(found.alpha, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.beta, 1 - expected, rtol=1e-5)
+    np.testing.assert_allclose(found.sd, 0, atol=1e-6)
+
+
+def told(rng, config, count):
+    """Drawings in quarters, and captions in which three of them have words."""
+    captions = ("house red top green left blue bottom", "house blue top red left green bottom")
+    captions = tuple(captions[i % 2] for i in range(count))
+    phrases = [["red top", "green left", "blue bottom"], ["blue top", "red left", "green bottom"]]
+    side = config.data.image_size
+    rows, columns = np.mgrid[:side, :side] // (side // 2)
+    labels = np.stack([(2 * rows + columns).astype(np.int32)] * count)
+    spans = [
+        [(c.index(x), c.index(x) + len(x)) for x in phrases[i % 2]] for i, c in enumerate(captions)
+    ]
+    colors = np.array([[3, 6, 7], [7, 3, 6]], np.int32)[np.arange(count) % 2]
+    tokens, mask = tiny_tokenizer().encode(captions, config.data.text_length)
+    graph = stack_graphs([random_graph(x, config.data.max_regions, 64) for x in labels])
+    batch = random_batch(rng, config, count)._replace(
+        labels=labels, graph=graph, tokens=tokens, token_mask=mask
+    )
+    pages = np.full((count, side, side), 255, np.uint8)
+    images = np.repeat(pages[..., None], 3, -1)
+    parts = (labels % 4).astype(np.uint8)  # region 0 is nobody's
+    nothing = ("",) * count
+    return batch, Truth(images, pages, parts, colors, captions, nothing, np.array(spans, np.int32))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_model_that_cannot_tell_words_apart_is_at_chance(rng, trained):
+    config, _, params, read = made(rng)
+    batch, truth = told(rng, config, 4)
+    if not trained:  # parameters of 0 attend to every word alike
+        params = jax.tree.map(np.zeros_like, params)
+    attention = read(params, batch, 0).attention.mean(0)
+    scores = attention_scores(attention, batch, truth, tiny_tokenizer())
+    assert len(scores.part) == 12 and scores.drawing.tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+        3,
+        3,
+    ]
+    np.testing.assert_allclose(scores.phrase_chance, 2 / 9)
+    np.testing.assert_allclose(scores.color_chance, 1 / 9)
+    np.testing.assert_allclose(scores.pointing_chance, 1 / 3)
+    for name in ("phrase", "color", "pointing"):
+        found, chance = getattr(scores, name), getattr(scores, f"{name}_chance")
+        assert np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1 + 1e-6
+        if not trained:
+            np.testing.assert_allclose(found, chance, rtol=1e-5)
