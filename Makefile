@@ -65,8 +65,11 @@ quickstart-smoke: $(VENV)/ready  ## The same path in a few steps; then again, fr
 test: $(VENV)/ready  ## The whole suite (PYTEST=… passes options on)
 	$(BIN)/python -m pytest -n auto --durations=20 $(PYTEST)
 
-parity-install: $(VENV)/ready  ## PyTorch, diffusers and PEFT, for the tests against them
+parity-install: $(VENV)/ready  ## PyTorch, diffusers and other references, for the tests against them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity]'
+	@# Two references for metrics; what they depend on, torchvision, would bring another PyTorch.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
+	  lpips torch-fidelity
 
 parity: parity-install  ## The tests against PyTorch; `make test` has them too, once it is installed
 	$(BIN)/python -m pytest -n auto tests/parity

@@ -100,7 +100,7 @@ def _fetched_before(repository: str, where: str, error: Exception) -> Path:
             f"{where} is no local folder or file and cannot be fetched from the hub "
             f"({type(error).__name__}: {reason}); check the name and the network, or download it "
             "and give its path."
-        )
+        ) from None
     print(
         f"The hub cannot be reached ({type(error).__name__}); what was fetched of {repository} "
         "before is used.",

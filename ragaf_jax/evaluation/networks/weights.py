@@ -1,0 +1,190 @@
+"""The weights of the metrics' networks, from what is on this machine; nothing is ever fetched.
+
+A path may be a local one, or "owner/repository[/file]" of a repository that is in the hub's cache.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.evaluation.networks.clip import Clip, ClipModel
+from ragaf_jax.evaluation.networks.clip_files import check_preprocessor, clip_config
+from ragaf_jax.evaluation.networks.inception import SIDE, Inception
+from ragaf_jax.evaluation.networks.lpips import BACKBONES, Lpips
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.weights.fields import read_json
+from ragaf_jax.weights.load import Tree, load_tree
+from ragaf_jax.weights.locate import choose_weights, files_below, locate_here
+from ragaf_jax.weights.names import Place, torch_name
+from ragaf_jax.weights.stores import PICKLES, InMemory, Safetensors, Under, open_weights
+
+
+class Official(NamedTuple):
+    """A file that its authors publish as a pickle: what it is of, and where."""
+
+    network: str
+    metric: str
+    url: str
+
+
+INCEPTION = Official(
+    "the Inception network",
+    "FID, KID and the Inception score",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+)
+LPIPS = {
+    "alex": Official(
+        "torchvision's AlexNet",
+        "LPIPS with 'alex'",
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    ),
+    "vgg": Official(
+        "torchvision's VGG16",
+        "LPIPS with 'vgg'",
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+    ),
+}
+CLIP = "The CLIP score"
+
+# LPIPS's own weights, 11 KB, made by tests/golden/make_lpips_heads.py; its terms lie beside it.
+HEADS = Path(__file__).with_name("lpips_heads.safetensors")
+
+# What the files hold besides: a count of training's batches, ImageNet's classifier, buffers, and
+# the temperature of CLIP's loss.
+_INCEPTION_SURPLUS = (r".*\.bn\.num_batches_tracked",)
+_LPIPS_SURPLUS = (r"classifier\.\d\.(weight|bias)",)
+_CLIP_SURPLUS = (r"(text|vision)_model\.embeddings\.position_ids", "logit_scale")
+# Leaves that are called the same in PyTorch.
+_ALIKE = ("running_mean", "running_var", "class_embedding")
+
+
+def load_inception(where: str) -> Tree:
+    """The parameters of `inception` from a safetensors file with pytorch-fid's names.
+
+    Raises:
+      UserError: it is not there, a pickle, damaged, or of another network.
+    """
+    page = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
+    with _for_metric(INCEPTION.metric):
+        store = Safetensors.open(_published(where, INCEPTION))
+        return load_tree(store, _abstract(Inception(), page), _names, surplus=_INCEPTION_SURPLUS)
+
+
+def load_lpips(where: str, net: str) -> Tree:
+    """The parameters of `lpips` with the backbone `net`, a key of `BACKBONES`.
+
+    where: a safetensors file with torchvision's names of the backbone. LPIPS's own weights are in
+      this package.
+
+    Raises:
+      UserError: it is not there, a pickle, damaged, or of another network.
+    """
+    least = BACKBONES[net].least
+    page = jax.ShapeDtypeStruct((1, least, least, 3), jnp.float32)
+    with _for_metric(LPIPS[net].metric):
+        backbone = Safetensors.open(_published(where, LPIPS[net]))
+        heads = _abstract(Lpips(net), page, page)
+        features = {"features": heads.pop("features")}
+        return {
+            **load_tree(backbone, features, _names, surplus=_LPIPS_SURPLUS),
+            **load_tree(Under(Safetensors.open(HEADS), f"{net}."), heads, _head_names),
+        }
+
+
+def load_clip(where: str) -> ClipModel:
+    """A CLIP from a folder as transformers' `CLIPModel` and `CLIPProcessor` are saved.
+
+    Raises:
+      UserError: it is not there, incomplete, damaged, or prepares its pictures otherwise.
+    """
+    with _for_metric(CLIP):
+        folder = locate_here(where)
+        if folder is None or not folder.is_dir():
+            raise UserError(
+                f"there is no folder {where!r}, nor such a repository in the hub's cache; download "
+                "one, such as with `hf download openai/clip-vit-large-patch14`, and give its path "
+                "or name."
+            )
+        config = clip_config(read_json(folder / "config.json"), str(folder / "config.json"))
+        check_preprocessor(folder, config.vision.image_size)
+        file = choose_weights(files_below(folder), "", "model", "", str(folder))[0]
+        store = open_weights(folder / file, jnp.float32)
+        side = config.vision.image_size
+        abstract = _abstract(
+            Clip(config),
+            jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
+            jax.ShapeDtypeStruct((1, 1), jnp.int32),
+        )
+        flax = isinstance(store, InMemory)  # a Flax file, whose tree is ours
+        params = load_tree(
+            store,
+            abstract,
+            (lambda path: (Place(path),)) if flax else _names,
+            torch_layout=not flax,
+            surplus=_CLIP_SURPLUS,
+        )
+        tokenizer = Tokenizer.from_pretrained(folder)
+        if tokenizer.vocab_size > config.text.vocab_size:
+            raise UserError(
+                f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, expected at most "
+                f"config.json's vocab_size {config.text.vocab_size}; download both again."
+            )
+        return ClipModel(config, params, tokenizer)
+
+
+def _published(where: str, official: Official) -> Path:
+    """The safetensors file that `where` names; raises UserError with how to get one."""
+    path = locate_here(where)
+    name = official.url.rpartition("/")[2]
+    if path is None or path.is_dir():
+        what = f"{where} is a folder" if path else f"there is no file {where!r}"
+        raise UserError(
+            f"{what}, expected a safetensors file of {official.network}; download "
+            f"{official.url} and convert it once, with PyTorch: {_conversion(name)}"
+        )
+    if path.suffix in PICKLES:
+        raise UserError(
+            f"{path} is a pickle, which can run any program when it is read, so it is refused; "
+            f"convert it once where you trust it, with PyTorch: {_conversion(str(path))}"
+        )
+    return path
+
+
+def _conversion(pickle: str) -> str:
+    """A shell command that makes a safetensors file of a state dict's pickle."""
+    made = str(Path(pickle).with_suffix(".safetensors"))
+    return (
+        'python -c "import torch; from safetensors.torch import save_file; save_file({k: '
+        f"v.contiguous() for k, v in torch.load({pickle!r}, 'cpu', weights_only=True).items()}}"
+        f', {made!r})"'
+    )
+
+
+@contextmanager
+def _for_metric(metric: str) -> Iterator[None]:
+    """Says in a UserError which metric has to be done without."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{metric} cannot be computed: {error}") from None
+
+
+def _abstract(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def _names(path: str) -> tuple[Place, ...]:
+    same = path.rpartition("/")[2] in _ALIKE
+    return (Place(path.replace("/", ".") if same else torch_name(path)),)
+
+
+def _head_names(path: str) -> tuple[Place, ...]:
+    """`lin0/kernel` → `lin0.model.1.weight`: a dropout was before it."""
+    return (Place(f"{path.partition('/')[0]}.model.1.weight"),)
