@@ -58,7 +58,7 @@ def test_rand_index_of_the_pairs_of_scikit_image(maps):
         np.testing.assert_allclose(scores.rand, score, atol=1e-12)
 
 
-def test_covering_and_leak_by_their_definitions(maps):
+def test_iou_covering_and_leak_by_their_definitions(maps):
     for _ in range(40):
         found, true, counted = maps()
         scores = score_regions(found, true, counted)
@@ -68,11 +68,13 @@ def test_covering_and_leak_by_their_definitions(maps):
             [region for region in regions if region] for regions in (found_regions, true_regions)
         )
         assert (scores.found, scores.true) == (len(found_regions), len(true_regions))
-        covering = sum(
-            len(region) * max(len(region & other) / len(region | other) for other in found_regions)
+        best = [
+            max(len(region & other) / len(region | other) for other in found_regions)
             for region in true_regions
-        )
+        ]
+        covering = np.dot(best, [len(region) for region in true_regions])
         kept = sum(max(len(region & other) for other in true_regions) for region in found_regions)
+        np.testing.assert_allclose(scores.iou, np.mean(best), rtol=1e-12)
         np.testing.assert_allclose(scores.covering, covering / counted.sum(), rtol=1e-12)
         np.testing.assert_allclose(scores.leak, 1 - kept / counted.sum(), atol=1e-12)
 
