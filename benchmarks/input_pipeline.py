@@ -10,17 +10,17 @@ Prints Markdown. Nothing else should run on the machine.
 import functools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags, logging
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from benchmarks.machine import cpu_model, versions
+from benchmarks.ours import training_step
 from benchmarks.preparing import memory_rows, scaling_rows
 from benchmarks.report import Row, table, write_json
 from configs import stage1, stage2
@@ -32,10 +32,9 @@ from ragaf_jax.batch import Batch
 from ragaf_jax.errors import run_cli
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import traced_init
-from ragaf_jax.training.heap import keep_freed_memory
-from ragaf_jax.training.optim import optimizer
-from ragaf_jax.training.setup import initial_state, objective_of
-from ragaf_jax.training.step import train_step
+from ragaf_jax.training.heap import Fragments, keep_freed_memory
+from ragaf_jax.training.setup import objective_of
+from ragaf_jax.training.sharding import make_mesh, put_batch
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum(
@@ -48,7 +47,7 @@ flags.DEFINE_string("json", None, "File that the numbers are written to.")
 WARM_UP = 4  # steps; the first compiles
 
 
-def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
+def loader_row(stage: int, data_dir: Path, steps: int, augment: float, fragments: Fragments) -> Row:
     """The loader alone, and in front of the step of a quickstart's stage.
 
     Args:
@@ -56,6 +55,7 @@ def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
       data_dir: holds openmoji/recolor at 64 px.
       steps: timed.
       augment: probability of each change to a sketch.
+      fragments: of the heap, to be retired between steps as training does.
     """
     config = (stage1 if stage == 1 else stage2).get_config("quickstart")
     config.data.dir = str(data_dir)
@@ -70,14 +70,17 @@ def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
         augment=AugmentSketch(**dict.fromkeys(KINDS, augment)),
     )
     alone = _rate(open_batches(), seconds=10) * examples
-    batches = DevicePrefetcher(open_batches(), jax.device_put)
-    step = _make_step(config, source.tokenizer, next(batches))
+    batches = DevicePrefetcher(open_batches(), functools.partial(put_batch, make_mesh(config)))
+    model = build_model(config)
+    params = traced_init(model, jax.random.key(0))
+    step, _ = training_step(config, model, params, objective_of(config, source.tokenizer))
     waited, whole = [], []
     for i in tqdm(range(WARM_UP + steps), desc=f"stage {stage}", unit="step"):
         begin = time.perf_counter()
         batch = next(batches)
         there = time.perf_counter()
         step(batch)
+        fragments.retire()
         if i >= WARM_UP:
             waited.append(there - begin)
             whole.append(time.perf_counter() - begin)
@@ -105,43 +108,23 @@ def _rate(batches: Iterator[Batch], seconds: float) -> float:
     return count / (time.perf_counter() - begin)
 
 
-def _make_step(config: ConfigDict, tokenizer: Any, batch: Batch) -> Callable[[Batch], None]:
-    """The jitted training step, which keeps its own state and waits for its result."""
-    model, tx = build_model(config), optimizer(config.train)
-    objective = objective_of(config, tokenizer)
-    state = initial_state(config, model, tx, traced_init(model, jax.random.key(0)))
-    run = jax.jit(
-        functools.partial(train_step, model, tx, config.train.ema_decay, objective),
-        donate_argnums=1,
-    )
-    rng = jax.random.key(1)
-
-    def step(batch: Batch) -> None:
-        nonlocal state
-        state, scalars = run(rng, state, batch)
-        jax.block_until_ready(scalars)
-
-    step(batch)
-    return step
-
-
 def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
     logging.set_verbosity(logging.ERROR)
-    keep_freed_memory()
+    fragments = Fragments(keep_freed_memory())
     chosen = FLAGS.only or ["loader", "scaling", "memory"]
     results: dict[str, Any] = {
         "machine": cpu_model(),
         "versions": versions("jax", "grain", "tensorflow-datasets"),
     }
     print(f"{results['machine']}\n")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, fragments:
         if "loader" in chosen:
             data = Path(FLAGS.data_dir or folder)
             prepare("openmoji/recolor", data, Options(64), Running(workers=2))
             results["loader"] = [
-                loader_row(stage, data, FLAGS.steps, augment)
+                loader_row(stage, data, FLAGS.steps, augment, fragments)
                 for stage, augment in ((1, 0.0), (1, 1.0), (2, 0.0))
             ]
         if "scaling" in chosen:

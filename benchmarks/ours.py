@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.heap import Fragments, keep_freed_memory
 from ragaf_jax.training.initial import initial_params
+from ragaf_jax.training.objective import Objective
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.partition import merge
 from ragaf_jax.training.plan_shapes import batch_shapes
@@ -40,9 +42,15 @@ def set_up(job: Job) -> Ready:
     params = _params(job, config, model)
     sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in params.items()}
     inputs = inputs_of(job, UNETS[job.network]["cross_attention_dim"])
+    run: Callable[[], None]
     if job.task == "step":
-        run, now = training_step(config, model, params)
+        empty = np.zeros((TOKENS, model.text_encoder.config.hidden_size), np.float32)
+        objective = objective_of(config, Tokenizer.train([""]))
+        objective = dataclasses.replace(objective, empty_states=empty)
+        step, now = training_step(config, model, params, objective)
         del params  # they are the state's now, and memory holds them once
+        batch = put_batch(make_mesh(config), random_batch(config, model))
+        run = functools.partial(step, batch)
     else:
         run, now = _sampling(config, model, params, inputs["sketch"]), lambda: params
 
@@ -93,37 +101,45 @@ def _params(job: Job, config: ml_collections.ConfigDict, model: Model) -> Params
     return {name: tree for name, tree in params.items() if name not in unused}
 
 
+class Stepper(NamedTuple):
+    """A training step that keeps its own state.
+
+    Attributes:
+      step: makes it with a batch of the mesh, and waits for its result.
+      params: the parameters as they are now.
+    """
+
+    step: Callable[[Batch], None]
+    params: Callable[[], Params]
+
+
 def training_step(
-    config: ml_collections.ConfigDict, model: Model, params: Params
-) -> tuple[Callable[[], None], Callable[[], Params]]:
+    config: ml_collections.ConfigDict, model: Model, params: Params, objective: Objective
+) -> Stepper:
     """The step that `training.loop` runs, on its mesh, with its optimiser and average.
 
-    Its parameters are no longer `params`, which the state takes over, but what the second function
+    Its parameters are no longer `params`, which the state takes over, but what `Stepper.params`
     answers.
     """
     mesh, tx = make_mesh(config), optimizer(config.train)
     begin = functools.partial(initial_state, config, model, tx)
     shardings = state_shardings(mesh, jax.eval_shape(begin, params))
     state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
-    empty = np.zeros((config.data.text_length, model.text_encoder.config.hidden_size), np.float32)
-    objective = objective_of(config, Tokenizer.train([""]))
-    objective = dataclasses.replace(objective, empty_states=empty)
-    step = jax.jit(
+    run = jax.jit(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),
         donate_argnums=1,
         out_shardings=(shardings, replicated(mesh)),
         compiler_options=compiler_options(config),
     )
     rng = jax.device_put(jax.random.key(1), replicated(mesh))
-    batch = put_batch(mesh, random_batch(config, model))
 
-    def run() -> None:
+    def step(batch: Batch) -> None:
         nonlocal state
         with jax.set_mesh(mesh):
-            state, scalars = step(rng, state, batch)
+            state, scalars = run(rng, state, batch)
         jax.block_until_ready(scalars)
 
-    return run, lambda: merge(state.trainable, state.frozen)
+    return Stepper(step, lambda: merge(state.trainable, state.frozen))
 
 
 def random_batch(config: ml_collections.ConfigDict, model: Model) -> Batch:

@@ -25,14 +25,13 @@ from tqdm import tqdm
 
 from benchmarks.machine import cpu_model, versions
 from benchmarks.report import Row, table, write_json
+from benchmarks.timing import ROOT
 from input_pipeline.preparing import Options, Running, prepare
 from ragaf_jax.errors import UserError, run_cli
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("runs", 3, "Pairs of starts; medians are of these.", lower_bound=1)
 flags.DEFINE_string("json", None, "File that the numbers are written to.")
-
-ROOT = Path(__file__).parents[1]
 
 Environment = Mapping[str, str]
 

@@ -38,6 +38,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.dir = "data"
     data.dataset = "openmoji/recolor"  # or several, with weights: "sketchy:0.5,coco:0.5"
     data.recolorings = 16  # pictures that each drawing was prepared with
+    # What regions are, as the data were prepared: "strokes", areas that strokes enclose; "ink", its
+    # connected pieces; "page", which is one region.
+    data.regions = "strokes"
     data.image_size = 64
     data.text_length = 40  # tokens of a caption, frame included
     data.max_regions = 33  # one more than the drawings have: the padding node
@@ -99,8 +102,16 @@ def get_config() -> ml_collections.ConfigDict:
     model.lora = ml_collections.ConfigDict(
         {"patterns": (), "rank": 8, "alpha": 8.0, "dropout": 0.0}
     )
+    # fusion balances sketch and text: "learned", "heuristic", "hybrid" or "equal". inject says how
+    # regions act on the UNet: () leaves RAGAF out, and Stage 2 trains the same networks on.
     model.ragaf = ml_collections.ConfigDict(
-        {"width": 128, "layers": 2, "heads": 4, "fusion": "learned"}
+        {
+            "width": 128,
+            "layers": 2,
+            "heads": 4,
+            "fusion": "learned",
+            "inject": ("features", "bias"),
+        }
     )
 
     config.diffusion = diffusion = ml_collections.ConfigDict()

@@ -30,6 +30,13 @@ def open_split(
 
 def _open_part(data: ConfigDict, name: str, split: str) -> RecordSource:
     source = RecordSource(data.dir, name, split, data.image_size, data.recolorings)
+    asked = data.get("regions", "strokes")  # the field is younger than some checkpoints
+    if source.regions != asked:
+        raise UserError(
+            f"The data in {source.folder} were prepared with --regions={source.regions} and "
+            f"config.data.regions is {asked!r}; set it to {source.regions!r}, or prepare other "
+            "data with another --data_dir."
+        )
     least = source.metadata["regions"]["max_regions"] + 1
     if data.max_regions < least or data.max_edges < least:
         raise UserError(

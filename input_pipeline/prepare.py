@@ -23,6 +23,7 @@ from input_pipeline.preparing import Options, Running, alone_in, names_of, prepa
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.graph.regions import REGION_KINDS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -38,6 +39,12 @@ flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
 flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
 flags.DEFINE_enum(
     "sketch", "canny", sketch.METHODS, "How pictures become sketches where none were drawn."
+)
+flags.DEFINE_enum(
+    "regions",
+    "strokes",
+    REGION_KINDS,
+    "What regions are: areas that strokes enclose; pieces of ink; or the whole page, which is one.",
 )
 flags.DEFINE_string("transform", None, "Alignment of Sketchy's sketches, such as tx_000100000000.")
 flags.DEFINE_integer(
@@ -87,6 +94,7 @@ def main(argv: list[str]) -> None:
             root=Path(FLAGS.root) if FLAGS.root else None,
             sketch=FLAGS.sketch,
             transform=FLAGS.transform,
+            regions=FLAGS.regions,
         ),
         Running(
             workers=FLAGS.workers or len(os.sched_getaffinity(0)),

@@ -21,6 +21,7 @@ from input_pipeline.processes import mapping
 from input_pipeline.records import RecordSource, read_metadata
 from input_pipeline.tfds_writing import correct_tfds
 from ragaf_jax.errors import UserError
+from ragaf_jax.graph.regions import REGION_KINDS
 
 # Names that stand for several data sets; any other one stands for itself.
 SEVERAL = {"openmoji": ("openmoji/plain", "openmoji/recolor"), "both": ("sketchy", "coco")}
@@ -40,6 +41,7 @@ class Options:
       root: the folder of the pictures; of sketchy, coco and folder only.
       sketch: how pictures become sketches, one of `sketch.METHODS`.
       transform: Sketchy's alignment; None for the first that is there.
+      regions: what the regions of a sketch are, a name in `REGION_KINDS`.
     """
 
     size: int
@@ -48,6 +50,7 @@ class Options:
     root: Path | None = None
     sketch: str = "canny"
     transform: str | None = None
+    regions: str = "strokes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +121,9 @@ def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
     name = dataset.split("/")[0]
     if name == "openmoji":
         return openmoji.Openmoji(
-            config=openmoji.config(dataset, options.size, options.recolorings, options.limit),
+            config=openmoji.config(
+                dataset, options.size, options.recolorings, options.limit, options.regions
+            ),
             data_dir=os.fspath(data_dir),
         )
     return photos.BUILDERS[name](
@@ -133,6 +138,7 @@ def _photo_options(name: str, options: Options) -> dict[str, Any]:
         "method": options.sketch,
         "transform": options.transform,
         "limit": options.limit,
+        "regions": options.regions,
     }
 
 
@@ -156,6 +162,11 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
     """Refuses to take what was prepared otherwise for what is asked for."""
     found = read_metadata(folder)
     asked: dict[str, Any] = {"limit": options.limit}
+    if found.get("regions") != dataclasses.asdict(REGION_KINDS[options.regions]):
+        raise UserError(
+            f"{folder} was prepared with other regions than --regions={options.regions}; delete it "
+            "or choose another --data_dir."
+        )
     name = dataset.split("/")[0]
     if name != "openmoji":
         asked["sketch"] = options.sketch

@@ -21,7 +21,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.graph.prepare import SketchRegions
-from ragaf_jax.graph.regions import RegionConfig
+from ragaf_jax.graph.regions import REGION_KINDS
 
 # Raised with every change after which old folders would be read wrongly or hold other regions.
 FORMAT_VERSION = "1.1.0"
@@ -94,8 +94,11 @@ def features(size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def metadata(dataset: str, size: int, **facts: Any) -> dict[str, Any]:
-    """What a reader compares with its own code before it trusts a folder, and further facts."""
+def metadata(dataset: str, size: int, regions: str, **facts: Any) -> dict[str, Any]:
+    """What a reader compares with its own code before it trusts a folder, and further facts.
+
+    `regions` is a name in `REGION_KINDS`.
+    """
     if dataset.startswith("openmoji/"):
         # Other drawings or names make other splits.
         facts["drawings"] = {
@@ -104,7 +107,7 @@ def metadata(dataset: str, size: int, **facts: Any) -> dict[str, Any]:
     return {
         "format": FORMAT_VERSION,
         "image_size": size,
-        "regions": dataclasses.asdict(RegionConfig()),
+        "regions": dataclasses.asdict(REGION_KINDS[regions]),
         "graph": dataclasses.asdict(GraphConfig()),
         **facts,
     }

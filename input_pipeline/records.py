@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from input_pipeline import record_format
 from input_pipeline.cached import TextStates, open_latents, open_text, prepared_kinds
 from ragaf_jax.errors import UserError
+from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
 _READ_TOGETHER = 64  # records that the file is asked for at once
@@ -28,6 +29,7 @@ class RecordSource:
 
     Attributes:
       metadata: what the folder says of itself.
+      regions: what its regions are, a name in `REGION_KINDS`.
       tokenizer: the vocabulary of the training captions.
       folder: where they lie.
     """
@@ -63,6 +65,7 @@ class RecordSource:
         elif not dataset.startswith("openmoji/"):
             command += " --root=<folder of the pictures>"
         self.metadata = _checked_metadata(folder, dataset, image_size, command)
+        self.regions = _kind_of(self.metadata)
         try:
             builder = tfds.builder_from_directory(os.fspath(folder))
             text = (folder / record_format.TOKENIZER_FILE).read_text(encoding="utf-8")
@@ -212,6 +215,14 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         ) from None
 
 
+def _kind_of(metadata: Mapping[str, Any]) -> str | None:
+    """The name in `REGION_KINDS` of the regions that a folder has; None for those of other code."""
+    for name, config in REGION_KINDS.items():
+        if metadata.get("regions") == dataclasses.asdict(config):
+            return name
+    return None
+
+
 def _checked_metadata(folder: Path, dataset: str, image_size: int, command: str) -> dict[str, Any]:
     """The folder's metadata, once they are known to be what today's code would write."""
     if not folder.is_dir():
@@ -223,7 +234,8 @@ def _checked_metadata(folder: Path, dataset: str, image_size: int, command: str)
             )
         raise UserError(f"There is no data in {folder}; run: {command}")
     found = read_metadata(folder)
-    for field, expected in record_format.metadata(dataset, image_size).items():
+    kind = _kind_of(found) or "strokes"
+    for field, expected in record_format.metadata(dataset, image_size, kind).items():
         if found.get(field) != expected:
             raise UserError(
                 f"The data in {folder} were prepared with {field} = {found.get(field)} and this "

@@ -22,7 +22,7 @@ from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
 from input_pipeline.datasets.splits import stable_hash
 from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
-from ragaf_jax.graph.regions import RegionConfig
+from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.palette import PALETTE, nearest
 
 # `plain` captions name up to so many colours, each of at least this share of the paint.
@@ -47,15 +47,19 @@ class OpenmojiConfig(tfds.core.BuilderConfig):
       size: side S of the images, px.
       recolorings: records a drawing in new colours; 0 for the artist's own.
       limit: drawings of each split to take, in a shuffled order that never changes; 0 takes all.
+      regions: what the regions of a sketch are, a name in `REGION_KINDS`.
     """
 
     dataset: str
     size: int
     recolorings: int
     limit: int
+    regions: str
 
 
-def config(dataset: str, size: int, recolorings: int, limit: int = 0) -> OpenmojiConfig:
+def config(
+    dataset: str, size: int, recolorings: int, limit: int = 0, regions: str = "strokes"
+) -> OpenmojiConfig:
     """The configuration of "openmoji/plain" or "openmoji/recolor"."""
     return OpenmojiConfig(
         name=record_format.config_name(dataset, size, recolorings),
@@ -63,6 +67,7 @@ def config(dataset: str, size: int, recolorings: int, limit: int = 0) -> Openmoj
         size=size,
         recolorings=0 if dataset == "openmoji/plain" else recolorings,
         limit=limit,
+        regions=regions,
     )
 
 
@@ -81,6 +86,7 @@ class Openmoji(Builder):
                 record_format.metadata(
                     chosen.dataset,
                     chosen.size,
+                    chosen.regions,
                     recolorings=chosen.recolorings,
                     limit=chosen.limit,
                 )
@@ -94,23 +100,24 @@ class Openmoji(Builder):
         for split in SPLITS:
             of_split = [drawing for drawing in drawings if drawing.split == split]
             tasks[split] = [
-                (drawing, chosen.size, chosen.recolorings)
+                (drawing, chosen.size, chosen.recolorings, chosen.regions)
                 for drawing in of_split[: chosen.limit or None]
             ]
         return Work(_records, tasks)
 
 
-def _records(task: tuple[art.Drawing, int, int]) -> list[Record]:
+def _records(task: tuple[art.Drawing, int, int, str]) -> list[Record]:
     """All records of one drawing; none in new colours if no part is large enough to be named."""
-    drawing, size, recolorings = task
+    drawing, size, recolorings, kind = task
+    regions = REGION_KINDS[kind]
     root = art.read_svg(drawing.path)
     lines = art.render_lines(root, page_size(size))
     sketch = sketch_regions(
         lines,
         size,
-        RegionConfig(),
+        regions,
         GraphConfig(),
-        max_edges=RegionConfig().max_regions ** 2,  # all: readers trim to their own budget
+        max_edges=regions.max_regions**2,  # all: readers trim to their own budget
     )
     encode = functools.partial(
         record_format.encode, sketch=sketch, category=drawing.name, group=drawing.key

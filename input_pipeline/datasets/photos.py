@@ -23,7 +23,7 @@ from ragaf_jax import images
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
-from ragaf_jax.graph.regions import RegionConfig
+from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.sketch_input import to_page
 
 
@@ -38,6 +38,7 @@ class PhotosConfig(tfds.core.BuilderConfig):
       method: how pictures without a drawing become sketches, one of `sketch.METHODS`.
       transform: of Sketchy, the alignment of its sketches; None for the first that is there.
       limit: groups of each split to take, in a shuffled order that never changes; 0 takes all.
+      regions: what the regions of a sketch are, a name in `REGION_KINDS`.
     """
 
     dataset: str
@@ -46,6 +47,7 @@ class PhotosConfig(tfds.core.BuilderConfig):
     method: str = "canny"
     transform: str | None = None
     limit: int = 0
+    regions: str = "strokes"
 
 
 def config(dataset: str, size: int, **options) -> PhotosConfig:
@@ -71,7 +73,7 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
             homepage=self.homepage,
             features=record_format.features(chosen.size),
             metadata=tfds.core.MetadataDict(
-                record_format.metadata(chosen.dataset, chosen.size, **facts(chosen))
+                record_format.metadata(chosen.dataset, chosen.size, chosen.regions, **facts(chosen))
             ),
         )
 
@@ -83,7 +85,7 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
             by_split[item.split].append(item)
         tasks = {
             split: [
-                _Task(item, chosen.root, chosen.size, chosen.method)
+                _Task(item, chosen.root, chosen.size, chosen.method, chosen.regions)
                 for item in _limited(items, chosen.limit)
             ]
             for split, items in by_split.items()
@@ -140,6 +142,7 @@ class _Task(NamedTuple):
     root: Path
     size: int
     method: str
+    regions: str
 
 
 def _limited(items: list[Item], limit: int) -> list[Item]:
@@ -166,15 +169,16 @@ def _records(task: _Task) -> list[Record] | Rejected:
         return Rejected(str(file.relative_to(task.root)), reason)
     if page is None:
         page = sketched(photo, task.size, task.method)
+    regions = REGION_KINDS[task.regions]
     return [
         record_format.encode(
             image=images.to_square(photo, task.size),
             sketch=sketch_regions(
                 page,
                 task.size,
-                RegionConfig(),
+                regions,
                 GraphConfig(),
-                max_edges=RegionConfig().max_regions ** 2,  # all: readers trim to their own budget
+                max_edges=regions.max_regions**2,  # all: readers trim to their own budget
             ),
             captions=item.captions,
             category=item.category,

@@ -60,6 +60,15 @@ class RegionConfig:
                 raise UserError(f"region {name} is {value}; it must be {span}")
 
 
+# What data and configurations call their regions: areas that strokes enclose; pieces of ink, as the
+# original research code has them; or none, the page being one region.
+REGION_KINDS = {
+    "strokes": RegionConfig(),
+    "ink": RegionConfig(mode="ink"),
+    "page": RegionConfig(max_regions=1),
+}
+
+
 class Regions(NamedTuple):
     """A partition of the page."""
 

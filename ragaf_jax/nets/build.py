@@ -79,10 +79,12 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             f"{text_config.num_hidden_layers} layers, of which one must stay."
         )
     ragaf = None
-    if config.stage == 2:
+    ragaf_config = RagafConfig(**_fields(nets.ragaf)) if config.stage == 2 else None
+    # Stage 2 without any injection is the same networks trained on: RAGAF's own worth is the rest.
+    if ragaf_config is not None and ragaf_config.inject:
         sites = injection_sites(unet_config, unet_config.sample_size)
         ragaf = Ragaf(
-            RagafConfig(**nets.ragaf.to_dict()),
+            ragaf_config,
             tuple((site, channels) for site, (_, channels) in sites.items()),
             autoencoder.channels,
             config.diffusion.steps,

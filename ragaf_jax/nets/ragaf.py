@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from ragaf_jax.nets.layers import Dense, timestep_embedding, widened
 from ragaf_jax.nets.regions import fourier_features
 
-FUSIONS = ("learned", "heuristic", "hybrid")
+FUSIONS = ("learned", "heuristic", "hybrid", "equal")
+INJECTIONS = ("features", "bias")
 
 # Of the node features' Fourier series: the finest wave is a quarter of the page long.
 OCTAVES = 4
@@ -36,19 +37,25 @@ class RagafConfig:
       width: channels of a region's feature.
       layers: rounds of graph attention.
       heads: attention heads, over neighbours and over words; must divide `width`.
-      fusion: how sketch and text are balanced: "learned", "heuristic" or "hybrid".
+      fusion: how sketch and text are balanced: "learned", "heuristic", "hybrid" or, a half of each
+        at all times, "equal".
+      inject: by which ways the regions act on the UNet: by "features" added to their cells, by a
+        "bias" of the cells' attention to words; by none, and there is no RAGAF.
     """
 
     width: int = 128
     layers: int = 2
     heads: int = 4
     fusion: str = "learned"
+    inject: tuple[str, ...] = INJECTIONS
 
     def __post_init__(self):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion is {self.fusion!r}, expected one of {FUSIONS}")
+        if not set(self.inject) <= set(INJECTIONS):
+            raise ValueError(f"inject is {self.inject!r}, expected some of {INJECTIONS}")
 
 
 class RagafTrace(NamedTuple):
@@ -194,6 +201,8 @@ class Fusion(nn.Module):
         prior = jnp.broadcast_to(jnp.stack([alpha, 1 - alpha], -1), (*regions.shape[:2], 2))
         if self.kind == "heuristic":
             return prior
+        if self.kind == "equal":
+            return jnp.full_like(prior, 0.5)
         time = timestep_embedding(timestep, regions.shape[-1])
         time = jnp.broadcast_to(time[:, None], regions.shape).astype(regions.dtype)
         logits = widened(
@@ -265,14 +274,19 @@ class Ragaf(nn.Module):
         signals = {}
         for site, channels in self.sites:
             name = site.replace("/", "_")
-            feature = nn.Dense(
-                channels,
-                use_bias=False,
-                kernel_init=nn.initializers.zeros,
-                dtype=dtype,
-                name=f"feature_{name}",
-            )(fused)
-            gamma = self.param(f"gamma_{name}", nn.initializers.zeros, ())
-            signals[site] = (feature, gamma * log_attention)
+            feature = jnp.zeros((*fused.shape[:2], channels), dtype)
+            bias = jnp.zeros_like(log_attention)
+            if "features" in self.config.inject:
+                feature = nn.Dense(
+                    channels,
+                    use_bias=False,
+                    kernel_init=nn.initializers.zeros,
+                    dtype=dtype,
+                    name=f"feature_{name}",
+                )(fused)
+            if "bias" in self.config.inject:
+                gamma = self.param(f"gamma_{name}", nn.initializers.zeros, ())
+                bias = gamma * log_attention
+            signals[site] = (feature, bias)
         appearance = Dense(self.latent_channels, name="appearance")(fused)
         return signals, RagafTrace(attention, fusion, appearance)

@@ -50,16 +50,19 @@ def write_outputs(
       facts: what else metadata.json is to say.
     """
     s, r = result.sketch, result.regions
-    pictures = (
-        page,
-        draw_regions(s, r),
-        draw_graph(s, r, result.graph),
-        result.stage1,
-        result.stage2,
-        comparison(s, result.stage1, result.stage2, prompt),
-        attention_maps(s, r.labels, result.attention, result.pieces, result.fusion),
-    )
-    for name, picture in zip(PICTURES, pictures, strict=True):
+    pictures = {
+        "sketch": page,
+        "regions": draw_regions(s, r),
+        "region_graph": draw_graph(s, r, result.graph),
+        "stage1_output": result.stage1,
+        "stage2_output": result.stage2,
+        "comparison": comparison(s, result.stage1, result.stage2, prompt),
+    }
+    if result.attention is not None and result.fusion is not None:
+        pictures["attention_maps"] = attention_maps(
+            s, r.labels, result.attention, result.pieces, result.fusion
+        )
+    for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name}.png")
     (folder / "prompt.txt").write_text(f"{prompt}\n", encoding="utf-8")
     metadata = {"prompt": prompt, **result.settings, **facts, **_circumstances(result)}

@@ -15,7 +15,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
 from ragaf_jax.graph.prepare import SketchRegions, page_size, sketch_regions
-from ragaf_jax.graph.regions import RegionConfig, Regions
+from ragaf_jax.graph.regions import REGION_KINDS, Regions
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.stages import Draw, Stage, make_draw, restore_both, settings_of
 from ragaf_jax.training.setup import check_stages_match
@@ -31,7 +31,8 @@ class Result(NamedTuple):
       graph: how they hang together.
       pieces: the text of each token.
       attention: each region's attention over the tokens, averaged over timesteps; rows sum to 1.
-      fusion: α (sketch) and β (text) of each region, averaged likewise; they sum to 1.
+      fusion: α (sketch) and β (text) of each region, averaged likewise; they sum to 1. Both are
+        None of a Stage 2 without RAGAF.
       settings: every choice of the call, defaults filled in.
       notices: what of sketch and prompt the model could not take in, as sentences.
       seconds: time spent by part; "sampling" includes compilation the first time.
@@ -43,8 +44,8 @@ class Result(NamedTuple):
     regions: Regions
     graph: RegionGraph
     pieces: list[str]
-    attention: Float[np.ndarray, "n t"]
-    fusion: Float[np.ndarray, "n 2"]
+    attention: Float[np.ndarray, "n t"] | None
+    fusion: Float[np.ndarray, "n 2"] | None
     settings: dict[str, Any]
     notices: list[str]
     seconds: dict[str, float]
@@ -142,8 +143,8 @@ class Pipeline:
             regions=prepared.regions,
             graph=prepared.graph,
             pieces=self.stage2.tokenizer.pieces(tokens[0].tolist()),
-            attention=drawn.trace.attention.mean(0)[0, :n],
-            fusion=drawn.trace.fusion.mean(0)[0, :n],
+            attention=None if drawn.trace is None else drawn.trace.attention.mean(0)[0, :n],
+            fusion=None if drawn.trace is None else drawn.trace.fusion.mean(0)[0, :n],
             settings=chosen,
             notices=self._notices(page, prompt),
             seconds={"regions": ready - started, "sampling": done - ready},
@@ -151,7 +152,9 @@ class Pipeline:
 
     def _regions(self, page: UInt8[np.ndarray, "page page"]) -> SketchRegions:
         """As for the training records, within the budget of this model: one node is padding."""
-        model, usual = self.stage2.model, RegionConfig()
+        # The field is younger than some checkpoints.
+        model, kind = self.stage2.model, self.stage2.config.data.get("regions", "strokes")
+        usual = REGION_KINDS[kind]
         limit = min(usual.max_regions, model.max_regions - 1)
         return sketch_regions(
             page,

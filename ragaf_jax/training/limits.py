@@ -10,6 +10,7 @@ from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.diffusion.timesteps import SPACINGS
 from ragaf_jax.errors import UserError, nearest
+from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.ragaf import FUSIONS
 from ragaf_jax.training.optim import OPTIMIZERS
@@ -74,6 +75,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": tuple(REMAT),
     "model.autoencoder": ("haar", "kl"),
+    "data.regions": tuple(REGION_KINDS),
     "model.ragaf.fusion": FUSIONS,
     "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
     "diffusion.prediction": PREDICTIONS,

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import timing
 from benchmarks.problem import Job
 from benchmarks.report import table
-from benchmarks.timing import Timed, Worker, interleaved, timed_columns
+from benchmarks.timing import Timed, Worker, beside, interleaved, timed_columns
 from ragaf_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +64,17 @@ def test_peers_that_do_not_fit_together_take_turns_as_processes(fakes):
     once = [f"{x}" for n in "12" for x in (f"start {n}", *[n] * 4, f"end {n}")]
     assert Fake.log == once * 2
     assert measured["a"].seconds == [4, 5] * 2
+
+
+def test_jobs_take_turns_with_one_reference(fakes):
+    reference = dataclasses.replace(fakes["a"], batch=7)
+    measured = beside(reference, fakes, 2)
+    turns = [x for n in "12" for x in (f"start {n}", n, n, *["7", n] * 2, f"end {n}")]
+    assert Fake.log == ["start 7", "7", "7", *turns, "end 7"]
+    # Each is compared with what the reference took in turns with it, not before.
+    (a, with_a), (b, with_b) = measured["a"], measured["b"]
+    assert a.seconds == [4, 5] and with_a.seconds == [10, 11]
+    assert b.seconds == [5, 6] and with_b.seconds == [12, 13]
 
 
 def test_medians_and_spreads(rng):

@@ -6,6 +6,7 @@ from miniature import LIMIT, RECOLORINGS
 
 from configs import stage1
 from input_pipeline.configured import held_out, held_out_for, open_split
+from input_pipeline.preparing import Options, prepare
 from ragaf_jax.errors import UserError
 
 
@@ -21,6 +22,25 @@ def test_budgets_that_the_data_may_exceed_are_refused_at_the_start(config, budge
     config.data[budget] = 32
     with pytest.raises(UserError, match=rf"{budget}( is)? 32.*set both to 33 or more"):
         open_split(config.data, "train")
+
+
+@pytest.mark.parametrize("kind", ["ink", "page"])
+def test_other_regions_are_prepared_and_never_taken_for_each_other(config, tmp_path, kind):
+    config.data.update(dir=str(tmp_path), dataset="openmoji/plain")
+    prepare("openmoji/plain", tmp_path, Options(config.data.image_size, limit=3, regions=kind))
+    with pytest.raises(UserError, match=f"--regions={kind} and config.data.regions is 'strokes'"):
+        open_split(config.data, "train")
+    config.data.regions = kind
+    source = open_split(config.data, "train")
+    for record in (source[i] for i in range(len(source))):
+        assert len(record["nodes"]) == record["labels"].max() + 1
+        if kind == "page":
+            assert not record["labels"].any()
+        else:  # the paper is one region, whatever lines enclose, and ink another
+            ink = record["sketch"][..., 0] == 0
+            assert record["labels"][ink].all() and not record["labels"][~ink].all()
+    with pytest.raises(UserError, match="was prepared with other regions than --regions=strokes"):
+        prepare("openmoji/plain", tmp_path, Options(config.data.image_size, limit=3))
 
 
 def test_held_out_drawings_differ(config):

@@ -18,6 +18,7 @@ from ragaf_jax.nets.build import build_model
         ("model.conditioning_channels", (8, 16), "needs 3 numbers"),
         ("model.ragaf.fusion", "blend", "expected one of"),
         ("model.ragaf.heads", 3, "not a multiple"),
+        ("model.ragaf.inject", ("paint",), "expected some of"),
     ],
 )
 def test_what_does_not_fit_ends_in_one_sentence(field, value, said):
@@ -31,3 +32,11 @@ def test_what_does_not_fit_ends_in_one_sentence(field, value, said):
 def test_stage_1_has_no_ragaf():
     assert build_model(tiny_config(1)).ragaf is None
     assert build_model(tiny_config(2)).ragaf is not None
+
+
+def test_stage_2_without_injection_has_no_ragaf():
+    config = tiny_config(2)
+    config.model.ragaf.inject = ()
+    assert build_model(config).ragaf is None
+    del config.model.ragaf["inject"]  # as in the checkpoints of before there was a choice
+    assert build_model(config).ragaf.config.inject == ("features", "bias")

@@ -10,7 +10,7 @@ from fakes import random_batch, random_graph, random_params, tiny_config, tiny_t
 
 from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.ragaf import FUSIONS
+from ragaf_jax.nets.ragaf import FUSIONS, INJECTIONS
 from ragaf_jax.nets.regions import coarser, pool_regions, region_shares
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.losses import appearance_loss
@@ -189,6 +189,17 @@ def test_every_ragaf_parameter_has_a_say(rng, fusion):
     config.model.ragaf.fusion = fusion
     model = build_model(config)
     assert_all_gradients(model, random_params(model, rng), random_batch(rng, config))
+
+
+@pytest.mark.parametrize("way", INJECTIONS)
+def test_each_way_of_injection_alone_acts_on_the_picture(rng, way):
+    config = tiny_config(2)
+    config.model.ragaf.inject = (way,)
+    model = build_model(config)
+    params = random_params(model, rng)
+    names = "".join(params["ragaf"])
+    assert ("gamma_" in names) == (way == "bias") and ("feature_" in names) == (way == "features")
+    assert_all_gradients(model, params, random_batch(rng, config))
 
 
 def test_every_ragaf_parameter_gets_a_gradient_after_one_step(rng):

@@ -15,7 +15,7 @@ from fakes import WORDS, random_stage, save_stage
 from PIL import Image
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.sampling.outputs import METADATA
+from ragaf_jax.sampling.outputs import METADATA, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -70,6 +70,15 @@ def test_a_result_is_whole(rng, pipeline):
     # Nothing of a region's attention goes to padding.
     assert result.attention[:, 8:].max() == 0
     assert result.notices == []
+
+
+def test_a_stage_2_without_ragaf_has_no_attention_to_show(rng, pipeline, tmp_path):
+    without = Pipeline(pipeline.stage1, random_stage(2, **{"model.ragaf.inject": ()}))
+    page = random_page(rng)
+    result = without(page, PROMPT)
+    assert result.attention is None and result.fusion is None
+    write_outputs(tmp_path, page, PROMPT, result, {})
+    assert {file.name for file in tmp_path.iterdir()} == FILES - {"attention_maps.png"}
 
 
 def test_the_seed_decides_and_nothing_else_does(rng, pipeline):

@@ -1,0 +1,139 @@
+"""Tables of what `benchmarks.ragaf.run` found.
+
+    python -m benchmarks.ragaf.report                    # of the quickstart's recipe
+    python -m benchmarks.ragaf.report --recipe=openmoji
+
+Prints Markdown. Accuracies are of parts of held-out drawings; ± is the standard deviation over
+seeds. Differences from the full model are paired, part by part of the same drawings and seeds; the
+95 % intervals are over drawings (`ragaf_jax.evaluation.paired`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from benchmarks.ragaf.variants import VARIANTS
+from benchmarks.report import Row, table
+from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.evaluation.paired import paired_difference
+
+FLAGS = flags.FLAGS
+
+Result = Mapping[str, Any]
+Hits = dict[tuple[int, str, int], float]
+
+
+def results_folder(chosen: str | None, recipe: str) -> Path:
+    """Where the numbers of a recipe lie."""
+    return Path(chosen) if chosen else Path(__file__).parent / "results" / recipe
+
+
+def read_results(folder: Path) -> dict[str, list[Result]]:
+    """Each variant's results, a seed each, in the order of `VARIANTS`.
+
+    Raises:
+      UserError: there are none of the full model.
+    """
+    found = {
+        name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-[0-9]*.json"))]
+        for name in VARIANTS
+    }
+    if not found["full"]:
+        raise UserError(
+            f"{folder} has no results of the full model; run: python -m benchmarks.ragaf.run full"
+        )
+    return {name: results for name, results in found.items() if results}
+
+
+def rows_of(found: Mapping[str, Sequence[Result]]) -> list[Row]:
+    """Stage 1 alone, then a row a variant."""
+    full = found["full"]
+    rows = [
+        {"Stage 2": "– (Stage 1 alone)", "parameters, M": None}
+        | _scores([result["stage1"] for result in full])
+        | _difference(_hits(full, "stage1"), _hits(full, "stage2"))
+    ]
+    for name, results in found.items():
+        row = {
+            "Stage 2": VARIANTS[name].about,
+            "parameters, M": round(results[0]["parameters"] / 1e6, 2),
+        }
+        row |= _scores([result["stage2"] for result in results])
+        if name == "full":
+            row |= {"against RAGAF": None, "p": None}
+        else:
+            row |= _difference(_hits(results, "stage2"), _hits(full, "stage2"))
+        rows.append(row)
+    return rows
+
+
+def _scores(of_seeds: Sequence[Result]) -> Row:
+    """Means over drawings or parts, then over seeds."""
+    columns: dict[str, list[float]] = {"edge F1": [], "colour accuracy": [], "leaked": []}
+    pointing = []
+    for values in of_seeds:
+        columns["edge F1"].append(np.mean(values["edge_f1"]))
+        columns["colour accuracy"].append(np.mean(hits(values)))
+        columns["leaked"].append(np.mean(np.add(values["near"], values["far"])))
+        if "attention_pointing" in values:
+            pointing.append(np.mean(values["attention_pointing"]))
+    row: Row = {name: _spread(found) for name, found in columns.items()}
+    row["points at its word"] = _spread(pointing) if pointing else None
+    row["seeds"] = len(of_seeds)
+    return row
+
+
+def hits(values: Result) -> np.ndarray:
+    """Of each judged part, whether it has the colour that was asked of it."""
+    return np.equal(values["requested"], values["obtained"])
+
+
+def _hits(results: Sequence[Result], stage: str) -> Hits:
+    """By seed, drawing and part."""
+    found = {}
+    for result in results:
+        values = result[stage]
+        judged = zip(values["drawing"], values["part"], hits(values), strict=True)
+        for drawing, part, hit in judged:
+            found[result["seed"], values["keys"][drawing], part] = float(hit)
+    return found
+
+
+def _difference(these: Hits, full: Hits) -> Row:
+    """What the full model is ahead of these, on the parts that both were judged on."""
+    both = sorted(these.keys() & full.keys())
+    drawings = [key for _, key, _ in both]
+    compared = paired_difference(
+        [these[at] for at in both],
+        [full[at] for at in both],
+        drawings,
+        rng=np.random.default_rng(0),
+    )
+    mean, low, high = compared.interval
+    return {
+        "against RAGAF": f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]",
+        "p": f"{compared.p_value:.4f}",
+    }
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = float(np.mean(values))
+    return f"{mean:.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table."""
+    del argv
+    folder = results_folder(FLAGS.results, FLAGS.recipe)
+    found = read_results(folder)
+    print(table(rows_of(found)))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("recipe", "quickstart", "Of which recipe.")
+    flags.DEFINE_string("results", None, "Folder of the numbers, instead of the recipe's.")
+    run_cli(main)

@@ -1,0 +1,131 @@
+"""Trains and judges the variants, one command for one or for all.
+
+    python -m benchmarks.ragaf.run                                # all: an hour on 2 CPU cores
+    python -m benchmarks.ragaf.run full without --seeds=0,1,2     # some, of three seeds
+    python -m benchmarks.ragaf.run --recipe=openmoji              # the longer run: 4 hours
+
+Every variant of a seed begins from the same Stage 1, and sees the same examples in the same order
+under the same noise. What was trained is kept in --folder, where an interrupted command goes on;
+results go to benchmarks/ragaf/results/<recipe>, of which `benchmarks.ragaf.report` makes tables.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import flags
+from PIL import Image
+
+from benchmarks.machine import cpu_model, versions
+from benchmarks.ragaf.report import results_folder
+from benchmarks.ragaf.score import Pictures, score
+from benchmarks.ragaf.variants import VARIANTS, changes_of, parameters
+from benchmarks.report import write_json
+from benchmarks.timing import ROOT
+from configs import stage2
+from ragaf_jax.batch import Truth
+from ragaf_jax.compilation_cache import keep_compiled
+from ragaf_jax.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.errors import UserError, nearest, run_cli
+from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.heap import keep_freed_memory
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("recipe", "quickstart", ["quickstart", "openmoji"], "configs/stage1.py:<recipe>.")
+flags.DEFINE_list("seeds", ["0"], "Each trains everything anew.")
+flags.DEFINE_string("folder", "runs/ragaf", "Data, workdirs and pictures.")
+flags.DEFINE_integer("examples", 144, "Test drawings that are sampled.", lower_bound=2)
+flags.DEFINE_multi_string("set", [], "A field of both stages, such as train.steps=4, for a trial.")
+
+flags.DEFINE_string("results", None, "Folder of the numbers; default benchmarks/ragaf/results.")
+
+SHOWN = 8  # drawings on a variant's contact sheet
+
+
+def command(*arguments: object) -> None:
+    """Runs a command of this project from its root.
+
+    Raises:
+      UserError: it failed; it has said why.
+    """
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT)
+    if done.returncode:
+        words = " ".join(map(str, arguments))
+        raise UserError(f"`{words}` ended with status {done.returncode}; it says why above.")
+
+
+def prepared(folder: Path, regions: str) -> Path:
+    """The data with regions of this kind."""
+    data = folder / f"data_{regions}"
+    command(
+        *("-m", "input_pipeline.prepare", "--dataset=openmoji/recolor"),
+        *(f"--data_dir={data}", f"--regions={regions}"),
+    )
+    return data
+
+
+def trained(stage: int, workdir: Path, seed: int, data: Path, changes: dict) -> Path:
+    """The workdir of a stage, trained to its end."""
+    fields = {"seed": seed, "data.dir": data, **changes}
+    fields |= dict(field.split("=", 1) for field in FLAGS.set)
+    command(
+        *("main.py", f"--config=configs/stage{stage}.py:{FLAGS.recipe}", f"--workdir={workdir}"),
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    )
+    return workdir
+
+
+def contact(pictures: Pictures, truth: Truth) -> Image.Image:
+    """Sketch, picture and true picture of the first drawings."""
+    rows = [
+        SheetRow((truth.sketch_u8[i], pictures[i], truth.image_u8[i]), truth.captions[i])
+        for i in range(min(SHOWN, len(pictures)))
+    ]
+    return Image.fromarray(contact_sheet(rows, ("sketch", "picture", "true")))
+
+
+def measure(name: str, seed: int, folder: Path) -> None:
+    """Trains what is missing for one variant, judges it and writes what was found."""
+    variant = VARIANTS[name]
+    plain = prepared(folder, "strokes")
+    stage1 = trained(1, folder / f"stage1-{seed}", seed, plain, {})
+    data = prepared(folder, variant.regions)
+    changes = changes_of(name, FLAGS.recipe)
+    workdir = folder / f"{name}-{seed}"
+    trained(2, workdir, seed, data, {**changes, "stage1": stage1})
+    found, pictures, truth = score(stage1, workdir, data, FLAGS.examples, seed)
+    contact(pictures, truth).save(workdir / "held_out.png")
+    config = with_fields(stage2.get_config(FLAGS.recipe), changes)
+    results = {
+        "variant": name,
+        "recipe": FLAGS.recipe,
+        "seed": seed,
+        "machine": cpu_model(),
+        "versions": versions("jax", "flax"),
+        "parameters": parameters(config),
+        **found,
+    }
+    write_json(results_folder(FLAGS.results, FLAGS.recipe) / f"{name}-{seed}.json", results)
+
+
+def main(argv: list[str]) -> None:
+    """Measures what is named."""
+    names = argv[1:] or list(VARIANTS)
+    for name in names:
+        if name not in VARIANTS:
+            near = nearest(name, VARIANTS) or list(VARIANTS)
+            raise UserError(f"There is no variant {name!r}; choose of {', '.join(near)}.")
+    for field in FLAGS.set:
+        if "=" not in field:
+            raise UserError(f"--set is {field!r}; give <field>=<value>, such as train.steps=4.")
+    keep_compiled()
+    keep_freed_memory()
+    folder = Path(FLAGS.folder).absolute() / FLAGS.recipe
+    for seed in map(int, FLAGS.seeds):
+        for name in names:
+            print(f"== {name}, seed {seed}", flush=True)
+            measure(name, seed, folder)
+
+
+if __name__ == "__main__":
+    run_cli(main)

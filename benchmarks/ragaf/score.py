@@ -1,0 +1,85 @@
+"""What a variant's pictures of held-out drawings come to, value by value."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from input_pipeline.configured import held_out_for
+from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.evaluation.attention import attention_scores
+from ragaf_jax.evaluation.edges import edge_f1
+from ragaf_jax.evaluation.evaluate import sample_both
+from ragaf_jax.evaluation.leakage import leakage
+from ragaf_jax.evaluation.reading import make_read
+from ragaf_jax.sampling.stages import Stage, restore_both
+from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.setup import schedule_of
+
+Values = dict[str, Any]
+Pictures = UInt8[np.ndarray, "b s s 3"]
+
+
+def score(
+    stage1: Path, stage2: Path, data_dir: Path, examples: int, seed: int
+) -> tuple[dict[str, Values], Pictures, Truth]:
+    """Samples both stages on the test drawings and judges their pictures.
+
+    Args:
+      stage1, stage2: workdirs.
+      data_dir: of Stage 2's data.
+      examples: test drawings, or all if there are fewer.
+      seed: of the samples.
+
+    Returns:
+      The values of "stage1" and "stage2", see `values_of`; Stage 2's pictures; the truth.
+    """
+    one, two = restore_both(stage1, stage2)
+    asked = {"data.dir": str(data_dir), "evaluation_examples": examples, "seed": seed}
+    config = with_fields(two.config, asked)
+    batch, truth = held_out_for(config, two.config, two.tokenizer)
+    first, second = sample_both(config, one, two, batch)
+    found = {"stage1": values_of(first, truth), "stage2": values_of(second, truth)}
+    if two.model.ragaf is not None:
+        found["stage2"] |= attention_values(two, batch, truth, seed)
+    return found, second, truth
+
+
+def values_of(pictures: Pictures, truth: Truth) -> Values:
+    """Lists that JSON can hold.
+
+    Returns:
+      keys, edge_f1: of each drawing.
+      drawing, part, requested, obtained, near, far, near_chance, far_chance: of each judged part,
+        see `evaluation.leakage.Leakage`.
+    """
+    lines = [edge_f1(*pair)[2] for pair in zip(pictures, truth.sketch_u8, strict=True)]
+    parts = leakage(pictures, truth)
+    return {
+        "keys": list(truth.keys),
+        "edge_f1": [round(value, 4) for value in lines],
+        **{name: _listed(column) for name, column in parts._asdict().items()},
+    }
+
+
+def attention_values(two: Stage, batch: Batch, truth: Truth, seed: int) -> Values:
+    """How the regions attend to words at the noisiest of the levels that are read.
+
+    There a picture does not yet tell its colours: words alone lead to the regions.
+
+    Returns:
+      attention_drawing, attention_color, attention_color_chance, attention_pointing,
+      attention_pointing_chance: of each judged region, see `evaluation.attention.AttentionScores`.
+    """
+    read = make_read(two.model, schedule_of(two.config))
+    attention = read(two.params, batch, seed).attention[0]
+    scores = attention_scores(attention, batch, truth, two.tokenizer)._asdict()
+    kept = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
+    return {f"attention_{name}": _listed(scores[name]) for name in kept}
+
+
+def _listed(column: np.ndarray) -> list:
+    if column.dtype.kind == "b":
+        return column.astype(int).tolist()
+    return column.round(4).tolist() if column.dtype.kind == "f" else column.tolist()
