@@ -16,8 +16,8 @@ STAGE1 := $(BIN)/python main.py --config=configs/stage1.py:quickstart --workdir=
 STAGE2 := $(BIN)/python main.py --config=configs/stage2.py:quickstart --workdir=$(RUN)/stage2 \
   --config.stage1=$(RUN)/stage1 $(OVERRIDES)
 
-.PHONY: help install data quickstart quickstart-smoke test parity-install parity parity-full lint types \
-  format clean
+.PHONY: help install data quickstart evaluate quickstart-smoke test parity-install parity parity-full \
+  lint types format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,6 +52,9 @@ quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a conta
 	@echo "== stage 2: words to regions"
 	$(STAGE2)
 	@echo "== evaluation on drawings that were not trained on"
+	$(STAGE2) --mode=evaluate --output=$(RUN)
+
+evaluate: $(VENV)/ready  ## Measures the two stages in RUN on held-out drawings: report.html
 	$(STAGE2) --mode=evaluate --output=$(RUN)
 
 quickstart-smoke: $(VENV)/ready  ## The same path in a few steps; then again, from what was compiled

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from input_pipeline.augment import AugmentSketch
 from input_pipeline.configured import held_out, held_out_for, open_split, shapes
 from input_pipeline.loader import DevicePrefetcher, train_iterator
+from input_pipeline.sketch import canny
 from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
@@ -36,6 +37,7 @@ config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py,
 flags.DEFINE_string("workdir", None, "Checkpoints, logs and samples of this stage.")
 flags.DEFINE_enum("mode", "train", ["train", "evaluate", "plan"], "What to do.")
 flags.DEFINE_string("output", None, "evaluate: where to; default <workdir>/evaluation.")
+flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
 flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
 flags.DEFINE_bool("distributed", False, "train: with the other processes of this cluster's job.")
 flags.DEFINE_string("coordinator", None, "train: host:port of the first of several processes.")
@@ -129,7 +131,8 @@ def main(argv: list[str]) -> None:
             train_stage(config, workdir, fragments)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"
-    evaluate(config, workdir, functools.partial(held_out_for, config), output)
+    others = [Path(folder) for folder in FLAGS.compare]
+    evaluate(config, workdir, functools.partial(held_out_for, config), output, canny, others)
 
 
 if __name__ == "__main__":

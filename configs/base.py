@@ -170,6 +170,16 @@ def get_config() -> ml_collections.ConfigDict:
         }
     )
     config.evaluation_examples = 144  # held-out drawings that --mode=evaluate samples
+    # Weights that --mode=evaluate needs for some metrics: files, folders or hub ids of what is on
+    # this machine; nothing is fetched. Without them, the others remain: see docs/evaluation.md.
+    config.metrics = ml_collections.ConfigDict(
+        {
+            "inception": "",  # FID, KID, Inception score
+            "lpips_alex": "",
+            "lpips_vgg": "",
+            "clip": "",  # CLIP score, CMMD
+        }
+    )
     # Checkpoints that stay: the newest, those with the greatest best_metric, one every so often.
     config.keep_last = 2
     config.keep_best = 1

@@ -1,13 +1,13 @@
 """What `input_pipeline.inspect` found, as a web page in one file and as Markdown."""
 
-import base64
 import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
+
+from ragaf_jax import web_page
 
 _DRAWN = ("regions", "graph")
 PICTURES = ("image", "sketch", *_DRAWN)
@@ -17,27 +17,11 @@ _DISTRIBUTIONS = {
     "edges": "edges of its graph",
     "caption_tokens": "tokens of a caption",
 }
+_STYLE = """
+.side { display: flex; flex-wrap: wrap; gap: 1.5em 2.5em; } svg { display: block; }
+"""
 _BARS = " ▁▂▃▄▅▆▇█"
 _FITS, _TOO_MUCH = "#3d6fb5", "#d0402b"
-
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1e1e1e; max-width: 1180px; margin: 2em auto;
-  padding: 0 1em; }
-h1 { font-size: 1.6em; margin-bottom: 0; } h2 { font-size: 1.2em; margin: 2em 0 .6em; }
-.faint { color: #6b6b6b; } code { overflow-wrap: anywhere; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25em .9em; border-bottom: 1px solid #e4e4e4; text-align: right;
-  white-space: nowrap; }
-th:first-child, td:first-child, .words * { text-align: left; white-space: normal; }
-.side { display: flex; flex-wrap: wrap; gap: 1.5em 2.5em; }
-svg { display: block; }
-article { border-top: 1px solid #e4e4e4; padding: 1em 0; }
-.row { display: grid; grid-template-columns: repeat(4, 1fr); gap: .6em; align-items: start; }
-figure { margin: 0; } figcaption { color: #6b6b6b; font-size: .85em; }
-img { width: 100%; border: 1px solid #d0d0d0; box-sizing: border-box; image-rendering: pixelated; }
-img.drawn { image-rendering: auto; } ul { margin: .5em 0 0; padding-left: 1.2em; }
-li { overflow-wrap: anywhere; }
-"""
 
 
 class Example(NamedTuple):
@@ -113,31 +97,30 @@ def notes(found: dict[str, Any]) -> list[str]:
 
 def markdown(found: dict[str, Any]) -> str:
     """Tables for a terminal or an issue."""
-    parts = [f"# {found['dataset']}, {found['image_size']} px", _markdown_table(table(found))]
+    parts = [
+        f"# {found['dataset']}, {found['image_size']} px",
+        web_page.markdown_table(table(found)),
+    ]
     if categories := _category_rows(found):
-        parts.append(_markdown_table([["category", "records"], *categories]))
+        parts.append(web_page.markdown_table([["category", "records"], *categories]))
     bars = [
         [title, _sparkline(found["histograms"][name]["counts"]), _scale(found["histograms"][name])]
         for name, title in _DISTRIBUTIONS.items()
     ]
-    parts.append(_markdown_table([["", "how many have how many", "from … to"], *bars]))
+    parts.append(web_page.markdown_table([["", "how many have how many", "from … to"], *bars]))
     if found["rejected"]["first"]:
         rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]
-        parts.append(_markdown_table([["rejected", "because"], *rows]))
+        parts.append(web_page.markdown_table([["rejected", "because"], *rows]))
     return "\n\n".join([*parts, *notes(found)])
 
 
 def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
     """A web page that needs no other file, runs no script and loads nothing."""
-    title = html.escape(f"{found['dataset']}, {found['image_size']} px")
+    title = f"{found['dataset']}, {found['image_size']} px"
     parts = [
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width">',
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>",
-        f'<h1>{title}</h1><p class="faint"><code>{html.escape(found["folder"])}</code></p>',
-        _html_table(table(found)),
+        f"<h1>{html.escape(title)}</h1>",
+        f'<p class="faint"><code>{html.escape(found["folder"])}</code></p>',
+        web_page.html_table(table(found)),
         *(f"<p>{html.escape(note)}</p>" for note in notes(found)),
         '<h2>Against the budgets of a run</h2><div class="side">',
         *(
@@ -153,10 +136,10 @@ def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
         parts.append(f"<h2>Records per category</h2><p>{said}</p>")
     if found["rejected"]["first"]:
         rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]
-        parts += ["<h2>Rejected</h2>", _html_table([["file", "reason"], *rows], "words")]
+        parts += ["<h2>Rejected</h2>", web_page.html_table([["file", "reason"], *rows], "words")]
     parts += [f"<h2>{len(examples)} examples of {split}, drawn at random</h2>"]
     parts += [_article(example) for example in examples]
-    return "\n".join([*parts, "</body></html>\n"])
+    return web_page.page(title, parts, _STYLE)
 
 
 def _category_rows(found: dict[str, Any]) -> list[list[str]]:
@@ -165,30 +148,6 @@ def _category_rows(found: dict[str, Any]) -> list[list[str]]:
     if others["number"]:
         rows.append([f"{others['number']:,} others", f"{others['records']:,}"])
     return rows
-
-
-def _markdown_table(rows: list[list[str]]) -> str:
-    cells = [[_one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    head, *body = (
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    )
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([head, rule, *body])
-
-
-def _one_line(text: str) -> str:
-    """Without what would break a table or take command of a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _html_table(rows: list[list[str]], css: str = "") -> str:
-    def cells(row: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in row) + "</tr>"
-
-    body = "".join(cells(row, "td") for row in rows[1:])
-    return f'<table class="{css}">{cells(rows[0], "th")}{body}</table>'
 
 
 def _sparkline(counts: Sequence[int]) -> str:
@@ -232,7 +191,8 @@ def _svg(histogram: dict[str, Any], width: int = 330, height: int = 110) -> str:
 
 def _article(example: Example) -> str:
     figures = "".join(
-        f"<figure>{_image(name, picture)}<figcaption>{name}</figcaption></figure>"
+        f"<figure>{web_page.image(name, picture, name in _DRAWN)}"
+        f"<figcaption>{name}</figcaption></figure>"
         for name, picture in zip(PICTURES, example.pictures, strict=True)
     )
     captions = "".join(f'<li dir="auto">{html.escape(text)}</li>' for text in example.captions)
@@ -242,13 +202,3 @@ def _article(example: Example) -> str:
         f'<div class="faint"><code>{html.escape(example.key)}</code>{category} · '
         f"{html.escape(example.facts)}</div></article>"
     )
-
-
-def _image(name: str, picture: UInt8[np.ndarray, "_ _ *rgb"]) -> str:
-    """The record's own pixels exactly, what was drawn of them in a fifth of the bytes."""
-    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
-    drawn = name in _DRAWN
-    kind, options = ("webp", [cv2.IMWRITE_WEBP_QUALITY, 90]) if drawn else ("png", [])
-    data = base64.b64encode(cv2.imencode(f".{kind}", pixels, options)[1].tobytes()).decode()
-    css = ' class="drawn"' if drawn else ""
-    return f'<img alt="{name}"{css} src="data:image/{kind};base64,{data}">'

@@ -1,8 +1,9 @@
-"""Folders that are there whole or not at all."""
+"""Folders and files that are there whole or not at all."""
 
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -58,3 +59,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """A new folder whose files move into `folder`, which stays, at the end; none on an error."""
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as partial:
+        yield Path(partial)
+        for path in sorted(Path(partial).iterdir()):
+            path.replace(folder / path.name)

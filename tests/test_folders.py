@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.folders import check_writable, whole_folder
+from ragaf_jax.folders import check_writable, whole_files, whole_folder
 
 METADATA = "metadata.json"
 FILES = {"sketch.png", "prompt.txt", METADATA}
@@ -57,3 +57,18 @@ def test_an_earlier_output_survives_when_the_new_one_cannot_take_its_place(tmp_p
         (folder / METADATA).write_text("second")
     assert [path.name for path in tmp_path.iterdir()] == ["dog"]
     assert (target / METADATA).read_text() == "first"
+
+
+def test_files_appear_together_or_not_at_all(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "report.md").write_text("old")
+    with contextlib.suppress(RuntimeError), whole_files(tmp_path) as folder:
+        (folder / "report.md").write_text("half")
+        raise RuntimeError
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "report.md"}
+    assert (tmp_path / "report.md").read_text() == "old"
+    with whole_files(tmp_path) as folder:
+        (folder / "report.md").write_text("new")
+        (folder / "numbers.json").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "numbers.json", "report.md"}
+    assert (tmp_path / "report.md").read_text() == "new"

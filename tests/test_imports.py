@@ -27,6 +27,7 @@ LEAVES = {
         "palette",
         "sketch_input",
         "tokenizer",
+        "web_page",
     )
 }
 

@@ -1,50 +1,55 @@
-"""Both stages on held-out drawings: contact sheet, metrics.json, and what they come to in words."""
+"""Both stages on held-out drawings: all metrics, a report, and what they come to in words."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jax
 import ml_collections
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ragaf_jax.batch import Batch, Truth, in_chunks
-from ragaf_jax.contact_sheet import CELL, SheetRow, contact_sheet
+from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.report import Quality, quality, sentences, spread
-from ragaf_jax.graph.draw import draw_regions
-from ragaf_jax.graph.features import NODE_FEATURES
-from ragaf_jax.graph.regions import Regions
-from ragaf_jax.sampling.curves import curves
-from ragaf_jax.sampling.stages import Stage, make_draw, restore_both, settings_of
+from ragaf_jax.evaluation.attention import attention_scores
+from ragaf_jax.evaluation.comparison import NUMBERS, compared, differences, read_evaluation
+from ragaf_jax.evaluation.fusion_balance import region_balance
+from ragaf_jax.evaluation.illustrations import Row, figures, ranked_rows
+from ragaf_jax.evaluation.perception import load_networks, look, score_perception, score_sets
+from ragaf_jax.evaluation.reading import Reading, make_read
+from ragaf_jax.evaluation.report import STAGES, markdown, sentences
+from ragaf_jax.evaluation.report_page import report_page
+from ragaf_jax.evaluation.sampled import sample_both
+from ragaf_jax.evaluation.scoring import (
+    Scores,
+    attention_values,
+    graph_values,
+    score_parts,
+    score_pictures,
+)
+from ragaf_jax.evaluation.sketch_fidelity import Extract
+from ragaf_jax.evaluation.summary import (
+    Estimate,
+    Json,
+    as_json,
+    estimates,
+    fusion_summary,
+    spread,
+    stored,
+)
+from ragaf_jax.folders import whole_files
+from ragaf_jax.lettering import Picture
+from ragaf_jax.sampling.stages import Stage, restore_both
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.monitor import make_validate
-from ragaf_jax.training.setup import objective_of
+from ragaf_jax.training.setup import objective_of, schedule_of
 
-# Drawings sampled at a time, and shown on the contact sheet.
-CHUNK = SHOWN = 8
 SEEDS = (0, 1, 2)
 
-
-def sample_both(
-    config: ml_collections.ConfigDict, one: Stage, two: Stage, batch: Batch
-) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures u8[b, s, s, 3] of both stages, as `config.sample` and `config.seed` say."""
-    sampler, steps = config.sample.sampler, config.sample.steps
-    draw = make_draw(one.model, one.process(sampler, steps), two.model, two.process(sampler, steps))
-    settings = settings_of(config.sample.to_dict())
-    params1, params2 = jax.device_put((one.params, two.params))
-    pieces: list[tuple[np.ndarray, np.ndarray]] = []
-    with tqdm(total=len(batch.tokens), desc="sampling", unit=" drawings") as bar:
-        for i, (piece, fresh) in enumerate(in_chunks(batch, CHUNK)):
-            key = jax.random.fold_in(jax.random.key(config.seed), i)
-            drawn = jax.device_get(draw(params1, params2, piece, key, settings))
-            pieces.append((drawn.stage1[fresh], drawn.stage2[fresh]))
-            bar.update(len(pieces[-1][0]))
-    first_stage, second_stage = (np.concatenate(stage) for stage in zip(*pieces, strict=True))
-    return first_stage, second_stage
+# Where sampled pictures are kept in the output folder; the figures that have files of their own;
+# and what is named at the end.
+KEPT = "sampled"
+FILES = {"Held-out drawings": "contact_sheet.png", "Losses": "curves.png"}
+FINALLY = {"Numbers": NUMBERS, "Contact sheet": "contact_sheet.png", "Report": "report.html"}
 
 
 def evaluate(
@@ -52,19 +57,32 @@ def evaluate(
     workdir: Path,
     open_held_out: Callable[[ml_collections.ConfigDict, Tokenizer], tuple[Batch, Truth]],
     output: Path,
-) -> dict:
+    extract: Extract,
+    compare: Sequence[Path] = (),
+) -> Json:
     """Scores a Stage 2 workdir and the Stage 1 that it came from; prints and writes what it finds.
 
     Args:
-      config: Stage 2's; `stage1`, `seed` and `sample` are used. What is trained comes from the
-        checkpoints.
+      config: Stage 2's; `stage1`, `seed`, `sample` and `metrics` are used. What is trained comes
+        from the checkpoints.
       workdir: Stage 2's.
       open_held_out: gives two or more held-out examples of different drawings and what is true of
         them, made for the configuration and the vocabulary of Stage 2's checkpoint.
-      output: gets contact_sheet.png, curves.png and metrics.json.
+      output: gets report.html, report.md, metrics.json, contact_sheet.png and curves.png, all of
+        them or none, and as they are made the sampled pictures: what was interrupted goes on.
+      extract: as in `sketch_fidelity.edge_maps`.
+      compare: outputs of other evaluations, of the same drawings and seed.
 
     Returns:
-      What metrics.json holds.
+      What metrics.json holds:
+        workdir, dataset, image_size, drawings, steps, sample, seed: what was measured, and how.
+        metrics: an `Estimate` by stage and metric; graphs: the same of the region graphs.
+        differences: Stage 2 − Stage 1 by metric, a `Difference` each.
+        missing: by metric, a sentence that says why it was not computed.
+        validation: by stage and conditions, `spread` of the losses.
+        fusion: as `fusion_summary` tells; None without RAGAF.
+        comparisons: by folder, "metrics" of the other run and "differences" from it by stage.
+        values: "keys" of the drawings, and by stage what `stored` gives.
     """
     if config.stage != 2 or not config.stage1:
         raise UserError(
@@ -73,59 +91,99 @@ def evaluate(
         )
     workdirs = (Path(config.stage1), workdir)
     stages = restore_both(*workdirs)
-    batch, truth = open_held_out(stages[1].config, stages[1].tokenizer)
+    two = stages[1]
+    batch, truth = open_held_out(two.config, two.tokenizer)
+    others = {str(x): read_evaluation(x, truth.keys, config.seed) for x in compare}
+    networks, missing = load_networks(config.metrics.to_dict())
+    told = list(dict.fromkeys(missing.values()))
+    print(*told, sep="\n", end="\n" if told else "")  # before the long part of the work
     output.mkdir(parents=True, exist_ok=True)
-    drawn = sample_both(config, *stages, batch)
-    pictures = dict(zip(("stage 1", "stage 2"), drawn, strict=True))
-    qualities = {name: quality(images, truth) for name, images in pictures.items()}
-    losses = {}
-    for name, stage in zip(pictures, stages, strict=True):
-        validate = make_validate(stage.model, objective_of(stage.config, stage.tokenizer))
-        bar = tqdm(SEEDS, desc=f"validation loss of {name}", unit="seed")
-        losses[name] = spread([validate(stage.params, batch, seed) for seed in bar])
 
-    metrics = {
-        "drawings": len(batch.tokens),
-        "steps": {name: stage.step for name, stage in zip(pictures, stages, strict=True)},
+    pictures = dict(zip(STAGES, sample_both(config, *stages, batch, output / KEPT), strict=True))
+    reading, fusion = read(two, batch, config.seed), None
+    scores: dict[str, Scores] = {stage: {} for stage in STAGES}
+    if reading is not None:
+        fusion = fusion_summary(region_balance(reading.fusion, batch.graph), reading.levels)
+        attended = attention_scores(reading.attention[0], batch, truth, two.tokenizer)
+        scores["stage 2"] |= attention_values(attended)
+    true, found = look(networks, truth.image_u8), {}
+    for stage, images in pictures.items():
+        features = look(networks, images)
+        of_pictures, uncomputed = score_pictures(images, truth, extract)
+        perceived, unperceived = score_perception(networks, images, features, truth)
+        scores[stage] |= of_pictures | perceived | score_parts(images, truth)
+        found[stage], undefined = estimates(scores[stage])
+        of_sets, unset = score_sets(features, true)
+        found[stage] |= {name: Estimate(*x, len(images)) for name, x in of_sets.items()}
+        missing |= uncomputed | unperceived | undefined | unset
+
+    values = {stage: stored(x) for stage, x in scores.items()}
+    result: Json = {
+        "workdir": str(workdir),
+        "dataset": two.config.data.dataset,
+        "image_size": two.config.data.image_size,
+        "drawings": len(truth.keys),
+        "steps": {name: stage.step for name, stage in zip(STAGES, stages, strict=True)},
         "sample": config.sample.to_dict(),
         "seed": config.seed,
-        "quality": {name: _as_json(scores) for name, scores in qualities.items()},
-        "validation": losses,
+        "metrics": {stage: as_json(x) for stage, x in found.items()},
+        "graphs": as_json(estimates(graph_values(batch.graph, truth))[0]),
+        "differences": as_json(differences(values["stage 2"], values["stage 1"], truth.keys)),
+        "missing": missing,
+        "validation": {
+            name: _losses(name, stage, batch) for name, stage in zip(STAGES, stages, strict=True)
+        },
+        "fusion": fusion,
+        "comparisons": {
+            name: compared(values, other, truth.keys) for name, other in others.items()
+        },
+        "values": {"keys": list(truth.keys), **values},
     }
-    sheet, numbers = output / "contact_sheet.png", output / "metrics.json"
-    Image.fromarray(_contact_sheet(pictures, batch, truth)).save(sheet)
-    logs = [folder / "logs" / "metrics.jsonl" for folder in workdirs]
-    if all(map(Path.exists, logs)):  # checkpoints may have come here without them
-        figure = curves(dict(zip(pictures, logs, strict=True)))
-        Image.fromarray(figure).save(output / "curves.png")
-    numbers.write_text(json.dumps(metrics, indent=1) + "\n")
-    for line in sentences(qualities, losses):
-        print(line)
-    print(f"Numbers: {numbers}")
-    print(f"Contact sheet: {sheet}")
-    return metrics
-
-
-def _as_json(scores: Quality) -> dict:
-    return {
-        name: value._asdict() if hasattr(value, "_asdict") else value
-        for name, value in scores._asdict().items()
+    logs = {
+        name: folder / "logs" / "metrics.jsonl"
+        for name, folder in zip(STAGES, workdirs, strict=True)
     }
+    logs = {name: log for name, log in logs.items() if log.exists()}
+    shown = figures(pictures, batch, truth, two.tokenizer, reading, fusion, logs)
+    rows = ranked_rows(scores["stage 2"], pictures, truth)
+    _write(output, result, rows, shown)
+    print(*(line for line in sentences(result) if line not in told), sep="\n")
+    for what, name in FINALLY.items():
+        print(f"{what}: {output / name}")
+    return result
 
 
-def _contact_sheet(pictures: dict[str, np.ndarray], batch: Batch, truth: Truth) -> np.ndarray:
-    rows = []
-    for i in range(min(SHOWN, len(truth.keys))):
-        sketch, count = truth.sketch_u8[i], int(batch.graph.n_node[i, 0])
-        background = batch.graph.nodes[i, :count, NODE_FEATURES.index("background")] > 0
-        regions = Regions(labels=batch.labels[i], n=count, background=background)
-        side = len(sketch) * -(-CELL // len(sketch))
-        drawn = Image.fromarray(draw_regions(sketch, regions)).resize((side, side))
-        cells = (
-            sketch,
-            np.array(drawn),
-            *(images[i] for images in pictures.values()),
-            truth.image_u8[i],
-        )
-        rows.append(SheetRow(cells, truth.captions[i]))
-    return contact_sheet(rows, ("sketch", "regions", *pictures, "true"))
+def read(stage: Stage, batch: Batch, seed: int) -> Reading | None:
+    """What RAGAF decides; None of a Stage 2 that has none."""
+    if stage.model.ragaf is None:
+        return None
+    return make_read(stage.model, schedule_of(stage.config))(stage.params, batch, seed)
+
+
+def _losses(name: str, stage: Stage, batch: Batch) -> dict[str, dict[str, float]]:
+    validate = make_validate(stage.model, objective_of(stage.config, stage.tokenizer))
+    bar = tqdm(SEEDS, desc=f"validation loss of {name}", unit="seed")
+    return spread([validate(stage.params, batch, seed) for seed in bar])
+
+
+def _write(
+    output: Path,
+    result: Json,
+    rows: Mapping[str, Sequence[Row]],
+    shown: Mapping[str, Picture],
+) -> None:
+    """All files of the report, or none."""
+    numbers = {name: value for name, value in result.items() if name != "values"}
+    begun = json.dumps(numbers, indent=1, ensure_ascii=False).removesuffix("\n}")
+    texts = {
+        # A number a line, but for the many values: these are one line at the end.
+        NUMBERS: f'{begun},\n "values": {json.dumps(result["values"])}\n}}\n',
+        "report.md": markdown(result),
+        "report.html": report_page(result, rows, shown),
+    }
+    with whole_files(output) as folder:
+        for title, name in FILES.items():
+            if title in shown:
+                Image.fromarray(shown[title]).save(folder / name)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")

@@ -4,68 +4,197 @@ import json
 
 import numpy as np
 import pytest
-from fakes import random_batch, random_stage, save_stage, tiny_config, tiny_tokenizer
+from fakes import random_stage, save_stage, tiny_config, tiny_tokenizer
 from PIL import Image
+from test_reading import told
 
-from ragaf_jax.batch import Truth
+from input_pipeline.sketch import canny
 from ragaf_jax.errors import UserError
+from ragaf_jax.evaluation import sampled
 from ragaf_jax.evaluation.evaluate import evaluate
+from ragaf_jax.evaluation.metrics import METRICS
 from ragaf_jax.training.writers import JsonLines
+
+WRITTEN = {
+    "contact_sheet.png",
+    "curves.png",
+    "metrics.json",
+    "report.html",
+    "report.md",
+    "sampled",
+}
+OF_WEIGHTS = {name for name, metric in METRICS.items() if metric.weights}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two stages as training leaves them: checkpoints and logs."""
+    """Stages as training leaves them: checkpoints and logs. "plain" is a Stage 2 without RAGAF."""
     folder = tmp_path_factory.mktemp("runs")
-    for stage in (1, 2):
-        workdir = save_stage(random_stage(stage), folder / f"stage{stage}")
+    stages = {
+        "stage1": random_stage(1),
+        "stage2": random_stage(2),
+        "other": random_stage(2, 1),
+        "plain": random_stage(2, **{"model.ragaf.inject": ()}),
+    }
+    for name, stage in stages.items():
+        workdir = save_stage(stage, folder / name)
         writer = JsonLines(workdir / "logs" / "metrics.jsonl")
         writer.scalars(1, {"loss": 0.5})
         writer.close()
     return folder
 
 
+@pytest.fixture
+def asked(trained):
+    config = tiny_config(2)
+    config.stage1, config.sample.steps = str(trained / "stage1"), 2
+    return config
+
+
 def drawings(rng, config, count):
-    batch, side = random_batch(rng, config, count), config.data.image_size
-    labels = np.zeros((count, side, side), np.uint8)
-    labels[:, 4:12, 4:12] = 1
-    sketch = np.full((count, side, side), 255, np.uint8)
-    sketch[:, 3, 3:13] = sketch[:, 12, 3:13] = 0
+    """Quarters with a line between, three of them asked a colour."""
+    batch, truth = told(rng, config, count)
+    sketch = truth.sketch_u8.copy()
+    sketch[:, 7:9] = sketch[:, :, 7:9] = 0
     images = ((batch.image + 1) * 127.5).astype(np.uint8)
-    colors = rng.integers(0, 11, (count, 1)).astype(np.int32)
-    return batch, Truth(images, sketch, labels, colors, ("a house",) * count, ("k",) * count)
+    keys = tuple(f"key{i}" for i in range(count))
+    found = np.full(count, 40, np.int32)
+    return batch, truth._replace(image_u8=images, sketch_u8=sketch, keys=keys, regions_found=found)
+
+
+def opened(batch, truth):
+    return lambda config, tokenizer: (batch, truth)
+
+
+def numbers(folder):
+    return json.loads((folder / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize("count", [2, 9])
-def test_both_stages_are_measured_and_shown(rng, trained, tmp_path, capsys, count):
-    config = tiny_config(2)
-    config.stage1, config.sample.steps = str(trained / "stage1"), 2
-    asked = []
+def test_both_stages_are_measured_and_shown(rng, trained, asked, tmp_path, capsys, count):
+    wanted = []
 
     def open_held_out(found, tokenizer):
-        asked.append((found.data.text_length, tokenizer.to_json()))
+        wanted.append((found.data.text_length, tokenizer.to_json()))
         return drawings(rng, found, count)
 
-    evaluate(config, trained / "stage2", open_held_out, tmp_path / "out")
-    assert asked == [(12, tiny_tokenizer().to_json())]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "contact_sheet.png",
-        "curves.png",
-        "metrics.json",
-    }
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["drawings"] == count
-    assert metrics["sample"]["steps"] == 2
-    assert metrics["quality"]["stage 1"]["parts"] == count
-    assert set(metrics["validation"]["stage 2"]) - set(metrics["validation"]["stage 1"]) == {
+    output = tmp_path / "out"
+    returned = evaluate(asked, trained / "stage2", open_held_out, output, canny)
+    assert wanted == [(12, tiny_tokenizer().to_json())]
+    assert {path.name for path in output.iterdir()} == WRITTEN
+    found = numbers(output)
+    assert found == json.loads(json.dumps(returned))
+    assert found["drawings"] == count and found["sample"]["steps"] == 2
+    measured = {name for name in METRICS if not name.startswith("graph_")}
+    measured -= OF_WEIGHTS | {"ms_ssim"}
+    attention = {name for name in measured if name.startswith("attention_")}
+    # Where no picture of random parameters has a line, there is no distance, and that is said.
+    assert set(found["metrics"]["stage 2"]) | {"line_distance"} == measured
+    assert set(found["metrics"]["stage 1"]) | {"line_distance"} == measured - attention
+    assert (
+        OF_WEIGHTS | {"ms_ssim"}
+        <= set(found["missing"])
+        <= {*OF_WEIGHTS, "ms_ssim", "line_distance"}
+    )
+    for stage in ("stage 1", "stage 2"):
+        for name, estimate in found["metrics"][stage].items():
+            assert estimate["low"] <= estimate["value"] <= estimate["high"], name
+            values = found["values"][stage][name]["value"]
+            assert estimate["examples"] + estimate["left_out"] == len(values)
+        assert found["metrics"][stage]["color_accuracy"]["examples"] == 3 * count
+    assert found["metrics"]["stage 2"]["attention_pointing"]["chance"] == pytest.approx(1 / 3)
+    assert set(found["differences"]) | {"line_distance"} == measured - attention
+    assert found["graphs"]["graph_merged"]["value"] == 8
+    assert set(found["validation"]["stage 2"]) - set(found["validation"]["stage 1"]) == {
         "shuffled_graph"
     }
+    assert len(found["fusion"]["all"]["alpha"]) == len(found["fusion"]["levels"])
+
     said = capsys.readouterr().out.splitlines()
-    assert said[-1].endswith("contact_sheet.png")
-    assert sum("edge F1" in line and "color accuracy" in line for line in said) == 2
+    assert said[-1] == f"Report: {output / 'report.html'}"
+    assert sum("edge F1" in line and "colour accuracy" in line for line in said) == 2
+    for sentence in found["missing"].values():
+        assert said.count(sentence) == 1
+        assert sentence in (output / "report.md").read_text()
+    page = (output / "report.html").read_text()
+    for title in ("Colours asked and painted, stage 1", "How much sketch, how much text", "Losses"):
+        assert f"<h2>{title}</h2>" in page
     # As wide for two drawings as for nine, of which eight are shown.
-    width, height = Image.open(tmp_path / "out" / "contact_sheet.png").size
+    width, height = Image.open(output / "contact_sheet.png").size
     assert width > 900 and (height < 600) == (count == 2)
+
+
+def test_what_was_interrupted_ends_with_the_same_numbers(
+    rng, trained, asked, tmp_path, monkeypatch
+):
+    asked_for = trained / "stage2", opened(*drawings(rng, asked, 9))
+    whole = evaluate(asked, *asked_for, tmp_path / "whole", canny)
+    write, done = sampled._write, []
+
+    def killed(*args):
+        write(*args)
+        done.append(args[0].name)
+        if len(done) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampled, "_write", killed)
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(asked, *asked_for, output, canny)
+    assert {path.name for path in output.iterdir()} == {"sampled"}  # no report by halves
+    assert evaluate(asked, *asked_for, output, canny) == whole
+    assert done == ["00000.npz", "00001.npz"]
+    assert {path.name for path in output.iterdir()} == WRITTEN
+
+    asked.seed += 1  # an evaluation of another seed has pictures of its own
+    other = evaluate(asked, *asked_for, output, canny)
+    assert done == ["00000.npz", "00001.npz"] * 2
+    assert other["values"] != whole["values"] and numbers(output)["seed"] == asked.seed
+
+
+def test_runs_are_compared_on_the_same_drawings(rng, trained, asked, tmp_path):
+    batch, truth = drawings(rng, asked, 4)
+    first, second = tmp_path / "first", tmp_path / "second"
+    theirs = evaluate(asked, trained / "stage2", opened(batch, truth), first, canny)
+    ours = evaluate(asked, trained / "other", opened(batch, truth), second, canny, [first])
+    found = ours["comparisons"][str(first)]
+    assert found["metrics"] == theirs["metrics"]
+    assert all(x["difference"] == 0 for x in found["differences"]["stage 1"].values())
+    difference = found["differences"]["stage 2"]["ssim"]
+    pair = [run["metrics"]["stage 2"]["ssim"]["value"] for run in (ours, theirs)]
+    assert difference["difference"] == pytest.approx(pair[0] - pair[1]) != 0
+    assert 0 < difference["p_value"] <= 1
+    assert f"this − {first}" in (second / "report.md").read_text()
+
+    refused = tmp_path / "refused"
+    fewer = truth._replace(keys=("key0", "key1", "key2", "other"))
+    with pytest.raises(UserError, match="2 are in one of them alone"):
+        evaluate(asked, trained / "other", opened(batch, fewer), refused, canny, [first])
+    asked.seed = 5
+    with pytest.raises(UserError, match="config.seed=0 and this one with 5"):
+        evaluate(asked, trained / "other", opened(batch, truth), refused, canny, [first])
+    assert not refused.exists()
+
+
+def test_a_stage_2_without_ragaf_on_photographs(rng, trained, asked, tmp_path):
+    """Neither attention nor fusion, and nothing of parts."""
+    batch, truth = drawings(rng, asked, 3)
+    photos = truth._replace(
+        true_labels=np.zeros_like(truth.true_labels),
+        true_colors=truth.true_colors[:, :0],
+        true_phrases=truth.true_phrases[:, :0],
+        regions_found=None,
+    )
+    output = tmp_path / "out"
+    found = evaluate(asked, trained / "plain", opened(batch, photos), output, canny)
+    assert found["fusion"] is None
+    assert not any(METRICS[name].of != "drawing" for name in found["metrics"]["stage 2"])
+    assert "edge_map_ssim" in found["metrics"]["stage 2"]
+    assert "graph_merged" not in found["graphs"]
+    page = (output / "report.html").read_text()
+    assert "No parts with known colours" in page and "Held-out drawings" in page
+    for title in ("Colours asked", "How much sketch", "Which words"):
+        assert title not in page
 
 
 def test_it_wants_a_stage_2_and_its_stage_1(rng, trained, tmp_path):
@@ -74,7 +203,8 @@ def test_it_wants_a_stage_2_and_its_stage_1(rng, trained, tmp_path):
         evaluate(
             config,
             trained / "stage1",
-            lambda found, tokenizer: drawings(rng, found, 2),
+            opened(*drawings(rng, config, 2)),
             tmp_path / "out",
+            canny,
         )
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,89 @@
+"""A web page in one file that runs no script and loads nothing, and its tables as Markdown."""
+
+import base64
+import html
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+_PNG = "png", [cv2.IMWRITE_PNG_COMPRESSION, 9]
+
+# Rows of equal length; the first one is the head.
+Table = Sequence[Sequence[str]]
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1e1e1e; max-width: 1180px; margin: 2em auto;
+  padding: 0 1em; }
+h1 { font-size: 1.6em; margin-bottom: 0; } h2 { font-size: 1.2em; margin: 2em 0 .6em; }
+.faint { color: #6b6b6b; } code { overflow-wrap: anywhere; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25em .9em; border-bottom: 1px solid #e4e4e4; text-align: right;
+  white-space: nowrap; }
+th:first-child, td:first-child, .words * { text-align: left; white-space: normal; }
+article { border-top: 1px solid #e4e4e4; padding: 1em 0; }
+.row { display: grid; grid-template-columns: repeat(4, 1fr); gap: .6em; align-items: start; }
+figure { margin: 0; } figcaption { color: #6b6b6b; font-size: .85em; }
+img { width: 100%; border: 1px solid #d0d0d0; box-sizing: border-box; image-rendering: pixelated; }
+img.drawn { image-rendering: auto; } ul { margin: .5em 0 0; padding-left: 1.2em; }
+li { overflow-wrap: anywhere; }
+"""
+
+
+def page(title: str, parts: Sequence[str], style: str = "") -> str:
+    """The whole page.
+
+    Args:
+      title: plain text, of the window.
+      parts: HTML of the body.
+      style: CSS beside what all pages have.
+    """
+    head = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style></head><body>"
+    )
+    return "\n".join([head, *parts, "</body></html>\n"])
+
+
+def html_table(rows: Table, css: str = "") -> str:
+    """A table of plain texts; `css` is its class."""
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in row) + "</tr>"
+
+    body = "".join(cells(row, "td") for row in rows[1:])
+    return f'<table class="{css}">{cells(rows[0], "th")}{body}</table>'
+
+
+def markdown_table(rows: Table) -> str:
+    """A table of plain texts, its columns aligned."""
+    cells = [[one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    head, *body = (
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    )
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([head, rule, *body])
+
+
+def one_line(text: str) -> str:
+    """Without what would break a table or take command of a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def image(name: str, picture: UInt8[np.ndarray, "_ _ *rgb"], drawn: bool = False) -> str:
+    """A grey or RGB picture inside the page.
+
+    Pixels of data are there exactly, and stay pixels when they are enlarged; what was `drawn` of
+    them takes a fifth of the bytes.
+    """
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    kind, options = ("webp", [cv2.IMWRITE_WEBP_QUALITY, 90]) if drawn else _PNG
+    data = base64.b64encode(cv2.imencode(f".{kind}", pixels, options)[1].tobytes()).decode()
+    css = ' class="drawn"' if drawn else ""
+    return f'<img alt="{html.escape(name)}"{css} src="data:image/{kind};base64,{data}">'
