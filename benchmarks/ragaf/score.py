@@ -10,9 +10,9 @@ from input_pipeline.configured import held_out_for
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.evaluation.attention import attention_scores
 from ragaf_jax.evaluation.edges import edge_f1
-from ragaf_jax.evaluation.evaluate import sample_both
 from ragaf_jax.evaluation.leakage import leakage
 from ragaf_jax.evaluation.reading import make_read
+from ragaf_jax.evaluation.sampled import sample_both
 from ragaf_jax.sampling.stages import Stage, restore_both
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.setup import schedule_of
