@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -14,12 +16,19 @@ from ragaf_jax.evaluation.attention import attention_scores
 from ragaf_jax.evaluation.comparison import NUMBERS, compared, differences, read_evaluation
 from ragaf_jax.evaluation.fusion_balance import region_balance
 from ragaf_jax.evaluation.illustrations import Row, figures, ranked_rows
-from ragaf_jax.evaluation.perception import load_networks, look, score_perception, score_sets
+from ragaf_jax.evaluation.perception import (
+    Networks,
+    load_networks,
+    look,
+    score_perception,
+    score_sets,
+)
 from ragaf_jax.evaluation.reading import Reading, make_read
 from ragaf_jax.evaluation.report import STAGES, markdown, sentences
 from ragaf_jax.evaluation.report_page import report_page
 from ragaf_jax.evaluation.sampled import sample_both
 from ragaf_jax.evaluation.scoring import (
+    Missing,
     Scores,
     attention_values,
     graph_values,
@@ -101,21 +110,12 @@ def evaluate(
 
     pictures = dict(zip(STAGES, sample_both(config, *stages, batch, output / KEPT), strict=True))
     reading, fusion = read(two, batch, config.seed), None
-    scores: dict[str, Scores] = {stage: {} for stage in STAGES}
+    attended: Scores = {}
     if reading is not None:
         fusion = fusion_summary(region_balance(reading.fusion, batch.graph), reading.levels)
-        attended = attention_scores(reading.attention[0], batch, truth, two.tokenizer)
-        scores["stage 2"] |= attention_values(attended)
-    true, found = look(networks, truth.image_u8), {}
-    for stage, images in pictures.items():
-        features = look(networks, images)
-        of_pictures, uncomputed = score_pictures(images, truth, extract)
-        perceived, unperceived = score_perception(networks, images, features, truth)
-        scores[stage] |= of_pictures | perceived | score_parts(images, truth)
-        found[stage], undefined = estimates(scores[stage])
-        of_sets, unset = score_sets(features, true)
-        found[stage] |= {name: Estimate(*x, len(images)) for name, x in of_sets.items()}
-        missing |= uncomputed | unperceived | undefined | unset
+        judged = attention_scores(reading.attention[0], batch, truth, two.tokenizer)
+        attended = attention_values(judged)
+    scores, found, unmeasured = _measured(pictures, truth, extract, networks, attended)
 
     values = {stage: stored(x) for stage, x in scores.items()}
     result: Json = {
@@ -129,7 +129,7 @@ def evaluate(
         "metrics": {stage: as_json(x) for stage, x in found.items()},
         "graphs": as_json(estimates(graph_values(batch.graph, truth))[0]),
         "differences": as_json(differences(values["stage 2"], values["stage 1"], truth.keys)),
-        "missing": missing,
+        "missing": missing | unmeasured,
         "validation": {
             name: _losses(name, stage, batch) for name, stage in zip(STAGES, stages, strict=True)
         },
@@ -151,6 +151,29 @@ def evaluate(
     for what, name in FINALLY.items():
         print(f"{what}: {output / name}")
     return result
+
+
+def _measured(
+    pictures: Mapping[str, UInt8[np.ndarray, "b s s 3"]],
+    truth: Truth,
+    extract: Extract,
+    networks: Networks,
+    attended: Scores,
+) -> tuple[dict[str, Scores], dict[str, dict[str, Estimate]], Missing]:
+    """Values and estimates by stage; `attended` are those of Stage 2's regions."""
+    true, missing = look(networks, truth.image_u8), Missing()
+    scores: dict[str, Scores] = {stage: {} for stage in pictures} | {"stage 2": {**attended}}
+    found: dict[str, dict[str, Estimate]] = {}
+    for stage, images in pictures.items():
+        features = look(networks, images)
+        of_pictures, uncomputed = score_pictures(images, truth, extract)
+        perceived, unperceived = score_perception(networks, images, features, truth)
+        scores[stage] |= of_pictures | perceived | score_parts(images, truth)
+        found[stage], undefined = estimates(scores[stage])
+        of_sets, unset = score_sets(features, true)
+        found[stage] |= {name: Estimate(*x, len(images)) for name, x in of_sets.items()}
+        missing |= uncomputed | unperceived | undefined | unset
+    return scores, found, missing
 
 
 def read(stage: Stage, batch: Batch, seed: int) -> Reading | None:
