@@ -25,7 +25,8 @@ class Timed(NamedTuple):
 
     Attributes:
       seconds: of each run after the first.
-      first: from the process's start to the end of its first run, compilation included.
+      first: from the process's start to the end of its first run, with compilation, or reading
+        what another process compiled where they share a cache.
       resident_peak: most memory of the process, bytes.
       device_peak: most memory of the device, bytes; None on a CPU.
       about: what the worker said of itself.

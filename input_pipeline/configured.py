@@ -29,8 +29,8 @@ def open_split(
 
 
 def _open_part(data: ConfigDict, name: str, split: str) -> RecordSource:
-    source = RecordSource(data.dir, name, split, data.image_size, data.recolorings)
     asked = data.get("regions", "strokes")  # the field is younger than some checkpoints
+    source = RecordSource(data.dir, name, split, data.image_size, data.recolorings, asked)
     if source.regions != asked:
         raise UserError(
             f"The data in {source.folder} were prepared with --regions={source.regions} and "

@@ -41,6 +41,7 @@ class RecordSource:
         split: str = "train",
         image_size: int = 64,
         recolorings: int = 16,
+        regions: str = "strokes",
     ):
         """Opens a folder that `python -m input_pipeline.prepare` wrote.
 
@@ -51,6 +52,7 @@ class RecordSource:
           split: "train", "validation" or "test".
           image_size: side S of its images, px.
           recolorings: records a drawing; of openmoji/recolor only.
+          regions: those wanted, for the command that an error names; others are opened, too.
 
         Raises:
           UserError: the data set is not there, is unknown or was written by other code.
@@ -64,6 +66,8 @@ class RecordSource:
             command += f" --recolorings={recolorings}"
         elif not dataset.startswith("openmoji/"):
             command += " --root=<folder of the pictures>"
+        if regions != "strokes":
+            command += f" --regions={regions}"
         self.metadata = _checked_metadata(folder, dataset, image_size, command)
         self.regions = _kind_of(self.metadata)
         try:

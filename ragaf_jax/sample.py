@@ -4,7 +4,8 @@
         --sketch=dog.png --prompt="dog: large brown in the middle" --output=outputs/dog --seed=42
 
 The output folder appears when all of it is written: sketch.png, regions.png, region_graph.png,
-stage1_output.png, stage2_output.png, comparison.png, attention_maps.png, prompt.txt, metadata.json.
+stage1_output.png, stage2_output.png, comparison.png, prompt.txt, metadata.json and, of a Stage 2
+with RAGAF, attention_maps.png.
 """
 
 import sys

@@ -79,7 +79,7 @@ def _scores(of_seeds: Sequence[Result]) -> Row:
         columns["edge F1"].append(np.mean(values["edge_f1"]))
         columns["colour accuracy"].append(np.mean(hits(values)))
         columns["leaked"].append(np.mean(np.add(values["near"], values["far"])))
-        if "attention_pointing" in values:
+        if values.get("attention_pointing"):  # pieces of ink, or a page, are of no part
             pointing.append(np.mean(values["attention_pointing"]))
     row: Row = {name: _spread(found) for name, found in columns.items()}
     row["points at its word"] = _spread(pointing) if pointing else None
@@ -104,7 +104,7 @@ def _hits(results: Sequence[Result], stage: str) -> Hits:
 
 
 def _difference(these: Hits, full: Hits) -> Row:
-    """What the full model is ahead of these, on the parts that both were judged on."""
+    """How far these are ahead of the full model, on the parts that both were judged on."""
     both = sorted(these.keys() & full.keys())
     drawings = [key for _, key, _ in both]
     compared = paired_difference(

@@ -103,6 +103,7 @@ def measure(name: str, seed: int, folder: Path) -> None:
         "machine": cpu_model(),
         "versions": versions("jax", "flax"),
         "parameters": parameters(config),
+        "set": FLAGS.set,
         **found,
     }
     write_json(results_folder(FLAGS.results, FLAGS.recipe) / f"{name}-{seed}.json", results)
@@ -115,6 +116,11 @@ def main(argv: list[str]) -> None:
         if name not in VARIANTS:
             near = nearest(name, VARIANTS) or list(VARIANTS)
             raise UserError(f"There is no variant {name!r}; choose of {', '.join(near)}.")
+    if FLAGS.set and not FLAGS.results:
+        raise UserError(
+            "--set is for trials, whose numbers are not the results that are kept: also give "
+            "--results=<folder> and another --folder."
+        )
     for field in FLAGS.set:
         if "=" not in field:
             raise UserError(f"--set is {field!r}; give <field>=<value>, such as train.steps=4.")

@@ -30,6 +30,7 @@ PICTURES = (
     "attention_maps",
 )
 FILES = {*(f"{name}.png" for name in PICTURES), "prompt.txt", METADATA}
+_AVERAGED = {"attention_averaged_over_timesteps": [f"{level} T" for level in TRACE_LEVELS]}
 PACKAGES = ("jax", "flax", "numpy", "jraph", "opencv-python-headless", "pillow", "tokenizers")
 
 
@@ -76,7 +77,7 @@ def _circumstances(result: Result) -> dict[str, Any]:
         "image_size": result.stage2.shape[0],
         "regions": result.regions.n,
         "edges": len(result.graph.senders),
-        "attention_averaged_over_timesteps": [f"{level} T" for level in TRACE_LEVELS],
+        **({} if result.attention is None else _AVERAGED),
         "notices": result.notices,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -33,13 +33,14 @@ class Interruption:
         self._came = False
         self._previous: signal._HANDLER = None
         self._installed = False
+        self._outer: Interruption | None = None
 
     def __enter__(self) -> "Interruption":
         alone = not jax.distributed.is_initialized()
         if alone and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._note)
             self._installed = True
-            Interruption._entered = self
+            self._outer, Interruption._entered = Interruption._entered, self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,7 +48,7 @@ class Interruption:
             # None: the handler before was not set from Python, and cannot be put back from it.
             signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
             self._installed = False
-            Interruption._entered = None
+            Interruption._entered = self._outer
 
     def requested(self, step: int) -> bool:
         """Whether the run is to stop after this step.
@@ -64,27 +65,32 @@ class Interruption:
         self._came = True
 
 
-class _Fork:
+class _Fork(threading.local):
     """Keeps SIGTERM back while a worker is forked, and gives it back its own meaning there.
+
+    Of each thread by itself, as masks of signals are; nothing unless an `Interruption` is entered.
 
     A worker must end when its pool terminates it. Left alone it would inherit the handler; and as
     Python forgets in a child what came before it ran, a signal sent at once would be lost.
     """
 
     def __init__(self) -> None:
-        self._mask: set[int] = set()
+        self._mask: set[int] | None = None
 
     def before(self) -> None:
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        if Interruption._entered is not None:
+            self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def in_parent(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if self._mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            self._mask = None
 
     def in_child(self) -> None:
         if Interruption._entered is not None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             Interruption._entered = None
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        self.in_parent()
 
 
 _FORK = _Fork()

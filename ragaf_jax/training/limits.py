@@ -164,12 +164,14 @@ def _check_mesh(mesh: ml_collections.ConfigDict) -> None:
 def _check_metric(config: ml_collections.ConfigDict) -> None:
     """By what the best checkpoints are told is measured, and where there are checkpoints."""
     metric, every, saves = config.best_metric, config.response.every, config.checkpoint_every
-    if config.stage == 1 and metric.startswith("response/graph"):
+    no_graph = config.stage == 1 or not config.model.ragaf.inject
+    if no_graph and metric.startswith("response/graph"):
+        reader = "Stage 1" if config.stage == 1 else "Stage 2 without RAGAF"
         raise UserError(
-            f"config.best_metric is {metric!r}, and Stage 1 reads no graph; choose one of "
+            f"config.best_metric is {metric!r}, and {reader} reads no graph; choose one of "
             f"{', '.join(METRICS)}."
         )
-    known = METRICS if config.stage == 1 else (*METRICS, "response/graph")
+    known = METRICS if no_graph else (*METRICS, "response/graph")
     if metric not in known:
         near = nearest(metric, known)
         meant = f" ({near[0]} comes near)" if near else ""

@@ -23,6 +23,9 @@ ROOT = Path(__file__).parents[2]
 def test_every_variant_is_a_stage_2_that_can_be_trained(name):
     config = with_fields(stage2.get_config("quickstart"), changes_of(name, "quickstart"))
     check_config(config)
+    # Examples, their order, noise and steps are everybody's.
+    for field in changes_of(name, "quickstart"):
+        assert field == "data.regions" or field.startswith(("model.ragaf.", "model.lora."))
     assert (build_model(config).ragaf is None) == (name == "without")
 
 
@@ -84,7 +87,8 @@ def test_without_the_full_model_there_is_nothing_to_compare_with(rng, tmp_path):
     "arguments, words",
     [
         (["ful"], "There is no variant 'ful'; choose of full"),
-        (["--set=train.steps"], "--set is 'train.steps'; give <field>=<value>"),
+        (["--set=train.steps=4"], "also give --results=<folder> and another --folder"),
+        (["--set=train.steps", "--results=x"], "--set is 'train.steps'; give <field>=<value>"),
     ],
 )
 def test_commands_are_checked_before_anything_is_trained(arguments, words, tmp_path):

@@ -26,7 +26,10 @@ def test_budgets_that_the_data_may_exceed_are_refused_at_the_start(config, budge
 
 @pytest.mark.parametrize("kind", ["ink", "page"])
 def test_other_regions_are_prepared_and_never_taken_for_each_other(config, tmp_path, kind):
-    config.data.update(dir=str(tmp_path), dataset="openmoji/plain")
+    config.data.update(dir=str(tmp_path), dataset="openmoji/plain", regions=kind)
+    with pytest.raises(UserError, match=f"run: .* --regions={kind}$"):
+        open_split(config.data, "train")
+    config.data.regions = "strokes"
     prepare("openmoji/plain", tmp_path, Options(config.data.image_size, limit=3, regions=kind))
     with pytest.raises(UserError, match=f"--regions={kind} and config.data.regions is 'strokes'"):
         open_split(config.data, "train")
