@@ -81,8 +81,8 @@ def compared(values: Mapping[str, Mapping[str, Any]], other: Json, keys: Sequenc
     return {"metrics": other["metrics"], "differences": ahead}
 
 
-def read_evaluation(folder: Path, keys: Sequence[str], seed: int) -> Json:
-    """What an evaluation wrote, once it is known to be of these drawings and this seed.
+def read_evaluation(folder: Path, keys: Sequence[str], seed: int, size: int) -> Json:
+    """What an evaluation wrote, once it is known to be of these drawings, their size and this seed.
 
     Raises:
       UserError: there is no such evaluation, it is older than this code, or of others.
@@ -91,6 +91,7 @@ def read_evaluation(folder: Path, keys: Sequence[str], seed: int) -> Json:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         its_keys, its_seed = found["values"]["keys"], found["seed"]
+        its_size = found["image_size"]
     except OSError as error:
         raise UserError(
             f"There is no evaluation to compare with in {folder} ({file.name}: {error.strerror}); "
@@ -104,6 +105,11 @@ def read_evaluation(folder: Path, keys: Sequence[str], seed: int) -> Json:
         raise UserError(
             f"The evaluation in {folder} sampled with config.seed={its_seed} and this one with "
             f"{seed}; compare runs of one seed."
+        )
+    if its_size != size:
+        raise UserError(
+            f"The evaluation in {folder} is of pictures of {its_size} px and this one of {size}; "
+            "compare runs at one size."
         )
     if its_keys != list(keys):
         others = len(set(its_keys) ^ set(keys))

@@ -102,7 +102,8 @@ def evaluate(
     stages = restore_both(*workdirs)
     two = stages[1]
     batch, truth = open_held_out(two.config, two.tokenizer)
-    others = {str(x): read_evaluation(x, truth.keys, config.seed) for x in compare}
+    size = two.config.data.image_size
+    others = {str(x): read_evaluation(x, truth.keys, config.seed, size) for x in compare}
     networks, missing = load_networks(config.metrics.to_dict())
     told = list(dict.fromkeys(missing.values()))
     print(*told, sep="\n", end="\n" if told else "")  # before the long part of the work
@@ -121,7 +122,7 @@ def evaluate(
     result: Json = {
         "workdir": str(workdir),
         "dataset": two.config.data.dataset,
-        "image_size": two.config.data.image_size,
+        "image_size": size,
         "drawings": len(truth.keys),
         "steps": {name: stage.step for name, stage in zip(STAGES, stages, strict=True)},
         "sample": config.sample.to_dict(),
@@ -173,6 +174,12 @@ def _measured(
         of_sets, unset = score_sets(features, true)
         found[stage] |= {name: Estimate(*x, len(images)) for name, x in of_sets.items()}
         missing |= uncomputed | unperceived | undefined | unset
+    # What one of the stages has is no metric that is missing; where the other has none is seen.
+    missing = {
+        name: why
+        for name, why in missing.items()
+        if not any(name in estimated for estimated in found.values())
+    }
     return scores, found, missing
 
 

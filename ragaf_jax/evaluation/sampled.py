@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, in_chunks
 from ragaf_jax.sampling.stages import Stage, make_draw, settings_of
 from ragaf_jax.training.sharding import AXES, put_batch, replicated
@@ -85,16 +86,20 @@ def _filled(piece: Batch, devices: int) -> Batch:
 
 def _fingerprint(config: ml_collections.ConfigDict, one: Stage, two: Stage, batch: Batch) -> str:
     """Of parameters, conditions and all settings: what has another is another picture."""
+    given = {"sketch": batch.sketch, "labels": batch.labels, "mask": batch.token_mask}
+    given |= batch.graph._asdict()
     arrays = {
         "stage1": one.params,
         "stage2": two.params,
-        "drawings": {"sketch": batch.sketch, "labels": batch.labels, "nodes": batch.graph.nodes},
+        "drawings": {name: x for name, x in given.items() if x is not None},
     }
     tokens = np.asarray(batch.tokens).tolist()
     trained = [stage.config.to_dict() for stage in (one, two)]
     made = [[x["model"], x["diffusion"]] for x in trained]
     steps = [one.step, two.step]
-    return fingerprint(arrays, steps, config.sample.to_dict(), config.seed, CHUNK, tokens, made)
+    return fingerprint(
+        arrays, steps, config.sample.to_dict(), config.seed, CHUNK, tokens, made, __version__
+    )
 
 
 def _read(file: Path) -> tuple[Pictures, Pictures] | None:
