@@ -10,12 +10,13 @@ from input_pipeline.configured import held_out_for
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.evaluation.attention import attention_scores
 from ragaf_jax.evaluation.edges import edge_f1
+from ragaf_jax.evaluation.evaluate import read
 from ragaf_jax.evaluation.leakage import leakage
-from ragaf_jax.evaluation.reading import make_read
+from ragaf_jax.evaluation.reading import Reading
 from ragaf_jax.evaluation.sampled import sample_both
-from ragaf_jax.sampling.stages import Stage, restore_both
+from ragaf_jax.sampling.stages import restore_both
+from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
-from ragaf_jax.training.setup import schedule_of
 
 Values = dict[str, Any]
 Pictures = UInt8[np.ndarray, "b s s 3"]
@@ -41,8 +42,9 @@ def score(
     batch, truth = held_out_for(config, two.config, two.tokenizer)
     first, second = sample_both(config, one, two, batch)
     found = {"stage1": values_of(first, truth), "stage2": values_of(second, truth)}
-    if two.model.ragaf is not None:
-        found["stage2"] |= attention_values(two, batch, truth, seed)
+    reading = read(two, batch, seed)
+    if reading is not None:
+        found["stage2"] |= words_of(reading, batch, truth, two.tokenizer)
     return found, second, truth
 
 
@@ -63,7 +65,7 @@ def values_of(pictures: Pictures, truth: Truth) -> Values:
     }
 
 
-def attention_values(two: Stage, batch: Batch, truth: Truth, seed: int) -> Values:
+def words_of(reading: Reading, batch: Batch, truth: Truth, tokenizer: Tokenizer) -> Values:
     """How the regions attend to words at the noisiest of the levels that are read.
 
     There a picture does not yet tell its colours: words alone lead to the regions.
@@ -72,9 +74,7 @@ def attention_values(two: Stage, batch: Batch, truth: Truth, seed: int) -> Value
       attention_drawing, attention_color, attention_color_chance, attention_pointing,
       attention_pointing_chance: of each judged region, see `evaluation.attention.AttentionScores`.
     """
-    read = make_read(two.model, schedule_of(two.config))
-    attention = read(two.params, batch, seed).attention[0]
-    scores = attention_scores(attention, batch, truth, two.tokenizer)._asdict()
+    scores = attention_scores(reading.attention[0], batch, truth, tokenizer)._asdict()
     kept = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
     return {f"attention_{name}": _listed(scores[name]) for name in kept}
 

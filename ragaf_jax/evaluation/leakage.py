@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 from ragaf_jax.batch import Truth
-from ragaf_jax.evaluation.colors import PAPER, region_colors
+from ragaf_jax.evaluation.colors import PAPER, color_differences, region_colors
 from ragaf_jax.evaluation.edges import stroke_width
 from ragaf_jax.palette import PALETTE
 
@@ -23,6 +23,7 @@ class Leakage(NamedTuple):
     drawing: index of the drawing, the groups of `bootstrap_interval`.
     part: the part's id in its drawing's label map.
     requested, obtained: palette indices, as `region_colors` tells.
+    difference: ΔE2000 of the part's colour to the one asked, as `color_differences` tells.
     near, far: whether the colour leaked.
     near_chance, far_chance: in 0 … 1; 0 where the colour is right.
     """
@@ -31,6 +32,7 @@ class Leakage(NamedTuple):
     part: Int[np.ndarray, "n"]
     requested: Int[np.ndarray, "n"]
     obtained: Int[np.ndarray, "n"]
+    difference: Float[np.ndarray, "n"]
     near: Bool[np.ndarray, "n"]
     far: Bool[np.ndarray, "n"]
     near_chance: Float[np.ndarray, "n"]
@@ -56,16 +58,16 @@ def leakage(pictures: UInt8[np.ndarray, "b s s 3"], truth: Truth) -> Leakage:
         colors = region_colors(picture, labels, asked, ink)
         touches = touching(labels, ink, len(asked))
         wrong_colors = len(PALETTE) - 1
-        judged = zip(colors.part.tolist(), colors.requested, colors.obtained, strict=True)
-        for part, requested, obtained in judged:
+        judged = zip(*colors[:3], color_differences(colors), strict=True)
+        for part, requested, obtained, difference in judged:
             others = asked >= 0
             beside = set(asked[others & touches[part - 1]].tolist()) - {requested}
             apart = set(asked[others].tolist()) - {requested} - beside
             wrong = float(requested != obtained) / wrong_colors
             leaks = obtained in beside, obtained in apart
             chances = wrong * len(beside), wrong * len(apart)
-            rows.append((i, part, requested, obtained, *leaks, *chances))
-    kinds = (int, int, int, int, bool, bool, float, float)
+            rows.append((i, part, requested, obtained, difference, *leaks, *chances))
+    kinds = (int, int, int, int, float, bool, bool, float, float)
     columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
     return Leakage(*(np.array(x, kind) for x, kind in zip(columns, kinds, strict=True)))
 

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from ragaf_jax.batch import Truth
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.attention import AttentionScores
-from ragaf_jax.evaluation.colors import PAPER, color_differences, region_colors
 from ragaf_jax.evaluation.edges import edge_f1
 from ragaf_jax.evaluation.graph_statistics import graph_statistics
 from ragaf_jax.evaluation.leakage import leakage
@@ -113,16 +112,6 @@ def score_parts(pictures: Pictures, truth: Truth) -> Scores:
     if not parts_known(truth):
         return {}
     found = leakage(pictures, truth)
-    differences = np.concatenate(
-        [
-            color_differences(
-                region_colors(
-                    picture, truth.true_labels[i], truth.true_colors[i], truth.sketch_u8[i] < PAPER
-                )
-            )
-            for i, picture in enumerate(pictures)
-        ]
-    )
 
     def of_parts(
         values: Shaped[np.ndarray, " n"], chance: Float[np.ndarray, " n"] | None = None
@@ -132,7 +121,7 @@ def score_parts(pictures: Pictures, truth: Truth) -> Scores:
     right = found.requested == found.obtained
     return {
         "color_accuracy": of_parts(right, np.full(len(right), 1 / len(PALETTE))),
-        "color_difference": of_parts(differences),
+        "color_difference": of_parts(found.difference),
         "leak_near": of_parts(found.near, found.near_chance),
         "leak_far": of_parts(found.far, found.far_chance),
     }
