@@ -1,8 +1,11 @@
-"""Trains, evaluates or plans a stage: data and networks meet here, and nowhere else.
+"""Trains, plans, samples or evaluates a stage: data and networks meet here, and nowhere else.
 
 python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
 python main.py --mode=plan --config=configs/stage1.py:openmoji_sd --config.memory_budget_gib=24
-python main.py --mode=evaluate --config=configs/stage2.py:openmoji --workdir=runs/om/stage2
+python main.py --mode=sample --config=configs/stage2.py:openmoji --workdir=runs/om/stage2 \
+    --config.stage1=runs/om/stage1
+python main.py --mode=evaluate --config=configs/stage2.py:openmoji --workdir=runs/om/stage2 \
+    --config.stage1=runs/om/stage1
 """
 
 import functools
@@ -14,13 +17,14 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from input_pipeline.augment import AugmentSketch
-from input_pipeline.configured import held_out, held_out_for, open_split, shapes
+from input_pipeline.configured import held_out, held_out_for, open_split, shapes, shown_for
 from input_pipeline.loader import DevicePrefetcher, train_iterator
 from input_pipeline.sketch import canny
 from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.responses import make_responses
+from ragaf_jax.evaluation.showcase import showcase
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.distributed import join
@@ -35,8 +39,8 @@ from ragaf_jax.training.writers import workdir_writer
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py, then :dataset.")
 flags.DEFINE_string("workdir", None, "Checkpoints, logs and samples of this stage.")
-flags.DEFINE_enum("mode", "train", ["train", "evaluate", "plan"], "What to do.")
-flags.DEFINE_string("output", None, "evaluate: where to; default <workdir>/evaluation.")
+flags.DEFINE_enum("mode", "train", ["train", "plan", "sample", "evaluate"], "What to do.")
+flags.DEFINE_string("output", None, "sample, evaluate: where to; default in the workdir.")
 flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
 flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
 flags.DEFINE_bool("distributed", False, "train: with the other processes of this cluster's job.")
@@ -129,6 +133,11 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "train":
         with Fragments(kept) as fragments:
             train_stage(config, workdir, fragments)
+        return
+    if FLAGS.mode == "sample":
+        open_shown = functools.partial(shown_for, config, drawings=8, colorings=3)
+        output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"
+        showcase(config, workdir, open_shown, output)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"
     others = [Path(folder) for folder in FLAGS.compare]

@@ -85,6 +85,38 @@ def _distinct(source: RecordSource | Mixture, examples: int) -> list[int]:
     return [index for index in found if index is not None]
 
 
+def shown_for(
+    config: ConfigDict, trained: ConfigDict, tokenizer: Tokenizer, drawings: int, colorings: int
+) -> tuple[Batch, Truth, int]:
+    """Test drawings and, behind them, other records of the one whose caption says most.
+
+    Of `openmoji/recolor` these are the same drawing in other colours; of data sets with one record
+    a picture, and of mixtures, there are none.
+
+    Args:
+      config: of this command; its `data.dir` is read.
+      trained: of the checkpoint's run; what else of `data` is used.
+      tokenizer: of the checkpoint; the data may have another vocabulary.
+      drawings: how many, or all if there are fewer.
+      colorings: records of the one drawing, likewise.
+
+    Returns:
+      The examples, what is true of them, and how many drawings are at their beginning.
+    """
+    data = ConfigDict({**trained.data, "dir": config.data.dir})
+    source = open_split(data, "test", tokenizer)
+    first = _distinct(source, drawings)
+    behind: list[int] = []
+    if isinstance(source, RecordSource):
+        records = [source[index] for index in first]
+        chosen = max(records, key=lambda record: len(set(record["true_colors"].tolist())))
+        groups = enumerate(source.fields("group"))
+        of_one = [index for index, record in groups if record["group"] == chosen["group"]]
+        behind = of_one[:colorings] if len(of_one) > 1 else []
+    batch, truth = held_out_batch(source, first + behind, **shapes(data))
+    return batch, truth, len(first)
+
+
 def held_out_for(
     config: ConfigDict, trained: ConfigDict, tokenizer: Tokenizer
 ) -> tuple[Batch, Truth]:

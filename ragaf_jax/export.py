@@ -1,16 +1,19 @@
-"""A trained stage as folders for PyTorch's diffusers, and its LoRA for other programs too.
+"""A trained stage for PyTorch's diffusers, its LoRA for other programs, or its parameters alone.
 
     python -m ragaf_jax.export --workdir=runs/sd/stage1 --format=diffusers --output=exported
+    python -m ragaf_jax.export --workdir=runs/om/stage1 --format=orbax --dtype=bfloat16 \
+        --output=pretrained/openmoji/stage1
 
 The output folder appears when all of it is written: controlnet/, unet/, text_encoder/, and where
 the stage has them vae/, lora/ and ragaf/, each with a README.md; tokenizer/ and scheduler/. With
-all of them it is what `StableDiffusionControlNetPipeline.from_pretrained` loads.
+all of them it is what `StableDiffusionControlNetPipeline.from_pretrained` loads. With
+--format=orbax it is a workdir as small as can be: what samples or evaluates reads it as any other,
+and Stage 2 begins from it.
 """
 
 import json
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
@@ -21,13 +24,16 @@ from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_params
+from ragaf_jax.training.parameters import save_parameters
 from ragaf_jax.weights import schedulers
 from ragaf_jax.weights.card import model_card
 from ragaf_jax.weights.save import FOLDERS, pipeline_index, write_json, writers
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Of the stage to be exported.")
-flags.DEFINE_enum("format", "diffusers", ["diffusers", "kohya"], "kohya: the LoRA alone.")
+flags.DEFINE_enum(
+    "format", "diffusers", ["diffusers", "kohya", "orbax"], "kohya: the LoRA alone; orbax: for us."
+)
 flags.DEFINE_string("output", None, "Folder to be written; an earlier export is replaced.")
 flags.DEFINE_list("parts", [], f"Only these of {', '.join(FOLDERS.values())}; default all.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of what is stored.")
@@ -36,6 +42,7 @@ REQUIRED = ("workdir", "output")
 flags.mark_flags_as_required(REQUIRED)
 
 ENTRIES = {*FOLDERS.values(), "tokenizer", "scheduler", "model_index.json", "README.md"}
+ENTRIES |= {"config.json", "checkpoints"}
 _WHOLE = ["vae", "text_encoder", "tokenizer", "unet", "controlnet", "scheduler"]
 
 USAGE = {
@@ -46,6 +53,9 @@ USAGE = {
     "lora": "pipeline.load_lora_weights({path!r})  # any pipeline of the model that it adapts",
     "ragaf": "tensors = safetensors.numpy.load_file('{path}/model.safetensors')",
 }
+STAGE = """import pathlib
+from ragaf_jax.sampling.stages import Stage
+stage = Stage.restore(pathlib.Path({path!r}), {number})"""
 PIPELINE = "pipeline = diffusers.StableDiffusionControlNetPipeline.from_pretrained({path!r})"
 WHAT = {
     "controlnet": "the branch that reads the sketch",
@@ -71,10 +81,9 @@ def measured(workdir: Path) -> dict[str, float]:
             numbers |= {name: value for name, value in said.items() if _CARD.fullmatch(name)}
     evaluation = workdir / "evaluation" / "metrics.json"
     if evaluation.exists():
-        for stage, scores in json.loads(evaluation.read_text())["quality"].items():
-            for name, value in scores.items():
-                if isinstance(value, Mapping) and "mean" in value:
-                    numbers[f"{stage}: {name}"] = value["mean"]
+        for stage, scores in json.loads(evaluation.read_text())["metrics"].items():
+            for name, estimate in scores.items():
+                numbers[f"{stage}: {name}"] = estimate["value"]
     return numbers
 
 
@@ -86,6 +95,25 @@ def main(argv: list[str]) -> None:
     check_writable(output, ENTRIES)
     print("Reading the checkpoint …", file=sys.stderr)
     params, meta = load_params(workdir)
+
+    def card(title: str, parts: list[str], usage: str) -> str:
+        metrics = measured(workdir)
+        return model_card(title, parts, usage, meta["config"], int(meta["step"]), metrics)
+
+    if FLAGS.format == "orbax":
+        if FLAGS.parts or FLAGS.merge_lora:
+            raise UserError(
+                "--format=orbax writes all parameters as they are; leave out --parts and "
+                "--merge_lora."
+            )
+        number = meta["config"]["stage"]
+        usage = STAGE.format(path=output.name, number=number)
+        with whole_folder(output) as folder:
+            save_parameters(folder, params, meta, FLAGS.dtype)
+            text = card(output.name, [f"Stage {number}, all parameters"], usage)
+            (folder / "README.md").write_text(text)
+        print(FLAGS.output)
+        return
     config = ml_collections.ConfigDict(meta["config"])
     model = build_model(config)
     made = {
@@ -114,10 +142,6 @@ def main(argv: list[str]) -> None:
                 else "; a LoRA has only a run with config.model.lora.patterns."
             )
         )
-
-    def card(title: str, parts: list[str], usage: str) -> str:
-        metrics = measured(workdir)
-        return model_card(title, parts, usage, meta["config"], int(meta["step"]), metrics)
 
     with whole_folder(output) as folder:
         for name in asked:

@@ -1,6 +1,7 @@
 """What `python -m ragaf_jax.export` leaves, of random stages, read without PyTorch."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,11 @@ from fakes import random_stage, save_stage
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file
 
+from ragaf_jax.errors import UserError
+from ragaf_jax.evaluation.summary import Estimate, as_json
 from ragaf_jax.nets.lora import merged
+from ragaf_jax.sampling.stages import Stage
+from ragaf_jax.training.checkpoint import Checkpointer
 from ragaf_jax.weights import configs
 from ragaf_jax.weights.lora_files import load_lora
 from ragaf_jax.weights.names import unet_names
@@ -37,6 +42,11 @@ def workdir(stage, tmp_path_factory):
     (folder / "logs").mkdir()
     lines = [{"step": 1, "loss": 0.5}, {"step": 7, "loss": 0.25, "grad_norm": 3.0}]
     (folder / "logs" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    estimated = as_json({"edge_f1": Estimate(0.75, 0.5, 1.0, 12)})
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "metrics.json").write_text(
+        json.dumps({"metrics": {"stage 2": estimated}})
+    )
     return folder
 
 
@@ -113,6 +123,7 @@ def test_the_card_tells_of_the_run(exported):
     assert card.startswith("---\n") and "library_name: diffusers" in card
     for row in ("| stage | 2 |", "| updates | 7 |", "| loss | 0.25 |", "| started from | random"):
         assert row in card
+    assert "| stage 2: edge_f1 | 0.75 |" in card
     assert "grad_norm" not in card
     table = [line for line in card.splitlines() if line.startswith("| ")]
     assert all(line.replace("\\|", "").count("|") == 3 for line in table)
@@ -149,6 +160,7 @@ def test_merging_does_not_round_the_update_away(stage, tmp_path):
         (["--parts=vae"], "--parts has vae and .* has controlnet, unet"),
         (["--format=kohya", "--merge_lora"], "choose one of them"),
         (["--format=kohya", "--parts=unet"], "leave one of them out"),
+        (["--format=orbax", "--parts=unet"], "leave out --parts"),
         (["--dtype=float64"], "float64"),
     ],
 )
@@ -156,6 +168,49 @@ def test_what_cannot_be_exported(workdir, tmp_path, flags, said):
     done = export(workdir, tmp_path / "out", *flags)
     assert done.returncode == 1 and re.search(said, done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, dtype):
+    done = export(workdir, tmp_path / "small", "--format=orbax", f"--dtype={dtype}")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "small").iterdir()} == {
+        *("README.md", "config.json", "checkpoints")
+    }
+    read = Stage.restore(tmp_path / "small", 2)
+    assert read.config.to_dict() == stage.config.to_dict() and read.step == stage.step
+    assert read.tokenizer.to_json() == stage.tokenizer.to_json()
+    assert json.loads((tmp_path / "small" / "config.json").read_text())["stage"] == 2
+    expected = flatten_dict(stage.params, sep="/")
+    found = flatten_dict(read.params, sep="/")
+    assert set(found) == set(expected)
+    for path, leaf in expected.items():
+        assert found[path].dtype == np.float32, path
+        rounded = np.float32(jnp.asarray(leaf, dtype))
+        np.testing.assert_array_equal(found[path], rounded, err_msg=path)
+    # What is said of it in the card is what one would type.
+    code = (tmp_path / "small" / "README.md").read_text().split("```python")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint(stage.step)"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "7", done.stderr
+    # It has no optimiser: not to be trained on, but to begin from.
+    abstract = jax.eval_shape(lambda: {"opt_state": jnp.zeros(3), "ema": stage.params})
+    with pytest.raises(UserError, match="parameters alone.*begin another workdir"):
+        Checkpointer(tmp_path / "small").restore_latest(abstract)
+
+
+def test_parameters_in_16_bits_take_half_the_room(workdir, tmp_path):
+    sizes = []
+    for dtype in ("float32", "bfloat16"):
+        export(workdir, tmp_path / dtype, "--format=orbax", f"--dtype={dtype}")
+        files = (tmp_path / dtype / "checkpoints").rglob("d/*")
+        sizes.append(sum(path.stat().st_size for path in files))
+    assert 0.4 < sizes[1] / sizes[0] < 0.6
 
 
 def test_parts_alone(workdir, tmp_path):

@@ -30,7 +30,7 @@ class Variant(NamedTuple):
 
 
 # Without RAGAF the examples that it alone would read are still drawn: so all variants denoise the
-# same ones in the same order. Adapters make it train as many numbers, though of matrices that are
+# same ones in the same order. What reading them gives, "no_appearance" tells. Adapters make it train as many numbers, though of matrices that are
 # trained themselves; what RAGAF's own modules can do without regions, "page" tells.
 VARIANTS = {
     "full": Variant("RAGAF", {}),
@@ -40,6 +40,7 @@ VARIANTS = {
     "no_features": Variant("no injected features", {"model.ragaf.inject": ("bias",)}),
     "heuristic": Variant("fusion by timestep alone", {"model.ragaf.fusion": "heuristic"}),
     "equal": Variant("no fusion: half sketch, half text", {"model.ragaf.fusion": "equal"}),
+    "no_appearance": Variant("no appearance loss", {"train.appearance_weight": 0.0}),
     "ink": Variant("regions are pieces of ink", {}, regions="ink"),
     "page": Variant("one region for the page", {}, regions="page"),
 }

@@ -1,6 +1,6 @@
 """What the report shows: a contact sheet, the best and the worst drawings, heat maps, curves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,18 +127,22 @@ def figures(
             tokenizer, batch, truth, attention
         )
         made["How much sketch, how much text"] = fusion_figure(balance)
-    made["Held-out drawings"] = sheet(pictures, batch, truth)
+    shown = range(min(SHOWN, len(truth.keys)))
+    made["Held-out drawings"] = sheet(pictures, batch, truth, shown)
     if len(logs) == len(pictures):  # checkpoints may have come here without them
         made["Losses"] = curves(logs)
     return made
 
 
 def sheet(
-    pictures: Mapping[str, UInt8[np.ndarray, "b s s 3"]], batch: Batch, truth: Truth
+    pictures: Mapping[str, UInt8[np.ndarray, "b s s 3"]],
+    batch: Batch,
+    truth: Truth,
+    examples: Sequence[int],
 ) -> Picture:
-    """The first drawings: sketch, regions, both stages, true picture, caption."""
+    """Some of the drawings: sketch, regions, both stages, true picture, caption."""
     rows = []
-    for i in range(min(SHOWN, len(truth.keys))):
+    for i in examples:
         sketch, count = truth.sketch_u8[i], int(batch.graph.n_node[i, 0])
         background = batch.graph.nodes[i, :count, NODE_FEATURES.index("background")] > 0
         regions = Regions(labels=batch.labels[i], n=count, background=background)

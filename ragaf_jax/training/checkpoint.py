@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
@@ -286,7 +288,7 @@ def best_step(workdir: Path, metric: str) -> int | None:
 def load_params(
     workdir: Path, which: Literal["ema", "trainable"] = "ema", step: int | None = None
 ) -> tuple[Tree, Tree]:
-    """The full parameters of a run's newest whole checkpoint, on the host.
+    """The full parameters of a run's newest whole checkpoint, on the host; see also `parameters`.
 
     Reads only what it returns (no optimiser state) and changes nothing on disk, so it may be used
     on a run that is still training, and on other devices than the run's.
@@ -306,9 +308,11 @@ def load_params(
     def read(directory: Path) -> tuple[Tree, Tree]:
         read_through(directory, ("frozen.", f"{which}."))
         stored = stored_structure(directory)
-        trees = restore_numpy(directory, {name: stored[name] for name in ("frozen", which)})
+        # A workdir of parameters alone has them all in "ema", perhaps in 16 bits.
+        trees = restore_numpy(directory, {k: stored[k] for k in ("frozen", which) if k in stored})
+        trained = jax.tree.map(_in_32_bits, trees[which])
         meta = ocp.JsonCheckpointHandler().restore(directory / "meta")
-        return merge(trees[which], trees["frozen"]), meta
+        return merge(trained, trees.get("frozen", {})), meta
 
     if step is not None:
         return only(_folder(workdir), step, read)
@@ -323,6 +327,10 @@ def load_params(
 
 def _folder(workdir: Path) -> Path:
     return Path(workdir).absolute() / "checkpoints"  # Orbax wants absolute paths
+
+
+def _in_32_bits(leaf: np.ndarray) -> np.ndarray:
+    return np.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:

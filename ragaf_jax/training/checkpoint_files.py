@@ -144,6 +144,11 @@ def check_structure(directory: Path, stored: Tree, target: Any) -> None:
     differing = sorted(name for name in there | here if there.get(name) != here.get(name))
     if not differing:
         return
+    if "opt_state" not in stored:
+        raise UserError(
+            f"{directory} holds parameters alone, which can be sampled from but not trained on; "
+            "begin another workdir: of Stage 2, with --config.stage1=<this one, if it is Stage 1>"
+        )
     name = differing[0]
     raise UserError(
         f"{directory} was saved by another model or optimiser: {name} is "

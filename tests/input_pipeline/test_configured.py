@@ -5,7 +5,7 @@ from fakes import tiny_tokenizer
 from miniature import LIMIT, RECOLORINGS
 
 from configs import stage1
-from input_pipeline.configured import held_out, held_out_for, open_split
+from input_pipeline.configured import held_out, held_out_for, open_split, shown_for
 from input_pipeline.preparing import Options, prepare
 from ragaf_jax.errors import UserError
 
@@ -64,3 +64,21 @@ def test_a_checkpoint_is_tested_on_its_own_vocabulary_and_shapes(config):
     assert batch.tokens.shape == (LIMIT, 20)
     with pytest.raises(UserError, match="The vocabulary of the data in .* is not the one"):
         held_out_for(config, trained, tiny_tokenizer())
+
+
+def test_drawings_to_look_at_and_one_of_them_in_several_colours(config):
+    trained, tokenizer = stage1.get_config(), tiny_tokenizer()
+    trained.data.recolorings, trained.data.text_length = RECOLORINGS, 20
+    batch, truth, drawings = shown_for(config, trained, tokenizer, 3, 8)
+    assert drawings == 3 and batch.tokens.shape == (3 + RECOLORINGS, 20)
+    names = [key.rsplit("/", 1)[0] for key in truth.keys]
+    assert len(set(names[:3])) == 3 and len(set(names[3:])) == 1 and names[3] in names[:3]
+    assert len(set(truth.keys[3:])) == len(set(truth.captions[3:])) == RECOLORINGS
+    assert all((truth.sketch_u8[i] == truth.sketch_u8[3]).all() for i in (3, 4))
+    asked = [len({c for c in colors if c >= 0}) for colors in truth.true_colors.tolist()]
+    assert max(asked[:3]) == asked[names.index(names[3])]
+    # The checkpoint's own words are those that are read, whatever words the data have.
+    assert batch.tokens.max() < tokenizer.vocab_size
+    trained.data.dataset = "openmoji/plain"
+    _, truth, drawings = shown_for(config, trained, tokenizer, 3, 8)
+    assert drawings == 3 and len(truth.keys) == 3
