@@ -30,8 +30,9 @@ class Variant(NamedTuple):
 
 
 # Without RAGAF the examples that it alone would read are still drawn: so all variants denoise the
-# same ones in the same order. What reading them gives, "no_appearance" tells. Adapters make it train as many numbers, though of matrices that are
-# trained themselves; what RAGAF's own modules can do without regions, "page" tells.
+# same ones in the same order. What reading them gives, "no_appearance" tells. Adapters make it
+# train as many numbers, though of matrices that are trained themselves; what RAGAF's own modules
+# can do without regions, "page" tells.
 VARIANTS = {
     "full": Variant("RAGAF", {}),
     "without": Variant("no RAGAF, as many parameters", {"model.ragaf.inject": ()}, adapters=True),
