@@ -18,7 +18,7 @@ from benchmarks.worker import Ready, inputs_of
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params, traced_init
-from ragaf_jax.sampling.generate import process_of
+from ragaf_jax.sampling.process import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.compilation import compiler_options
@@ -166,7 +166,8 @@ def _sampling(
     sketch: Float[np.ndarray, "b s s 3"],
 ) -> Callable[[], None]:
     """Tokens and sketches to pixels, as the sampler of one stage does it."""
-    draw = make_draw_one(model, process_of(config, Tokenizer.train([""])))
+    process = process_of(config, Tokenizer.train([""]))
+    draw, course = make_draw_one(model, process), process.course(config.sample.steps)
     shapes = batch_shapes(config, model)
     batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (len(sketch), TOKENS), np.int32)
@@ -175,6 +176,7 @@ def _sampling(
 
     def run() -> None:
         key = jax.random.key(next(seeds))
-        np.asarray(draw(params, batch, key, settings_of(config.sample.to_dict()))[0])
+        settings = settings_of(config.sample.to_dict())
+        np.asarray(draw(params, batch, key, settings, course)[0])
 
     return run

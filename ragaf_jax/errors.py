@@ -47,7 +47,11 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses flags; what is wrong with them (an unknown config field too) ends in one sentence."""
+    """Parses flags; what is wrong with them (an unknown config field too) ends in one sentence.
+
+    A flag's name may be written with dashes: --regions-only is --regions_only.
+    """
+    argv = [_underscored(argument) for argument in argv]
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
@@ -60,6 +64,12 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
             plain = " ".join((lines[-1] if traced else text).split())
             sentence = f"{plain} (--help lists the flags)"
         raise SystemExit(_report(sentence)) from None
+
+
+def _underscored(argument: str) -> str:
+    match = re.match(r"--?([a-z0-9]+(?:-[a-z0-9]+)+)(?==|$)", argument)
+    name = match[1].replace("-", "_") if match else ""
+    return f"--{name}{argument[match.end() :]}" if match and name in flags.FLAGS else argument
 
 
 def _wrong_field(argv: Sequence[str], said: str) -> str | None:

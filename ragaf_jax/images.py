@@ -1,7 +1,7 @@
 """Image files that nobody vouches for → arrays: one checked way in for sketches and photos.
 
-`read_grey` and `read_rgb` decode, and end in one sentence on whatever is no usable picture;
-`crop_square` and `to_square` bring what they give to the square that the networks see.
+`read_grey`, `read_rgb` and `read_labels` decode, and end in one sentence on whatever is no usable
+picture; `crop_square` and `to_square` bring what they give to the square that the networks see.
 """
 
 import contextlib
@@ -56,6 +56,21 @@ def read_rgb(path: str | Path, what: str = "image") -> UInt8[np.ndarray, "h w 3"
     Arguments and errors are those of `read_grey`.
     """
     return _read(Path(path), what, _to_rgb)
+
+
+def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
+    """Numbers from a grey picture, as they were written: nothing is made brighter or smoother.
+
+    Raises:
+      UserError: a picture with colours, or as `read_grey`.
+    """
+    rgb = _read(Path(path), "picture of region numbers", lambda image: image.convert("RGB"))
+    if (rgb != rgb[..., :1]).any():
+        raise UserError(
+            f"The picture of region numbers {path} has colours; edit labels.png in shades of grey, "
+            "where the number of a region is its shade, and save it as PNG."
+        )
+    return rgb[..., 0]
 
 
 def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side side *c"]:

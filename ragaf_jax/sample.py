@@ -1,87 +1,208 @@
-"""A sketch and a prompt to pictures, by two trained stages.
+"""A sketch and a prompt to pictures, by trained stages; or many of them.
 
     python -m ragaf_jax.sample --stage1=runs/om/stage1 --stage2=runs/om/stage2 \
         --sketch=dog.png --prompt="dog: large brown in the middle" --output=outputs/dog --seed=42
 
-The output folder appears when all of it is written: sketch.png, regions.png, region_graph.png,
-stage1_output.png, stage2_output.png, comparison.png, prompt.txt, metadata.json and, of a Stage 2
-with RAGAF, attention_maps.png.
+    … --sketch=house.png --regions-only --output=outputs/house        # look at the regions first,
+    … --sketch=house.png --prompt=house --output=outputs/house \
+        --region 3="red brick wall" --region 5="oak door" --merge 2,7  # then speak of them
+
+    … --sketches=drawings --prompts=prompts.csv --output=outputs  # a folder each, on all devices
+
+An output folder appears when all of it is written: sketch.png, regions.png, region_graph.png,
+stage1_output.png, stage2_output.png, comparison.png, prompt.txt, metadata.json, regions.json,
+labels.png and, of a Stage 2 with RAGAF, attention_maps.png and fusion.png.
 """
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from ragaf_jax.errors import run_cli
+from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 
+if TYPE_CHECKING:
+    from ragaf_jax.sampling.pipeline import Pipeline
+    from ragaf_jax.sampling.request import SketchPage
+
 FLAGS = flags.FLAGS
-flags.DEFINE_string("stage1", None, "Workdir of Stage 1.")
-flags.DEFINE_string("stage2", None, "Workdir of Stage 2.")
+flags.DEFINE_string("stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2.")
+flags.DEFINE_string("stage2", None, "Workdir of Stage 2; alone, it draws from noise or --image.")
 flags.DEFINE_string("sketch", None, "Any image of a drawing, dark on light or light on dark.")
 flags.DEFINE_string("prompt", None, "What the picture is to show; may be empty.")
+flags.DEFINE_string("negative_prompt", "", "What it is not to show.")
 flags.DEFINE_string("output", None, "Folder to be written; an earlier output is replaced.")
+flags.DEFINE_multi_string(
+    "region", [], 'Words for one region: 3="red brick wall". May be repeated.'
+)
+flags.DEFINE_multi_string("merge", [], "Regions that become one, such as 2,7. May be repeated.")
+flags.DEFINE_string("labels", None, "An edited labels.png: pixels are the numbers of regions.")
+flags.DEFINE_bool("regions_only", False, "Writes the numbered regions, and draws nothing.")
 flags.DEFINE_integer("seed", 0, "The same seed and settings give the same pictures.")
+flags.DEFINE_integer("count", 1, "Pictures, of seed, seed + 1 …")
+flags.DEFINE_string(
+    "image", None, "A picture to begin from instead of noise, as far as --strength."
+)
+flags.DEFINE_enum("stages", None, ["both", "1", "2"], "Which draw; default those that are given.")
 flags.DEFINE_integer("steps", None, "Denoising steps of either stage; default as Stage 2's config.")
 flags.DEFINE_float("guidance", None, "Scale of the text; default as Stage 2's config.")
 flags.DEFINE_float("sketch_guidance", None, "Scale of the sketch; default as Stage 2's config.")
+flags.DEFINE_float("sketch_strength", None, "Of what the sketch branch adds; 1 as in training.")
 flags.DEFINE_float("guidance_until", None, "Share of the timesteps below which scales are 1.")
-flags.DEFINE_float("strength", None, "How far Stage 2 noises Stage 1's picture, 0 to 1.")
+flags.DEFINE_float("strength", None, "How far a picture to begin from is noised, 0 to 1.")
 flags.DEFINE_string(
     "sampler", None, "ddim, dpm_solver_pp_2m, euler or ddpm; default as Stage 2's config."
 )
-REQUIRED = ("stage1", "stage2", "sketch", "prompt", "output")
-flags.mark_flags_as_required(REQUIRED)
+flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
+flags.DEFINE_string("sketches", None, "A folder of sketches, instead of --sketch.")
+flags.DEFINE_string("prompts", None, "Their prompts: .txt, .csv or .jsonl; default a .txt beside.")
+flags.DEFINE_integer("per_device", 1, "Sketches that a device draws together: faster on a GPU.")
+flags.mark_flags_as_required(["output"])
+
+OPTIONS = (
+    *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
+    *("sampler", "stages"),
+)
+# What is said of one drawing, and has no meaning for many.
+OF_ONE = ("sketch", "prompt", "negative_prompt", "region", "merge", "labels", "image", "count")
 
 
 def main(argv: list[str]) -> None:
     """Reads, draws, writes."""
-    del argv
+    if argv[1:]:
+        raise UserError(f"{argv[1]!r} belongs to no flag; put quotes about words with spaces.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it opens
+    if FLAGS.sketches is None and FLAGS.sketch is None:
+        raise UserError("There is nothing to draw; give --sketch=<file> or --sketches=<folder>.")
+    if FLAGS.stage1 is None and FLAGS.stage2 is None:
+        raise UserError("There is nothing to draw with; give --stage1, --stage2 or both.")
+    if FLAGS.sketches is not None:
+        draw_many()
+    else:
+        draw_one()
+
+
+def draw_one() -> None:
+    """One sketch, with all that may be said of it."""
     # What can be wrong with the sketch and the flags is said before JAX is loaded.
-    from ragaf_jax.images import read_grey
+    from ragaf_jax.images import read_grey, read_rgb
+    from ragaf_jax.sampling.rows import parse_regions
     from ragaf_jax.sketch_input import to_page
 
-    grey = read_grey(Path(FLAGS.sketch))
-    from ragaf_jax.compilation_cache import keep_compiled
-    from ragaf_jax.sampling.outputs import FILES, write_outputs
-    from ragaf_jax.sampling.pipeline import Pipeline
-    from ragaf_jax.training.heap import keep_freed_memory
+    grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
+    image = None if FLAGS.image is None else read_rgb(FLAGS.image)
+    if FLAGS.prompt is None and not FLAGS.regions_only:
+        raise UserError(
+            "--prompt is missing; say what the picture is to show, or --prompt= for nothing."
+        )
+    from ragaf_jax.sampling.outputs import FILES, write_outputs, write_regions
 
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
-    keep_compiled()
-    keep_freed_memory()
-    print("Reading both checkpoints …", file=sys.stderr)
-    pipeline = Pipeline.restore(Path(FLAGS.stage1), Path(FLAGS.stage2))
+    pipeline = restored(devices=1, per_device=1)
+    drawing = changed(pipeline, pipeline.page(to_page(grey, pipeline.page_size)))
+    if FLAGS.regions_only:
+        with whole_folder(output) as folder:
+            write_regions(folder, drawing)
+        print(FLAGS.output)
+        return
     print("Compiling and drawing, half a minute or more …", file=sys.stderr)
-    page = to_page(grey, pipeline.page_size)
     result = pipeline(
-        page,
+        drawing,
         FLAGS.prompt,
+        region_prompts,
+        negative_prompt=FLAGS.negative_prompt,
         seed=FLAGS.seed,
-        steps=FLAGS.steps,
-        guidance=FLAGS.guidance,
-        sketch_guidance=FLAGS.sketch_guidance,
-        guidance_until=FLAGS.guidance_until,
-        strength=FLAGS.strength,
-        sampler=FLAGS.sampler,
+        count=FLAGS.count,
+        image=image,
+        **asked(),
     )
     for notice in result.notices:
         print(notice, file=sys.stderr)
-    stages = {"stage1": pipeline.stage1, "stage2": pipeline.stage2}
-    facts = {
-        name: {
-            "workdir": FLAGS[name].value,
+    told = pipeline.tell(drawing, FLAGS.prompt, region_prompts, FLAGS.negative_prompt)
+    facts: dict[str, Any] = {"sketch": FLAGS.sketch}
+    facts |= {name: FLAGS[name].value for name in ("merge", "labels", "image") if FLAGS[name].value}
+    with whole_folder(output) as folder:
+        write_outputs(folder, drawing, told, result, facts | facts_of(pipeline))
+    print(FLAGS.output)
+
+
+def draw_many() -> None:
+    """A folder of sketches, over all devices."""
+    from ragaf_jax.sampling.rows import read_rows
+
+    for name in OF_ONE:
+        if FLAGS[name].present:
+            raise UserError(
+                f"--{name} is for one drawing and --sketches gives many; say it in --prompts, a "
+                ".csv or .jsonl with a row for each."
+            )
+    if FLAGS.regions_only:
+        raise UserError("--regions-only is for one drawing; give --sketch.")
+    prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
+    rows = read_rows(Path(FLAGS.sketches), prompts)
+    pipeline = restored(devices=None, per_device=FLAGS.per_device)
+    from ragaf_jax.sampling.batch import run_batch
+
+    options, output = pipeline.options(**asked()), Path(FLAGS.output)
+    done = run_batch(pipeline, rows, output, options, FLAGS.seed, facts_of(pipeline))
+    print(f"{len(done.drawn)} drawn, {len(done.kept)} were there: {FLAGS.output}")
+    if done.failed:
+        for name, why in done.failed.items():
+            print(f"{name}: {why}", file=sys.stderr)
+        raise UserError(f"{len(done.failed)} of {len(rows)} could not be drawn; see above.")
+
+
+def restored(devices: int | None, per_device: int) -> "Pipeline":
+    """The stages that are given, on so many devices or on all."""
+    import jax
+
+    from ragaf_jax.compilation_cache import keep_compiled
+    from ragaf_jax.sampling.pipeline import Pipeline
+    from ragaf_jax.training.heap import keep_freed_memory
+
+    keep_compiled()
+    keep_freed_memory()
+    print("Reading the checkpoints …", file=sys.stderr)
+    where = {"devices": jax.devices()[:devices], "per_device": per_device}
+    return Pipeline.restore(FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, **where)
+
+
+def changed(pipeline: "Pipeline", drawing: "SketchPage") -> "SketchPage":
+    """The drawing with its regions as --labels and --merge have them."""
+    from ragaf_jax.images import read_labels
+    from ragaf_jax.sampling.numbered import merged, relabelled
+
+    numbered = drawing.numbered
+    if FLAGS.labels is not None:
+        limit = pipeline.leading.model.max_regions - 1
+        numbered = relabelled(numbered, read_labels(FLAGS.labels), limit)
+    groups = []
+    for group in FLAGS.merge:
+        numbers = group.split(",")
+        if len(numbers) < 2 or not all(number.strip().isdecimal() for number in numbers):
+            raise UserError(f"--merge is {group!r}; write two numbers or more, such as 2,7.")
+        groups.append([int(number) for number in numbers])
+    return drawing._replace(numbered=merged(numbered, groups) if groups else numbered)
+
+
+def asked() -> dict[str, Any]:
+    """The options as the flags have them."""
+    return {name: FLAGS[name].value for name in OPTIONS}
+
+
+def facts_of(pipeline: "Pipeline") -> dict[str, Any]:
+    """Of the stages, for metadata.json."""
+    return {
+        f"stage{i}": {
+            "workdir": FLAGS[f"stage{i}"].value,
             "checkpoint_step": stage.step,
             "config": stage.config.to_dict(),
         }
-        for name, stage in stages.items()
+        for i, stage in pipeline.stages.items()
     }
-    with whole_folder(output) as folder:
-        write_outputs(folder, page, FLAGS.prompt, result, {"sketch": FLAGS.sketch, **facts})
-    print(FLAGS.output)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,12 @@ def timestep_grid(
     steps: int,
     strength: float | Float[Array, ""] = 1.0,
     spacing: Spacing = TRAILING,
-) -> Int[Array, "{steps}+1"]:
+    room: int | None = None,
+) -> Int[Array, "times"]:
     """`steps` timesteps, falling, and then the end: `CLEAN` or 0.
 
     schedule_steps: T.
+    room: of so many steps; behind `steps` of them the end is repeated. None: of `steps`.
     strength: in (0, 1], may be traced; draws the timesteps together towards 0, where diffusers
       leaves out the first of them. A strength too small for `steps` different timesteps repeats
       some; samplers stand still on a repeated one.
@@ -52,10 +54,13 @@ def timestep_grid(
         raise UserError(
             f"sampling steps are {steps}; choose between 1 and the schedule's {schedule_steps}."
         )
+    # On the host, where nothing is compiled for a new number of steps.
+    xp = np if isinstance(strength, float | int) else jnp
     # Strength scales how many timesteps are left, t + 1.
-    left = jnp.asarray(_evaluated(schedule_steps, steps, spacing)) + 1
-    evaluated = jnp.maximum(jnp.round(strength * left).astype(jnp.int32) - 1, 0)
-    return jnp.append(evaluated, CLEAN if spacing.clean_end else 0)
+    left = _evaluated(schedule_steps, steps, spacing).astype(np.float32) + np.float32(1)
+    evaluated = xp.maximum(xp.round(xp.float32(strength) * left).astype(np.int32) - 1, 0)
+    ends = np.full((room or steps) + 1 - steps, CLEAN if spacing.clean_end else 0, np.int32)
+    return jnp.asarray(xp.concatenate([evaluated, ends]))
 
 
 def _evaluated(schedule_steps: int, steps: int, spacing: Spacing) -> Float[np.ndarray, "{steps}"]:

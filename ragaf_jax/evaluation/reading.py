@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ragaf_jax.batch import Batch, in_chunks
-from ragaf_jax.diffusion.samplers import example_noise
+from ragaf_jax.diffusion.samplers import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import Schedule, add_noise
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
@@ -65,7 +65,9 @@ def make_read(model: Model, schedule: Schedule) -> Read:
         return jax.lax.map(trace_at, jnp.array(timesteps))
 
     def read(params: Params, batch: Batch, seed: int) -> Reading:
-        noise = example_noise(jax.random.key(seed), len(batch.tokens), model.latent_shape)
+        noise = example_noise(
+            example_keys(jax.random.key(seed), len(batch.tokens)), model.latent_shape
+        )
         pieces, done = [], 0
         for piece, fresh in in_chunks(batch, CHUNK):
             first, count = done - fresh.start, len(piece.tokens)

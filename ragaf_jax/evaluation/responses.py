@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.diffusion.prediction import to_x0
-from ragaf_jax.diffusion.samplers import SAMPLERS, example_noise
-from ragaf_jax.diffusion.timesteps import timestep_grid
+from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_keys, example_noise
 from ragaf_jax.evaluation.edges import edge_f1
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params
-from ragaf_jax.sampling.generate import Process, process_of, to_pixels
+from ragaf_jax.sampling.generate import to_pixels
+from ragaf_jax.sampling.process import Course, Process, process_of
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.losses import validation_losses
 from ragaf_jax.training.monitor import single_changes
@@ -56,7 +56,8 @@ def make_responses(
     sketches = truth.sketch_u8[:count]
     model = build_model(config)
     objective = objective_of(config, tokenizer)
-    process = process_of(config, tokenizer, steps=config.response.sample_steps)
+    process = process_of(config, tokenizer)
+    course = process.course(config.response.sample_steps)
     variants = single_changes(batch, model.ragaf is not None)
 
     @jax.jit
@@ -66,7 +67,7 @@ def make_responses(
         for_losses, for_samples = jax.random.split(key)
         losses = validation_losses(model, objective, params, batch, shown, for_losses)
         conditioning = condition(model, params, shown, jnp.ones(len(shown.tokens)))
-        latents = sample_plainly(model, process, params, conditioning, for_samples)
+        latents = sample_plainly(model, process, params, conditioning, for_samples, course)
         return losses, to_pixels(model, params, latents)
 
     def responses(params: Params) -> dict[str, float]:
@@ -89,19 +90,25 @@ def make_responses(
 
 
 def sample_plainly(
-    model: Model, process: Process, params: Params, conditioning: Conditioning, key: PRNGKeyArray
+    model: Model,
+    process: Process,
+    params: Params,
+    conditioning: Conditioning,
+    key: PRNGKeyArray,
+    course: Course,
 ) -> Float[Array, "b h w c"]:
     """Latents from pure noise without guidance: `sampling.generate.generate` at scales of 1.
 
     There, every step evaluates the networks for two conditions or three; here for one.
     """
-    schedule, count = process.schedule, len(conditioning.text_states)
-    timesteps = timestep_grid(len(schedule.alpha), process.steps, spacing=process.spacing)
+    schedule = process.schedule
 
     def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
         prediction, _ = model.predict(params, x, t.astype(jnp.float32), conditioning)
         return to_x0(process.prediction, schedule, prediction.astype(jnp.float32), x, t)
 
-    noise = example_noise(key, count, model.latent_shape)
-    key = jax.random.fold_in(key, 2**32 - 1)  # as in `generate`: no example has this number
-    return SAMPLERS[process.sampler](denoise, noise, schedule, timesteps, key)
+    keys = example_keys(key, len(conditioning.text_states))
+    begun = Walk.begin(example_noise(keys, model.latent_shape))
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - 1)  # as in `generate.advance`
+    sampler = SAMPLERS[process.sampler]
+    return sampler.walk(denoise, begun, schedule, course.timesteps, keys, course.steps).x

@@ -62,16 +62,18 @@ def sample_both(
 
 def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sample:
     """A function of (drawings, number of their chunk) that all devices share."""
-    sampler, steps = config.sample.sampler, config.sample.steps
-    draw = make_draw(one.model, one.process(sampler, steps), two.model, two.process(sampler, steps))
-    settings = settings_of(config.sample.to_dict())
+    fields = config.sample
+    process1, process2 = one.process(fields.sampler), two.process(fields.sampler)
+    draw = make_draw(one.model, process1, two.model, process2)
+    settings = settings_of(fields.to_dict())
+    courses = process1.course(fields.steps), process2.course(fields.steps, fields.strength)
     mesh = Mesh(np.array(jax.devices())[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
     params1, params2 = jax.device_put((one.params, two.params), replicated(mesh))
 
     def sample(piece: Batch, chunk: int) -> tuple[Pictures, Pictures]:
         key = jax.random.fold_in(jax.random.key(config.seed), chunk)
         shared, count = put_batch(mesh, _filled(piece, mesh.size)), len(piece.tokens)
-        drawn = jax.device_get(draw(params1, params2, shared, key, settings))
+        drawn = jax.device_get(draw(params1, params2, shared, key, settings, *courses))
         return drawn.stage1[:count], drawn.stage2[:count]
 
     return sample

@@ -1,5 +1,7 @@
 """Figures of regions and graphs, large enough to read."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -22,12 +24,13 @@ _GOLDEN_ANGLE = 137.50776  # degrees; successive multiples never come close toge
 
 
 def draw_regions(
-    sketch: UInt8[np.ndarray, "h w"], regions: Regions
+    sketch: UInt8[np.ndarray, "h w"], regions: Regions, numbers: Sequence[int] | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The drawing with each region in a colour of its own, numbered; background pale grey.
 
     Args:
         sketch: paper 255, ink 0, of the shape of `regions.labels`.
+        numbers: of the regions, where they are not called by their ids.
 
     Returns:
         RGB, enlarged so that the shorter side has at least LEAST_SIDE pixels.
@@ -37,11 +40,14 @@ def draw_regions(
     fill = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
     shade = cv2.resize(sketch, size, interpolation=cv2.INTER_LINEAR)[..., None] / 255
     figure = (fill * (0.15 + 0.85 * shade)).round().astype(np.uint8)
-    return _numbered(figure, _anchors(regions, size), round(17 * unit))
+    return _numbered(figure, _anchors(regions, size), round(17 * unit), numbers)
 
 
 def draw_graph(
-    sketch: UInt8[np.ndarray, "h w"], regions: Regions, graph: RegionGraph
+    sketch: UInt8[np.ndarray, "h w"],
+    regions: Regions,
+    graph: RegionGraph,
+    numbers: Sequence[int] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The graph over the faded drawing, and below it what the colours of its edges mean.
 
@@ -59,7 +65,7 @@ def draw_graph(
     for anchor, color in zip(anchors.tolist(), _region_colors(regions).tolist(), strict=True):
         cv2.circle(figure, anchor, round(11 * unit), (0, 0, 0), -1, cv2.LINE_AA)
         cv2.circle(figure, anchor, round(9.5 * unit), color, -1, cv2.LINE_AA)
-    figure = _numbered(figure, anchors, round(13 * unit))
+    figure = _numbered(figure, anchors, round(13 * unit), numbers)
     return np.concatenate([figure, _legend(graph, size[0], unit)])
 
 
@@ -125,7 +131,10 @@ def _legend(graph: RegionGraph, width: int, unit: float) -> UInt8[np.ndarray, "h
 
 
 def _numbered(
-    figure: UInt8[np.ndarray, "height width 3"], anchors: Int[np.ndarray, "n 2"], height: int
+    figure: UInt8[np.ndarray, "height width 3"],
+    anchors: Int[np.ndarray, "n 2"],
+    height: int,
+    numbers: Sequence[int] | None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Region numbers, black with a white outline, legible on paper and on ink."""
     image = Image.fromarray(figure)
@@ -133,7 +142,7 @@ def _numbered(
     # An anchor at the page's edge must not push its number off the page.
     places = np.clip(anchors, height, (image.width - height, image.height - height))
     edge = max(2, height // 8)
-    for number, (x, y) in enumerate(places.tolist()):
-        text = str(number)
+    for i, (x, y) in enumerate(places.tolist()):
+        text = str(i if numbers is None else numbers[i])
         pen.text((x, y), text, "black", font, "mm", stroke_width=edge, stroke_fill="white")
     return np.array(image)

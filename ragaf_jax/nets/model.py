@@ -163,6 +163,7 @@ class Model:
         timesteps: Float[Array, " b"],
         conditioning: Conditioning,
         rng: PRNGKeyArray | None = None,
+        sketch_strength: float | Float[Array, ""] = 1.0,
     ) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
         """The UNet's output, of the kind that the stage was trained to predict.
 
@@ -172,13 +173,15 @@ class Model:
           timesteps: t in 0 … T.
           conditioning: sketch, text and, in Stage 2, regions.
           rng: for LoRA's dropout, in training.
+          sketch_strength: of what the sketch branch adds to the UNet; 1 in training.
 
         Returns:
           The prediction and, where RAGAF ran, what it decided.
         """
         text = conditioning.text_states
+        sketch = conditioning.sketch, sketch_strength
         down, mid, features = self._apply(
-            "control", self.control, params, rng, latents, timesteps, text, conditioning.sketch
+            "control", self.control, params, rng, latents, timesteps, text, *sketch
         )
         signals, trace = {}, None
         if self.ragaf is not None and conditioning.regions is not None:

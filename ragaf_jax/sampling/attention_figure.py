@@ -35,6 +35,7 @@ def attention_maps(
     attention: Float[np.ndarray, "r t"],
     pieces: Sequence[str],
     fusion: Float[np.ndarray, "r 2"],
+    numbers: Sequence[int],
 ) -> Picture:
     """A heat map of the page for every word of the prompt, and the α and β of every region.
 
@@ -44,9 +45,10 @@ def attention_maps(
       attention: A, each region's attention over the tokens; rows sum to 1.
       pieces: the text of each token; frame and padding are left out of the figure.
       fusion: α (share of the sketch) and β (share of the text) of each region.
+      numbers: what each region is called.
     """
     maps = word_maps(sketch, labels, attention, pieces)
-    return on_page(below([maps, _fusion_panel(sketch, labels, fusion)], gap=2 * GAP))
+    return on_page(below([maps, _fusion_panel(sketch, labels, fusion, numbers)], gap=2 * GAP))
 
 
 def word_maps(
@@ -136,13 +138,15 @@ def _fusion_panel(
     sketch: UInt8[np.ndarray, "s s"],
     labels: Int[np.ndarray, "s s"],
     fusion: Float[np.ndarray, "r 2"],
+    numbers: Sequence[int],
 ) -> Picture:
     """Regions by number on the page, and a bar of α and β for each."""
     colors = fusion[:, :1] * SKETCH_COLOR + fusion[:, 1:] * TEXT_COLOR
     # Half way to white, so that numbers and lines stay visible.
     pale = np.rint((colors + 255) / 2).astype(np.uint8)
-    page = _numbered(_painted(sketch, labels, pale, 2 * CELL), labels)
-    bars = [_fusion_bar(region, *shares) for region, shares in enumerate(fusion.tolist())]
+    page = _numbered(_painted(sketch, labels, pale, 2 * CELL), labels, numbers)
+    pairs = zip(numbers, fusion.tolist(), strict=True)
+    bars = [_fusion_bar(number, *shares) for number, shares in pairs]
     per_column = max(1, page.shape[0] // (bars[0].shape[0] + 2))
     columns = [below(bars[i : i + per_column], gap=2) for i in range(0, len(bars), per_column)]
     title = "Fusion by region: share of the sketch (alpha, blue) and of the text (beta, orange)"
@@ -150,11 +154,11 @@ def _fusion_panel(
     return below([text_block(title, panel.shape[1]), panel])
 
 
-def _fusion_bar(region: int, alpha: float, beta: float) -> Picture:
+def _fusion_bar(number: int, alpha: float, beta: float) -> Picture:
     width, height = 120, 18
     image = Image.new("RGB", (40 + width + 90, height), "white")
     pen = ImageDraw.Draw(image)
-    pen.text((34, height / 2), str(region), INK, font(13), anchor="rm")
+    pen.text((34, height / 2), str(number), INK, font(13), anchor="rm")
     middle = 40 + round(width * alpha / (alpha + beta))
     pen.rectangle((40, 2, middle, height - 3), fill=SKETCH_COLOR)
     pen.rectangle((middle, 2, 40 + width, height - 3), fill=TEXT_COLOR)
@@ -162,7 +166,7 @@ def _fusion_bar(region: int, alpha: float, beta: float) -> Picture:
     return np.array(image)
 
 
-def _numbered(page: Picture, labels: Int[np.ndarray, "s s"]) -> Picture:
+def _numbered(page: Picture, labels: Int[np.ndarray, "s s"], numbers: Sequence[int]) -> Picture:
     """Writes each region's number where the region is widest."""
     image = Image.fromarray(page)
     pen, scale = ImageDraw.Draw(image), page.shape[0] / labels.shape[0]
@@ -173,7 +177,7 @@ def _numbered(page: Picture, labels: Int[np.ndarray, "s s"]) -> Picture:
         y, x = np.unravel_index(depth.argmax(), depth.shape)
         pen.text(
             ((x + 0.5) * scale, (y + 0.5) * scale),
-            str(region),
+            str(numbers[region]),
             INK,
             font(16),
             anchor="mm",

@@ -1,121 +1,166 @@
-"""From conditions and noise to latents: the sampling loop of one stage, a pure function."""
+"""From conditions and noise to latents: the sampling of one stage, at once or part by part."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.guidance import guided
 from ragaf_jax.diffusion.prediction import to_x0
-from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_noise, spacing_of
-from ragaf_jax.diffusion.schedule import Schedule, add_noise, finite_snr
-from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
-from ragaf_jax.errors import UserError
+from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_noise
+from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
-from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.setup import schedule_of
+from ragaf_jax.sampling.process import Course, Process, Settings, Wishes
 
 # Timesteps, as shares of T, at which RAGAF's decisions are read off.
 TRACE_LEVELS = (0.9, 0.7, 0.5, 0.3, 0.1)
 
 
-class Settings(NamedTuple):
-    """What may change from call to call without compiling again.
-
-    Attributes:
-      guidance: scale of the text; 1 is the plain conditional model.
-      sketch_guidance: scale of the sketch and its regions; 1 likewise. None is 1, at a third less
-        work: a step evaluates the networks for two conditions instead of three. To go from None to
-        a number or back compiles again.
-      guidance_until: below this share of T both scales count as 1.
-      strength: how far a given picture is noised: 0 not at all, 1 wholly.
-    """
-
-    guidance: float | Float[Array, ""]
-    sketch_guidance: float | Float[Array, ""] | None
-    guidance_until: float | Float[Array, ""] = 0.0
-    strength: float | Float[Array, ""] = 1.0
-
-
-@dataclass(frozen=True)
-class Process:
-    """How a stage was trained to denoise and how it is to be sampled: all that is static.
-
-    Attributes:
-      schedule: noise of every timestep.
-      prediction: what the UNet predicts.
-      sampler: a name in `diffusion.samplers.SAMPLERS`.
-      spacing: which timesteps it evaluates.
-      steps: denoising steps.
-      empty_tokens: the tokens of the empty prompt.
-      empty_mask: which of them are not padding.
-    """
-
-    schedule: Schedule
-    prediction: str
-    sampler: str
-    spacing: Spacing
-    steps: int
-    empty_tokens: Int[np.ndarray, " t"]
-    empty_mask: Bool[np.ndarray, " t"]
-
-
-def process_of(
-    config: ml_collections.ConfigDict,
-    tokenizer: Tokenizer,
-    sampler: str | None = None,
-    steps: int | None = None,
-) -> Process:
-    """How to sample what `config` trained: as it says, unless told otherwise.
-
-    Raises:
-      UserError: an unknown sampler, or timesteps that the schedule does not have.
-    """
-    name, fields = sampler or config.sample.sampler, config.diffusion
-    if name not in SAMPLERS:
-        raise UserError(f"The sampler is {name!r}; choose one of {', '.join(SAMPLERS)}.")
-    steps = steps or config.sample.steps
-    spacing = spacing_of(
-        name, fields.timestep_spacing, fields.steps_offset, fields.set_alpha_to_one
-    )
-    timestep_grid(fields.steps, steps, spacing=spacing)  # refuses what does not fit
-    schedule = schedule_of(config)
-    if fields.prediction == "v_prediction" and name in FINITE_SNR:
-        # As diffusers samples v. "sample" is ours, and needs no such care where alpha is 0.
-        schedule = finite_snr(schedule)
-    tokens, mask = tokenizer.encode([""], config.data.text_length)
-    return Process(schedule, fields.prediction, name, spacing, steps, tokens[0], mask[0])
-
-
 def stacked_conditions(
-    model: Model, process: Process, params: Params, batch: Batch, kinds: int
+    model: Model,
+    process: Process,
+    params: Params,
+    batch: Batch,
+    kinds: int,
+    wishes: Wishes | None = None,
 ) -> Conditioning:
-    """The last `kinds` of (nothing), (sketch), (sketch and text), stacked on the batch axis."""
+    """The last `kinds` of (nothing), (sketch), (sketch and text), stacked on the batch axis.
+
+    Without `wishes`, nothing is the empty prompt and regions may attend to all words.
+    """
     count = batch.tokens.shape[0]
-    empty = jnp.broadcast_to(process.empty_tokens, batch.tokens.shape)
-    empty_mask = jnp.broadcast_to(process.empty_mask, batch.token_mask.shape)
-    states = model.encode_text(params, jnp.concatenate([empty[:1], batch.tokens]))
-    unconditional = [jnp.broadcast_to(states[:1], states[1:].shape)] * (kinds - 1)
+    tokens, mask = jnp.asarray(process.empty_tokens[None]), jnp.asarray(process.empty_mask[None])
+    if wishes is not None:
+        tokens, mask = wishes.negative_tokens, wishes.negative_mask
+    states = model.encode_text(params, jnp.concatenate([tokens, batch.tokens]))
+    negative, positive = states[:-count], states[-count:]
+    negative = jnp.broadcast_to(negative, positive.shape)
     shown = jnp.repeat(jnp.array([0.0, 1.0, 1.0][-kinds:]), count)
     regions = None
     if model.ragaf is not None:
+        unheard = jnp.broadcast_to(mask, batch.token_mask.shape)
         regions = model.locate(
             jnp.concatenate([batch.labels] * kinds),
             jax.tree.map(lambda x: jnp.concatenate([x] * kinds), batch.graph),
-            jnp.concatenate([empty_mask] * (kinds - 1) + [batch.token_mask]),
+            jnp.concatenate([unheard] * (kinds - 1) + [batch.token_mask]),
             shown,
         )
+        if wishes is not None:
+            heard = wishes.heard & batch.token_mask[:, None]
+            others = jnp.broadcast_to(unheard[:, None], heard.shape)
+            allowed = jnp.concatenate([others] * (kinds - 1) + [heard])
+            regions = regions._replace(allowed=allowed)
     return Conditioning(
-        jnp.concatenate([*unconditional, states[1:]]),
+        jnp.concatenate([negative] * (kinds - 1) + [positive]),
         jnp.concatenate([batch.sketch] * kinds) * shown[:, None, None, None],
         regions,
     )
+
+
+class Drawing(NamedTuple):
+    """What is being sampled.
+
+    Attributes:
+      walk: where the sampler stands.
+      conditioning: of all evaluations of a step, stacked on the batch axis.
+    """
+
+    walk: Walk
+    conditioning: Conditioning
+
+    @property
+    def preview(self) -> Float[Array, "b h w c"]:
+        """The clean latents that the network expects by now."""
+        return self.walk.x0
+
+
+def begin(
+    model: Model,
+    process: Process,
+    params: Params,
+    batch: Batch,
+    keys: Key[Array, " b"],
+    settings: Settings,
+    course: Course,
+    start: Float[Array, "b h w c"] | None = None,
+    wishes: Wishes | None = None,
+) -> Drawing:
+    """The drawings before their first step.
+
+    Args:
+      model: static.
+      process: static.
+      params: the stage's parameters.
+      batch: sketches, regions and text; its images are not read.
+      keys: one an example: with batch and settings it decides its picture, whatever the others.
+      settings: traced.
+      course: traced.
+      start: latents to begin from, noised to the first timestep; without it, pure noise.
+      wishes: traced; without them there are none.
+    """
+    noise = example_noise(keys, model.latent_shape)
+    kinds = 2 if settings.sketch_guidance is None else 3
+    conditioning = stacked_conditions(model, process, params, batch, kinds, wishes)
+    x = noise
+    if start is not None:
+        first = jnp.broadcast_to(course.timesteps[0], len(noise))
+        x = add_noise(process.schedule, start, noise, first)
+    return Drawing(Walk.begin(x), conditioning)
+
+
+def advance(
+    model: Model,
+    process: Process,
+    params: Params,
+    drawing: Drawing,
+    keys: Key[Array, " b"],
+    settings: Settings,
+    course: Course,
+    until: int | Int[Array, ""],
+) -> Drawing:
+    """The drawings at step `until`, traced; the other arguments are as `begin` has them."""
+    schedule, conditioning = process.schedule, drawing.conditioning
+    strength = settings.sketch_strength
+
+    def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
+        prediction, _ = model.predict(
+            params, x, t.astype(jnp.float32), conditioning, sketch_strength=strength
+        )
+        return to_x0(process.prediction, schedule, prediction.astype(jnp.float32), x, t)
+
+    last = settings.guidance_until * schedule.alpha.shape[0]
+    denoiser = guided(denoise, settings.guidance, settings.sketch_guidance, last)
+    # A number that no step has: what the first noise was drawn with is not used again.
+    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - 1)
+    sampler = SAMPLERS[process.sampler]
+    walk = sampler.walk(denoiser, drawing.walk, schedule, course.timesteps, keys, until)
+    return Drawing(walk, conditioning)
+
+
+def trace(
+    model: Model,
+    process: Process,
+    params: Params,
+    conditioning: Conditioning,
+    latents: Float[Array, "b h w c"],
+    keys: Key[Array, " b"],
+) -> RagafTrace | None:
+    """What RAGAF decides on these latents, noised to each of `TRACE_LEVELS`, on a leading axis."""
+    if model.ragaf is None:
+        return None
+    schedule, count = process.schedule, len(latents)
+    steps, noise = schedule.alpha.shape[0], example_noise(keys, model.latent_shape)
+    conditional = jax.tree.map(lambda x: x[-count:], conditioning)
+
+    def at(level: Float[Array, ""]) -> RagafTrace | None:
+        t = jnp.full(count, jnp.int32(level * steps))
+        noisy = add_noise(schedule, latents, noise, t)
+        return model.predict(params, noisy, t.astype(jnp.float32), conditional)[1]
+
+    return jax.lax.map(at, jnp.array(TRACE_LEVELS))
 
 
 def generate(
@@ -123,56 +168,17 @@ def generate(
     process: Process,
     params: Params,
     batch: Batch,
-    rng: PRNGKeyArray,
+    keys: Key[Array, " b"],
     settings: Settings,
+    course: Course,
     start: Float[Array, "b h w c"] | None = None,
 ) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
-    """Samples one latent an example.
-
-    Args:
-      model: static.
-      process: static.
-      params: the stage's parameters.
-      batch: sketches, regions and text; its images are not read.
-      rng: the seed's key; what it draws for an example depends on the example's place alone.
-      settings: scales and strength, traced.
-      start: latents to begin from, noised to `settings.strength`; without it, pure noise.
-
-    Returns:
-      Clean latents; and RAGAF's trace on them, noised to each of `TRACE_LEVELS`, on a leading axis.
-    """
-    schedule, count = process.schedule, batch.tokens.shape[0]
-    steps = schedule.alpha.shape[0]
-    noise = example_noise(rng, count, model.latent_shape)
-    kinds = 2 if settings.sketch_guidance is None else 3
-    conditioning = stacked_conditions(model, process, params, batch, kinds)
-
-    def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
-        prediction, _ = model.predict(params, x, t.astype(jnp.float32), conditioning)
-        return to_x0(process.prediction, schedule, prediction.astype(jnp.float32), x, t)
-
-    strength = 1.0 if start is None else settings.strength
-    timesteps, x = timestep_grid(steps, process.steps, strength, process.spacing), noise
-    if start is not None:
-        x = add_noise(schedule, start, noise, jnp.full(count, timesteps[0]))
-    until = settings.guidance_until * steps
-    denoiser = guided(denoise, settings.guidance, settings.sketch_guidance, until)
-    # A number that no example has: its key is not one that `example_noise` has used above.
-    key = jax.random.fold_in(rng, 2**32 - 1)
-    latents = SAMPLERS[process.sampler](denoiser, x, schedule, timesteps, key)
-    if start is not None:
-        latents = jnp.where(settings.strength > 0, latents, start)
-    if model.ragaf is None:
-        return latents, None
-
-    conditional = jax.tree.map(lambda x: x[-count:], conditioning)
-
-    def trace_at(level: Float[Array, ""]) -> RagafTrace | None:
-        t = jnp.full(count, jnp.int32(level * steps))
-        noisy = add_noise(schedule, latents, noise, t)
-        return model.predict(params, noisy, t.astype(jnp.float32), conditional)[1]
-
-    return latents, jax.lax.map(trace_at, jnp.array(TRACE_LEVELS))
+    """Samples one latent an example: `begin`, `advance` to the end, and the `trace`."""
+    given = keys, settings, course
+    drawing = begin(model, process, params, batch, *given, start)
+    drawing = advance(model, process, params, drawing, *given, course.steps)
+    latents = drawing.walk.x
+    return latents, trace(model, process, params, drawing.conditioning, latents, keys)
 
 
 def to_pixels(model: Model, params: Params, latents: Float[Array, "b h w c"]) -> Array:

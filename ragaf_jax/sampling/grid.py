@@ -14,7 +14,7 @@ from ragaf_jax.lettering import GAP, Picture, below, on_page, text_block
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
 from ragaf_jax.sampling.attention_figure import word_maps
-from ragaf_jax.sampling.generate import process_of
+from ragaf_jax.sampling.process import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -32,11 +32,12 @@ def make_grid(
     """
     count, settings = config.sample_examples, settings_of(config.sample.to_dict())
     shown = jax.tree.map(lambda x: x[:count], batch)
-    draw = make_draw_one(build_model(config), process_of(config, tokenizer))
+    process = process_of(config, tokenizer)
+    draw, course = make_draw_one(build_model(config), process), process.course(config.sample.steps)
 
     def grid(params: Params) -> dict[str, Picture]:
         key = jax.random.key(config.seed)
-        samples, trace = jax.device_get(draw(params, shown, key, settings))
+        samples, trace = jax.device_get(draw(params, shown, key, settings, course))
         rows = [
             SheetRow((truth.sketch_u8[i], samples[i], truth.image_u8[i]), truth.captions[i])
             for i in range(len(samples))

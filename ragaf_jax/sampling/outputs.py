@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from ragaf_jax import __version__
 from ragaf_jax.graph.draw import draw_graph, draw_regions
 from ragaf_jax.sampling.attention_figure import attention_maps
-from ragaf_jax.sampling.figures import comparison
+from ragaf_jax.sampling.drawn import Result
+from ragaf_jax.sampling.figures import comparison, fusion_curves
 from ragaf_jax.sampling.generate import TRACE_LEVELS
-from ragaf_jax.sampling.pipeline import Result
+from ragaf_jax.sampling.numbered import described, label_page
+from ragaf_jax.sampling.request import SketchPage, Told
 
 METADATA = "metadata.json"
 PICTURES = (
@@ -28,45 +28,73 @@ PICTURES = (
     "stage2_output",
     "comparison",
     "attention_maps",
+    "fusion",
+    "labels",
 )
-FILES = {*(f"{name}.png" for name in PICTURES), "prompt.txt", METADATA}
+# Of the pictures of several seeds.
+IMAGES = "images"
+FILES = {*(f"{name}.png" for name in PICTURES), "prompt.txt", "regions.json", METADATA, IMAGES}
 _AVERAGED = {"attention_averaged_over_timesteps": [f"{level} T" for level in TRACE_LEVELS]}
 PACKAGES = ("jax", "flax", "numpy", "jraph", "opencv-python-headless", "pillow", "tokenizers")
 
 
+def write_regions(folder: Path, drawing: SketchPage) -> None:
+    """What there is to see of the regions before anything is drawn.
+
+    sketch.png, the page; regions.png, with their numbers; labels.png, whose pixels are these
+    numbers, to be edited and given back; regions.json, what is known of each.
+    """
+    regions, numbers = drawing.numbered
+    pictures = {
+        "sketch": drawing.page,
+        "regions": draw_regions(drawing.sketch, regions, numbers),
+        "labels": label_page(drawing.numbered, len(drawing.page)),
+    }
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    text = json.dumps(described(drawing.numbered), indent=1)
+    (folder / "regions.json").write_text(f"{text}\n", encoding="utf-8")
+
+
 def write_outputs(
-    folder: Path,
-    page: UInt8[np.ndarray, "page page"],
-    prompt: str,
-    result: Result,
-    facts: dict[str, Any],
+    folder: Path, drawing: SketchPage, told: Told, result: Result, facts: dict[str, Any]
 ) -> None:
     """Writes all files of one result into an existing folder.
 
     Args:
       folder: where to.
-      page: the drawing as it was read.
-      prompt: the text.
+      drawing: the sketch with its regions.
+      told: what the networks were told of it.
       result: what the pipeline made of both.
       facts: what else metadata.json is to say.
     """
-    s, r = result.sketch, result.regions
+    write_regions(folder, drawing)
+    s, r, numbers = result.sketch, result.regions, result.numbers
+    stages = result.settings["stages"]
+    made = {"stage 2": result.images} if stages != "1" else {"stage 1": result.images}
+    if stages == "both" and result.coarse is not None:
+        made = {"stage 1": result.coarse, **made}
+    seeds = [result.settings["seed"] + i for i in range(len(result.images))]
+    captions = [told.text] if len(seeds) == 1 else [f"seed {seed}: {told.text}" for seed in seeds]
     pictures = {
-        "sketch": page,
-        "regions": draw_regions(s, r),
-        "region_graph": draw_graph(s, r, result.graph),
-        "stage1_output": result.stage1,
-        "stage2_output": result.stage2,
-        "comparison": comparison(s, result.stage1, result.stage2, prompt),
+        "region_graph": draw_graph(s, r, result.graph, numbers),
+        **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in made.items()},
+        "comparison": comparison(s, made, captions),
     }
     if result.attention is not None and result.fusion is not None:
+        attention, fusion = result.attention[0], result.fusion[:, 0]
         pictures["attention_maps"] = attention_maps(
-            s, r.labels, result.attention, result.pieces, result.fusion
+            s, r.labels, attention, result.pieces, fusion.mean(0), numbers
         )
+        pictures["fusion"] = fusion_curves(TRACE_LEVELS, fusion, numbers)
     for name, picture in pictures.items():
         Image.fromarray(picture).save(folder / f"{name}.png")
-    (folder / "prompt.txt").write_text(f"{prompt}\n", encoding="utf-8")
-    metadata = {"prompt": prompt, **result.settings, **facts, **_circumstances(result)}
+    if len(seeds) > 1:
+        (folder / IMAGES).mkdir()
+        for seed, image in zip(seeds, result.images, strict=True):
+            Image.fromarray(image).save(folder / IMAGES / f"{seed}.png")
+    (folder / "prompt.txt").write_text(f"{told.text}\n", encoding="utf-8")
+    metadata = {**result.settings, **facts, **_circumstances(result)}
     text = json.dumps(metadata, indent=2, ensure_ascii=False)
     (folder / METADATA).write_text(f"{text}\n", encoding="utf-8")
 
@@ -74,7 +102,7 @@ def write_outputs(
 def _circumstances(result: Result) -> dict[str, Any]:
     device = jax.devices()[0]
     return {
-        "image_size": result.stage2.shape[0],
+        "image_size": result.images.shape[1],
         "regions": result.regions.n,
         "edges": len(result.graph.senders),
         **({} if result.attention is None else _AVERAGED),

@@ -1,213 +1,300 @@
-"""Sketch and prompt in, pictures out: both trained stages behind one call."""
+"""Sketch and prompt in, pictures out: the trained stages behind one call."""
 
 import dataclasses
-import math
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jax.sharding import AxisType, Mesh
+from jaxtyping import UInt8
 
-from ragaf_jax.batch import Batch, ink_on_black
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GraphConfig, RegionGraph
-from ragaf_jax.graph.padding import pad_graph, stack_graphs
-from ragaf_jax.graph.prepare import SketchRegions, page_size, sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS, Regions
-from ragaf_jax.nets.model import Model
-from ragaf_jax.sampling.stages import Draw, Stage, make_draw, restore_both, settings_of
+from ragaf_jax.graph.prepare import page_size
+from ragaf_jax.images import to_square
+from ragaf_jax.nets.model import Params
+from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, Result, joined, result_of
+from ragaf_jax.sampling.options import STAGES, Options, check_seed, chosen
+from ragaf_jax.sampling.parts import Parts, make_parts
+from ragaf_jax.sampling.request import SketchPage, Told, find_regions, tell, wording
+from ragaf_jax.sampling.stages import Stage, settings_of
+from ragaf_jax.sketch_input import load_sketch, to_page
 from ragaf_jax.training.setup import check_stages_match
+from ragaf_jax.training.sharding import AXES, put_batch, replicated
 
-
-class Result(NamedTuple):
-    """Pictures of side s, n regions, T tokens, and how they came about.
-
-    Attributes:
-      stage1, stage2: what each stage made.
-      sketch: the drawing as the networks saw it; paper 255, ink 0.
-      regions: where its regions lie.
-      graph: how they hang together.
-      pieces: the text of each token.
-      attention: each region's attention over the tokens, averaged over timesteps; rows sum to 1.
-      fusion: α (sketch) and β (text) of each region, averaged likewise; they sum to 1. Both are
-        None of a Stage 2 without RAGAF.
-      settings: every choice of the call, defaults filled in.
-      notices: what of sketch and prompt the model could not take in, as sentences.
-      seconds: time spent by part; "sampling" includes compilation the first time.
-    """
-
-    stage1: UInt8[np.ndarray, "s s 3"]
-    stage2: UInt8[np.ndarray, "s s 3"]
-    sketch: UInt8[np.ndarray, "s s"]
-    regions: Regions
-    graph: RegionGraph
-    pieces: list[str]
-    attention: Float[np.ndarray, "n t"] | None
-    fusion: Float[np.ndarray, "n 2"] | None
-    settings: dict[str, Any]
-    notices: list[str]
-    seconds: dict[str, float]
+# A file, a page as `Pipeline.page` makes it, or any grey picture of a drawing.
+Sketch = str | Path | UInt8[np.ndarray, "h w"]
 
 
 class Pipeline:
-    """Two trained stages, ready to draw."""
+    """One or two trained stages, ready to draw."""
 
-    def __init__(self, stage1: Stage, stage2: Stage):
-        """Puts the parameters on the device.
+    def __init__(
+        self,
+        stage1: Stage | None = None,
+        stage2: Stage | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        per_device: int = 1,
+    ):
+        """Puts the parameters on the devices.
+
+        Args:
+          stage1, stage2: at least one of them.
+          devices: that share batches; the first of all by default.
+          per_device: pictures that each draws together. More than one is faster on a GPU, and may
+            round the last bit otherwise than one does.
 
         Raises:
-          UserError: the stages do not fit each other.
+          UserError: no stage, or stages that do not fit each other.
         """
-        check_stages_match(stage1.meta, stage2.meta, stage1.config.data.dataset)
-        self.stage1, self.stage2 = stage1, stage2
-        self._params1, self._params2 = jax.device_put((stage1.params, stage2.params))
-        self._draws: dict[tuple[str, int], Draw] = {}
+        self.stages = {i: stage for i, stage in ((1, stage1), (2, stage2)) if stage is not None}
+        if not self.stages:
+            raise UserError("There is no stage to draw with; give the workdir of one, or of both.")
+        if stage1 is not None and stage2 is not None:
+            check_stages_match(stage1.meta, stage2.meta, stage1.config.data.dataset)
+        if per_device < 1:
+            raise UserError(f"Pictures per device are {per_device}; choose 1 or more.")
+        self._per_device = per_device
+        places = np.array(devices or jax.devices()[:1])[:, None]
+        self._mesh = Mesh(places, AXES, axis_types=(AxisType.Auto,) * 2)
+        self._params: dict[int, Params] = {
+            i: jax.device_put(stage.params, replicated(self._mesh))
+            for i, stage in self.stages.items()
+        }
+        self._parts: dict[tuple[int, str], Parts] = {}
 
     @classmethod
-    def restore(cls, stage1: Path, stage2: Path) -> "Pipeline":
-        """From the workdirs of both stages alone.
+    def restore(
+        cls,
+        stage1: str | Path | None = None,
+        stage2: str | Path | None = None,
+        *,
+        dtype: str | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        per_device: int = 1,
+    ) -> "Pipeline":
+        """From the workdirs of the stages alone; their averaged parameters.
+
+        Args:
+          stage1, stage2: one may be left out.
+          dtype: of the computation and of what is kept, "float32" or "bfloat16"; by default as the
+            stages were trained.
+          devices, per_device: as in `Pipeline`.
 
         Raises:
           UserError: no whole checkpoint in one of them, or stages that do not fit each other, as
             those of different image sizes.
         """
-        return cls(*restore_both(Path(stage1), Path(stage2)))
+        one, two = (
+            None if workdir is None else Stage.restore(Path(workdir), i, dtype)
+            for i, workdir in ((1, stage1), (2, stage2))
+        )
+        return cls(one, two, devices, per_device)
+
+    @property
+    def together(self) -> int:
+        """How many pictures are drawn together."""
+        return self._mesh.size * self._per_device
+
+    @property
+    def leading(self) -> Stage:
+        """The stage whose defaults, vocabulary and regions count: the last."""
+        return self.stages[max(self.stages)]
 
     @property
     def page_size(self) -> int:
-        """Side of the page that `__call__` takes: that of the training records' pages."""
-        return page_size(self.stage2.model.image_size)
+        """Side of the pages on which regions are found: that of the training records' pages."""
+        return page_size(self.leading.model.image_size)
+
+    def page(self, sketch: Sketch) -> SketchPage:
+        """A drawing and its regions.
+
+        Args:
+          sketch: a file of any size and polarity; a grey page of `page_size`, paper 255 and ink 0,
+            which is taken as it is; or any other grey picture.
+
+        Raises:
+          UserError: no picture that can be read.
+        """
+        if isinstance(sketch, str | Path):
+            page = load_sketch(sketch, self.page_size)
+        elif sketch.shape == (self.page_size,) * 2:
+            page = sketch
+        else:
+            page = to_page(sketch, self.page_size)
+        # The field is younger than some checkpoints.
+        kind = self.leading.config.data.get("regions", "strokes")
+        return find_regions(page, self.leading.model, kind)
+
+    def tell(
+        self,
+        drawing: SketchPage,
+        prompt: str,
+        region_prompts: Mapping[int, str] | None = None,
+        negative_prompt: str = "",
+    ) -> Told:
+        """What the networks are told of one request; `request.tell` with this model's sizes."""
+        stage = self.leading
+        words = prompt, region_prompts or {}, negative_prompt
+        return tell(drawing, *words, stage.model, stage.tokenizer)
+
+    def options(self, **asked: Any) -> Options:
+        """Choices as Stage 2's config has them, but for what is asked; see `Options`.
+
+        Raises:
+          UserError: a value out of its range, or a stage that this pipeline does not have.
+        """
+        config = self.leading.config
+        usual = "both" if len(self.stages) == 2 else str(max(self.stages))
+        options = chosen(config.sample.to_dict(), asked, config.diffusion.steps, usual)
+        for number in STAGES[options.stages]:
+            if number not in self.stages:
+                raise UserError(
+                    f"Stage {number} is to draw and its workdir was not given; give --stage{number}"
+                    f", or choose stages={usual!r}."
+                )
+            self._part(number, options.sampler)
+        return options
 
     def __call__(
         self,
-        page: UInt8[np.ndarray, "page page"],
+        sketch: Sketch | SketchPage,
         prompt: str,
+        region_prompts: Mapping[int, str] | None = None,
         *,
+        negative_prompt: str = "",
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        sketch_guidance: float | None = None,
-        guidance_until: float | None = None,
-        strength: float | None = None,
-        sampler: str | None = None,
+        count: int = 1,
+        image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
+        **asked: Any,
     ) -> Result:
-        """Draws one picture. What is None is as Stage 2's config says.
-
-        Only a new pair of `sampler` and `steps` compiles anew; and once more, of each pair, the
-        first `sketch_guidance` that is not 1, as that takes a third evaluation of the networks.
+        """Draws one sketch, once or several times.
 
         Args:
-          page: paper 255, ink 0, of side `page_size`.
+          sketch: as `page` takes it, or what `page` answered, with its regions changed or not.
           prompt: may be empty.
-          seed: in 0 … 2³² - 1; the same seed and settings give the same pictures.
-          steps: denoising steps of either stage.
-          guidance: scale of the text; 1 is the plain conditional model.
-          sketch_guidance: scale of the sketch and its regions; 1 likewise.
-          guidance_until: below this share of the timesteps both scales count as 1.
-          strength: how far Stage 2 noises Stage 1's picture: 0 not at all, 1 wholly.
-          sampler: a name in `diffusion.samplers.SAMPLERS`.
+          region_prompts: words for some regions, by their numbers; see `request.tell`.
+          negative_prompt: what is not to be seen; may be empty.
+          seed: in 0 … 2³² − 1. The same seed and settings give the same picture.
+          count: pictures; their seeds are seed, seed + 1 …
+          image: to begin from, instead of noise, in the first of the stages, noised to `strength`;
+            its central square is taken.
+          **asked: fields of `Options`.
 
         Raises:
-          UserError: a setting out of its range, or a page that is no square of a fitting size.
+          UserError: a setting out of its range, a sketch that is no picture, words that do not fit.
         """
-        config = self.stage2.config.sample
-        asked = {
-            "steps": steps,
-            "guidance": guidance,
-            "sketch_guidance": sketch_guidance,
-            "guidance_until": guidance_until,
-            "strength": strength,
-            "sampler": sampler,
-        }
-        chosen = {name: config[name] if value is None else value for name, value in asked.items()}
-        chosen["seed"] = seed
-        _check(chosen, self.stage2.config.diffusion.steps)
-
-        started = time.perf_counter()
-        prepared = self._regions(page)
-        tokens, mask = self.stage2.tokenizer.encode([prompt], self.stage2.model.text_length)
-        batch = _batch_of_one(prepared, tokens, mask, self.stage2.model)
+        options = self.options(**asked)
+        if count < 1:
+            raise UserError(f"count is {count}; choose 1 or more pictures.")
+        seeds = [seed + i for i in range(count)]
+        for one in seeds:
+            check_seed(one)
+        began = time.perf_counter()
+        drawing = sketch if isinstance(sketch, SketchPage) else self.page(sketch)
+        told = self.tell(drawing, prompt, region_prompts, negative_prompt)
         ready = time.perf_counter()
-        draw = self._draw(chosen["sampler"], chosen["steps"])
-        key = jax.random.key(seed)
-        drawn = jax.device_get(draw(self._params1, self._params2, batch, key, settings_of(chosen)))
+        images = None if image is None else self.starts([image] * count)
+        finished = self.run([told] * count, seeds, options, images)
         done = time.perf_counter()
+        settings = {
+            **wording(prompt, region_prompts, negative_prompt),
+            "seed": seed,
+            "count": count,
+            **dataclasses.asdict(options),
+        }
+        seconds = {"regions": ready - began, "sampling": done - ready}
+        return result_of(drawing, told, finished, settings, seconds)
 
-        n = prepared.regions.n
-        return Result(
-            stage1=drawn.stage1[0],
-            stage2=drawn.stage2[0],
-            sketch=prepared.sketch,
-            regions=prepared.regions,
-            graph=prepared.graph,
-            pieces=self.stage2.tokenizer.pieces(tokens[0].tolist()),
-            attention=None if drawn.trace is None else drawn.trace.attention.mean(0)[0, :n],
-            fusion=None if drawn.trace is None else drawn.trace.fusion.mean(0)[0, :n],
-            settings=chosen,
-            notices=self._notices(page, prompt),
-            seconds={"regions": ready - started, "sampling": done - ready},
-        )
+    def starts(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Pictures:
+        """Pictures to begin from, at the model's size."""
+        return np.stack([to_square(image, self.leading.model.image_size) for image in images])
 
-    def _regions(self, page: UInt8[np.ndarray, "page page"]) -> SketchRegions:
-        """As for the training records, within the budget of this model: one node is padding."""
-        # The field is younger than some checkpoints.
-        model, kind = self.stage2.model, self.stage2.config.data.get("regions", "strokes")
-        usual = REGION_KINDS[kind]
-        limit = min(usual.max_regions, model.max_regions - 1)
-        return sketch_regions(
-            page,
-            model.image_size,
-            dataclasses.replace(usual, max_regions=limit),
-            GraphConfig(),
-            model.max_edges,
-        )
+    def run(
+        self,
+        told: Sequence[Told],
+        seeds: Sequence[int],
+        options: Options,
+        images: Pictures | None = None,
+    ) -> Finished:
+        """The pictures of several requests, `together` at a time; arguments as in `stream`."""
+        pieces: list[Finished] = []
+        for i in range(0, len(told), self.together):
+            some = slice(i, i + self.together)
+            begun = None if images is None else images[some]
+            *_, finished = self.stream(told[some], seeds[some], options, begun)
+            assert isinstance(finished, Finished)
+            pieces.append(finished)
+        return joined(pieces)
 
-    def _draw(self, sampler: str, steps: int) -> Draw:
-        key = sampler, steps
-        if key not in self._draws:
-            one, two = self.stage1, self.stage2
-            self._draws[key] = make_draw(one.model, one.process(*key), two.model, two.process(*key))
-        return self._draws[key]
+    def stream(
+        self,
+        told: Sequence[Told],
+        seeds: Sequence[int],
+        options: Options,
+        images: Pictures | None = None,
+        every: int | None = None,
+    ) -> Iterator[Progress | Finished]:
+        """Draws several requests in one go; who stops asking cancels.
 
-    def _notices(self, page: UInt8[np.ndarray, "page page"], prompt: str) -> list[str]:
-        tokenizer, length = self.stage2.tokenizer, self.stage2.model.text_length
-        notices = []
-        if page.min() == 255:
-            notices.append("The sketch is blank: no line was found on it.")
-        if unknown := tokenizer.unknown_words(prompt):
-            notices.append(f"The model does not know these words: {', '.join(unknown)}.")
-        if tokenizer.encode([prompt], length + 1)[1].all():
-            notices.append(f"The prompt is longer than {length} tokens; its end was not read.")
-        return notices
+        Args:
+          told: what `tell` answers of each.
+          seeds: of each.
+          options: of all.
+          images: to begin from, of each, at the model's size.
+          every: tells of the progress after so many steps; None: not at all.
+
+        Yields:
+          `Progress`, and at last what is `Finished`.
+        """
+        count = len(told)
+        given = [(one.batch, one.wishes) for one in told]
+        batch, wishes = self._shared(jax.tree.map(lambda *x: np.concatenate(x), *given), count)
+        seeds_ = self._shared(np.array(seeds, np.uint32), count)
+        settings = settings_of(dataclasses.asdict(options))
+        pictures, coarse, latents, trace = images, None, None, None
+        for number in STAGES[options.stages]:
+            params, parts = self._params[number], self._part(number, options.sampler)
+            if number == 2:
+                coarse = pictures
+            if latents is None and pictures is not None:
+                latents = parts.encode(params, self._shared(pictures, count))
+            course = parts.process.course(
+                options.steps, 1.0 if latents is None else options.strength
+            )
+            asked = seeds_, settings, course
+            drawing = parts.begin(params, batch, *asked, latents, wishes)
+            steps = int(course.steps)
+            for until in _stops(steps, every):
+                drawing = parts.advance(params, drawing, *asked, until)
+                if every is not None:
+                    preview = parts.look(params, drawing.preview)
+                    yield Progress(number, until, steps, np.asarray(preview)[:count])
+            made, trace = parts.finish(params, drawing, seeds_)
+            pictures, latents = np.asarray(made)[:count], drawing.walk.x
+        assert pictures is not None
+        if trace is not None:
+            trace = jax.tree.map(lambda x: np.asarray(x)[:, :count], trace)
+        yield Finished(pictures, coarse, trace)
+
+    def _part(self, number: int, sampler: str) -> Parts:
+        key = number, sampler
+        if key not in self._parts:
+            stage = self.stages[number]
+            self._parts[key] = make_parts(number, stage.model, stage.process(sampler))
+        return self._parts[key]
+
+    def _shared(self, tree: Any, count: int) -> Any:
+        """Examples on the devices; some once more where devices would have unequally many."""
+        size = self._mesh.size
+        rows = np.arange(-(-count // size) * size) % count
+        return put_batch(self._mesh, jax.tree.map(lambda x: x[rows], tree))
 
 
-def _check(chosen: dict[str, Any], schedule_steps: int) -> None:
-    if not 0 <= chosen["seed"] < 2**32:
-        raise UserError(f"The seed is {chosen['seed']}; choose one from 0 to {2**32 - 1}.")
-    if not 1 <= chosen["steps"] <= schedule_steps:
-        raise UserError(f"steps is {chosen['steps']}; choose 1 to {schedule_steps}.")
-    for name in ("strength", "guidance_until"):
-        if not 0 <= chosen[name] <= 1:
-            raise UserError(f"{name} is {chosen[name]}; choose 0 to 1.")
-    for name in ("guidance", "sketch_guidance"):
-        if not math.isfinite(chosen[name]):
-            raise UserError(f"{name} is {chosen[name]}; choose a finite number, usually 1 to 10.")
-
-
-def _batch_of_one(
-    prepared: SketchRegions,
-    tokens: Int[np.ndarray, "1 t"],
-    mask: Bool[np.ndarray, "1 t"],
-    model: Model,
-) -> Batch:
-    """What the networks are told; there is no image yet."""
-    return Batch(
-        image=np.zeros((1, *prepared.sketch.shape, 3), np.float32),
-        sketch=ink_on_black(prepared.sketch[None]),
-        labels=prepared.regions.labels[None],
-        graph=stack_graphs([pad_graph(prepared.graph, model.max_regions, model.max_edges)]),
-        tokens=tokens,
-        token_mask=mask,
-    )
+def _stops(steps: int, every: int | None) -> list[int]:
+    """The steps after which progress is told of, or the last alone."""
+    if steps == 0:
+        return []
+    return [steps] if every is None else [*range(every, steps, every), steps]

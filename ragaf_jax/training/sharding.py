@@ -5,7 +5,7 @@ numbers are cut along the axis "fsdp" and copied along "data"; the step gathers 
 used (ZeRO stage 3, Rajbhandari et al. 2020, §5.3; "fully sharded data parallel").
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import ml_collections
@@ -13,10 +13,11 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ragaf_jax.batch import Batch
 from ragaf_jax.errors import UserError
 
 AXES = ("data", "fsdp")
+
+T = TypeVar("T")
 
 # An array of fewer numbers is copied to all devices: to gather it takes longer than it saves.
 _LEAST = 256
@@ -85,8 +86,8 @@ def with_shardings(mesh: Mesh, shapes: Any) -> Any:
     )
 
 
-def put_batch(mesh: Mesh, batch: Batch) -> Batch:
-    """Starts the transfer of a batch to the devices that share it.
+def put_batch(mesh: Mesh, batch: T) -> T:
+    """Starts the transfer of a batch, or of other arrays of examples, to the devices that share it.
 
     Args:
       mesh: of all processes.

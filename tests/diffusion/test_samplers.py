@@ -12,18 +12,22 @@ import pytest
 from ragaf_jax.diffusion.guidance import guided
 from ragaf_jax.diffusion.samplers import (
     SAMPLERS,
+    Walk,
     ddim,
     ddpm,
     dpm_solver_pp_2m,
     euler,
+    example_keys,
     example_noise,
     spacing_of,
+    step_noise,
 )
 from ragaf_jax.diffusion.schedule import Schedule, add_noise, finite_snr, make_schedule
 from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
 
 MEAN, SPREAD = 0.7, 0.4
 KEY = jax.random.key(0)
+TWO, THREE, FOUR = (example_keys(KEY, count) for count in (2, 3, 4))
 DETERMINISTIC = ("ddim", "dpm_solver_pp_2m", "euler")
 
 
@@ -84,7 +88,7 @@ def test_the_last_step_answers_the_networks_own_data(rng, name, steps, zero_term
     answers = jnp.asarray(rng.normal(size=(1000, 2, 3)), jnp.float32)
     grid = timestep_grid(1000, steps)
     sampled = SAMPLERS[name](
-        lambda x, t: answers[t[0]] + 0 * x, jnp.ones((2, 3), jnp.float32), schedule, grid, KEY
+        lambda x, t: answers[t[0]] + 0 * x, jnp.ones((2, 3), jnp.float32), schedule, grid, TWO
     )
     np.testing.assert_array_equal(sampled, answers[grid[-2]])
 
@@ -118,7 +122,7 @@ def test_stands_still_on_a_timestep_that_repeats(rng, name):
     schedule = make_schedule("scaled_linear")
     start = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
     for t in (0, int(rng.integers(1, 999)), 999):
-        still = SAMPLERS[name](lambda x, t: x + 1, start, schedule, jnp.array([t] * 4), KEY)
+        still = SAMPLERS[name](lambda x, t: x + 1, start, schedule, jnp.array([t] * 4), TWO)
         np.testing.assert_array_equal(still, start)
 
 
@@ -135,9 +139,9 @@ def test_first_steps_do_not_know_what_follows(rng, name, zero_terminal_snr):
         return gaussian_denoiser(schedule)(x, t)
 
     with jax.disable_jit():
-        SAMPLERS[name](denoise, start, schedule, grid, KEY)
+        SAMPLERS[name](denoise, start, schedule, grid, TWO)
     for k, x in enumerate(passed):
-        prefix = SAMPLERS[name](gaussian_denoiser(schedule), start, schedule, grid[: k + 1], KEY)
+        prefix = SAMPLERS[name](gaussian_denoiser(schedule), start, schedule, grid[: k + 1], TWO)
         np.testing.assert_allclose(prefix, x, rtol=1e-5, atol=1e-6)
 
 
@@ -147,7 +151,7 @@ def test_ancestral_sampling_has_the_marginals_of_the_schedule(rng):
     x0, noise = (jnp.asarray(rng.normal(size=(4, 10_000)), jnp.float32) for _ in range(2))
     grid = timestep_grid(1000, 7)
     for last in range(1, 7):
-        x = ddpm(lambda x, t: x0, noise, schedule, grid[: last + 1], KEY)
+        x = ddpm(lambda x, t: x0, noise, schedule, grid[: last + 1], FOUR)
         rest = (x - schedule.alpha[grid[last]] * x0) / schedule.sigma[grid[last]]
         assert abs(float(rest.mean())) < 0.03 and abs(float(rest.std()) - 1) < 0.02
         # What is drawn in a step is new: some of the noise before is gone.
@@ -157,7 +161,7 @@ def test_ancestral_sampling_has_the_marginals_of_the_schedule(rng):
 def test_ancestral_sampling_reaches_the_distribution_of_the_data(rng):
     schedule = make_schedule("cosine", zero_terminal_snr=True)
     noise = jnp.asarray(rng.normal(size=(4, 5_000)), jnp.float32)
-    sampled = ddpm(gaussian_denoiser(schedule), noise, schedule, timestep_grid(1000, 250), KEY)
+    sampled = ddpm(gaussian_denoiser(schedule), noise, schedule, timestep_grid(1000, 250), FOUR)
     assert float(sampled.mean()) == pytest.approx(MEAN, abs=0.02)
     assert float(sampled.std()) == pytest.approx(SPREAD, abs=0.02)
 
@@ -166,22 +170,23 @@ def test_noise_of_an_example_does_not_depend_on_its_batch(rng):
     schedule, grid = make_schedule("scaled_linear"), timestep_grid(1000, 5)
     start = jnp.asarray(rng.normal(size=(3, 4, 4, 2)), jnp.float32)
     denoise = gaussian_denoiser(schedule)
-    three = ddpm(denoise, start, schedule, grid, KEY)
-    two = ddpm(denoise, start[:2], schedule, grid, KEY)
-    np.testing.assert_allclose(three[:2], two, rtol=1e-5, atol=1e-6)
-    assert np.abs(ddpm(denoise, start, schedule, grid, jax.random.key(1)) - three).max() > 0.1
+    three = ddpm(denoise, start, schedule, grid, THREE)
+    two = ddpm(denoise, start[1:], schedule, grid, THREE[1:])
+    np.testing.assert_allclose(three[1:], two, rtol=1e-5, atol=1e-6)
+    others = example_keys(jax.random.key(1), 3)
+    assert np.abs(ddpm(denoise, start, schedule, grid, others) - three).max() > 0.1
 
 
 def test_noise_differs_between_examples_and_steps():
-    draws = [example_noise(jax.random.fold_in(KEY, step), 3, (50,)) for step in range(4)]
-    together = np.corrcoef(np.concatenate(draws))
-    assert np.abs(together - np.eye(12)).max() < 0.7
+    draws = [step_noise(THREE, step, (50,)) for step in range(4)]
+    together = np.corrcoef(np.concatenate([*draws, example_noise(THREE, (50,))]))
+    assert np.abs(together - np.eye(15)).max() < 0.7
 
     # And it is the draws of the steps that are added: after the first, the sampler's x shows it.
     schedule, x = make_schedule("scaled_linear"), jnp.zeros((3, 50))
     grid = jnp.array([999, 600, 200])
-    one = ddpm(lambda x, t: 0 * x, x, schedule, grid[:2], KEY)
-    two = ddpm(lambda x, t: 0 * x, x, schedule, grid, KEY)
+    one = ddpm(lambda x, t: 0 * x, x, schedule, grid[:2], THREE)
+    two = ddpm(lambda x, t: 0 * x, x, schedule, grid, THREE)
     assert np.corrcoef(one.ravel(), draws[0].ravel())[0, 1] > 0.999
     assert np.corrcoef(two.ravel(), draws[1].ravel())[0, 1] > 0.8
 
@@ -211,23 +216,51 @@ def test_each_sampler_has_the_spacing_of_its_scheduler():
     ]
 
 
+@pytest.mark.parametrize("zero_terminal_snr", (False, True))
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_only_the_number_of_steps_recompiles(name):
+def test_a_way_in_parts_is_the_whole_way(rng, name, zero_terminal_snr):
+    schedule = make_schedule("scaled_linear", zero_terminal_snr=zero_terminal_snr)
+    start = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
+    denoise, sampler = gaussian_denoiser(schedule), SAMPLERS[name]
+    steps = int(rng.integers(3, 9))
+    # What there is room for behind the end changes nothing.
+    grid = timestep_grid(1000, steps, room=20)
+    np.testing.assert_array_equal(grid[: steps + 1], timestep_grid(1000, steps))
+    assert len(grid) == 21 and len(set(grid[steps:].tolist())) == 1
+    whole = sampler(denoise, start, schedule, grid[: steps + 1], TWO)
+
+    @jax.jit
+    def go(walk, until):
+        return sampler.walk(denoise, walk, schedule, grid, TWO, until)
+
+    walk = Walk.begin(start)
+    for until in (1, 2, 2, steps):
+        walk = go(walk, until)
+        assert walk.step == until
+    assert go._cache_size() == 1
+    np.testing.assert_allclose(walk.x, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_nothing_recompiles(name):
     schedule = make_schedule("scaled_linear")
     traces = 0
 
     @jax.jit
-    def sample(seed, strength, text_scale, sketch_scale):
+    def sample(seed, grid, steps, text_scale, sketch_scale):
         nonlocal traces
         traces += 1
-        grid = timestep_grid(1000, 4, strength)
         x = jax.random.normal(jax.random.key(seed), (2, 3))
         one = gaussian_denoiser(schedule)
         denoise = guided(one, text_scale, sketch_scale)
-        return SAMPLERS[name](denoise, x, schedule, grid, jax.random.key(seed))
+        keys = example_keys(jax.random.key(seed), 2)
+        return SAMPLERS[name].walk(denoise, Walk.begin(x), schedule, grid, keys, steps).x
 
-    settings = [(1, 1.0, 7.5, 1.0), (2, 0.6, 3.0, 1.5), (3, 0.3, 1.0, 0.0)]
-    results = [sample(*setting) for setting in settings]
+    settings = [(1, 4, 1.0, 7.5, 1.0), (2, 9, 0.6, 3.0, 1.5), (3, 1, 0.3, 1.0, 0.0)]
+    results = [
+        sample(seed, timestep_grid(1000, steps, strength, room=9), steps, *scales)
+        for seed, steps, strength, *scales in settings
+    ]
     assert traces == 1
     assert all(np.all(np.isfinite(result)) for result in results)
     assert not np.allclose(results[0], results[1])

@@ -7,7 +7,7 @@ import pytest
 from fakes import random_batch, random_graph, random_params, tiny_config, tiny_tokenizer
 
 from ragaf_jax.batch import Truth
-from ragaf_jax.diffusion.samplers import example_noise
+from ragaf_jax.diffusion.samplers import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.evaluation import reading as reading_module
 from ragaf_jax.evaluation.attention import attention_scores
@@ -41,7 +41,8 @@ def test_it_is_the_models_trace_on_noised_pictures(rng):
     hidden = ~batch.token_mask[None, :, None].repeat(count, 0).repeat(regions, 2)
     assert (found.attention[hidden] == 0).all()
 
-    schedule, noise = schedule_of(config), example_noise(jax.random.key(5), 3, model.latent_shape)
+    schedule, keys = schedule_of(config), example_keys(jax.random.key(5), 3)
+    noise = example_noise(keys, model.latent_shape)
     level = int(rng.integers(count))
 
     @jax.jit

@@ -10,11 +10,13 @@ from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.batch import Truth
+from ragaf_jax.diffusion.samplers import example_keys
 from ragaf_jax.evaluation import responses as responses_module
 from ragaf_jax.evaluation.responses import make_responses, sample_plainly
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Model
-from ragaf_jax.sampling.generate import Settings, generate, process_of
+from ragaf_jax.sampling.generate import generate
+from ragaf_jax.sampling.process import Settings, process_of
 from ragaf_jax.training.monitor import single_changes
 from ragaf_jax.training.objective import condition
 from ragaf_jax.training.response import observe
@@ -113,15 +115,16 @@ def test_an_empty_graph_is_one_whose_regions_are_dropped(rng):
 
 def test_samples_are_those_of_the_sampler_at_scales_of_one(rng):
     config = configured(1)
-    model, process = build_model(config), process_of(config, tiny_tokenizer(), steps=2)
+    model, process = build_model(config), process_of(config, tiny_tokenizer())
     key = jax.random.key(int(rng.integers(2**31)))
-    params = random_params(model, rng)
+    params, course = random_params(model, rng), process.course(2)
 
     @jax.jit
     def both(batch):
         shown = condition(model, params, batch, jnp.ones(len(batch.tokens)))
-        expected, _ = generate(model, process, params, batch, key, Settings(1.0, 1.0))
-        return sample_plainly(model, process, params, shown, key), expected
+        keys = example_keys(key, len(batch.tokens))
+        expected, _ = generate(model, process, params, batch, keys, Settings(1.0, 1.0), course)
+        return sample_plainly(model, process, params, shown, key, course), expected
 
     got, expected = both(random_batch(rng, config, 2))
     scale = float(np.abs(expected).max())

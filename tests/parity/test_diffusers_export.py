@@ -16,8 +16,9 @@ from fakes import random_batch  # noqa: E402
 from test_tokenizer import write_folder  # noqa: E402
 
 from configs import stage1  # noqa: E402
-from ragaf_jax.diffusion.samplers import example_noise  # noqa: E402
-from ragaf_jax.sampling.generate import Settings, generate, process_of, to_pixels  # noqa: E402
+from ragaf_jax.diffusion.samplers import example_keys, example_noise  # noqa: E402
+from ragaf_jax.sampling.generate import generate, to_pixels  # noqa: E402
+from ragaf_jax.sampling.process import Settings, process_of  # noqa: E402
 from ragaf_jax.sampling.stages import Stage  # noqa: E402
 from ragaf_jax.training.adopt import adopted  # noqa: E402
 from ragaf_jax.training.loop import train  # noqa: E402
@@ -101,19 +102,20 @@ def test_the_same_picture(rng, trained, tmp_path):
     pipe.set_progress_bar_config(disable=True)
 
     stage = Stage.restore(trained / "run", 1)
-    process = process_of(stage.config, stage.tokenizer, scheduler, STEPS)
+    process = process_of(stage.config, stage.tokenizer, scheduler)
     batch = random_batch(rng, stage.config, size=1)
     tokens, mask = stage.tokenizer.encode([PROMPT], stage.config.data.text_length)
     batch = batch._replace(tokens=tokens, token_mask=mask)
-    key = jax.random.key(int(rng.integers(2**31)))
+    keys = example_keys(jax.random.key(int(rng.integers(2**31))), 1)
+    asked = keys, Settings(GUIDANCE, 1.0), process.course(STEPS)
 
     @jax.jit
     def draw(params, batch):
-        latents, _ = generate(stage.model, process, params, batch, key, Settings(GUIDANCE, 1.0))
+        latents, _ = generate(stage.model, process, params, batch, *asked)
         return to_pixels(stage.model, params, latents)
 
     ours = np.asarray(draw(stage.params, batch))[0]
-    noise = np.asarray(example_noise(key, 1, stage.model.latent_shape))
+    noise = np.asarray(example_noise(keys, stage.model.latent_shape))
     theirs = pipe(
         PROMPT,
         image=torch.from_numpy(batch.sketch).permute(0, 3, 1, 2),

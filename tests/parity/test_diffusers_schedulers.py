@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ragaf_jax.diffusion.prediction import PREDICTIONS, to_x0
-from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_noise, spacing_of
+from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_keys, spacing_of, step_noise
 from ragaf_jax.diffusion.schedule import add_noise, finite_snr, make_schedule
 from ragaf_jax.diffusion.timesteps import timestep_grid
 
@@ -73,7 +73,7 @@ def their_steps(scheduler, network, start, noises, monkeypatch):
     return steps
 
 
-def our_steps(sampler, kind, schedule, grid, network, start, key):
+def our_steps(sampler, kind, schedule, grid, network, start, keys):
     """x after each step: what the network is shown next, and the sample."""
     shown = []
 
@@ -83,7 +83,7 @@ def our_steps(sampler, kind, schedule, grid, network, start, key):
         return to_x0(kind, schedule, jnp.asarray(answer, jnp.float32), x, t)
 
     with jax.disable_jit():
-        sample = SAMPLERS[sampler](denoise, jnp.asarray(start), schedule, grid, key)
+        sample = SAMPLERS[sampler](denoise, jnp.asarray(start), schedule, grid, keys)
     return [*shown[1:], np.asarray(sample)]
 
 
@@ -92,7 +92,7 @@ def check_steps(
 ):
     """The same network — linear in x, swaying with t — leads through the same x to 1e-5."""
     mix, start = rng.normal(size=(3, 3)) / 3, rng.normal(size=SHAPE).astype(np.float32)
-    key = jax.random.key(int(rng.integers(2**31)))
+    keys = example_keys(jax.random.key(int(rng.integers(2**31))), SHAPE[0])
 
     def network(x, t):
         return x @ mix + np.sin(t / 100)
@@ -109,12 +109,9 @@ def check_steps(
     schedule = make_schedule(name, zero_terminal_snr=zero_snr, **BETAS)
     if sampler in FINITE_SNR:
         schedule = finite_snr(schedule)
-    noises = [
-        example_noise(jax.random.fold_in(key, k), SHAPE[0], SHAPE[1:])
-        for k in range(steps if sampler == "ddpm" else 0)
-    ]
+    noises = [step_noise(keys, k, SHAPE[1:]) for k in range(steps if sampler == "ddpm" else 0)]
     theirs = their_steps(scheduler, network, start, noises, monkeypatch)
-    ours = our_steps(sampler, kind, schedule, grid, network, start, key)
+    ours = our_steps(sampler, kind, schedule, grid, network, start, keys)
     assert len(ours) == len(theirs) == steps
     errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True)]
     assert max(errors) <= 1e-5, f"step {np.argmax(errors)} of {steps}: {max(errors):.1e}"

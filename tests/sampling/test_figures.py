@@ -11,7 +11,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.lettering import enlarge, font, text_block, wrap
 from ragaf_jax.sampling.attention_figure import attention_maps, words
 from ragaf_jax.sampling.curves import curves, read_metrics, smoothed
-from ragaf_jax.sampling.figures import comparison
+from ragaf_jax.sampling.figures import comparison, fusion_curves
 from ragaf_jax.tokenizer import Tokenizer
 
 CAPTION = "house: large red at the top, small brown at the bottom left"
@@ -59,10 +59,27 @@ def test_pictures_are_enlarged_by_whole_pixels(rng, side, factor):
 
 def test_a_comparison_shows_its_three_pictures(rng):
     sketch = rng.integers(0, 256, (64, 64), dtype=np.uint8)
-    stage1, stage2 = random_picture(rng), random_picture(rng)
-    figure = comparison(sketch, stage1, stage2, CAPTION)
-    for picture in (sketch, stage1, stage2):
+    made = {name: rng.integers(0, 256, (2, 64, 64, 3), np.uint8) for name in ("one", "two")}
+    figure = comparison(sketch, made, [CAPTION, "seed 2"])
+    for picture in (sketch, *made["one"], *made["two"]):
         assert contains(figure, enlarge(picture, 192))
+    alone = comparison(sketch, {"one": made["one"][:1]}, [CAPTION])
+    assert alone.shape[0] < figure.shape[0] and alone.shape[1] < figure.shape[1]
+
+
+@pytest.mark.parametrize("regions", [1, 12, 40])
+def test_fusion_is_drawn_as_curves(rng, regions):
+    levels = (0.9, 0.5, 0.1)
+    alpha = rng.random((3, regions))
+    fusion = np.stack([alpha, 1 - alpha], -1)
+    numbers = tuple(rng.permutation(100)[:regions].tolist())
+    figure = fusion_curves(levels, fusion, numbers)
+    assert figure.shape[0] >= 500 and figure.shape[1] >= 700
+    # A curve moves with its values, and all regions have one.
+    assert (fusion_curves(levels, fusion[:, :, ::-1], numbers) != figure).any()
+    inked = np.ptp(figure.astype(int), axis=-1) > 60  # coloured
+    flat = np.full_like(fusion, 0.5)
+    assert inked.sum() > 200 and (np.ptp(fusion_curves(levels, flat, numbers), -1) > 60).any()
 
 
 def test_a_contact_sheet_shows_every_picture_and_grows_with_its_captions(rng):
@@ -98,6 +115,7 @@ def attention_case(rng, regions=5, side=64):
         "attention": rng.dirichlet(np.where(mask[0], 1.0, 1e-3), regions).astype(np.float32),
         "pieces": tokenizer.pieces(tokens[0].tolist()),
         "fusion": np.stack([alpha, 1 - alpha], 1).astype(np.float32),
+        "numbers": tuple(range(regions)),
     }
 
 
@@ -127,6 +145,7 @@ def test_attention_maps_follow_a_renaming_of_regions(rng):
         "labels": new[case["labels"]].astype(np.int32),
         "attention": case["attention"][old],
         "fusion": case["fusion"][old],
+        "numbers": case["numbers"],
     }
     heat_rows = 2 * (192 + 24) + 16
     before, after = attention_maps(**case), attention_maps(**renamed)

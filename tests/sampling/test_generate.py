@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 
-from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
+from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_keys, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.sampling.generate import (
-    TRACE_LEVELS,
-    Settings,
-    generate,
-    process_of,
-    to_pixels,
-)
+from ragaf_jax.sampling.generate import TRACE_LEVELS, generate, to_pixels
+from ragaf_jax.sampling.process import Settings, process_of
 from ragaf_jax.training.flops import matmul_flops
 
 
@@ -26,10 +21,12 @@ def stage2():
     model, noise = build_model(config), np.random.default_rng(5)
     params = random_params(model, noise)
     process = process_of(config, tiny_tokenizer())
+    three = process.course(3)
 
     @jax.jit
-    def draw(batch, key, settings, start=None):
-        return generate(model, process, params, batch, key, settings, start)[0]
+    def draw(batch, key, settings, start=None, course=three):
+        keys = example_keys(key, len(batch.tokens))
+        return generate(model, process, params, batch, keys, settings, course, start)[0]
 
     return config, model, process, draw
 
@@ -73,39 +70,41 @@ def test_guidance_that_ends_before_it_begins_is_none(rng, stage2):
 
 
 def test_without_guidance_by_the_sketch_a_third_of_each_step_is_left_out(rng, stage2):
-    config, _, process, draw = stage2
+    config, _, _, draw = stage2
     batch, key = random_batch(rng, config, 2), jax.random.key(int(rng.integers(2**31)))
     lean, whole = Settings(4.0, None), Settings(4.0, 1.0)
     close(draw(batch, key, lean), draw(batch, key, whole))
     work = [matmul_flops(draw, batch, key, settings) for settings in (lean, whole)]
-    steps, traces = process.steps, len(TRACE_LEVELS)
-    expected = (2 * steps + traces) / (3 * steps + traces)
+    # A loop of as many steps as it is told counts as one.
+    expected = (2 + len(TRACE_LEVELS)) / (3 + len(TRACE_LEVELS))
     assert work[0] / work[1] == pytest.approx(expected, rel=0.03)  # text and decoding are the rest
 
 
 def test_no_strength_gives_back_the_start(rng, stage2):
-    config, model, _, draw = stage2
+    config, model, process, draw = stage2
     batch, key = random_batch(rng, config, 2), jax.random.key(0)
     start = jnp.asarray(rng.standard_normal((2, *model.latent_shape)), jnp.float32)
-    np.testing.assert_array_equal(draw(batch, key, Settings(3.0, 1.0, 0.0, 0.0), start), start)
+    drawn = draw(batch, key, Settings(3.0, 1.0), start, process.course(3, 0.0))
+    np.testing.assert_array_equal(drawn, start)
     for strength in (0.1, 1.0):
-        drawn = draw(batch, key, Settings(3.0, 1.0, 0.0, strength), start)
+        drawn = draw(batch, key, Settings(3.0, 1.0), start, process.course(3, strength))
         assert np.abs(drawn - start).mean() > 0.1
 
 
 def test_noise_of_an_example_does_not_depend_on_its_batch(rng, stage2):
     config, model, _, _ = stage2
     process = process_of(config, tiny_tokenizer(), "ddpm")
+    course = process.course(3)
     params, batch = random_params(model, rng), random_batch(rng, config, 2)
 
     @jax.jit
-    def draw(batch, key):
-        return generate(model, process, params, batch, key, Settings(1.0, 1.0))[0]
+    def draw(batch, keys):
+        return generate(model, process, params, batch, keys, Settings(1.0, 1.0), course)[0]
 
-    key = jax.random.key(int(rng.integers(2**31)))
-    both = draw(batch, key)
-    close(draw(jax.tree.map(lambda x: x[:1], batch), key), both[:1])
-    assert np.abs(draw(batch, jax.random.key(0)) - both).max() > 1e-2
+    keys = example_keys(jax.random.key(int(rng.integers(2**31))), 2)
+    both = draw(batch, keys)
+    close(draw(jax.tree.map(lambda x: x[1:], batch), keys[1:]), both[1:])
+    assert np.abs(draw(batch, keys[::-1]) - both).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -117,7 +116,7 @@ def test_a_process_is_as_the_config_says(name):
         steps_offset=1,
         set_alpha_to_one=False,
     )
-    process = process_of(config, tiny_tokenizer(), name, 20)
+    process = process_of(config, tiny_tokenizer(), name)
     assert process.spacing == spacing_of(name, "leading", 1, False)
     # Zero terminal SNR, as the sampler's scheduler in diffusers reads it.
     assert process.schedule.alpha[-1] == (2.0**-12 if name in FINITE_SNR else 0)
@@ -136,7 +135,7 @@ def test_timesteps_that_cannot_be_are_refused_at_once(fields, steps, words):
     config = tiny_config(1)
     config.diffusion.update(fields)
     with pytest.raises(UserError, match=words):
-        process_of(config, tiny_tokenizer(), steps=steps)
+        process_of(config, tiny_tokenizer()).course(steps)
 
 
 def test_pixels_are_those_of_the_image(rng, stage2):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from fakes import WORDS, random_stage, save_stage
 from PIL import Image
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.generate import TRACE_LEVELS
+from ragaf_jax.sampling.numbered import merged, relabelled
 from ragaf_jax.sampling.outputs import METADATA, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.tokenizer import UNKNOWN, Tokenizer
 
 ROOT = Path(__file__).parents[2]
 PROMPT = " ".join(WORDS[:6])
@@ -30,6 +33,9 @@ FILES = {
     "stage2_output.png",
     "comparison.png",
     "attention_maps.png",
+    "fusion.png",
+    "regions.json",
+    "labels.png",
     "prompt.txt",
     "metadata.json",
 }
@@ -43,8 +49,8 @@ def pipeline():
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory, pipeline):
     folder = tmp_path_factory.mktemp("runs")
-    stages = {"stage1": pipeline.stage1, "stage2": pipeline.stage2}
-    return [save_stage(stage, folder / name) for name, stage in stages.items()]
+    stages = pipeline.stages.items()
+    return [save_stage(stage, folder / f"stage{number}") for number, stage in stages]
 
 
 def random_page(rng, side=256):
@@ -57,76 +63,194 @@ def random_page(rng, side=256):
 
 def test_a_result_is_whole(rng, pipeline):
     result = pipeline(random_page(rng), PROMPT, seed=int(rng.integers(2**32)))
-    size, length = pipeline.stage2.model.image_size, pipeline.stage2.model.text_length
+    model = pipeline.leading.model
+    size, length = model.image_size, model.text_length
     assert pipeline.page_size == 256
-    assert result.stage1.shape == result.stage2.shape == (size, size, 3)
-    assert result.stage1.dtype == result.stage2.dtype == np.uint8
+    assert result.images.shape == result.coarse.shape == (1, size, size, 3)
+    assert result.images.dtype == result.coarse.dtype == np.uint8
     assert result.sketch.shape == result.regions.labels.shape == (size, size)
-    assert 1 < result.regions.n < pipeline.stage2.model.max_regions
-    assert result.attention.shape == (result.regions.n, length)
-    np.testing.assert_allclose(result.attention.sum(1), 1, rtol=1e-5)
-    np.testing.assert_allclose(result.fusion.sum(1), 1, rtol=1e-5)
+    n = result.regions.n
+    assert 1 < n < model.max_regions and result.numbers == tuple(range(n))
+    assert result.attention.shape == (1, n, length)
+    np.testing.assert_allclose(result.attention.sum(-1), 1, rtol=1e-5)
+    assert result.fusion.shape == (len(TRACE_LEVELS), 1, n, 2)
+    np.testing.assert_allclose(result.fusion.sum(-1), 1, rtol=1e-5)
     assert result.pieces[1:7] == PROMPT.split()
     # Nothing of a region's attention goes to padding.
-    assert result.attention[:, 8:].max() == 0
+    assert result.attention[..., 8:].max() == 0
     assert result.notices == []
 
 
 def test_a_stage_2_without_ragaf_has_no_attention_to_show(rng, pipeline, tmp_path):
-    without = Pipeline(pipeline.stage1, random_stage(2, **{"model.ragaf.inject": ()}))
-    page = random_page(rng)
-    result = without(page, PROMPT)
+    without = Pipeline(pipeline.stages[1], random_stage(2, **{"model.ragaf.inject": ()}))
+    drawing = without.page(random_page(rng))
+    result = without(drawing, PROMPT)
     assert result.attention is None and result.fusion is None
-    write_outputs(tmp_path, page, PROMPT, result, {})
-    assert {file.name for file in tmp_path.iterdir()} == FILES - {"attention_maps.png"}
+    write_outputs(tmp_path, drawing, without.tell(drawing, PROMPT), result, {})
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == FILES - {"attention_maps.png", "fusion.png"}
 
 
 def test_the_seed_decides_and_nothing_else_does(rng, pipeline):
     page, seed = random_page(rng), int(rng.integers(2**31))
     first, again = pipeline(page, PROMPT, seed=seed), pipeline(page, PROMPT, seed=seed)
     other = pipeline(page, PROMPT, seed=seed + 1)
-    assert (first.stage1 == again.stage1).all() and (first.stage2 == again.stage2).all()
-    assert (first.stage1 != other.stage1).any() and (first.stage2 != other.stage2).any()
+    assert (first.coarse == again.coarse).all() and (first.images == again.images).all()
+    assert (first.coarse != other.coarse).any() and (first.images != other.images).any()
 
 
-def test_every_setting_has_an_effect_and_scales_do_not_compile_again(rng, pipeline):
+def test_what_is_drawn_together_is_what_each_would_be_alone(rng, pipeline):
+    pages = [pipeline.page(random_page(rng)) for _ in range(3)]
+    words = [" ".join(rng.choice(WORDS, 3)) for _ in pages]
+    seeds = rng.integers(0, 2**32, 3).tolist()
+    told = [pipeline.tell(page, text) for page, text in zip(pages, words, strict=True)]
+    together = pipeline.run(told, seeds, pipeline.options())
+    for i, page in enumerate(pages):
+        alone = pipeline(page, words[i], seed=seeds[i])
+        np.testing.assert_array_equal(together.images[i], alone.images[0])
+        np.testing.assert_array_equal(together.coarse[i], alone.coarse[0])
+    several = pipeline(pages[0], words[0], seed=5, count=2)
+    alone = pipeline(pages[0], words[0], seed=6)
+    np.testing.assert_array_equal(several.images[1], alone.images[0])
+
+
+def test_every_setting_has_an_effect_and_none_compiles_again(rng, pipeline, caplog):
+    drawing = pipeline.page(random_page(rng))
+    region = drawing.numbered.numbers[-1]
+    plain = pipeline(drawing, PROMPT)
+    pipeline(drawing, PROMPT, sketch_guidance=2.0)  # a third evaluation: once more
+    settings = [
+        {"guidance": 5.0},
+        {"guidance_until": 0.9},
+        {"strength": 0.4},
+        {"sketch_strength": 0.3},
+        {"steps": 2},
+        {"steps": 9},
+        {"seed": 7},
+        {"sketch_guidance": 3.5},
+        {"negative_prompt": "red"},
+        {"region_prompts": {region: "blue"}},
+    ]
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+        for setting in settings:
+            drawn = pipeline(drawing, PROMPT, **setting)
+            assert (drawn.images != plain.images).any(), setting
+        assert (pipeline(drawing, WORDS[7]).images != plain.images).any()
+        assert (pipeline(random_page(rng), PROMPT).images != plain.images).any()
+        assert [line for line in caplog.messages if "ompil" in line] == []
+        # It can be seen: another sampler compiles.
+        assert (pipeline(drawing, PROMPT, sampler="ddim", steps=4).coarse != plain.coarse).any()
+        assert [line for line in caplog.messages if "ompil" in line]
+    expected = {**pipeline.leading.config.sample.to_dict(), "seed": 0, "count": 1}
+    assert plain.settings == {
+        **expected,
+        "prompt": PROMPT,
+        "sketch_strength": 1.0,
+        "stages": "both",
+    }
+
+
+def test_progress_is_told_and_changes_nothing(rng, pipeline):
+    drawing, seed = pipeline.page(random_page(rng)), int(rng.integers(2**32))
+    told, options = pipeline.tell(drawing, PROMPT), pipeline.options(steps=5)
+    *told_of, finished = pipeline.stream([told], [seed], options, every=2)
+    assert [(p.stage, p.step, p.steps) for p in told_of] == [
+        *((1, 2, 5), (1, 4, 5), (1, 5, 5)),
+        *((2, 2, 5), (2, 4, 5), (2, 5, 5)),
+    ]
+    expected = pipeline(drawing, PROMPT, seed=seed, steps=5)
+    np.testing.assert_array_equal(finished.images, expected.images)
+    # At the end a preview is what the sampler steps to: the picture.
+    np.testing.assert_array_equal(told_of[-1].preview, finished.images)
+    np.testing.assert_array_equal(told_of[2].preview, finished.coarse)
+    # Who stops asking has stopped it.
+    stream = pipeline.stream([told], [seed], options, every=1)
+    assert next(stream).step == 1
+    stream.close()
+
+
+def test_each_stage_may_draw_alone(rng, pipeline):
+    page, seed = random_page(rng), int(rng.integers(2**32))
+    both = pipeline(page, PROMPT, seed=seed)
+    first = pipeline(page, PROMPT, seed=seed, stages="1")
+    np.testing.assert_array_equal(first.images, both.coarse)
+    assert first.coarse is None and first.attention is None
+    # Stage 2 on the given picture. Stage 1's latents are not its pixels, which are rounded.
+    given = pipeline(page, PROMPT, seed=seed, stages="2", image=both.coarse[0])
+    np.testing.assert_array_equal(given.coarse, both.coarse)
+    assert np.abs(given.images.astype(int) - both.images).mean() < 2
+    unbegun = pipeline(page, PROMPT, seed=seed, stages="2")
+    assert unbegun.coarse is None and (unbegun.images != both.images).any()
+    # A photo, of any size, noised a little and a lot.
+    photo = rng.integers(0, 256, (40, 30, 3)).astype(np.uint8)
+    begun = [
+        pipeline(page, PROMPT, seed=seed, stages="1", image=photo, strength=strength).images[0]
+        for strength in (0.0, 0.2, 1.0)
+    ]
+    np.testing.assert_array_equal(begun[0], pipeline.starts([photo])[0])
+    assert all((one != other).any() for one, other in itertools.combinations(begun, 2))
+
+
+def test_a_stage_alone_is_a_pipeline(rng, pipeline, workdirs):
+    page, (one, two) = random_page(rng), workdirs
+    alone = Pipeline.restore(one)
+    np.testing.assert_array_equal(
+        alone(page, PROMPT).images, pipeline(page, PROMPT, stages="1").images
+    )
+    with pytest.raises(UserError, match="Stage 2 is to draw and its workdir was not given"):
+        alone(page, PROMPT, stages="both")
+    assert Pipeline.restore(stage2=two)(page, PROMPT).coarse is None
+    with pytest.raises(UserError, match="no stage to draw with"):
+        Pipeline.restore()
+
+
+def test_in_16_bits_it_keeps_and_computes_in_16_bits(rng, pipeline, workdirs):
+    narrow = Pipeline.restore(*workdirs, dtype="bfloat16")
+    leaves = jax.tree.leaves([stage.params for stage in narrow.stages.values()])
+    assert {str(leaf.dtype) for leaf in leaves} == {"bfloat16"}
     page = random_page(rng)
-    plain = pipeline(page, PROMPT)
-    (draw,) = pipeline._draws.values()
-    compiled = draw._cache_size()
-    scales = {"guidance": 5.0, "guidance_until": 0.9, "strength": 0.4}
-    for name, value in scales.items():
-        assert (pipeline(page, PROMPT, **{name: value}).stage2 != plain.stage2).any(), name
-    assert (pipeline(page, WORDS[7]).stage2 != plain.stage2).any()
-    assert (pipeline(255 - page, PROMPT).stage2 != plain.stage2).any()
-    assert draw._cache_size() == compiled
-    # To be guided by the sketch takes a third evaluation, and one more compilation.
-    guided = [pipeline(page, PROMPT, sketch_guidance=scale).stage2 for scale in (2.5, 0.5)]
-    pictures = [plain.stage2, *guided]
-    assert all((one != other).any() for one, other in itertools.pairwise(pictures))
-    assert draw._cache_size() == compiled + 1
-    assert (pipeline(page, PROMPT, steps=4, sampler="ddim").stage1 != plain.stage1).any()
-    assert len(pipeline._draws) == 2
-    assert plain.settings == {**pipeline.stage2.config.sample.to_dict(), "seed": 0}
+    apart = narrow(page, PROMPT).images.astype(int) - pipeline(page, PROMPT).images
+    assert 0 < np.abs(apart).mean() < 20
+
+
+def test_words_of_a_region_are_all_that_it_hears(rng, pipeline):
+    drawing = pipeline.page(random_page(rng))
+    one, other = (int(i) for i in rng.choice(drawing.numbered.numbers, 2, replace=False))
+    result = pipeline(drawing, "a house", {one: "small red", other: "blue top"})
+    assert result.pieces[1:9] == ["a", "house", *pipeline_text(drawing, one, other)]
+    attention = result.attention[0]
+    words = {one: ("small", "red"), other: ("blue", "top")}
+    for number, heard in words.items():
+        row = attention[number]
+        mine = [i for i, piece in enumerate(result.pieces) if piece in heard]
+        np.testing.assert_allclose(row[mine].sum(), 1, rtol=1e-5)
+    for number in set(drawing.numbered.numbers) - {one, other}:
+        assert (attention[number, :9] > 0).all()
+
+
+def pipeline_text(drawing, one, other):
+    """The words behind the prompt; commas are unknown to the tiny vocabulary."""
+    phrases = {one: ["small", "red"], other: ["blue", "top"]}
+    return [x for number in sorted(phrases) for x in (UNKNOWN, *phrases[number])]
 
 
 def test_strength_0_leaves_the_picture_of_stage_1(rng, pipeline):
     result = pipeline(random_page(rng), PROMPT, strength=0.0)
-    assert (result.stage1 == result.stage2).all()
+    assert (result.coarse == result.images).all()
 
 
 def test_a_blank_page_is_one_region(pipeline):
     result = pipeline(np.full((256, 256), 255, np.uint8), "")
     assert result.regions.n == 1
     assert result.notices == ["The sketch is blank: no line was found on it."]
-    np.testing.assert_allclose(result.attention.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(result.attention.sum(-1), 1, rtol=1e-5)
 
 
 def test_a_page_full_of_shapes_is_merged_into_the_budget(pipeline):
     page = np.full((256, 256), 255, np.uint8)
     page[::32], page[:, ::32] = 0, 0
     result = pipeline(page, PROMPT)
-    assert 4 < result.regions.n < pipeline.stage2.model.max_regions
+    assert 4 < result.regions.n < pipeline.leading.model.max_regions
 
 
 def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
@@ -136,6 +260,12 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
     (long,) = pipeline(page, " ".join(WORDS[:11])).notices
     assert "longer than 12 tokens" in long
     assert pipeline(page, " ".join(WORDS[:10])).notices == []
+    with pytest.raises(UserError, match="are 12 tokens, and the model reads 10: those of region 0"):
+        pipeline(page, " ".join(WORDS[:10]), {0: "red"})
+    with pytest.raises(UserError, match="There is no region 77; this drawing's regions are 0, 1"):
+        pipeline(page, "a house", {77: "red"})
+    with pytest.raises(UserError, match="Region 1 is given no words"):
+        pipeline(page, "a house", {1: "  "})
 
 
 @pytest.mark.parametrize(
@@ -143,12 +273,15 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
     [
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "seed is"),
+        ({"seed": 2**32 - 1, "count": 2}, "seed is"),
+        ({"count": 0}, "count is 0"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1001}, "steps is 1001"),
         ({"strength": 1.5}, "strength is 1.5"),
         ({"strength": float("nan")}, "strength is nan"),
         ({"guidance": float("inf")}, "guidance is inf"),
         ({"sampler": "heun"}, "dpm_solver_pp_2m"),
+        ({"stages": "3"}, "stages is '3'; choose one of both, 1, 2"),
     ],
 )
 def test_settings_out_of_range_end_in_one_sentence(pipeline, setting, expected):
@@ -158,8 +291,8 @@ def test_settings_out_of_range_end_in_one_sentence(pipeline, setting, expected):
 
 def test_a_restored_pipeline_is_the_one_that_was_saved(pipeline, workdirs):
     restored = Pipeline.restore(*workdirs)
-    pairs = (restored.stage1, pipeline.stage1), (restored.stage2, pipeline.stage2)
-    for stage, saved in pairs:
+    for number, saved in pipeline.stages.items():
+        stage = restored.stages[number]
         jax.tree.map(np.testing.assert_array_equal, stage.params, saved.params)
         assert (stage.model, stage.step) == (saved.model, saved.step)
 
@@ -176,9 +309,9 @@ def test_workdirs_that_do_not_fit_end_in_one_sentence(tmp_path, workdirs):
 
 
 def test_stages_of_different_vocabularies_are_refused(pipeline):
-    other = dataclasses.replace(pipeline.stage1, tokenizer=Tokenizer.train(["another word"]))
+    other = dataclasses.replace(pipeline.stages[1], tokenizer=Tokenizer.train(["another word"]))
     with pytest.raises(UserError, match="vocabularies"):
-        Pipeline(other, pipeline.stage2)
+        Pipeline(other, pipeline.stages[2])
 
 
 def sample(*flags):
@@ -201,6 +334,7 @@ def test_the_command_writes_every_file(rng, tmp_path, pipeline, workdirs):
     assert (metadata["seed"], metadata["strength"], metadata["steps"]) == (42, 0.5, 3)
     assert metadata["stage2"]["checkpoint_step"] == 7
     assert metadata["versions"]["jax"] == jax.__version__
+    assert metadata["prompt"] == PROMPT
     sizes = {name: Image.open(output / name).size for name in FILES if name.endswith("png")}
     assert sizes["stage1_output.png"] == sizes["stage2_output.png"] == (16, 16)
     assert sizes["sketch.png"] == (256, 256)
@@ -209,7 +343,7 @@ def test_the_command_writes_every_file(rng, tmp_path, pipeline, workdirs):
     expected = pipeline(np.array(Image.open(output / "sketch.png")), PROMPT, seed=42, strength=0.5)
     drawn = np.array(Image.open(output / "stage2_output.png")).astype(int)
     # The suite compiles without optimizations and the command with: rounding may differ.
-    assert np.abs(drawn - expected.stage2).max() <= 1
+    assert np.abs(drawn - expected.images[0]).max() <= 1
 
 
 def test_a_bad_sketch_ends_in_one_sentence_and_leaves_nothing(tmp_path):
@@ -219,3 +353,83 @@ def test_a_bad_sketch_ends_in_one_sentence_and_leaves_nothing(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and "missing.png does not exist" in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def house(rng, tmp_path):
+    file = tmp_path / "house.png"
+    Image.fromarray(random_page(rng)).save(file)
+    return file
+
+
+def test_one_looks_at_the_regions_then_speaks_of_them(house, tmp_path, pipeline, workdirs):
+    stages = [f"--stage{i}={folder}" for i, folder in enumerate(workdirs, 1)]
+    output = tmp_path / "out"
+    done = sample(*stages, f"--sketch={house}", "--regions-only", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    names = {"sketch.png", "regions.png", "labels.png", "regions.json"}
+    assert {path.name for path in output.iterdir()} == names
+    known = json.loads((output / "regions.json").read_text())
+    drawing = pipeline.page(house)
+    assert [region["number"] for region in known] == list(drawing.numbered.numbers)
+    labels = np.array(Image.open(output / "labels.png"))
+    np.testing.assert_array_equal(labels[::16, ::16], drawing.numbered.regions.labels)
+    assert min(Image.open(output / "regions.png").size) >= 512
+
+    # Edited: a region that was not there; then two that become one, and words for it.
+    labels[:32, :32] = 90
+    Image.fromarray(labels).save(tmp_path / "edited.png")
+    last = known[-1]["number"]
+    flags = [f"--labels={tmp_path / 'edited.png'}", "--merge", f"90,{last}", "--stages=2"]
+    flags += ["--region", f"{last}=red small", "--prompt=a house", "--count=2", "--seed=3"]
+    done = sample(*stages, f"--sketch={house}", f"--output={output}", *flags)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in output.iterdir()}
+    assert made == (FILES - {"stage1_output.png"}) | {"images"}
+    assert (output / "prompt.txt").read_text() == "a house, red small\n"
+    numbers = [region["number"] for region in json.loads((output / "regions.json").read_text())]
+    assert last in numbers and 90 not in numbers
+    metadata = json.loads((output / METADATA).read_text())
+    assert metadata["region_prompts"] == {str(last): "red small"}
+    assert metadata["merge"] == [f"90,{last}"] and metadata["count"] == 2
+    numbered = merged(relabelled(drawing.numbered, labels, 8), [(90, last)])
+    expected = pipeline(
+        drawing._replace(numbered=numbered),
+        "a house",
+        {last: "red small"},
+        seed=4,
+        stages="2",
+    )
+    second = np.array(Image.open(output / "images" / "4.png")).astype(int)
+    assert np.abs(second - expected.images[0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "There is nothing to draw; give --sketch"),
+        (["--sketch=house.png", "house"], "'house' belongs to no flag"),
+        (["--sketch={house}"], "There is nothing to draw with; give --stage1"),
+        (["--sketch={house}", "--stage1={one}"], "--prompt is missing"),
+        (["--sketch={house}", "--stage1={one}", "--prompt=", "--region=3"], "'3' is not a number"),
+        (["--sketch={house}", "--stage1={one}", "--prompt=", "--image=none.png"], "none.png does"),
+        (["--sketch={house}", "--stage1={one}", "--prompt=", "--merge=2"], "--merge is '2'"),
+        (["--sketch={house}", "--stage1={one}", "--prompt=", "--labels={photo}"], "has colours"),
+        (
+            ["--sketch={house}", "--stage1={one}", "--prompt=", "--stages=both"],
+            "Stage 2 is to draw",
+        ),
+        (["--sketches=none", "--stage1={one}"], "There is no folder none"),
+        (["--sketches=none", "--stage1={one}", "--region=3=red"], "--region is for one drawing"),
+        (["--sketches=none", "--stage1={one}", "--regions-only"], "--regions-only is for one"),
+    ],
+)
+def test_commands_that_cannot_be(rng, house, tmp_path, workdirs, flags, said):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(photo)
+    places = {"house": house, "one": workdirs[0], "photo": photo}
+    done = sample(*(flag.format(**places) for flag in flags), f"--output={tmp_path / 'out'}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert not (tmp_path / "out").exists()

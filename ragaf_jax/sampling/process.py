@@ -1,0 +1,115 @@
+"""How a stage samples: what is static, and what may change without compiling again."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
+from ragaf_jax.diffusion.schedule import CLEAN, Schedule, finite_snr
+from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
+from ragaf_jax.errors import UserError
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.setup import schedule_of
+
+
+class Settings(NamedTuple):
+    """Scales, which may change from call to call without compiling again.
+
+    Attributes:
+      guidance: of the text; 1 is the plain conditional model.
+      sketch_guidance: of the sketch and its regions; 1 likewise. None is 1, at a third less work: a
+        step evaluates the networks for two conditions instead of three. To go from None to a number
+        or back compiles again.
+      guidance_until: below this share of T both scales count as 1.
+      sketch_strength: of what the sketch branch adds to the UNet; 1 as in training.
+    """
+
+    guidance: float | Float[Array, ""]
+    sketch_guidance: float | Float[Array, ""] | None
+    guidance_until: float | Float[Array, ""] = 0.0
+    sketch_strength: float | Float[Array, ""] = 1.0
+
+
+class Wishes(NamedTuple):
+    """What may be asked for beside sketch and prompt.
+
+    Attributes:
+      negative_tokens: of what the picture is not to show: guidance leads away from it.
+      negative_mask: which of them are not padding.
+      heard: which words each region may attend to; at least one that is not padding.
+    """
+
+    negative_tokens: Int[Array, "b t"]
+    negative_mask: Bool[Array, "b t"]
+    heard: Bool[Array, "b r t"]
+
+
+class Course(NamedTuple):
+    """Which timesteps are gone through; it may change without compiling again, too.
+
+    Attributes:
+      timesteps: those that are evaluated, falling, and then the end, as often as there is room.
+      steps: how many are evaluated.
+    """
+
+    timesteps: Int[Array, " times"]
+    steps: int | Int[Array, ""]
+
+
+@dataclass(frozen=True)
+class Process:
+    """How a stage was trained to denoise and how it is to be sampled: all that is static.
+
+    Attributes:
+      schedule: noise of every timestep.
+      prediction: what the UNet predicts.
+      sampler: a name in `diffusion.samplers.SAMPLERS`.
+      spacing: which timesteps it evaluates.
+      empty_tokens: the tokens of the empty prompt.
+      empty_mask: which of them are not padding.
+    """
+
+    schedule: Schedule
+    prediction: str
+    sampler: str
+    spacing: Spacing
+    empty_tokens: Int[np.ndarray, " t"]
+    empty_mask: Bool[np.ndarray, " t"]
+
+    def course(self, steps: int, strength: float = 1.0) -> Course:
+        """The way from pure noise, or from pictures noised to `strength` in 0 … 1; 0 is no way.
+
+        Raises:
+          UserError: timesteps that the schedule does not have.
+        """
+        room = self.schedule.alpha.shape[0]
+        grid = timestep_grid(room, steps, strength, self.spacing, room)
+        if strength == 0:
+            return Course(jnp.full_like(grid, CLEAN), jnp.int32(0))
+        return Course(grid, jnp.int32(steps))
+
+
+def process_of(
+    config: ml_collections.ConfigDict, tokenizer: Tokenizer, sampler: str | None = None
+) -> Process:
+    """How to sample what `config` trained: as it says, unless told otherwise.
+
+    Raises:
+      UserError: an unknown sampler, or an unknown spacing of timesteps.
+    """
+    name, fields = sampler or config.sample.sampler, config.diffusion
+    if name not in SAMPLERS:
+        raise UserError(f"The sampler is {name!r}; choose one of {', '.join(SAMPLERS)}.")
+    spacing = spacing_of(
+        name, fields.timestep_spacing, fields.steps_offset, fields.set_alpha_to_one
+    )
+    schedule = schedule_of(config)
+    if fields.prediction == "v_prediction" and name in FINITE_SNR:
+        # As diffusers samples v. "sample" is ours, and needs no such care where alpha is 0.
+        schedule = finite_snr(schedule)
+    tokens, mask = tokenizer.encode([""], config.data.text_length)
+    return Process(schedule, fields.prediction, name, spacing, tokens[0], mask[0])

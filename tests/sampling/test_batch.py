@@ -1,0 +1,188 @@
+"""Many drawings: each as it would be alone, none twice, and over several devices."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from fakes import random_stage, save_stage
+from PIL import Image
+from test_pipeline import FILES, ROOT, random_page
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.sampling import batch as module
+from ragaf_jax.sampling.batch import run_batch
+from ragaf_jax.sampling.outputs import METADATA
+from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.rows import Row
+
+FACTS = {"stage1": {"workdir": "runs/stage1"}}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(random_stage(1), random_stage(2))
+
+
+@pytest.fixture
+def rows(rng, tmp_path):
+    """Three sketches, the second with words for a region and a seed of its own."""
+    made = []
+    for i, words in enumerate(({}, {1: "blue"}, {})):
+        file = tmp_path / f"sketch{i}.png"
+        Image.fromarray(random_page(rng)).save(file)
+        made.append(Row(f"row{i}", file, "a house", "green", words, 9 if words else None))
+    return made
+
+
+def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
+    output = tmp_path / "out"
+    done = run_batch(pipeline, rows, output, pipeline.options(steps=2), 4, FACTS)
+    assert done == (["row0", "row1", "row2"], [], {})
+    assert "3/3" in capsys.readouterr().err  # a bar
+    for row in rows:
+        folder = output / row.name
+        assert {path.name for path in folder.iterdir()} == FILES
+        metadata = json.loads((folder / METADATA).read_text())
+        # All that it takes to draw it again.
+        words = {int(i): phrase for i, phrase in metadata.get("region_prompts", {}).items()}
+        names = [field.name for field in dataclasses.fields(pipeline.options())]
+        again = pipeline(
+            metadata["sketch"],
+            metadata["prompt"],
+            words,
+            negative_prompt=metadata["negative_prompt"],
+            seed=metadata["seed"],
+            **{name: metadata[name] for name in names},
+        )
+        assert (metadata["seed"], metadata["steps"]) == (4 if row.seed is None else 9, 2)
+        assert words == row.region_prompts
+        drawn = np.array(Image.open(folder / "stage2_output.png"))
+        np.testing.assert_array_equal(drawn, again.images[0])
+
+
+def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch):
+    output, options = tmp_path / "out", pipeline.options(steps=2)
+    draw = module._draw
+    monkeypatch.setattr(module, "_draw", lambda *args: _killed(draw, *args))
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(pipeline, rows, output, options, 4, FACTS)
+    assert [path.name for path in output.iterdir()] == ["row0"]
+    monkeypatch.setattr(module, "_draw", draw)
+    done = run_batch(pipeline, rows, output, options, 4, FACTS)
+    assert (done.drawn, done.kept) == (["row1", "row2"], ["row0"])
+    # Another seed, setting, checkpoint or sketch is another picture; a row's own seed is its own.
+    assert run_batch(pipeline, rows, output, options, 5, FACTS).kept == ["row1"]
+    other = pipeline.options(steps=3)
+    assert run_batch(pipeline, rows, output, other, 5, FACTS).kept == []
+    facts = {"stage1": {"workdir": "runs/another"}}
+    assert run_batch(pipeline, rows, output, other, 5, facts).kept == []
+    page = np.full((256, 256), 255, np.uint8)
+    cv2.circle(page, (128, 128), 60, 0, 7)
+    Image.fromarray(page).save(rows[2].sketch)
+    assert run_batch(pipeline, rows, output, other, 5, facts).kept == ["row0", "row1"]
+
+
+def _killed(draw, *args):
+    draw(*args)
+    raise KeyboardInterrupt
+
+
+def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
+    output, options = tmp_path / "out", pipeline.options(steps=2)
+    rows[0].sketch.write_bytes(b"no picture")
+    rows[1] = rows[1]._replace(region_prompts={99: "red"})
+    (output / "row3").mkdir(parents=True)
+    (output / "row3" / "thesis.doc").touch()
+    rows.append(rows[2]._replace(name="row3"))
+    rows.append(rows[2]._replace(name="row4", seed=2**32))
+    done = run_batch(pipeline, rows, output, options, 4, FACTS)
+    assert done.drawn == ["row2"]
+    said = [
+        ("row0", "is not an image"),
+        ("row1", "There is no region 99"),
+        ("row3", "holds other files"),
+        ("row4", "The seed is"),
+    ]
+    assert set(done.failed) == {name for name, _ in said}
+    assert all(words in done.failed[name] for name, words in said)
+    assert [path.name for path in (output / "row3").iterdir()] == ["thesis.doc"]
+
+
+EIGHT = """
+import sys
+sys.path.insert(0, "tests")
+from pathlib import Path
+import jax
+import numpy as np
+from ragaf_jax.sampling.pipeline import Pipeline
+jax.config.update("jax_disable_most_optimizations", True)
+assert len(jax.devices()) == 8
+folder = Path(sys.argv[1])
+pages = np.load(folder / "pages.npy")
+shared = Pipeline.restore(folder / "1", folder / "2", devices=jax.devices())
+assert shared.together == 8
+told = [shared.tell(shared.page(page), "a house") for page in pages]
+np.save(folder / "eight.npy", shared.run(told, range(len(pages)), shared.options(steps=2)).images)
+"""
+
+
+def test_eight_devices_draw_what_one_draws(rng, pipeline, tmp_path):
+    pages = np.stack([random_page(rng) for _ in range(3)])
+    np.save(tmp_path / "pages.npy", pages)
+    for number, stage in pipeline.stages.items():
+        save_stage(stage, tmp_path / str(number))
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    drawn = np.load(tmp_path / "eight.npy")
+    for i, page in enumerate(pages):
+        alone = pipeline(page, "a house", seed=i, steps=2).images[0]
+        error = np.square(drawn[i].astype(float) - alone).mean()
+        assert error == 0 or 10 * np.log10(255**2 / error) >= 50
+
+
+def sample(*flags):
+    command = [sys.executable, "-m", "ragaf_jax.sample", *map(str, flags)]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
+    )
+
+
+def test_the_command_draws_many(pipeline, rows, tmp_path):
+    stages = [
+        f"--stage{i}={save_stage(stage, tmp_path / f'run{i}')}"
+        for i, stage in pipeline.stages.items()
+    ]
+    folder = rows[0].sketch.parent
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a house\na house red\na house blue\n")
+    command = [*stages, f"--sketches={folder}", f"--output={tmp_path / 'out'}", "--steps=2"]
+    done = sample(*command, f"--prompts={prompts}", "--dtype=float32")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith("3 drawn, 0 were there")
+    found = sorted(path.name for path in Path(tmp_path / "out").iterdir())
+    assert found == ["sketch0", "sketch1", "sketch2"]
+    rows[1].sketch.write_bytes(b"")
+    done = sample(*command, f"--prompts={prompts}", "--dtype=float32")
+    assert done.returncode == 1 and done.stdout.strip().startswith("0 drawn, 2 were there")
+    assert "sketch1: The sketch" in done.stderr
+    assert "error: 1 of 3 could not be drawn" in done.stderr
+
+
+def test_rows_need_a_pipeline_that_draws(pipeline):
+    with pytest.raises(UserError, match="Pictures per device are 0"):
+        Pipeline(*pipeline.stages.values(), per_device=0)
+    assert Pipeline(pipeline.stages[1], devices=jax.devices()[:1], per_device=3).together == 3
