@@ -24,8 +24,9 @@ def test_every_variant_is_a_stage_2_that_can_be_trained(name):
     config = with_fields(stage2.get_config("quickstart"), changes_of(name, "quickstart"))
     check_config(config)
     # Examples, their order, noise and steps are everybody's.
+    others = ("data.regions", "train.appearance_weight")
     for field in changes_of(name, "quickstart"):
-        assert field == "data.regions" or field.startswith(("model.ragaf.", "model.lora."))
+        assert field in others or field.startswith(("model.ragaf.", "model.lora."))
     assert (build_model(config).ragaf is None) == (name == "without")
 
 
