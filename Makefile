@@ -16,7 +16,7 @@ STAGE1 := $(BIN)/python main.py --config=configs/stage1.py:quickstart --workdir=
 STAGE2 := $(BIN)/python main.py --config=configs/stage2.py:quickstart --workdir=$(RUN)/stage2 \
   --config.stage1=$(RUN)/stage1 $(OVERRIDES)
 
-.PHONY: help install data quickstart evaluate quickstart-smoke test parity-install parity parity-full \
+.PHONY: help install data quickstart sample evaluate quickstart-smoke test parity-install parity parity-full \
   lint types format clean
 
 help:  ## This list
@@ -45,6 +45,14 @@ $(VENV)/ready: requirements.txt constraints.txt pyproject.toml
 data: $(VENV)/ready  ## Draws the OpenMoji data set (once)
 	@echo "== data"
 	$(BIN)/python -m input_pipeline.prepare --dataset=openmoji/recolor --data_dir=$(DATA) --limit=$(LIMIT)
+
+sample: $(VENV)/ready  ## Held-out drawings by the pretrained stages, and one of them in three colourings
+	@echo "== a dozen drawings"
+	$(BIN)/python -m input_pipeline.prepare --dataset=openmoji/recolor --data_dir=runs/sample/data --limit=12
+	@echo "== pictures"
+	$(BIN)/python main.py --mode=sample --config=configs/stage2.py:openmoji \
+	  --workdir=pretrained/openmoji/stage2 --config.stage1=pretrained/openmoji/stage1 \
+	  --config.data.dir=runs/sample/data --output=runs/sample/pictures
 
 quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a contact sheet
 	@echo "== stage 1: sketch and caption to picture"

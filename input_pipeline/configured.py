@@ -1,5 +1,7 @@
 """The records and held-out batches that a configuration names."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from input_pipeline.loader import distinct_drawings, held_out_batch
@@ -88,7 +90,7 @@ def _distinct(source: RecordSource | Mixture, examples: int) -> list[int]:
 def shown_for(
     config: ConfigDict, trained: ConfigDict, tokenizer: Tokenizer, drawings: int, colorings: int
 ) -> tuple[Batch, Truth, int]:
-    """Test drawings and, behind them, other records of the one whose caption says most.
+    """Test drawings and, behind them, several records of one that has about three colours.
 
     Of `openmoji/recolor` these are the same drawing in other colours; of data sets with one record
     a picture, and of mixtures, there are none.
@@ -109,12 +111,17 @@ def shown_for(
     behind: list[int] = []
     if isinstance(source, RecordSource):
         records = [source[index] for index in first]
-        chosen = max(records, key=lambda record: len(set(record["true_colors"].tolist())))
+        chosen = min(records, key=lambda record: abs(len(_colors(record)) - 3))
         groups = enumerate(source.fields("group"))
         of_one = [index for index, record in groups if record["group"] == chosen["group"]]
         behind = of_one[:colorings] if len(of_one) > 1 else []
     batch, truth = held_out_batch(source, first + behind, **shapes(data))
     return batch, truth, len(first)
+
+
+def _colors(record: dict[str, Any]) -> set[int]:
+    """Those that the caption asks for."""
+    return {color for color in record["true_colors"].tolist() if color >= 0}
 
 
 def held_out_for(

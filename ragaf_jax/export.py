@@ -95,6 +95,8 @@ def main(argv: list[str]) -> None:
     check_writable(output, ENTRIES)
     print("Reading the checkpoint …", file=sys.stderr)
     params, meta = load_params(workdir)
+    # Places on this machine are nobody else's.
+    meta["config"]["stage1"], meta["config"]["data"]["dir"] = "", "data"
 
     def card(title: str, parts: list[str], usage: str) -> str:
         metrics = measured(workdir)

@@ -33,7 +33,8 @@ LORA = {"model.lora.patterns": ("(unet|control)/.*/(to_q|conv1)",), "model.lora.
 @pytest.fixture(scope="module")
 def stage():
     """Stage 2 with adapters of the UNet and of the sketch branch."""
-    return random_stage(2, **LORA, **{"model.clip_skip": 0})
+    places = {"data.dir": "/home/me/data", "stage1": "/home/me/stage1"}
+    return random_stage(2, **LORA, **places, **{"model.clip_skip": 0})
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_the_card_tells_of_the_run(exported):
     for row in ("| stage | 2 |", "| updates | 7 |", "| loss | 0.25 |", "| started from | random"):
         assert row in card
     assert "| stage 2: edge_f1 | 0.75 |" in card
-    assert "grad_norm" not in card
+    assert "grad_norm" not in card and "/home/me" not in card
     table = [line for line in card.splitlines() if line.startswith("| ")]
     assert all(line.replace("\\|", "").count("|") == 3 for line in table)
     assert json.loads(card.split("```json\n")[1].split("\n```")[0])["stage"] == 2
@@ -178,11 +179,15 @@ def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, dtype):
         *("README.md", "config.json", "checkpoints")
     }
     read = Stage.restore(tmp_path / "small", 2)
-    # JSON has no tuples.
-    assert json.dumps(read.config.to_dict()) == json.dumps(stage.config.to_dict())
+    # JSON has no tuples. Where data and Stage 1 lay is not told.
+    expected = stage.config.copy_and_resolve_references()
+    expected.data.dir, expected.stage1 = "data", ""
+    assert json.dumps(read.config.to_dict()) == json.dumps(expected.to_dict())
     assert read.step == stage.step
     assert read.tokenizer.to_json() == stage.tokenizer.to_json()
     assert json.loads((tmp_path / "small" / "config.json").read_text())["stage"] == 2
+    for file in (tmp_path / "small").rglob("*"):
+        assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes(), file
     expected = flatten_dict(stage.params, sep="/")
     found = flatten_dict(read.params, sep="/")
     assert set(found) == set(expected)

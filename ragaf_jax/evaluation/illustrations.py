@@ -17,7 +17,7 @@ from ragaf_jax.evaluation.metrics import METRICS
 from ragaf_jax.evaluation.reading import Reading
 from ragaf_jax.evaluation.scoring import Scores, parts_known
 from ragaf_jax.evaluation.summary import Json, by_drawing
-from ragaf_jax.graph.draw import draw_regions
+from ragaf_jax.graph.draw import LEAST_SIDE, draw_regions
 from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.lettering import GreyOrRgb, Picture
@@ -147,7 +147,8 @@ def sheet(
         background = batch.graph.nodes[i, :count, NODE_FEATURES.index("background")] > 0
         regions = Regions(labels=batch.labels[i], n=count, background=background)
         side = len(sketch) * -(-CELL // len(sketch))
-        drawn = Image.fromarray(draw_regions(sketch, regions)).resize((side, side))
+        figure = draw_regions(sketch, regions, letters=round(14 * LEAST_SIDE / side))
+        drawn = Image.fromarray(figure).resize((side, side))
         cells = (
             sketch,
             np.array(drawn),

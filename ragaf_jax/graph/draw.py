@@ -24,13 +24,17 @@ _GOLDEN_ANGLE = 137.50776  # degrees; successive multiples never come close toge
 
 
 def draw_regions(
-    sketch: UInt8[np.ndarray, "h w"], regions: Regions, numbers: Sequence[int] | None = None
+    sketch: UInt8[np.ndarray, "h w"],
+    regions: Regions,
+    numbers: Sequence[int] | None = None,
+    letters: int = 17,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The drawing with each region in a colour of its own, numbered; background pale grey.
 
     Args:
         sketch: paper 255, ink 0, of the shape of `regions.labels`.
         numbers: of the regions, where they are not called by their ids.
+        letters: height of the numbers, px of a figure of LEAST_SIDE.
 
     Returns:
         RGB, enlarged so that the shorter side has at least LEAST_SIDE pixels.
@@ -40,7 +44,7 @@ def draw_regions(
     fill = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
     shade = cv2.resize(sketch, size, interpolation=cv2.INTER_LINEAR)[..., None] / 255
     figure = (fill * (0.15 + 0.85 * shade)).round().astype(np.uint8)
-    return _numbered(figure, _anchors(regions, size), round(17 * unit), numbers)
+    return _numbered(figure, _anchors(regions, size), round(letters * unit), numbers)
 
 
 def draw_graph(

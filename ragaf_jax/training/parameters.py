@@ -33,5 +33,8 @@ def save_parameters(
                 state=ocp.args.StandardSave({"ema": stored}), meta=ocp.args.JsonSave(meta)
             ),
         )
+    # They name the folder in which it was written, and nothing reads them on a local disk.
+    for note in workdir.rglob("commit_success.txt"):
+        note.unlink()
     text = json.dumps(meta["config"], indent=1)
     (workdir / "config.json").write_text(f"{text}\n", encoding="utf-8")
