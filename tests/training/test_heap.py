@@ -68,8 +68,10 @@ with Fragments(kept) as fragments:
     for block, size in blocks:
         ctypes.memset(block, size % 251, size)
     buffer = libc.malloc(64 << 20)
-    while (wall := libc.malloc(5_000)) < buffer:
-        pass  # in a gap, and not between the buffer and the heap's growing end
+    # Those that lie in a gap are not between the buffer and the heap's growing end. By default the
+    # buffer is not on the heap.
+    while (wall := libc.malloc(5_000)) < buffer and kept:
+        pass
     for block, _ in blocks[::2]:
         libc.free(block)
     libc.free(buffer)

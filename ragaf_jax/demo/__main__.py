@@ -1,0 +1,71 @@
+"""Serves the page.
+
+    python -m ragaf_jax.demo --stage1=pretrained/openmoji/stage1 --stage2=pretrained/openmoji/stage2
+
+Only this machine reaches it, unless --host says otherwise. It needs an extra:
+pip install -e '.[demo]'
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from absl import flags, logging
+
+from ragaf_jax.errors import UserError, run_cli
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2.")
+flags.DEFINE_string("stage2", None, "Workdir of Stage 2; alone, it draws from noise.")
+flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for everybody's access.")
+flags.DEFINE_integer("port", 7860, "Port to listen at; 0 for any that is free.", lower_bound=0)
+flags.DEFINE_integer("queue", 16, "Visitors who may wait; others are told to come back.", 1)
+flags.DEFINE_string("examples", None, "A folder of sketches, a .txt of its prompt beside each.")
+flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
+
+LARGEST = "20mb"  # of an upload
+
+
+def main(argv: list[str]) -> None:
+    """Reads the stages and serves until it is interrupted."""
+    if argv[1:]:
+        raise UserError(f"{argv[1]!r} belongs to no flag.")
+    logging.set_verbosity(logging.WARNING)
+    if FLAGS.stage1 is None and FLAGS.stage2 is None:
+        raise UserError("There is nothing to draw with; give --stage1, --stage2 or both.")
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("The page needs gradio; run: pip install -e '.[demo]'")
+    from ragaf_jax.sampling.rows import read_rows
+
+    rows = [] if FLAGS.examples is None else read_rows(Path(FLAGS.examples), None)
+    from ragaf_jax.compilation_cache import keep_compiled
+    from ragaf_jax.demo.app import THEME, build
+    from ragaf_jax.sampling.pipeline import Pipeline
+    from ragaf_jax.training.heap import keep_freed_memory
+
+    keep_compiled()
+    keep_freed_memory()
+    print("Reading the checkpoints …", file=sys.stderr)
+    pipeline = Pipeline.restore(FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype)
+    page = build(pipeline, [(row.sketch, row.prompt) for row in rows])
+    page.queue(max_size=FLAGS.queue)
+    try:
+        page.launch(
+            server_name=FLAGS.host,
+            server_port=FLAGS.port or None,
+            theme=THEME,
+            max_file_size=LARGEST,
+            allowed_paths=[] if FLAGS.examples is None else [FLAGS.examples],
+            footer_links=[],
+            ssr_mode=False,
+            show_error=False,
+        )
+    except OSError as error:
+        raise UserError(
+            f"The page cannot be served at {FLAGS.host}:{FLAGS.port} ({error}); choose another "
+            "--port."
+        ) from None
+
+
+if __name__ == "__main__":
+    run_cli(main)
