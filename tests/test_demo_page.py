@@ -73,6 +73,7 @@ def page(address):
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         page.wait_for_selector("#canvas canvas", timeout=WAIT)
+        page.get_by_label("Brush").first.click()
         yield page
         browser.close()
         # Nothing is loaded from elsewhere.
@@ -103,7 +104,7 @@ def test_what_is_drawn_and_said_comes_back(page):
     assert min(regions.shape[:2]) >= 512
     page.locator("#regions img").click()  # in the middle, where the square is
     page.wait_for_function(
-        "document.querySelector('#words').innerText.includes('Words for region 1')", timeout=WAIT
+        "document.querySelector('#words').innerText.includes('Words for region 0')", timeout=WAIT
     )
     page.locator("#words textarea, #words input").fill("large red in the middle")
     page.locator("#speak").click()

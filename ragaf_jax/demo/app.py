@@ -35,19 +35,23 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
         session = gr.State(Session())
         with gr.Row():
             with gr.Column():
+                gr.Markdown("**Draw**: take the brush at the left.")
                 canvas = gr.Sketchpad(
-                    label="Draw",
+                    show_label=False,
+                    placeholder="",
                     canvas_size=(CANVAS, CANVAS),
                     fixed_canvas=True,
                     layers=False,
                     type="numpy",
-                    brush=gr.Brush(default_size=10, colors=["#000000"], color_mode="fixed"),
+                    brush=gr.Brush(default_size=6, colors=["#000000"], color_mode="fixed"),
                     elem_id="canvas",
                 )
                 upload = gr.File(label="or upload a drawing", type="filepath", elem_id="upload")
             with gr.Column():
+                gr.Markdown("**Its regions**: click one, and say what it is to be.")
                 regions = gr.Image(
-                    label="Its regions: click one, and say what it is to be",
+                    show_label=False,
+                    buttons=[],
                     interactive=False,
                     format="png",
                     elem_id="regions",
