@@ -3,7 +3,7 @@
 python main.py --config=configs/stage1.py:quickstart --workdir=runs/quickstart/stage1
     5 minutes on 2 CPU cores; edge F1 0.92, region colour accuracy 0.30 on held-out drawings.
 python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
-    27 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.41.
+    15 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.44.
 python main.py --config=configs/stage1.py:openmoji_sd --workdir=runs/sd/stage1
     From Stable Diffusion 1.5, at 512 px on a GPU; not trained to its end by us yet.
 python main.py --config=configs/stage1.py:folder --workdir=runs/own/stage1

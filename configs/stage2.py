@@ -5,7 +5,7 @@ python main.py --config=configs/stage2.py:quickstart --workdir=runs/quickstart/s
     5 minutes on 2 CPU cores; edge F1 0.95, region colour accuracy 0.40 on held-out drawings.
 python main.py --config=configs/stage2.py:openmoji --workdir=runs/om/stage2 \
         --config.stage1=runs/om/stage1
-    20 minutes on 2 CPU cores; edge F1 0.98, region colour accuracy 0.60.
+    15 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.67.
 """
 
 import ml_collections
