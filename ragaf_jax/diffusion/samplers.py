@@ -208,8 +208,13 @@ def example_noise(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
+def folded(keys: Key[Array, " b"], number: int | Int[Array, ""]) -> Key[Array, " b"]:
+    """`jax.random.fold_in` of one number into every example's key."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
 def step_noise(
     keys: Key[Array, " b"], step: int | Int[Array, ""], shape: tuple[int, ...]
 ) -> Float[Array, "b *rest"]:
     """What an ancestral sampler adds to each example in a step, counted from 0."""
-    return example_noise(jax.vmap(jax.random.fold_in, (0, None))(keys, step), shape)
+    return example_noise(folded(keys, step), shape)

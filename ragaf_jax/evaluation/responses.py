@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.diffusion.prediction import to_x0
-from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_keys, example_noise
+from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_keys, example_noise, folded
 from ragaf_jax.evaluation.edges import edge_f1
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params
@@ -109,6 +109,6 @@ def sample_plainly(
 
     keys = example_keys(key, len(conditioning.text_states))
     begun = Walk.begin(example_noise(keys, model.latent_shape))
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - 1)  # as in `generate.advance`
+    keys = folded(keys, 2**32 - 1)  # as in `generate.advance`
     sampler = SAMPLERS[process.sampler]
     return sampler.walk(denoise, begun, schedule, course.timesteps, keys, course.steps).x

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.guidance import guided
 from ragaf_jax.diffusion.prediction import to_x0
-from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_noise
+from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_noise, folded
 from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
@@ -134,7 +134,7 @@ def advance(
     last = settings.guidance_until * schedule.alpha.shape[0]
     denoiser = guided(denoise, settings.guidance, settings.sketch_guidance, last)
     # A number that no step has: what the first noise was drawn with is not used again.
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**32 - 1)
+    keys = folded(keys, 2**32 - 1)
     sampler = SAMPLERS[process.sampler]
     walk = sampler.walk(denoiser, drawing.walk, schedule, course.timesteps, keys, until)
     return Drawing(walk, conditioning)
