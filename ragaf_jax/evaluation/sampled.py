@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, in_chunks
 from ragaf_jax.sampling.stages import Stage, make_draw, settings_of
-from ragaf_jax.training.sharding import AXES, put_batch, replicated
+from ragaf_jax.training.sharding import AXES, filled, put_batch, replicated
 from ragaf_jax.weights.fingerprint import fingerprint
 
 # Drawings at a time. Which noise a drawing gets depends on it; how many devices share them has no
@@ -72,18 +72,11 @@ def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sampl
 
     def sample(piece: Batch, chunk: int) -> tuple[Pictures, Pictures]:
         key = jax.random.fold_in(jax.random.key(config.seed), chunk)
-        shared, count = put_batch(mesh, _filled(piece, mesh.size)), len(piece.tokens)
+        shared, count = put_batch(mesh, filled(piece, mesh.size)), len(piece.tokens)
         drawn = jax.device_get(draw(params1, params2, shared, key, settings, *courses))
         return drawn.stage1[:count], drawn.stage2[:count]
 
     return sample
-
-
-def _filled(piece: Batch, devices: int) -> Batch:
-    """The piece with its first examples once more, so that all devices have equally many."""
-    count = len(piece.tokens)
-    rows = np.arange(-(-count // devices) * devices) % count
-    return jax.tree.map(lambda x: x[rows], piece)
 
 
 def _fingerprint(config: ml_collections.ConfigDict, one: Stage, two: Stage, batch: Batch) -> str:

@@ -22,7 +22,7 @@ from ragaf_jax.sampling.request import SketchPage, Told, find_regions, tell, wor
 from ragaf_jax.sampling.stages import Stage, settings_of
 from ragaf_jax.sketch_input import load_sketch, to_page
 from ragaf_jax.training.setup import check_stages_match
-from ragaf_jax.training.sharding import AXES, put_batch, replicated
+from ragaf_jax.training.sharding import AXES, filled, put_batch, replicated
 
 # A file, a page as `Pipeline.page` makes it, or any grey picture of a drawing.
 Sketch = str | Path | UInt8[np.ndarray, "h w"]
@@ -251,8 +251,8 @@ class Pipeline:
         """
         count = len(told)
         given = [(one.batch, one.wishes) for one in told]
-        batch, wishes = self._shared(jax.tree.map(lambda *x: np.concatenate(x), *given), count)
-        seeds_ = self._shared(np.array(seeds, np.uint32), count)
+        batch, wishes = self._shared(jax.tree.map(lambda *x: np.concatenate(x), *given))
+        seeds_ = self._shared(np.array(seeds, np.uint32))
         settings = settings_of(dataclasses.asdict(options))
         pictures, coarse, latents, trace = images, None, None, None
         for number in STAGES[options.stages]:
@@ -260,7 +260,7 @@ class Pipeline:
             if number == 2:
                 coarse = pictures
             if latents is None and pictures is not None:
-                latents = parts.encode(params, self._shared(pictures, count))
+                latents = parts.encode(params, self._shared(pictures))
             course = parts.process.course(
                 options.steps, 1.0 if latents is None else options.strength
             )
@@ -286,11 +286,9 @@ class Pipeline:
             self._parts[key] = make_parts(number, stage.model, stage.process(sampler))
         return self._parts[key]
 
-    def _shared(self, tree: Any, count: int) -> Any:
-        """Examples on the devices; some once more where devices would have unequally many."""
-        size = self._mesh.size
-        rows = np.arange(-(-count // size) * size) % count
-        return put_batch(self._mesh, jax.tree.map(lambda x: x[rows], tree))
+    def _shared(self, tree: Any) -> Any:
+        """Examples on the devices."""
+        return put_batch(self._mesh, filled(tree, self._mesh.size))
 
 
 def _stops(steps: int, every: int | None) -> list[int]:

@@ -97,6 +97,13 @@ def put_batch(mesh: Mesh, batch: T) -> T:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+def filled(batch: T, devices: int) -> T:
+    """Examples, some of them once more, so that all devices have equally many."""
+    count = len(jax.tree.leaves(batch)[0])
+    rows = np.arange(-(-count // devices) * devices) % count
+    return jax.tree.map(lambda x: x[rows], batch)
+
+
 def local_copy(tree: Any) -> Any:
     """The whole of a state's arrays on one device of this process, for what that does alone.
 
