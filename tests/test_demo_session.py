@@ -78,7 +78,8 @@ def test_what_is_shown_is_what_the_pipeline_draws(rng, pipeline):
     np.testing.assert_array_equal(last.stage1, enlarge(expected.coarse[0], 256))
     np.testing.assert_array_equal(last.stage2, enlarge(expected.images[0], 256))
     assert last.attention is not None and last.status.startswith("Done.")
-    *_, alone = draw(pipeline, session, "a house", "green", seed, steps=3, stages="1")
+    silent = session._replace(words={})
+    *_, alone = draw(pipeline, silent, "a house", "green", seed, steps=3, stages="1")
     np.testing.assert_array_equal(alone.stage1, last.stage1)
     assert alone.stage2 is None and alone.attention is None
     with pytest.raises(UserError, match="steps is 0"):

@@ -119,7 +119,9 @@ class Embeddings(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    def __call__(
+        self, tokens: Int[Array, "b t"], positions: Int[Array, "#b t"]
+    ) -> Float[Array, "b t d"]:
         config = self.config
         token = nn.Embed(
             config.vocab_size,
@@ -135,7 +137,7 @@ class Embeddings(nn.Module):
             dtype=self.dtype,
             name="position_embedding",
         )
-        return token(tokens) + position(jnp.arange(tokens.shape[1])[None])
+        return token(tokens) + position(positions)
 
 
 class Encoder(nn.Module):
@@ -179,13 +181,21 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"] | None
+        self,
+        tokens: Int[Array, "b t"],
+        mask: Bool[Array, "b t"] | None,
+        texts: Int[Array, "b t"] | None,
     ) -> Float[Array, "b t d"]:
         length = tokens.shape[1]
         visible = jnp.tril(jnp.ones((length, length), bool))[None]
+        positions = jnp.arange(length)[None]
+        if texts is not None:
+            same = visible & (texts[:, :, None] == texts[:, None])
+            positions = same.sum(-1) - 1 + (texts > 0)
+            visible = same | (visible & (positions == 0)[:, None])
         if mask is not None:
             visible = visible & mask[:, None]
-        x = Embeddings(self.config, dtype=self.dtype, name="embeddings")(tokens)
+        x = Embeddings(self.config, dtype=self.dtype, name="embeddings")(tokens, positions)
         encoder = Encoder(self.config, self.skip, dtype=self.dtype, name="encoder")
         x = encoder(x, hide(visible)[:, None])
         return nn.LayerNorm(
@@ -206,12 +216,24 @@ class ClipText(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"] | None = None
+        self,
+        tokens: Int[Array, "b t"],
+        mask: Bool[Array, "b t"] | None = None,
+        texts: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
         """The last hidden states, after the final layer norm, in float32.
 
-        Each token sees itself and those before it. Stable Diffusion was trained without a `mask`,
-        padding included; with one, padding is seen by nobody.
+        Each token sees itself and those before it.
+
+        Args:
+          tokens: of a text, framed, and padding.
+          mask: false for what nobody is to see. Stable Diffusion was trained without it, padding
+            included.
+          texts: which text each token belongs to, where several are packed into one row: 0 that
+            which the row begins with, and its padding, wherever that stands; 1, 2 … further ones,
+            without a frame. Of each the states are those that it would have alone (Krell et al.
+            2021, "Efficient Sequence Packing without Cross-contamination", §3.2): what begins the
+            row is the first token of all.
 
         Raises:
           ValueError: more tokens than positions, or more layers to skip than there are.
@@ -229,7 +251,7 @@ class ClipText(nn.Module):
         transformer = TextTransformer(
             self.config, self.clip_skip, dtype=self.dtype, name="text_model"
         )
-        return widened(transformer(tokens, mask))
+        return widened(transformer(tokens, mask, texts))
 
 
 def _dense(features: int, stddev: float, name: str, dtype: Dtype) -> Dense:

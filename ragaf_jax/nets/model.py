@@ -132,10 +132,17 @@ class Model:
         return self.autoencoder.decode(params.get("autoencoder", {}), latents)
 
     def encode_text(
-        self, params: Params, tokens: Int[Array, "b t"], rng: PRNGKeyArray | None = None
+        self,
+        params: Params,
+        tokens: Int[Array, "b t"],
+        rng: PRNGKeyArray | None = None,
+        texts: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """The text encoder's last hidden states; `rng` is for LoRA's dropout."""
-        return self._apply("text_encoder", self.text_encoder, params, rng, tokens)
+        """The text encoder's last hidden states.
+
+        `rng` is for LoRA's dropout; `texts` tells several texts of one row apart, see `ClipText`.
+        """
+        return self._apply("text_encoder", self.text_encoder, params, rng, tokens, None, texts)
 
     def locate(
         self,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Bool, Float, Int
 
-from ragaf_jax.nets.layers import Dense, timestep_embedding, widened
+from ragaf_jax.nets.layers import Dense, parameter, timestep_embedding, widened
 from ragaf_jax.nets.regions import fourier_features
 
 FUSIONS = ("learned", "heuristic", "hybrid", "equal")
@@ -143,6 +143,38 @@ class GraphBlock(nn.Module):
         return nodes + FeedForward(nodes.shape[-1], dtype=self.dtype, name="ff")(normed)
 
 
+class Phrases(nn.Module):
+    """A convolution along each text: of words that no region shares, none reads the other."""
+
+    reach: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, words: Float[Array, "b t d"], allowed: Bool[Array, "b r t"]
+    ) -> Float[Array, "b t d"]:
+        """`words` are zero where no region may attend to them."""
+        width, side = words.shape[-1], self.reach // 2
+        shape = self.reach, width, width
+        kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), shape)
+        kernel = kernel.astype(self.dtype)
+        bias = parameter(self, "bias", nn.initializers.zeros, (width,))[None, None]
+        words, bias = words.astype(self.dtype), bias.astype(self.dtype)
+        if allowed.shape[1] == 1:  # all regions hear the same text
+            order = ("NTC", "TIO", "NTC")
+            return bias + jax.lax.conv_general_dilated(
+                words, kernel, (1,), "SAME", dimension_numbers=order
+            )
+        padded = jnp.pad(words, ((0, 0), (side, side), (0, 0)))
+        heard = jnp.pad(allowed, ((0, 0), (0, 0), (side, side)))
+        total = jnp.broadcast_to(bias, words.shape)
+        for i in range(self.reach):
+            at = slice(i, i + words.shape[1])
+            same = (heard[..., at] == allowed).all(1)
+            total = total + jnp.where(same[..., None], padded[:, at], 0) @ kernel[i]
+        return total
+
+
 class WordAttention(nn.Module):
     """(3) Each region attends to the words that concern it, read in phrases of `reach` tokens."""
 
@@ -168,8 +200,8 @@ class WordAttention(nn.Module):
         words = jnp.where(allowed.any(1)[..., None], words, 0)
         # CLIP's states are causal: that of "red" knows nothing of "at the top" said after it. Its
         # neighbours tell it.
-        phrases = nn.Conv(words.shape[-1], (self.reach,), dtype=self.dtype, name="phrases")(words)
-        words = words + nn.gelu(phrases)
+        phrases = Phrases(self.reach, dtype=self.dtype, name="phrases")
+        words = words + nn.gelu(phrases(words, allowed))
         query = split(Dense(width, dtype=self.dtype, name="to_q")(normed))
         key = split(Dense(width, dtype=self.dtype, name="to_k")(words))
         value = split(Dense(width, dtype=self.dtype, name="to_v")(words))

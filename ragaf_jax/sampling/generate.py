@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.guidance import guided
@@ -13,10 +13,16 @@ from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_noise, folded
 from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.nets.regions import region_shares
 from ragaf_jax.sampling.process import Course, Process, Settings, Wishes
 
 # Timesteps, as shares of T, at which RAGAF's decisions are read off.
 TRACE_LEVELS = (0.9, 0.7, 0.5, 0.3, 0.1)
+
+# The least share of a cell in regions with words of their own at which the cell is theirs. At a
+# half the rims of such regions keep the colours of before; at next to nothing small regions beside
+# them do not.
+SPOKEN_SHARE = 0.25
 
 
 def stacked_conditions(
@@ -29,27 +35,31 @@ def stacked_conditions(
 ) -> Conditioning:
     """The last `kinds` of (nothing), (sketch), (sketch and text), stacked on the batch axis.
 
-    Without `wishes`, nothing is the empty prompt and regions may attend to all words.
+    Without `wishes`, nothing is the empty prompt, and all regions hear the batch's text.
     """
     count = batch.tokens.shape[0]
     tokens, mask = jnp.asarray(process.empty_tokens[None]), jnp.asarray(process.empty_mask[None])
+    text, text_mask, texts = batch.tokens, batch.token_mask, None
     if wishes is not None:
         tokens, mask = wishes.negative_tokens, wishes.negative_mask
-    states = model.encode_text(params, jnp.concatenate([tokens, batch.tokens]))
+        text, text_mask = wishes.tokens, wishes.token_mask
+        texts = jnp.concatenate([jnp.zeros_like(wishes.texts), wishes.texts])
+    states = model.encode_text(params, jnp.concatenate([tokens, text]), texts=texts)
     negative, positive = states[:-count], states[-count:]
     negative = jnp.broadcast_to(negative, positive.shape)
     shown = jnp.repeat(jnp.array([0.0, 1.0, 1.0][-kinds:]), count)
     regions = None
     if model.ragaf is not None:
-        unheard = jnp.broadcast_to(mask, batch.token_mask.shape)
+        unheard = jnp.broadcast_to(mask, text_mask.shape)
         regions = model.locate(
             jnp.concatenate([batch.labels] * kinds),
             jax.tree.map(lambda x: jnp.concatenate([x] * kinds), batch.graph),
-            jnp.concatenate([unheard] * (kinds - 1) + [batch.token_mask]),
+            jnp.concatenate([unheard] * (kinds - 1) + [text_mask]),
             shown,
         )
         if wishes is not None:
-            heard = wishes.heard & batch.token_mask[:, None]
+            heard = wishes.texts[:, None] == wishes.heard[..., None]
+            heard = heard & text_mask[:, None]
             others = jnp.broadcast_to(unheard[:, None], heard.shape)
             allowed = jnp.concatenate([others] * (kinds - 1) + [heard])
             regions = regions._replace(allowed=allowed)
@@ -66,10 +76,12 @@ class Drawing(NamedTuple):
     Attributes:
       walk: where the sampler stands.
       conditioning: of all evaluations of a step, stacked on the batch axis.
+      own: the cells that it decides itself; others are another drawing's. None: it decides all.
     """
 
     walk: Walk
     conditioning: Conditioning
+    own: Bool[Array, "b h w 1"] | None = None
 
     @property
     def preview(self) -> Float[Array, "b h w c"]:
@@ -108,7 +120,19 @@ def begin(
     if start is not None:
         first = jnp.broadcast_to(course.timesteps[0], len(noise))
         x = add_noise(process.schedule, start, noise, first)
-    return Drawing(Walk.begin(x), conditioning)
+    own = None if wishes is None else _spoken_for(batch.labels, wishes.heard, x.shape[1])
+    return Drawing(Walk.begin(x), conditioning, own)
+
+
+def _spoken_for(
+    labels: Int[Array, "b s s"], heard: Int[Array, "b r"], side: int
+) -> Bool[Array, "b {side} {side} 1"]:
+    """The cells that belong to regions with words of their own; all if no region has any."""
+    spoken = heard > 0
+    shares = region_shares(labels, heard.shape[1], side)
+    share = jnp.einsum("bpr,br->bp", shares, spoken.astype(shares.dtype))
+    own = (share >= SPOKEN_SHARE) | ~spoken.any(1)[:, None]
+    return own.reshape(-1, side, side, 1)
 
 
 def advance(
@@ -120,8 +144,14 @@ def advance(
     settings: Settings,
     course: Course,
     until: int | Int[Array, ""],
+    others: Walk | None = None,
 ) -> Drawing:
-    """The drawings at step `until`, traced; the other arguments are as `begin` has them."""
+    """The drawings at step `until`, traced; the other arguments are as `begin` has them.
+
+    Where cells are not a drawing's own they are then as `others` have them at the same step
+    (Avrahami et al. 2022, "Blended Diffusion for Text-driven Editing of Natural Images", algorithm
+    2), so that `until` is to be the step after.
+    """
     schedule, conditioning = process.schedule, drawing.conditioning
     strength = settings.sketch_strength
 
@@ -137,7 +167,13 @@ def advance(
     keys = folded(keys, 2**32 - 1)
     sampler = SAMPLERS[process.sampler]
     walk = sampler.walk(denoiser, drawing.walk, schedule, course.timesteps, keys, until)
-    return Drawing(walk, conditioning)
+    if others is not None and drawing.own is not None:
+        x, x0 = (
+            jnp.where(drawing.own, mine, theirs)
+            for mine, theirs in ((walk.x, others.x), (walk.x0, others.x0))
+        )
+        walk = walk._replace(x=x, x0=x0)
+    return drawing._replace(walk=walk)
 
 
 def trace(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 from ragaf_jax.batch import Batch
-from ragaf_jax.diffusion.samplers import example_keys
+from ragaf_jax.diffusion.samplers import Walk, example_keys
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.generate import Drawing, advance, begin, to_pixels, trace
@@ -26,7 +26,7 @@ class Parts(NamedTuple):
       process: how it samples.
       encode: of (params, pixels), the latents to begin from.
       begin: of (params, batch, seeds, settings, course, latents or None, wishes).
-      advance: of (params, drawing, seeds, settings, course, until).
+      advance: of (params, drawing, seeds, settings, course, until, walk of others).
       look: of (params, latents), pixels.
       finish: of (params, drawing, seeds), pixels and RAGAF's trace.
     """
@@ -74,8 +74,10 @@ def make_parts(number: int, model: Model, process: Process) -> Parts:
         settings: Settings,
         course: Course,
         until: int | Int[Array, ""],
+        others: Walk,
     ) -> Drawing:
-        return advance(model, process, params, drawing, keys_of(seeds), settings, course, until)
+        asked = keys_of(seeds), settings, course
+        return advance(model, process, params, drawing, *asked, until, others)
 
     @jax.jit
     def look(params: Params, latents: Latents) -> Pixels:

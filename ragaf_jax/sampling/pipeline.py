@@ -250,8 +250,13 @@ class Pipeline:
           `Progress`, and at last what is `Finished`.
         """
         count = len(told)
-        given = [(one.batch, one.wishes) for one in told]
-        batch, wishes = self._shared(jax.tree.map(lambda *x: np.concatenate(x), *given))
+        if options.stages == "1" and any(one.spoken for one in told):
+            raise UserError(
+                "Regions are given words and Stage 1 alone is to draw, which has no regions; put "
+                "the words into the prompt, or choose stages='both' or '2'."
+            )
+        given = [(one.batch, one.silent, one.wishes) for one in told]
+        batch, silent, wishes = self._shared(jax.tree.map(lambda *x: np.concatenate(x), *given))
         seeds_ = self._shared(np.array(seeds, np.uint32))
         settings = settings_of(dataclasses.asdict(options))
         pictures, coarse, latents, trace = images, None, None, None
@@ -265,11 +270,19 @@ class Pipeline:
                 options.steps, 1.0 if latents is None else options.strength
             )
             asked = seeds_, settings, course
-            drawing = parts.begin(params, batch, *asked, latents, wishes)
+            begun = params, batch, *asked, latents
+            drawing = parts.begin(*begun, wishes if number == 2 else silent)
+            plain = None
+            if number == 2 and any(one.spoken and not one.all_spoken for one in told):
+                plain = parts.begin(*begun, silent)
             steps = int(course.steps)
-            for until in _stops(steps, every):
-                drawing = parts.advance(params, drawing, *asked, until)
-                if every is not None:
+            seen = _stops(steps, every)
+            for until in seen if plain is None else range(1, steps + 1):
+                if plain is not None:
+                    plain = parts.advance(params, plain, *asked, until, plain.walk)
+                others = drawing if plain is None else plain
+                drawing = parts.advance(params, drawing, *asked, until, others.walk)
+                if every is not None and until in seen:
                     preview = parts.look(params, drawing.preview)
                     yield Progress(number, until, steps, np.asarray(preview)[:count])
             made, trace = parts.finish(params, drawing, seeds_)

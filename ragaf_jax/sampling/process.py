@@ -40,12 +40,18 @@ class Wishes(NamedTuple):
     Attributes:
       negative_tokens: of what the picture is not to show: guidance leads away from it.
       negative_mask: which of them are not padding.
-      heard: which words each region may attend to; at least one that is not padding.
+      tokens: the prompt, framed, behind it the words of regions, and padding.
+      token_mask: which of them are not padding.
+      texts: what each belongs to: 0 the prompt, and padding; i > 0 the words of some region.
+      heard: which of these texts each region hears, and attends to alone.
     """
 
     negative_tokens: Int[Array, "b t"]
     negative_mask: Bool[Array, "b t"]
-    heard: Bool[Array, "b r t"]
+    tokens: Int[Array, "b t"]
+    token_mask: Bool[Array, "b t"]
+    texts: Int[Array, "b t"]
+    heard: Int[Array, "b r"]
 
 
 class Course(NamedTuple):

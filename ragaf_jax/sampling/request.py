@@ -38,11 +38,11 @@ class Told(NamedTuple):
     """What the networks are told of one request.
 
     Attributes:
-      batch: of one example; there is no image yet.
-      wishes: of one example.
+      batch: of one example, with the prompt alone; there is no image yet.
+      wishes: of one example, with the words of its regions.
       graph: of its regions, not padded.
-      text: the prompt with the phrases of its regions behind it.
-      pieces: the text of each token.
+      text: the prompt with the words of its regions behind it.
+      pieces: the text of each token of `wishes`.
       notices: what of sketch and text the model cannot take in, as sentences.
     """
 
@@ -52,6 +52,26 @@ class Told(NamedTuple):
     text: str
     pieces: list[str]
     notices: list[str]
+
+    @property
+    def spoken(self) -> bool:
+        """Whether regions have words of their own."""
+        return bool(self.wishes.heard.any())
+
+    @property
+    def all_spoken(self) -> bool:
+        """Whether all have."""
+        return bool(self.wishes.heard[:, : len(self.graph.nodes)].all())
+
+    @property
+    def silent(self) -> Wishes:
+        """The wishes without the words of regions."""
+        return self.wishes._replace(
+            tokens=self.batch.tokens,
+            token_mask=self.batch.token_mask,
+            texts=np.zeros_like(self.wishes.texts),
+            heard=np.zeros_like(self.wishes.heard),
+        )
 
 
 def wording(
@@ -96,8 +116,7 @@ def tell(
 ) -> Told:
     """Sketch, regions and texts in the form that the networks take.
 
-    The phrase of a region is put behind the prompt, and is all that this region attends to; other
-    regions attend to what they will.
+    The words of a region are all that it attends to, and it alone: others attend to the prompt.
 
     Args:
       drawing: the sketch.
@@ -111,12 +130,13 @@ def tell(
       UserError: a number that no region has, a phrase without words, or more of them than the model
         reads.
     """
-    regions = drawing.numbered.regions
-    text, pins = pinned(prompt, region_prompts, model.text_length, tokenizer)
-    heard = np.ones((1, model.max_regions, model.text_length), bool)
-    for number, tokens in pins.items():
-        heard[0, drawing.numbered.id_of(number)] = tokens
-    tokens, mask = tokenizer.encode([text], model.text_length)
+    regions, numbers = drawing.numbered.regions, sorted(region_prompts)
+    heard = np.zeros((1, model.max_regions), np.int32)
+    for text, number in enumerate(numbers, 1):
+        heard[0, drawing.numbered.id_of(number)] = text
+    words = {number: region_prompts[number].strip() for number in numbers}
+    packed, packed_mask, texts = _packed(prompt, words, model.text_length, tokenizer)
+    tokens, mask = tokenizer.encode([prompt], model.text_length)
     batch = Batch(
         image=np.zeros((1, *drawing.sketch.shape, 3), np.float32),
         sketch=ink_on_black(drawing.sketch[None]),
@@ -133,48 +153,48 @@ def tell(
         tokens=tokens,
         token_mask=mask,
     )
+    negative = tokenizer.encode([negative_prompt], model.text_length)
     return Told(
         batch,
-        Wishes(*tokenizer.encode([negative_prompt], model.text_length), heard),
+        Wishes(*negative, packed[None], packed_mask[None], texts[None], heard),
         graph,
-        text,
-        tokenizer.pieces(tokens[0].tolist()),
-        _notices(drawing.page, text, negative_prompt, model.text_length, tokenizer),
+        ", ".join(text for text in (prompt.strip(), *words.values()) if text),
+        tokenizer.pieces(packed.tolist()),
+        _notices(drawing.page, prompt, words, negative_prompt, model.text_length, tokenizer),
     )
 
 
-def pinned(
-    prompt: str, region_prompts: Mapping[int, str], length: int, tokenizer: Tokenizer
-) -> tuple[str, dict[int, Bool[np.ndarray, " t"]]]:
-    """The text with the regions' phrases behind the prompt, and which of its tokens each phrase is.
+def _packed(
+    prompt: str, words: Mapping[int, str], length: int, tokenizer: Tokenizer
+) -> tuple[Int[np.ndarray, " t"], Bool[np.ndarray, " t"], Int[np.ndarray, " t"]]:
+    """The prompt and behind it, without a frame, the words of each region: tokens, mask, texts.
 
     Raises:
-      UserError: a phrase without words, or one beyond the tokens that the model reads.
+      UserError: a region without words, or more tokens than the model reads.
     """
-    text, characters = prompt.strip(), dict[int, tuple[int, int]]()
-    for number in sorted(region_prompts):
-        phrase = region_prompts[number].strip()
-        text += ", " if text else ""
-        characters[number] = len(text), len(text) + len(phrase)
-        text += phrase
-    spans: Int[np.ndarray, "n 2"] = tokenizer.spans(text)
-    pins = {}
-    for number, (begin, end) in characters.items():
-        inside = np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > begin))
-        if not len(inside):
+    rows, masks = tokenizer.encode([prompt, *words.values()], length)
+    tokens, mask, texts = rows[0], masks[0], np.zeros(length, np.int32)
+    end = int(mask.sum())
+    for text, (number, phrase) in enumerate(words.items(), 1):
+        count = tokenizer.count(phrase)[0] - 2
+        if not count:
             raise UserError(f"Region {number} is given no words; say what it is to be.")
-        if inside[-1] + 1 > length - 2:  # the frame takes the first and the last place
+        if end + count > length:
+            whole = end + sum(tokenizer.count(phrase)[0] - 2 for phrase in words.values())
             raise UserError(
-                f"The prompt and the words of its regions are {len(spans)} tokens, and the model "
-                f"reads {length - 2}: those of region {number} would be lost. Shorten them."
+                f"The prompt and the words of its regions are {whole} tokens, and the model reads "
+                f"{length}: those of region {number} would be lost. Shorten them."
             )
-        pins[number] = np.isin(np.arange(length), inside + 1)
-    return text, pins
+        place = slice(end, end + count)
+        tokens[place], mask[place], texts[place] = rows[text][1 : 1 + count], True, text
+        end += count
+    return tokens, mask, texts
 
 
 def _notices(
     page: UInt8[np.ndarray, "page page"],
-    text: str,
+    prompt: str,
+    words: Mapping[int, str],
     negative_prompt: str,
     length: int,
     tokenizer: Tokenizer,
@@ -182,10 +202,12 @@ def _notices(
     notices = []
     if page.min() == 255:
         notices.append("The sketch is blank: no line was found on it.")
-    for what, words in (("prompt", text), ("negative prompt", negative_prompt)):
-        if unknown := tokenizer.unknown_words(words):
-            known = ", ".join(dict.fromkeys(unknown))
-            notices.append(f"The model does not know these words of the {what}: {known}.")
-        if tokenizer.count(words)[0] > length:
+    texts = {"prompt": prompt, "negative prompt": negative_prompt}
+    texts |= {f"text of region {number}": phrase for number, phrase in words.items()}
+    for what, text in texts.items():
+        if unknown := tokenizer.unknown_words(text):
+            unread = ", ".join(dict.fromkeys(unknown))
+            notices.append(f"The model does not know these words of the {what}: {unread}.")
+        if tokenizer.count(text)[0] > length:
             notices.append(f"The {what} is longer than {length} tokens; its end was not read.")
     return notices

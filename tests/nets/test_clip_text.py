@@ -104,6 +104,19 @@ def test_words_do_not_see_what_follows(rng):
     assert (jnp.abs(after - before)[0, 5:].max(-1) > 1e-4).all()
 
 
+def test_texts_packed_into_a_row_have_the_states_that_they_have_alone(rng):
+    variables, encode = random_variables(rng, TINY), jax.jit(ClipText(TINY).apply)
+    texts = jnp.array([[0, 0, 0, 1, 1, 2, 0, 0]])
+    row = jnp.asarray(rng.integers(0, 23, (1, 8)))
+    packed = encode(variables, row, None, texts)
+    for text, places in enumerate(([0, 1, 2, 6, 7], [0, 3, 4], [0, 5])):
+        alone = encode(variables, row[:, jnp.array(places)])
+        mine = packed[:, jnp.array(places)]
+        np.testing.assert_allclose(mine, alone, atol=1e-5, err_msg=str(text))
+    one = encode(variables, row, None, jnp.zeros_like(texts))
+    np.testing.assert_array_equal(one, encode(variables, row))
+
+
 def test_too_long():
     with pytest.raises(ValueError, match="10 tokens, expected at most max_position_embeddings 9"):
         jax.eval_shape(ClipText(TINY).init, jax.random.key(0), jnp.zeros((1, 10), jnp.int32))

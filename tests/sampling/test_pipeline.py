@@ -20,7 +20,7 @@ from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import merged, relabelled
 from ragaf_jax.sampling.outputs import METADATA, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.tokenizer import UNKNOWN, Tokenizer
+from ragaf_jax.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 PROMPT = " ".join(WORDS[:6])
@@ -213,25 +213,56 @@ def test_in_16_bits_it_keeps_and_computes_in_16_bits(rng, pipeline, workdirs):
     assert 0 < np.abs(apart).mean() < 20
 
 
-def test_words_of_a_region_are_all_that_it_hears(rng, pipeline):
+def two_regions(rng, drawing):
+    """The numbers of two regions."""
+    return [int(i) for i in rng.choice(drawing.numbered.numbers, 2, replace=False)]
+
+
+def test_words_of_a_region_are_all_that_it_hears_and_nobody_else_does(rng, pipeline):
     drawing = pipeline.page(random_page(rng))
-    one, other = (int(i) for i in rng.choice(drawing.numbered.numbers, 2, replace=False))
+    one, other = sorted(two_regions(rng, drawing))
     result = pipeline(drawing, "a house", {one: "small red", other: "blue top"})
-    assert result.pieces[1:9] == ["a", "house", *pipeline_text(drawing, one, other)]
-    attention = result.attention[0]
-    words = {one: ("small", "red"), other: ("blue", "top")}
-    for number, heard in words.items():
-        row = attention[number]
-        mine = [i for i, piece in enumerate(result.pieces) if piece in heard]
-        np.testing.assert_allclose(row[mine].sum(), 1, rtol=1e-5)
-    for number in set(drawing.numbered.numbers) - {one, other}:
-        assert (attention[number, :9] > 0).all()
+    assert result.pieces[1:3] + result.pieces[4:8] == ["a", "house", "small", "red", "blue", "top"]
+    rows = np.zeros((drawing.numbered.regions.n, len(result.pieces)), bool)
+    rows[:, :4] = True  # the frame, too
+    rows[one], rows[other] = False, False
+    rows[one, 4:6] = rows[other, 6:8] = True
+    np.testing.assert_array_equal(result.attention[0] > 0, rows)
 
 
-def pipeline_text(drawing, one, other):
-    """The words behind the prompt; commas are unknown to the tiny vocabulary."""
-    phrases = {one: ["small", "red"], other: ["blue", "top"]}
-    return [x for number in sorted(phrases) for x in (UNKNOWN, *phrases[number])]
+def test_what_is_not_spoken_for_is_drawn_as_without_words(rng, pipeline):
+    drawing = pipeline.page(random_page(rng))
+    labels = drawing.numbered.regions.labels
+    one, other = two_regions(rng, drawing)
+    asked = {"seed": int(rng.integers(2**32)), "steps": 3}
+    plain = pipeline(drawing, "a house", **asked)
+    spoken = pipeline(drawing, "a house", {one: "red", other: "blue"}, **asked)
+    np.testing.assert_array_equal(spoken.coarse, plain.coarse)
+    side = pipeline.leading.model.latent_shape[0]
+    cell = len(labels) // side
+    share = np.isin(labels, (one, other)).reshape(side, cell, side, cell).mean((1, 3))
+    apart = (spoken.images[0] != plain.images[0]).reshape(side, cell, side, cell, 3).any((1, 3, 4))
+    np.testing.assert_array_equal(apart, share >= 0.25)
+    # With words for all nothing is held.
+    every = dict.fromkeys(drawing.numbered.numbers, "red")
+    said = pipeline(drawing, "a house", every, **asked).images
+    assert (said != plain.images).reshape(side, cell, side, cell, 3).any((1, 3, 4)).all()
+
+
+def test_one_with_words_and_one_without_are_drawn_together_as_alone(rng, workdirs):
+    pipeline = Pipeline.restore(*workdirs, per_device=2)
+    drawings = [pipeline.page(random_page(rng)) for _ in range(2)]
+    words = [{drawings[0].numbered.numbers[-1]: "red"}, {}]
+    told = [pipeline.tell(drawings[i], "a house", words[i]) for i in range(2)]
+    together = pipeline.run(told, [3, 4], pipeline.options(steps=2)).images
+    for i in range(2):
+        alone = pipeline(drawings[i], "a house", words[i], seed=3 + i, steps=2).images[0]
+        assert np.abs(together[i].astype(int) - alone).max() <= 1
+
+
+def test_stage_1_alone_has_no_regions_to_speak_of(rng, pipeline):
+    with pytest.raises(UserError, match="Stage 1 alone is to draw, which has no regions"):
+        pipeline(random_page(rng), PROMPT, {0: "red"}, stages="1")
 
 
 def test_strength_0_leaves_the_picture_of_stage_1(rng, pipeline):
@@ -260,7 +291,7 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
     (long,) = pipeline(page, " ".join(WORDS[:11])).notices
     assert "longer than 12 tokens" in long
     assert pipeline(page, " ".join(WORDS[:10])).notices == []
-    with pytest.raises(UserError, match="are 12 tokens, and the model reads 10: those of region 0"):
+    with pytest.raises(UserError, match="are 13 tokens, and the model reads 12: those of region 0"):
         pipeline(page, " ".join(WORDS[:10]), {0: "red"})
     with pytest.raises(UserError, match="There is no region 77; this drawing's regions are 0, 1"):
         pipeline(page, "a house", {77: "red"})

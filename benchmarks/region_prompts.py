@@ -1,0 +1,173 @@
+"""Words for single regions: do they land there, and does everything else stay as it was?
+
+    python -m benchmarks.region_prompts                     # 50 drawings: 5 minutes on 2 CPU cores
+    python -m benchmarks.region_prompts --json=results.json # the numbers as a file too
+
+Prints Markdown. Held-out OpenMoji drawings are drawn with a caption of their data set, then again
+with the same seed and "blue" for one of their two largest regions, "red" for the other; then the
+other way round. A region's colour is the palette's nearest to its median beside the lines; other
+regions, the paper among them, are compared with what they were by the ΔE2000 of their mean colours.
+"In the prompt" has the same two words behind the caption, meant for no region.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags, logging
+from jaxtyping import Bool, UInt8
+from tqdm import tqdm
+
+from benchmarks.machine import cpu_model, versions
+from benchmarks.report import Row, table, write_json
+from benchmarks.timing import ROOT
+from input_pipeline.datasets.openmoji_art import (
+    read_svg,
+    render_lines,
+    render_paint,
+    select_drawings,
+)
+from input_pipeline.datasets.recolor import Recolorer
+from input_pipeline.datasets.splits import stable_hash
+from ragaf_jax.compilation_cache import keep_compiled
+from ragaf_jax.errors import run_cli
+from ragaf_jax.evaluation.colors import MIN_PIXELS, PAPER
+from ragaf_jax.evaluation.delta_e import delta_e_2000
+from ragaf_jax.palette import PALETTE, nearest, srgb_to_lab
+from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.request import SketchPage
+from ragaf_jax.training.heap import keep_freed_memory
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("stage1", str(ROOT / "pretrained/openmoji/stage1"), "Workdir of Stage 1.")
+flags.DEFINE_string("stage2", str(ROOT / "pretrained/openmoji/stage2"), "Workdir of Stage 2.")
+flags.DEFINE_integer("drawings", 50, "How many are drawn.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Of the pictures.")
+flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+WORDS = ("blue", "red")
+LEAST = 20  # px beside the lines of a region that is spoken to
+NEAR = 10  # ΔE2000 within which a region counts as left as it was
+
+Picture = UInt8[np.ndarray, "s s 3"]
+
+
+class Effect(NamedTuple):
+    """What words for two regions did to one drawing.
+
+    Attributes:
+      hits: whether either has the colour that was said.
+      apart: ΔE2000 of every other region from what it was.
+    """
+
+    hits: tuple[bool, bool]
+    apart: list[float]
+
+
+def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
+    """Test drawings that have two regions to speak of: page, caption, and these regions."""
+    size = pipeline.leading.model.image_size
+    drawings = [drawing for drawing in select_drawings() if drawing.split == "test"]
+    for drawing in sorted(drawings, key=lambda drawing: stable_hash(drawing.key)):
+        root = read_svg(drawing.path)
+        lines = render_lines(root, pipeline.page_size)
+        recolorer = Recolorer(drawing.name, render_paint(root, pipeline.page_size), lines, size)
+        if not recolorer.phrases:
+            continue
+        page = pipeline.page(lines)
+        background = page.numbered.regions.background
+        spoken = [
+            region
+            for region, paint in enumerate(paint_of(page))
+            if paint.sum() >= LEAST and not background[region]
+        ][: len(WORDS)]
+        if len(spoken) == len(WORDS):
+            yield page, recolorer.paint(seed=f"{drawing.key}/0").caption, spoken
+
+
+def paint_of(page: SketchPage) -> list[Bool[np.ndarray, "s s"]]:
+    """The pixels of each region beside the lines."""
+    regions, paper = page.numbered.regions, page.sketch >= PAPER
+    return [(regions.labels == region) & paper for region in range(regions.n)]
+
+
+def effect(
+    before: Picture, after: Picture, page: SketchPage, spoken: Sequence[int], words: Sequence[str]
+) -> Effect:
+    """Compares two pictures of a drawing; `spoken` are the regions of `words`."""
+    paints = paint_of(page)
+    shown = np.array([np.median(after[paints[region]], 0) for region in spoken])
+    named = [PALETTE[color] for color in nearest(shown)]
+    others = [
+        paint
+        for region, paint in enumerate(paints)
+        if region not in spoken and paint.sum() >= MIN_PIXELS
+    ]
+    means = [np.array([image[paint].mean(0) for paint in others]) for image in (before, after)]
+    labs = [srgb_to_lab(mean.reshape(-1, 3)) for mean in means]
+    first, second = (name == word for name, word in zip(named, words, strict=True))
+    return Effect((first, second), delta_e_2000(*labs).tolist())
+
+
+def measure(pipeline: Pipeline, count: int, seed: int) -> dict[str, list[Effect]]:
+    """Of each way to say the words, what it did to every drawing."""
+    ways = "for the regions", "in the prompt"
+    found: dict[str, list[Effect]] = {way: [] for way in ways}
+    drawings = held_out(pipeline)
+    for page, caption, spoken in tqdm(itertools.islice(drawings, count), "drawings", count):
+        before = pipeline(page, caption, seed=seed).images[0]
+        for words in (WORDS, WORDS[::-1]):
+            said = dict(zip(spoken, words, strict=True))
+            after = pipeline(page, caption, said, seed=seed).images[0]
+            found[ways[0]].append(effect(before, after, page, spoken, words))
+            after = pipeline(page, ", ".join((caption, *words)), seed=seed).images[0]
+            found[ways[1]].append(effect(before, after, page, spoken, words))
+    return found
+
+
+def row_of(way: str, effects: Sequence[Effect]) -> Row:
+    """Shares over regions and over drawings, each said to twice."""
+    hits = np.array([effect.hits for effect in effects])
+    apart = np.concatenate([effect.apart for effect in effects])
+    kept = np.array([max(effect.apart, default=0) <= NEAR for effect in effects])
+    return {
+        "the words are": way,
+        "regions that have their colour": round(float(hits.mean()), 3),
+        "drawings in which both have": round(float(hits.all(1).mean()), 3),
+        "other regions within ΔE 10": round(float((apart <= NEAR).mean()), 3),
+        "drawings in which all others are": round(float(kept.mean()), 3),
+        "drawings with both": round(float((hits.all(1) & kept).mean()), 3),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Measures and prints."""
+    logging.set_verbosity(logging.WARNING)
+    keep_compiled()
+    keep_freed_memory()
+    pipeline = Pipeline.restore(FLAGS.stage1, FLAGS.stage2)
+    found = measure(pipeline, FLAGS.drawings, FLAGS.seed)
+    rows = [row_of(way, effects) for way, effects in found.items()]
+    print(table(rows))
+    if FLAGS.json:
+        results = {
+            "machine": cpu_model(),
+            "versions": versions("jax", "flax"),
+            "drawings": len(found["in the prompt"]) // 2,
+            "seed": FLAGS.seed,
+            "rows": rows,
+            "effects": {
+                way: [
+                    {"hits": effect.hits, "apart": np.round(effect.apart, 2).tolist()}
+                    for effect in effects
+                ]
+                for way, effects in found.items()
+            },
+        }
+        write_json(Path(FLAGS.json), results)
+
+
+if __name__ == "__main__":
+    run_cli(main)

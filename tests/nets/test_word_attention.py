@@ -1,0 +1,65 @@
+"""What regions hear: the words they may attend to, and nothing of those that they may not."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragaf_jax.nets.ragaf import Phrases, WordAttention
+
+WIDTH, TEXT, REACH = 8, 6, 5
+# Which of two texts, or neither, each token belongs to; regions 0 and 2 hear the first.
+TOKENS, HEARERS = np.array([0, 0, 0, 1, 1, -1, -1]), np.array([0, 1, 0])
+
+
+@pytest.fixture
+def attend(rng):
+    module = WordAttention(2, REACH, np.dtype("float32"))
+    shapes = jax.eval_shape(
+        module.init,
+        jax.random.key(0),
+        jnp.zeros((1, 3, WIDTH)),
+        jnp.zeros((1, 7, TEXT)),
+        jnp.ones((1, 1, 7), bool),
+    )
+    variables = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
+    return lambda *given: module.apply(variables, *map(jnp.asarray, given))
+
+
+def inputs(rng):
+    states = rng.standard_normal((1, 7, TEXT)).astype(np.float32)
+    return rng.standard_normal((1, 3, WIDTH)).astype(np.float32), states
+
+
+def test_each_region_hears_its_text_as_if_it_were_alone(rng, attend):
+    regions, states = inputs(rng)
+    z, attention = attend(regions, states, (HEARERS[:, None] == TOKENS)[None])
+    for text in (0, 1):
+        places, hearing = np.flatnonzero(text == TOKENS), text == HEARERS
+        alone, weights = attend(regions, states[:, places], np.ones((1, 1, len(places)), bool))
+        np.testing.assert_allclose(z[:, hearing], alone[:, hearing], atol=1e-5)
+        np.testing.assert_allclose(
+            attention[:, hearing][..., places], weights[:, hearing], atol=1e-5
+        )
+        assert (attention[:, hearing][..., text != TOKENS] == 0).all()
+
+
+def test_one_text_for_all_is_the_same_however_it_is_said(rng, attend):
+    regions, states = inputs(rng)
+    allowed = (np.arange(7) < 5)[None, None]
+    one = attend(regions, states, allowed)
+    each = attend(regions, states, np.repeat(allowed, 3, 1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, each)
+
+
+@pytest.mark.parametrize("length", [2, 7, 12])
+def test_one_text_is_read_by_flax_s_convolution(rng, length):
+    words = jnp.asarray(rng.standard_normal((2, length, TEXT)), jnp.float32)
+    conv = nn.Conv(TEXT, (REACH,))
+    variables = conv.init(jax.random.key(int(rng.integers(99))), words)
+    variables["params"]["bias"] = jnp.asarray(rng.standard_normal(TEXT), jnp.float32)
+    ours = Phrases(REACH, np.dtype("float32")).apply(
+        variables, words, jnp.ones((2, 1, length), bool)
+    )
+    np.testing.assert_allclose(ours, conv.apply(variables, words), atol=1e-5)
