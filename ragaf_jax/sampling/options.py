@@ -1,7 +1,6 @@
 """How pictures are to be drawn: every choice that is not sketch, words or seed."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +34,9 @@ class Options:
     stages: str = "both"
 
 
+# Scales far beyond what makes a picture, and far from where one has no numbers any more.
+LARGEST_SCALE = 100
+
 STAGES = {"both": (1, 2), "1": (1,), "2": (2,)}
 
 
@@ -64,8 +66,10 @@ def chosen(
             raise UserError(f"{name} is {value}; choose 0 to 1.")
     for name in ("guidance", "sketch_guidance", "sketch_strength"):
         value = getattr(options, name)
-        if not math.isfinite(value):
-            raise UserError(f"{name} is {value}; choose a finite number, usually 0 to 10.")
+        if not abs(value) <= LARGEST_SCALE:
+            raise UserError(
+                f"{name} is {value}; choose -{LARGEST_SCALE} to {LARGEST_SCALE}, usually 0 to 10."
+            )
     if options.stages not in STAGES:
         raise UserError(f"stages is {options.stages!r}; choose one of {', '.join(STAGES)}.")
     return options

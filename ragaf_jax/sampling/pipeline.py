@@ -24,6 +24,9 @@ from ragaf_jax.sketch_input import load_sketch, to_page
 from ragaf_jax.training.setup import check_stages_match
 from ragaf_jax.training.sharding import AXES, filled, put_batch, replicated
 
+# Pictures of one request: they are all kept until the last is drawn.
+MOST = 1000
+
 # A file, a page as `Pipeline.page` makes it, or any grey picture of a drawing.
 Sketch = str | Path | UInt8[np.ndarray, "h w"]
 
@@ -187,8 +190,8 @@ class Pipeline:
           UserError: a setting out of its range, a sketch that is no picture, words that do not fit.
         """
         options = self.options(**asked)
-        if count < 1:
-            raise UserError(f"count is {count}; choose 1 or more pictures.")
+        if not 1 <= count <= MOST:
+            raise UserError(f"count is {count}; choose 1 to {MOST} pictures.")
         seeds = [seed + i for i in range(count)]
         for one in seeds:
             check_seed(one)

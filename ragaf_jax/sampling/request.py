@@ -135,6 +135,8 @@ def tell(
     for text, number in enumerate(numbers, 1):
         heard[0, drawing.numbered.id_of(number)] = text
     words = {number: region_prompts[number].strip() for number in numbers}
+    for said in (prompt, negative_prompt, *words.values()):
+        _check_text(said)
     packed, packed_mask, texts = _packed(prompt, words, model.text_length, tokenizer)
     tokens, mask = tokenizer.encode([prompt], model.text_length)
     batch = Batch(
@@ -162,6 +164,17 @@ def tell(
         tokenizer.pieces(packed.tolist()),
         _notices(drawing.page, prompt, words, negative_prompt, model.text_length, tokenizer),
     )
+
+
+def _check_text(text: str) -> None:
+    """Refuses what a terminal or a page hands on where bytes were no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The text {text[:40]!a} is no Unicode from character {error.start} on; write it "
+            "in UTF-8."
+        ) from None
 
 
 def _packed(

@@ -1,0 +1,37 @@
+"""A hundred commands that nobody should give: a sentence each, and nothing is left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakes import random_stage, save_stage
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_what_nobody_should_give_ends_in_a_sentence_or_a_picture(tmp_path):
+    stages = [save_stage(random_stage(i), tmp_path / f"stage{i}") for i in (1, 2)]
+    (tmp_path / "work").mkdir()
+    done = subprocess.run(
+        [sys.executable, TESTS / "hostile_commands.py", *stages, tmp_path / "work"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout)
+    assert len(ends) > 100 and ends["and at last"] == "drawn"
+    for name, end in ends.items():
+        assert "not caught" not in end, name
+        # Absl tells of all flags that are missing, a line each.
+        assert end.count("\n") == 0 and len(end) < 500, name
+    pictures = {name for name, end in ends.items() if end == "drawn"}
+    readable = {"whole.png", "whole.jpg", "no_suffix", "deep.png", "bits.png", "cmyk.jpg"}
+    assert {f"sketch {name}" for name in readable} <= pictures
+    refused = {"empty.png", "text.png", "bomb.png", "truncated.png", "pickle.png", "folder.png"}
+    assert not {f"sketch {name}" for name in refused} & pictures
+    assert not any(name.startswith("setting") and "=nan" in name for name in pictures)
