@@ -18,6 +18,7 @@ from ragaf_jax.sampling.pipeline import Pipeline
 # Fonts of the visitor's machine: the page loads nothing from elsewhere.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 CANVAS = 512
+KEPT = 600, 3600  # s: every so often, uploads and pictures of such an age are deleted
 TITLE = "RAGAF-JAX: from a sketch and words to a picture"
 
 Example = tuple[Path, str]
@@ -30,7 +31,7 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
       pipeline: what draws; one visitor at a time.
       examples: sketches and prompts to begin with.
     """
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=KEPT) as page:
         gr.Markdown(f"# {TITLE}")
         session = gr.State(Session())
         with gr.Row():
