@@ -67,8 +67,12 @@ class Effect(NamedTuple):
 
 
 def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
-    """Test drawings that have two regions to speak of: page, caption, and these regions."""
-    size = pipeline.leading.model.image_size
+    """Test drawings that have two regions to speak of: page, caption, and these regions.
+
+    Left out are captions that leave no room for the words.
+    """
+    stage = pipeline.leading
+    size, room = stage.model.image_size, stage.model.text_length - len(WORDS)
     drawings = [drawing for drawing in select_drawings() if drawing.split == "test"]
     for drawing in sorted(drawings, key=lambda drawing: stable_hash(drawing.key)):
         root = read_svg(drawing.path)
@@ -83,8 +87,9 @@ def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
             for region, paint in enumerate(paint_of(page))
             if paint.sum() >= LEAST and not background[region]
         ][: len(WORDS)]
-        if len(spoken) == len(WORDS):
-            yield page, recolorer.paint(seed=f"{drawing.key}/0").caption, spoken
+        caption = recolorer.paint(seed=f"{drawing.key}/0").caption
+        if len(spoken) == len(WORDS) and stage.tokenizer.count(caption)[0] <= room:
+            yield page, caption, spoken
 
 
 def paint_of(page: SketchPage) -> list[Bool[np.ndarray, "s s"]]:

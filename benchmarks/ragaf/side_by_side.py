@@ -1,0 +1,68 @@
+"""What the variants made of the same held-out drawings, beside one another.
+
+    python -m benchmarks.ragaf.side_by_side without no_appearance full --recipe=openmoji \
+        --output=docs/images/variants.png
+
+Draws with the workdirs that `benchmarks.ragaf.run` left in --folder, with the seed of its pictures.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags, logging
+from PIL import Image
+from tqdm import tqdm
+
+from benchmarks.ragaf.variants import VARIANTS
+from input_pipeline.configured import held_out_for
+from ragaf_jax.compilation_cache import keep_compiled
+from ragaf_jax.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.evaluation.sampled import sample_both
+from ragaf_jax.sampling.stages import restore_both
+from ragaf_jax.training.adopt import with_fields
+
+FLAGS = flags.FLAGS
+# The first test drawings whose captions ask for so many colours, among so many.
+SHOWN, COLORS, AMONG = 6, 3, 40
+
+
+def main(argv: list[str]) -> None:
+    """Draws what is named, and writes one sheet."""
+    logging.set_verbosity(logging.WARNING)
+    names = argv[1:]
+    if not names or not set(names) <= set(VARIANTS):
+        raise UserError(f"The variants are {names}; name some of {', '.join(VARIANTS)}.")
+    keep_compiled()
+    folder, seed = Path(FLAGS.folder).absolute() / FLAGS.recipe, FLAGS.seed
+    columns, shown, truth = [], list[int](), None
+    for name in tqdm(names, "variants"):
+        one, two = restore_both(folder / f"stage1-{seed}", folder / f"{name}-{seed}")
+        data = folder / f"data_{VARIANTS[name].regions}"
+        asked = {"data.dir": str(data), "evaluation_examples": AMONG, "seed": seed}
+        config = with_fields(two.config, asked)
+        batch, truth = held_out_for(config, two.config, two.tokenizer)
+        asked_for = (set(colors[colors >= 0].tolist()) for colors in truth.true_colors)
+        shown = [i for i, colors in enumerate(asked_for) if len(colors) >= COLORS][:SHOWN]
+        some = jax.tree.map(lambda x, shown=shown: x[np.array(shown)], batch)
+        columns.append(sample_both(config, one, two, some)[1])
+    assert truth is not None
+    rows = [
+        SheetRow(
+            (truth.sketch_u8[i], *(pictures[row] for pictures in columns), truth.image_u8[i]),
+            truth.captions[i],
+        )
+        for row, i in enumerate(shown)
+    ]
+    titles = "sketch", *(VARIANTS[name].about for name in names), "true"
+    Image.fromarray(contact_sheet(rows, titles)).save(FLAGS.output)
+    print(FLAGS.output)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("recipe", "quickstart", "Of which recipe.")
+    flags.DEFINE_string("folder", "runs/ragaf", "Where the workdirs are.")
+    flags.DEFINE_integer("seed", 0, "Which of them.")
+    flags.DEFINE_string("output", "variants.png", "The picture to be written.")
+    run_cli(main)
