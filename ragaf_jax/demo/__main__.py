@@ -20,7 +20,12 @@ flags.DEFINE_string("stage2", None, "Workdir of Stage 2; alone, it draws from no
 flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for everybody's access.")
 flags.DEFINE_integer("port", 7860, "Port to listen at; 0 for any that is free.", lower_bound=0)
 flags.DEFINE_integer("queue", 16, "Visitors who may wait; others are told to come back.", 1)
-flags.DEFINE_string("examples", None, "A folder of sketches, a .txt of its prompt beside each.")
+flags.DEFINE_string(
+    "examples",
+    None,
+    "A folder of sketches, a .txt of its prompt beside each; default `examples` beside Stage 2's "
+    "workdir, where that is.",
+)
 flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
 
 LARGEST = "20mb"  # of an upload
@@ -37,7 +42,11 @@ def main(argv: list[str]) -> None:
         raise UserError("The page needs gradio; run: pip install -e '.[demo]'")
     from ragaf_jax.sampling.rows import read_rows
 
-    rows = [] if FLAGS.examples is None else read_rows(Path(FLAGS.examples), None)
+    examples = FLAGS.examples
+    if examples is None and FLAGS.stage2 is not None:
+        beside = Path(FLAGS.stage2).absolute().parent / "examples"
+        examples = beside if any(beside.glob("*.txt")) else None
+    rows = [] if examples is None else read_rows(Path(examples), None)
     from ragaf_jax.compilation_cache import keep_compiled
     from ragaf_jax.demo.app import THEME, build
     from ragaf_jax.sampling.pipeline import Pipeline
@@ -55,7 +64,7 @@ def main(argv: list[str]) -> None:
             server_port=FLAGS.port or None,
             theme=THEME,
             max_file_size=LARGEST,
-            allowed_paths=[] if FLAGS.examples is None else [FLAGS.examples],
+            allowed_paths=[] if examples is None else [str(examples)],
             footer_links=[],
             ssr_mode=False,
             show_error=False,

@@ -79,8 +79,18 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
                     ("What each region attended to", "attention"),
                 )
             )
-        if examples:
-            gr.Examples([[str(file), text] for file, text in examples], [upload, prompt])
+        gallery = gr.Gallery(
+            [(str(file), text) for file, text in examples],
+            label="Examples: click one",
+            visible=bool(examples),
+            columns=8,
+            height=200,
+            allow_preview=False,
+            interactive=False,
+            format="png",
+            buttons=[],
+            elem_id="examples",
+        )
 
         def sketched(value: dict[str, Any] | None) -> tuple[Any, ...]:
             grey = None if value is None else flattened(value["composite"])
@@ -89,6 +99,10 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
         def uploaded(path: str | None) -> tuple[Any, ...]:
             with told():
                 return _begun(pipeline, None if path is None else read_grey(path))
+
+        def taken(place: gr.SelectData) -> tuple[Any, ...]:
+            file, text = examples[place.index]
+            return *uploaded(str(file)), text
 
         def clicked(now: Session, place: gr.SelectData) -> tuple[Any, ...]:
             figure = now.figure
@@ -106,15 +120,16 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
             return now, now.spoken
 
         def drawn(
-            now: Session, prompt: str, negative: str, seed: float, *values: Any
+            now: Session, prompt: str, negative: str, seed: int | None, *values: Any
         ) -> Iterator[tuple[Any, ...]]:
             asked = dict(zip(list(fields)[1:], values, strict=True))
             with told():
-                yield from draw(pipeline, now, prompt, negative, int(seed), **asked)
+                yield from draw(pipeline, now, prompt, negative, seed, **asked)
 
-        begins = {"outputs": [session, regions, words, spoken], "show_progress": "hidden"}
-        canvas.change(sketched, canvas, **begins)
-        upload.change(uploaded, upload, **begins)
+        start_of = [session, regions, words, spoken]
+        canvas.change(sketched, canvas, start_of, show_progress="hidden")
+        upload.change(uploaded, upload, start_of, show_progress="hidden")
+        gallery.select(taken, None, [*start_of, prompt], show_progress="hidden")
         regions.select(clicked, session, [session, words], show_progress="hidden")
         for event in (speak.click, words.submit):
             event(spoke, [session, words], [session, spoken], show_progress="hidden")

@@ -103,7 +103,7 @@ def draw(
     session: Session,
     prompt: str,
     negative_prompt: str,
-    seed: int,
+    seed: int | None,
     **asked: Any,
 ) -> Iterator[Shown]:
     """Draws, and shows every step; who stops asking has cancelled it.
@@ -121,6 +121,7 @@ def draw(
     if session.drawing is None:
         raise UserError("There is no sketch yet; draw one or upload a picture of one.")
     check_seed(seed)
+    assert seed is not None
     drawing, options = session.drawing, pipeline.options(**asked)
     told = pipeline.tell(drawing, prompt, session.words, negative_prompt)
     pictures: dict[int, Picture] = {}

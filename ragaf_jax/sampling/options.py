@@ -1,6 +1,7 @@
 """How pictures are to be drawn: every choice that is not sketch, words or seed."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ class Options:
     stages: str = "both"
 
 
+NUMBERS = "steps", "guidance", "sketch_guidance", "guidance_until", "strength", "sketch_strength"
+
 # Scales far beyond what makes a picture, and far from where one has no numbers any more.
 LARGEST_SCALE = 100
 
@@ -58,8 +61,12 @@ def chosen(
     known = {field.name for field in dataclasses.fields(Options)}
     usual = {name: value for name, value in sample.items() if name in known}
     options = Options(**{"stages": usual_stages, **usual, **given})
-    if not 1 <= options.steps <= schedule_steps:
-        raise UserError(f"steps is {options.steps}; choose 1 to {schedule_steps}.")
+    for name in NUMBERS:
+        value = getattr(options, name)
+        if not isinstance(value, numbers.Real):
+            raise UserError(f"{name} is {value!r}; choose a number.")
+    if not (1 <= options.steps <= schedule_steps and options.steps == int(options.steps)):
+        raise UserError(f"steps is {options.steps}; choose a whole number, 1 to {schedule_steps}.")
     for name in ("strength", "guidance_until"):
         value = getattr(options, name)
         if not 0 <= value <= 1:
@@ -70,12 +77,12 @@ def chosen(
             raise UserError(
                 f"{name} is {value}; choose -{LARGEST_SCALE} to {LARGEST_SCALE}, usually 0 to 10."
             )
-    if options.stages not in STAGES:
+    if options.stages not in tuple(STAGES):
         raise UserError(f"stages is {options.stages!r}; choose one of {', '.join(STAGES)}.")
     return options
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: Any) -> None:
     """Refuses what is no seed."""
-    if not 0 <= seed < 2**32:
+    if not (isinstance(seed, numbers.Integral) and 0 <= int(seed) < 2**32):
         raise UserError(f"The seed is {seed}; choose one from 0 to {2**32 - 1}.")
