@@ -1,4 +1,4 @@
-"""Trains, plans, samples or evaluates a stage: data and networks meet here, and nowhere else.
+"""Trains, plans, samples, evaluates or adopts a stage: data and networks meet here alone.
 
 python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
 python main.py --mode=plan --config=configs/stage1.py:openmoji_sd --config.memory_budget_gib=24
@@ -6,6 +6,9 @@ python main.py --mode=sample --config=configs/stage2.py:openmoji --workdir=runs/
     --config.stage1=runs/om/stage1
 python main.py --mode=evaluate --config=configs/stage2.py:openmoji --workdir=runs/om/stage2 \
     --config.stage1=runs/om/stage1
+python main.py --mode=adopt --config=configs/stage1.py:openmoji_sd --workdir=runs/sd15 \
+    --config.init.checkpoint=stable-diffusion-v1-5/stable-diffusion-v1-5 \
+    --config.init.control=lllyasviel/control_v11p_sd15_scribble
 """
 
 import functools
@@ -34,12 +37,18 @@ from ragaf_jax.training.loop import train
 from ragaf_jax.training.plan_table import print_plan
 from ragaf_jax.training.profiling import parse_window
 from ragaf_jax.training.sharding import make_mesh, put_batch
+from ragaf_jax.training.untrained import adopt
 from ragaf_jax.training.writers import workdir_writer
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py, then :dataset.")
 flags.DEFINE_string("workdir", None, "Checkpoints, logs and samples of this stage.")
-flags.DEFINE_enum("mode", "train", ["train", "plan", "sample", "evaluate"], "What to do.")
+flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "plan", "sample", "evaluate", "adopt"],
+    "What to do; adopt: write config.init's weights as a workdir to draw with.",
+)
 flags.DEFINE_string("output", None, "sample, evaluate: where to; default in the workdir.")
 flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
 flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
@@ -133,6 +142,9 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "train":
         with Fragments(kept) as fragments:
             train_stage(config, workdir, fragments)
+        return
+    if FLAGS.mode == "adopt":
+        adopt(config, workdir)
         return
     if FLAGS.mode == "sample":
         open_shown = functools.partial(shown_for, config, drawings=8, colorings=3)

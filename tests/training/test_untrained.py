@@ -1,0 +1,50 @@
+"""A Stable Diffusion and its ControlNet become a stage that draws, with their very numbers."""
+
+import jax
+import numpy as np
+import pytest
+from test_tokenizer import write_folder
+from written import configured, random_trees, write
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.training.adopt import adopted
+from ragaf_jax.training.initial import initial_params
+from ragaf_jax.training.untrained import adopt
+
+
+@pytest.fixture
+def asked(rng, tmp_path):
+    folder = write(tmp_path / "sd", random_trees(rng))
+    write_folder(folder / "tokenizer")
+    return configured(folder, **{"init.control": str(folder / "controlnet")})
+
+
+def test_it_has_the_weights_and_draws(rng, asked, tmp_path):
+    workdir = tmp_path / "run"
+    adopt(asked, workdir)
+    pipeline = Pipeline.restore(workdir)
+    config, tokenizer = adopted(asked, tmp_path / "other")
+    stage = pipeline.stages[1]
+    expected = initial_params(config, build_model(config), None)
+    # They are kept in the dtype that they are computed in.
+    narrow = jax.tree.map(lambda x: np.asarray(x, config.model.dtype), expected)
+    jax.tree.map(np.testing.assert_array_equal, stage.params, narrow)
+    assert stage.step == 0 and stage.tokenizer.to_json() == tokenizer.to_json()
+    page = rng.integers(0, 256, (pipeline.page_size,) * 2).astype(np.uint8)
+    picture = pipeline(page, "a house", steps=2).images[0]
+    assert picture.shape == (config.data.image_size, config.data.image_size, 3)
+
+
+def test_what_cannot_be_adopted_leaves_nothing(asked, tmp_path):
+    workdir = tmp_path / "run"
+    for name, value in (("stage", 2), ("init.checkpoint", "")):
+        config = asked.copy_and_resolve_references()
+        config.update_from_flattened_dict({name: value})
+        with pytest.raises(UserError, match="becomes a Stage 1"):
+            adopt(config, workdir)
+    asked.init.checkpoint = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no folder or file"):
+        adopt(asked, workdir)
+    assert not workdir.exists()
