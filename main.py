@@ -37,7 +37,7 @@ from ragaf_jax.training.loop import train
 from ragaf_jax.training.plan_table import print_plan
 from ragaf_jax.training.profiling import parse_window
 from ragaf_jax.training.sharding import make_mesh, put_batch
-from ragaf_jax.training.untrained import adopt
+from ragaf_jax.training.untrained import write_untrained
 from ragaf_jax.training.writers import workdir_writer
 
 FLAGS = flags.FLAGS
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> None:
             train_stage(config, workdir, fragments)
         return
     if FLAGS.mode == "adopt":
-        adopt(config, workdir)
+        write_untrained(config, workdir)
         return
     if FLAGS.mode == "sample":
         open_shown = functools.partial(shown_for, config, drawings=8, colorings=3)

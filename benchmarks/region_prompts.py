@@ -72,7 +72,7 @@ def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
     Left out are captions that leave no room for the words.
     """
     stage = pipeline.leading
-    size, room = stage.model.image_size, stage.model.text_length - len(WORDS)
+    size = stage.model.image_size
     drawings = [drawing for drawing in select_drawings() if drawing.split == "test"]
     for drawing in sorted(drawings, key=lambda drawing: stable_hash(drawing.key)):
         root = read_svg(drawing.path)
@@ -88,7 +88,8 @@ def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
             if paint.sum() >= LEAST and not background[region]
         ][: len(WORDS)]
         caption = recolorer.paint(seed=f"{drawing.key}/0").caption
-        if len(spoken) == len(WORDS) and stage.tokenizer.count(caption)[0] <= room:
+        whole = stage.tokenizer.count(", ".join((caption, *WORDS)))[0]
+        if len(spoken) == len(WORDS) and whole <= stage.model.text_length:
             yield page, caption, spoken
 
 

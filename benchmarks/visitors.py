@@ -1,4 +1,4 @@
-"""Eight visitors at once on the page: does each get its own picture, and does memory come back?
+"""Eight visitors at once on the page: does each get its own picture, and does memory grow?
 
     python -m benchmarks.visitors                           # 3 minutes
     python -m benchmarks.visitors --json=results.json       # the numbers as a file too
@@ -48,7 +48,7 @@ flags.DEFINE_string("json", None, "File that the numbers are written to.")
 STAGES = [ROOT / "pretrained/openmoji" / name for name in ("stage1", "stage2")]
 STEPS = 4
 READY = 180  # s that the server may take to begin
-REST = 20  # s in which it may put away what visitors left
+REST = 20  # s after the last picture
 ASKED = 3  # different pictures of each visitor
 
 
@@ -166,7 +166,7 @@ def main(argv: list[str]) -> None:
     row = {
         "visitors": FLAGS.visitors,
         "pictures": sum(map(len, right)),
-        "of another": sum(not one for of_visitor in right for one in of_visitor),
+        "not as expected": sum(not one for of_visitor in right for one in of_visitor),
         "memory before, MiB": round(before),
         "at most": round(most),
         "after": round(after),
@@ -175,9 +175,9 @@ def main(argv: list[str]) -> None:
     if FLAGS.json:
         about = {"machine": cpu_model(), "versions": versions("jax", "gradio")}
         write_json(Path(FLAGS.json), about | {"minutes": FLAGS.minutes, "rows": [row]})
-    if row["of another"]:
+    if row["not as expected"]:
         raise UserError(
-            f"{row['of another']} of {row['pictures']} pictures were not the visitor's own."
+            f"{row['not as expected']} of {row['pictures']} pictures were not the visitor's own."
         )
 
 

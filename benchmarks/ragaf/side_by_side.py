@@ -1,6 +1,6 @@
 """What the variants made of the same held-out drawings, beside one another.
 
-    python -m benchmarks.ragaf.side_by_side without no_appearance full --recipe=openmoji \
+    python -m benchmarks.ragaf.side_by_side without no_appearance full ink --recipe=openmoji \
         --output=docs/images/variants.png
 
 Draws with the workdirs that `benchmarks.ragaf.run` left in --folder, with the seed of its pictures.

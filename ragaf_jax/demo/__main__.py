@@ -6,6 +6,7 @@ Only this machine reaches it, unless --host says otherwise. It needs an extra:
 pip install -e '.[demo]'
 """
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -42,11 +43,11 @@ def main(argv: list[str]) -> None:
         raise UserError("The page needs gradio; run: pip install -e '.[demo]'")
     from ragaf_jax.sampling.rows import read_rows
 
-    examples = FLAGS.examples
-    if examples is None and FLAGS.stage2 is not None:
-        beside = Path(FLAGS.stage2).absolute().parent / "examples"
-        examples = beside if any(beside.glob("*.txt")) else None
-    rows = [] if examples is None else read_rows(Path(examples), None)
+    rows = [] if FLAGS.examples is None else read_rows(Path(FLAGS.examples), None)
+    if FLAGS.examples is None and FLAGS.stage2 is not None:
+        # Nobody has named this folder, and it may be of something else.
+        with contextlib.suppress(UserError):
+            rows = read_rows(Path(FLAGS.stage2).absolute().parent / "examples", None)
     from ragaf_jax.compilation_cache import keep_compiled
     from ragaf_jax.demo.app import THEME, build
     from ragaf_jax.sampling.pipeline import Pipeline
@@ -64,7 +65,6 @@ def main(argv: list[str]) -> None:
             server_port=FLAGS.port or None,
             theme=THEME,
             max_file_size=LARGEST,
-            allowed_paths=[] if examples is None else [str(examples)],
             footer_links=[],
             ssr_mode=False,
             show_error=False,

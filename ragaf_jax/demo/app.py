@@ -49,7 +49,9 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
                 )
                 upload = gr.File(label="or upload a drawing", type="filepath", elem_id="upload")
             with gr.Column():
-                gr.Markdown("**Its regions**: click one, and say what it is to be.")
+                can = pipeline.binds_words
+                said = ": click one, and say what it is to be" if can else ""
+                gr.Markdown(f"**Its regions**{said}.")
                 regions = gr.Image(
                     show_label=False,
                     buttons=[],
@@ -57,10 +59,10 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
                     format="png",
                     elem_id="regions",
                 )
-                with gr.Row():
+                with gr.Row(visible=can):
                     words = gr.Textbox(label="Words for a region", elem_id="words", scale=3)
                     speak = gr.Button("Say it", elem_id="speak", scale=1)
-                spoken = gr.Markdown(Session().spoken, elem_id="spoken")
+                spoken = gr.Markdown(Session().spoken, visible=can, elem_id="spoken")
             with gr.Column():
                 prompt = gr.Textbox(label="Prompt", elem_id="prompt")
                 negative = gr.Textbox(label="Not to be seen", elem_id="negative")

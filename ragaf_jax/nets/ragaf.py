@@ -144,7 +144,10 @@ class GraphBlock(nn.Module):
 
 
 class Phrases(nn.Module):
-    """A convolution along each text: of words that no region shares, none reads the other."""
+    """A convolution along each text: a word reads those that the very same regions hear.
+
+    `reach` is how many tokens it spans, an odd number.
+    """
 
     reach: int
     dtype: jnp.dtype = jnp.float32

@@ -102,6 +102,7 @@ def _ready(
                 continue
             drawing = pipeline.page(row.sketch)
             told = pipeline.tell(drawing, row.prompt, row.region_prompts, row.negative_prompt)
+            pipeline.check(told, options)
         except (UserError, OSError) as error:
             done.failed[row.name] = str(error)
             bar.update()

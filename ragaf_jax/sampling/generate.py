@@ -127,11 +127,16 @@ def begin(
 def _spoken_for(
     labels: Int[Array, "b s s"], heard: Int[Array, "b r"], side: int
 ) -> Bool[Array, "b {side} {side} 1"]:
-    """The cells that belong to regions with words of their own; all if no region has any."""
+    """The cells that belong to regions with words of their own; all if no region has any.
+
+    However small a region is, the cells in which it has its greatest share are its own.
+    """
     spoken = heard > 0
     shares = region_shares(labels, heard.shape[1], side)
     share = jnp.einsum("bpr,br->bp", shares, spoken.astype(shares.dtype))
-    own = (share >= SPOKEN_SHARE) | ~spoken.any(1)[:, None]
+    greatest = shares.max(1, keepdims=True)
+    home = (shares == greatest) & (greatest > 0) & spoken[:, None]
+    own = (share >= SPOKEN_SHARE) | home.any(-1) | ~spoken.any(1)[:, None]
     return own.reshape(-1, side, side, 1)
 
 

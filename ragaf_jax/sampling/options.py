@@ -67,6 +67,7 @@ def chosen(
             raise UserError(f"{name} is {value!r}; choose a number.")
     if not (1 <= options.steps <= schedule_steps and options.steps == int(options.steps)):
         raise UserError(f"steps is {options.steps}; choose a whole number, 1 to {schedule_steps}.")
+    options = dataclasses.replace(options, steps=int(options.steps))
     for name in ("strength", "guidance_until"):
         value = getattr(options, name)
         if not 0 <= value <= 1:

@@ -75,7 +75,8 @@ def write_outputs(
     if stages == "both" and result.coarse is not None:
         made = {"stage 1": result.coarse, **made}
     seeds = [result.settings["seed"] + i for i in range(len(result.images))]
-    captions = [told.text] if len(seeds) == 1 else [f"seed {seed}: {told.text}" for seed in seeds]
+    text = "; ".join(told.text.splitlines())
+    captions = [text] if len(seeds) == 1 else [f"seed {seed}: {text}" for seed in seeds]
     pictures = {
         "region_graph": draw_graph(s, r, result.graph, numbers),
         **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in made.items()},
@@ -95,8 +96,8 @@ def write_outputs(
             Image.fromarray(image).save(folder / IMAGES / f"{seed}.png")
     (folder / "prompt.txt").write_text(f"{told.text}\n", encoding="utf-8")
     metadata = {**result.settings, **facts, **_circumstances(result)}
-    text = json.dumps(metadata, indent=2, ensure_ascii=False)
-    (folder / METADATA).write_text(f"{text}\n", encoding="utf-8")
+    written = json.dumps(metadata, indent=2, ensure_ascii=False)
+    (folder / METADATA).write_text(f"{written}\n", encoding="utf-8")
 
 
 def _circumstances(result: Result) -> dict[str, Any]:

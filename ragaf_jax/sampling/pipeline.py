@@ -16,6 +16,7 @@ from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.images import to_square
 from ragaf_jax.nets.model import Params
 from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, Result, joined, result_of
+from ragaf_jax.sampling.generate import Drawing
 from ragaf_jax.sampling.options import STAGES, Options, check_seed, chosen
 from ragaf_jax.sampling.parts import Parts, make_parts
 from ragaf_jax.sampling.request import SketchPage, Told, find_regions, tell, wording
@@ -143,6 +144,24 @@ class Pipeline:
         words = prompt, region_prompts or {}, negative_prompt
         return tell(drawing, *words, stage.model, stage.tokenizer)
 
+    @property
+    def binds_words(self) -> bool:
+        """Whether regions can be given words: that takes a Stage 2 with RAGAF."""
+        return 2 in self.stages and self.stages[2].model.ragaf is not None
+
+    def check(self, told: Told, options: Options) -> None:
+        """Refuses words for regions where nothing binds words to regions.
+
+        Raises:
+          UserError: it says what to do instead.
+        """
+        if told.spoken and not (self.binds_words and 2 in STAGES[options.stages]):
+            raise UserError(
+                "Regions are given words, which takes a Stage 2 with RAGAF, and this drawing has "
+                f"none (stages={options.stages!r}); put the words into the prompt, or let such a "
+                "Stage 2 draw."
+            )
+
     def options(self, **asked: Any) -> Options:
         """Choices as Stage 2's config has them, but for what is asked; see `Options`.
 
@@ -253,11 +272,8 @@ class Pipeline:
           `Progress`, and at last what is `Finished`.
         """
         count = len(told)
-        if options.stages == "1" and any(one.spoken for one in told):
-            raise UserError(
-                "Regions are given words and Stage 1 alone is to draw, which has no regions; put "
-                "the words into the prompt, or choose stages='both' or '2'."
-            )
+        for one in told:
+            self.check(one, options)
         given = [(one.batch, one.silent, one.wishes) for one in told]
         batch, silent, wishes = self._shared(jax.tree.map(lambda *x: np.concatenate(x), *given))
         seeds_ = self._shared(np.array(seeds, np.uint32))
@@ -274,10 +290,10 @@ class Pipeline:
             )
             asked = seeds_, settings, course
             begun = params, batch, *asked, latents
-            drawing = parts.begin(*begun, wishes if number == 2 else silent)
+            drawing = _placed(parts.begin(*begun, wishes if number == 2 else silent))
             plain = None
             if number == 2 and any(one.spoken and not one.all_spoken for one in told):
-                plain = parts.begin(*begun, silent)
+                plain = _placed(parts.begin(*begun, silent))
             steps = int(course.steps)
             seen = _stops(steps, every)
             for until in seen if plain is None else range(1, steps + 1):
@@ -305,6 +321,12 @@ class Pipeline:
     def _shared(self, tree: Any) -> Any:
         """Examples on the devices."""
         return put_batch(self._mesh, filled(tree, self._mesh.size))
+
+
+def _placed(drawing: Drawing) -> Drawing:
+    """The drawing with all of its walk where its steps will leave it: they compile once."""
+    walk = drawing.walk
+    return drawing._replace(walk=walk._replace(x0=jax.device_put(walk.x0, walk.x.sharding)))
 
 
 def _stops(steps: int, every: int | None) -> list[int]:

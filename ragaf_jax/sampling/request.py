@@ -41,7 +41,7 @@ class Told(NamedTuple):
       batch: of one example, with the prompt alone; there is no image yet.
       wishes: of one example, with the words of its regions.
       graph: of its regions, not padded.
-      text: the prompt with the words of its regions behind it.
+      text: the prompt, and a line for the words of each region behind it.
       pieces: the text of each token of `wishes`.
       notices: what of sketch and text the model cannot take in, as sentences.
     """
@@ -116,7 +116,8 @@ def tell(
 ) -> Told:
     """Sketch, regions and texts in the form that the networks take.
 
-    The words of a region are all that it attends to, and it alone: others attend to the prompt.
+    In RAGAF the words of a region are all that it attends to, and it alone: others attend to the
+    prompt.
 
     Args:
       drawing: the sketch.
@@ -160,7 +161,7 @@ def tell(
         batch,
         Wishes(*negative, packed[None], packed_mask[None], texts[None], heard),
         graph,
-        ", ".join(text for text in (prompt.strip(), *words.values()) if text),
+        "\n".join([prompt.strip(), *(f"{number}: {said}" for number, said in words.items())]),
         tokenizer.pieces(packed.tolist()),
         _notices(drawing.page, prompt, words, negative_prompt, model.text_length, tokenizer),
     )
@@ -187,13 +188,13 @@ def _packed(
     """
     rows, masks = tokenizer.encode([prompt, *words.values()], length)
     tokens, mask, texts = rows[0], masks[0], np.zeros(length, np.int32)
+    counts = [tokenizer.count(phrase)[0] - 2 for phrase in words.values()]
     end = int(mask.sum())
-    for text, (number, phrase) in enumerate(words.items(), 1):
-        count = tokenizer.count(phrase)[0] - 2
+    whole = end + sum(counts)
+    for text, (number, count) in enumerate(zip(words, counts, strict=True), 1):
         if not count:
             raise UserError(f"Region {number} is given no words; say what it is to be.")
         if end + count > length:
-            whole = end + sum(tokenizer.count(phrase)[0] - 2 for phrase in words.values())
             raise UserError(
                 f"The prompt and the words of its regions are {whole} tokens, and the model reads "
                 f"{length}: those of region {number} would be lost. Shorten them."

@@ -10,21 +10,21 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.adopt import adopted
+from ragaf_jax.training.checkpoint import load_meta
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.parameters import save_parameters
 
 
-def adopt(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def write_untrained(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the weights that `config.init` names as a workdir of parameters alone.
 
     Args:
-      config: of a Stage 1, with `init.checkpoint`, and `init.control` unless the branch is to be
-        the fresh one that says nothing.
+      config: of a Stage 1, with `init.checkpoint` and `init.control`.
       workdir: a folder to be written; it appears when all of it is there.
 
     Raises:
-      UserError: another stage, no checkpoint named, weights that cannot be read or do not fit, or a
-        folder that cannot be written.
+      UserError: another stage, no checkpoint or ControlNet named, weights that cannot be read or do
+        not fit, or a folder that holds a run or cannot be written.
     """
     if config.stage != 1 or not config.init.checkpoint:
         raise UserError(
@@ -32,7 +32,14 @@ def adopt(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"config.init.checkpoint={config.init.checkpoint!r}: use configs/stage1.py:openmoji_sd "
             "with --config.init.checkpoint=<folder, file or hub id>."
         )
+    if config.init.control == "unet":
+        raise UserError(
+            "config.init.control is 'unet', which says nothing before it is trained; name a "
+            "ControlNet, such as --config.init.control=lllyasviel/control_v11p_sd15_scribble."
+        )
     workdir = workdir.resolve()
+    if load_meta(workdir) is not None:
+        raise UserError(f"{workdir} holds a run already; name a new folder.")
     check_writable(workdir, {"config.json", "checkpoints"})
     config, tokenizer = adopted(config, workdir)
     assert tokenizer is not None

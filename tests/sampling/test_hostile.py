@@ -21,13 +21,13 @@ def test_what_nobody_should_give_ends_in_a_sentence_or_a_picture(tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])},
         capture_output=True,
         text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     ends = json.loads(done.stdout)
     assert len(ends) > 100 and ends["and at last"] == "drawn"
     for name, end in ends.items():
         assert "not caught" not in end, name
-        # Absl tells of all flags that are missing, a line each.
         assert end.count("\n") == 0 and len(end) < 500, name
     pictures = {name for name, end in ends.items() if end == "drawn"}
     readable = {"whole.png", "whole.jpg", "no_suffix", "deep.png", "bits.png", "cmyk.jpg"}

@@ -102,6 +102,13 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
     (output / "row3" / "thesis.doc").touch()
     rows.append(rows[2]._replace(name="row3"))
     rows.append(rows[2]._replace(name="row4", seed=2**32))
+    silent = Pipeline(pipeline.stages[1])
+    rows.append(rows[2]._replace(name="row5", region_prompts={0: "red"}))
+    alone = run_batch(
+        silent, [rows[-1], rows[2]], tmp_path / "alone", silent.options(steps=2), 4, FACTS
+    )
+    assert alone.drawn == ["row2"] and "takes a Stage 2 with RAGAF" in alone.failed["row5"]
+    del rows[-1]
     done = run_batch(pipeline, rows, output, options, 4, FACTS)
     assert done.drawn == ["row2"]
     said = [
@@ -128,8 +135,14 @@ folder = Path(sys.argv[1])
 pages = np.load(folder / "pages.npy")
 shared = Pipeline.restore(folder / "1", folder / "2", devices=jax.devices())
 assert shared.together == 8
-told = [shared.tell(shared.page(page), "a house") for page in pages]
-np.save(folder / "eight.npy", shared.run(told, range(len(pages)), shared.options(steps=2)).images)
+words = [{}, {0: "red"}, {}]
+told = [shared.tell(shared.page(page), "a house", said) for page, said in zip(pages, words)]
+options = shared.options(steps=2)
+silent = told[:1] * 3
+shared.run(silent, range(3), options)
+compiled = [shared._part(i, options.sampler).advance._cache_size() for i in (1, 2)]
+np.save(folder / "eight.npy", shared.run(told, range(len(pages)), options).images)
+assert compiled == [shared._part(i, options.sampler).advance._cache_size() for i in (1, 2)]
 """
 
 
@@ -149,7 +162,8 @@ def test_eight_devices_draw_what_one_draws(rng, pipeline, tmp_path):
     assert done.returncode == 0, done.stderr
     drawn = np.load(tmp_path / "eight.npy")
     for i, page in enumerate(pages):
-        alone = pipeline(page, "a house", seed=i, steps=2).images[0]
+        words = {0: "red"} if i == 1 else {}
+        alone = pipeline(page, "a house", words, seed=i, steps=2).images[0]
         error = np.square(drawn[i].astype(float) - alone).mean()
         assert error == 0 or 10 * np.log10(255**2 / error) >= 50
 

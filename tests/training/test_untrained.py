@@ -11,7 +11,7 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.initial import initial_params
-from ragaf_jax.training.untrained import adopt
+from ragaf_jax.training.untrained import write_untrained
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def asked(rng, tmp_path):
 
 def test_it_has_the_weights_and_draws(rng, asked, tmp_path):
     workdir = tmp_path / "run"
-    adopt(asked, workdir)
+    write_untrained(asked, workdir)
     pipeline = Pipeline.restore(workdir)
     config, tokenizer = adopted(asked, tmp_path / "other")
     stage = pipeline.stages[1]
@@ -43,8 +43,18 @@ def test_what_cannot_be_adopted_leaves_nothing(asked, tmp_path):
         config = asked.copy_and_resolve_references()
         config.update_from_flattened_dict({name: value})
         with pytest.raises(UserError, match="becomes a Stage 1"):
-            adopt(config, workdir)
+            write_untrained(config, workdir)
     asked.init.checkpoint = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no folder or file"):
-        adopt(asked, workdir)
+        write_untrained(asked, workdir)
     assert not workdir.exists()
+
+
+def test_a_branch_that_says_nothing_and_a_run_that_is_there_are_refused(asked, tmp_path):
+    workdir = tmp_path / "run"
+    write_untrained(asked, workdir)
+    with pytest.raises(UserError, match="holds a run already"):
+        write_untrained(asked, workdir)
+    asked.init.control = "unet"
+    with pytest.raises(UserError, match="says nothing before it is trained"):
+        write_untrained(asked, tmp_path / "other")
