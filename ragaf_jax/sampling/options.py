@@ -60,14 +60,14 @@ def chosen(
     given = {name: value for name, value in asked.items() if value is not None}
     known = {field.name for field in dataclasses.fields(Options)}
     usual = {name: value for name, value in sample.items() if name in known}
-    options = Options(**{"stages": usual_stages, **usual, **given})
+    fields = {"stages": usual_stages, **usual, **given}
     for name in NUMBERS:
-        value = getattr(options, name)
-        if not isinstance(value, numbers.Real):
-            raise UserError(f"{name} is {value!r}; choose a number.")
-    if not (1 <= options.steps <= schedule_steps and options.steps == int(options.steps)):
-        raise UserError(f"steps is {options.steps}; choose a whole number, 1 to {schedule_steps}.")
-    options = dataclasses.replace(options, steps=int(options.steps))
+        if name in fields and not isinstance(fields[name], numbers.Real):
+            raise UserError(f"{name} is {fields[name]!r}; choose a number.")
+    steps = fields["steps"]
+    if not (1 <= steps <= schedule_steps and steps == int(steps)):
+        raise UserError(f"steps is {steps}; choose a whole number, 1 to {schedule_steps}.")
+    options = Options(**{**fields, "steps": int(steps)})
     for name in ("strength", "guidance_until"):
         value = getattr(options, name)
         if not 0 <= value <= 1:

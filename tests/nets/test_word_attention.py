@@ -13,6 +13,14 @@ WIDTH, TEXT, REACH = 8, 6, 5
 TOKENS, HEARERS = np.array([0, 0, 0, 1, 1, -1, -1]), np.array([0, 1, 0])
 
 
+def random_params(rng, shapes):
+    def draw(leaf):
+        deviation = max(1, np.prod(leaf.shape[:-1])) ** -0.5
+        return jnp.asarray(deviation * rng.standard_normal(leaf.shape), jnp.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
 @pytest.fixture
 def attend(rng):
     module = WordAttention(2, REACH, np.dtype("float32"))
@@ -23,7 +31,7 @@ def attend(rng):
         jnp.zeros((1, 7, TEXT)),
         jnp.ones((1, 1, 7), bool),
     )
-    variables = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
+    variables = {"params": random_params(rng, shapes["params"])}
     return lambda *given: module.apply(variables, *map(jnp.asarray, given))
 
 
@@ -38,9 +46,9 @@ def test_each_region_hears_its_text_as_if_it_were_alone(rng, attend):
     for text in (0, 1):
         places, hearing = np.flatnonzero(text == TOKENS), text == HEARERS
         alone, weights = attend(regions, states[:, places], np.ones((1, 1, len(places)), bool))
-        np.testing.assert_allclose(z[:, hearing], alone[:, hearing], atol=1e-5)
+        np.testing.assert_allclose(z[:, hearing], alone[:, hearing], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(
-            attention[:, hearing][..., places], weights[:, hearing], atol=1e-5
+            attention[:, hearing][..., places], weights[:, hearing], rtol=1e-5, atol=1e-5
         )
         assert (attention[:, hearing][..., text != TOKENS] == 0).all()
 
@@ -50,7 +58,7 @@ def test_one_text_for_all_is_the_same_however_it_is_said(rng, attend):
     allowed = (np.arange(7) < 5)[None, None]
     one = attend(regions, states, allowed)
     each = attend(regions, states, np.repeat(allowed, 3, 1))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, each)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, each)
 
 
 @pytest.mark.parametrize("length", [2, 7, 12])
@@ -62,4 +70,4 @@ def test_one_text_is_read_by_flax_s_convolution(rng, length):
     ours = Phrases(REACH, np.dtype("float32")).apply(
         variables, words, jnp.ones((2, 1, length), bool)
     )
-    np.testing.assert_allclose(ours, conv.apply(variables, words), atol=1e-5)
+    np.testing.assert_allclose(ours, conv.apply(variables, words), rtol=1e-5, atol=1e-5)

@@ -425,7 +425,7 @@ def test_one_looks_at_the_regions_then_speaks_of_them(house, tmp_path, pipeline,
     assert done.returncode == 0, done.stderr
     made = {path.name for path in output.iterdir()}
     assert made == (FILES - {"stage1_output.png"}) | {"images"}
-    assert (output / "prompt.txt").read_text() == "a house, red small\n"
+    assert (output / "prompt.txt").read_text() == f"a house\n{last}: red small\n"
     numbers = [region["number"] for region in json.loads((output / "regions.json").read_text())]
     assert last in numbers and 90 not in numbers
     metadata = json.loads((output / METADATA).read_text())
