@@ -121,12 +121,33 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
                 now = now.speak(phrase)
             return now, now.spoken
 
+        # Sessions whose drawing is to end. It ends itself, between two steps: what Gradio ends may
+        # keep the one place in which is drawn.
+        stopped: set[str | None] = set()
+
+        def waits(request: gr.Request) -> str:
+            stopped.discard(request.session_hash)
+            return "Waiting for others …"
+
+        def stops(request: gr.Request) -> None:
+            stopped.add(request.session_hash)
+
         def drawn(
-            now: Session, prompt: str, negative: str, seed: int | None, *values: Any
+            request: gr.Request,
+            now: Session,
+            prompt: str,
+            negative: str,
+            seed: int | None,
+            *values: Any,
         ) -> Iterator[tuple[Any, ...]]:
             asked = dict(zip(list(fields)[1:], values, strict=True))
             with told():
-                yield from draw(pipeline, now, prompt, negative, seed, **asked)
+                for shown in draw(pipeline, now, prompt, negative, seed, **asked):
+                    if request.session_hash in stopped:
+                        stopped.discard(request.session_hash)
+                        yield shown._replace(status="Cancelled.")
+                        return
+                    yield shown
 
         start_of = [session, regions, words, spoken]
         canvas.change(sketched, canvas, start_of, show_progress="hidden")
@@ -135,14 +156,15 @@ def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
         regions.select(clicked, session, [session, words], show_progress="hidden")
         for event in (speak.click, words.submit):
             event(spoke, [session, words], [session, spoken], show_progress="hidden")
-        running = start.click(
+        waiting = start.click(waits, None, status, queue=False, show_progress="hidden")
+        waiting.then(
             drawn,
             [session, prompt, negative, *fields.values()],
             [status, stage1, stage2, attention],
             concurrency_limit=1,
             show_progress="hidden",
         )
-        cancel.click(lambda: "Cancelled.", None, status, cancels=[running], queue=False)
+        cancel.click(stops, queue=False, show_progress="hidden")
     return page
 
 
