@@ -183,8 +183,8 @@ class TextTransformer(nn.Module):
     def __call__(
         self,
         tokens: Int[Array, "b t"],
-        mask: Bool[Array, "b t"] | None,
-        texts: Int[Array, "b t"] | None,
+        mask: Bool[Array, "b t"] | None = None,
+        texts: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
         length = tokens.shape[1]
         visible = jnp.tril(jnp.ones((length, length), bool))[None]
