@@ -7,6 +7,8 @@ RUN ?= runs/quickstart
 STEPS ?=
 # Fewer drawings of every split.
 LIMIT ?= 0
+# How often `make fuzz` draws new inputs.
+RUNS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,8 +18,8 @@ STAGE1 := $(BIN)/python main.py --config=configs/stage1.py:quickstart --workdir=
 STAGE2 := $(BIN)/python main.py --config=configs/stage2.py:quickstart --workdir=$(RUN)/stage2 \
   --config.stage1=$(RUN)/stage1 $(OVERRIDES)
 
-.PHONY: help install data quickstart sample evaluate quickstart-smoke test parity-install parity parity-full \
-  lint types format clean
+.PHONY: help install data quickstart sample evaluate quickstart-smoke test nightly nightly-tests fuzz mutation \
+  parity-install parity parity-full lint types format clean
 
 help:  ## This list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -73,8 +75,22 @@ quickstart-smoke: $(VENV)/ready  ## The same path in a few steps; then again, fr
 	    $(MAKE) quickstart RUN=runs/smoke DATA=runs/smoke/data LIMIT=16 STEPS=4 || exit; \
 	done
 
-test: $(VENV)/ready  ## The whole suite (PYTEST=… passes options on)
-	$(BIN)/python -m pytest -n auto --durations=20 $(PYTEST)
+test: $(VENV)/ready  ## The gate's tests (PYTEST=… passes options on)
+	$(BIN)/python -m pytest -n auto --durations=25 $(PYTEST)
+
+nightly: parity-install nightly-tests quickstart-smoke fuzz  ## Everything, in some hours
+
+nightly-tests: $(VENV)/ready  ## All tests: the gate's and those of every kind
+	$(BIN)/python -m pytest -n auto --durations=50 -m "" $(PYTEST)
+
+nightly-%: $(VENV)/ready  ## One kind: products, processes, kills, beam, browser, notebook, full_size
+	$(BIN)/python -m pytest -n auto --durations=25 -m $* $(PYTEST)
+
+fuzz: $(VENV)/ready  ## The gate's tests on new random inputs, RUNS times, whatever fails
+	$(BIN)/python tests/fuzz.py $(RUNS) $(PYTEST)
+
+mutation: $(VENV)/ready  ## What one-line faults the tests notice: tests/mutation
+	$(BIN)/python tests/mutation/run.py
 
 parity-install: $(VENV)/ready  ## PyTorch, diffusers and other references, for the tests against them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity]'
@@ -86,7 +102,7 @@ parity: parity-install  ## The tests against PyTorch; `make test` has them too, 
 	$(BIN)/python -m pytest -n auto tests/parity
 
 parity-full: parity-install  ## The same at Stable Diffusion's full size: 5 minutes, 16 GiB, 10 GB on disk
-	$(BIN)/python -m pytest -m full_size -s tests/parity
+	$(BIN)/python -m pytest -n0 -m full_size -s tests/parity
 
 lint: $(VENV)/ready  ## Style and formatting
 	$(BIN)/ruff check .

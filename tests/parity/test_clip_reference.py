@@ -29,7 +29,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def both(request, tmp_path_factory):
+def both(request, tmp_path_factory, seed):
     """Theirs in float64 with its processor, and ours."""
     side, patch, activation, eos = KINDS[request.param]
     folder = write_folder(tmp_path_factory.mktemp("clip") / "clip")
@@ -42,7 +42,7 @@ def both(request, tmp_path_factory):
         projection_dim=20,
     )
     theirs = transformers.CLIPModel(config)
-    randomised(theirs, generator(np.random.default_rng())).save_pretrained(folder)
+    randomised(theirs, generator(np.random.default_rng(seed))).save_pretrained(folder)
     assert "text_config" in json.loads((folder / "config.json").read_text())
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}

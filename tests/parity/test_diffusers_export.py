@@ -48,9 +48,9 @@ class Batches:
 
 
 @pytest.fixture(scope="module", params=torch_models.KINDS)
-def trained(request, tmp_path_factory):
+def trained(request, tmp_path_factory, seed):
     """The workdir of a ControlNet that was trained for three steps, from a checkpoint's files."""
-    kind, rng = request.param, np.random.default_rng()
+    kind, rng = request.param, np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp(kind)
     torch_models.save_stable_diffusion(folder / "sd", kind, rng, **torch_models.SMALL)
     write_folder(folder / "sd" / "tokenizer", version=1 if kind == "sd1" else 2)

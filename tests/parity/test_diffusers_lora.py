@@ -23,9 +23,9 @@ TARGETS = ["to_q", "to_v", "to_out.0", "proj_in", "ff.net.0.proj", "conv1", "con
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory, seed):
     """A pipeline of theirs and our UNet and text encoder with the same weights."""
-    folder, rng = tmp_path_factory.mktemp("lora"), np.random.default_rng()
+    folder, rng = tmp_path_factory.mktemp("lora"), np.random.default_rng(seed)
     networks = torch_models.save_stable_diffusion(folder, "sd1", rng, **torch_models.SMALL)
     ours = open_pretrained(str(folder))
     unet, unet_params = load_network(ours.unet)

@@ -25,10 +25,10 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def both(request, tmp_path_factory):
+def both(request, tmp_path_factory, seed):
     """A whole checkpoint and a ControlNet: theirs in float64, and ours not yet loaded."""
     folder = tmp_path_factory.mktemp(request.param)
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(seed)
     theirs = torch_models.save_stable_diffusion(folder / "sd", request.param, rng)
     theirs["control"] = torch_models.control(theirs["unet"], rng)
     theirs["control"].save_pretrained(folder / "control")

@@ -61,10 +61,10 @@ def original(network, tree, naming, known, prefix):
 
 
 @pytest.fixture(scope="module", params=("sd1", "sd2"))
-def both(request, tmp_path_factory):
+def both(request, tmp_path_factory, seed):
     """The same weights in diffusers' layout and, with its tensors, in the original."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
-    theirs = networks(kind, np.random.default_rng())
+    theirs = networks(kind, np.random.default_rng(seed))
     for name, network in theirs.items():
         network.save_pretrained(folder / "sd" / name)
     torch_models.scheduler(kind).save_pretrained(folder / "sd" / "scheduler")

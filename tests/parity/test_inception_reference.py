@@ -23,10 +23,10 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory, seed):
     """Theirs in float64 and our parameters, both from one pickle."""
     folder = tmp_path_factory.mktemp("inception")
-    stored = metric_weights.tensors(metric_weights.inception_params(np.random.default_rng()))
+    stored = metric_weights.tensors(metric_weights.inception_params(np.random.default_rng(seed)))
     pickle = folder / "inception.pth"
     torch.save({name: torch.from_numpy(x) for name, x in stored.items()}, pickle)
     with pytest.raises(UserError) as error:

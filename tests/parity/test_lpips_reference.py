@@ -18,9 +18,9 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module", params=["alex", "vgg"])
-def both(request, tmp_path_factory):
+def both(request, tmp_path_factory, seed):
     """Theirs in float64 on a random backbone, and our parameters from torchvision's file of it."""
-    net, rng = request.param, np.random.default_rng()
+    net, rng = request.param, np.random.default_rng(seed)
     features = reference_packages.FEATURES[net]()
     draw = generator(rng)
     for parameter in features.parameters():

@@ -11,6 +11,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from commands import on_eight_devices
 from fakes import random_stage, save_stage
 from PIL import Image
 from test_pipeline import FILES, ROOT, random_page
@@ -151,15 +152,7 @@ def test_eight_devices_draw_what_one_draws(rng, pipeline, tmp_path):
     np.save(tmp_path / "pages.npy", pages)
     for number, stage in pipeline.stages.items():
         save_stage(stage, tmp_path / str(number))
-    flags = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT, str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    on_eight_devices("-c", EIGHT, tmp_path)
     drawn = np.load(tmp_path / "eight.npy")
     for i, page in enumerate(pages):
         words = {0: "red"} if i == 1 else {}

@@ -1,10 +1,7 @@
 """Checkpoints come back as they went, or say in one sentence why not."""
 
 import logging
-import os
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from commands import on_eight_devices
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.checkpoint import Checkpointer, load_params
@@ -254,13 +252,13 @@ def test_an_interrupted_save_is_no_checkpoint(tmp_path, rng):
 
 
 def test_a_run_on_many_devices_is_read_on_one(tmp_path):
-    """Saved from four devices, sharded; both readers here have one."""
+    """Saved from eight devices, sharded; both readers here have one."""
     script = """
         import sys, jax, jax.numpy as jnp
         from pathlib import Path
         from jax.sharding import NamedSharding, PartitionSpec
         from ragaf_jax.training.checkpoint import Checkpointer
-        mesh = jax.make_mesh((4,), ("data",))
+        mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
         sharded = jax.device_put(
             jnp.arange(8.0).reshape(4, 2), NamedSharding(mesh, PartitionSpec("data"))
         )
@@ -268,9 +266,7 @@ def test_a_run_on_many_devices_is_read_on_one(tmp_path):
         checkpointer.save(3, {"frozen": {}, "ema": {"unet": {"kernel": sharded}}}, {}, {})
         checkpointer.close()
     """
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2])
+    on_eight_devices("-c", textwrap.dedent(script), tmp_path)
     expected = {"unet": {"kernel": jnp.arange(8.0).reshape(4, 2)}}
     assert_same(load_params(tmp_path)[0], expected)
     restored = Checkpointer(tmp_path).restore_latest({"frozen": {}, "ema": expected})

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -10,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from ports import reserve_port
 
 from ragaf_jax.training.interruption import Interruption
 
@@ -147,9 +147,7 @@ def test_a_worker_is_ended_before_it_has_begun(start):
 
 def test_processes_stop_after_the_same_step(start):
     """Only one is told; both must save together, or the other waits for it forever."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{reserve_port()}"
     script = """
         import sys, time, jax
         from jax.experimental import multihost_utils

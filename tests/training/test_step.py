@@ -151,8 +151,9 @@ def test_the_learning_rate_is_optaxs(rng):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * config.learning_rate)
 
 
-def test_bfloat16_computes_with_float32_masters_and_keeps_what_is_frozen_small(rng):
-    config = tiny_config(2)
+def test_bfloat16_computes_with_float32_masters_and_keeps_what_is_frozen_small():
+    """On one fixed batch: how near the losses of the two precisions are varies with the numbers."""
+    config, rng = tiny_config(2), np.random.default_rng(0)
     config.model.dtype = "bfloat16"
     config.train.trainable, config.train.frozen = ("ragaf/.*", "control/.*"), (".*",)
     model, tx = build_model(config), optimizer(config.train)

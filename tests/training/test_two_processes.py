@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from fakes import tiny_config
 from flax.traverse_util import flatten_dict
+from ports import reserve_port
 
 from configs import stage1
 from input_pipeline.preparing import Options, prepare
@@ -61,9 +61,7 @@ def start(command):
     started = []
 
     def begin(workdir, count, *more):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+        port = reserve_port()
         processes = []
         for i in range(count):
             flags = [f"--coordinator=localhost:{port}", f"--process_id={i}"]

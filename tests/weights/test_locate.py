@@ -3,7 +3,6 @@
 import http.server
 import json
 import threading
-import time
 
 import pytest
 from huggingface_hub import constants
@@ -117,10 +116,8 @@ def test_what_was_fetched_before(tmp_path, hub):
 
 
 def assert_cannot_be_fetched(where, reason):
-    started = time.monotonic()
     with pytest.raises(UserError) as error:
         locate(where, everything)
-    assert time.monotonic() - started < 5
     said = str(error.value)
     assert (
         f"{where} is no local folder or file and cannot be fetched from the hub ({reason}" in said

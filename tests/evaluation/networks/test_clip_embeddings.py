@@ -25,9 +25,9 @@ from ragaf_jax.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, seed):
     folder = write_folder(tmp_path_factory.mktemp("clip") / "tokenizer")
-    params = metric_weights.clip_params(np.random.default_rng())
+    params = metric_weights.clip_params(np.random.default_rng(seed))
     return ClipModel(CLIP, params, Tokenizer.from_pretrained(folder))
 
 

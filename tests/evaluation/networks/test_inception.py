@@ -10,8 +10,8 @@ from ragaf_jax.evaluation.networks.inception import inception, resize_like_tenso
 
 
 @pytest.fixture(scope="module")
-def params():
-    return metric_weights.inception_params(np.random.default_rng())
+def params(seed):
+    return metric_weights.inception_params(np.random.default_rng(seed))
 
 
 def pictures(rng, count, height, width):

@@ -21,8 +21,8 @@ def net(request):
 
 
 @pytest.fixture(scope="module")
-def params(net):
-    return metric_weights.lpips_params(np.random.default_rng(), net)
+def params(net, seed):
+    return metric_weights.lpips_params(np.random.default_rng(seed), net)
 
 
 def pictures(rng, *shape):

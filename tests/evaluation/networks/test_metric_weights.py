@@ -39,8 +39,8 @@ PUBLISHED = {
 
 
 @pytest.fixture(scope="module")
-def trees():
-    rng = np.random.default_rng()
+def trees(seed):
+    rng = np.random.default_rng(seed)
     return {
         "inception": metric_weights.inception_params(rng),
         "alex": metric_weights.lpips_params(rng, "alex"),

@@ -1,0 +1,659 @@
+"""Faults that a developer could introduce, one line each, for `run.py`.
+
+Every mutation keeps its module importable and changes what a user gets.
+"""
+
+import ast
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    """One fault.
+
+    Attributes:
+        path: the file, relative to the root.
+        before: a part of one line that occurs once in the file.
+        after: what replaces it.
+        why: what a user would lose.
+    """
+
+    path: str
+    before: str
+    after: str
+    why: str
+
+    def applied(self, text: str) -> str:
+        """The mutated text of the file.
+
+        Raises:
+            ValueError: `before` is not found once, or the result is no other program.
+        """
+        if (count := text.count(self.before)) != 1:
+            raise ValueError(f"{self.path}: {self.before!r} is found {count} times, not once")
+        changed = text.replace(self.before, self.after)
+        try:
+            same = ast.dump(ast.parse(changed)) == ast.dump(ast.parse(text))
+        except SyntaxError as error:
+            raise ValueError(f"{self.path}: {self.after!r} does not parse: {error}") from None
+        if same:
+            raise ValueError(f"{self.path}: {self.before!r}: the program stays the same")
+        return changed
+
+
+MUTATIONS = (
+    # Regions and their graphs.
+    Mutation(
+        "ragaf_jax/graph/measure.py",
+        "(across + diagonal / math.sqrt(2))",
+        "(across + diagonal / 2)",
+        "boundary lengths depend on their direction",
+    ),
+    Mutation(
+        "ragaf_jax/graph/features.py",
+        'EDGE_FEATURES.index("offset_x")] *= -1',
+        'EDGE_FEATURES.index("offset_y")] *= -1',
+        "graphs of mirrored examples point the wrong way",
+    ),
+    Mutation(
+        "ragaf_jax/graph/build.py",
+        'kind="stable")[:, : min(k, n - 1)]',
+        'kind="stable")[:, : min(k, n)]',
+        "small graphs mark a region as its own neighbour",
+    ),
+    Mutation(
+        "ragaf_jax/graph/build.py",
+        "return np.rint(distance / DISTANCE_STEP) * DISTANCE_STEP",
+        "return distance",
+        "a mirrored page gets other neighbours by rounding",
+    ),
+    Mutation(
+        "ragaf_jax/graph/padding.py",
+        "receivers=_extended(graph.receivers, max_edges, n)",
+        "receivers=_extended(graph.receivers, max_edges, 0)",
+        "padding edges send messages to a real region",
+    ),
+    Mutation(
+        "ragaf_jax/graph/trimming.py",
+        "np.sort(ranked[: max_edges - halves_a_pair])",
+        "np.sort(ranked[:max_edges])",
+        "trimming leaves an edge without its reverse",
+    ),
+    Mutation(
+        "ragaf_jax/graph/trimming.py",
+        '("self", "adjacency", "containment")]',
+        '("self", "containment", "adjacency")]',
+        "trimming drops adjacency before containment",
+    ),
+    Mutation(
+        "ragaf_jax/graph/ink.py",
+        '1 + np.argsort(-areas[1:], kind="stable")',
+        '1 + np.argsort(areas[1:], kind="stable")',
+        "ink mode keeps the smallest pieces",
+    ),
+    Mutation(
+        "ragaf_jax/graph/merging.py",
+        "self.on_frame[keep] or self.on_frame[gone]",
+        "self.on_frame[keep] and self.on_frame[gone]",
+        "the outside leaks into merged regions",
+    ),
+    Mutation(
+        "ragaf_jax/graph/passes.py",
+        "right[width - 1 :: width] = False",
+        "right[width::width] = False",
+        "cells at the page's left and right sides are neighbours",
+    ),
+    Mutation(
+        "ragaf_jax/graph/prepare.py",
+        "if found == region_config.max_regions:",
+        "if found > region_config.max_regions:",
+        "data statistics report no merged regions",
+    ),
+    # Networks.
+    Mutation(
+        "ragaf_jax/nets/attention.py",
+        "delta = (g * out).sum(-1, keepdims=True)",
+        "delta = (g * out).mean(-1, keepdims=True)",
+        "CPU training follows wrong attention gradients",
+    ),
+    Mutation(
+        "ragaf_jax/nets/blocks.py",
+        'epsilon=1e-6, dtype=self.dtype, name="norm"',
+        'epsilon=1e-5, dtype=self.dtype, name="norm"',
+        "pretrained weights compute other numbers than in diffusers",
+    ),
+    Mutation(
+        "ragaf_jax/nets/blocks.py",
+        "nn.gelu(gate, approximate=False)",
+        "nn.gelu(gate)",
+        "pretrained weights use another activation",
+    ),
+    Mutation(
+        "ragaf_jax/nets/control.py",
+        "mid_residual = scale * self._zero_convolution(",
+        "mid_residual = self._zero_convolution(",
+        "sketch_strength has no effect at the mid block",
+    ),
+    Mutation(
+        "ragaf_jax/nets/layers.py",
+        "(-np.arange(half) / (half - freq_shift))",
+        "(-np.arange(half) / half)",
+        "UNets with freq_shift see other timesteps",
+    ),
+    Mutation(
+        "ragaf_jax/nets/lora.py",
+        "jnp.where(kept, x / (1 - dropout), 0)",
+        "jnp.where(kept, x, 0)",
+        "LoRA dropout shrinks the update in training",
+    ),
+    Mutation(
+        "ragaf_jax/nets/model.py",
+        "jax.random.fold_in(rng, NETWORKS.index(name))",
+        "jax.random.fold_in(rng, 0)",
+        "LoRA dropout is the same in all networks",
+    ),
+    Mutation(
+        "ragaf_jax/nets/model.py",
+        "jnp.ones(labels.shape[0]) if active is None else active,",
+        "jnp.ones(labels.shape[0]),",
+        "regions stay when the sketch is dropped",
+    ),
+    Mutation(
+        "ragaf_jax/nets/ragaf.py",
+        "jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)",
+        "logits",
+        "regions attend to padding and to words of other regions",
+    ),
+    Mutation(
+        "ragaf_jax/nets/ragaf.py",
+        "same = (heard[..., at] == allowed).all(1)",
+        "same = (heard[..., at] == allowed).any(1)",
+        "phrases mix the words of different regions",
+    ),
+    Mutation(
+        "ragaf_jax/nets/regions.py",
+        "flat) / jnp.maximum(mass, 1e-6)",
+        "flat) / jnp.maximum(mass, 1.0)",
+        "features of regions below one cell are too small",
+    ),
+    Mutation(
+        "ragaf_jax/nets/clip_text.py",
+        "same.sum(-1) - 1 + (texts > 0)",
+        "same.sum(-1) - 1",
+        "region prompts start at the position of BOS",
+    ),
+    Mutation(
+        "ragaf_jax/nets/kl_autoencoder.py",
+        "jnp.exp(0.5 * log_variance) * scale",
+        "jnp.exp(log_variance) * scale",
+        "latents are sampled with the variance as deviation",
+    ),
+    # Diffusion.
+    Mutation(
+        "ragaf_jax/diffusion/guidance.py",
+        "(by_sketch - by_text) * sketch",
+        "(1 - by_text) * sketch",
+        "guidance by the sketch brightens all latents",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/loss.py",
+        "min_snr_gamma) / (snr + 1.0)",
+        "min_snr_gamma) / jnp.maximum(snr, 1e-8)",
+        "min-SNR weights of v-prediction are those of epsilon",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/loss.py",
+        "jnp.minimum(snr, max_snr) + 1.0 if kind",
+        "jnp.minimum(snr, max_snr) if kind",
+        "the noisiest timesteps are not trained",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/prediction.py",
+        "float(schedule.alpha[-1]) == 0.0",
+        "float(schedule.alpha[0]) == 0.0",
+        "epsilon with zero terminal SNR is no longer refused",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/samplers.py",
+        "span / (2 * jnp.where(usable, before, 1))",
+        "before / (2 * jnp.where(usable, span, 1))",
+        "DPM-Solver++ is first order on uneven steps",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/samplers.py",
+        "fresh = (1 - ratio) * (1 + ratio)",
+        "fresh = 1 - ratio",
+        "DDPM adds too little noise",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/samplers.py",
+        "return example_noise(folded(keys, step), shape)",
+        "return example_noise(keys, shape)",
+        "DDPM adds the same noise in every step",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/samplers.py",
+        'clean_end=set_alpha_to_one or sampler != "ddim",',
+        "clean_end=set_alpha_to_one,",
+        "samplers other than DDIM leave noise in the image",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/samplers.py",
+        'FINITE_SNR = ("dpm_solver_pp_2m", "euler")',
+        'FINITE_SNR = ("dpm_solver_pp_2m",)',
+        "Euler differs from diffusers at zero terminal SNR",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/schedule.py",
+        "alpha_bar[1:] / alpha_bar[:-1], 0.999)",
+        "alpha_bar[1:] / alpha_bar[:-1], 0.99)",
+        "the cosine schedule ends with too little noise",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/timesteps.py",
+        "xp.round(xp.float32(strength) * left)",
+        "xp.floor(xp.float32(strength) * left)",
+        "timesteps differ by one from diffusers",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/timesteps.py",
+        "if not 1 <= steps <= schedule_steps:",
+        "if not 1 <= steps:",
+        "too many steps repeat timesteps without an error",
+    ),
+    # Weights.
+    Mutation(
+        "ragaf_jax/weights/compvis.py",
+        '("qkv".index(part[1]), 3)',
+        '("kqv".index(part[1]), 3)',
+        "queries and keys of SD 2 single files are swapped",
+    ),
+    Mutation(
+        "ragaf_jax/weights/compvis_sizes.py",
+        "layers -= any(name in shapes for name in OPEN_CLIP_HEAD)",
+        "layers -= 1",
+        "pruned SD 2 files lose a text layer silently",
+    ),
+    Mutation(
+        "ragaf_jax/weights/fingerprint.py",
+        '_ENCODING = ("encoder", "quant_conv")',
+        '_ENCODING = ("encoder",)',
+        "a latents cache of another quant_conv is used",
+    ),
+    Mutation(
+        "ragaf_jax/weights/load.py",
+        "check_finite(array, places[path].name, store.source)",
+        "...",
+        "damaged weights with NaNs are loaded",
+    ),
+    Mutation(
+        "ragaf_jax/weights/locate.py",
+        'VARIANTS = ("", "fp16", "non_ema")',
+        'VARIANTS = ("", "non_ema", "fp16")',
+        "raw weights are preferred to averaged ones",
+    ),
+    Mutation(
+        "ragaf_jax/weights/lora_files.py",
+        "factor = rank**0.5 if",
+        "factor = rank if",
+        "rank-stabilised LoRA is loaded too strong",
+    ),
+    Mutation(
+        "ragaf_jax/weights/names.py",
+        "else array.transpose(3, 2, 0, 1)",
+        "else array.transpose(3, 2, 1, 0)",
+        "exported convolutions are transposed in space",
+    ),
+    Mutation(
+        "ragaf_jax/weights/pretrained.py",
+        'None if clip else "!",',
+        "None,",
+        "SD 2 single files pad prompts with the wrong token",
+    ),
+    Mutation(
+        "ragaf_jax/weights/save.py",
+        '[name for name in adapters if name == "control"]',
+        "[]",
+        "exports lose the LoRA of the sketch branch",
+    ),
+    Mutation(
+        "ragaf_jax/weights/save.py",
+        "np.asarray(x, np.float32), params[name])",
+        "np.asarray(x), params[name])",
+        "merging in bfloat16 rounds the LoRA away",
+    ),
+    Mutation(
+        "ragaf_jax/weights/schedulers.py",
+        '"set_alpha_to_one": kind != "PNDMScheduler",',
+        '"set_alpha_to_one": True,',
+        "PNDM checkpoints end at another noise level",
+    ),
+    Mutation(
+        "ragaf_jax/weights/stores.py",
+        "path.chmod(0o666 & ~mask)",
+        "path.chmod(0o600 & ~mask)",
+        "other users cannot read exported weights",
+    ),
+    # Training.
+    Mutation(
+        "ragaf_jax/training/accumulation.py",
+        "jax.tree.map(lambda x: x / parts, total)",
+        "total",
+        "accumulated losses and gradients are multiplied by the parts",
+    ),
+    Mutation(
+        "ragaf_jax/training/caches.py",
+        'or "text_encoder" in params.get("lora", {})',
+        'or "text_encoder" in params.get("adapters", {})',
+        "stale text states hide a LoRA of the text encoder",
+    ),
+    Mutation(
+        "ragaf_jax/training/checkpoint.py",
+        'Literal["ema", "trainable"] = "ema",',
+        'Literal["ema", "trainable"] = "trainable",',
+        "sampling uses raw weights, not the average",
+    ),
+    Mutation(
+        "ragaf_jax/training/checkpoint_keeping.py",
+        "(scores[step], step), reverse=True",
+        "(scores[step], -step), reverse=True",
+        "of equal checkpoints the oldest is kept",
+    ),
+    Mutation(
+        "ragaf_jax/training/loop.py",
+        "iterator.set_state(restored.data_state)",
+        "iterator.set_state(iterator.get_state())",
+        "a resumed run repeats the first batches",
+    ),
+    Mutation(
+        "ragaf_jax/training/loop.py",
+        'heard = restored.meta.get("response", {})',
+        "heard = {}",
+        "a resumed run repeats its response messages",
+    ),
+    Mutation(
+        "ragaf_jax/training/loop.py",
+        "validate(local_copy(state.ema_params), held_out",
+        "validate(local_copy(state.params), held_out",
+        "validation scores the raw weights",
+    ),
+    Mutation(
+        "ragaf_jax/training/losses.py",
+        "1.0) * regions.active[:, None]",
+        "1.0) * jnp.ones_like(regions.active)[:, None]",
+        "examples without regions enter the appearance loss",
+    ),
+    Mutation(
+        "ragaf_jax/training/monitor.py",
+        'TEXT = ("tokens", "token_mask", "text_states")',
+        'TEXT = ("tokens", "token_mask")',
+        "shuffled text is the true text with a cache",
+    ),
+    Mutation(
+        "ragaf_jax/training/objective.py",
+        "first = text - min(text, sketch) / 2",
+        "first = text",
+        "guidance has never seen both conditions dropped",
+    ),
+    Mutation(
+        "ragaf_jax/training/objective.py",
+        "noise=jax.random.split(keys[0], size),",
+        "noise=jax.random.split(keys[4], size),",
+        "noise equals the draw of the latents",
+    ),
+    Mutation(
+        "ragaf_jax/training/step.py",
+        "fine = jnp.isfinite(loss) & jnp.isfinite(norm)",
+        "fine = jnp.isfinite(loss)",
+        "infinite gradients reach the weights",
+    ),
+    Mutation(
+        "ragaf_jax/training/writers.py",
+        "if _step(line) <= first_step]",
+        "if _step(line) < first_step]",
+        "resuming loses the last logged step",
+    ),
+    # Sampling.
+    Mutation(
+        "ragaf_jax/sampling/batch.py",
+        "own = seed if row.seed is None else row.seed",
+        "own = row.seed or seed",
+        "a row's seed 0 is ignored",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/generate.py",
+        "heard = heard & text_mask[:, None]",
+        "...",
+        "regions without a prompt attend to padding",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/generate.py",
+        "jnp.round((image + 1) * 127.5)",
+        "(image + 1) * 127.5",
+        "images are half a level too dark",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/generate.py",
+        "(share >= SPOKEN_SHARE) | home.any(-1) | ~spoken",
+        "(share >= SPOKEN_SHARE) | ~spoken",
+        "prompts of small regions have no effect",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/generate.py",
+        "jax.tree.map(lambda x: x[-count:], conditioning)",
+        "jax.tree.map(lambda x: x[:count], conditioning)",
+        "attention figures show the run without text",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/numbered.py",
+        "target[number] = min(group)",
+        "target[number] = group[0]",
+        "merged regions get another number than documented",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/options.py",
+        "0 <= int(seed) < 2**32):",
+        "0 <= int(seed) <= 2**32):",
+        "seed 2**32 overflows instead of an error",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/parts.py",
+        "jax.random.split(jax.random.key(seed))[number - 1]",
+        "jax.random.split(jax.random.key(seed))[0]",
+        "both stages sample the same noise",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/pipeline.py",
+        "seeds = [seed + i for i in range(count)]",
+        "seeds = [seed for _ in range(count)]",
+        "all images of a request are the same",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/pipeline.py",
+        "key = number, sampler",
+        'key = number, ""',
+        "a second sampler of one session is ignored",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/request.py",
+        "limit = min(usual.max_regions, model.max_regions - 1)",
+        "limit = min(usual.max_regions, model.max_regions)",
+        "sketches with many regions end in an error",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/rows.py",
+        "{k: v for k, v in record.items() if v}",
+        "dict(record)",
+        "empty cells of a CSV are refused",
+    ),
+    # Data.
+    Mutation(
+        "input_pipeline/cache.py",
+        "jnp.stack([images, images[:, :, ::-1]], 1)",
+        "jnp.stack([images, images[:, ::-1]], 1)",
+        "cached mirror images are upside down",
+    ),
+    Mutation(
+        "input_pipeline/datasets/building.py",
+        "yield from (text, swap_sides(text))",
+        "yield text",
+        "mirrored captions have unknown words",
+    ),
+    Mutation(
+        "input_pipeline/datasets/coco.py",
+        '_photos(root, "train2017", elsewhere=tested, read=read)',
+        '_photos(root, "train2017", elsewhere=(), read=read)',
+        "test photos of COCO are trained on",
+    ),
+    Mutation(
+        "input_pipeline/datasets/folder.py",
+        '(part.split == "train", part.base)',
+        '(part.split != "train", part.base)',
+        "linked test pictures are trained on",
+    ),
+    Mutation(
+        "input_pipeline/datasets/phrases.py",
+        "column, row = np.searchsorted(MIDDLE, centroid)",
+        "row, column = np.searchsorted(MIDDLE, centroid)",
+        "captions say top for left",
+    ),
+    Mutation(
+        "input_pipeline/datasets/splits.py",
+        "np.maximum(pixels @ pixels.T, pixels @ mirrored.T)",
+        "pixels @ pixels.T",
+        "mirrored twins cross the splits",
+    ),
+    Mutation(
+        "input_pipeline/loader.py",
+        "iter(parts[process_index::process_count]",
+        "iter(parts[::process_count]",
+        "all processes train on the same examples",
+    ),
+    Mutation(
+        "input_pipeline/loader.py",
+        "self._ahead.clear()",
+        "...",
+        "batches from before a resume are trained on",
+    ),
+    Mutation(
+        "input_pipeline/loader.py",
+        "batch, self._state = self._ahead.popleft()",
+        "batch, self._state = self._ahead.popleft()[0], self._iterator.get_state()",
+        "a resumed run skips prefetched batches",
+    ),
+    Mutation(
+        "input_pipeline/mirror.py",
+        'mirrored["latents"] = record["latents"][::-1]',
+        'mirrored["latents"] = record["latents"]',
+        "flipped sketches train with unflipped latents",
+    ),
+    Mutation(
+        "input_pipeline/mixture.py",
+        "all(kind in kinds for kinds in found)",
+        "any(kind in kinds for kinds in found)",
+        "a mixture claims a cache that one part lacks",
+    ),
+    Mutation(
+        "input_pipeline/sketch.py",
+        "float(np.median(steepness)), FAINTEST, low or 0)",
+        "float(np.median(steepness)), low or 0)",
+        "smooth photos get lines of quantisation noise",
+    ),
+    Mutation(
+        "input_pipeline/statistics.py",
+        '"regions": self.max_regions - 1,',
+        '"regions": self.max_regions,',
+        "inspection hides examples that do not fit",
+    ),
+    Mutation(
+        "input_pipeline/transforms.py",
+        'record["text_states"][chosen]',
+        'record["text_states"][record["captions"][0]]',
+        "cached text is always that of the first caption",
+    ),
+    # Evaluation.
+    Mutation(
+        "ragaf_jax/evaluation/attention.py",
+        "own.sum() / valid,",
+        "own.sum() / len(own),",
+        "chance counts padding tokens",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/bootstrap.py",
+        "sums[drawn].sum() / counts[drawn].sum()",
+        "(sums[drawn] / counts[drawn]).mean()",
+        "intervals belong to another mean",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/bootstrap.py",
+        "return (1.0 - confidence) / 2",
+        "return 1.0 - confidence",
+        "95 % intervals cover 90 %",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/colors.py",
+        "if len(paint) >= MIN_PIXELS:",
+        "if len(paint) > MIN_PIXELS:",
+        "parts of the least size are not judged",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/delta_e.py",
+        "np.abs(turn) > 180 + 1e-9",
+        "np.abs(turn) > 180",
+        "opposite hues differ by rounding",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/edges.py",
+        "thin(strokes.asked) & ~strokes.hidden",
+        "thin(strokes.asked)",
+        "lines under black paint count as missing",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/evaluate.py",
+        "attention_scores(reading.attention[0],",
+        "attention_scores(reading.attention[-1],",
+        "attention is scored where the picture shows its colours",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/kernel.py",
+        "np.exp((dots - 1) / BANDWIDTH**2)",
+        "np.exp((dots - 1) / (2 * BANDWIDTH**2))",
+        "CMMD differs from published ones",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/networks/clip.py",
+        "Image.Resampling.BICUBIC",
+        "Image.Resampling.BILINEAR",
+        "CLIP sees other pixels than in training",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/region_scores.py",
+        "1 - overlap.max(1).sum() / total",
+        "1 - overlap.max(0).sum() / total",
+        "missing borders do not count as leaks",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/sampled.py",
+        "config.sample.to_dict(), config.seed, CHUNK, tokens",
+        "config.sample.to_dict(), CHUNK, tokens",
+        "kept pictures of another seed are scored",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/sampled.py",
+        "jax.random.fold_in(jax.random.key(config.seed), chunk)",
+        "jax.random.key(config.seed)",
+        "every chunk samples the same noise",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/set_intervals.py",
+        "float(value - above), float(value - below))",
+        "float(value + below), float(value + above))",
+        "intervals of FID lean to the wrong side",
+    ),
+    Mutation(
+        "ragaf_jax/evaluation/summary.py",
+        "values.value[finite], values.drawing[finite], rng",
+        "values.value[finite], rng",
+        "intervals are too narrow: regions count as drawings",
+    ),
+)
