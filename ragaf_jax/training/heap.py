@@ -6,7 +6,7 @@ import mmap
 import platform
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import Any, Self
+from typing import Any
 
 import jax
 
@@ -68,7 +68,7 @@ class Fragments:
     def __init__(self, kept: bool):
         self._kept, self._compiled = kept, False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Fragments":
         jax.monitoring.register_event_duration_secs_listener(self._listen)
         return self
 
