@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from configs import stage1, stage2
@@ -56,6 +57,29 @@ def tiny_config(stage, levels=1, dataset="quickstart"):
         }
     )
     return config
+
+
+def smallest_config(stage):
+    """The fewest layers that every network can have: they compile soon."""
+    config = tiny_config(stage)
+    config.update_from_flattened_dict(
+        {
+            "model.haar_levels": 1,
+            "model.conditioning_channels": (8, 16),
+            "model.unet.down_block_types": ("DownBlock2D",),
+            "model.unet.up_block_types": ("UpBlock2D",),
+            "model.ragaf.layers": 1,
+        }
+    )
+    return config
+
+
+def command_flags(config):
+    """What makes the quickstart's configuration this one on a command line."""
+    usual = (stage1 if config.stage == 1 else stage2).get_config("quickstart")
+    before = flatten_dict(usual.to_dict(), sep=".")
+    wanted = flatten_dict(config.to_dict(), sep=".")
+    return [f"--config.{name}={value}" for name, value in wanted.items() if value != before[name]]
 
 
 def tiny_tokenizer():

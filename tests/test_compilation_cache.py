@@ -8,11 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes import tiny_config
-from flax.traverse_util import flatten_dict
+from fakes import command_flags, smallest_config
 from ports import reserve_port
 
-from configs import stage1
 from input_pipeline.preparing import Options, prepare
 from ragaf_jax.compilation_cache import user_caches
 
@@ -64,7 +62,7 @@ def last_read(folder, function):
 def test_the_second_start_compiles_nothing(tmp_path):
     """To the first step and its checkpoint, in the place for caches that the system names."""
     prepare("openmoji", tmp_path / "data", Options(32, 2, 4))
-    config = tiny_config(1)
+    config = smallest_config(1)
     changes = {
         "data.dir": str(tmp_path / "data"),
         "data.recolorings": 2,
@@ -77,10 +75,7 @@ def test_the_second_start_compiles_nothing(tmp_path):
         "sample_examples": 2,
     }
     config.update_from_flattened_dict(changes)
-    before = flatten_dict(stage1.get_config("quickstart").to_dict(), sep=".")
-    tiny = flatten_dict(config.to_dict(), sep=".")
-    flags = [f"--config.{name}={value}" for name, value in tiny.items() if value != before[name]]
-    command = ["main.py", "--config=configs/stage1.py:quickstart", *flags]
+    command = ["main.py", "--config=configs/stage1.py:quickstart", *command_flags(config)]
     caches, found, read = tmp_path / "caches", [], []
     for name in ("one", "two"):
         run = begin(*command, f"--workdir={tmp_path / name}", XDG_CACHE_HOME=caches)

@@ -128,6 +128,7 @@ def test_what_is_drawn_and_said_comes_back(page):
     assert picture(page, "attention").shape[0] > 200
 
 
+@pytest.mark.browser
 def test_an_uploaded_sketch_is_what_the_command_draws(page, tmp_path):
     sketch, prompt = ROOT / "docs" / "images" / "ping_pong.png", "ping pong: large pink at the top"
     page.locator("#upload input[type=file]").set_input_files(sketch)
@@ -147,6 +148,7 @@ def test_an_uploaded_sketch_is_what_the_command_draws(page, tmp_path):
         np.testing.assert_array_equal(shown[::factor, ::factor], expected)
 
 
+@pytest.mark.browser
 def test_what_is_no_sketch_is_said_and_what_runs_can_be_cancelled(page, tmp_path):
     page.locator("#draw").click()
     page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)
@@ -171,6 +173,7 @@ def test_what_is_no_sketch_is_said_and_what_runs_can_be_cancelled(page, tmp_path
     )
 
 
+@pytest.mark.browser
 def test_an_example_is_taken_with_its_prompt(page):
     file = sorted((PRETRAINED / "examples").glob("*.txt"))[1]
     page.locator("#examples img").nth(1).click()
@@ -188,6 +191,7 @@ def drawn(client, sketch, prompt="ball", seed=0, **asked):
     return np.asarray(Image.open(shown))
 
 
+@pytest.mark.browser
 def test_after_all_that_nobody_should_send_the_server_serves(address, tmp_path):
     client = gradio_client.Client(address, verbose=False)
     (tmp_path / "files").mkdir()
@@ -221,6 +225,7 @@ def test_after_all_that_nobody_should_send_the_server_serves(address, tmp_path):
     np.testing.assert_array_equal(drawn(client, good), before)
 
 
+@pytest.mark.browser
 def test_visitors_at_once_get_their_own_pictures(address, tmp_path):
     def visit(visitor):
         client = gradio_client.Client(address, verbose=False)

@@ -1,7 +1,6 @@
 """What `python -m ragaf_jax.export` leaves, of random stages, read without PyTorch."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import run_here
 from fakes import random_stage, save_stage
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file
@@ -52,16 +52,16 @@ def workdir(stage, tmp_path_factory):
 
 
 def export(workdir, output, *flags):
-    command = [sys.executable, "-m", "ragaf_jax.export", f"--workdir={workdir}"]
-    return subprocess.run(
-        [*command, f"--output={output}", *flags], cwd=ROOT, capture_output=True, text=True
-    )
+    """The command in this process."""
+    return run_here("ragaf_jax.export", f"--workdir={workdir}", f"--output={output}", *flags)
 
 
 @pytest.fixture(scope="module")
 def exported(workdir):
-    """The folder of everything."""
-    done = export(workdir, workdir / "exported")
+    """The folder of everything, of a process of its own."""
+    command = [sys.executable, "-m", "ragaf_jax.export", f"--workdir={workdir}"]
+    command += [f"--output={workdir / 'exported'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return workdir / "exported"
 
@@ -167,14 +167,14 @@ def test_merging_does_not_round_the_update_away(stage, tmp_path):
 )
 def test_what_cannot_be_exported(workdir, tmp_path, flags, said):
     done = export(workdir, tmp_path / "out", *flags)
-    assert done.returncode == 1 and re.search(said, done.stderr), done.stderr
+    assert done.status == 1 and re.search(said, done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, dtype):
+def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, monkeypatch, dtype):
     done = export(workdir, tmp_path / "small", "--format=orbax", f"--dtype={dtype}")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     assert {path.name for path in (tmp_path / "small").iterdir()} == {
         *("README.md", "config.json", "checkpoints")
     }
@@ -197,14 +197,10 @@ def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, dtype):
         np.testing.assert_array_equal(found[path], rounded, err_msg=path)
     # What is said of it in the card is what one would type.
     code = (tmp_path / "small" / "README.md").read_text().split("```python")[1].split("```")[0]
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nprint(stage.step)"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == "7", done.stderr
+    monkeypatch.chdir(tmp_path)
+    told = {}
+    exec(code, told)
+    assert told["stage"].step == 7
     # It has no optimiser: not to be trained on, but to begin from.
     abstract = jax.eval_shape(lambda: {"opt_state": jnp.zeros(3), "ema": stage.params})
     with pytest.raises(UserError, match="parameters alone.*begin another workdir"):
@@ -222,11 +218,11 @@ def test_parameters_in_16_bits_take_half_the_room(workdir, tmp_path):
 
 def test_parts_alone(workdir, tmp_path):
     done = export(workdir, tmp_path / "out", "--parts=lora,unet", "--dtype=float16")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"lora", "unet", "README.md"}
     stored = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {np.dtype(np.float16)}
     # Another folder's files are not replaced.
     (tmp_path / "out" / "notes.txt").touch()
     done = export(workdir, tmp_path / "out")
-    assert done.returncode == 1 and "holds other files" in done.stderr
+    assert done.status == 1 and "holds other files" in done.stderr

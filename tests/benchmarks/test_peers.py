@@ -1,6 +1,7 @@
 """The benchmarks of steps and samples: their workers' protocol, and both peers side by side."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import subprocess
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_here
 
-from benchmarks import timing
+from benchmarks import ours, peers, timing
 from benchmarks.problem import Job
 from benchmarks.report import table
 from benchmarks.timing import Timed, Worker, beside, interleaved, timed_columns
@@ -98,12 +100,64 @@ def test_a_worker_that_cannot_begin_is_an_error(capfd):
     assert "config.data.image_size is 63" in capfd.readouterr().err
 
 
+needs_torch = pytest.mark.skipif(not TORCH, reason="PyTorch and diffusers are not installed")
+
+
 def run(*arguments):
     command = [sys.executable, "-m", "benchmarks.run", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.skipif(not TORCH, reason="PyTorch and diffusers are not installed")
+class Here:
+    """A worker of ours in this process, which spares the imports of another."""
+
+    def __init__(self, job):
+        self.ready = set_up_here(job)
+        self.began, self.about = 0.0, self.ready.about
+
+    def ask(self, command):
+        name, _, path = command.partition(" ")
+        if name == "answer":
+            np.save(path, self.ready.answer())
+        else:
+            self.ready.run()
+        return {"seconds": 1.0, "resident_peak": 1 << 30, "device_peak": None}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@functools.cache
+def set_up_here(job):
+    return ours.set_up(job)
+
+
+@needs_torch
+@pytest.mark.slow
+def test_a_step_is_measured_beside_pytorch_on_the_same_weights(monkeypatch):
+    monkeypatch.setattr(peers, "on_gpu", lambda: False)
+    monkeypatch.setattr(ours, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(ours, "matmul_ceiling", lambda dtype: 1e12)
+    started = []
+
+    def worker(job, environment=None):
+        started.append((job.peer, job.task))
+        return Here(job) if job.peer == "ours" else Worker(job, environment)
+
+    monkeypatch.setattr(timing, "Worker", worker)
+    (row,) = peers.step_rows([peers.STEPS_CPU[0]._replace(repeats=1)])
+    assert started == [("ours", "step"), ("torch", "step")] * 2
+    assert row["network"] == "tiny" and row["predictions apart"] < 1e-5
+    ratio = row["ours, s"] / row["torch, s"]
+    assert row["ours / torch"] == pytest.approx(ratio, rel=0.01, abs=1e-3)
+    assert row["ours, images/s"] == 2 and row["ceiling, TFLOP/s"] == 1
+
+
+@needs_torch
+@pytest.mark.products
 def test_both_peers_compute_the_same(tmp_path):
     path = tmp_path / "new" / "results.json"
     done = run("step", "sampling", "--networks=tiny", "--repeats=2", f"--json={path}")
@@ -125,5 +179,5 @@ def test_both_peers_compute_the_same(tmp_path):
     ],
 )
 def test_what_is_not_there_is_named(arguments, words):
-    done = run(*arguments)
-    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+    done = run_here("benchmarks.run", *arguments)
+    assert done.status == 1 and words in done.stderr and "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """Evaluation as a whole, on two tiny stages and made-up drawings."""
 
+import functools
 import json
 
 import numpy as np
@@ -10,9 +11,11 @@ from test_reading import told
 
 from input_pipeline.sketch import canny
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation import sampled
+from ragaf_jax.evaluation import comparison, reading, sampled, summary
+from ragaf_jax.evaluation import evaluate as evaluate_module
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.metrics import METRICS
+from ragaf_jax.training import monitor
 from ragaf_jax.training.writers import JsonLines
 
 WRITTEN = {
@@ -24,6 +27,36 @@ WRITTEN = {
     "sampled",
 }
 OF_WEIGHTS = {name for name, metric in METRICS.items() if metric.weights}
+
+
+def shared(make):
+    """`make`, which compiles: for equal models and settings it returns the same function."""
+    made = {}
+
+    @functools.wraps(make)
+    def once(*args):
+        return made.setdefault(repr(args), make(*args))
+
+    return once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """All tests share the compiled functions, whatever the number of drawings."""
+    few = {"resamples": 200}
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (sampled, "make_draw"),
+            (evaluate_module, "make_read"),
+            (evaluate_module, "make_validate"),
+        ):
+            patch.setattr(module, name, shared(getattr(module, name)))
+        for module, size in ((sampled, 1), (reading, 2), (monitor, 2)):
+            patch.setattr(module, "CHUNK", size)
+        interval, difference = summary.bootstrap_interval, comparison.paired_difference
+        patch.setattr(summary, "bootstrap_interval", functools.partial(interval, **few))
+        patch.setattr(comparison, "paired_difference", functools.partial(difference, **few))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +103,7 @@ def numbers(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 9])
 def test_both_stages_are_measured_and_shown(rng, trained, asked, tmp_path, capsys, count):
     wanted = []
@@ -127,7 +161,7 @@ def test_both_stages_are_measured_and_shown(rng, trained, asked, tmp_path, capsy
 def test_what_was_interrupted_ends_with_the_same_numbers(
     rng, trained, asked, tmp_path, monkeypatch
 ):
-    asked_for = trained / "stage2", opened(*drawings(rng, asked, 9))
+    asked_for = trained / "stage2", opened(*drawings(rng, asked, 2))
     whole = evaluate(asked, *asked_for, tmp_path / "whole", canny)
     write, done = sampled._write, []
 
@@ -153,7 +187,7 @@ def test_what_was_interrupted_ends_with_the_same_numbers(
 
 
 def test_runs_are_compared_on_the_same_drawings(rng, trained, asked, tmp_path):
-    batch, truth = drawings(rng, asked, 4)
+    batch, truth = drawings(rng, asked, 2)
     first, second = tmp_path / "first", tmp_path / "second"
     theirs = evaluate(asked, trained / "stage2", opened(batch, truth), first, canny)
     ours = evaluate(asked, trained / "other", opened(batch, truth), second, canny, [first])
@@ -167,7 +201,7 @@ def test_runs_are_compared_on_the_same_drawings(rng, trained, asked, tmp_path):
     assert f"this − {first}" in (second / "report.md").read_text()
 
     refused = tmp_path / "refused"
-    fewer = truth._replace(keys=("key0", "key1", "key2", "other"))
+    fewer = truth._replace(keys=("key0", "other"))
     with pytest.raises(UserError, match="2 are in one of them alone"):
         evaluate(asked, trained / "other", opened(batch, fewer), refused, canny, [first])
     asked.seed = 5
@@ -178,7 +212,7 @@ def test_runs_are_compared_on_the_same_drawings(rng, trained, asked, tmp_path):
 
 def test_a_stage_2_without_ragaf_on_photographs(rng, trained, asked, tmp_path):
     """Neither attention nor fusion, and nothing of parts."""
-    batch, truth = drawings(rng, asked, 3)
+    batch, truth = drawings(rng, asked, 2)
     photos = truth._replace(
         true_labels=np.zeros_like(truth.true_labels),
         true_colors=truth.true_colors[:, :0],

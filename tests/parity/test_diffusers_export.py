@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 import torch_models  # noqa: E402
+from commands import ROOT, run_here  # noqa: E402
 from fakes import random_batch  # noqa: E402
 from test_tokenizer import write_folder  # noqa: E402
 
@@ -24,7 +24,6 @@ from ragaf_jax.training.adopt import adopted  # noqa: E402
 from ragaf_jax.training.loop import train  # noqa: E402
 from ragaf_jax.training.writers import Writer  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
 PROMPT, STEPS, GUIDANCE = "a red house", 5, 4.0
 
 
@@ -79,17 +78,17 @@ def trained(request, tmp_path_factory, seed):
 
 
 def export(workdir, output, *flags):
-    command = [sys.executable, "-m", "ragaf_jax.export", f"--workdir={workdir}"]
-    return subprocess.run(
-        [*command, f"--output={output}", *flags], cwd=ROOT, capture_output=True, text=True
-    )
+    return run_here("ragaf_jax.export", f"--workdir={workdir}", f"--output={output}", *flags)
 
 
+@pytest.mark.slow
 def test_the_same_picture(rng, trained, tmp_path):
     # Of all pairs two, for the sake of time; schedulers are compared step by step elsewhere.
     kind = (trained / "kind").read_text()
     scheduler = {"sd1": "ddim", "sd2": "dpm_solver_pp_2m"}[kind]
-    done = export(trained / "run", tmp_path / "out")
+    command = [sys.executable, "-m", "ragaf_jax.export", f"--workdir={trained / 'run'}"]
+    command.append(f"--output={tmp_path / 'out'}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pipe = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
         tmp_path / "out", torch_dtype=torch.float32
@@ -146,7 +145,7 @@ def test_the_branch_has_learnt(trained):
 
 def test_load_then_export_is_the_same_file(trained, tmp_path):
     done = export(trained / "run", tmp_path / "out", "--parts=unet,vae,text_encoder")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     import transformers
 
     kinds = {
@@ -172,8 +171,8 @@ def test_load_then_export_is_the_same_file(trained, tmp_path):
 
 def test_what_cannot_be_exported(trained, tmp_path):
     done = export(trained / "run", tmp_path / "out", "--format=kohya")
-    assert done.returncode == 1
+    assert done.status == 1
     assert "--parts has lora" in done.stderr and "config.model.lora.patterns" in done.stderr
     assert not list(tmp_path.iterdir())
     done = export(trained, tmp_path / "out")
-    assert done.returncode == 1 and "holds no checkpoint" in done.stderr
+    assert done.status == 1 and "holds no checkpoint" in done.stderr

@@ -6,6 +6,7 @@ from the truth.
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,16 @@ def normal(rng, *shape):
     return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
 
-@pytest.mark.parametrize("size", [(8, 12), (7, 5)], ids=str)
+def either_size(of_sd1, of_sd2):
+    """A size for each kind in the gate; and either kind at both, whose compilation takes long."""
+    for kind, size in itertools.product(KINDS, (of_sd1, of_sd2)):
+        in_gate = size == (of_sd1 if kind == "sd1" else of_sd2)
+        marks = () if in_gate else pytest.mark.products
+        yield pytest.param(kind, size, marks=marks, id=f"{kind}-{size}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("both, size", either_size((8, 12), (7, 5)), indirect=["both"])
 def test_unet_and_controlnet(rng, both, size):
     theirs, ours, ours_control = both
     x, text = normal(rng, 2, *size, 4), normal(rng, 2, 7, torch_models.TEXT_WIDTH)
@@ -84,7 +94,7 @@ def test_unet_and_controlnet(rng, both, size):
         assert error(a, b) <= TOLERANCE
 
 
-@pytest.mark.parametrize("size", [(24, 16), (37, 43)], ids=str)
+@pytest.mark.parametrize("both, size", either_size((24, 16), (37, 43)), indirect=["both"])
 def test_vae(rng, both, size):
     theirs, ours, _ = both
     net, params = load_network(ours.vae)

@@ -2,19 +2,16 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import jax
 import numpy as np
 import pytest
-from commands import on_eight_devices
+from commands import on_eight_devices, run_here
 from fakes import random_stage, save_stage
 from PIL import Image
-from test_pipeline import FILES, ROOT, random_page
+from test_pipeline import FILES, random_page
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling import batch as module
@@ -130,7 +127,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from ragaf_jax.sampling.pipeline import Pipeline
-jax.config.update("jax_disable_most_optimizations", True)
 assert len(jax.devices()) == 8
 folder = Path(sys.argv[1])
 pages = np.load(folder / "pages.npy")
@@ -161,30 +157,27 @@ def test_eight_devices_draw_what_one_draws(rng, pipeline, tmp_path):
         assert error == 0 or 10 * np.log10(255**2 / error) >= 50
 
 
-def sample(*flags):
-    command = [sys.executable, "-m", "ragaf_jax.sample", *map(str, flags)]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
-    )
+def test_the_command_draws_many(pipeline, rows, tmp_path, monkeypatch):
+    def restore(*workdirs, dtype, devices, per_device):
+        assert (workdirs, dtype) == (("runs/stage1", "runs/stage2"), "float32")
+        assert (devices, per_device) == (jax.devices(), 3)
+        return pipeline
 
-
-def test_the_command_draws_many(pipeline, rows, tmp_path):
-    stages = [
-        f"--stage{i}={save_stage(stage, tmp_path / f'run{i}')}"
-        for i, stage in pipeline.stages.items()
-    ]
+    monkeypatch.setattr(Pipeline, "restore", restore)
+    stages = ["--stage1=runs/stage1", "--stage2=runs/stage2"]
     folder = rows[0].sketch.parent
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a house\na house red\na house blue\n")
     command = [*stages, f"--sketches={folder}", f"--output={tmp_path / 'out'}", "--steps=2"]
-    done = sample(*command, f"--prompts={prompts}", "--dtype=float32")
-    assert done.returncode == 0, done.stderr
+    command += ["--dtype=float32", "--per_device=3"]
+    done = run_here("ragaf_jax.sample", *command, f"--prompts={prompts}")
+    assert done.status == 0, done.stderr
     assert done.stdout.strip().startswith("3 drawn, 0 were there")
     found = sorted(path.name for path in Path(tmp_path / "out").iterdir())
     assert found == ["sketch0", "sketch1", "sketch2"]
     rows[1].sketch.write_bytes(b"")
-    done = sample(*command, f"--prompts={prompts}", "--dtype=float32")
-    assert done.returncode == 1 and done.stdout.strip().startswith("0 drawn, 2 were there")
+    done = run_here("ragaf_jax.sample", *command, f"--prompts={prompts}")
+    assert done.status == 1 and done.stdout.strip().startswith("0 drawn, 2 were there")
     assert "sketch1: The sketch" in done.stderr
     assert "error: 1 of 3 could not be drawn" in done.stderr
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
-from fakes import tiny_config
+from fakes import smallest_config, tiny_config
 from flax.traverse_util import flatten_dict
 
 from input_pipeline.loader import (
@@ -58,17 +58,12 @@ class Meddled:
 
 def go_on(data, workdir, happenings=None):
     """Begins the run of `workdir`, or goes on with it."""
-    config = tiny_config(1)
+    config = smallest_config(1)
     source = RecordSource(data, DATASET, "train", config.data.image_size, 1)
     validation = RecordSource(data, DATASET, "validation", config.data.image_size, 1)
     config.update_from_flattened_dict(
         {
             "seed": int(os.environ["RAGAF_TEST_SEED"]) % 2**31,
-            # Few layers, and few that train: they compile soon.
-            "model.haar_levels": 1,
-            "model.conditioning_channels": (8, 16),
-            "model.unet.down_block_types": ("DownBlock2D",),
-            "model.unet.up_block_types": ("UpBlock2D",),
             "train.trainable": ("control/.*",),
             "train.frozen": (".*",),
             "model.text_encoder.vocab_size": 4096,

@@ -1,15 +1,16 @@
 """A run chooses what keeps it within its budget, and may go on with another choice."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
-from fakes import tiny_config, tiny_tokenizer
+from fakes import command_flags, smallest_config, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.nets.build import build_model
 from ragaf_jax.training import fitting
 from ragaf_jax.training import plan as plans
 from ragaf_jax.training.fitting import fitted
@@ -120,7 +121,8 @@ def test_a_run_goes_on_with_another_setting(tried, tmp_path):
 
 
 def test_a_small_model_is_fitted_by_the_compilers_account():
-    config = frozen_text()
+    config = smallest_config(1)
+    config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
     config.memory_budget_gib = 1.0
     same, said = fitted(config)
     assert same == config
@@ -129,17 +131,21 @@ def test_a_small_model_is_fitted_by_the_compilers_account():
 
 
 def test_the_command_says_what_a_configuration_needs():
+    config = smallest_config(1)
+    config.memory_budget_gib = 1.0
+    config.model.unet.block_out_channels = (256,)  # some hundredths of a GiB
     command = ["main.py", "--mode=plan", "--config=configs/stage1.py:quickstart"]
     done = subprocess.run(
-        [sys.executable, *command, "--config.memory_budget_gib=1.0"],
+        [sys.executable, *command, *command_flags(config)],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=True,
     )
     said = re.search(r"([\d.]+) M parameters to be trained, ([\d.]+) M frozen", done.stdout)
-    assert said is not None and float(said[1]) > 1 and float(said[2]) == 0
+    shapes = jax.eval_shape(build_model(config).init, jax.random.key(0))
+    count = sum(x.size for x in jax.tree.leaves(shapes))
+    assert said is not None and said[1] == f"{count / 1e6:.2f}" and float(said[2]) == 0
     header, row = (re.split(r" {2,}", line) for line in done.stdout.splitlines()[2:4])
     found = dict(zip(header, row, strict=True))
     assert found["remat"] == "none" and found["accumulation"] == "1" and found["fits"] == "yes"

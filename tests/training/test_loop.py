@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
 import numpy as np
 import pytest
-from fakes import random_batch, tiny_config, tiny_tokenizer
+from fakes import random_batch, smallest_config, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.checkpoint import best_step, load_params
@@ -60,28 +61,40 @@ def run(rng):
 
 
 def short(stage, steps):
-    config = tiny_config(stage)
+    config = smallest_config(stage)
     config.train.steps = steps
     config.log_every = 1
     config.validate_every = config.checkpoint_every = 100
     return config
 
 
+@pytest.fixture(scope="module")
+def stage1(tmp_path_factory):
+    """The workdir of a Stage 1 of two steps."""
+    workdir, config = tmp_path_factory.mktemp("stage1"), short(1, 2)
+    train(
+        config,
+        workdir,
+        lambda keys: Batches(config, 0),
+        random_batch(np.random.default_rng(0), config, 16),
+        tiny_tokenizer(),
+        lambda first: JsonLines(workdir / "metrics.jsonl", first),
+    )
+    return workdir
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2])
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, run, stage):
-    stage1 = tmp_path / "stage1"
-    if stage == 2:
-        run(short(1, 2), stage1)
-
-    def config(steps):
-        result = short(stage, steps)
-        result.stage1 = str(stage1)
-        result.train.warmup_steps = 10
-        return result
-
-    whole = run(config(8), tmp_path / "whole")
-    run(config(4), tmp_path / "parts")
-    parts = run(config(8), tmp_path / "parts")
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, run, stage, stage1):
+    """Resumed from the checkpoint in its middle, in a copy of the workdir without the last one."""
+    config = short(stage, 8)
+    config.stage1, config.train.warmup_steps, config.checkpoint_every = str(stage1), 10, 4
+    whole = run(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "8")
+    assert load_params(tmp_path / "parts")[1]["step"] == 4
+    parts = run(config, tmp_path / "parts")
+    assert [line["step"] for line in parts if "time/first_step" in line] == [1, 5]
     losses = [
         {line["step"]: line["loss"] for line in lines if "loss" in line} for lines in (whole, parts)
     ]
@@ -95,12 +108,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, run, s
         np.testing.assert_array_equal(a, b)
 
 
-def test_stage2_starts_from_the_average_of_stage1(tmp_path, run):
-    run(short(1, 3), tmp_path / "one")
+def test_stage2_starts_from_the_average_of_stage1(tmp_path, run, stage1):
     config = short(2, 1)
-    config.stage1 = str(tmp_path / "one")
+    config.stage1 = str(stage1)
     run(config, tmp_path / "two")  # the learning rate of the first step is 0
-    one, _ = load_params(tmp_path / "one")
+    one, _ = load_params(stage1)
+    last, _ = load_params(stage1, "trainable")
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (one, last)), strict=True))
     two, meta = load_params(tmp_path / "two", "trainable")
     assert meta["config"]["stage"] == 2
     assert meta["step"] == 1
@@ -136,11 +150,11 @@ def test_the_loss_falls_on_a_batch_seen_again_and_again(tmp_path, rng):
 
 
 def test_frozen_parameters_stay(tmp_path, run):
-    config = short(1, 4)
+    config = short(1, 2)
     config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
     run(config, tmp_path / "run")
     params, _ = load_params(tmp_path / "run")
-    config.train.steps = 8
+    config.train.steps = 4
     run(config, tmp_path / "run")
     later, _ = load_params(tmp_path / "run")
     for name in ("unet", "text_encoder"):
@@ -149,29 +163,26 @@ def test_frozen_parameters_stay(tmp_path, run):
     assert any(jax.tree.leaves(moved))
 
 
-def test_stage2_without_or_with_another_stage1(tmp_path, run):
+def test_stage2_without_or_with_another_stage1(tmp_path, run, stage1):
     with pytest.raises(UserError, match=r"config\.stage1 is empty"):
         run(short(2, 1), tmp_path / "two")
     config = short(2, 1)
     config.stage1 = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no checkpoint"):
         run(config, tmp_path / "two")
-    run(short(1, 1), tmp_path / "one")
-    config.stage1 = str(tmp_path / "one")
+    config.stage1 = str(stage1)
     config.model.unet.block_out_channels = (64,)
     with pytest.raises(UserError, match="has other sizes"):
         run(config, tmp_path / "two")
-    other = short(1, 1)
-    other.data.text_length = 10
     config = short(2, 1)
-    config.stage1 = str(tmp_path / "one")
+    config.stage1 = str(stage1)
     config.data.text_length = 10
     with pytest.raises(UserError, match=r"config\.data\.text_length is 12 in Stage 1"):
         run(config, tmp_path / "two")
     assert not (tmp_path / "two").exists()
 
 
-@pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.parametrize("log_every", [pytest.param(1, marks=pytest.mark.products), 3])
 def test_steps_without_a_number_are_skipped_and_too_many_end_the_run(tmp_path, rng, log_every):
     config = short(1, 9)
     config.checkpoint_every, config.log_every, config.train.max_skipped = 2, log_every, 3

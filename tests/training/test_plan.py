@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from fakes import random_batch, tiny_config
+from fakes import random_batch, smallest_config, tiny_config
 
 from configs import stage1
 from ragaf_jax.errors import UserError
@@ -110,14 +110,14 @@ def test_what_is_not_trained_can_be_cached():
 
 
 def test_parts_change_nothing_of_the_products():
-    config = tiny_config(1)
+    config = smallest_config(1)
     whole = flops_of(config)
     assert flops_of(configured(config, Setting("none", 2, ""))) == whole
     assert flops_of(configured(config, Setting("full", 1, ""))) > whole
 
 
 def test_the_plan_of_a_small_model(monkeypatch):
-    config = tiny_config(1)
+    config = smallest_config(1)
     config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
     init, keys = Model.init, []
     monkeypatch.setattr(Model, "init", lambda self, key: keys.append(key) or init(self, key))

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from commands import on_eight_devices
-from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_params, smallest_config, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
@@ -37,10 +37,9 @@ STEPS = 4
 
 
 def config_on(data, fsdp):
-    config = tiny_config(2)
+    config = smallest_config(2)
     config.train.batch_size = config.train.read_examples = 8
     config.mesh.data, config.mesh.fsdp = data, fsdp
-    config.model.ragaf.layers = 1
     return config
 
 
