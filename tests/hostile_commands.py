@@ -51,7 +51,7 @@ def commands(files: dict[str, Path], folder: Path) -> dict[str, list[str]]:
     prompts = (
         "",
         " ",
-        "house " * 100_000,
+        "house " * 10_000,
         "\x1b[31mred\x07\r\n\t",
         "\u202ehouse",
         "🏠" * 999,

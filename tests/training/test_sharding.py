@@ -6,6 +6,7 @@ also the script that does.
 
 import ast
 import functools
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -31,8 +32,7 @@ from ragaf_jax.training.sharding import (
 )
 from ragaf_jax.training.step import train_step
 
-ONE, BOTH_AXES = (1, 1), (2, 4)
-OTHERS = ((8, 1), (1, 8))
+BOTH_AXES, OTHERS = (2, 4), ((8, 1), (1, 8))
 STEPS = 4
 
 
@@ -45,33 +45,45 @@ def config_on(data, fsdp):
 
 @pytest.fixture(
     scope="module",
-    params=[(ONE, BOTH_AXES), pytest.param((ONE, *OTHERS), marks=pytest.mark.processes)],
+    params=[(BOTH_AXES,), pytest.param(OTHERS, marks=pytest.mark.processes)],
     ids=["both_axes", "each_axis"],
 )
 def found(request, tmp_path_factory, seed):
-    """What this file prints as a script, by mesh."""
+    """What this file prints as a script, by mesh; and the folder of its checkpoint."""
     folder = tmp_path_factory.mktemp("meshes")
-    return json.loads(on_eight_devices(__file__, folder, seed, json.dumps(request.param))[-1])
+    lines = on_eight_devices(__file__, folder, seed, json.dumps(request.param))
+    return json.loads(lines[-1]) | {"folder": folder}
 
 
-def test_every_mesh_has_the_losses_of_one_device(found):
-    expected = found["losses"].pop(str(ONE))
+@pytest.fixture(scope="module")
+def alone(seed):
+    """The abstract state, losses, bytes and further steps of a run on one device."""
+    abstract, state, steps = run(config_on(1, 1), 1, seed)
+    size = held(state)
+    return abstract, steps(state, STEPS)[1], size, steps
+
+
+def test_every_mesh_has_the_losses_of_one_device(found, alone):
+    _, expected, _, _ = alone
     assert len(expected) == STEPS and found["losses"]
     for losses in found["losses"].values():
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
-def test_what_a_device_holds_falls_with_fsdp(found):
+def test_what_a_device_holds_falls_with_fsdp(found, alone):
     """But for small arrays, and those no side of which divides."""
-    whole = found["bytes"].pop(str(ONE))
-    for mesh, held in found["bytes"].items():
+    _, _, whole, _ = alone
+    for mesh, size in found["bytes"].items():
         least = 1 / ast.literal_eval(mesh)[1]
-        assert least <= held / whole <= least + 0.03
+        assert least <= size / whole <= least + 0.03
 
 
-def test_a_checkpoint_of_one_mesh_goes_on_on_another(found):
-    """From the last mesh to every other one."""
-    assert found["restored"]
+def test_a_checkpoint_of_one_mesh_goes_on_on_another(found, alone):
+    """From the last mesh to one device, and to every other mesh."""
+    abstract, _, _, steps = alone
+    state = Checkpointer(found["folder"]).restore_latest(abstract).state
+    assert digest(state) == found["digest"]
+    np.testing.assert_allclose(steps(state, 1)[1], found["next_loss"], rtol=1e-5)
     for restored in found["restored"].values():
         assert restored["equal"]
         np.testing.assert_allclose(restored["next_loss"], found["next_loss"], rtol=1e-5)
@@ -153,6 +165,12 @@ def held(state):
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
 
 
+def digest(state):
+    """A hash of every number."""
+    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(state)]
+    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
+
+
 def equal(a, b):
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
@@ -176,10 +194,12 @@ def on_meshes(folder, seed, meshes):
         same = equal(again, state) and all(jax.tree.leaves(places))
         restored[str(mesh)] = {"equal": same, "next_loss": steps(again, 1)[1]}
     checkpointer.close()
+    saved = digest(state)
     whole = local_copy(state.trainable)
     _, next_loss = runs[meshes[-1]][2](state, 1)
     devices = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(whole)}
     result = {"losses": losses, "bytes": sizes, "restored": restored, "next_loss": next_loss}
+    result["digest"] = saved
     print(json.dumps(result | {"local": [*devices, equal(whole, state.trainable)]}))
 
 
