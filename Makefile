@@ -7,6 +7,8 @@ RUN ?= runs/quickstart
 STEPS ?=
 # Fewer drawings of every split.
 LIMIT ?= 0
+# Compiles several times as fast; the tests do so too (tests/conftest.py).
+QUICKLY := JAX_DISABLE_MOST_OPTIMIZATIONS=1
 # How often `make fuzz` draws new inputs.
 RUNS ?= 3
 
@@ -67,7 +69,11 @@ quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a conta
 evaluate: $(VENV)/ready  ## Measures the two stages in RUN on held-out drawings: report.html
 	$(STAGE2) --mode=evaluate --output=$(RUN)
 
-quickstart-smoke: $(VENV)/ready  ## The same path in a few steps; then again, from what was compiled
+quickstart-quick: $(VENV)/ready  ## The quickstart's path in a few steps, compiled without optimisations
+	rm -rf runs/quick
+	$(QUICKLY) $(MAKE) quickstart RUN=runs/quick DATA=runs/quick/data LIMIT=16 STEPS=3
+
+quickstart-smoke: $(VENV)/ready  ## The same as users compile it; then again, from what was compiled
 	rm -rf runs/smoke
 	for start in first second; do \
 	  rm -rf runs/smoke/stage*; \

@@ -1,6 +1,5 @@
 """Pictures that are none, or that nobody would expect, for the command and for the page."""
 
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -22,7 +21,7 @@ def hostile_files(folder: Path) -> dict[str, Path]:
         "empty.png": b"",
         "text.png": b"a drawing of a house",
         "zeros.png": bytes(4096),
-        "noise.jpg": os.urandom(4096),
+        "noise.jpg": np.random.default_rng(0).bytes(4096),
         "truncated.png": png[: len(png) // 2],
         "truncated.jpg": jpeg[: len(jpeg) // 2],
         "header.png": png[:33],

@@ -1,5 +1,6 @@
 """The benchmarks of steps and samples: their workers' protocol, and both peers side by side."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -112,8 +113,8 @@ class Here:
     """A worker of ours in this process, which spares the imports of another."""
 
     def __init__(self, job):
-        self.ready = set_up_here(job)
-        self.began, self.about = 0.0, self.ready.about
+        self.ready, self.began = ours.set_up(job), 0.0
+        self.about = self.ready.about
 
     def ask(self, command):
         name, _, path = command.partition(" ")
@@ -123,17 +124,6 @@ class Here:
             self.ready.run()
         return {"seconds": 1.0, "resident_peak": 1 << 30, "device_peak": None}
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
-@functools.cache
-def set_up_here(job):
-    return ours.set_up(job)
-
 
 @needs_torch
 @pytest.mark.slow
@@ -141,15 +131,21 @@ def test_a_step_is_measured_beside_pytorch_on_the_same_weights(monkeypatch):
     monkeypatch.setattr(peers, "on_gpu", lambda: False)
     monkeypatch.setattr(ours, "keep_freed_memory", lambda: False)
     monkeypatch.setattr(ours, "matmul_ceiling", lambda dtype: 1e12)
-    started = []
+    with contextlib.ExitStack() as living:
 
-    def worker(job, environment=None):
-        started.append((job.peer, job.task))
-        return Here(job) if job.peer == "ours" else Worker(job, environment)
+        @functools.cache  # one of each peer gives its answer and is measured
+        def started(job):
+            return Here(job) if job.peer == "ours" else living.enter_context(Worker(job))
 
-    monkeypatch.setattr(timing, "Worker", worker)
-    (row,) = peers.step_rows([peers.STEPS_CPU[0]._replace(repeats=1)])
-    assert started == [("ours", "step"), ("torch", "step")] * 2
+        asked = []
+
+        def worker(job, environment=None):
+            asked.append((job.peer, job.task))
+            return contextlib.nullcontext(started(job))
+
+        monkeypatch.setattr(timing, "Worker", worker)
+        (row,) = peers.step_rows([peers.STEPS_CPU[0]._replace(repeats=1)])
+    assert asked == [("ours", "step"), ("torch", "step")] * 2
     assert row["network"] == "tiny" and row["predictions apart"] < 1e-5
     ratio = row["ours, s"] / row["torch, s"]
     assert row["ours / torch"] == pytest.approx(ratio, rel=0.01, abs=1e-3)

@@ -1,12 +1,13 @@
 """The comparison of RAGAF with its absence: fair variants, and tables that say what was found."""
 
+import functools
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, run_here
 
 from benchmarks.ragaf.report import read_results, rows_of
 from benchmarks.ragaf.variants import VARIANTS, changes_of, parameters
@@ -16,16 +17,20 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.limits import check_config
 
-ROOT = Path(__file__).parents[2]
+
+@functools.cache
+def quickstart_changes(name):
+    return changes_of(name, "quickstart")
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_every_variant_is_a_stage_2_that_can_be_trained(name):
-    config = with_fields(stage2.get_config("quickstart"), changes_of(name, "quickstart"))
+    changes = quickstart_changes(name)
+    config = with_fields(stage2.get_config("quickstart"), changes)
     check_config(config)
     # Examples, their order, noise and steps are everybody's.
     others = ("data.regions", "train.appearance_weight")
-    for field in changes_of(name, "quickstart"):
+    for field in changes:
         assert field in others or field.startswith(("model.ragaf.", "model.lora."))
     assert (build_model(config).ragaf is None) == (name == "without")
 
@@ -33,7 +38,7 @@ def test_every_variant_is_a_stage_2_that_can_be_trained(name):
 def test_without_ragaf_as_many_parameters_are_trained():
     config = stage2.get_config("quickstart")
     full = parameters(config)
-    without = parameters(with_fields(config, changes_of("without", "quickstart")))
+    without = parameters(with_fields(config, quickstart_changes("without")))
     assert full <= without < 1.01 * full
 
 
@@ -84,6 +89,12 @@ def test_without_the_full_model_there_is_nothing_to_compare_with(rng, tmp_path):
         read_results(tmp_path)
 
 
+def test_the_command_runs_in_a_process_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.ragaf.run", f"--folder={tmp_path}", "ful"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "There is no variant 'ful'; choose of full" in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -93,7 +104,6 @@ def test_without_the_full_model_there_is_nothing_to_compare_with(rng, tmp_path):
     ],
 )
 def test_commands_are_checked_before_anything_is_trained(arguments, words, tmp_path):
-    command = [sys.executable, "-m", "benchmarks.ragaf.run", f"--folder={tmp_path}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and words in done.stderr
+    done = run_here("benchmarks.ragaf.run", f"--folder={tmp_path}", *arguments)
+    assert done.status == 1 and words in done.stderr
     assert not any(tmp_path.iterdir())

@@ -7,6 +7,12 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.bootstrap import bootstrap_interval
 
 
+@pytest.fixture
+def rng():
+    """The same numbers in every run: other samples may exceed the bounds below by chance."""
+    return np.random.default_rng(0)
+
+
 def test_independent_values_give_the_normal_interval(rng):
     values = rng.normal(3, 2, 400)
     interval = bootstrap_interval(values, rng=rng)
@@ -26,6 +32,14 @@ def test_groups_resample_whole_drawings(rng):
     width, clustered_width, naive_width = (i.high - i.low for i in (alone, clustered, naive))
     assert clustered_width == pytest.approx(width, rel=0.06)
     assert naive_width == pytest.approx(width / 3, rel=0.06)
+
+
+def test_a_large_drawing_counts_with_all_its_values(rng):
+    """The interval is about the mean of the values, 0.1, not about the mean of groups, 0.5."""
+    values, groups = np.repeat([1.0, 0.0], [40, 360]), np.arange(80).repeat([1] * 40 + [9] * 40)
+    interval = bootstrap_interval(values, groups, rng=rng)
+    assert interval.mean == pytest.approx(0.1)
+    assert 0.05 < interval.low < 0.1 < interval.high < 0.2
 
 
 def test_covers_the_truth_as_often_as_it_says(rng):

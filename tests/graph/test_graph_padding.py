@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, region_graph
+from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, RegionGraph, region_graph
 from ragaf_jax.graph.features import EDGE_FEATURES
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
 from ragaf_jax.graph.trimming import trim_edges
@@ -84,6 +84,21 @@ def test_trimming_keeps_the_important_and_near(rng, random_regions):
             assert worth[rows].max() <= worth[gone].min() + 1e-6
         assert graph.nodes is full.nodes
         pad_graph(graph, 33, budget)
+
+
+def test_trimming_keeps_an_adjacency_rather_than_a_nearer_containment():
+    edges = np.zeros((7, len(EDGE_FEATURES)), np.float32)
+    senders, receivers = np.array([0, 1, 2, 0, 1, 0, 2]), np.array([0, 1, 2, 1, 0, 2, 0])
+    for kind, distance, rows in (
+        ("self", 0.0, [0, 1, 2]),
+        ("adjacency", 0.5, [3, 4]),
+        ("containment", 0.1, [5, 6]),
+    ):
+        edges[rows, EDGE_FEATURES.index(f"is_{kind}")] = 1
+        edges[rows, EDGE_FEATURES.index("distance")] = distance
+    full = RegionGraph(np.zeros((3, 4), np.float32), edges, senders, receivers)
+    kept = trim_edges(full, 5)
+    assert [*zip(kept.senders, kept.receivers, strict=True)][3:] == [(0, 1), (1, 0)]
 
 
 def test_trimming_is_of_the_pairs_not_of_their_places(rng, random_regions):

@@ -146,6 +146,18 @@ def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatc
         prepare("both", tmp_path / "data", Options(SIZE, root=tmp_path / "coco"))
 
 
+def test_beam_in_this_process_makes_the_same_bytes(tmp_path, pictures):
+    root, _, broken = pictures
+    options = Options(SIZE, root=root)
+    for name, runner in (("beam", "DirectRunner"), ("alone", None)):
+        running = Running(workers=1, max_rejected=0.5, beam_runner=runner)
+        prepare("folder", tmp_path / name, options, running)
+    (listed,) = (tmp_path / "beam").rglob("rejected.jsonl")
+    assert set(rejected_of(listed)) == broken
+    assert contents(tmp_path / "beam") == contents(tmp_path / "alone")
+
+
+@pytest.mark.beam
 @pytest.mark.slow
 def test_beam_makes_the_same_bytes_and_rejects_the_same(tmp_path, pictures):
     root, _, broken = pictures
@@ -200,7 +212,7 @@ def test_beam_is_asked_for_in_its_own_words(tmp_path, rng):
         assert not list((tmp_path / "data").rglob("1.*"))
 
 
-@pytest.mark.slow
+@pytest.mark.beam
 def test_beam_that_fails_ends_in_a_sentence(tmp_path, pictures):
     root, *_ = pictures
     for path in root.iterdir():

@@ -1,6 +1,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -64,6 +65,30 @@ def test_every_split_has_its_own_drawings(data_dir):
 
 
 @pytest.mark.slow
+def test_what_an_interrupted_preparation_left_is_no_data_and_has_no_part_in_the_next(
+    data_dir, tmp_path
+):
+    """What one process left, another with other hashes makes anew, to the same bytes."""
+    again = tmp_path / "data"
+    for made in data_dir.glob("openmoji/*/*"):
+        left = again / made.relative_to(data_dir).with_name(f"incomplete.AB12CD_{made.name}")
+        shutil.copytree(made, left)
+        (left / "half.array_record").write_bytes(b"half")
+    with pytest.raises(UserError, match="There is no data in"):
+        RecordSource(again, "openmoji/plain", "train", SIZE)
+    check_whole(start(tmp_path / "run.py", again, hash_seed=2), again, data_dir)
+
+
+def check_whole(preparation, again, data_dir):
+    """It ends well, imports neither TensorFlow nor PyTorch, and writes the bytes of `data_dir`."""
+    out, err = preparation.communicate(timeout=600)
+    assert preparation.returncode == 0, err
+    assert out.splitlines()[-1] == "[]"
+    assert "examples" in err and "records=" in err  # the progress bar
+    assert contents(again) == contents(data_dir)
+
+
+@pytest.mark.kills
 def test_an_interrupted_preparation_starts_clean_and_makes_the_same_bytes(data_dir, tmp_path):
     again = tmp_path / "data"
     killed = start(tmp_path / "run.py", again, hash_seed=1)
@@ -76,12 +101,7 @@ def test_an_interrupted_preparation_starts_clean_and_makes_the_same_bytes(data_d
     with pytest.raises(UserError, match="There is no data in"):
         RecordSource(again, "openmoji/plain", "train", SIZE)
 
-    whole = start(tmp_path / "run.py", again, hash_seed=2)
-    out, err = whole.communicate(timeout=600)
-    assert whole.returncode == 0, err
-    assert out.splitlines()[-1] == "[]"  # neither TensorFlow nor PyTorch was imported
-    assert "examples" in err and "records=" in err  # the progress bar
-    assert contents(again) == contents(data_dir)
+    check_whole(start(tmp_path / "run.py", again, hash_seed=2), again, data_dir)
 
 
 def test_what_is_there_is_not_made_again(data_dir):

@@ -1,16 +1,19 @@
 """Computing again instead of keeping: the same numbers and names, and less is kept."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_params, smallest_config, tiny_config, tiny_tokenizer
 from jax.flatten_util import ravel_pytree
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.blocks import REMAT
+from ragaf_jax.nets.blocks import REMAT, RegionSignal
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.unet import UNet, UNetConfig
+from ragaf_jax.nets.lora import LoraConfig, adapted, init_lora
+from ragaf_jax.nets.unet import UNet, UNetConfig, injection_sites
 from ragaf_jax.training.losses import step_loss
 from ragaf_jax.training.objective import drawn
 from ragaf_jax.training.setup import objective_of
@@ -37,6 +40,7 @@ INPUTS = jax.tree.map(
 )
 
 
+@functools.cache
 def shapes_of(policy, *kind):
     return jax.eval_shape(unet(policy, *kind).init, jax.random.key(0), *INPUTS)["params"]
 
@@ -45,21 +49,60 @@ def test_each_policy_has_the_same_parameters():
     assert all(shapes_of(policy) == shapes_of("none") for policy in REMAT)
 
 
-def test_each_policy_gives_the_same_gradients(rng):
-    """Of all that a step minimises, with RAGAF, whose signals enter what is wrapped.
+def normal(rng, tree):
+    return jax.tree.map(lambda x: rng.standard_normal(x.shape), tree)
 
-    And with LoRA, whose adapters and dropout are added from without to modules inside of it. In
-    float64: what is computed again must differ by its rounding alone.
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients_of_unet(policy, params, inputs, signals, adapters, key):
+    """Of its parameters, of its inputs, of RAGAF's signals and of LoRA's adapters."""
+    network = unet(policy)
+    network = network.clone(dtype=jnp.float64)
+
+    def loss(params, inputs, signals, adapters):
+        latents, times, text, *residuals = inputs
+        with adapted(adapters, 0.2, key):
+            out = network.apply({"params": params}, latents, times, text, *residuals, signals)
+        return jnp.square(out).mean()
+
+    found = jax.grad(loss, argnums=(0, 1, 2, 3))(params, inputs, signals, adapters)
+    return ravel_pytree(found)[0]
+
+
+def test_each_policy_gives_the_same_gradients_of_the_unet(rng):
+    """With RAGAF, whose signals enter what is wrapped, and with LoRA, whose adapters and dropout
+    are added from without to modules inside of it.
+
+    In float64: what is computed again must differ by its rounding alone.
     """
-    config = tiny_config(2)
+    config = LoraConfig(("unet/mid_block/.*/to_[qv]", "unet/.*/conv1"), rank=2)
+    with jax.enable_x64(True):
+        params = normal(rng, shapes_of("none"))
+        make = functools.partial(init_lora, config, {"unet": params})
+        adapters = normal(rng, jax.eval_shape(make, jax.random.key(0)))["unet"]
+        signals = {
+            site: RegionSignal(
+                *(rng.standard_normal(shape) for shape in ((1, n * n, 2), (1, 2, c), (1, 2, 3)))
+            )
+            for site, (n, c) in injection_sites(unet("none").config, 4).items()
+        }
+        key = jax.random.key(int(rng.integers(2**31)))
+        given = (params, normal(rng, INPUTS), signals, adapters, key)
+        expected = np.asarray(gradients_of_unet("none", *given))
+        for policy in (policy for policy in REMAT if policy != "none"):
+            found = np.asarray(gradients_of_unet(policy, *given))
+            assert found.dtype == np.float64
+            assert np.linalg.norm(found - expected) <= 1e-9 * np.linalg.norm(expected), policy
+
+
+@pytest.mark.products
+def test_each_policy_gives_the_same_gradients(rng):
+    """Of all that a step minimises, with RAGAF and with LoRA."""
+    config = smallest_config(2)
     config.update_from_flattened_dict(
         {
             "model.dtype": "float64",
-            # Few layers compile sooner; these have every kind of block.
-            "model.haar_levels": 1,
-            "model.conditioning_channels": (8, 16),
-            "model.unet.down_block_types": ("DownBlock2D",),
-            "model.ragaf.layers": 1,
+            "model.unet.up_block_types": ("CrossAttnUpBlock2D",),
             "train.read_examples": 0,
             "model.lora.patterns": ("(unet|control)/mid_block/.*/to_[qv]", "unet/.*/conv1"),
             "model.lora.rank": 2,
@@ -91,6 +134,7 @@ def test_each_policy_gives_the_same_gradients(rng):
             assert np.linalg.norm(others - gradients) <= 1e-9 * np.linalg.norm(gradients)
 
 
+@functools.cache
 def kept_bytes(policy, down_block_type, *, everything):
     """Of what the forward pass hands to the backward pass, of all or of the residuals alone."""
     network = unet(policy, down_block_type)

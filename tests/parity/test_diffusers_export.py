@@ -82,6 +82,9 @@ def export(workdir, output, *flags):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "trained", ["sd1", pytest.param("sd2", marks=pytest.mark.products)], indirect=True
+)
 def test_the_same_picture(rng, trained, tmp_path):
     # Of all pairs two, for the sake of time; schedulers are compared step by step elsewhere.
     kind = (trained / "kind").read_text()

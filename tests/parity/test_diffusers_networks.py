@@ -57,10 +57,11 @@ def normal(rng, *shape):
 
 def either_size(of_sd1, of_sd2):
     """A size for each kind in the gate; and either kind at both, whose compilation takes long."""
-    for kind, size in itertools.product(KINDS, (of_sd1, of_sd2)):
-        in_gate = size == (of_sd1 if kind == "sd1" else of_sd2)
-        marks = () if in_gate else pytest.mark.products
-        yield pytest.param(kind, size, marks=marks, id=f"{kind}-{size}")
+    gate = {("sd1", of_sd1), ("sd2", of_sd2)}
+    return [
+        pytest.param(*x, marks=() if x in gate else pytest.mark.products, id=f"{x[0]}-{x[1]}")
+        for x in itertools.product(KINDS, (of_sd1, of_sd2))
+    ]
 
 
 @pytest.mark.slow

@@ -158,10 +158,13 @@ def with_pairs_in_the_gate(*factors, allowed=lambda *_: True):
         best = max(every, key=lambda x: len(pairs[x] & left))
         chosen.add(best)
         left -= pairs[best]
-    for x in every:
+
+    def param(x):
         marks = () if x in chosen else pytest.mark.products
         flat = (str(part) for value in x for part in np.atleast_1d(np.array(value, object)))
-        yield pytest.param(*x, marks=marks, id="-".join(flat))
+        return pytest.param(*x, marks=marks, id="-".join(flat))
+
+    return [param(x) for x in every]
 
 
 # Stable Diffusion 1's fields, and those of Lin et al. 2023.

@@ -12,20 +12,21 @@ from jax.flatten_util import ravel_pytree
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.accumulation import in_parts, value_and_gradient
-from ragaf_jax.training.losses import step_loss
-from ragaf_jax.training.objective import drawn
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
 from ragaf_jax.training.step import train_step
 
 
-def configured(**model):
-    """Stage 2 with few layers, which compile soon, and 12 examples of which 4 are denoised."""
+def configured():
+    """Stage 2 with few layers, which compile soon, and 12 examples of which 4 are denoised.
+
+    In float64: normalisation makes some 10 times more of one part's last bits in float32.
+    """
     config = smallest_config(2)
     # Two channels a group: in groups of one, normalisation takes every bias away again.
     config.model.unet.block_out_channels = (64,)
+    config.model.dtype = "float64"
     config.train.read_examples = 8
-    config.model.update(model)
     return config
 
 
@@ -39,12 +40,30 @@ def step(parts):
 
 
 @pytest.fixture(scope="module")
-def run(seed):
+def drawn(seed):
     """A state and a batch."""
     rng, config = np.random.default_rng(seed), configured()
-    model, batch = build_model(config), random_batch(rng, config, 12)
-    params = random_params(model, rng)
-    return initial_state(config, model, optimizer(config.train), params), batch
+    with jax.enable_x64(True):
+        model = build_model(config)
+        params, batch = jax.tree.map(
+            lambda x: np.float64(x) if x.dtype == np.float32 else x,
+            (random_params(model, rng), random_batch(rng, config, 12)),
+        )
+        return initial_state(config, model, optimizer(config.train), params), batch
+
+
+@pytest.fixture(scope="module")
+def whole(drawn, seed):
+    """A key, and the state and the numbers that the whole batch's step gives with it."""
+    with jax.enable_x64(True):
+        key = jax.random.key(seed)
+        return key, *jax.device_get(step(1)(key, *drawn))
+
+
+@pytest.fixture
+def run(drawn):
+    with jax.enable_x64(True):
+        yield drawn
 
 
 def test_parts_share_every_stretch_of_a_batch():
@@ -66,43 +85,21 @@ def test_a_sum_of_parts_against_numpy(rng):
         np.testing.assert_allclose(gradient, 2 / 24 * x.T @ (x @ w), rtol=1e-4, atol=1e-5)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def precise_gradient(parts, params, batch, key):
-    """Loss and gradient of a batch in so many parts, in float64."""
-    config = configured(dtype="float64")
-    model, objective = build_model(config), objective_of(config, tiny_tokenizer())
-
-    def loss_of(params, examples):
-        return step_loss(model, objective, params, *examples)
-
-    examples = drawn(objective, key, batch)
-    (loss, _), gradient = value_and_gradient(loss_of, params, examples, parts)
-    return loss, ravel_pytree(gradient)[0]
-
-
 @pytest.mark.parametrize("parts", [4, pytest.param(2, marks=pytest.mark.products)])
-def test_the_gradient_in_parts_is_that_of_the_batch(rng, parts):
-    """In float64: normalisation makes some 10 times more of one part's last bits in float32."""
-    config = configured(dtype="float64")
-    with jax.enable_x64(True):
-        params, batch = jax.tree.map(
-            lambda x: np.float64(x) if x.dtype == np.float32 else x,
-            (random_params(build_model(config), rng), random_batch(rng, config, 12)),
-        )
-        key = jax.random.key(int(rng.integers(2**31)))
-        expected, whole = precise_gradient(1, params, batch, key)
-        found, gradient = precise_gradient(parts, params, batch, key)
-    assert found.dtype == gradient.dtype == np.float64
-    assert abs(found - expected) <= 1e-6 * abs(expected)
-    assert np.linalg.norm(gradient - whole) <= 1e-6 * np.linalg.norm(whole)
+def test_a_step_in_parts_is_that_of_the_batch(run, whole, parts):
+    """Its numbers, and its gradient, of which Adam's first averages are made."""
+    key, after, expected = whole
+    in_parts, found = step(parts)(key, *run)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-8, err_msg=name)
+    gradient, ours = (ravel_pytree(x.opt_state)[0] for x in (after, in_parts))
+    assert gradient.dtype == np.float64
+    assert np.linalg.norm(ours - gradient) <= 1e-6 * np.linalg.norm(gradient)
 
 
-def test_the_numbers_of_a_step_in_parts(rng, run):
-    state, batch = run
-    key = jax.random.key(int(rng.integers(2**31)))
-    (_, whole), (after, found) = (step(parts)(key, state, batch) for parts in (1, 2))
-    for name, value in whole.items():
-        np.testing.assert_allclose(found[name], value, rtol=2e-4, atol=1e-6, err_msg=name)
+def test_the_numbers_of_a_step(whole):
+    _, after, whole = whole
     # Every quarter of the timesteps has one of the four examples; α and β sum to 1.
     np.testing.assert_allclose(whole["by_time"][:, 0], 0.25)
     np.testing.assert_allclose(whole["by_time"][:, 1].sum(), whole["denoising"], rtol=1e-5)

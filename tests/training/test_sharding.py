@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from commands import on_eight_devices
 from fakes import random_batch, random_params, smallest_config, tiny_config, tiny_tokenizer
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
@@ -93,18 +95,19 @@ def test_one_device_alone_gets_the_whole(found):
     assert found["local"] == [1, True]
 
 
-def test_the_longest_side_that_divides_is_cut(rng):
-    for _ in range(50):
-        shape = tuple(rng.integers(1, 40, int(rng.integers(0, 5))).tolist())
-        fsdp = int(rng.integers(1, 9))
-        spec = leaf_spec(shape, fsdp)
-        cut = [axis for axis, name in enumerate(spec) if name is not None]
-        fitting = [size for size in shape if size % fsdp == 0]
-        if fsdp == 1 or not fitting or np.prod(shape) < 256:
-            assert not cut
-        else:
-            assert [shape[axis] for axis in cut] == [max(fitting)]
-            assert spec[cut[0]] == "fsdp"
+@given(shape=st.lists(st.integers(1, 40), max_size=4).map(tuple), fsdp=st.integers(1, 8))
+@example(shape=(3, 3, 32, 64), fsdp=8)
+@example(shape=(16, 15), fsdp=8)  # fewer than 256 numbers
+@example(shape=(17, 31), fsdp=4)
+def test_the_longest_side_that_divides_is_cut(shape, fsdp):
+    spec = leaf_spec(shape, fsdp)
+    cut = [axis for axis, name in enumerate(spec) if name is not None]
+    fitting = [size for size in shape if size % fsdp == 0]
+    if fsdp == 1 or not fitting or np.prod(shape) < 256:
+        assert not cut
+    else:
+        assert [shape[axis] for axis in cut] == [max(fitting)]
+        assert spec[cut[0]] == "fsdp"
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def test_who_loses_what_against_numpy(rng):
     for text, sketch in [*pairs, tuple(rng.uniform(0, 0.6, 2))]:
         objective = objective_with(tiny_config(1), text, sketch)
         key = jax.random.key(int(rng.integers(2**31)))
-        found = [np.asarray(x) for x in dropped(objective, key, 100_000)]
-        chance = np.asarray(jax.random.uniform(key, (100_000,)))
+        found = [np.asarray(x) for x in dropped(objective, key, 200_000)]
+        chance = np.asarray(jax.random.uniform(key, (200_000,)))
         np.testing.assert_array_equal(found, dropped_by_numpy(chance, text, sketch))
         assert found[0].mean() == pytest.approx(text, abs=0.008)
         assert found[1].mean() == pytest.approx(sketch, abs=0.008)
