@@ -31,6 +31,7 @@ TINY = UNetConfig(
 )
 
 
+@functools.cache
 def shapes_of(config):
     text = (1, 77, config.cross_attention_dim)
     return parameter_shapes(
@@ -89,11 +90,15 @@ def signals(rng, side, examples=2, regions=4, tokens=7):
 apply = jax.jit(UNet(TINY).apply)
 
 
+@functools.cache
+def variable_shapes():
+    given = jnp.zeros((1, 4, 4, 3)), jnp.zeros(1), jnp.zeros((1, 7, 6))
+    return jax.eval_shape(UNet(TINY).init, jax.random.key(0), *given)
+
+
 def random_variables(rng):
     """Parameters of the tiny UNet in which nothing is zero."""
-    given = jnp.zeros((1, 4, 4, 3)), jnp.zeros(1), jnp.zeros((1, 7, 6))
-    shapes = jax.eval_shape(UNet(TINY).init, jax.random.key(0), *given)
-    return jax.tree.map(lambda leaf: 0.3 * normal(rng, *leaf.shape), shapes)
+    return jax.tree.map(lambda leaf: 0.3 * normal(rng, *leaf.shape), variable_shapes())
 
 
 @pytest.fixture
@@ -118,18 +123,24 @@ def differ(a, b):
     return float(jnp.abs(a - b).max()) > 1e-3 * float(jnp.abs(b).max())
 
 
-@pytest.mark.parametrize("size", [(4, 4), (5, 3), (1, 8)])
+@pytest.mark.parametrize(
+    "size",
+    [(1, 7), *(pytest.param(x, marks=pytest.mark.products) for x in [(4, 4), (5, 3), (1, 8)])],
+)
 def test_any_size(rng, unet, size):
     out = unet(*inputs(rng, *size))
     assert out.shape == (2, *size, 5)
     assert np.isfinite(out).all()
 
 
-def test_a_batch_is_its_examples(rng, unet):
+@pytest.mark.parametrize("copies", [2, pytest.param(1, marks=pytest.mark.products)])
+def test_a_batch_is_its_examples(rng, unet, copies):
+    """Each with a copy of itself (a batch as large needs no other program), or all alone."""
     batch = (*inputs(rng), None, None, signals(rng, 5))
-    first = unet(*jax.tree.map(lambda x: x[:1], batch))
-    second = unet(*jax.tree.map(lambda x: x[1:], batch))
-    close(unet(*batch), jnp.concatenate([first, second]))
+    together = unet(*batch)
+    for i in range(2):
+        for alone in unet(*jax.tree.map(lambda x, i=i: x[np.full(copies, i)], batch)):
+            close(alone, together[i])
 
 
 def test_everything_has_influence(rng, unet):
@@ -190,7 +201,7 @@ def test_unknown_site(rng, unet):
 
 def test_bfloat16_computes_float32_out(rng):
     half = UNet(TINY, dtype=jnp.bfloat16)
-    variables, given = random_variables(rng), inputs(rng, 4, 4)
+    variables, given = random_variables(rng), inputs(rng)
     shapes = jax.eval_shape(half.init, jax.random.key(0), *given)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
     out = jax.jit(half.apply)(variables, *given)
