@@ -43,7 +43,7 @@ def given(rng):
 def variables():
     """Parameters as they are at the start of training."""
     latents, text, sketch = (jnp.zeros(s) for s in ((1, 5, 5, 3), (1, 7, 6), (1, 20, 20, 3)))
-    return CONTROL.init(jax.random.key(0), latents, jnp.zeros(1), text, sketch)
+    return jax.jit(CONTROL.init)(jax.random.key(0), latents, jnp.zeros(1), text, sketch)
 
 
 @pytest.fixture

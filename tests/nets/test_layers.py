@@ -1,5 +1,7 @@
 """The layers compute what flax.linen's compute, with the same parameters and gradients."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,12 @@ def agree(rng, ours, theirs, x, after=lambda y: y):
     params = jax.tree.map(lambda leaf: normal(rng, *leaf.shape), shapes)
     g = normal(rng, *jax.eval_shape(ours.apply, {"params": params}, x).shape)
 
-    def run(module, after):
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def run(module, after, params, x, g):
         out, pullback = jax.vjp(lambda p, x: after(module.apply({"params": p}, x)), params, x)
         return out, pullback(g)
 
-    ours, theirs = run(ours, lambda y: y), run(theirs, after)
+    ours, theirs = run(ours, lambda y: y, params, x, g), run(theirs, after, params, x, g)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.abs(b).max()))
 

@@ -10,7 +10,7 @@ from fakes import random_batch, random_graph, random_params, smallest_config, ti
 
 from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.ragaf import FUSIONS, INJECTIONS
+from ragaf_jax.nets.ragaf import FUSIONS, INJECTIONS, Fusion
 from ragaf_jax.nets.regions import coarser, pool_regions, region_shares
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.losses import appearance_loss
@@ -58,12 +58,10 @@ def example(tree, index):
     return jax.tree.map(lambda x: x[index], tree)
 
 
-def predicted(model, params, batch, latents, timesteps, active=1.0):
+@functools.partial(jax.jit, static_argnums=0)
+def predict(model, params, batch, latents, timesteps, active=1.0):
     conditioning = condition(model, params, batch, jnp.full(len(latents), active))
     return model.predict(params, latents, timesteps, conditioning)
-
-
-predict = jax.jit(predicted, static_argnums=0)
 
 
 def close(a, b):
@@ -85,9 +83,12 @@ def test_stage2_equals_stage1_at_initialization(rng, beginning):
     model1, model2 = build_model(small_config(1)), build_model(config)
     latents = rng.standard_normal((2, *model1.latent_shape)).astype(np.float32)
     timesteps = rng.uniform(0, 999, 2).astype(np.float32)
-    given = jax.tree.map(jnp.asarray, (random_batch(rng, config, 2), latents, timesteps))
-    one, _ = predicted(model1, stage1, *given)
-    two, trace = predicted(model2, stage2, *given)
+    given = jax.jit(condition, static_argnums=0)(
+        model2, stage2, random_batch(rng, config, 2), jnp.ones(2)
+    )
+    latents, timesteps = jnp.asarray(latents), jnp.asarray(timesteps)
+    one, _ = model1.predict(stage1, latents, timesteps, given._replace(regions=None))
+    two, trace = model2.predict(stage2, latents, timesteps, given)
     np.testing.assert_array_equal(two, one)
     assert trace is not None and np.std(one) > 0
 
@@ -223,6 +224,17 @@ def test_every_ragaf_parameter_gets_a_gradient_after_one_step(rng, beginning):
     first = gradients(model, ragaf, params, random_batch(rng, config))
     moved = jax.tree.map(lambda x, slope: x - 0.01 * np.sign(slope), ragaf, first)
     assert_all_are_there(gradients(model, moved, params, random_batch(rng, config)))
+
+
+def test_fusions_without_parameters(rng):
+    """A half of each, or the more of the sketch the noisier the latent."""
+    times = jnp.asarray(rng.uniform(0, 1000, 3), jnp.float32)
+    for kind, alpha in (("heuristic", 0.3 + 0.6 * times / 1000), ("equal", np.full(3, 0.5))):
+        fusion = Fusion(kind, 1000, jnp.dtype("float32"))
+        found, params = fusion.init_with_output(jax.random.key(0), jnp.zeros((3, 5, 8)), times)
+        assert not params
+        np.testing.assert_allclose(found[..., 0], np.tile(alpha[:, None], 5), rtol=1e-5)
+        np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
 
 
 def test_shares_are_area_averages(rng):
