@@ -58,7 +58,7 @@ def last_read(folder, function):
     return time.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_second_start_compiles_nothing(tmp_path):
     """To the first step and its checkpoint, in the place for caches that the system names."""
     prepare("openmoji", tmp_path / "data", Options(32, 2, 4))

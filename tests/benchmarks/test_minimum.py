@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from benchmarks.minimum import least_flops
 from benchmarks.problem import Job, config_of
@@ -73,6 +74,7 @@ def test_the_backward_pass_of_the_branch_is_what_its_gradient_takes(rng):
     assert found == least.control_forward + least.control_backward + again
 
 
+@pytest.mark.products
 def test_a_step_is_near_the_least(rng):
     """At Stable Diffusion's size; and what "pointwise" computes again is no product."""
     job = Job("ours", "step", "sd15", 512, 2, "bfloat16")

@@ -126,7 +126,7 @@ class Here:
 
 
 @needs_torch
-@pytest.mark.slow
+@pytest.mark.products
 def test_a_step_is_measured_beside_pytorch_on_the_same_weights(monkeypatch):
     monkeypatch.setattr(peers, "on_gpu", lambda: False)
     monkeypatch.setattr(ours, "keep_freed_memory", lambda: False)

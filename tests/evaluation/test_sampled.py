@@ -115,6 +115,7 @@ def test_what_was_made_otherwise_is_not_taken(rng, tmp_path, drawn):
     assert len(list(tmp_path.iterdir())) == 1 + len(cases)
 
 
+@pytest.mark.processes
 def test_eight_devices_make_the_pictures_of_one(tmp_path, seed):
     assert on_eight_devices(__file__, tmp_path, seed)[-1] == "8 devices"
     for count in COUNTS:

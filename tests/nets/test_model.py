@@ -77,6 +77,7 @@ def beginning(seed):
     return stage1, initial_params(config, build_model(config), stage1)
 
 
+@pytest.mark.slow
 def test_stage2_equals_stage1_at_initialization(rng, beginning):
     """To the bit, where each operation is compiled alone: then both stages round alike."""
     config, (stage1, stage2) = small_config(2), beginning

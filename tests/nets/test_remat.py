@@ -102,6 +102,7 @@ def unet_and_gradients(seed):
 GATE = ("pointwise", "full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy",
     [

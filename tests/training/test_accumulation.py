@@ -85,6 +85,7 @@ def test_a_sum_of_parts_against_numpy(rng):
         np.testing.assert_allclose(gradient, 2 / 24 * x.T @ (x @ w), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [4, pytest.param(2, marks=pytest.mark.products)])
 def test_a_step_in_parts_is_that_of_the_batch(run, whole, parts):
     """Its numbers, and its gradient, of which Adam's first averages are made."""

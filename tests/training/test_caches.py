@@ -78,6 +78,7 @@ def without_networks(params):
     return few
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_without_the_networks(rng):
     model, state, objective, fast, batch = parts(1, rng)
     tx, key = optimizer(kl_config(1).train), jax.random.key(1)

@@ -72,6 +72,7 @@ def assert_the_rest_are_the_files(params, trees, *but):
             assert_same(params[ours], trees[theirs])
 
 
+@pytest.mark.slow
 def test_a_branch_that_copies_the_unet(folder, trees):
     """Its encoder; the zero convolutions silent, the sketch's embedding random but for its last."""
     _, params = begun(folder, **{"init.control": "unet", "model.dtype": "bfloat16"})

@@ -84,7 +84,7 @@ def stage1(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.products), 2])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, run, stage, stage1):
     """Resumed from the checkpoint in its middle, in a copy of the workdir without the last one."""
     config = short(stage, 8)

@@ -150,6 +150,7 @@ def test_the_learning_rate_is_optaxs(rng):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * config.learning_rate)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_with_float32_masters_and_keeps_what_is_frozen_small():
     """On one fixed batch: how near the losses of the two precisions are varies with the numbers."""
     config, rng = smallest_config(2), np.random.default_rng(0)
