@@ -7,8 +7,9 @@ RUN ?= runs/quickstart
 STEPS ?=
 # Fewer drawings of every split.
 LIMIT ?= 0
-# Compiles several times as fast; the tests do so too (tests/conftest.py).
-QUICKLY := JAX_DISABLE_MOST_OPTIMIZATIONS=1
+# Compiles several times as fast, as the tests do (tests/conftest.py has the flags too).
+QUICKLY := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
+  XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=FAST_COMPILE"
 # How often `make fuzz` draws new inputs.
 RUNS ?= 3
 

@@ -1,12 +1,10 @@
 """A run chooses what keeps it within its budget, and may go on with another choice."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
+from commands import run_here
 from fakes import command_flags, smallest_config, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
@@ -18,7 +16,6 @@ from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.plan import GIB, Plan, own_setting
 from ragaf_jax.training.setup import check_same_run
 
-ROOT = Path(__file__).parents[2]
 NEEDS = {"none": 8, "attention": 6, "blocks": 4, "full": 2}
 FLOPS = {"none": 1.0, "attention": 2.0, "blocks": 3.0, "full": 4.0}
 
@@ -133,15 +130,10 @@ def test_a_small_model_is_fitted_by_the_compilers_account():
 def test_the_command_says_what_a_configuration_needs():
     config = smallest_config(1)
     config.memory_budget_gib = 1.0
-    config.model.unet.block_out_channels = (256,)  # some hundredths of a GiB
+    config.model.unet.block_out_channels = (128,)  # some hundredths of a GiB
     command = ["main.py", "--mode=plan", "--config=configs/stage1.py:quickstart"]
-    done = subprocess.run(
-        [sys.executable, *command, *command_flags(config)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_here(*command, *command_flags(config))
+    assert done.status == 0, done.stderr
     said = re.search(r"([\d.]+) M parameters to be trained, ([\d.]+) M frozen", done.stdout)
     shapes = jax.eval_shape(build_model(config).init, jax.random.key(0))
     count = sum(x.size for x in jax.tree.leaves(shapes))

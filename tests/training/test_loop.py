@@ -292,6 +292,7 @@ def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch):
     assert kept["train"]["accumulation"] == 1 and kept["memory_budget_gib"] == 7.5
 
 
+@pytest.mark.products
 def test_mfu_is_of_what_the_step_needs_and_not_of_what_it_computes_again(
     tmp_path, run, monkeypatch
 ):

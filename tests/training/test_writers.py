@@ -196,6 +196,7 @@ def rows_of(records):
     return {row["_step"]: row for row in parsed}
 
 
+@pytest.mark.products
 def test_the_real_wandb_offline_goes_on_in_its_run(tmp_path, rng):
     script = """if True:
         import sys
