@@ -1,4 +1,4 @@
-"""Commands and scripts that tests run in processes of their own."""
+"""Commands and scripts that tests run."""
 
 import contextlib
 import io

@@ -37,9 +37,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The gate must not depend on luck or on how busy the machine is; `make fuzz` draws new examples.
 hypothesis.settings.register_profile(
-    "gate", derandomize=True, deadline=None, database=None, max_examples=25
+    "fuzz",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    database=None,
+    max_examples=100,
 )
-hypothesis.settings.register_profile("fuzz", deadline=None, database=None, max_examples=100)
+hypothesis.settings.register_profile(
+    "gate", hypothesis.settings.get_profile("fuzz"), derandomize=True, max_examples=25
+)
 
 _SEED = pytest.StashKey[int]()
 _CACHE_DAYS = 14
