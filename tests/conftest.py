@@ -72,11 +72,6 @@ def _remove_unused(cache: Path) -> None:
                 file.unlink(missing_ok=True)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: some wait for the processes that they start."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else 2
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts files with slow tests first, so that no worker begins one when others have finished."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
