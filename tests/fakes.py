@@ -1,13 +1,8 @@
 """Small configurations and random batches for tests that need a whole model."""
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
 from configs import stage1, stage2
 from ragaf_jax.batch import Batch
@@ -16,13 +11,9 @@ from ragaf_jax.graph.padding import pad_graph, stack_graphs
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import Checkpointer
-from ragaf_jax.training.optim import Optimizer, optimizer
-from ragaf_jax.training.setup import initial_state, objective_of
-from ragaf_jax.training.step import train_step
 
 COLORS, SIZES = ("red", "green", "blue"), ("small", "large")
 PLACES = ("top", "bottom", "left", "right", "middle")
@@ -97,36 +88,9 @@ def random_params(model, rng):
     return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0)))
 
 
-class Step(NamedTuple):
-    """A training step and what it was made from."""
-
-    config: ConfigDict
-    model: Model
-    tx: Optimizer
-    update: Callable  # (key, state, batch) -> (state, scalars), jitted
-
-    def state(self, rng):
-        """A state of random parameters, of which none is zero."""
-        params = random_params(self.model, rng)
-        return initial_state(self.config, self.model, self.tx, params)
-
-
-def compiled_step(stage, changes=None):
-    """The step of a tiny stage: one function for all tests with the same configuration.
-
-    Tests of the step share it, so that each configuration is compiled once in a file.
-    """
-    return _compiled_step(stage, tuple(sorted((changes or {}).items())))
-
-
-@functools.cache
-def _compiled_step(stage, changes):
-    config = tiny_config(stage)
-    config.update_from_flattened_dict(dict(changes))
-    model, tx = build_model(config), optimizer(config.train)
-    objective = objective_of(config, tiny_tokenizer())
-    update = functools.partial(train_step, model, tx, config.train.ema_decay, objective)
-    return Step(config, model, tx, jax.jit(update))
+def in_float64(tree):
+    """The tree with its float32 numbers in float64; to be called where JAX may have these."""
+    return jax.tree.map(lambda x: np.float64(x) if x.dtype == np.float32 else np.asarray(x), tree)
 
 
 def random_labels(rng, size, regions):

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_graph, random_params, smallest_config, tiny_config
+from fakes import (
+    in_float64,
+    random_batch,
+    random_graph,
+    random_params,
+    smallest_config,
+    tiny_config,
+)
 
 from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
@@ -40,10 +47,7 @@ def drawn(seed):
     rng, config = np.random.default_rng(seed), precise_config()
     with jax.enable_x64(True):
         model = build_model(config)
-        params, batch = jax.tree.map(
-            lambda x: np.float64(x) if x.dtype == np.float32 else np.asarray(x),
-            (random_params(model, rng), random_batch(rng, config)),
-        )
+        params, batch = in_float64((random_params(model, rng), random_batch(rng, config)))
     latents = rng.standard_normal((4, *model.latent_shape))
     return model, params, batch, latents, rng.uniform(0, 999, 4)
 

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_params, smallest_config, tiny_config, tiny_tokenizer
+from fakes import (
+    in_float64,
+    random_batch,
+    random_params,
+    smallest_config,
+    tiny_config,
+    tiny_tokenizer,
+)
 from jax.flatten_util import ravel_pytree
 
 from ragaf_jax.errors import UserError
@@ -141,10 +148,8 @@ def test_each_policy_gives_the_same_gradients(rng):
     key = jax.random.key(int(rng.integers(2**31)))
     objective = objective_of(config, tiny_tokenizer())
     with jax.enable_x64(True):
-        params, batch = jax.tree.map(
-            lambda x: np.float64(x) if x.dtype == np.float32 else x,
-            (random_params(build_model(config), rng), random_batch(rng, config)),
-        )
+        params = random_params(build_model(config), rng)
+        params, batch = in_float64((params, random_batch(rng, config)))
 
         def value_and_gradients(policy):
             config.model.remat = policy

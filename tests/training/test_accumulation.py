@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_params, smallest_config, tiny_tokenizer
+from fakes import in_float64, random_batch, random_params, smallest_config, tiny_tokenizer
 from jax.flatten_util import ravel_pytree
 
 from ragaf_jax.batch import Batch
@@ -45,10 +45,7 @@ def drawn(seed):
     rng, config = np.random.default_rng(seed), configured()
     with jax.enable_x64(True):
         model = build_model(config)
-        params, batch = jax.tree.map(
-            lambda x: np.float64(x) if x.dtype == np.float32 else x,
-            (random_params(model, rng), random_batch(rng, config, 12)),
-        )
+        params, batch = in_float64((random_params(model, rng), random_batch(rng, config, 12)))
         return initial_state(config, model, optimizer(config.train), params), batch
 
 

@@ -163,14 +163,9 @@ def test_killed_in_a_step(rng, data_dir, whole, tmp_path):
     delay = str(rng.uniform(0, 0.01))
     script = "import sys, test_faults; test_faults.until_killed(*sys.argv[1:])"
     paths = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "training")))
-    # As tests/conftest.py sets them: another way of compiling gives other last bits.
-    compiling = {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
     killed = subprocess.run(
         [sys.executable, "-c", script, str(data_dir), str(tmp_path), delay],
-        env=os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"} | compiling,
+        env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,

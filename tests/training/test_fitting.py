@@ -5,7 +5,7 @@ import re
 import jax
 import pytest
 from commands import run_here
-from fakes import command_flags, smallest_config, tiny_config, tiny_tokenizer
+from fakes import command_flags, smallest_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
@@ -38,7 +38,7 @@ def tried(monkeypatch):
 
 
 def frozen_text(stage=1):
-    config = tiny_config(stage)
+    config = smallest_config(stage)
     config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
     return config
 
@@ -118,8 +118,7 @@ def test_a_run_goes_on_with_another_setting(tried, tmp_path):
 
 
 def test_a_small_model_is_fitted_by_the_compilers_account():
-    config = smallest_config(1)
-    config.train.trainable, config.train.frozen = ("control/.*",), (".*",)
+    config = frozen_text()
     config.memory_budget_gib = 1.0
     same, said = fitted(config)
     assert same == config
