@@ -9,7 +9,8 @@ STEPS ?=
 LIMIT ?= 0
 # Compiles several times as fast, as the tests do (tests/conftest.py has the flags too).
 QUICKLY := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
-  XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=FAST_COMPILE"
+  XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=FAST_COMPILE \
+  --xla_cpu_parallel_codegen_split_count=1"
 # How often `make fuzz` draws new inputs.
 RUNS ?= 3
 

@@ -1,5 +1,6 @@
 """The page in a real browser: drawn with the mouse, spoken of, watched, cancelled."""
 
+import contextlib
 import io
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fakes import random_stage, save_stage
 from hostile_files import hostile_files
 from PIL import Image
 from ports import reserve_port
@@ -32,14 +34,13 @@ def stages():
     return [f"--stage{i}={PRETRAINED / f'stage{i}'}" for i in (1, 2)]
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """A server of the pretrained stages."""
-    port = reserve_port()
-    log = tmp_path_factory.mktemp("demo") / "log"
+@contextlib.contextmanager
+def served(stages, folder):
+    """The address of a server of two stages."""
+    port, log = reserve_port(), folder / "log"
     with log.open("w") as file:
         server = subprocess.Popen(
-            [sys.executable, "-m", "ragaf_jax.demo", *stages(), f"--port={port}"],
+            [sys.executable, "-m", "ragaf_jax.demo", *stages, f"--port={port}"],
             cwd=ROOT,
             stdout=file,
             stderr=file,
@@ -61,8 +62,16 @@ def address(tmp_path_factory):
         server.wait(30)
 
 
-@pytest.fixture
-def page(address):
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A server of the pretrained stages."""
+    with served(stages(), tmp_path_factory.mktemp("demo")) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def opened(address):
+    """The page in Chromium, with the brush chosen."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine")
     playwright = pytest.importorskip("playwright.sync_api")
@@ -83,6 +92,21 @@ def page(address):
         assert all(url.startswith(own) for url in asked), asked
 
 
+@pytest.fixture
+def page(address):
+    with opened(address) as page:
+        yield page
+
+
+@pytest.fixture
+def page_of_small_stages(tmp_path):
+    """With random weights, for the gate: images appear after seconds."""
+    workdirs = [save_stage(random_stage(i), tmp_path / f"stage{i}") for i in (1, 2)]
+    flags = [f"--stage{i}={workdir}" for i, workdir in enumerate(workdirs, 1)]
+    with served(flags, tmp_path) as url, opened(url) as page:
+        yield page
+
+
 def picture(page, name):
     """The picture that an element shows."""
     image = page.wait_for_selector(f"#{name} img", timeout=WAIT)
@@ -100,7 +124,8 @@ def stroke(page, *points):
     page.mouse.up()
 
 
-def test_what_is_drawn_and_said_comes_back(page):
+def generate(page, region_prompt, prompt):
+    """Draws a square, prompts for its inside, and waits for the images."""
     stroke(page, (0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8), (0.2, 0.2))
     regions = picture(page, "regions")
     assert min(regions.shape[:2]) >= 512
@@ -108,12 +133,12 @@ def test_what_is_drawn_and_said_comes_back(page):
     page.wait_for_function(
         "document.querySelector('#words').innerText.includes('Words for region 0')", timeout=WAIT
     )
-    page.locator("#words textarea, #words input").fill("large red in the middle")
+    page.locator("#words textarea, #words input").fill(region_prompt)
     page.locator("#speak").click()
     page.wait_for_function(
-        "document.querySelector('#spoken').innerText.includes('large red')", timeout=WAIT
+        f"document.querySelector('#spoken').innerText.includes('{region_prompt}')", timeout=WAIT
     )
-    page.locator("#prompt textarea, #prompt input").fill("square")
+    page.locator("#prompt textarea, #prompt input").fill(prompt)
     page.locator("#draw").click()
     page.wait_for_function(
         "document.querySelector('#status').innerText.includes('step')", timeout=WAIT
@@ -121,6 +146,18 @@ def test_what_is_drawn_and_said_comes_back(page):
     page.wait_for_function(
         "document.querySelector('#status').innerText.includes('Done.')", timeout=WAIT
     )
+
+
+def test_a_sketch_and_a_region_prompt_become_images(page_of_small_stages):
+    page = page_of_small_stages
+    generate(page, "red middle", "a house")
+    for name in ("stage1", "stage2", "attention"):
+        assert picture(page, name).std() > 0
+
+
+@pytest.mark.browser
+def test_what_is_drawn_and_said_comes_back(page):
+    generate(page, "large red in the middle", "square")
     drawn = picture(page, "stage2")
     side = len(drawn)
     middle = drawn[side // 3 : -side // 3, side // 3 : -side // 3].reshape(-1, 3)

@@ -68,14 +68,8 @@ def test_batches_and_held_out_drawings(dataset, data_dir):
     assert not parts_known(truth)  # nobody said any colour
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "dataset",
-    [
-        "both",  # of which each is read
-        *(pytest.param(x, marks=pytest.mark.products) for x in ("sketchy", "coco", "folder")),
-    ],
-)
+@pytest.mark.products
+@pytest.mark.parametrize("dataset", ["sketchy", "coco", "folder", "both"])
 def test_five_steps_and_samples(dataset, data_dir, tmp_path):
     config = config_of(dataset, data_dir)
     before = flatten_dict(stage1.get_config(dataset).to_dict(), sep=".")

@@ -46,7 +46,7 @@ class Batches:
         return []
 
 
-@pytest.fixture(scope="module", params=torch_models.KINDS)
+@pytest.fixture(scope="module", params=["sd1", pytest.param("sd2", marks=pytest.mark.products)])
 def trained(request, tmp_path_factory, seed):
     """The workdir of a ControlNet that was trained for three steps, from a checkpoint's files."""
     kind, rng = request.param, np.random.default_rng(seed)
@@ -82,9 +82,6 @@ def export(workdir, output, *flags):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "trained", ["sd1", pytest.param("sd2", marks=pytest.mark.products)], indirect=True
-)
 def test_the_same_picture(rng, trained, tmp_path):
     # Of all pairs two, for the sake of time; schedulers are compared step by step elsewhere.
     kind = (trained / "kind").read_text()
