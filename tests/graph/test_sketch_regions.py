@@ -40,6 +40,20 @@ def test_the_fullest_page_fits_its_budget():
     assert regions.n == 32 and len(graph.senders) <= 192
 
 
+def test_regions_beyond_the_budget_are_counted():
+    page = np.full((256, 256), 255, np.uint8)
+    for line in range(32, 256, 32):
+        cv2.line(page, (line, 0), (line, 255), 0, 3)
+        cv2.line(page, (0, line), (255, line), 0, 3)
+    made = sketch_regions(page, 64, RegionConfig(), GraphConfig(), 192)
+    assert (made.found, made.regions.n) == (8 * 8, RegionConfig().max_regions)
+
+
+def test_a_page_within_its_budget_has_the_regions_that_were_found(random_page):
+    made = sketch_regions(random_page(), 64, RegionConfig(max_regions=200), GraphConfig(), 400)
+    assert made.found == made.regions.n
+
+
 @pytest.mark.parametrize("shape", [(64, 65), (32, 32)])
 def test_other_pages_are_refused(shape):
     with pytest.raises(UserError, match="grey square of at least 64"):
