@@ -18,7 +18,5 @@ def test_an_outside_that_joins_at_an_inner_cell_is_one_region():
     )
     assert merge_cells(cells, max_regions=32).tolist() == [0, 0, 0]
     # Without the cell on the frame in between, the narrow opening separates inside from outside.
-    inside = cells._replace(
-        area=np.array([1000, 0, 1000]), passes=[{2: narrow}, {}, {0: narrow}]
-    )
+    inside = cells._replace(area=np.array([1000, 0, 1000]), passes=[{2: narrow}, {}, {0: narrow}])
     assert len(set(merge_cells(inside, max_regions=32)[[0, 2]].tolist())) == 2

@@ -17,6 +17,7 @@ from fakes import (
 
 from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.lora import adapted
 from ragaf_jax.nets.ragaf import FUSIONS, INJECTIONS, Fusion
 from ragaf_jax.nets.regions import coarser, pool_regions, region_shares
 from ragaf_jax.training.initial import initial_params
@@ -229,6 +230,28 @@ def test_every_ragaf_parameter_gets_a_gradient_after_one_step(rng, beginning):
     first = gradients(model, ragaf, params, random_batch(rng, config))
     moved = jax.tree.map(lambda x, slope: x - 0.01 * np.sign(slope), ragaf, first)
     assert_all_are_there(gradients(model, moved, params, random_batch(rng, config)))
+
+
+def test_dropout_of_a_lora_differs_between_networks(rng, monkeypatch):
+    """With one key for all, what is dropped in the UNet is dropped in its copy too."""
+    config, used = smallest_config(1), []
+    model = build_model(config)
+
+    def spied(adapters, dropout, key):
+        used.append(jax.random.key_data(key))
+        return adapted(adapters, dropout, key)
+
+    @jax.jit
+    def keys_of(key, params, batch):
+        conditioning = condition(model, params, batch, jnp.ones(4), key)
+        latents = jnp.zeros((4, *model.latent_shape))
+        model.predict(params, latents, jnp.zeros(4), conditioning, key)
+        return used
+
+    monkeypatch.setattr("ragaf_jax.nets.model.adapted", spied)
+    found = keys_of(jax.random.key(0), random_params(model, rng), random_batch(rng, config))
+    keys = np.array(found)
+    assert len(np.unique(keys, axis=0)) == len(keys) == 3  # text encoder, sketch branch, UNet
 
 
 def test_fusions_without_parameters(rng):

@@ -51,6 +51,17 @@ def test_who_loses_what_against_numpy(rng):
         assert (found[0] & found[1]).mean() == pytest.approx(min(text, sketch) / 2, abs=0.008)
 
 
+def test_no_random_number_of_a_step_is_used_twice(rng):
+    """Noise that equals the draw of the latents could be predicted from the image."""
+    config = tiny_config(2)
+    objective, batch = objective_of(config, tiny_tokenizer()), random_batch(rng, config, 6)
+    keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), 3)
+    steps = [drawn(objective, key, batch)[0] for key in keys]
+    used = [key for step in steps for key in (step.posterior, step.noise, step.dropout)]
+    numbers = np.concatenate([jax.random.key_data(key) for key in used])
+    assert len(np.unique(numbers, axis=0)) == len(numbers) == 3 * 3 * 4
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_dropped_text_is_the_empty_prompt(rng, cached):
     """Its tokens and its mask, and its states where these come with the batch."""
