@@ -1,6 +1,8 @@
 """Shared by all tests: a fixed seed, the CPU, quick compilation, strict rank promotion."""
 
 # ruff: noqa: E402 (JAX reads its environment variables when it is imported)
+import contextlib
+import ctypes
 import gc
 import math
 import os
@@ -104,6 +106,8 @@ def _free_compiled_programs():
     if _resident_gib() > 2.5:
         jax.clear_caches()
         gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # where the C library is not glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident_gib() -> float:

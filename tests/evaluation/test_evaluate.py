@@ -35,7 +35,9 @@ def shared(make):
 
     @functools.wraps(make)
     def once(*args):
-        return made.setdefault(repr(args), make(*args))
+        if (key := repr(args)) not in made:
+            made[key] = make(*args)
+        return made[key]
 
     return once
 
@@ -210,6 +212,7 @@ def test_runs_are_compared_on_the_same_drawings(rng, trained, asked, tmp_path):
     assert not refused.exists()
 
 
+@pytest.mark.products
 def test_a_stage_2_without_ragaf_on_photographs(rng, trained, asked, tmp_path):
     """Neither attention nor fusion, and nothing of parts."""
     batch, truth = drawings(rng, asked, 2)

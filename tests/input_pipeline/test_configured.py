@@ -24,7 +24,7 @@ def test_budgets_that_the_data_may_exceed_are_refused_at_the_start(config, budge
         open_split(config.data, "train")
 
 
-@pytest.mark.parametrize("kind", ["ink", "page"])
+@pytest.mark.parametrize("kind", ["ink", pytest.param("page", marks=pytest.mark.products)])
 def test_other_regions_are_prepared_and_never_taken_for_each_other(config, tmp_path, kind):
     config.data.update(dir=str(tmp_path), dataset="openmoji/plain", regions=kind)
     with pytest.raises(UserError, match=f"run: .* --regions={kind}$"):

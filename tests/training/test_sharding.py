@@ -35,33 +35,33 @@ from ragaf_jax.training.sharding import (
 from ragaf_jax.training.step import train_step
 
 # The first takes four of the eight devices: a step over more takes twice as long to compile.
-BOTH_AXES, OTHERS = (2, 2), ((2, 4), (8, 1), (1, 8))
+BOTH_AXES, OTHERS = (2, 2), [(2, 4), (8, 1), (1, 8)]
 STEPS = 4
 
 
-def config_on(data, fsdp):
-    config = smallest_config(2)
-    config.train.batch_size = config.train.read_examples = 8
+def config_on(stage, data, fsdp):
+    config = smallest_config(stage)
+    config.train.batch_size, config.train.read_examples = 8, 8 * (stage - 1)
     config.mesh.data, config.mesh.fsdp = data, fsdp
     return config
 
 
 @pytest.fixture(
     scope="module",
-    params=[(BOTH_AXES,), pytest.param(OTHERS, marks=pytest.mark.processes)],
-    ids=["both_axes", "eight_devices"],
+    params=[(1, [BOTH_AXES]), pytest.param((2, OTHERS), marks=pytest.mark.processes)],
+    ids=["stage1", "stage2"],
 )
 def found(request, tmp_path_factory, seed):
-    """What this file prints as a script, by mesh; and the folder of its checkpoint."""
-    folder = tmp_path_factory.mktemp("meshes")
-    lines = on_eight_devices(__file__, folder, seed, json.dumps(request.param))
-    return json.loads(lines[-1]) | {"folder": folder}
+    """What this file prints as a script, by mesh; its stage and the folder of its checkpoint."""
+    folder, (stage, meshes) = tmp_path_factory.mktemp("meshes"), request.param
+    lines = on_eight_devices(__file__, folder, seed, stage, json.dumps(meshes))
+    return json.loads(lines[-1]) | {"folder": folder, "stage": stage}
 
 
 @pytest.fixture(scope="module")
-def alone(seed):
+def alone(seed, found):
     """The abstract state, losses, bytes and further steps of a run on one device."""
-    abstract, state, steps = run(config_on(1, 1), 1, seed)
+    abstract, state, steps = run(config_on(found["stage"], 1, 1), 1, seed)
     size = held(state)
     return abstract, steps(state, STEPS)[1], size, steps
 
@@ -180,11 +180,11 @@ def equal(a, b):
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
 
 
-def on_meshes(folder, seed, meshes):
+def on_meshes(folder, seed, stage, meshes):
     """Prints losses, bytes and what becomes of a checkpoint, as JSON."""
     losses, sizes, restored, runs = {}, {}, {}, {}
     for mesh in meshes:
-        runs[mesh] = run(config_on(*mesh), mesh[0] * mesh[1], seed)
+        runs[mesh] = run(config_on(stage, *mesh), mesh[0] * mesh[1], seed)
         _, state, steps = runs[mesh]
         sizes[str(mesh)] = held(state)
         state, losses[str(mesh)] = steps(state, STEPS)
@@ -208,4 +208,5 @@ def on_meshes(folder, seed, meshes):
 
 
 if __name__ == "__main__":
-    on_meshes(sys.argv[1], int(sys.argv[2]), [tuple(mesh) for mesh in json.loads(sys.argv[3])])
+    folder, seed, stage, meshes = sys.argv[1:]
+    on_meshes(folder, int(seed), int(stage), [tuple(mesh) for mesh in json.loads(meshes)])

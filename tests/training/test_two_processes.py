@@ -1,19 +1,27 @@
 """Two real processes train, are killed, and go on as two or as one, as if nothing had been."""
 
+import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from commands import run_here
-from fakes import command_flags, smallest_config, tiny_config
+from fakes import command_flags, random_batch, smallest_config, tiny_config, tiny_tokenizer
 from ports import reserve_port
 
 from input_pipeline.preparing import Options, prepare
+from ragaf_jax.training.checkpoint import load_params
+from ragaf_jax.training.distributed import join
+from ragaf_jax.training.loop import train
+from ragaf_jax.training.sharding import make_mesh, put_batch
+from ragaf_jax.training.writers import workdir_writer
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, KILLED_AFTER = 40, 10, 15
@@ -40,14 +48,6 @@ CHANGES = {
 }
 
 
-# For the gate.
-SHORT = CHANGES | {
-    "train.steps": 3,
-    "sample_examples": 1,
-    "sample.steps": 1,
-}
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Four drawings of every split."""
@@ -56,10 +56,10 @@ def data(tmp_path_factory):
     return folder
 
 
-def command(data, changes):
+def command(data):
     """Trains a tiny Stage 1."""
-    config = smallest_config(1) if changes is SHORT else tiny_config(1)
-    config.update_from_flattened_dict({**changes, "data.dir": str(data), "data.recolorings": 2})
+    config = tiny_config(1)
+    config.update_from_flattened_dict({**CHANGES, "data.dir": str(data), "data.recolorings": 2})
     flags = command_flags(config)
     return [sys.executable, "main.py", "--config=configs/stage1.py:quickstart", *flags]
 
@@ -69,7 +69,7 @@ def start(data):
     """Starts one process, or several that train together; none outlives the test."""
     started = []
 
-    def begin(workdir, count, *more, changes=CHANGES):
+    def begin(workdir, count, *more):
         port = reserve_port()
         processes = []
         for i in range(count):
@@ -77,7 +77,7 @@ def start(data):
             flags = [*flags, f"--process_count={count}"] if count > 1 else []
             with Path(f"{workdir}_{count}_{i}.log").open("w") as said:
                 process = subprocess.Popen(
-                    [*command(data, changes), f"--workdir={workdir}", *flags, *more],
+                    [*command(data), f"--workdir={workdir}", *flags, *more],
                     cwd=ROOT,
                     stdout=said,
                     stderr=said,
@@ -113,25 +113,61 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in lines(workdir) if "loss" in line}
 
 
+class Halves:
+    """An endless stream of batches, each process with its own part of their examples."""
+
+    def __init__(self, config, seed):
+        self.config, self.seed, self.position = config, seed, 0
+
+    def __next__(self):
+        size, count = self.config.train.batch_size, jax.process_count()
+        batch = random_batch(np.random.default_rng([self.seed, self.position]), self.config, size)
+        self.position += 1
+        part = slice(jax.process_index() * size // count, (jax.process_index() + 1) * size // count)
+        return put_batch(make_mesh(self.config), jax.tree.map(lambda x: x[part], batch))
+
+    def get_state(self):
+        return {"position": self.position}
+
+
+def three_steps(workdir, seed):
+    """Trains, as one of the processes that there are."""
+    config = smallest_config(1)
+    config.train.steps, config.log_every = 3, 1
+    held_out = random_batch(np.random.default_rng(seed), config)
+    make_writer = functools.partial(workdir_writer, workdir, 3, config.train.batch_size)
+    open_iterator = functools.partial(Halves, config, seed)
+    train(config, workdir, lambda _: open_iterator(), held_out, tiny_tokenizer(), make_writer)
+
+
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    """The losses of a short run of one process."""
-    workdir = tmp_path_factory.mktemp("alone") / "run"
-    done = run_here(*command(data, SHORT)[1:], f"--workdir={workdir}")
-    assert done.status == 0, done.stderr
-    return losses(workdir)
+def alone(tmp_path_factory, seed):
+    """The workdir of one process."""
+    workdir = tmp_path_factory.mktemp("alone")
+    three_steps(workdir, seed)
+    return workdir
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(alone, tmp_path, start):
-    workdir = tmp_path / "both"
-    finish(start(workdir, 2, changes=SHORT), workdir)
-    found = losses(workdir)
-    assert list(found) == list(alone) == [1, 2, 3]
-    np.testing.assert_allclose(list(found.values()), list(alone.values()), rtol=1e-5)
-    # One of them writes pictures and measurements.
-    assert "validation/true" in lines(workdir)[-1]
-    assert len(list((workdir / "samples").glob("*.png"))) == 1
+def test_two_processes_take_the_steps_of_one(alone, tmp_path, seed):
+    port = reserve_port()
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    both = [
+        subprocess.Popen(
+            [sys.executable, __file__, tmp_path / "both", str(seed), str(port), str(i)],
+            env=os.environ | {"PYTHONPATH": paths},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for process in both:
+        _, said = process.communicate(timeout=MINUTES * 60)
+        assert process.returncode == 0, said
+    found, expected = losses(tmp_path / "both"), losses(alone)
+    assert list(found) == list(expected) == [1, 2, 3]
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    assert load_params(tmp_path / "both")[1]["step"] == 3
 
 
 @pytest.mark.processes
@@ -176,10 +212,16 @@ def test_two_processes_are_killed_and_go_on_as_one_and_as_two(tmp_path, start):
         assert len(list((workdir / "samples").glob("*.png"))) == 1
 
 
-def test_a_part_of_an_address_is_none(data, tmp_path):
+def test_a_part_of_an_address_is_none(tmp_path):
     """What is said where only a part of the address is given."""
     flags = f"--workdir={tmp_path / 'run'}", "--coordinator=localhost:1"
-    done = run_here(*command(data, SHORT)[1:], *flags)
+    done = run_here(*command(tmp_path / "data")[1:], *flags)
     assert done.status == 1
     assert "give --coordinator, --process_id and --process_count" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+if __name__ == "__main__":
+    folder, given_seed, port, number = sys.argv[1:]
+    join(f"localhost:{port}", int(number), 2)
+    three_steps(Path(folder), int(given_seed))
