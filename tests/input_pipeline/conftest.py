@@ -13,8 +13,10 @@ from input_pipeline.records import RecordSource
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four drawings of every split, plain and twice recoloured."""
-    folder = tmp_path_factory.mktemp("data")
+    """Four drawings of every split, plain and twice recoloured; shared by all xdist workers."""
+    # Each worker has a folder of its own in one of the run's. Preparing again does nothing.
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "openmoji_data"
     prepare("openmoji", folder, Options(SIZE, RECOLORINGS, LIMIT))
     return folder
 
