@@ -28,6 +28,7 @@ from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.evaluation.showcase import showcase
+from ragaf_jax.paths import PATH, check_no_pattern, expand_fields
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.distributed import join
@@ -42,14 +43,14 @@ from ragaf_jax.training.writers import workdir_writer
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py, then :dataset.")
-flags.DEFINE_string("workdir", None, "Checkpoints, logs and samples of this stage.")
+flags.DEFINE(PATH, "workdir", None, "Checkpoints, logs and samples of this stage.")
 flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "plan", "sample", "evaluate", "adopt"],
     "What to do; adopt: write config.init's weights as a workdir to draw with.",
 )
-flags.DEFINE_string("output", None, "sample, evaluate: where to; default in the workdir.")
+flags.DEFINE(PATH, "output", None, "sample, evaluate: where to; default in the workdir.")
 flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
 flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
 flags.DEFINE_bool("distributed", False, "train: with the other processes of this cluster's job.")
@@ -67,6 +68,7 @@ flags.register_multi_flags_validator(
 def loaded_config() -> ConfigDict:
     """The configuration that --config names, checked; a missing file is only noticed here."""
     try:
+        expand_fields(FLAGS.config)
         check_config(FLAGS.config)
     except OSError:
         raise UserError(
@@ -133,6 +135,7 @@ def main(argv: list[str]) -> None:
         print_plan(config, config.memory_budget_gib or None)
         return
     workdir = Path(FLAGS.workdir)
+    check_no_pattern(workdir, "--workdir")
     # First of all: whatever asks for devices sees those of one process from then on.
     address = FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count
     if FLAGS.mode == "train" and (FLAGS.distributed or any(x is not None for x in address)):

@@ -19,13 +19,14 @@ from input_pipeline.inspection import FILES, Wanted, inspect, open_splits
 from input_pipeline.inspection_page import markdown
 from input_pipeline.statistics import Budgets
 from ragaf_jax.errors import run_cli
+from ragaf_jax.paths import PATH, check_no_pattern
 from ragaf_jax.tokenizer import Tokenizer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "dataset", None, "openmoji/plain, openmoji/recolor, sketchy, coco, folder or folder/<name>."
 )
-flags.DEFINE_string("data_dir", "data", "Folder of all data sets.")
+flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
 flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
 flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
 flags.DEFINE_enum("split", "train", SPLITS, "Where the examples to look at are drawn from.")
@@ -39,11 +40,14 @@ flags.DEFINE_integer(
     "config.data.max_edges of the run; default 192 for openmoji, 320 for others, as in configs/.",
     lower_bound=1,
 )
-flags.DEFINE_string(
-    "tokenizer", None, "The tokenizer/ of a Stable Diffusion, in place of the data's own words."
+flags.DEFINE(
+    PATH,
+    "tokenizer",
+    None,
+    "The tokenizer/ of a Stable Diffusion, in place of the data's own words.",
 )
-flags.DEFINE_string(
-    "output", None, "Folder to be written; default <data_dir>/inspect/<dataset>_<size>px."
+flags.DEFINE(
+    PATH, "output", None, "Folder to be written; default <data_dir>/inspect/<dataset>_<size>px."
 )
 flags.mark_flag_as_required("dataset")
 
@@ -52,7 +56,8 @@ def main(argv: list[str]) -> None:
     """Reads, counts, draws, writes."""
     del argv
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
-    data_dir = Path(FLAGS.data_dir).expanduser()
+    data_dir = Path(FLAGS.data_dir)
+    check_no_pattern(data_dir, "--data_dir")
     sources = open_splits(FLAGS.dataset, data_dir, FLAGS.size, FLAGS.recolorings)
     name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px"
     output = Path(FLAGS.output) if FLAGS.output else data_dir / "inspect" / name

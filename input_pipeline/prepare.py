@@ -24,6 +24,7 @@ from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.graph.regions import REGION_KINDS
+from ragaf_jax.paths import PATH, check_no_pattern
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -31,9 +32,9 @@ flags.DEFINE_string(
     "openmoji",
     "openmoji, openmoji/plain, openmoji/recolor, sketchy, coco, both, folder or folder/<name>.",
 )
-flags.DEFINE_string("data_dir", "data", "Folder of all data sets.")
-flags.DEFINE_string(
-    "root", None, "Folder of the pictures as downloaded; default $SKETCHY_ROOT or $COCO_ROOT."
+flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
+flags.DEFINE(
+    PATH, "root", None, "Folder of the pictures as downloaded; default $SKETCHY_ROOT or $COCO_ROOT."
 )
 flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
 flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
@@ -58,10 +59,13 @@ flags.DEFINE_string(
     "beam_runner", None, "Prepare as an Apache Beam pipeline, for example with DirectRunner."
 )
 flags.DEFINE_string("cache", "", "latents,text: also compute what frozen networks say of them.")
-flags.DEFINE_string("checkpoint", "", "These networks, as config.init.checkpoint.")
+flags.DEFINE(PATH, "checkpoint", "", "These networks, as config.init.checkpoint.")
 flags.DEFINE_string("variant", "", "As config.init.variant.")
-flags.DEFINE_string(
-    "tokenizer", "openai/clip-vit-large-patch14", "For a single file, as config.init.tokenizer."
+flags.DEFINE(
+    PATH,
+    "tokenizer",
+    "openai/clip-vit-large-patch14",
+    "For a single file, as config.init.tokenizer.",
 )
 flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
 flags.DEFINE_string("beam_options", "", "Beam's own flags, without dashes, separated by commas.")
@@ -77,7 +81,8 @@ def main(argv: list[str]) -> None:
             "such as --beam_runner=DirectRunner, or neither."
         )
     start = time.monotonic()
-    data_dir = Path(FLAGS.data_dir).expanduser()
+    data_dir = Path(FLAGS.data_dir)
+    check_no_pattern(data_dir, "--data_dir")
     kinds, pretrained = cached_kinds(FLAGS.cache, "--cache"), None
     if kinds:
         # Here alone: networks come with JAX, which preparing does without.

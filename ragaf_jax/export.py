@@ -22,6 +22,7 @@ from absl import flags, logging
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.paths import PATH
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_params
 from ragaf_jax.training.parameters import save_parameters
@@ -30,11 +31,11 @@ from ragaf_jax.weights.card import model_card
 from ragaf_jax.weights.save import FOLDERS, pipeline_index, write_json, writers
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("workdir", None, "Of the stage to be exported.")
+flags.DEFINE(PATH, "workdir", None, "Of the stage to be exported.")
 flags.DEFINE_enum(
     "format", "diffusers", ["diffusers", "kohya", "orbax"], "kohya: the LoRA alone; orbax: for us."
 )
-flags.DEFINE_string("output", None, "Folder to be written; an earlier export is replaced.")
+flags.DEFINE(PATH, "output", None, "Folder to be written; an earlier export is replaced.")
 flags.DEFINE_list("parts", [], f"Only these of {', '.join(FOLDERS.values())}; default all.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of what is stored.")
 flags.DEFINE_bool("merge_lora", False, "Merges the LoRA into its networks.")

@@ -26,11 +26,28 @@ MAX_PIXELS = 100_000_000
 # anything for a picture.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "JPEG2000", "GIF", "BMP", "TIFF", "PPM", "PSD")
 
+# The extensions of these formats, by which images are told from other files of a folder.
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"}
+)
+# Those of images in other formats.
+OTHER_SUFFIXES = frozenset({".heic", ".heif", ".svg", ".pdf", ".psd", ".eps", ".jxl", ".raw"})
+
 # Less contrast than this share of the full range is none: white that was drawn on nothing.
 _LEAST_CONTRAST = 0.12
 
 # Pillow's modes of more than 8 bits a sample: I, I;16, I;16B, F …
 _DEEP_MODES = ("I", "F")
+
+
+def unreadable(name: str) -> str | None:
+    """Why a file is not read as an image, by its name's extension; None where it is."""
+    suffix = Path(name).suffix.lower()
+    if suffix in SUFFIXES:
+        return None
+    if suffix in OTHER_SUFFIXES:
+        return f"is a {suffix} file, which is not read; save it as PNG or JPEG"
+    return "is not an image by its name"
 
 
 def read_grey(path: str | Path, what: str = "sketch") -> UInt8[np.ndarray, "h w"]:

@@ -22,29 +22,28 @@ from absl import flags, logging
 
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
+from ragaf_jax.paths import PATH
 
 if TYPE_CHECKING:
     from ragaf_jax.sampling.pipeline import Pipeline
     from ragaf_jax.sampling.request import SketchPage
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2.")
-flags.DEFINE_string("stage2", None, "Workdir of Stage 2; alone, it draws from noise or --image.")
-flags.DEFINE_string("sketch", None, "Any image of a drawing, dark on light or light on dark.")
+flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2.")
+flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it draws from noise or --image.")
+flags.DEFINE(PATH, "sketch", None, "Any image of a drawing, dark on light or light on dark.")
 flags.DEFINE_string("prompt", None, "What the picture is to show; may be empty.")
 flags.DEFINE_string("negative_prompt", "", "What it is not to show.")
-flags.DEFINE_string("output", None, "Folder to be written; an earlier output is replaced.")
+flags.DEFINE(PATH, "output", None, "Folder to be written; an earlier output is replaced.")
 flags.DEFINE_multi_string(
     "region", [], 'Words for one region: 3="red brick wall". May be repeated.'
 )
 flags.DEFINE_multi_string("merge", [], "Regions that become one, such as 2,7. May be repeated.")
-flags.DEFINE_string("labels", None, "An edited labels.png: pixels are the numbers of regions.")
+flags.DEFINE(PATH, "labels", None, "An edited labels.png: pixels are the numbers of regions.")
 flags.DEFINE_bool("regions_only", False, "Writes the numbered regions, and draws nothing.")
 flags.DEFINE_integer("seed", 0, "The same seed and settings give the same pictures.")
 flags.DEFINE_integer("count", 1, "Pictures, of seed, seed + 1 …")
-flags.DEFINE_string(
-    "image", None, "A picture to begin from instead of noise, as far as --strength."
-)
+flags.DEFINE(PATH, "image", None, "A picture to begin from instead of noise, as far as --strength.")
 flags.DEFINE_enum("stages", None, ["both", "1", "2"], "Which draw; default those that are given.")
 flags.DEFINE_integer("steps", None, "Denoising steps of either stage; default as Stage 2's config.")
 flags.DEFINE_float("guidance", None, "Scale of the text; default as Stage 2's config.")
@@ -56,8 +55,8 @@ flags.DEFINE_string(
     "sampler", None, "ddim, dpm_solver_pp_2m, euler or ddpm; default as Stage 2's config."
 )
 flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
-flags.DEFINE_string("sketches", None, "A folder of sketches, instead of --sketch.")
-flags.DEFINE_string("prompts", None, "Their prompts: .txt, .csv or .jsonl; default a .txt beside.")
+flags.DEFINE(PATH, "sketches", None, "A folder of sketches, instead of --sketch.")
+flags.DEFINE(PATH, "prompts", None, "Their prompts: .txt, .csv or .jsonl; default a .txt beside.")
 flags.DEFINE_integer("per_device", 1, "Sketches that a device draws together: faster on a GPU.")
 flags.mark_flags_as_required(["output"])
 
@@ -131,7 +130,7 @@ def draw_one() -> None:
 
 def draw_many() -> None:
     """A folder of sketches, over all devices."""
-    from ragaf_jax.sampling.rows import read_rows
+    from ragaf_jax.sampling.rows import read_rows, sketch_files
 
     for name in OF_ONE:
         if FLAGS[name].present:
@@ -143,6 +142,8 @@ def draw_many() -> None:
         raise UserError("--regions-only is for one drawing; give --sketch.")
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     rows = read_rows(Path(FLAGS.sketches), prompts)
+    for name, reason in sketch_files(Path(FLAGS.sketches))[1].items():
+        print(f"skipped: {name} {reason}", file=sys.stderr)
     pipeline = restored(devices=None, per_device=FLAGS.per_device)
     from ragaf_jax.sampling.batch import run_batch
 

@@ -26,6 +26,7 @@ LEAVES = {
         "images",
         "lettering",
         "palette",
+        "paths",
         "sketch_input",
         "tokenizer",
         "web_page",

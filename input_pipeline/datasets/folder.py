@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from input_pipeline.datasets.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.listing import data_root, is_picture, join, printable, stem, walk
+from input_pipeline.datasets.listing import (
+    composed,
+    data_root,
+    is_picture,
+    join,
+    printable,
+    stem,
+    walk,
+)
 from input_pipeline.datasets.notes import IMAGE_FOLDERS, SKETCH_FOLDERS, Notes
 from input_pipeline.datasets.splits import split_groups
 from input_pipeline.datasets.tables import TABLES
 from ragaf_jax.errors import UserError
+from ragaf_jax.images import OTHER_SUFFIXES, unreadable
 
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -48,8 +57,12 @@ def scan(root: Path) -> Scan:
     """
     root = data_root(root)
     files, rejected = walk(root)
+    rejected += _in_other_formats(files)
     if not any(map(is_picture, files)):
-        raise UserError(f"There are no pictures in {root}; name the folder that holds them.")
+        raise UserError(
+            f"There are no pictures in {root}{first_problem(rejected)}; name the folder that holds "
+            "them."
+        )
     parts = _parts(root, files)
     notes = Notes(files, rejected)
     for path in sorted(files):
@@ -58,9 +71,10 @@ def scan(root: Path) -> Scan:
     notes.read_sidecars(root)
     if not notes.captions:
         raise UserError(
-            f"No picture in {root} has a caption{first_problem(rejected)}; put a text file beside "
-            "each (a.jpg and a.txt), or a metadata.jsonl or metadata.csv with file_name and text "
-            "beside them, or a captions.csv with file_name and caption above image/."
+            f"No picture in {root} has a caption{first_problem(rejected)}{_unread_table(files)}; "
+            "put a text file beside each (a.jpg and a.txt), or a metadata.jsonl or metadata.csv "
+            "with file_name and text beside them, or a captions.csv with file_name and caption above "
+            "image/."
         )
 
     items: list[Item] = []
@@ -84,6 +98,20 @@ def scan(root: Path) -> Scan:
     split_of |= split_groups(trained, missing, first_problem(rejected))
     items = [item._replace(split=split_of[item.group]) for item in items]
     return Scan(sorted(items), sorted(rejected))
+
+
+def _in_other_formats(files: Iterable[str]) -> list[Rejected]:
+    """Images that cannot be read."""
+    named = ((path, posixpath.splitext(path)[1].lower()) for path in files)
+    return [Rejected(path, unreadable(path) or "") for path, end in named if end in OTHER_SUFFIXES]
+
+
+def _unread_table(files: Iterable[str]) -> str:
+    """That a table of another name or format is not read, as a part of a sentence."""
+    ends = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
+    names = (path for path in sorted(files) if path.lower().endswith(ends))
+    other = next((path for path in names if posixpath.basename(path) not in TABLES), None)
+    return f", and {printable(other)} is not a table that is read" if other else ""
 
 
 class _Part(NamedTuple):
@@ -154,14 +182,15 @@ def _items(
             images.append(path)
     drawings: dict[str, str] = {}
     for path in sketch_files:
-        first = drawings.setdefault(stem(path).removeprefix(f"{part.sketches}/"), path)
+        name = stem(path).removeprefix(f"{part.sketches}/")
+        first = drawings.setdefault(composed(name), path)
         if first != path:
             reject(Rejected(path, f"has the same name as {first}"))
 
     of_key: dict[str, str] = {}
     for path in sorted(images, key=lambda path: (path not in notes.captions, path)):
         key = part.key(path)
-        sketch = notes.sketches.get(path) or drawings.get(key.removeprefix(inside))
+        sketch = notes.sketches.get(path) or drawings.get(composed(key.removeprefix(inside)))
         if of_key.setdefault(key, path) != path:
             reject(Rejected(path, f"has the same name as {of_key[key]}"))
         elif path not in notes.captions:

@@ -8,6 +8,7 @@ followed that leads out of the data set.
 import os
 import posixpath
 import re
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,8 @@ from tqdm import tqdm
 
 from input_pipeline.datasets.items import Rejected
 from ragaf_jax.errors import UserError
+from ragaf_jax.images import unreadable
 
-PICTURES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"}
-)
 # Control characters, and what Python makes of bytes that are not UTF-8.
 _ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 # What operating systems leave behind.
@@ -150,7 +149,12 @@ def stem(path: str) -> str:
 
 def is_picture(name: str) -> bool:
     """Whether a file's extension, in capitals or not, is that of an image."""
-    return posixpath.splitext(name)[1].lower() in PICTURES
+    return unreadable(name) is None
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's form NFC, in which an accented letter is one character."""
+    return unicodedata.normalize("NFC", name)
 
 
 def printable(name: str) -> str:

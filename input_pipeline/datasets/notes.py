@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from input_pipeline.datasets import captions
 from input_pipeline.datasets.items import Rejected
-from input_pipeline.datasets.listing import is_picture, join, printable, stem
-from input_pipeline.datasets.tables import Row, read_table
+from input_pipeline.datasets.listing import composed, is_picture, join, printable, stem
+from input_pipeline.datasets.tables import UTF16, Row, read_table
 
 IMAGE_FOLDERS = ("image", "images")
 SKETCH_FOLDERS = ("sketch", "sketches")
@@ -31,6 +31,8 @@ class Notes:
 
     def __init__(self, files: dict[str, str], rejected: list[Rejected]):
         self.files, self.rejected = files, rejected
+        # macOS writes é as e and an accent, tables mostly as one character.
+        self._of_form = {composed(path): path for path in files}
         self.captions: dict[str, dict[str, None]] = collections.defaultdict(dict)
         self.sketches: dict[str, str] = {}
         self.blamed: set[str] = set()
@@ -63,12 +65,14 @@ class Notes:
             (picture, path)
             for picture in sorted(filter(is_picture, self.files))
             for extension in SIDECARS
-            if (path := stem(picture) + extension) in self.files
+            if (path := self._file(stem(picture) + extension))
         ]
         for picture, path in tqdm(sidecars, desc="captions", unit=" files", delay=1):
             try:
                 with (root / path).open("rb") as file:
                     content = file.read(_MOST_BYTES + 1)
+                if content.startswith(UTF16):
+                    raise ValueError("is UTF-16; save it as UTF-8")
                 if len(content) > _MOST_BYTES:
                     raise ValueError(f"is longer than {_MOST_BYTES:,} bytes, so is no caption")
                 caption = captions.clean(content.decode("utf-8-sig", errors="surrogateescape"))
@@ -89,7 +93,11 @@ class Notes:
         if not name:
             return ""
         paths = [join(folder, name), *(join(join(folder, other), name) for other in others)]
-        return next((path for path in map(posixpath.normpath, paths) if path in self.files), "")
+        return next(filter(None, (self._file(posixpath.normpath(path)) for path in paths)), "")
+
+    def _file(self, path: str) -> str:
+        """The file of this name, in whichever Unicode form; "" if there is none."""
+        return path if path in self.files else self._of_form.get(composed(path), "")
 
     def _problem(self, row: Row, folder: str, picture: str, sketch: str) -> str:
         """Why a row cannot be used that is fine in itself."""

@@ -11,6 +11,7 @@ from input_pipeline.datasets import captions
 from input_pipeline.datasets.listing import printable
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a text in it begins
 _CAPTION_COLUMNS = ("text", "caption", "prompt")
 _SKETCH_COLUMNS = ("conditioning_image", "conditioning_image_file_name")
 
@@ -40,6 +41,10 @@ def read_table(root: Path, path: str) -> Iterator[Row]:
       root: the data set.
       path: the table's path relative to it.
     """
+    with (root / path).open("rb") as raw:
+        if raw.read(2) in UTF16:
+            yield Row(printable(path), problem="is UTF-16; save it as UTF-8")
+            return
     # Bytes that are not UTF-8 spoil their own row alone.
     with (root / path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for line, record in _json_lines(file) if path.endswith(".jsonl") else _csv_rows(file):
@@ -63,11 +68,8 @@ def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, dict[str, Any] | str]]
     reader = csv.reader(file)
     try:
         header = [name.strip() for name in next(reader, [])]
-        if "file_name" not in header:
-            yield 1, "has no column file_name in its header"
-            return
-        if not set(_CAPTION_COLUMNS) & set(header):
-            yield 1, f"has no column {' or '.join(_CAPTION_COLUMNS)} in its header"
+        if problem := _header_problem(header):
+            yield 1, problem
             return
         for fields in reader:
             if not fields:
@@ -79,6 +81,17 @@ def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, dict[str, Any] | str]]
                 yield reader.line_num, reason
     except csv.Error as error:
         yield reader.line_num, f"is not CSV ({error}), so the rest of the table is left out"
+
+
+def _header_problem(header: list[str]) -> str:
+    """Why the columns of a table cannot be used, "" if they can."""
+    if len(header) == 1 and (separator := next((x for x in ";\t" if x in header[0]), None)):
+        return f"has {separator!r} between its columns; save it with commas between them"
+    for wanted in (("file_name",), _CAPTION_COLUMNS):
+        if not set(wanted) & set(header):
+            listed = ", ".join(map(printable, header)) or "empty"
+            return f"has no column {' or '.join(wanted)} in its header ({listed}); rename one"
+    return ""
 
 
 def _row(where: str, record: dict[str, Any]) -> Row:

@@ -14,14 +14,16 @@ from pathlib import Path
 from absl import flags, logging
 
 from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.paths import PATH
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2.")
-flags.DEFINE_string("stage2", None, "Workdir of Stage 2; alone, it draws from noise.")
+flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2.")
+flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it draws from noise.")
 flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for everybody's access.")
 flags.DEFINE_integer("port", 7860, "Port to listen at; 0 for any that is free.", lower_bound=0)
 flags.DEFINE_integer("queue", 16, "Visitors who may wait; others are told to come back.", 1)
-flags.DEFINE_string(
+flags.DEFINE(
+    PATH,
     "examples",
     None,
     "A folder of sketches, a .txt of its prompt beside each; default `examples` beside Stage 2's "

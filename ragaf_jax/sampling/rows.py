@@ -1,14 +1,15 @@
 """What a batch of drawings is to become: a folder of sketches, and prompts in a file."""
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-from ragaf_jax.errors import UserError
+from ragaf_jax.errors import UserError, nearest
+from ragaf_jax.images import unreadable
+from ragaf_jax.sampling.prompt_files import TABLES, TEXTS, read_lines, read_records, read_text
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name")
 
 
@@ -36,25 +37,31 @@ def read_rows(sketches: Path, prompts: Path | None) -> list[Row]:
     """The rows of a batch, in order.
 
     Args:
-      sketches: a folder of pictures.
-      prompts: a text file with a line for each of them in the order of their names, or one for all;
-        a .csv with a header, or a .jsonl, of `FIELDS`, "sketch" relative to the folder and the
-        others optional. None: beside each sketch lies a .txt of its name.
+      sketches: a folder of images; see `sketch_files`.
+      prompts: a .txt with a line for each of them in the order of their names, or one for all; a
+        .csv with a header, or a .jsonl, of `FIELDS`, "sketch" relative to the folder and the others
+        optional. None: beside each sketch lies a .txt of its name.
 
     Raises:
-      UserError: no sketches, or a file that does not say what is asked.
+      UserError: no sketches, or a file of prompts that cannot be read. A row whose sketch is
+        missing is no error here: reading the sketch fails.
     """
     if not sketches.is_dir():
         raise UserError(f"There is no folder {sketches}; give one of sketches.")
     suffix = "" if prompts is None else prompts.suffix.lower()
-    if prompts is not None and suffix in (".csv", ".jsonl"):
-        rows = [_row(where, record, sketches) for where, record in _records(prompts)]
+    if prompts is not None and suffix in TABLES:
+        rows = [_row(where, record, sketches) for where, record in read_records(prompts)]
+    elif suffix not in TEXTS:
+        raise UserError(
+            f"The prompts {prompts} are a {suffix} file; give a .txt with a line for each sketch, "
+            "or a .csv or .jsonl with a row for each."
+        )
     else:
-        found = sorted(file for file in sketches.iterdir() if file.suffix.lower() in SUFFIXES)
+        found, _ = sketch_files(sketches)
         if prompts is None:
-            texts = [_text(file.with_suffix(".txt")) for file in found]
+            texts = [read_text(file.with_suffix(".txt")) for file in found]
         else:
-            texts = _text(prompts).splitlines()
+            texts = read_lines(prompts)
             texts = texts * len(found) if len(texts) == 1 else texts
             if len(texts) != len(found):
                 raise UserError(
@@ -65,6 +72,29 @@ def read_rows(sketches: Path, prompts: Path | None) -> list[Row]:
     if not rows:
         raise UserError(f"There are no sketches in {sketches}; give a folder of PNG or JPEG files.")
     return _distinct(rows)
+
+
+def sketch_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The images of a folder in the natural order of their names, in which 2.png precedes 10.png.
+
+    Returns:
+      The files, and why each of the others is none, by name; hidden files and texts are left out.
+    """
+    found, skipped = [], {}
+    for file in folder.iterdir():
+        if file.name.startswith(".") or file.suffix.lower() in (*TEXTS[1:], *TABLES):
+            continue
+        if reason := unreadable(file.name):
+            skipped[file.name] = reason
+        else:
+            found.append(file)
+    return sorted(found, key=lambda file: natural(file.name)), dict(sorted(skipped.items()))
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """A key for sorting names in which numbers count as numbers."""
+    parts = re.split(r"([0-9]+)", unicodedata.normalize("NFC", name))
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
 def parse_regions(entries: Sequence[str]) -> dict[int, str]:
@@ -87,31 +117,14 @@ def parse_regions(entries: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def _records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    text = _text(file)
-    if file.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines())
-        for record in reader:
-            yield f"{file}:{reader.line_num}", {k: v for k, v in record.items() if v}
-        return
-    for line, row in enumerate(text.splitlines(), 1):
-        if not row.strip():
-            continue
-        try:
-            record = json.loads(row)
-        except ValueError as error:
-            raise UserError(f"{file}:{line} is not JSON ({error}); mend it.") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{file}:{line} is not a JSON object; write one of {FIELDS}.")
-        yield f"{file}:{line}", record
-
-
 def _row(where: str, record: Mapping[Any, Any], sketches: Path) -> Row:
     if unknown := [name for name in record if name not in FIELDS]:
-        raise UserError(f"{where} has a field {unknown[0]!r}; the fields are {', '.join(FIELDS)}.")
+        near = nearest(str(unknown[0]), FIELDS)
+        meant = f"did you mean {near[0]!r}? The fields" if near else "the fields"
+        raise UserError(f"{where} has a field {unknown[0]!r}; {meant} are {', '.join(FIELDS)}.")
     sketch, seed = record.get("sketch"), record.get("seed")
-    if not isinstance(sketch, str) or not (sketches / sketch).is_file():
-        raise UserError(f"{where}: the sketch {sketch!r} is not in {sketches}; name a file there.")
+    if not isinstance(sketch, str) or not sketch:
+        raise UserError(f"{where}: the sketch is {sketch!r}; name a file in {sketches}.")
     if seed is not None and not str(seed).isdecimal():
         raise UserError(f"{where}: the seed is {seed!r}; give a whole number, or none.")
     regions = record.get("regions", {})
@@ -121,17 +134,28 @@ def _row(where: str, record: Mapping[Any, Any], sketches: Path) -> Row:
         entries = [f"{number}={phrase}" for number, phrase in regions.items()]
     else:
         raise UserError(f'{where}: regions is {regions!r}; write such as {{"3": "red wall"}}.')
-    name = str(record.get("name", Path(sketch).stem))
+    name = str(record.get("name", PureWindowsPath(sketch).stem))
     if not name.strip(". ") or "/" in name or "\\" in name or "\0" in name:
         raise UserError(f"{where}: the name {name!r} is no name of a folder; choose another.")
     return Row(
         name,
-        sketches / sketch,
+        _file(sketches, sketch),
         str(record.get("prompt", "")),
         str(record.get("negative_prompt", "")),
         parse_regions(entries),
         None if seed is None else int(seed),
     )
+
+
+def _file(folder: Path, name: str) -> Path:
+    """A file of a folder, whose name may be written with other separators or Unicode forms."""
+    if (folder / name).exists():
+        return folder / name
+    name = name.replace("\\", "/")
+    parent, form = (folder / name).parent, unicodedata.normalize("NFC", Path(name).name)
+    there = parent.iterdir() if parent.is_dir() else ()
+    same = (file for file in there if unicodedata.normalize("NFC", file.name) == form)
+    return next(same, folder / name)
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
@@ -146,11 +170,3 @@ def _distinct(rows: Sequence[Row]) -> list[Row]:
         seen.add(name)
         found.append(row._replace(name=name))
     return found
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UserError(f"The prompts {file} cannot be read: {reason}.") from None

@@ -3,13 +3,14 @@
 Every checkpoint `workdir/checkpoints/<step>/` holds four items: `state` (the `TrainState` arrays),
 `data` (the state of the batch iterator), `meta` (config, tokenizer, stage …: what rebuilds the
 model without its config file) and `scores` (what was measured at its step). Orbax writes it in the
-background into a temporary folder and renames it when it is whole, and older ones go only then: so
-an interrupted or failed save leaves the checkpoints as they were. What remains possible is damage
-done later (a truncated copy, a file lost): readers then use the newest checkpoint that is whole
-and say so.
+background into a temporary folder and renames it when it is whole. Older ones go only after it was
+read back: an interrupted or failed save leaves the checkpoints as they were. What remains possible
+is damage done later (a truncated copy, a file lost): readers then use the newest checkpoint that is
+whole and say so.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import shutil
@@ -26,8 +27,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.paths import check_no_pattern
 from ragaf_jax.training.checkpoint_files import (
     check_structure,
+    check_written,
     checkpoints,
     newest_whole,
     only,
@@ -35,8 +38,9 @@ from ragaf_jax.training.checkpoint_files import (
     read_through,
     restore_numpy,
     stored_structure,
+    types_of,
 )
-from ragaf_jax.training.checkpoint_keeping import best_of, preservation, stored_scores
+from ragaf_jax.training.checkpoint_keeping import best_of, outdated, stored_scores
 from ragaf_jax.training.distributed import agreed
 from ragaf_jax.training.partition import merge
 
@@ -87,19 +91,20 @@ class Checkpointer:
         keep_every: int = 0,
     ):
         self._folder = _folder(workdir)
+        check_no_pattern(self._folder.parent, "the workdir")
         self._metric = best_metric
         self._scores = stored_scores(self._folder, best_metric)
+        self._outdated = functools.partial(
+            outdated, keep_last=keep_last, keep_best=keep_best, keep_every=keep_every
+        )
         self._step = 0  # of the save that was begun last
+        self._types: dict[str, str] | None = None  # of its arrays, until it was read back
         logging.getLogger("absl").addFilter(_not_said_by_us)
         try:
             self._manager = ocp.CheckpointManager(
                 self._folder,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=preservation(
-                        self._scores, keep_last, keep_best, keep_every
-                    ),
-                    cleanup_tmp_directories=True,
-                ),
+                # `wait` deletes older checkpoints.
+                options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
             )
         except OSError as problem:
             raise UserError(
@@ -142,7 +147,7 @@ class Checkpointer:
                 *(waited, step, self._step),
             )
         measured = {name: float(v) for name, v in (metrics or {}).items() if math.isfinite(v)}
-        self._step = step
+        self._step, self._types = step, types_of(state)
         if self._metric in measured:
             self._scores[step] = measured[self._metric]
         with self._told():
@@ -193,18 +198,34 @@ class Checkpointer:
         return restored
 
     def wait(self) -> None:
-        """Returns when every save has reached the disk.
+        """Returns when the last save has reached the disk and was read back; older ones go then.
 
         Raises:
-          UserError: one could not be written.
+          UserError: it could not be written, or what lies on the disk is something else.
         """
+        types, self._types = self._types, None
         with self._told():
             self._manager.wait_until_finished()
+        if types is None:
+            return
+        problem = None
+        if jax.process_index() == 0:
+            problem = check_written(self._folder / str(self._step), types)
+        if (problem := agreed(problem)) is not None:
+            raise UserError(
+                f"the checkpoint of step {self._step} in {self._folder} cannot be read back "
+                f"({problem}), so that no older one was deleted: use another disk or workdir"
+            )
+        for step in self._outdated(self._manager.all_steps(), self._scores):
+            self._manager.delete(step)
 
     def close(self) -> None:
         """Waits, as `wait` does, and frees the background threads."""
-        with self._told():
-            self._manager.close()
+        try:
+            self.wait()
+        finally:
+            with self._told():
+                self._manager.close()
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

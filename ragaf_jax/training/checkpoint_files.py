@@ -2,9 +2,11 @@
 
 import json
 import logging
+import math
 import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,11 +107,7 @@ def read_through(directory: Path, parts: tuple[str, ...] = ("",)) -> None:
     Orbax reads all arrays at once. When one fails it abandons the others, whose tracebacks then
     reach the terminal from other threads: so it is given whole checkpoints only.
     """
-    base = {"driver": "file", "path": f"{directory}/state/"}
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-    names = [key.decode() for key in store.list().result()]
-    if not names:
-        raise FileNotFoundError(f"{directory}/state lists no arrays")
+    base, (_, names) = _base(directory), _stored_keys(directory)
     for name in names:
         if name.endswith("/.zarray") and name.startswith(parts):
             spec = {
@@ -120,6 +118,57 @@ def read_through(directory: Path, parts: tuple[str, ...] = ("",)) -> None:
             tensorstore.open(spec, open=True).result().read().result()
     for file in (directory / "state" / "array_metadatas").glob("*"):
         json.loads(file.read_text())
+
+
+def check_written(directory: Path, types: dict[str, str]) -> str | None:
+    """What is wrong with a checkpoint that was just saved; None where it is as it should be.
+
+    Reads names, shapes and types of all arrays, which of their chunks there are, and the items
+    beside them, but no array: `read_through` does.
+
+    Args:
+      directory: of the checkpoint.
+      types: of the state that was saved, from `types_of`.
+    """
+    try:
+        store, names = _stored_keys(directory)
+        keys = Counter(name.rpartition("/")[0] for name in names)
+        wanted = {name.replace("/", "."): kind for name, kind in types.items()}
+        for path in sorted(keys | wanted):
+            if path not in keys or path not in wanted:
+                return f"{path} is {'there' if path in keys else 'missing'}"
+            array = json.loads(store.read(f"{path}/.zarray").result().value)
+            kind = _type_name(np.dtype(array["dtype"]), array["shape"])
+            if kind != wanted[path]:
+                return f"{path} is {kind} instead of {wanted[path]}"
+            sides = zip(array["shape"], array["chunks"], strict=True)
+            expected = math.prod(-(-side // chunk) for side, chunk in sides)
+            if keys[path] - 1 != expected:
+                return f"{path} has {keys[path] - 1} of {expected} chunks"
+        for item in ("data", "meta", "scores"):
+            ocp.JsonCheckpointHandler().restore(directory / item)
+    except _NOT_DAMAGE:
+        raise
+    except Exception as problem:
+        return _reason(problem)
+    return None
+
+
+def _base(directory: Path) -> dict[str, str]:
+    return {"driver": "file", "path": f"{directory}/state/"}
+
+
+def _stored_keys(directory: Path) -> tuple[tensorstore.KvStore, list[str]]:
+    """The store of a checkpoint's arrays and the names in it.
+
+    Raises:
+      FileNotFoundError: there are none.
+    """
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": _base(directory)}).result()
+    names = [key.decode() for key in store.list().result()]
+    if not names:
+        raise FileNotFoundError(f"{directory}/state lists no arrays")
+    return store, names
 
 
 def stored_structure(directory: Path) -> Tree:
@@ -140,7 +189,7 @@ def restore_numpy(directory: Path, structure: Tree) -> Tree:
 
 def check_structure(directory: Path, stored: Tree, target: Any) -> None:
     """Refuses another model's state; Orbax itself would cast another dtype without a word."""
-    there, here = _leaf_types(stored), _leaf_types(target)
+    there, here = types_of(stored), types_of(target)
     differing = sorted(name for name in there | here if there.get(name) != here.get(name))
     if not differing:
         return
@@ -158,11 +207,13 @@ def check_structure(directory: Path, stored: Tree, target: Any) -> None:
     )
 
 
-def _leaf_types(tree: Any) -> dict[str, str]:
+def types_of(tree: Any) -> dict[str, str]:
     """`{"trainable/unet/conv_in/kernel": "float32[3,3,4,320]", …}`."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
-        )
+        jax.tree_util.keystr(path, simple=True, separator="/"): _type_name(leaf.dtype, leaf.shape)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _type_name(dtype: Any, shape: Sequence[int]) -> str:
+    return f"{np.dtype(dtype).name}[{','.join(map(str, shape))}]"

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from photo_trees import LAYOUTS, save, write_folder
 
 from input_pipeline.datasets.folder import scan
 from input_pipeline.datasets.items import Rejected
-from input_pipeline.datasets.listing import PICTURES
 from input_pipeline.datasets.splits import split_groups
 from ragaf_jax.errors import UserError
+from ragaf_jax.images import SUFFIXES
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
 
@@ -83,7 +84,7 @@ def test_folders_within_the_folders(tmp_path, images, sketches):
     assert found.rejected == []
 
 
-@pytest.mark.parametrize("extension", [*sorted(PICTURES), ".PNG", ".Jpg"])
+@pytest.mark.parametrize("extension", [*sorted(SUFFIXES), ".PNG", ".Jpg"])
 def test_extensions(root, extension):
     pictures(root, f"z{extension}")
     assert captions_of(scan(root))["z"] == ("z",)
@@ -238,9 +239,12 @@ def test_csv_with_other_columns_and_broken_rows(tmp_path):
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        ("name,text", "has no column file_name in its header"),
-        ("file_name,label", "has no column text or caption or prompt in its header"),
-        ("", "has no column file_name in its header"),
+        ("name,text", "has no column file_name in its header (name, text); rename one"),
+        (
+            "file_name,label",
+            "has no column text or caption or prompt in its header (file_name, label); rename one",
+        ),
+        ("", "has no column file_name in its header (empty); rename one"),
     ],
 )
 def test_tables_with_other_headers(root, header, reason):
@@ -444,3 +448,60 @@ def test_what_is_no_data_set_ends_in_one_sentence(rng, tmp_path):
     refused("No picture of the test split in .* can be used")
     pictures(tmp_path / "data", "test/b.png", "cars/c.png")
     refused("cars lies beside train and test, which are splits")
+
+
+def test_names_are_found_in_both_unicode_forms(tmp_path):
+    """macOS lists é as e and an accent; tables and other systems have it as one character."""
+    decomposed = [f"{name}e\u0301.png" for name in ("caf", "a", "b", "c", "d")]
+    for name in decomposed:
+        save(PIXELS, tmp_path / "image" / name)
+        save(PIXELS, tmp_path / "sketch" / unicodedata.normalize("NFC", name))
+    for name in decomposed[1:]:
+        text = (tmp_path / "image" / unicodedata.normalize("NFC", name)).with_suffix(".txt")
+        text.write_text("a thing\n")
+    (tmp_path / "captions.csv").write_text("file_name,text\ncaf\u00e9.png,a cup\n")
+    found = scan(tmp_path)
+    assert len(found.items) == 5 and not found.rejected
+    assert all(item.sketch is not None for item in found.items)
+
+
+def test_images_in_other_formats_are_listed(root):
+    (root / "x.heic").touch()
+    (root / "y.SVG").touch()
+    assert [rejected.file for rejected in scan(root).rejected] == ["x.heic", "y.SVG"]
+    assert "save it as PNG or JPEG" in scan(root).rejected[0].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "metadata.csv",
+            b"file_name;text\na.png;a\n",
+            "';' between its columns; save it with comm",
+        ),
+        (
+            "metadata.csv",
+            b"file_name,captions\na.png,a\n",
+            r"no column text or .* \(file_name, captions\); ren",
+        ),
+        (
+            "metadata.csv",
+            b"filename,text\na.png,a\n",
+            r"no column file_name .* \(filename, text\); rename",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png"}'.encode("utf-16"),
+            "is UTF-16; save it as UTF-8",
+        ),
+        ("a.txt", "a cat".encode("utf-16"), r"a.txt is UTF-16; save it as UTF-8"),
+        ("prompt.json", b"[]", "and prompt.json is not a table that is read"),
+        ("train.parquet", b"PAR1", "and train.parquet is not a table that is read"),
+    ],
+)
+def test_why_no_caption_was_found(tmp_path, name, content, said):
+    save(PIXELS, tmp_path / "a.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        scan(tmp_path)

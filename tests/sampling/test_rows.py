@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.sampling.rows import parse_regions, read_rows
+from ragaf_jax.sampling.rows import parse_regions, read_rows, sketch_files
 
 
 @pytest.fixture
@@ -89,9 +89,12 @@ def test_no_two_rows_have_one_name(sketches, tmp_path):
     [
         ("{", r"rows.jsonl:1 is not JSON"),
         ("[]", "is not a JSON object"),
-        ('{"sketch": "a.jpg"}\n{"sketch": "d.png"}', r"rows.jsonl:2: the sketch 'd.png' is not in"),
-        ('{"prompt": "a"}', "the sketch None is not in"),
-        ('{"sketch": "a.jpg", "promt": "a"}', "a field 'promt'; the fields are sketch, prompt"),
+        (
+            '{"sketch": "a.jpg"}\n{"prompt": "a"}',
+            "rows.jsonl:2: the sketch is None; name a file in",
+        ),
+        ('{"sketch": "a.jpg", "promt": "a"}', "a field 'promt'; did you mean 'prompt'. The fields"),
+        ('{"sketch": "a.jpg", "xyzzy": "a"}', "a field 'xyzzy'; the fields are sketch, prompt"),
         ('{"sketch": "a.jpg", "seed": -1}', "the seed is -1"),
         ('{"sketch": "a.jpg", "seed": "x"}', "the seed is 'x'"),
         ('{"sketch": "a.jpg", "regions": [1]}', r"regions is \[1\]"),
@@ -117,6 +120,76 @@ def test_files_that_are_not_there(sketches, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="There are no sketches"):
         read_rows(tmp_path / "empty", None)
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_line_ends_where_the_file_says(sketches, tmp_path, character):
+    """`str.splitlines` takes these characters for the end of a line."""
+    prompt = f"a house{character}by the sea"
+    lines = f"{prompt}\r\ntwo\rthree"
+    found = read_rows(sketches, written(tmp_path, "prompts.txt", lines))
+    assert [row.prompt for row in found] == [prompt, "two", "three"]
+    rows = json.dumps({"sketch": "a.jpg", "prompt": prompt}, ensure_ascii=False) + "\n"
+    found = read_rows(sketches, written(tmp_path, "rows.jsonl", rows))
+    assert [row.prompt for row in found] == [prompt]
+    rows = f'sketch,prompt\r\na.jpg,"{prompt}\nand the trees"\r\nb.png,two\r\n'
+    found = read_rows(sketches, written(tmp_path, "rows.csv", rows))
+    assert [row.prompt for row in found] == [f"{prompt}\nand the trees", "two"]
+
+
+def test_numbers_in_names_count_as_numbers(tmp_path):
+    names = ["1.png", "2.png", "10.png", "a2b1.png", "a2b10.png", "a10b1.png", "b.png"]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    prompts = written(tmp_path, "prompts.txt", "\n".join(names))
+    rows = read_rows(tmp_path, prompts)
+    assert [(row.sketch.name, row.prompt) for row in rows] == [(name, name) for name in names]
+
+
+def test_what_is_no_sketch_is_left_out_with_its_reason(sketches):
+    for name in ("._a.jpg", ".hidden.png", "d.jfif", "e.AVIF", "f.heic", "g.txt"):
+        (sketches / name).touch()
+    found, skipped = sketch_files(sketches)
+    assert [file.name for file in found] == ["a.jpg", "b.png", "c.PNG", "d.jfif", "e.AVIF"]
+    assert set(skipped) == {"f.heic", "notes.md"}
+    assert "a .heic file, which is not read; save it as PNG" in skipped["f.heic"]
+
+
+def test_names_are_found_in_both_unicode_forms(tmp_path):
+    """macOS lists é as two characters; tables hold it as one."""
+    (tmp_path / "cafe\u0301.png").touch()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "ma\u0308n.png").touch()
+    lines = '{"sketch": "caf\u00e9.png"}\n{"sketch": "deep\\\\m\u00e4n.png"}'
+    rows = read_rows(tmp_path, written(tmp_path, "rows.jsonl", lines))
+    assert [row.sketch.is_file() for row in rows] == [True, True]
+
+
+def test_a_missing_sketch_is_left_to_its_row(sketches, tmp_path):
+    lines = '{"sketch": "a.jpg"}\n{"sketch": "none.png"}'
+    rows = read_rows(sketches, written(tmp_path, "rows.jsonl", lines))
+    assert [row.sketch for row in rows] == [sketches / "a.jpg", sketches / "none.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("prompts.txt", "a\n".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
+        (
+            "prompts.csv",
+            b"sketch;prompt\na.jpg;a\n",
+            "';' between its columns; save it with commas",
+        ),
+        ("prompts.csv", b"sketch,prompt\na.jpg,a,red\n", "csv:2 has more fields than the header"),
+        ("prompts.csv", b'sketch,prompt\na.jpg,"a\n', "csv:2 is not CSV"),
+        ("prompts.csv", b"file,prompt\na.jpg,a\n", "a field 'file'; the fields are sketch"),
+        ("prompts.json", b"[]", "are a .json file; give a .txt with a line for each sketch, or a"),
+    ],
+)
+def test_files_of_prompts_that_cannot_be_read(sketches, tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_rows(sketches, tmp_path / name)
 
 
 def test_words_of_regions():

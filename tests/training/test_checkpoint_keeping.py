@@ -1,6 +1,8 @@
 """Which checkpoints stay: the newest, the best by a metric, one of every so many."""
 
 import math
+import re
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.checkpoint import Checkpointer, best_step, load_params
+from ragaf_jax.training.checkpoint_files import check_written, types_of
 
 LISTENS = "response/sketch"
 
@@ -42,6 +45,40 @@ def test_the_best_of_before_a_restart_stays(tmp_path):
     save(tmp_path, {6: 0.8, 7: 0.7}, **keep)
     assert kept(tmp_path) == [6, 7]
     assert best_step(tmp_path, LISTENS) == 6
+
+
+def test_what_cannot_be_read_back_costs_no_older_checkpoint(tmp_path, monkeypatch):
+    """Orbax reports success, but no array is in the folder that it has written."""
+    save(tmp_path, {1: None, 2: None}, keep_last=1)
+    assert kept(tmp_path) == [2]
+    checkpointer = Checkpointer(tmp_path, keep_last=1)
+    checkpointer.save(3, {"frozen": {}, "ema": {"unet": {"bias": jnp.full(3, 3)}}}, {}, {})
+    checkpointer._manager.wait_until_finished()
+    state = tmp_path / "checkpoints" / "3" / "state"
+    shutil.rmtree(state)
+    state.mkdir()
+    with pytest.raises(UserError, match=r"of step 3 in \S+ cannot be read back \(.*\), so that no"):
+        checkpointer.close()
+    assert kept(tmp_path) == [2, 3]
+    assert load_params(tmp_path)[1] == {"step": 2}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda types: types | {"a/b": "float32[3]"}, "a.b is missing"),
+        (lambda types: {"ema/unet/bias": "float32[4]"}, r"ema.unet.bias is .*\[3\] instead of"),
+        (lambda types: {}, "ema.unet.bias is there"),
+    ],
+)
+def test_a_checkpoint_is_compared_with_what_was_saved(tmp_path, spoil, said):
+    save(tmp_path, {1: None})
+    folder = tmp_path / "checkpoints" / "1"
+    types = types_of({"ema": {"unet": {"bias": jnp.full(3, 1)}}})
+    assert check_written(folder, types) is None
+    assert re.match(said, check_written(folder, spoil(types)))
+    (folder / "meta" / "metadata").write_text("{")
+    assert check_written(folder, types) is not None
 
 
 @pytest.mark.parametrize("unmeasured", [None, math.nan, math.inf], ids=str)
