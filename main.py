@@ -31,7 +31,7 @@ from ragaf_jax.evaluation.showcase import showcase
 from ragaf_jax.paths import PATH, check_no_pattern, expand_fields
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted
-from ragaf_jax.training.distributed import join
+from ragaf_jax.training.distributed import join, only_training_in
 from ragaf_jax.training.heap import Fragments, keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
@@ -143,7 +143,7 @@ def main(argv: list[str]) -> None:
     keep_compiled()
     kept = keep_freed_memory()
     if FLAGS.mode == "train":
-        with Fragments(kept) as fragments:
+        with only_training_in(workdir), Fragments(kept) as fragments:
             train_stage(config, workdir, fragments)
         return
     if FLAGS.mode == "adopt":

@@ -19,10 +19,11 @@ import tensorflow_datasets as tfds
 from absl import flags, logging
 
 from input_pipeline import record_format, sketch
-from input_pipeline.preparing import Options, Running, alone_in, names_of, prepare
+from input_pipeline.preparing import Options, Running, names_of, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.folders import alone_in
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.paths import PATH, check_no_pattern
 
@@ -117,7 +118,7 @@ def main(argv: list[str]) -> None:
             print(f"{len(rejected.read_text().splitlines())} rejected: {rejected}")
     for dataset in names_of(FLAGS.dataset) if kinds else ():
         source = RecordSource(data_dir, dataset, cache.SPLIT, FLAGS.size, FLAGS.recolorings)
-        with alone_in(data_dir):
+        with alone_in(data_dir, "preparation", "--data_dir"):
             caches = cache.build_caches(
                 source,
                 kinds,

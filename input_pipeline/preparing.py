@@ -2,13 +2,10 @@
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +18,12 @@ from input_pipeline.processes import mapping
 from input_pipeline.records import RecordSource, read_metadata
 from input_pipeline.tfds_writing import correct_tfds
 from ragaf_jax.errors import UserError
+from ragaf_jax.folders import alone_in
 from ragaf_jax.graph.regions import REGION_KINDS
 
 # Names that stand for several data sets; any other one stands for itself.
 SEVERAL = {"openmoji": ("openmoji/plain", "openmoji/recolor"), "both": ("sketchy", "coco")}
 ROOT_VARIABLES = {"sketchy": "SKETCHY_ROOT", "coco": "COCO_ROOT"}
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system that has none
 WORKER_MODULES = ("input_pipeline.datasets.openmoji", "input_pipeline.datasets.photos")
 
 
@@ -101,7 +98,10 @@ def prepare(
     builders = {name: _builder(name, data_dir, options) for name in missing}
     # With Beam, its workers do the work.
     workers = 1 if running.beam_runner else running.workers
-    with alone_in(data_dir), mapping(workers, WORKER_MODULES) as over_processes:
+    with (
+        alone_in(data_dir, "preparation", "--data_dir"),
+        mapping(workers, WORKER_MODULES) as over_processes,
+    ):
         for name, builder in builders.items():
             if folders[name].exists():  # another preparation was quicker
                 continue
@@ -237,24 +237,3 @@ def _beam_config(running: Running) -> dict[str, Any]:
         "beam_runner": beam.runner(running.beam_runner),
         "beam_options": beam.options(running.beam_options),
     }
-
-
-@contextlib.contextmanager
-def alone_in(data_dir: Path) -> Iterator[None]:
-    """Keeps a second preparation from taking the first one's unfinished folder for a leftover."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # what the system says of /proc and its like
-        raise UserError(f"The folder {data_dir} cannot be made: {error.strerror}.") from error
-    with (data_dir / ".prepare.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"Another preparation is at work in {data_dir}; wait for it or choose another "
-                "--data_dir."
-            ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield

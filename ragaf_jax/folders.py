@@ -1,6 +1,8 @@
 """Folders and files that are there whole or not at all."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -8,6 +10,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ragaf_jax.errors import UserError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system that has none
 
 
 def check_writable(folder: Path, replaceable: Collection[str]) -> None:
@@ -34,6 +38,42 @@ def check_writable(folder: Path, replaceable: Collection[str]) -> None:
             f"The output {folder} cannot be made, because {existing} cannot be written to; name "
             "another folder."
         )
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, what: str, flag: str) -> Iterator[None]:
+    """Keeps a second process from the same work in a folder; a killed one leaves no lock behind.
+
+    Args:
+      folder: is made, and removed again where nothing was written into it.
+      what: is done there, such as "training".
+      flag: names the folder, such as "--workdir".
+
+    Raises:
+      UserError: another process is at work there, or the folder cannot be made.
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # what the system says of /proc and its like
+        raise UserError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+    file = folder / f".{what}.lock"
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another {what} is at work in {folder}; wait for it or choose another {flag}."
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        try:
+            yield
+        finally:
+            if made and [path.name for path in folder.iterdir()] == [file.name]:
+                file.unlink()
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 import contextlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from commands import ROOT, run_here
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.folders import check_writable, whole_files, whole_folder
+from ragaf_jax.folders import alone_in, check_writable, whole_files, whole_folder
 
 METADATA = "metadata.json"
 FILES = {"sketch.png", "prompt.txt", METADATA}
@@ -72,3 +75,44 @@ def test_files_appear_together_or_not_at_all(tmp_path):
         (folder / "numbers.json").touch()
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "numbers.json", "report.md"}
     assert (tmp_path / "report.md").read_text() == "new"
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path):
+    folder = tmp_path / "run"
+    with alone_in(folder, "training", "--workdir"):
+        said = "Another training is at work in .*run; wait for it or choose another --workdir"
+        with pytest.raises(UserError, match=said), alone_in(folder, "training", "--workdir"):
+            pass
+        with alone_in(folder, "preparation", "--data_dir"):
+            pass
+        (folder / "config.json").touch()
+    with alone_in(folder, "training", "--workdir"):
+        pass
+    assert (folder / "config.json").exists()
+
+
+def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path):
+    with pytest.raises(KeyError), alone_in(tmp_path / "run", "training", "--workdir"):
+        raise KeyError
+    assert not (tmp_path / "run").exists()
+    with alone_in(tmp_path, "training", "--workdir"):
+        pass
+    assert tmp_path.exists()
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    script = (
+        "import os, pathlib, sys; from ragaf_jax.folders import alone_in\n"
+        "with alone_in(pathlib.Path(sys.argv[1]), 'training', '--workdir'): os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, tmp_path / "run"], cwd=ROOT, check=False)
+    assert killed.returncode == -9 and (tmp_path / "run" / ".training.lock").exists()
+    with alone_in(tmp_path / "run", "training", "--workdir"):
+        pass
+
+
+def test_a_second_training_is_refused(tmp_path):
+    command = "main.py", "--config=configs/stage1.py:quickstart", f"--workdir={tmp_path / 'run'}"
+    with alone_in(tmp_path / "run", "training", "--workdir"):
+        done = run_here(*command)
+    assert done.status == 1 and "Another training is at work in" in done.stderr

@@ -73,8 +73,8 @@ def scan(root: Path) -> Scan:
         raise UserError(
             f"No picture in {root} has a caption{first_problem(rejected)}{_unread_table(files)}; "
             "put a text file beside each (a.jpg and a.txt), or a metadata.jsonl or metadata.csv "
-            "with file_name and text beside them, or a captions.csv with file_name and caption above "
-            "image/."
+            "with file_name and text beside them, or a captions.csv with file_name and caption "
+            "above image/."
         )
 
     items: list[Item] = []

@@ -1,6 +1,9 @@
 """Several processes, of one or more machines, that train one model together."""
 
+import contextlib
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.folders import alone_in
 
 
 def join(
@@ -35,6 +39,25 @@ def join(
             "start it by SLURM, MPI or on a TPU pod with --distributed, or give --coordinator, "
             "--process_id and --process_count, the same coordinator and count to all."
         ) from problem
+
+
+@contextlib.contextmanager
+def only_training_in(workdir: Path) -> Iterator[None]:
+    """Refuses a second run in a workdir while one is training there.
+
+    Raises:
+      UserError: in all processes of the second run.
+    """
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(alone_in(workdir, "training", "--workdir"))
+            except UserError as error:
+                refusal = str(error)
+        if (refusal := agreed(refusal)) is not None:
+            raise UserError(refusal)
+        yield
 
 
 def agreed(value: Any) -> Any:

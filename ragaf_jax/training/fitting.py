@@ -1,11 +1,16 @@
 """A run's own choice of what keeps it within `config.memory_budget_gib`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 
 from ragaf_jax.caches import KINDS, cached_kinds
 from ragaf_jax.errors import UserError
+from ragaf_jax.nets.model import Model
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.caches import cache_keys
+from ragaf_jax.training.distributed import agreed
 from ragaf_jax.training.plan import (
     GIB,
     cacheable,
@@ -15,6 +20,7 @@ from ragaf_jax.training.plan import (
     search,
     settings,
 )
+from ragaf_jax.training.state import TrainState
 
 
 def fitted(
@@ -58,3 +64,22 @@ def fitted(
         f"{flags_of(chosen.setting)}: a step needs {chosen.peak_bytes / GIB:.2f} GiB of the "
         f"{budget:g} of config.memory_budget_gib."
     )
+
+
+def within_budget(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    state: TrainState,
+    tokenizer: Tokenizer,
+    prepared: Callable[[Mapping[str, str]], Sequence[str]],
+) -> tuple[ml_collections.ConfigDict, str]:
+    """`config` with what keeps a step within its memory budget, if it has one; and what that is.
+
+    Raises:
+      UserError: nothing does.
+    """
+    if not config.memory_budget_gib:
+        return config, ""
+    everything = with_fields(config, {"data.cache": ",".join(cacheable(config))})
+    kinds = prepared(cache_keys(everything, model, state, tokenizer))
+    return fitted(config, agreed(kinds))

@@ -56,7 +56,7 @@ LIMITS = {
     "sample_every": (1, MOST),
     "sample_examples": (1, MOST),
     "checkpoint_every": (1, MOST),
-    "response.every": (1, MOST),
+    "response.every": (0, MOST),
     "response.examples": (2, MOST),
     "response.sample_steps": (1, MOST),
     "response.warn_after": (1, MOST),
@@ -111,7 +111,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     cached_kinds(config.data.cache, "config.data.cache")
     _check_batch(config)
     _check_mesh(config.mesh)
-    if config.keep_best:
+    if config.keep_best and config.response.every:
         _check_metric(config)
 
 

@@ -2,32 +2,31 @@
 
 import functools
 import json
-import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import ml_collections
-from clu.parameter_overview import count_parameters
 
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, BatchIterator
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.model import Model, Params
+from ragaf_jax.nets.model import Params
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.announcing import announce_end, announce_resume, announce_start
 from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
 from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.distributed import agreed
-from ragaf_jax.training.fitting import fitted
+from ragaf_jax.training.fitting import within_budget
 from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.interruption import Interruption
 from ragaf_jax.training.monitor import make_validate
 from ragaf_jax.training.optim import learning_rate, optimizer
-from ragaf_jax.training.plan import cacheable
 from ragaf_jax.training.profiling import Profile
 from ragaf_jax.training.response import ResponseState, observe
 from ragaf_jax.training.setup import (
@@ -81,6 +80,7 @@ def train(
     Returns:
       The state after the last step.
     """
+    begun = time.monotonic()
     mesh = make_mesh(config)
     model = build_model(config)
     tx = optimizer(config.train)
@@ -114,7 +114,11 @@ def train(
         restored = checkpointer.restore_latest(abstract)
         assert restored is not None
         check_same_run(restored.meta, meta, workdir)
-        state = restored.state
+        state, steps = restored.state, config.train.steps
+        announce_resume(workdir, restored.step, steps, restored.meta["config"], meta["config"])
+        if restored.step >= steps:
+            checkpointer.close()
+            return state
         config, chosen = within_budget(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
@@ -128,8 +132,7 @@ def train(
         writer.text(int(state.step), "budget", chosen)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
-        counts = [count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen)]
-        print("{:.2f} M parameters to be trained, {:.2f} M frozen".format(*counts), file=sys.stderr)
+        announce_start(state)
     else:
         profiled = range(0)
     step_fn = jax.jit(
@@ -183,7 +186,8 @@ def train(
                         stop_at = step - len(rows) + 1 + rows.index(config.train.max_skipped)
                         give_up(config, workdir, iterator, stop_at)
                 measured: dict[str, float] = {}
-                if responses is not None and step % config.response.every == 0 and not stops:
+                every = config.response.every  # 0: never
+                if responses is not None and every and step % every == 0 and not stops:
                     measured = responses(local_copy(state.ema_params))
                     writer.scalars(step, measured)
                     heard, sentences = observe(heard, step, measured, config.response.warn_after)
@@ -208,26 +212,9 @@ def train(
     finally:
         checkpointer.close()
         writer.close()
+    if int(state.step) == config.train.steps:
+        announce_end(config, workdir, config.train.steps - first + 1, time.monotonic() - begun)
     return state
-
-
-def within_budget(
-    config: ml_collections.ConfigDict,
-    model: Model,
-    state: TrainState,
-    tokenizer: Tokenizer,
-    prepared: Callable[[Mapping[str, str]], Sequence[str]],
-) -> tuple[ml_collections.ConfigDict, str]:
-    """`config` with what keeps a step within its memory budget, if it has one; and what that is.
-
-    Raises:
-      UserError: nothing does.
-    """
-    if not config.memory_budget_gib:
-        return config, ""
-    everything = with_fields(config, {"data.cache": ",".join(cacheable(config))})
-    kinds = prepared(cache_keys(everything, model, state, tokenizer))
-    return fitted(config, agreed(kinds))
 
 
 def give_up(

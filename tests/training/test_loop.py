@@ -55,7 +55,7 @@ def run(rng):
             tiny_tokenizer(),
             lambda first: JsonLines(path, first),
         )
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     return run
 
@@ -86,7 +86,9 @@ def stage1(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.products), 2])
-def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, run, stage, stage1):
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
+    tmp_path, run, stage, stage1, capsys
+):
     """Resumed from the checkpoint in its middle, in a copy of the workdir without the last one."""
     config = short(stage)
     config.stage1, config.train.warmup_steps, config.checkpoint_every = str(stage1), 10, 3
@@ -94,7 +96,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, run, s
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "6")
     assert load_params(tmp_path / "parts")[1]["step"] == 3
+    capsys.readouterr()
     parts = run(config, tmp_path / "parts")
+    said = capsys.readouterr().err
+    assert f"Resuming {tmp_path / 'parts'} from step 3, up to step 6 (config.train.steps)." in said
+    assert " and was " not in said  # no field has changed
+    assert "Finished 3 steps in " in said and f"--stage2={tmp_path / 'parts'} --sketch=" in said
     assert [line["step"] for line in parts if "time/first_step" in line] == [1, 4]
     losses = [
         {line["step"]: line["loss"] for line in lines if "loss" in line} for lines in (whole, parts)
@@ -107,6 +114,29 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(tmp_path, run, s
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_run_has_nothing_to_do(run, stage1, capsys):
+    kept = (stage1 / "config.json").read_text()
+    config = short(1)
+    config.log_every = 2
+    assert run(config, stage1) == []
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"{stage1} is already at step 6 of 6 (config.train.steps): nothing to do."]
+    assert (stage1 / "config.json").read_text() == kept
+
+
+def test_what_has_changed_since_the_checkpoint_is_listed(tmp_path, run, stage1, capsys):
+    """Such as the number of steps, where a command is repeated without its flags."""
+    shutil.copytree(stage1, tmp_path / "run")
+    config = short(1, 7)
+    config.train.learning_rate, config.keep_last = 1.0, 9
+    run(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "from step 6, up to step 7 (config.train.steps)." in said
+    assert "\n  config.train.steps is 7 and was 6\n" in said
+    assert "\n  config.keep_last is 9 and was " in said
+    assert "config.train.learning_rate is 1.0 and was " in said
 
 
 def test_stage2_starts_from_the_average_of_stage1(tmp_path, run, stage1):
@@ -283,7 +313,7 @@ def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch):
         chosen.train.accumulation = 3  # of four examples: a step that takes this cannot be made
         return chosen, "three parts fit"
 
-    monkeypatch.setattr("ragaf_jax.training.loop.fitted", fitted)
+    monkeypatch.setattr("ragaf_jax.training.fitting.fitted", fitted)
     with pytest.raises(TypeError, match="reshape"):
         train(
             config,

@@ -1,0 +1,92 @@
+"""What a training run reports on the terminal at its start and end."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from clu.parameter_overview import count_parameters
+from flax.traverse_util import flatten_dict
+
+from ragaf_jax.training.state import TrainState
+
+# Fields that were changed, of which a line of the terminal names so many.
+_LISTED = 6
+
+
+def announce(sentence: str) -> None:
+    """Prints a line; in the first process only."""
+    if jax.process_index() == 0:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def announce_resume(
+    workdir: Path, step: int, steps: int, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """That a run is resumed, and which fields differ from those of its checkpoint.
+
+    Args:
+      workdir: of the run.
+      step: of its checkpoint.
+      steps: config.train.steps.
+      before, now: the configurations, as nested dicts.
+    """
+    changed = changed_fields(before, now)
+    if step >= steps:
+        announce(
+            f"{workdir} is already at step {step} of {steps} (config.train.steps): nothing to do."
+        )
+        return
+    announce(f"Resuming {workdir} from step {step}, up to step {steps} (config.train.steps).")
+    for line in changed[:_LISTED]:
+        announce(f"  {line}")
+    if changed[_LISTED:]:
+        announce(f"  and {len(changed) - _LISTED} more fields differ from those of the checkpoint")
+
+
+def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each field of a configuration that has another value than before."""
+    # JSON has made lists of the tuples of the one.
+    one, two = (
+        {name: json.dumps(value) for name, value in flatten_dict(dict(x), sep=".").items()}
+        for x in (before, now)
+    )
+    return [
+        f"config.{name} is {two[name]} and was {one[name]}"
+        for name in two
+        if name in one and one[name] != two[name]
+    ]
+
+
+def announce_start(state: TrainState) -> None:
+    """The number of parameters, and that the first step is compiled."""
+    trained, frozen = (count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen))
+    announce(f"{trained:.2f} M parameters to be trained, {frozen:.2f} M frozen")
+    announce(
+        "Compiling the training step: up to a minute for a small model, several for Stable "
+        "Diffusion; a few seconds where the compilation cache has it …"
+    )
+
+
+def announce_end(
+    config: ml_collections.ConfigDict, workdir: Path, steps: int, seconds: float
+) -> None:
+    """How long a run took, where it lies, and the command that uses it.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      steps: number of steps that this start has made.
+      seconds: that they took, from the start of the run.
+    """
+    flags = f"--stage{config.stage}={workdir}"
+    if config.stage == 2:
+        flags = f"--stage1={config.stage1} {flags}"
+    announce(f"Finished {steps} steps in {seconds:.0f} s: {workdir}")
+    announce(
+        f"To sample: python -m ragaf_jax.sample {flags} --sketch=<file> --prompt=<text> "
+        "--output=<folder>"
+    )
