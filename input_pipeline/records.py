@@ -86,6 +86,8 @@ class RecordSource:
             raise UserError(f"{folder} has no split {split!r}; choose one of {', '.join(splits)}.")
         self._records = splits[split]
         self._split, self._command = split, command
+        # The captions of photographs tell left from right in ways that no rule can swap.
+        self._mirrors = dataset.startswith("openmoji/")
         self._left_out: tuple[str, ...] = ()
         self._latents: np.ndarray | None = None
         self._text_states: TextStates | None = None
@@ -103,6 +105,7 @@ class RecordSource:
         """
         with self._told(range(index.__index__(), index.__index__() + 1)):
             record = self._records[index]
+        record["mirrors"] = self._mirrors
         for name in self._left_out:
             del record[name]
         if self._latents is not None:

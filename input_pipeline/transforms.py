@@ -17,10 +17,10 @@ from ragaf_jax.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class RandomFlip(grain.RandomMapTransform):
-    """Mirrors every second record left to right."""
+    """Mirrors every second record left to right, of data sets whose captions can be swapped."""
 
     def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        return mirror_record(record) if rng.random() < 0.5 else record
+        return mirror_record(record) if record["mirrors"] and rng.random() < 0.5 else record
 
 
 @dataclasses.dataclass(frozen=True)

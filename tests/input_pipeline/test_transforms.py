@@ -85,6 +85,12 @@ def test_about_half_of_the_records_are_flipped(record, rng):
     assert symmetric or 60 < flipped < 140
 
 
+def test_photographs_are_never_flipped(record, rng):
+    """ "is left in the rain" would become "is right in the rain"."""
+    photo = record | {"mirrors": False, "captions": ["a bench is left in the rain"]}
+    assert all(RandomFlip().random_map(photo, rng) is photo for _ in range(100))
+
+
 def test_an_example_is_what_the_model_takes(source, record):
     example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192).example(
         record
