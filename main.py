@@ -65,6 +65,29 @@ flags.register_multi_flags_validator(
 )
 
 
+# The modes that read a flag; in others it is refused, not ignored.
+READ_BY = {
+    "output": ("sample", "evaluate"),
+    "compare": ("evaluate",),
+    "profile": ("train",),
+    **dict.fromkeys(("distributed", "coordinator", "process_id", "process_count"), ("train",)),
+}
+
+
+def check_flags() -> None:
+    """Refuses flags that the mode does not read.
+
+    Raises:
+      UserError: names the first.
+    """
+    for name, modes in READ_BY.items():
+        if FLAGS[name].present and FLAGS.mode not in modes:
+            raise UserError(
+                f"--{name} is read by --mode={' and '.join(modes)}, and the mode is {FLAGS.mode}; "
+                "leave it out."
+            )
+
+
 def loaded_config() -> ConfigDict:
     """The configuration that --config names, checked; a missing file is only noticed here."""
     try:
@@ -129,6 +152,7 @@ def main(argv: list[str]) -> None:
     """Runs the mode."""
     del argv
     logging.set_verbosity(logging.WARNING)
+    check_flags()
     config = loaded_config()
     if FLAGS.mode == "plan":
         keep_compiled()
@@ -138,7 +162,7 @@ def main(argv: list[str]) -> None:
     check_no_pattern(workdir, "--workdir")
     # First of all: whatever asks for devices sees those of one process from then on.
     address = FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count
-    if FLAGS.mode == "train" and (FLAGS.distributed or any(x is not None for x in address)):
+    if FLAGS.distributed or any(x is not None for x in address):
         join(*address)
     keep_compiled()
     kept = keep_freed_memory()

@@ -7,6 +7,8 @@
     … --sketch=house.png --prompt=house --output=outputs/house \
         --region 3="red brick wall" --region 5="oak door" --merge 2,7  # then speak of them
 
+    … --vocabulary                                   # the words that the model knows
+
     … --sketches=drawings --prompts=prompts.csv --output=outputs  # a folder each, on all devices
 
 An output folder appears when all of it is written: sketch.png, regions.png, region_graph.png,
@@ -58,7 +60,14 @@ flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; d
 flags.DEFINE(PATH, "sketches", None, "A folder of sketches, instead of --sketch.")
 flags.DEFINE(PATH, "prompts", None, "Their prompts: .txt, .csv or .jsonl; default a .txt beside.")
 flags.DEFINE_integer("per_device", 1, "Sketches that a device draws together: faster on a GPU.")
-flags.mark_flags_as_required(["output"])
+flags.DEFINE_bool(
+    "vocabulary", False, "Prints the words that the model knows, and samples nothing."
+)
+flags.register_multi_flags_validator(
+    ["output", "vocabulary"],
+    lambda given: given["vocabulary"] or given["output"] is not None,
+    message="Flag --output must have a value other than None.",
+)
 
 OPTIONS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
@@ -73,6 +82,9 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise UserError(f"{argv[1]!r} belongs to no flag; put quotes about words with spaces.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it opens
+    if FLAGS.vocabulary:
+        print_vocabulary()
+        return
     if FLAGS.sketches is None and FLAGS.sketch is None:
         raise UserError("There is nothing to draw; give --sketch=<file> or --sketches=<folder>.")
     if FLAGS.stage1 is None and FLAGS.stage2 is None:
@@ -81,6 +93,22 @@ def main(argv: list[str]) -> None:
         draw_many()
     else:
         draw_one()
+
+
+def print_vocabulary() -> None:
+    """The words of the stage whose vocabulary counts, the last."""
+    from ragaf_jax.tokenizer import Tokenizer
+    from ragaf_jax.training.checkpoint import load_meta
+
+    workdir = FLAGS.stage2 or FLAGS.stage1
+    meta = None if workdir is None else load_meta(Path(workdir))
+    if meta is None:
+        raise UserError(
+            f"--vocabulary prints the words of a checkpoint, and there is none in {workdir}; give "
+            "the workdir of a stage by --stage1 or --stage2."
+        )
+    words = Tokenizer.from_json(meta["tokenizer"]).words()
+    print("The model reads any text." if words is None else "\n".join(words))
 
 
 def draw_one() -> None:
@@ -96,8 +124,12 @@ def draw_one() -> None:
         raise UserError(
             "--prompt is missing; say what the picture is to show, or --prompt= for nothing."
         )
+    from ragaf_jax.sampling.options import check_count, check_seed, check_values
     from ragaf_jax.sampling.outputs import FILES, write_outputs, write_regions
 
+    check_values(asked())
+    check_count(FLAGS.count)
+    check_seed(FLAGS.seed)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
     pipeline = restored(devices=1, per_device=1)
@@ -130,6 +162,7 @@ def draw_one() -> None:
 
 def draw_many() -> None:
     """A folder of sketches, over all devices."""
+    from ragaf_jax.sampling.options import check_seed, check_values
     from ragaf_jax.sampling.rows import read_rows, sketch_files
 
     for name in OF_ONE:
@@ -140,6 +173,8 @@ def draw_many() -> None:
             )
     if FLAGS.regions_only:
         raise UserError("--regions-only is for one drawing; give --sketch.")
+    check_values(asked())
+    check_seed(FLAGS.seed)
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     rows = read_rows(Path(FLAGS.sketches), prompts)
     for name, reason in sketch_files(Path(FLAGS.sketches))[1].items():

@@ -185,6 +185,14 @@ class Tokenizer:
         text = decoder.decode([stem])
         return piece if "\N{REPLACEMENT CHARACTER}" in text else text + piece[len(stem) :]
 
+    def words(self) -> list[str] | None:
+        """The words that the vocabulary has, sorted; None where it has every text."""
+        if not isinstance(self._inner.model, models.WordLevel):
+            return None
+        special = {token.content for token in self._inner.get_added_tokens_decoder().values()}
+        known = self._inner.get_vocab(with_added_tokens=True).keys() - special - {UNKNOWN}
+        return sorted(word for word in known if any(map(str.isalnum, word)))
+
     def unknown_words(self, caption: str) -> list[str]:
         """The words of a caption that the vocabulary does not have; CLIP's has all."""
         encoding = self._inner.encode(caption)

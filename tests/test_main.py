@@ -54,6 +54,60 @@ def test_main(tmp_path, flags, said):
     assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ("--output=out",),
+            "--output is read by --mode=sample and evaluate, and the mode is train",
+        ),
+        (("--compare=a",), "--compare is read by --mode=evaluate, and the mode is train"),
+        (("--mode=sample", "--compare=a"), "--compare is read by --mode=evaluate"),
+        (("--mode=evaluate", "--profile=1:2"), "--profile is read by --mode=train"),
+        (("--mode=evaluate", "--distributed"), "--distributed is read by --mode=train"),
+        (("--mode=adopt", "--process_count=2"), "--process_count is read by --mode=train"),
+    ],
+)
+def test_flags_of_another_mode_are_refused(tmp_path, flags, said):
+    assert said in fail("main.py", STAGE1, f"--workdir={tmp_path / 'run'}", *flags)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--sampler=heun", "sampler is 'heun'; choose one of ddim"),
+        ("--strength=1.5", "strength is 1.5; choose 0 to 1"),
+        ("--guidance=nan", "guidance is nan"),
+        ("--steps=0", "steps is 0; choose a whole number, 1 or more"),
+        ("--count=0", "count is 0; choose 1 to 1000"),
+        ("--seed=-1", "The seed is -1"),
+    ],
+)
+@pytest.mark.parametrize("many", [False, True])
+def test_settings_are_refused_before_a_checkpoint_is_read(tmp_path, flag, said, many):
+    from PIL import Image
+
+    Image.new("L", (1, 1), 255).save(tmp_path / "sketch.png")
+    if many:
+        request = [f"--sketches={tmp_path}", f"--prompts={tmp_path / 'none.txt'}"]
+        said = "count is for" if "count" in flag else said
+    else:
+        request = [f"--sketch={tmp_path / 'sketch.png'}", "--prompt="]
+    stages = [f"--stage{i}={tmp_path / 'nowhere'}" for i in (1, 2)]
+    line = fail("ragaf_jax.sample", *stages, *request, f"--output={tmp_path / 'out'}", flag)
+    assert said in line or (many and "--count is for one drawing" in line)
+
+
+def test_the_words_that_a_model_knows(tmp_path):
+    done = run_here(
+        "ragaf_jax.sample", "--vocabulary", f"--stage2={ROOT / 'pretrained/openmoji/stage2'}"
+    )
+    assert done.status == 0
+    assert {"house", "red", "large", "middle"} <= set(done.stdout.split())
+    assert "none in None" in fail("ragaf_jax.sample", "--vocabulary")
+    assert f"none in {tmp_path}" in fail("ragaf_jax.sample", "--vocabulary", f"--stage1={tmp_path}")
+
+
 def test_main_without_a_workdir():
     assert "--workdir" in fail("main.py", STAGE1)
 

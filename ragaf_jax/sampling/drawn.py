@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.sampling.options import setting_notices
 from ragaf_jax.sampling.request import SketchPage, Told
 
 Pictures = UInt8[np.ndarray, "b s s 3"]
@@ -115,6 +116,6 @@ def result_of(
         attention=attention,
         fusion=fusion,
         settings=settings,
-        notices=told.notices,
+        notices=[*told.notices, *setting_notices(settings)],
         seconds=seconds,
     )

@@ -1,10 +1,12 @@
 """How pictures are to be drawn: every choice that is not sketch, words or seed."""
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.errors import UserError
 
 
@@ -40,6 +42,8 @@ NUMBERS = "steps", "guidance", "sketch_guidance", "guidance_until", "strength", 
 # Scales far beyond what makes a picture, and far from where one has no numbers any more.
 LARGEST_SCALE = 100
 
+MOST = 1000  # images of a call, which are all kept until the last is there
+
 STAGES = {"both": (1, 2), "1": (1,), "2": (2,)}
 
 
@@ -61,26 +65,56 @@ def chosen(
     known = {field.name for field in dataclasses.fields(Options)}
     usual = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": usual_stages, **usual, **given}
+    check_values(fields, schedule_steps)
+    return Options(**{**fields, "steps": int(fields["steps"])})
+
+
+def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:
+    """Refuses values out of their range, which needs no checkpoint.
+
+    Args:
+      fields: of `Options`, any of them; None counts as left out.
+      schedule_steps: T, where it is known.
+
+    Raises:
+      UserError: the first such value.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
     for name in NUMBERS:
-        if name in fields and not isinstance(fields[name], numbers.Real):
-            raise UserError(f"{name} is {fields[name]!r}; choose a number.")
-    steps = fields["steps"]
-    if not (1 <= steps <= schedule_steps and steps == int(steps)):
-        raise UserError(f"steps is {steps}; choose a whole number, 1 to {schedule_steps}.")
-    options = Options(**{**fields, "steps": int(steps)})
+        if name in given and not isinstance(given[name], numbers.Real):
+            raise UserError(f"{name} is {given[name]!r}; choose a number.")
+    steps, most = given.get("steps", 1), schedule_steps or math.inf
+    if not (1 <= steps <= most and steps == int(steps)):
+        upto = "or more" if schedule_steps is None else f"to {schedule_steps}"
+        raise UserError(f"steps is {steps}; choose a whole number, 1 {upto}.")
     for name in ("strength", "guidance_until"):
-        value = getattr(options, name)
-        if not 0 <= value <= 1:
-            raise UserError(f"{name} is {value}; choose 0 to 1.")
+        if not 0 <= given.get(name, 0) <= 1:
+            raise UserError(f"{name} is {given[name]}; choose 0 to 1.")
     for name in ("guidance", "sketch_guidance", "sketch_strength"):
-        value = getattr(options, name)
-        if not abs(value) <= LARGEST_SCALE:
+        if not abs(given.get(name, 0)) <= LARGEST_SCALE:
             raise UserError(
-                f"{name} is {value}; choose -{LARGEST_SCALE} to {LARGEST_SCALE}, usually 0 to 10."
+                f"{name} is {given[name]}; choose -{LARGEST_SCALE} to {LARGEST_SCALE}, usually 0 "
+                "to 10."
             )
-    if options.stages not in tuple(STAGES):
-        raise UserError(f"stages is {options.stages!r}; choose one of {', '.join(STAGES)}.")
-    return options
+    for name, known in (("stages", tuple(STAGES)), ("sampler", tuple(SAMPLERS))):
+        if name in given and given[name] not in known:
+            raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")
+
+
+def check_count(count: int) -> None:
+    """Refuses a number of images that cannot be sampled."""
+    if not 1 <= count <= MOST:
+        raise UserError(f"count is {count}; choose 1 to {MOST} pictures.")
+
+
+def setting_notices(settings: Mapping[str, Any]) -> list[str]:
+    """What a setting does that its user may not expect."""
+    if settings["guidance"] == 0:
+        return [
+            "guidance is 0, which leaves the prompt out; 1 is the model without guidance, which "
+            "diffusers calls 0."
+        ]
+    return []
 
 
 def check_seed(seed: Any) -> None:

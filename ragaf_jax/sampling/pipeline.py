@@ -17,16 +17,13 @@ from ragaf_jax.images import to_square
 from ragaf_jax.nets.model import Params
 from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, Result, joined, result_of
 from ragaf_jax.sampling.generate import Drawing
-from ragaf_jax.sampling.options import STAGES, Options, check_seed, chosen
+from ragaf_jax.sampling.options import STAGES, Options, check_count, check_seed, chosen
 from ragaf_jax.sampling.parts import Parts, make_parts
 from ragaf_jax.sampling.request import SketchPage, Told, find_regions, tell, wording
 from ragaf_jax.sampling.stages import Stage, settings_of
 from ragaf_jax.sketch_input import load_sketch, to_page
 from ragaf_jax.training.setup import check_stages_match
 from ragaf_jax.training.sharding import AXES, filled, put_batch, replicated
-
-# Pictures of one request: they are all kept until the last is drawn.
-MOST = 1000
 
 # A file, a page as `Pipeline.page` makes it, or any grey picture of a drawing.
 Sketch = str | Path | UInt8[np.ndarray, "h w"]
@@ -209,8 +206,7 @@ class Pipeline:
           UserError: a setting out of its range, a sketch that is no picture, words that do not fit.
         """
         options = self.options(**asked)
-        if not 1 <= count <= MOST:
-            raise UserError(f"count is {count}; choose 1 to {MOST} pictures.")
+        check_count(count)
         seeds = [seed + i for i in range(count)]
         for one in seeds:
             check_seed(one)

@@ -1,6 +1,7 @@
 """What one picture is asked for with, and what the networks are told of it."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,11 @@ from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.process import Wishes
 from ragaf_jax.tokenizer import Tokenizer
+
+# What other programs read in a prompt: (word:1.3), [word], <lora:name:0.8>, BREAK.
+_SYNTAX = re.compile(
+    r"\([^()]*:\s*-?[0-9.]+\s*\)|\[[^\[\]]+\]|<(?:lora|lyco|hypernet|embedding)\b[^>]*>|\bBREAK\b"
+)
 
 
 class SketchPage(NamedTuple):
@@ -222,6 +228,11 @@ def _notices(
         if unknown := tokenizer.unknown_words(text):
             unread = ", ".join(dict.fromkeys(unknown))
             notices.append(f"The model does not know these words of the {what}: {unread}.")
+        if found := [match[0] for match in _SYNTAX.finditer(text)]:
+            notices.append(
+                f"The {what} has {', '.join(dict.fromkeys(found))}, which the model reads as plain "
+                "text: weights of words, LoRA tags and BREAK are not supported."
+            )
         if tokenizer.count(text)[0] > length:
             notices.append(f"The {what} is longer than {length} tokens; its end was not read.")
     return notices

@@ -86,7 +86,7 @@ def test_about_half_of_the_records_are_flipped(record, rng):
 
 
 def test_photographs_are_never_flipped(record, rng):
-    """ "is left in the rain" would become "is right in the rain"."""
+    """No rule swaps sides in "a bench is left in the rain"."""
     photo = record | {"mirrors": False, "captions": ["a bench is left in the rain"]}
     assert all(RandomFlip().random_map(photo, rng) is photo for _ in range(100))
 

@@ -305,6 +305,13 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
     page = random_page(rng)
     (unknown,) = pipeline(page, "a purple house").notices
     assert "purple" in unknown and "house" not in unknown
+    for text in ("a (house:1.4)", "a [house] red", "a house <lora:red:0.8>", "a house BREAK red"):
+        notices = [x for x in pipeline(page, text).notices if "as plain text" in x]
+        assert len(notices) == 1 and "The prompt has " in notices[0]
+    for text in ("a house (red)", "a: house", "a house, break"):
+        assert not any("as plain text" in x for x in pipeline(page, text).notices)
+    (zero,) = pipeline(page, "a house", guidance=0.0).notices
+    assert zero.startswith("guidance is 0, which leaves the prompt out")
     (long,) = pipeline(page, " ".join(WORDS[:11])).notices
     assert "longer than 12 tokens" in long
     assert pipeline(page, " ".join(WORDS[:10])).notices == []
