@@ -481,8 +481,8 @@ MUTATIONS = (
         "sketches with many regions end in an error",
     ),
     Mutation(
-        "ragaf_jax/sampling/rows.py",
-        "{k: v for k, v in record.items() if v}",
+        "ragaf_jax/sampling/prompt_files.py",
+        "{name: text for name, text in record.items() if text}",
         "dict(record)",
         "empty cells of a CSV are refused",
     ),
