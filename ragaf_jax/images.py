@@ -1,13 +1,14 @@
 """Image files that nobody vouches for → arrays: one checked way in for sketches and photos.
 
 `read_grey`, `read_rgb` and `read_labels` decode, and end in one sentence on whatever is no usable
-picture; `crop_square` and `to_square` bring what they give to the square that the networks see.
+picture. For training `crop_square` and `to_square` cut a square out; for sampling `pad_to_square`
+and `sketch_input.to_page` keep all of an image and of its sketch.
 """
 
 import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,8 +34,13 @@ SUFFIXES = frozenset(
 # Those of images in other formats.
 OTHER_SUFFIXES = frozenset({".heic", ".heif", ".svg", ".pdf", ".psd", ".eps", ".jxl", ".raw"})
 
+# A sketch and its image are placed alike; a pixel in 50, from rounding, is no reason to refuse one.
+MAX_ASPECT_DIFFERENCE = 0.02
+
 # Less contrast than this share of the full range is none: white that was drawn on nothing.
 _LEAST_CONTRAST = 0.12
+
+_PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 # Pillow's modes of more than 8 bits a sample: I, I;16, I;16B, F …
 _DEEP_MODES = ("I", "F")
@@ -105,6 +111,44 @@ def to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray,
     return cv2.resize(square, (side, side), interpolation=smooth)
 
 
+def place_in_square(height: int, width: int, side: int) -> tuple[int, int, slice, slice]:
+    """Where an image lies that fills a square as far as its proportions let it.
+
+    Returns:
+      Its height and width there, and the rows and columns of the square that it takes, centred.
+    """
+    scale = side / max(height, width)
+    height, width = (max(1, round(length * scale)) for length in (height, width))
+    top, left = (side - height) // 2, (side - width) // 2
+    return height, width, slice(top, top + height), slice(left, left + width)
+
+
+def pad_to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """The whole photo centred on a white square, where `sketch_input.to_page` places its sketch."""
+    height, width, rows, columns = place_in_square(*photo.shape[:2], side)
+    smooth = cv2.INTER_AREA if side <= max(photo.shape) else cv2.INTER_CUBIC
+    square = np.full((side, side, 3), 255, np.uint8)
+    square[rows, columns] = cv2.resize(photo, (width, height), interpolation=smooth)
+    return square
+
+
+def check_same_aspect(sketch: Sequence[int], image: Sequence[int]) -> None:
+    """Refuses a sketch and an image that cannot lie on each other.
+
+    Args:
+      sketch, image: their shapes, height and width first, upright.
+
+    Raises:
+      UserError: height / width differs by more than 2 %.
+    """
+    (rows, columns), (height, width) = sketch[:2], image[:2]
+    if abs(rows * width / (columns * height) - 1) > MAX_ASPECT_DIFFERENCE:
+        raise UserError(
+            f"The sketch has {columns} × {rows} pixels and the image {width} × {height}, so they "
+            "do not lie on each other; crop one to the proportions of the other."
+        )
+
+
 def subject_of(path: Path, what: str) -> str:
     """How the sentences of `read_grey` and `read_rgb` begin."""
     return f"The {what} {path if str(path).isprintable() else ascii(str(path))}"
@@ -146,10 +190,14 @@ def _decode(
         with warnings.catch_warnings():
             # What Pillow only warns of (odd EXIF data, sizes below our limit) does no harm here.
             warnings.simplefilter("ignore")
-            image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise too_large
-            image.load()
+            try:
+                image = _loaded(file, too_large)
+            except ValueError:
+                if not head.startswith(_PNG):
+                    raise
+                # Pillow refuses long texts, such as the history that an editor keeps in its files.
+                file.seek(0)
+                image = _loaded(io.BytesIO(_without_texts(file.read())), too_large)
             # Broken EXIF data is no reason to do without the picture.
             with contextlib.suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
@@ -166,6 +214,25 @@ def _decode(
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{subject} is damaged ({reason}); save it again.") from error
+
+
+def _loaded(file: BinaryIO, too_large: UserError) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise too_large
+    image.load()
+    return image
+
+
+def _without_texts(png: bytes) -> bytes:
+    """A PNG file without its chunks of text (PNG specification, §11.3.3)."""
+    kept, place = [png[: len(_PNG)]], len(_PNG)
+    while place < len(png):
+        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
+        if png[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(png[place:end])
+        place = end
+    return b"".join(kept)
 
 
 def _to_grey(image: Image.Image) -> Image.Image:

@@ -114,12 +114,14 @@ def print_vocabulary() -> None:
 def draw_one() -> None:
     """One sketch, with all that may be said of it."""
     # What can be wrong with the sketch and the flags is said before JAX is loaded.
-    from ragaf_jax.images import read_grey, read_rgb
+    from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
     from ragaf_jax.sampling.rows import parse_regions
     from ragaf_jax.sketch_input import to_page
 
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
     image = None if FLAGS.image is None else read_rgb(FLAGS.image)
+    if image is not None:
+        check_same_aspect(grey.shape, image.shape)
     if FLAGS.prompt is None and not FLAGS.regions_only:
         raise UserError(
             "--prompt is missing; say what the picture is to show, or --prompt= for nothing."

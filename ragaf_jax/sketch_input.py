@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ragaf_jax.images import read_grey
+from ragaf_jax.images import place_in_square, read_grey
 
 # Fainter than this share of the paper's brightness is paper grain, not ink.
 MIN_CONTRAST = 0.12
@@ -38,15 +38,13 @@ def load_sketch(path: str | Path, page_size: int) -> UInt8[np.ndarray, "page pag
 
 def to_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "page page"]:
     """The second half of `load_sketch`: from any grey picture to the page."""
-    scale = page_size / max(grey.shape)
-    height, width = (max(1, round(side * scale)) for side in grey.shape)
+    height, width, rows, columns = place_in_square(*grey.shape, page_size)
     if is_light_on_dark(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)):
         grey = 255 - grey
     drawing = normalise_contrast(resize_keeping_lines(grey, height, width))
 
     page = np.full((page_size, page_size), 255, np.uint8)
-    top, left = (page_size - height) // 2, (page_size - width) // 2
-    page[top : top + height, left : left + width] = drawing
+    page[rows, columns] = drawing
     return page
 
 

@@ -1,5 +1,6 @@
 """Image files that nobody vouches for."""
 
+import contextlib
 import io
 import os
 import struct
@@ -14,7 +15,16 @@ from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.images import MAX_PIXELS, crop_square, read_grey, read_rgb, to_square
+from ragaf_jax.images import (
+    MAX_PIXELS,
+    check_same_aspect,
+    crop_square,
+    pad_to_square,
+    read_grey,
+    read_rgb,
+    to_square,
+)
+from ragaf_jax.sketch_input import to_page
 
 READERS = (read_grey, read_rgb)
 
@@ -350,6 +360,24 @@ def test_what_is_no_file_ends_in_one_sentence(tmp_path, reader):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt"])
+def test_long_texts_in_a_file_do_no_harm(tmp_path, rng, kind):
+    """As editors and generators write them: prompts, workflows, histories."""
+    pixels = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    info = PngInfo()
+    text = "long " * 1_000_000
+    if kind == "iTXt":
+        info.add_itxt("workflow", text, zip=True)
+    else:
+        info.add_text("workflow", text, zip=kind == "zTXt")
+    Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=info)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), pixels)
+    cut = (tmp_path / "a.png").read_bytes()[:-30]
+    (tmp_path / "cut.png").write_bytes(cut)
+    with pytest.raises(UserError, match="is damaged"):
+        read_rgb(tmp_path / "cut.png")
+
+
 @pytest.mark.parametrize("trailing", [(), (3,)])
 def test_the_square_is_the_largest_in_the_middle(rng, trailing):
     height, width = (int(side) for side in rng.integers(1, 60, 2))
@@ -375,6 +403,35 @@ def test_enlargement_keeps_what_it_enlarges(rng):
     assert large.shape == (270, 270, 3)
     assert difference(to_square(large, 90), crop_square(photo)).mean() < 3
     np.testing.assert_array_equal(to_square(photo, 90), crop_square(photo))
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 120), (120, 90), (300, 77), (33, 40)])
+def test_an_image_lies_where_its_sketch_lies(height, width):
+    """Both are placed whole on a square, so that lines stay on what they outline."""
+    photo = np.full((height, width, 3), 200, np.uint8)
+    top, left = height // 4, width // 3
+    photo[top : height - top, left : width - left] = (20, 20, 20)
+    page, image = to_page(photo[..., 0], 240), pad_to_square(photo, 240)
+    ink, dark = page < 128, image[..., 0] < 110
+    assert dark.sum() > 1000 and (ink != dark).mean() < 0.01
+    assert (image[0, 0] == 255).all() == (page[0, 0] == 255)
+    assert set(np.unique(image)) & {20, 200, 255} == {20, 200, 255} or height == width
+
+
+@pytest.mark.parametrize(
+    ("sketch", "image", "fits"),
+    [
+        ((300, 400), (600, 800, 3), True),
+        ((300, 400), (601, 799, 3), True),
+        ((300, 400), (400, 300, 3), False),
+        ((512, 512), (300, 400, 3), False),
+        ((100, 103), (100, 100), False),
+    ],
+)
+def test_proportions_that_differ_are_refused(sketch, image, fits):
+    said = f"{sketch[1]} × {sketch[0]} pixels and the image {image[1]} × {image[0]}, so"
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match=said):
+        check_same_aspect(sketch, image)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (300, 1), (64, 65)])

@@ -161,8 +161,12 @@ def _records(task: _Task) -> list[Record] | Rejected:
         page = None
         if item.sketch is not None:
             file = item.sketch
+            grey = images.read_grey(item.sketch)
+            images.check_same_aspect(grey.shape, photo.shape)
             # As its picture is: cut to the central square.
-            page = to_page(images.crop_square(images.read_grey(item.sketch)), page_size(task.size))
+            page = to_page(images.crop_square(grey), page_size(task.size))
+            if page.min() == 255:
+                raise UserError("has no line on it: it is of one colour")
     except UserError as error:
         what = images.subject_of(file, "image" if file is item.image else "sketch")
         reason = str(error).removeprefix(f"{what} ").removesuffix(".")

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.prepare import page_size
-from ragaf_jax.images import to_square
+from ragaf_jax.images import check_same_aspect, pad_to_square, read_grey
 from ragaf_jax.nets.model import Params
 from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, Result, joined, result_of
 from ragaf_jax.sampling.generate import Drawing
@@ -199,7 +199,7 @@ class Pipeline:
           seed: in 0 … 2³² − 1. The same seed and settings give the same picture.
           count: pictures; their seeds are seed, seed + 1 …
           image: to begin from, instead of noise, in the first of the stages, noised to `strength`;
-            its central square is taken.
+            of the sketch's proportions, and placed as the sketch is: whole, on a white square.
           **asked: fields of `Options`.
 
         Raises:
@@ -211,6 +211,10 @@ class Pipeline:
         for one in seeds:
             check_seed(one)
         began = time.perf_counter()
+        if isinstance(sketch, str | Path):
+            sketch = read_grey(sketch)
+        if image is not None and not isinstance(sketch, SketchPage):
+            check_same_aspect(sketch.shape, image.shape)
         drawing = sketch if isinstance(sketch, SketchPage) else self.page(sketch)
         told = self.tell(drawing, prompt, region_prompts, negative_prompt)
         ready = time.perf_counter()
@@ -228,7 +232,8 @@ class Pipeline:
 
     def starts(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Pictures:
         """Pictures to begin from, at the model's size."""
-        return np.stack([to_square(image, self.leading.model.image_size) for image in images])
+        side = self.leading.model.image_size
+        return np.stack([pad_to_square(image, side) for image in images])
 
     def run(
         self,

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import photo_trees
 import pytest
+from PIL import Image
 
 from input_pipeline.datasets.building import Rejections
 from input_pipeline.datasets.items import Rejected
@@ -30,7 +32,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != ".prepare.lock"
+        if path.is_file() and path.name != ".preparation.lock"
     }
 
 
@@ -83,6 +85,29 @@ def test_broken_pictures_are_left_out_and_listed(tmp_path, pictures):
         RecordSource(data, "folder", split, SIZE) for split in ("train", "validation", "test")
     ]
     assert sum(map(len, records)) == count - 2
+
+
+def test_sketches_that_do_not_belong_to_their_pictures_are_listed(tmp_path, rng):
+    """Pictures are turned upright by their EXIF data, so a sketch that was not is beside it."""
+    root = tmp_path / "pictures"
+    for i in range(8):
+        photo = photo_trees.random_photo(rng, 60, 80)
+        (root / "image").mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if i == 0 else 1  # to be turned by 90°
+        Image.fromarray(photo).save(root / "image" / f"{i}.jpg", exif=exif)
+        page = np.full((60, 80), {1: 255, 2: 0}.get(i, 255), np.uint8)
+        if i not in (1, 2):
+            page[20:40, 30] = page[20, 30:50] = 0
+        photo_trees.save(page, root / "sketch" / f"{i}.png")
+        (root / "image" / f"{i}.txt").write_text("a thing\n")
+    options = Options(SIZE, root=root)
+    (folder,) = prepare("folder", tmp_path / "data", options, Running(max_rejected=0.5))
+    found = rejected_of(folder / "rejected.jsonl")
+    assert set(found) == {"sketch/0.png", "sketch/1.png", "sketch/2.png"}
+    assert "80 × 60 pixels and the image 60 × 80, so they do not lie" in found["sketch/0.png"]
+    for name in ("sketch/1.png", "sketch/2.png"):
+        assert found[name] == "has no line on it: it is of one colour"
 
 
 def test_a_split_with_nothing_in_it_is_answered_with_a_sentence(tmp_path, pictures):

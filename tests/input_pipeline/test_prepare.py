@@ -122,7 +122,7 @@ def test_an_unknown_data_set_is_named(tmp_path):
 
 
 def test_two_preparations_do_not_disturb_each_other(tmp_path):
-    with (tmp_path / ".prepare.lock").open("w") as lock:
+    with (tmp_path / ".preparation.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="Another preparation is at work"):
             prepare("openmoji", tmp_path, Options(SIZE, RECOLORINGS, LIMIT))

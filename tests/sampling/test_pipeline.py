@@ -192,12 +192,14 @@ def test_each_stage_may_draw_alone(rng, pipeline):
     unbegun = pipeline(page, PROMPT, seed=seed, stages="2")
     assert unbegun.coarse is None and (unbegun.images != both.images).any()
     # A photo, of any size, noised a little and a lot.
-    photo = rng.integers(0, 256, (40, 30, 3)).astype(np.uint8)
+    photo = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
     begun = [
         pipeline(page, PROMPT, seed=seed, stages="1", image=photo, strength=strength).images[0]
         for strength in (0.0, 0.2, 1.0)
     ]
     np.testing.assert_array_equal(begun[0], pipeline.starts([photo])[0])
+    with pytest.raises(UserError, match="the image 30 × 40, so they do not lie on each other"):
+        pipeline(page, PROMPT, stages="1", image=photo[:, :30])
     assert all((one != other).any() for one, other in itertools.combinations(begun, 2))
 
 
