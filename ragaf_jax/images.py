@@ -216,7 +216,7 @@ def _decode(
         raise UserError(f"{subject} is damaged ({reason}); save it again.") from error
 
 
-def _loaded(file: BinaryIO, too_large: UserError) -> Image.Image:
+def _loaded(file: BinaryIO | io.BytesIO, too_large: UserError) -> Image.Image:
     image = Image.open(file, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise too_large
