@@ -15,7 +15,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 
 from ragaf_jax.errors import UserError
 
@@ -40,6 +40,9 @@ MAX_ASPECT_DIFFERENCE = 0.02
 # Less contrast than this share of the full range is none: white that was drawn on nothing.
 _LEAST_CONTRAST = 0.12
 
+# Channels that differ by no more are those of a grey image, as JPEG and scanners leave it.
+_LEAST_CHROMA = 24
+
 _PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 # Pillow's modes of more than 8 bits a sample: I, I;16, I;16B, F …
@@ -57,7 +60,7 @@ def unreadable(name: str) -> str | None:
 
 
 def read_grey(path: str | Path, what: str = "sketch") -> UInt8[np.ndarray, "h w"]:
-    """Luminance of an image file, upright and without transparency.
+    """The contrast of an image file with its paper, upright and without transparency.
 
     Args:
       path: a file in one of `FORMATS`. Transparent parts count as white (as black where white
@@ -239,12 +242,36 @@ def _to_grey(image: Image.Image) -> Image.Image:
     if image.mode.startswith(_DEEP_MODES):
         return Image.fromarray(_deep_to_u8(np.asarray(image)))
     if not image.has_transparency_data:
-        # Pillow has no direct way from CMYK and its like to grey.
-        return (image if image.mode in ("1", "L", "RGB") else image.convert("RGB")).convert("L")
-    on_white = _flatten(image, "white").convert("L")
+        if image.mode in ("1", "L"):
+            return image.convert("L")
+        return _from_colours(image.convert("RGB"))
+    on_white = _from_colours(_flatten(image, "white"))
     if np.ptp(np.asarray(on_white)) > 255 * _LEAST_CONTRAST:
         return on_white
-    return _flatten(image, "black").convert("L")
+    return _from_colours(_flatten(image, "black"))
+
+
+def _from_colours(image: Image.Image) -> Image.Image:
+    """Grey that differs from the paper's by as much as the channel in which a pixel differs most.
+
+    Yellow on white and blue on black have next to no contrast in luminance. The paper's colour is
+    the median; grey images remain what they are.
+    """
+    red, green, blue = image.split()
+    most = max(
+        ImageChops.difference(x, y).getextrema()[1] for x, y in ((red, green), (green, blue))
+    )
+    if most <= _LEAST_CHROMA:
+        return image.convert("L")
+    pixels = np.asarray(image)
+    rows, columns = (max(1, side // 256) for side in pixels.shape[:2])
+    paper = np.median(pixels[::rows, ::columns].reshape(-1, 3), axis=0).astype(np.int16)
+    furthest = np.zeros(pixels.shape[:2], np.int16)
+    for channel in range(3):
+        away = pixels[..., channel] - paper[channel]
+        furthest = np.where(np.abs(away) > np.abs(furthest), away, furthest)
+    grey = Image.fromarray(paper.astype(np.uint8)[None, None]).convert("L").getpixel((0, 0))
+    return Image.fromarray(np.clip(grey + furthest, 0, 255).astype(np.uint8))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -18,6 +18,9 @@ MIN_CONTRAST = 0.12
 # Paper in the shadow is at least this share as bright as paper in the light.
 DEEPEST_SHADOW = 0.4
 
+# Pixels between ink and this are faint lines, where they cover such a share of the page.
+FAINTEST, LEAST_FAINT = 235, 0.001
+
 # Brightness surfaces are fitted on a grid of at most this many points a side.
 FIT_SIDE = 64
 
@@ -46,6 +49,18 @@ def to_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray,
     page = np.full((page_size, page_size), 255, np.uint8)
     page[rows, columns] = drawing
     return page
+
+
+def has_faint_lines(page: UInt8[np.ndarray, "h w"], threshold: int) -> bool:
+    """Whether lines of a page are left out: lighter than ink, and not the edge of a darker line.
+
+    Args:
+      page: as `to_page` gives it.
+      threshold: pixels darker than this are ink.
+    """
+    ink = (page < threshold).astype(np.uint8)
+    faint = (page >= threshold) & (page < FAINTEST) & (cv2.dilate(ink, np.ones((7, 7))) == 0)
+    return bool(faint.mean() > LEAST_FAINT)
 
 
 def is_light_on_dark(grey: UInt8[np.ndarray, "h w"]) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import MAX_PIXELS
-from ragaf_jax.sketch_input import load_sketch
+from ragaf_jax.sketch_input import has_faint_lines, load_sketch, to_page
 
 PAGE = 256
 
@@ -238,3 +238,40 @@ def test_what_cannot_be_opened_ends_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", _refuse)
     with pytest.raises(UserError, match="cannot be opened"):
         load_sketch(path, PAGE)
+
+
+def drawn_in(colors, paper):
+    """A page with a rectangle of each colour."""
+    page = np.full((400, 400, 3), paper, np.uint8)
+    for i, color in enumerate(colors):
+        corners = (30 + 120 * i, 40), (120 + 120 * i, 350)
+        cv2.rectangle(page, *corners, color, 4, cv2.LINE_AA)
+    return page
+
+
+@pytest.mark.parametrize(
+    ("paper", "color"),
+    [
+        ((255, 255, 255), (255, 255, 0)),
+        ((255, 255, 255), (255, 165, 0)),
+        ((255, 255, 255), (255, 192, 203)),
+        ((255, 255, 255), (0, 255, 255)),
+        ((255, 255, 255), (190, 190, 190)),
+        ((0, 0, 0), (0, 0, 255)),
+        ((30, 60, 40), (255, 255, 255)),
+        ((180, 140, 100), (0, 0, 0)),
+        ((250, 240, 220), (220, 40, 40)),
+    ],
+)
+def test_lines_of_every_colour_are_ink(tmp_path, paper, color):
+    Image.fromarray(drawn_in([color], paper)).save(tmp_path / "page.png")
+    page = load_sketch(tmp_path / "page.png", 256)
+    black = to_page(drawn_in([(0, 0, 0)], (255, 255, 255))[..., 0], 256)
+    assert ((page < 160) != (black < 160)).mean() < 1e-4  # edges may round otherwise
+
+
+def test_faint_lines_beside_dark_ones_are_noticed():
+    grey = drawn_in([(0, 0, 0), (200, 200, 200)], (255, 255, 255))[..., 0]
+    assert has_faint_lines(to_page(grey, 256), 160)
+    for colors in ([(0, 0, 0)], [(200, 200, 200)], [(0, 0, 0), (90, 90, 90)], []):
+        assert not has_faint_lines(to_page(drawn_in(colors, (255, 255, 255))[..., 0], 256), 160)

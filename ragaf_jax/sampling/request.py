@@ -13,11 +13,12 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
 from ragaf_jax.graph.prepare import sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS
+from ragaf_jax.graph.regions import REGION_KINDS, RegionConfig
 from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.process import Wishes
+from ragaf_jax.sketch_input import has_faint_lines
 from ragaf_jax.tokenizer import Tokenizer
 
 # What other programs read in a prompt: (word:1.3), [word], <lora:name:0.8>, BREAK.
@@ -222,6 +223,11 @@ def _notices(
     notices = []
     if page.min() == 255:
         notices.append("The sketch is blank: no line was found on it.")
+    if has_faint_lines(page, RegionConfig().threshold):
+        notices.append(
+            "Some lines of the sketch are much fainter than the others and were left out of its "
+            "regions; make them darker."
+        )
     texts = {"prompt": prompt, "negative prompt": negative_prompt}
     texts |= {f"text of region {number}": phrase for number, phrase in words.items()}
     for what, text in texts.items():

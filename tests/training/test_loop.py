@@ -11,9 +11,12 @@ import pytest
 from fakes import random_batch, smallest_config, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.checkpoint import best_step, load_params
 from ragaf_jax.training.loop import train
+from ragaf_jax.training.monitor import make_validate
 from ragaf_jax.training.plan import flops_of
+from ragaf_jax.training.setup import objective_of
 from ragaf_jax.training.writers import JsonLines
 
 
@@ -114,6 +117,20 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_validation_scores_the_averaged_weights(stage1):
+    """They are what a checkpoint is sampled with."""
+    config = short(1)
+    lines = map(json.loads, (stage1 / "metrics.jsonl").read_text().splitlines())
+    (logged,) = [line["validation/true"] for line in lines if "validation/true" in line]
+    validate = make_validate(build_model(config), objective_of(config, tiny_tokenizer()))
+    held_out = random_batch(np.random.default_rng(0), config, 16)
+    averaged, raw = (
+        validate(load_params(stage1, which)[0], held_out, config.seed)["true"]
+        for which in ("ema", "trainable")
+    )
+    assert logged == pytest.approx(averaged, rel=1e-6) and logged != pytest.approx(raw, rel=1e-6)
 
 
 def test_a_finished_run_has_nothing_to_do(run, stage1, capsys):
