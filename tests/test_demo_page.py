@@ -169,7 +169,7 @@ def test_what_is_drawn_and_said_comes_back(page):
 
 @pytest.mark.browser
 def test_an_uploaded_sketch_is_what_the_command_draws(page, tmp_path):
-    sketch, prompt = ROOT / "docs" / "images" / "ping_pong.png", "ping pong: large pink at the top"
+    sketch, prompt = ROOT / "docs" / "images" / "ping_pong.png", "ball: large pink at the top"
     page.locator("#upload input[type=file]").set_input_files(sketch)
     picture(page, "regions")
     page.locator("#prompt textarea, #prompt input").fill(prompt)
