@@ -270,7 +270,7 @@ def _from_colours(image: Image.Image) -> Image.Image:
     for channel in range(3):
         away = pixels[..., channel] - paper[channel]
         furthest = np.where(np.abs(away) > np.abs(furthest), away, furthest)
-    grey = Image.fromarray(paper.astype(np.uint8)[None, None]).convert("L").getpixel((0, 0))
+    grey = int(np.asarray(Image.fromarray(paper.astype(np.uint8)[None, None]).convert("L"))[0, 0])
     return Image.fromarray(np.clip(grey + furthest, 0, 255).astype(np.uint8))
 
 

@@ -127,7 +127,7 @@ def draw_one() -> None:
             "--prompt is missing; say what the picture is to show, or --prompt= for nothing."
         )
     from ragaf_jax.sampling.options import check_count, check_seed, check_values
-    from ragaf_jax.sampling.outputs import FILES, write_outputs, write_regions
+    from ragaf_jax.sampling.outputs import FILES, write_regions
 
     check_values(asked())
     check_count(FLAGS.count)
@@ -154,11 +154,9 @@ def draw_one() -> None:
     )
     for notice in result.notices:
         print(notice, file=sys.stderr)
-    told = pipeline.tell(drawing, FLAGS.prompt, region_prompts, FLAGS.negative_prompt)
     facts: dict[str, Any] = {"sketch": FLAGS.sketch}
     facts |= {name: FLAGS[name].value for name in ("merge", "labels", "image") if FLAGS[name].value}
-    with whole_folder(output) as folder:
-        write_outputs(folder, drawing, told, result, facts | facts_of(pipeline))
+    result.save(output, facts | facts_of(pipeline))
     print(FLAGS.output)
 
 

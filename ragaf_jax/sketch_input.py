@@ -41,7 +41,7 @@ def load_sketch(path: str | Path, page_size: int) -> UInt8[np.ndarray, "page pag
 
 def to_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "page page"]:
     """The second half of `load_sketch`: from any grey picture to the page."""
-    height, width, rows, columns = place_in_square(*grey.shape, page_size)
+    height, width, rows, columns = place_in_square(grey.shape[0], grey.shape[1], page_size)
     if is_light_on_dark(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)):
         grey = 255 - grey
     drawing = normalise_contrast(resize_keeping_lines(grey, height, width))

@@ -123,7 +123,7 @@ def _draw(
     for i, ready in enumerate(together):
         result = _result(ready, finished, i)
         with whole_folder(output / ready.row.name) as folder:
-            write_outputs(folder, ready.drawing, ready.told, result, ready.facts)
+            write_outputs(folder, result, ready.facts)
         done.drawn.append(ready.row.name)
         bar.update()
 

@@ -1,12 +1,14 @@
 """What drawing gives: how it goes on, the pictures, and all that is known of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.nets.ragaf import RagafTrace
@@ -63,6 +65,7 @@ class Result(NamedTuple):
       settings: every choice of the call, defaults filled in.
       notices: what of sketch and prompt the model could not take in, as sentences.
       seconds: time spent by part; "sampling" includes compilation the first time.
+      drawing, told: the sketch and the texts, as they were given to the networks.
     """
 
     images: UInt8[np.ndarray, "n s s 3"]
@@ -77,6 +80,29 @@ class Result(NamedTuple):
     settings: dict[str, Any]
     notices: list[str]
     seconds: dict[str, float]
+    drawing: SketchPage
+    told: Told
+
+    def save(self, folder: str | Path, facts: Mapping[str, Any] | None = None) -> Path:
+        """Writes the files that the command `ragaf_jax.sample` writes; all of them or none.
+
+        Args:
+          folder: is made; an earlier output in it is replaced.
+          facts: more entries for metadata.json.
+
+        Returns:
+          The folder.
+
+        Raises:
+          UserError: the folder holds other files, or cannot be written.
+        """
+        from ragaf_jax.sampling.outputs import FILES, write_outputs  # which imports this module
+
+        output = Path(folder).expanduser().resolve()
+        check_writable(output, FILES)
+        with whole_folder(output) as partial:
+            write_outputs(partial, self, facts or {})
+        return output
 
 
 def joined(pieces: Sequence[Finished]) -> Finished:
@@ -118,4 +144,6 @@ def result_of(
         settings=settings,
         notices=[*told.notices, *setting_notices(settings)],
         seconds=seconds,
+        drawing=drawing,
+        told=told,
     )

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.errors import UserError
@@ -35,6 +35,19 @@ class Options:
     sampler: str
     sketch_strength: float = 1.0
     stages: str = "both"
+
+
+class Asked(TypedDict, total=False):
+    """Keyword arguments of a call: fields of `Options`, of which `config.sample` has the others."""
+
+    steps: int
+    guidance: float
+    sketch_guidance: float
+    guidance_until: float
+    strength: float
+    sampler: Literal["ddim", "dpm_solver_pp_2m", "euler", "ddpm"]
+    sketch_strength: float
+    stages: Literal["both", "1", "2"]
 
 
 NUMBERS = "steps", "guidance", "sketch_guidance", "guidance_until", "strength", "sketch_strength"

@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ragaf_jax.sampling.drawn import Result
 from ragaf_jax.sampling.figures import comparison, fusion_curves
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import described, label_page
-from ragaf_jax.sampling.request import SketchPage, Told
+from ragaf_jax.sampling.request import SketchPage
 
 METADATA = "metadata.json"
 PICTURES = (
@@ -56,19 +57,16 @@ def write_regions(folder: Path, drawing: SketchPage) -> None:
     (folder / "regions.json").write_text(f"{text}\n", encoding="utf-8")
 
 
-def write_outputs(
-    folder: Path, drawing: SketchPage, told: Told, result: Result, facts: dict[str, Any]
-) -> None:
+def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any]) -> None:
     """Writes all files of one result into an existing folder.
 
     Args:
       folder: where to.
-      drawing: the sketch with its regions.
-      told: what the networks were told of it.
-      result: what the pipeline made of both.
-      facts: what else metadata.json is to say.
+      result: of the pipeline.
+      facts: more entries for metadata.json.
     """
-    write_regions(folder, drawing)
+    told = result.told
+    write_regions(folder, result.drawing)
     s, r, numbers = result.sketch, result.regions, result.numbers
     stages = result.settings["stages"]
     made = {"stage 2": result.images} if stages != "1" else {"stage 1": result.images}

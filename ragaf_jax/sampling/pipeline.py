@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from ragaf_jax.images import check_same_aspect, pad_to_square, read_grey
 from ragaf_jax.nets.model import Params
 from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, Result, joined, result_of
 from ragaf_jax.sampling.generate import Drawing
-from ragaf_jax.sampling.options import STAGES, Options, check_count, check_seed, chosen
+from ragaf_jax.sampling.options import STAGES, Asked, Options, check_count, check_seed, chosen
 from ragaf_jax.sampling.parts import Parts, make_parts
 from ragaf_jax.sampling.request import SketchPage, Told, find_regions, tell, wording
 from ragaf_jax.sampling.stages import Stage, settings_of
@@ -159,7 +159,7 @@ class Pipeline:
                 "Stage 2 draw."
             )
 
-    def options(self, **asked: Any) -> Options:
+    def options(self, **asked: Unpack[Asked]) -> Options:
         """Choices as Stage 2's config has them, but for what is asked; see `Options`.
 
         Raises:
@@ -187,7 +187,7 @@ class Pipeline:
         seed: int = 0,
         count: int = 1,
         image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
-        **asked: Any,
+        **asked: Unpack[Asked],
     ) -> Result:
         """Draws one sketch, once or several times.
 

@@ -19,7 +19,7 @@ from PIL import Image
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import merged, relabelled
-from ragaf_jax.sampling.outputs import METADATA, write_outputs
+from ragaf_jax.sampling.outputs import METADATA
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -91,9 +91,14 @@ def test_a_stage_2_without_ragaf_has_no_attention_to_show(rng, tmp_path):
     result = without(drawing, PROMPT)
     assert result.attention is None and result.fusion is None
     assert result.coarse is None  # without Stage 1
-    write_outputs(tmp_path, drawing, without.tell(drawing, PROMPT), result, {})
-    names = {file.name for file in tmp_path.iterdir()}
+    folder = result.save(tmp_path / "out", {"stage2": "elsewhere"})
+    assert json.loads((folder / METADATA).read_text())["stage2"] == "elsewhere"
+    result.save(folder)  # an earlier output is replaced
+    names = {file.name for file in folder.iterdir()}
     assert names == FILES - {"attention_maps.png", "fusion.png", "stage1_output.png"}
+    (folder / "thesis.doc").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        result.save(folder)
 
 
 def test_the_seed_decides_and_nothing_else_does(rng, pipeline):
