@@ -128,7 +128,7 @@ def place_in_square(height: int, width: int, side: int) -> tuple[int, int, slice
 
 def pad_to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
     """The whole photo centred on a white square, where `sketch_input.to_page` places its sketch."""
-    height, width, rows, columns = place_in_square(*photo.shape[:2], side)
+    height, width, rows, columns = place_in_square(photo.shape[0], photo.shape[1], side)
     smooth = cv2.INTER_AREA if side <= max(photo.shape) else cv2.INTER_CUBIC
     square = np.full((side, side, 3), 255, np.uint8)
     square[rows, columns] = cv2.resize(photo, (width, height), interpolation=smooth)
@@ -258,10 +258,8 @@ def _from_colours(image: Image.Image) -> Image.Image:
     the median; grey images remain what they are.
     """
     red, green, blue = image.split()
-    most = max(
-        ImageChops.difference(x, y).getextrema()[1] for x, y in ((red, green), (green, blue))
-    )
-    if most <= _LEAST_CHROMA:
+    chroma = [ImageChops.difference(*pair) for pair in ((red, green), (green, blue))]
+    if max(int(np.asarray(x).max()) for x in chroma) <= _LEAST_CHROMA:
         return image.convert("L")
     pixels = np.asarray(image)
     rows, columns = (max(1, side // 256) for side in pixels.shape[:2])
