@@ -228,6 +228,23 @@ def test_the_optimisers_memory_and_their_first_step(rng):
     assert sizes["adamw"] > 2 * kernel.size and sizes["adafactor"] < 0.05 * kernel.size
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_reaches_no_weight(rng, monkeypatch, number):
+    """Though the loss is finite."""
+    config = smallest_config(1)
+    model, tx = build_model(config), optimizer(config.train)
+    state = initial_state(config, model, tx, random_params(model, rng))
+    gradients = jax.tree.map(np.ones_like, state.trainable)
+    jax.tree.leaves(gradients)[0].flat[0] = number
+    loss = jnp.float32(1), {"denoising": jnp.float32(1)}
+    monkeypatch.setattr("ragaf_jax.training.step.value_and_gradient", lambda *_: (loss, gradients))
+    step = functools.partial(train_step, model, tx, 0.999, objective_of(config, tiny_tokenizer()))
+    after, scalars = jax.jit(step)(jax.random.key(0), state, random_batch(rng, config))
+    assert scalars["skipped"] == 1 and np.isfinite(scalars["loss"])
+    for name in ("trainable", "ema", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
+
+
 def test_an_unknown_optimiser():
     config = tiny_config(1).train
     config.optimizer = "adam8bit"
