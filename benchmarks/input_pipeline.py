@@ -75,7 +75,7 @@ def loader_row(stage: int, data_dir: Path, steps: int, augment: float, fragments
     params = traced_init(model, jax.random.key(0))
     step, _ = training_step(config, model, params, objective_of(config, source.tokenizer))
     waited, whole = [], []
-    for i in tqdm(range(WARM_UP + steps), desc=f"stage {stage}", unit="step"):
+    for i in tqdm(range(WARM_UP + steps), desc=f"stage {stage}", unit=" step"):
         begin = time.perf_counter()
         batch = next(batches)
         there = time.perf_counter()

@@ -63,7 +63,7 @@ def write_drawings(root: Path, count: int, side: int) -> Path:
     lines = ["file_name,caption"]
     for name in ("image", "sketch"):
         (root / name).mkdir(parents=True)
-    for i in tqdm(range(count), desc="drawing", unit="drawing"):
+    for i in tqdm(range(count), desc="drawing", unit=" drawing"):
         drawing = drawings[i % len(drawings)]
         svg = read_svg(drawing.path)
         page, picture = render_lines(svg, side), render_picture(svg, side)[..., ::-1]

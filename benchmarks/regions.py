@@ -108,7 +108,7 @@ def measure(drawings: Sequence[Drawing], sizes: Sequence[int]) -> list[Row]:
             measure_drawing(drawing, size)
         results = [
             measure_drawing(drawing, size)
-            for drawing in tqdm(drawings, desc=f"{size} px", unit="drawing")
+            for drawing in tqdm(drawings, desc=f"{size} px", unit=" drawing")
         ]
         for kind, method in results[0]:
             summary = summarize([result[kind, method] for result in results])

@@ -93,7 +93,7 @@ def row(name: str, start: Callable[[Path, Environment], float], folder: Path, ru
     first, second = [], []
     # The start before the first pair is not counted: it leaves Python's bytecode, and the
     # checkpoint that other commands read.
-    for run in tqdm(range(runs + 1), desc=name, unit="pair"):
+    for run in tqdm(range(runs + 1), desc=name, unit=" pair"):
         with tempfile.TemporaryDirectory() as cache:
             environment = usual | {"JAX_COMPILATION_CACHE_DIR": cache}
             seconds = start(folder, environment)

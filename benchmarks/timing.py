@@ -124,7 +124,7 @@ def interleaved(
     found: dict[str, list[Any]] = {name: [] for name in jobs}
     each = -(-repeats // rounds)
     total = len(jobs) * rounds * (each + 2)
-    with tqdm(total=total, unit="run", leave=False) as bar, contextlib.ExitStack() as living:
+    with tqdm(total=total, unit=" run", leave=False) as bar, contextlib.ExitStack() as living:
 
         def started(name: str) -> Worker:
             bar.set_description(f"{name}: first run")
@@ -161,7 +161,7 @@ def beside(reference: Job, jobs: Mapping[str, Job], repeats: int) -> dict[str, t
     """
     found = {}
     total = 2 + len(jobs) * (2 + 2 * repeats)
-    with tqdm(total=total, unit="run", leave=False) as bar, Worker(reference) as base:
+    with tqdm(total=total, unit=" run", leave=False) as bar, Worker(reference) as base:
         bar.set_description("reference: first run")
         first = _first_run(base)
         base.ask("run")

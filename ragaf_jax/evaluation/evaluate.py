@@ -192,7 +192,7 @@ def read(stage: Stage, batch: Batch, seed: int) -> Reading | None:
 
 def _losses(name: str, stage: Stage, batch: Batch) -> dict[str, dict[str, float]]:
     validate = make_validate(stage.model, objective_of(stage.config, stage.tokenizer))
-    bar = tqdm(SEEDS, desc=f"validation loss of {name}", unit="seed")
+    bar = tqdm(SEEDS, desc=f"validation loss of {name}", unit=" seed")
     return spread([validate(stage.params, batch, seed) for seed in bar])
 
 

@@ -203,7 +203,7 @@ def search(
         alike = setting._replace(accumulation=1)  # parts change nothing of the products
         flops[setting] = flops.get(alike) or flops_of(configured(config, alike))
     ordered = sorted(candidates, key=lambda x: (flops[x], x.accumulation, x != own))
-    bar = tqdm(ordered, desc="compile", unit="setting", leave=False, file=sys.stderr)
+    bar = tqdm(ordered, desc="compile", unit=" setting", leave=False, file=sys.stderr)
     for setting in bar:
         bar.set_postfix(setting._asdict())
         if setting not in found:

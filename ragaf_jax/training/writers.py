@@ -62,7 +62,7 @@ class Terminal(Writer):
             desc=f"step {first_step}/{total_steps}",
             total=total_steps,
             initial=first_step,
-            unit="images",
+            unit=" images",
             unit_scale=batch_size,  # so that tqdm's rate is images, not steps, a second
             bar_format="{desc} {percentage:3.0f}%|{bar:24}| {rate_fmt}, {remaining} left{postfix}",
             # A log file keeps every refresh as a line of its own.

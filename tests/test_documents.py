@@ -1,0 +1,27 @@
+"""What documents and progress bars show."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_readme_links_every_document():
+    readme = (ROOT / "README.md").read_text()
+    for document in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{document.name}" in readme, document.name
+
+
+def test_rates_have_a_space_before_their_unit():
+    """tqdm writes "2.4images/s" otherwise."""
+    units = [
+        (path, keyword.value.value)
+        for folder in ("ragaf_jax", "input_pipeline", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "unit" and isinstance(keyword.value, ast.Constant)
+    ]
+    assert len(units) > 20
+    assert [found for found in units if not found[1].startswith(" ")] == []
