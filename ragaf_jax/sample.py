@@ -195,11 +195,9 @@ def restored(devices: int | None, per_device: int) -> "Pipeline":
     """The stages that are given, on so many devices or on all."""
     import jax
 
-    from ragaf_jax.compilation_cache import keep_compiled
     from ragaf_jax.sampling.pipeline import Pipeline
     from ragaf_jax.training.heap import keep_freed_memory
 
-    keep_compiled()
     keep_freed_memory()
     print("Reading the checkpoints …", file=sys.stderr)
     where = {"devices": jax.devices()[:devices], "per_device": per_device}

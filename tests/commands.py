@@ -103,7 +103,8 @@ def run_here(script: str, *arguments: object) -> Ended:
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
         patch.setattr("ragaf_jax.training.heap.keep_freed_memory", lambda: False)
-        patch.setattr("ragaf_jax.compilation_cache.keep_compiled", lambda: None)
+        for module in ("compilation_cache", "sampling.pipeline"):
+            patch.setattr(f"ragaf_jax.{module}.keep_compiled", lambda: None)
         try:
             with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
                 if script.endswith(".py"):

@@ -19,6 +19,7 @@ LEAVES = {
     for name in (
         "__version__",
         "caches",
+        "compilation_cache",
         "errors",
         "folders",
         "batch",

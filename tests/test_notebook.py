@@ -58,7 +58,7 @@ def test_every_cell_shows_a_picture(monkeypatch):
     nbformat.validate(notebook)
     assert not any(cell.outputs for cell in code)  # none are committed
     monkeypatch.chdir(NOTEBOOK.parent)
-    monkeypatch.setattr("ragaf_jax.compilation_cache.keep_compiled", lambda: None)
+    monkeypatch.setattr("ragaf_jax.sampling.pipeline.keep_compiled", lambda: None)
     monkeypatch.setattr(Pipeline, "stream", noise)
     known = {}
     exec(code[0].source, known)

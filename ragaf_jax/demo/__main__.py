@@ -50,12 +50,10 @@ def main(argv: list[str]) -> None:
         # Nobody has named this folder, and it may be of something else.
         with contextlib.suppress(UserError):
             rows = read_rows(Path(FLAGS.stage2).absolute().parent / "examples", None)
-    from ragaf_jax.compilation_cache import keep_compiled
     from ragaf_jax.demo.app import THEME, build
     from ragaf_jax.sampling.pipeline import Pipeline
     from ragaf_jax.training.heap import keep_freed_memory
 
-    keep_compiled()
     keep_freed_memory()
     print("Reading the checkpoints …", file=sys.stderr)
     pipeline = Pipeline.restore(FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype)

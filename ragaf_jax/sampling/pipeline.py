@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jaxtyping import UInt8
 
+from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.images import check_same_aspect, pad_to_square, read_grey
@@ -78,6 +79,8 @@ class Pipeline:
     ) -> "Pipeline":
         """From the workdirs of the stages alone; their averaged parameters.
 
+        What is compiled from now on is kept on disk: see `keep_compiled`.
+
         Args:
           stage1, stage2: one may be left out.
           dtype: of the computation and of what is kept, "float32" or "bfloat16"; by default as the
@@ -88,8 +91,9 @@ class Pipeline:
           UserError: no whole checkpoint in one of them, or stages that do not fit each other, as
             those of different image sizes.
         """
+        keep_compiled()
         one, two = (
-            None if workdir is None else Stage.restore(Path(workdir), i, dtype)
+            None if workdir is None else Stage.restore(Path(workdir).expanduser(), i, dtype)
             for i, workdir in ((1, stage1), (2, stage2))
         )
         return cls(one, two, devices, per_device)

@@ -53,3 +53,9 @@ def write_untrained(config: ml_collections.ConfigDict, workdir: Path) -> None:
     }
     with whole_folder(workdir) as folder:
         save_parameters(folder, params, meta, config.model.dtype)
+    side = config.data.image_size
+    print(f"{workdir}: {config.init.checkpoint} with {config.init.control}, {side} × {side} pixels")
+    print(
+        f"To sample: python -m ragaf_jax.sample --stage1={workdir} --sketch=<file> --prompt=<text> "
+        "--output=<folder>"
+    )
