@@ -24,7 +24,7 @@ from ragaf_jax.training.adopt import adopted  # noqa: E402
 from ragaf_jax.training.loop import train  # noqa: E402
 from ragaf_jax.training.writers import Writer  # noqa: E402
 
-PROMPT, STEPS, GUIDANCE = "a red house", 5, 4.0
+PROMPT, OTHER, STEPS, GUIDANCE = "a red house", "a blue tree", 5, 4.0
 
 
 class Batches:
@@ -111,22 +111,30 @@ def test_the_same_picture(rng, trained, tmp_path):
     @jax.jit
     def draw(params, batch):
         latents, _ = generate(stage.model, process, params, batch, *asked)
-        return to_pixels(stage.model, params, latents)
+        return latents, to_pixels(stage.model, params, latents)
 
-    ours = np.asarray(draw(stage.params, batch))[0]
     noise = np.asarray(example_noise(keys, stage.model.latent_shape))
-    theirs = pipe(
-        PROMPT,
-        image=torch.from_numpy(batch.sketch).permute(0, 3, 1, 2),
-        latents=torch.from_numpy(noise).permute(0, 3, 1, 2),
-        num_inference_steps=STEPS,
-        guidance_scale=GUIDANCE,
-        output_type="np",
-    ).images[0]
-    assert ours.std() > 5
-    psnr = -10 * np.log10(np.mean((ours / 255 - theirs) ** 2))
-    print(f"{kind}, {scheduler}: PSNR {psnr:.1f} dB")
-    assert psnr >= 40
+
+    def theirs(prompt, output_type):
+        return pipe(
+            prompt,
+            image=torch.from_numpy(batch.sketch).permute(0, 3, 1, 2),
+            latents=torch.from_numpy(noise).permute(0, 3, 1, 2),
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            output_type=output_type,
+        ).images
+
+    latents, images = (np.asarray(x) for x in draw(stage.params, batch))
+    expected, other = (
+        theirs(prompt, "latent").permute(0, 2, 3, 1).numpy() for prompt in (PROMPT, OTHER)
+    )
+    norm = np.linalg.norm(expected)
+    error, effect = (np.linalg.norm(expected - x) / norm for x in (latents, other))
+    print(f"{kind}, {scheduler}: latents differ by {error:.1e}, by {effect:.1e} with other words")
+    assert error <= 1e-5 and effect >= 100 * error
+    assert images.std() > 5
+    assert np.abs(images[0] / 255 - theirs(PROMPT, "np")[0]).max() <= 1.5 / 255
 
 
 def test_the_branch_has_learnt(trained):
