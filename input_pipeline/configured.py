@@ -66,9 +66,12 @@ def _held_out(
 ) -> tuple[Batch, Truth]:
     drawings = _distinct(source, examples)
     if len(drawings) < 2:
+        parts = source.sources if isinstance(source, Mixture) else (source,)
+        limited = any(part.metadata.get("limit") for part in parts)
+        advice = "prepare it without --limit, or with a larger one" if limited else "add some"
         raise UserError(
             f"{data.dataset} in {data.dir} has {len(drawings)} {split} drawings and two or more "
-            "are needed; prepare it without --limit, or with a larger one."
+            f"are needed; {advice}."
         )
     return held_out_batch(source, drawings, **shapes(data))
 

@@ -5,6 +5,7 @@ from fakes import tiny_tokenizer
 from miniature import LIMIT, RECOLORINGS
 
 from configs import stage1
+from input_pipeline import configured
 from input_pipeline.configured import held_out, held_out_for, open_split, shown_for
 from input_pipeline.preparing import Options, prepare
 from ragaf_jax.errors import UserError
@@ -46,13 +47,19 @@ def test_other_regions_are_prepared_and_never_taken_for_each_other(config, tmp_p
         prepare("openmoji/plain", tmp_path, Options(config.data.image_size, limit=3))
 
 
-def test_held_out_drawings_differ(config):
+def test_held_out_drawings_differ(config, monkeypatch):
     batch, truth = held_out(config.data, "validation", 3)
     assert len(batch.image) == len(truth.keys) == 3
     assert len({key.split("/")[0] for key in truth.keys}) == 3
     batch, _ = held_out(config.data, "validation", 1000)
     assert len(batch.image) == LIMIT
-    with pytest.raises(UserError, match="has 1 validation drawings and two or more are needed"):
+    said = "has 1 validation drawings and two or more are needed"
+    with pytest.raises(UserError, match=f"{said}; prepare it without --limit"):
+        held_out(config.data, "validation", 1)
+    source = open_split(config.data, "validation")
+    source.metadata["limit"] = 0  # the advice must be of use
+    monkeypatch.setattr(configured, "open_split", lambda *_: source)
+    with pytest.raises(UserError, match=f"{said}; add some"):
         held_out(config.data, "validation", 1)
 
 
