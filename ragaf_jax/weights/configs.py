@@ -71,7 +71,7 @@ _VAE_FIXED = {
     "use_post_quant_conv": True,
     "use_quant_conv": True,
 }
-_TEXT_FIXED = {"model_type": ("clip_text_model", "clip_text"), "architectures": ["CLIPTextModel"]}
+_TEXT_FIXED = {"model_type": ("clip_text_model", "clip_text")}
 _TEXT_IGNORED = (
     "attention_dropout",
     "bos_token_id",
@@ -83,7 +83,9 @@ _TEXT_IGNORED = (
     "pad_token_id",
     "projection_dim",
     "torch_dtype",
+    "tie_word_embeddings",
     "transformers_version",
+    "use_cache",
 )
 
 
@@ -107,6 +109,9 @@ def unet_config(config: Json, source: str) -> UNetConfig:
     """
     obeyed = _fields(UNetConfig)
     _check(config, "UNet2DConditionModel", _UNET_FIXED, (*obeyed, *_UNET_IGNORED), source)
+    side = config.get("sample_size")
+    if isinstance(side, list) and side:  # height and width; the network takes any size
+        config = {**config, "sample_size": max(side)}
     return _make(UNetConfig, config, source)
 
 
@@ -142,7 +147,13 @@ def vae_config(config: Json, source: str) -> VaeConfig:
 def text_config(config: Json, source: str) -> ClipTextConfig:
     """Of CLIPTextModel; raises as `unet_config`."""
     obeyed = _fields(ClipTextConfig)
-    _check(config, None, _TEXT_FIXED, (*obeyed, *_TEXT_IGNORED), source)
+    if (kind := config.get("architectures")) not in (None, [], ["CLIPTextModel"]):
+        raise UserError(
+            f"architectures in {source} is {kind!r}, expected ['CLIPTextModel']: these networks "
+            "are those of Stable Diffusion 1 and 2."
+        )
+    known = (*_TEXT_IGNORED, "architectures")
+    _check(config, None, _TEXT_FIXED, (*obeyed, *known), source)
     # transformers' defaults are those of a smaller CLIP than Stable Diffusion's.
     defaults = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
     return _make(ClipTextConfig, {**defaults, **config}, source)

@@ -5,6 +5,7 @@ reading is: give every adapted module of the networks its names in each format, 
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from ragaf_jax.weights.fields import read_json
 from ragaf_jax.weights.load import check_finite
 from ragaf_jax.weights.names import from_torch, to_torch, torch_name, torch_shape
 from ragaf_jax.weights.stores import Safetensors, open_weights, save_tensors
+
+logger = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
 
@@ -39,10 +42,27 @@ _UP = r"lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight|lora_linear_la
 _TENSOR = re.compile(rf"(?P<module>.+)\.(?:(?P<down>{_DOWN})|(?P<up>{_UP})|(?P<alpha>alpha))")
 # diffusers' names before 2023-12: attn1.processor.to_q_lora.down.weight
 _PROCESSOR = re.compile(r"(.+)\.processor\.(to_\w+?)_lora\.(down|up)\.weight")
+# … and of the text encoder: text_encoder.….self_attn.to_out_lora.down.weight
+_TEXT_PROCESSOR = re.compile(r"(.+\.self_attn)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 # Of LyCORIS' and others' adapters, which are more than two matrices.
 _OTHER_KINDS = re.compile(
-    r"\.(lora_mid|dora_scale|lora_magnitude_vector|hada_w\w+|lokr_w\w+|diff_b|diff|oft_\w+)\b"
+    r"\.(lora_mid|dora_scale|lora_magnitude_vector|hada_w\w+|lokr_w\w+|diff_b|diff|oft_\w+"
+    r"|w_norm|b_norm)\b"
 )
+# Files that are taken for a LoRA, by the name of a tensor.
+_OTHER_FILES = (
+    (re.compile(r"ia3_l\b|\.on_input$"), "an IA³ adapter"),
+    (re.compile(r"\.[ab][12]\.weight$"), "a GLoRA adapter"),
+    (re.compile(r"lllite_"), "a ControlNet-LLLite"),
+    (re.compile(r"emb_params$|string_to_param|clip_[lg]$"), "a textual inversion"),
+    (re.compile(r"(adapter\.)?body\.\d+\.(resnets|block1|in_conv)"), "a T2I-Adapter"),
+    (
+        re.compile(r"control_model\.|lora_controlnet$|input_hint_block"),
+        "a ControlNet",
+    ),
+)
+# A textual inversion that some trainers put into the file of a LoRA.
+_BUNDLED = "bundle_emb."
 _KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_", "control": "lora_controlnet_"}
 _DIFFUSERS = {"unet": "unet.", "text_encoder": "text_encoder.", "control": "controlnet."}
 
@@ -71,14 +91,25 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
     store, settings = _open(path)
     known = _known(params)
     found: dict[_Module, dict[str, str]] = {}
+    if bundled := [name for name in store.shapes if name.startswith(_BUNDLED)]:
+        logger.warning("%s holds the embedding %s, which is left out", store.source, bundled[0])
     for name in store.shapes:
+        if name.startswith(_BUNDLED):
+            continue
         named, part = _parse(name)
         if other := _OTHER_KINDS.search(name):
             raise UserError(
                 f"The tensor {name} in {store.source} is of an adapter with {other[1]}, expected "
-                "LoRA's two matrices a module: LoHa, LoKr, DoRA and Tucker's cores are not read."
+                "LoRA's two matrices a module: LoHa, LoKr, DoRA, Tucker's cores, biases and norms "
+                "are not read."
             )
         if not part or named not in known:
+            kind = next((kind for pattern, kind in _OTHER_FILES if pattern.search(name)), None)
+            if kind is not None:
+                raise UserError(
+                    f"{store.source} is {kind}, as its tensor {name} shows, expected a LoRA; "
+                    "adapters of this kind are not read."
+                )
             raise UserError(
                 f"The tensor {name} in {store.source} is of no module of this model, expected a "
                 "LoRA of Stable Diffusion's UNet or text encoder, of the same generation."
@@ -227,6 +258,8 @@ def _parse(name: str) -> tuple[str, str]:
     if old := _PROCESSOR.fullmatch(name):
         module = f"{old[1]}.{'to_out.0' if old[2] == 'to_out' else old[2]}"
         return module, old[3]
+    if old := _TEXT_PROCESSOR.fullmatch(name):
+        return f"{old[1]}.{old[2]}_proj", old[3]
     match = _TENSOR.fullmatch(name)
     if match is None:
         return name, ""

@@ -147,6 +147,7 @@ def test_what_is_written_is_read(rng, _):
         ("vae", {"force_upcast": True, "latents_mean": None, "scaling_factor": 0.18215}),
         ("vae", {"shift_factor": None, "use_quant_conv": True, "mid_block_add_attention": True}),
         ("text", {"model_type": "clip_text", "dtype": "float16", "return_dict": False}),
+        ("text", {"architectures": None, "use_cache": True, "tie_word_embeddings": True}),
         ("control", {"up_block_types": UP, "out_channels": 4, "conditioning_channels": 3}),
         ("scheduler", {"thresholding": False, "timestep_spacing": None}),
     ],
@@ -154,6 +155,11 @@ def test_what_is_written_is_read(rng, _):
 def test_what_changes_nothing(network, fields):
     read, file = READERS[network]
     assert read(file | fields, "x") == read(file, "x")
+
+
+def test_a_height_and_a_width_are_one_size():
+    read, file = READERS["unet"]
+    assert read(file | {"sample_size": [64, 96]}, "x") == read(file | {"sample_size": 96}, "x")
 
 
 @pytest.mark.parametrize(

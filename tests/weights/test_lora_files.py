@@ -122,6 +122,12 @@ def processor(name):
     return m and f"{m[1]}.processor.{m[2]}_lora.{'down' if m[4] == 'A' else 'up'}.weight"
 
 
+def text_processor(name):
+    """Likewise of the text encoder's."""
+    m = re.fullmatch(r"(text_encoder\..+)\.(q|k|v|out)_proj\.lora_([AB])\.weight", name)
+    return m and f"{m[1]}.to_{m[2]}_lora.{'down' if m[3] == 'A' else 'up'}.weight"
+
+
 def bare(network):
     return lambda name: name.startswith(network) and name.replace(network, "base_model.model", 1)
 
@@ -130,6 +136,7 @@ def bare(network):
 OTHERS = {
     "processors": processor,
     "processors of a bare UNet": lambda name: (processor(name) or "").removeprefix("unet."),
+    "processors of the text encoder": text_processor,
     "compatible layers": endings("lora.down.weight", "lora.up.weight"),
     "linear layers": endings("lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
     "adapters with a name": endings("lora_A.default_0.weight", "lora_B.default_0.weight"),
@@ -251,6 +258,32 @@ def test_other_kinds_of_adapters_are_named(tensors, tmp_path, name):
     said = rf"to_q\.{re.escape(name)} in .* adapter with {name.split('.')[0]}, expected LoRA's"
     with pytest.raises(UserError, match=said):
         load_lora(write(tmp_path / "x.safetensors", stored), SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("base_model.model.attn1.to_k.ia3_l", "an IA³ adapter"),
+        ("lora_unet_mid_block_attentions_0.a1.weight", "a GLoRA adapter"),
+        ("lllite_unet_down_blocks_0.conditioning1.0.weight", "a ControlNet-LLLite"),
+        ("emb_params", "a textual inversion"),
+        ("clip_l", "a textual inversion"),
+        ("body.0.resnets.0.block1.weight", "a T2I-Adapter"),
+        ("control_model.input_hint_block.0.weight", "a ControlNet"),
+    ],
+)
+def test_files_of_another_kind_are_named(tmp_path, name, kind):
+    path = write(tmp_path / "x.safetensors", {name: np.ones((2, 2), np.float32)})
+    with pytest.raises(UserError, match=rf"x.safetensors is {kind}, as its tensor .* shows, exp"):
+        load_lora(path, SHAPES)
+
+
+def test_a_bundled_embedding_is_left_out(tensors, tmp_path, caplog):
+    stored = of(tensors, TO_Q)
+    bundled = stored | {"bundle_emb.cat.string_to_param.*": np.ones((2, 8), np.float32)}
+    files = write(tmp_path / "a.safetensors", stored), write(tmp_path / "b.safetensors", bundled)
+    assert_same_updates(*(load_lora(path, SHAPES) for path in files))
+    assert "holds the embedding bundle_emb.cat" in caplog.text
 
 
 def test_trainers_that_number_the_text_encoders(lora, tmp_path):
