@@ -26,11 +26,13 @@ from input_pipeline.sketch import canny
 from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
+from ragaf_jax.evaluation.overrides import check_overrides
 from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.evaluation.showcase import showcase
 from ragaf_jax.paths import PATH, check_no_pattern, expand_fields
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted
+from ragaf_jax.training.checkpoint import load_meta
 from ragaf_jax.training.distributed import join, only_training_in
 from ragaf_jax.training.heap import Fragments, keep_freed_memory
 from ragaf_jax.training.limits import check_config
@@ -173,6 +175,9 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "adopt":
         write_untrained(config, workdir)
         return
+    if (meta := load_meta(workdir)) is not None:
+        overrides = config_flags.get_override_values(FLAGS["config"])
+        check_overrides(overrides, meta["config"], FLAGS.mode)
     if FLAGS.mode == "sample":
         open_shown = functools.partial(shown_for, config, drawings=8, colorings=3)
         output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"

@@ -72,6 +72,23 @@ def test_flags_of_another_mode_are_refused(tmp_path, flags, said):
     assert said in fail("main.py", STAGE1, f"--workdir={tmp_path / 'run'}", *flags)
 
 
+@pytest.mark.parametrize("mode", ["evaluate", "sample"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data.dataset", "coco"),
+        ("data.text_length", 9),
+        ("model.unet.block_out_channels", "(8,)"),
+    ],
+)
+def test_fields_that_the_checkpoint_decides_are_refused(mode, field, value):
+    pretrained = ROOT / "pretrained" / "openmoji"
+    command = ["main.py", "--config=configs/stage2.py:openmoji", f"--mode={mode}"]
+    command += [f"--workdir={pretrained / 'stage2'}", f"--config.stage1={pretrained / 'stage1'}"]
+    said = fail(*command, f"--config.{field}={value}")
+    assert f"config.{field} is " in said and f"{mode} takes it from the checkpoint" in said
+
+
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
