@@ -24,7 +24,7 @@ from ragaf_jax.weights.stores import InMemory, Safetensors, Store, Under, open_w
 C = TypeVar("C")
 
 # A buffer that transformers 4 saved beside the parameters.
-_TEXT_SURPLUS = (r"(text_model\.)?embeddings\.position_ids",)
+_TEXT_SURPLUS = (r"(text_model\.)?embeddings\.position_ids", r"text_projection\.weight")
 _STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
@@ -65,7 +65,7 @@ class Pretrained:
       source: where it is.
       unet, vae, text_encoder: its networks.
       diffusion: the fields of `config.diffusion` that it decides.
-      tokenizer: the folder of its tokenizer; single files have none.
+      tokenizer: the folder of its tokenizer; single files and some folders have none.
       padding: for want of that folder, the token that it pads with; None: the end of the text.
       notice: what had to be guessed, as a sentence, or "".
     """
@@ -117,13 +117,15 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
         )
 
     scheduler = path / "scheduler" / "scheduler_config.json"
+    tokenizer = path / "tokenizer"
     return Pretrained(
         str(path),
         network("unet", configs.unet_config, unet_names),
         network("vae", configs.vae_config, vae_names),
         network("text_encoder", configs.text_config, text_names, *_TEXT_SURPLUS),
         schedulers.diffusion_fields(read_json(scheduler), str(scheduler)),
-        path / "tokenizer",
+        tokenizer if tokenizer.is_dir() else None,
+        "!" if read["text_encoder"].get("hidden_act") == "gelu" else None,  # Stable Diffusion 2
     )
 
 
