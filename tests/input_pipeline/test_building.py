@@ -110,6 +110,18 @@ def test_sketches_that_do_not_belong_to_their_pictures_are_listed(tmp_path, rng)
         assert found[name] == "has no line on it: it is of one colour"
 
 
+def test_the_vocabulary_has_the_words_of_mirrored_captions(tmp_path, rng):
+    root = tmp_path / "pictures"
+    photo_trees.write_folder(root, rng, pictures=6)
+    table = root / "metadata.jsonl"
+    rows = [json.loads(line) | {"text": "a waxing moon"} for line in table.read_text().splitlines()]
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    prepare("folder", tmp_path / "data", Options(SIZE, root=root))
+    tokenizer = RecordSource(tmp_path / "data", "folder", "train", SIZE).tokenizer
+    assert tokenizer.unknown_words("a waning moon") == []
+    assert tokenizer.unknown_words("a setting moon") == ["setting"]
+
+
 def test_a_split_with_nothing_in_it_is_answered_with_a_sentence(tmp_path, pictures):
     root, *_ = pictures
     for path in root.iterdir():

@@ -9,7 +9,7 @@ from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_keys, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.sampling.generate import TRACE_LEVELS, generate, to_pixels
+from ragaf_jax.sampling.generate import TRACE_LEVELS, _spoken_for, generate, to_pixels
 from ragaf_jax.sampling.process import Settings, process_of
 from ragaf_jax.training.flops import matmul_flops
 
@@ -149,3 +149,15 @@ def test_pixels_are_those_of_the_image(rng, stage2):
 def test_an_unknown_sampler_is_named(stage2):
     with pytest.raises(UserError, match="The sampler is 'heun'; choose one of ddim"):
         process_of(stage2[0], tiny_tokenizer(), "heun")
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_a_small_region_with_a_prompt_has_a_cell_of_its_own(side):
+    """One pixel of sixteen is less than the share at which a cell counts as a region's."""
+    labels = np.zeros((1, 16, 16), np.int32)
+    labels[0, 5, 9] = 1  # within one cell
+    heard = np.zeros((1, 3), np.int32)
+    heard[0, 1] = 1
+    own = np.asarray(_spoken_for(labels, heard, side))[0, ..., 0]
+    assert np.argwhere(own).tolist() == [[5 * side // 16, 9 * side // 16]]
+    assert np.asarray(_spoken_for(labels, np.zeros_like(heard), side)).all()

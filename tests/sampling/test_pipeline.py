@@ -20,7 +20,9 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import merged, relabelled
 from ragaf_jax.sampling.outputs import METADATA
+from ragaf_jax.sampling.parts import make_parts
 from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.stages import settings_of
 from ragaf_jax.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -206,6 +208,21 @@ def test_each_stage_may_draw_alone(rng, pipeline):
     with pytest.raises(UserError, match="the image 30 × 40, so they do not lie on each other"):
         pipeline(page, PROMPT, stages="1", image=photo[:, :30])
     assert all((one != other).any() for one, other in itertools.combinations(begun, 2))
+
+
+def test_the_stages_begin_with_different_noise(rng, pipeline):
+    """Stage 2 would otherwise add what Stage 1 has removed."""
+    stage, told = pipeline.stages[2], pipeline.tell(pipeline.page(random_page(rng)), PROMPT)
+    process, options = stage.process("ddim"), pipeline.options()
+    asked = settings_of(dataclasses.asdict(options)), process.course(options.steps)
+    begun = [
+        make_parts(number, stage.model, process).begin(
+            stage.params, told.batch, np.array([7], np.uint32), *asked, None, told.silent
+        )
+        for number in (1, 2)
+    ]
+    correlation = np.corrcoef(*(np.ravel(drawing.walk.x) for drawing in begun))[0, 1]
+    assert abs(correlation) < 0.5
 
 
 def test_a_stage_alone_is_a_pipeline(rng, pipeline, workdirs):
