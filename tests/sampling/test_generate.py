@@ -158,6 +158,7 @@ def test_a_small_region_with_a_prompt_has_a_cell_of_its_own(side):
     labels[0, 5, 9] = 1  # within one cell
     heard = np.zeros((1, 3), np.int32)
     heard[0, 1] = 1
+    labels, heard = jnp.asarray(labels), jnp.asarray(heard)
     own = np.asarray(_spoken_for(labels, heard, side))[0, ..., 0]
     assert np.argwhere(own).tolist() == [[5 * side // 16, 9 * side // 16]]
-    assert np.asarray(_spoken_for(labels, np.zeros_like(heard), side)).all()
+    assert np.asarray(_spoken_for(labels, jnp.zeros_like(heard), side)).all()
