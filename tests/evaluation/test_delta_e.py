@@ -66,3 +66,17 @@ def test_ends_of_the_scale(rng):
     np.testing.assert_array_equal(delta_e_2000(colors, colors), 0)
     black, white = np.array([[0.0, 0, 0]]), np.array([[100.0, 0, 0]])
     np.testing.assert_allclose(delta_e_2000(black, white), 100, rtol=1e-12)
+
+
+def test_opposite_hues_have_the_mean_of_both(rng):
+    """Half a circle apart, whichever way the hues are rounded: eq. 14 takes their mean as it is."""
+    angle, chroma = rng.uniform(0, 180, 500), rng.uniform(5, 60, 500)
+    a, b = chroma * np.cos(np.deg2rad(angle)), chroma * np.sin(np.deg2rad(angle))
+    first, second = np.stack([0 * a + 50, a, b], -1), np.stack([0 * a + 50, -a, -b], -1)
+    stretched = (1.5 - 0.5 * np.sqrt(chroma**7 / (chroma**7 + 25.0**7))) * a
+    length, hue = np.hypot(stretched, b), np.rad2deg(np.arctan2(b, stretched)) + 90
+    terms = ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.20, 4, -63))
+    t = 1 + sum(w * np.cos(np.deg2rad(n * hue + turn)) for w, n, turn in terms)
+    expected = 2 * length / (1 + 0.015 * length * t)
+    np.testing.assert_allclose(delta_e_2000(first, second), expected, rtol=1e-9)
+    np.testing.assert_allclose(delta_e_2000(second, first), expected, rtol=1e-9)

@@ -107,8 +107,22 @@ def numbers(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 9])
-def test_both_stages_are_measured_and_shown(rng, trained, asked, tmp_path, capsys, count):
-    wanted = []
+def test_both_stages_are_measured_and_shown(
+    rng, trained, asked, tmp_path, capsys, monkeypatch, count
+):
+    wanted, readings, scored = [], [], []
+    read, score = evaluate_module.read, evaluate_module.attention_scores
+
+    def spied_read(*args):
+        readings.append(read(*args))
+        return readings[-1]
+
+    def spied_scores(attention, *args):
+        scored.append(attention)
+        return score(attention, *args)
+
+    monkeypatch.setattr(evaluate_module, "read", spied_read)
+    monkeypatch.setattr(evaluate_module, "attention_scores", spied_scores)
 
     def open_held_out(found, tokenizer):
         wanted.append((found.data.text_length, tokenizer.to_json()))
@@ -117,6 +131,9 @@ def test_both_stages_are_measured_and_shown(rng, trained, asked, tmp_path, capsy
     output = tmp_path / "out"
     returned = evaluate(asked, trained / "stage2", open_held_out, output, canny)
     assert wanted == [(12, tiny_tokenizer().to_json())]
+    # At the noisiest timestep, where the picture does not show its colours yet.
+    np.testing.assert_array_equal(scored[0], readings[0].attention[0])
+    assert np.any(scored[0] != readings[0].attention[-1])
     assert {path.name for path in output.iterdir()} == WRITTEN
     found = numbers(output)
     assert found == json.loads(json.dumps(returned))

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from commands import on_eight_devices
@@ -48,6 +49,15 @@ def drawn(monkeypatch):
 
     monkeypatch.setattr(sampled, "_sampler", sampler)
     return asked, interrupted
+
+
+def test_chunks_are_sampled_with_different_noise(rng, monkeypatch):
+    """One drawing in two chunks would otherwise give one image twice."""
+    monkeypatch.setattr(sampled, "CHUNK", 1)
+    config, one, two, batch = made(rng, 1)
+    twice = jax.tree.map(lambda x: np.concatenate([x, x]), batch)
+    for images in sample_both(config, one, two, twice):
+        assert images.shape[0] == 2 and np.any(images[0] != images[1])
 
 
 def test_what_was_interrupted_goes_on_and_samples_nothing_twice(rng, tmp_path, drawn):

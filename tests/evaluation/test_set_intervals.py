@@ -25,6 +25,14 @@ def test_a_mean_has_the_normal_interval(rng):
     assert interval.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
 
 
+def test_the_spread_is_laid_about_the_value_in_reverse(rng):
+    """Where halves lie far above their mean, the expectation may lie far below the value."""
+    values = rng.exponential(size=40)
+    interval = set_interval(lambda x: mean(x) ** 6, values, rng=rng, resamples=2000)
+    below, above = interval.value - interval.low, interval.high - interval.value
+    assert below > 1.3 * above > 0
+
+
 def test_groups_are_kept_whole(rng):
     """Values that only repeat their drawing carry no more than one value per drawing."""
     drawings = rng.normal(size=100)
