@@ -91,6 +91,17 @@ def test_photographs_are_never_flipped(record, rng):
     assert all(RandomFlip().random_map(photo, rng) is photo for _ in range(100))
 
 
+def test_cached_states_are_those_of_the_caption_that_was_chosen(source, record):
+    captions = ["a large red house", "a small blue tree"]
+    states = {caption: np.full((40, 8), i, np.float32) for i, caption in enumerate(captions)}
+    told = record | {"captions": captions, "text_states": states}
+    to_example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192)
+    for i, caption in enumerate(captions):
+        example = to_example.example(told, i)
+        np.testing.assert_array_equal(example.text_states, states[caption])
+        np.testing.assert_array_equal(example.tokens, source.tokenizer.encode([caption], 40)[0][0])
+
+
 def test_an_example_is_what_the_model_takes(source, record):
     example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192).example(
         record
