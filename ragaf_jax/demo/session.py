@@ -1,5 +1,6 @@
 """What happens between page and pipeline: plain functions, which know nothing of the browser."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -146,7 +147,8 @@ def _finished(
     options: Any,
 ) -> Shown:
     assert session.drawing is not None
-    settings = {**wording(prompt, session.words, negative_prompt), "seed": seed}
+    words = wording(prompt, session.words, negative_prompt)
+    settings = {**words, "seed": seed, **dataclasses.asdict(options)}
     result = result_of(session.drawing, told, finished, settings, {})
     last = enlarge(result.images[0], SHOWN)
     first = None if result.coarse is None else enlarge(result.coarse[0], SHOWN)
