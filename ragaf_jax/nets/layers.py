@@ -130,14 +130,17 @@ class GroupNorm(nn.Module):
             return y.sum(1).reshape(b, self.groups, -1).sum(-1) / (y.shape[1] * size)
 
         def by_channel(y: Array) -> Array:
-            return jnp.repeat(y, size, axis=-1)[:, None]
+            return jnp.repeat(y, size, axis=-1)
 
-        some = pixels[:, :: max(1, pixels.shape[1] // _SHIFT_PIXELS)]
-        shifted = pixels - by_channel(jax.lax.stop_gradient(group_mean(some)))
+        shift = jax.lax.stop_gradient(
+            group_mean(pixels[:, :: max(1, pixels.shape[1] // _SHIFT_PIXELS)])
+        )
+        shifted = pixels - by_channel(shift)[:, None]
         mean = group_mean(shifted)
         variance = jnp.maximum(group_mean(jnp.square(shifted)) - jnp.square(mean), 0.0)
-        slope = by_channel(jax.lax.rsqrt(variance + self.epsilon)) * scale[None, None]
-        y = (shifted - by_channel(mean)) * slope + bias[None, None]
+        slope = by_channel(jax.lax.rsqrt(variance + self.epsilon)) * scale[None]
+        # Of the pixels themselves: with `shifted` the backward pass takes half as long again.
+        y = pixels * slope[:, None] + (bias[None] - by_channel(shift + mean) * slope)[:, None]
         y = nn.silu(y) if self.silu else y
         return y.reshape(x.shape).astype(self.dtype)
 

@@ -127,12 +127,12 @@ def train(
     model, objective = build_model(config), objective_of(config, tokenizer)
     if "text" in keys:
         objective = with_empty_states(objective, model, state)
+    announce_start(state)  # before the writer's progress line
     writer = make_writer(int(state.step))
     if chosen:
         writer.text(int(state.step), "budget", chosen)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
-        announce_start(state)
     else:
         profiled = range(0)
     step_fn = jax.jit(

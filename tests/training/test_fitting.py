@@ -117,6 +117,7 @@ def test_a_run_goes_on_with_another_setting(tried, tmp_path):
     check_same_run(after, before, tmp_path)
 
 
+@pytest.mark.products
 def test_a_small_model_is_fitted_by_the_compilers_account():
     config = frozen_text()
     config.memory_budget_gib = 1.0

@@ -137,7 +137,10 @@ def test_a_batch_that_cannot_be_shared_out(name):
 
 
 def run(config, count, seed):
-    """The state on a mesh of so many devices, a compiled step and its batches."""
+    """The state on a mesh of so many devices, a compiled step and its batches.
+
+    Processes that run it together have a part of each batch each.
+    """
     mesh = make_mesh(config, jax.devices()[:count])
     model, tx = build_model(config), optimizer(config.train)
     objective = objective_of(config, tiny_tokenizer())
@@ -152,10 +155,14 @@ def run(config, count, seed):
     )
     key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(7)
 
+    size, process = 16 // jax.process_count(), jax.process_index()
+    own = slice(process * size, (process + 1) * size)
+
     def steps(state, number):
         losses = []
         for i in range(int(state.step), int(state.step) + number):
             batch = random_batch(np.random.default_rng([seed, i]), config, 16)
+            batch = jax.tree.map(lambda x: x[own], batch)
             with jax.set_mesh(mesh):
                 state, scalars = step(key, state, put_batch(mesh, batch))
             losses.append(float(scalars["loss"]))

@@ -1,6 +1,5 @@
 """Two real processes train, are killed, and go on as two or as one, as if nothing had been."""
 
-import functools
 import json
 import os
 import shutil
@@ -13,15 +12,12 @@ import jax
 import numpy as np
 import pytest
 from commands import run_here
-from fakes import command_flags, random_batch, smallest_config, tiny_config, tiny_tokenizer
+from fakes import command_flags, tiny_config
 from ports import reserve_port
+from test_sharding import config_on, run
 
 from input_pipeline.preparing import Options, prepare
-from ragaf_jax.training.checkpoint import load_params
 from ragaf_jax.training.distributed import join
-from ragaf_jax.training.loop import train
-from ragaf_jax.training.sharding import make_mesh, put_batch
-from ragaf_jax.training.writers import workdir_writer
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY, KILLED_AFTER = 40, 10, 15
@@ -113,61 +109,33 @@ def losses(workdir):
     return {line["step"]: line["loss"] for line in lines(workdir) if "loss" in line}
 
 
-class Halves:
-    """An endless stream of batches, each process with its own part of their examples."""
-
-    def __init__(self, config, seed):
-        self.config, self.seed, self.position = config, seed, 0
-
-    def __next__(self):
-        size, count = self.config.train.batch_size, jax.process_count()
-        batch = random_batch(np.random.default_rng([self.seed, self.position]), self.config, size)
-        self.position += 1
-        part = slice(jax.process_index() * size // count, (jax.process_index() + 1) * size // count)
-        return put_batch(make_mesh(self.config), jax.tree.map(lambda x: x[part], batch))
-
-    def get_state(self):
-        return {"position": self.position}
-
-
-def three_steps(workdir, seed):
-    """Trains, as one of the processes that there are."""
-    config = smallest_config(1)
-    config.train.steps, config.log_every = 3, 1
-    held_out = random_batch(np.random.default_rng(seed), config)
-    make_writer = functools.partial(workdir_writer, workdir, 3, config.train.batch_size)
-    open_iterator = functools.partial(Halves, config, seed)
-    train(config, workdir, lambda _: open_iterator(), held_out, tiny_tokenizer(), make_writer)
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory, seed):
-    """The workdir of one process."""
-    workdir = tmp_path_factory.mktemp("alone")
-    three_steps(workdir, seed)
-    return workdir
+def two_losses(seed):
+    """Of a Stage 1 over all devices of all processes."""
+    _, state, steps = run(config_on(1, -1, 1), jax.device_count(), seed)
+    return steps(state, 2)[1]
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(alone, tmp_path, seed):
+def test_two_processes_take_the_steps_of_one(seed):
     port = reserve_port()
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     both = [
         subprocess.Popen(
-            [sys.executable, __file__, tmp_path / "both", str(seed), str(port), str(i)],
+            [sys.executable, __file__, str(seed), str(port), str(i)],
             env=os.environ | {"PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for i in range(2)
     ]
+    expected = two_losses(seed)
     for process in both:
-        _, said = process.communicate(timeout=MINUTES * 60)
+        printed, said = process.communicate(timeout=MINUTES * 60)
         assert process.returncode == 0, said
-    found, expected = losses(tmp_path / "both"), losses(alone)
-    assert list(found) == list(expected) == [1, 2, 3]
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
-    assert load_params(tmp_path / "both")[1]["step"] == 3
+        count, losses_of_both = json.loads(printed.splitlines()[-1])
+        assert count == 2
+        np.testing.assert_allclose(losses_of_both, expected, rtol=1e-5)
 
 
 @pytest.mark.processes
@@ -222,6 +190,6 @@ def test_a_part_of_an_address_is_none(tmp_path):
 
 
 if __name__ == "__main__":
-    folder, given_seed, port, number = sys.argv[1:]
+    given_seed, port, number = sys.argv[1:]
     join(f"localhost:{port}", int(number), 2)
-    three_steps(Path(folder), int(given_seed))
+    print(json.dumps([jax.process_count(), two_losses(int(given_seed))]))
