@@ -27,7 +27,7 @@ MAX_PIXELS = 100_000_000
 # anything for a picture.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "JPEG2000", "GIF", "BMP", "TIFF", "PPM", "PSD")
 
-# The extensions of these formats, by which images are told from other files of a folder.
+# File extensions of these formats: other files of a folder are not images.
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"}
 )

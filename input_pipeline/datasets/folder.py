@@ -102,8 +102,8 @@ def scan(root: Path) -> Scan:
 
 def _in_other_formats(files: Iterable[str]) -> list[Rejected]:
     """Images that cannot be read."""
-    named = ((path, posixpath.splitext(path)[1].lower()) for path in files)
-    return [Rejected(path, unreadable(path) or "") for path, end in named if end in OTHER_SUFFIXES]
+    others = (path for path in files if path.lower().endswith(tuple(OTHER_SUFFIXES)))
+    return [Rejected(path, unreadable(path) or "") for path in others]
 
 
 def _unread_table(files: Iterable[str]) -> str:

@@ -65,7 +65,8 @@ class Result(NamedTuple):
       settings: every choice of the call, defaults filled in.
       notices: what of sketch and prompt the model could not take in, as sentences.
       seconds: time spent by part; "sampling" includes compilation the first time.
-      drawing, told: the sketch and the texts, as they were given to the networks.
+      sketch_page: the sketch and its regions.
+      request: the inputs of the networks.
     """
 
     images: UInt8[np.ndarray, "n s s 3"]
@@ -80,8 +81,8 @@ class Result(NamedTuple):
     settings: dict[str, Any]
     notices: list[str]
     seconds: dict[str, float]
-    drawing: SketchPage
-    told: Told
+    sketch_page: SketchPage
+    request: Told
 
     def save(self, folder: str | Path, facts: Mapping[str, Any] | None = None) -> Path:
         """Writes the files that the command `ragaf_jax.sample` writes; all of them or none.
@@ -144,6 +145,6 @@ def result_of(
         settings=settings,
         notices=[*told.notices, *setting_notices(settings)],
         seconds=seconds,
-        drawing=drawing,
-        told=told,
+        sketch_page=drawing,
+        request=told,
     )

@@ -38,7 +38,7 @@ class Options:
 
 
 class Asked(TypedDict, total=False):
-    """Keyword arguments of a call: fields of `Options`, of which `config.sample` has the others."""
+    """Keyword arguments of a call: fields of `Options`; `config.sample` has the defaults."""
 
     steps: int
     guidance: float

@@ -65,15 +65,15 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any]) -> Non
       result: of the pipeline.
       facts: more entries for metadata.json.
     """
-    told = result.told
-    write_regions(folder, result.drawing)
+    request = result.request
+    write_regions(folder, result.sketch_page)
     s, r, numbers = result.sketch, result.regions, result.numbers
     stages = result.settings["stages"]
     made = {"stage 2": result.images} if stages != "1" else {"stage 1": result.images}
     if stages == "both" and result.coarse is not None:
         made = {"stage 1": result.coarse, **made}
     seeds = [result.settings["seed"] + i for i in range(len(result.images))]
-    text = "; ".join(told.text.splitlines())
+    text = "; ".join(request.text.splitlines())
     captions = [text] if len(seeds) == 1 else [f"seed {seed}: {text}" for seed in seeds]
     pictures = {
         "region_graph": draw_graph(s, r, result.graph, numbers),
@@ -92,7 +92,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any]) -> Non
         (folder / IMAGES).mkdir()
         for seed, image in zip(seeds, result.images, strict=True):
             Image.fromarray(image).save(folder / IMAGES / f"{seed}.png")
-    (folder / "prompt.txt").write_text(f"{told.text}\n", encoding="utf-8")
+    (folder / "prompt.txt").write_text(f"{request.text}\n", encoding="utf-8")
     metadata = {**result.settings, **facts, **_circumstances(result)}
     written = json.dumps(metadata, indent=2, ensure_ascii=False)
     (folder / METADATA).write_text(f"{written}\n", encoding="utf-8")

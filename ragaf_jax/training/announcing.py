@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from ragaf_jax.training.state import TrainState
 
-# Fields that were changed, of which a line of the terminal names so many.
+# The most changed fields that are listed on the terminal.
 _LISTED = 6
 
 
@@ -34,13 +34,13 @@ def announce_resume(
       steps: config.train.steps.
       before, now: the configurations, as nested dicts.
     """
-    changed = changed_fields(before, now)
     if step >= steps:
         announce(
             f"{workdir} is already at step {step} of {steps} (config.train.steps): nothing to do."
         )
         return
     announce(f"Resuming {workdir} from step {step}, up to step {steps} (config.train.steps).")
+    changed = changed_fields(before, now)
     for line in changed[:_LISTED]:
         announce(f"  {line}")
     if changed[_LISTED:]:

@@ -33,7 +33,7 @@ def outdated(
     keep_best: int,
     keep_every: int,
 ) -> list[int]:
-    """The steps whose checkpoints go: neither among the newest or best, nor of every so many steps.
+    """The steps whose checkpoints are deleted: not the newest, not the best, not every n-th.
 
     Args:
       steps: of all checkpoints that there are.
