@@ -215,10 +215,9 @@ class Pipeline:
         for one in seeds:
             check_seed(one)
         began = time.perf_counter()
-        if isinstance(sketch, str | Path):
-            sketch = read_grey(sketch)
         if image is not None and not isinstance(sketch, SketchPage):
-            check_same_aspect(sketch.shape, image.shape)
+            grey = read_grey(sketch) if isinstance(sketch, str | Path) else sketch
+            check_same_aspect(grey.shape, image.shape)
         drawing = sketch if isinstance(sketch, SketchPage) else self.page(sketch)
         told = self.tell(drawing, prompt, region_prompts, negative_prompt)
         ready = time.perf_counter()

@@ -23,6 +23,7 @@ from ragaf_jax.sampling.outputs import METADATA
 from ragaf_jax.sampling.parts import make_parts
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.stages import settings_of
+from ragaf_jax.sketch_input import load_sketch
 from ragaf_jax.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +224,15 @@ def test_the_stages_begin_with_different_noise(rng, pipeline):
     ]
     correlation = np.corrcoef(*(np.ravel(drawing.walk.x) for drawing in begun))[0, 1]
     assert abs(correlation) < 0.5
+
+
+def test_a_file_of_the_pages_size_is_read_as_any_other(rng, pipeline, tmp_path):
+    """Light on dark, as a blackboard: only pages in memory are taken as they are."""
+    Image.fromarray(255 - random_page(rng)).save(tmp_path / "page.png")
+    result = pipeline(tmp_path / "page.png", PROMPT, stages="1")
+    expected = load_sketch(tmp_path / "page.png", pipeline.page_size)
+    np.testing.assert_array_equal(result.sketch_page.page, expected)
+    assert np.median(expected) == 255
 
 
 def test_a_stage_alone_is_a_pipeline(rng, pipeline, workdirs):
