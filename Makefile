@@ -14,6 +14,10 @@ QUICKLY := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
 # How often `make fuzz` draws new inputs.
 RUNS ?= 3
 
+# Container images often set it, and then every process compiles the sources of all that it imports: 3 s for
+# main.py.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 OVERRIDES := --config.data.dir=$(DATA) $(if $(STEPS),--config.train.steps=$(STEPS) \
