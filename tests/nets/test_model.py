@@ -286,11 +286,13 @@ def test_coarser_shares_are_those_counted_anew(rng, factor):
 
 
 def test_pooling_is_the_mean_over_a_region(rng):
-    labels = jnp.asarray(rng.integers(0, 3, (1, 8, 8)), jnp.int32)
-    features = jnp.asarray(rng.standard_normal((1, 8, 8, 4)), jnp.float32)
-    pooled = np.asarray(pool_regions(features, region_shares(labels, 4, 8)))
+    labels = rng.integers(0, 2, (1, 16, 16))
+    labels[0, 5, 6] = 2  # a sixteenth of a cell
+    features = rng.standard_normal((1, 4, 4, 4)).astype(np.float32)
+    shares = region_shares(jnp.asarray(labels, jnp.int32), 4, 4)
+    pooled = np.asarray(pool_regions(jnp.asarray(features), shares))
+    of_pixels = features.astype(np.float64).repeat(4, 1).repeat(4, 2)
     for region in range(3):
-        np.testing.assert_allclose(
-            pooled[0, region], features[labels == region].mean(0), rtol=1e-4, atol=1e-6
-        )
+        mean = of_pixels[labels == region].mean(0)
+        np.testing.assert_allclose(pooled[0, region], mean, rtol=1e-4, atol=1e-6)
     assert (pooled[0, 3] == 0).all()
