@@ -9,8 +9,8 @@ import pytest
 from ragaf_jax.nets.ragaf import Phrases, WordAttention
 
 WIDTH, TEXT, REACH = 8, 6, 5
-# Which of two texts, or neither, each token belongs to; regions 0 and 2 hear the first.
-TOKENS, HEARERS = np.array([0, 0, 0, 1, 1, -1, -1]), np.array([0, 1, 0])
+# The text of each token, -1 for none, and the text that each region attends to.
+TOKENS, HEARERS = np.array([0, 0, 1, 1, 2, -1, -1]), np.array([0, 1, 2])
 
 
 def random_params(rng, shapes):
@@ -43,7 +43,7 @@ def inputs(rng):
 def test_each_region_hears_its_text_as_if_it_were_alone(rng, attend):
     regions, states = inputs(rng)
     z, attention = attend(regions, states, (HEARERS[:, None] == TOKENS)[None])
-    for text in (0, 1):
+    for text in HEARERS:
         places, hearing = np.flatnonzero(text == TOKENS), text == HEARERS
         alone, weights = attend(regions, states[:, places], np.ones((1, 1, len(places)), bool))
         np.testing.assert_allclose(z[:, hearing], alone[:, hearing], rtol=1e-5, atol=1e-5)
