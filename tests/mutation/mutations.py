@@ -183,6 +183,12 @@ MUTATIONS = (
         "region prompts start at the position of BOS",
     ),
     Mutation(
+        "ragaf_jax/nets/vae.py",
+        "EPSILON = 1e-6",
+        "EPSILON = 1e-5",
+        "the autoencoder's normalisation differs from diffusers'",
+    ),
+    Mutation(
         "ragaf_jax/nets/kl_autoencoder.py",
         "jnp.exp(0.5 * log_variance) * scale",
         "jnp.exp(log_variance) * scale",
