@@ -110,15 +110,14 @@ def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained)
     """The fields of a configuration that a Stable Diffusion decides, by their paths.
 
     Raises:
-      UserError: its UNet reads more than a noisy latent, or the ControlNet is of another UNet.
+      UserError: its UNet predicts more than a latent, or the ControlNet is of another UNet.
     """
-    channels = pretrained.vae.config.latent_channels
-    for name in ("in_channels", "out_channels"):
-        if (found := getattr(pretrained.unet.config, name)) != channels:
-            raise UserError(
-                f"{name} of the UNet of {pretrained.source} is {found}, expected the {channels} of "
-                "a latent: UNets for inpainting, depth or editing have further inputs."
-            )
+    channels, found = pretrained.vae.config.latent_channels, pretrained.unet.config.out_channels
+    if found != channels:
+        raise UserError(
+            f"out_channels of the UNet of {pretrained.source} is {found}, expected the {channels} "
+            "of a latent; give a model that predicts no variance."
+        )
     unet = dataclasses.asdict(pretrained.unet.config)
     # The sizes of what goes in and out are the autoencoder's and the data's.
     for name in ("sample_size", "in_channels", "out_channels"):

@@ -10,7 +10,8 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights.fields import Json, field
+from ragaf_jax.weights.fields import Json, field, shown
+from ragaf_jax.weights.kinds import check_unet
 
 T = TypeVar("T")
 
@@ -108,11 +109,9 @@ def unet_config(config: Json, source: str) -> UNetConfig:
       UserError: a field that these networks do not know, or a value that they cannot obey.
     """
     obeyed = _fields(UNetConfig)
+    check_unet(config, source)
     _check(config, "UNet2DConditionModel", _UNET_FIXED, (*obeyed, *_UNET_IGNORED), source)
-    side = config.get("sample_size")
-    if isinstance(side, list) and side:  # height and width; the network takes any size
-        config = {**config, "sample_size": max(side)}
-    return _make(UNetConfig, config, source)
+    return _make(UNetConfig, _one_size(config), source)
 
 
 def control_config(config: Json, source: str) -> ControlConfig:
@@ -123,10 +122,12 @@ def control_config(config: Json, source: str) -> ControlConfig:
     )
     # The half that a ControlNet does not have is written by no one, but some files carry it.
     ignored = (*_UNET_IGNORED, "out_channels", "up_block_types")
+    check_unet(config, source)
     _check(config, "ControlNetModel", _CONTROL_FIXED, (*obeyed, channels, *ignored), source)
     down = field(config, "down_block_types", UNetConfig.down_block_types, source)
     up = [name.replace("Down", "Up") for name in reversed(down)]
-    fields = {name: config.get(name) for name in obeyed} | {"up_block_types": up}
+    sizes = _one_size(config)
+    fields = {name: sizes.get(name) for name in obeyed} | {"up_block_types": up}
     unet = _make(UNetConfig, fields, source)
     return ControlConfig(unet, field(config, channels, (16, 32, 96, 256), source))
 
@@ -141,7 +142,7 @@ def vae_config(config: Json, source: str) -> VaeConfig:
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
     _check(config, "AutoencoderKL", fixed, (*obeyed, "force_upcast"), source)
-    return _make(VaeConfig, config, source)
+    return _make(VaeConfig, _one_size(config), source)
 
 
 def text_config(config: Json, source: str) -> ClipTextConfig:
@@ -149,8 +150,8 @@ def text_config(config: Json, source: str) -> ClipTextConfig:
     obeyed = _fields(ClipTextConfig)
     if (kind := config.get("architectures")) not in (None, [], ["CLIPTextModel"]):
         raise UserError(
-            f"architectures in {source} is {kind!r}, expected ['CLIPTextModel']: these networks "
-            "are those of Stable Diffusion 1 and 2."
+            f"architectures in {source} is {shown(kind)}, expected ['CLIPTextModel']: these "
+            "networks are those of Stable Diffusion 1 and 2."
         )
     known = (*_TEXT_IGNORED, "architectures")
     _check(config, None, _TEXT_FIXED, (*obeyed, *known), source)
@@ -198,6 +199,13 @@ def text_json(config: ClipTextConfig) -> dict[str, Any]:
     }
 
 
+def _one_size(config: Json) -> Json:
+    """The fields with one number as sample_size; a height and a width are both allowed there."""
+    side = config.get("sample_size")
+    # The networks take any size.
+    return {**config, "sample_size": max(side)} if isinstance(side, list) and side else config
+
+
 def _fields(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
@@ -207,7 +215,10 @@ def _check(
 ) -> None:
     found = config.get("_class_name")
     if class_name and found not in (None, class_name, f"Flax{class_name}"):
-        raise UserError(f"_class_name in {source} is {found!r}, expected {class_name!r}.")
+        raise UserError(
+            f"_class_name in {source} is {shown(found)}, expected {class_name!r}; give "
+            "another network."
+        )
     for name, value in config.items():
         if name.startswith("_") or name in known:
             continue
@@ -215,8 +226,8 @@ def _check(
             if value in (None, False):
                 continue  # whatever it is, it is not used
             raise UserError(
-                f"{source} has the field {name} = {value!r}, which these networks do not know; "
-                "expected the config.json of Stable Diffusion 1 or 2."
+                f"{source} has the field {name} = {shown(value)}, which these networks do not "
+                "know; expected the config.json of Stable Diffusion 1 or 2."
             )
         expected = fixed[name]
         if isinstance(value, list) and not isinstance(expected, list):
@@ -225,8 +236,8 @@ def _check(
         unused = value in (None, False) and expected in (None, False)
         if value != expected and not unused and not (several and value in expected):
             raise UserError(
-                f"{name} in {source} is {value!r}, expected {expected!r}: these networks are those "
-                "of Stable Diffusion 1 and 2."
+                f"{name} in {source} is {shown(value)}, expected {expected!r}: these networks "
+                "are those of Stable Diffusion 1 and 2."
             )
 
 

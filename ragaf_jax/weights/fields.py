@@ -1,6 +1,7 @@
 """Fields of JSON files that others wrote, read with their types."""
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 from ragaf_jax.errors import UserError
 
 Json = Mapping[str, Any]
+
+# How values of others' files appear in errors: a table of a thousand numbers is not printed whole.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -23,6 +28,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def shown(value: Any) -> str:
+    """A value for an error: `repr`, with "..." for the rest of what is long."""
+    return _SHORT.repr(value)
+
+
 def field(config: Json, name: str, default: Any, source: str) -> Any:
     """A field of the type of `default`, which it is where there is none."""
     value = config.get(name)
@@ -34,7 +44,7 @@ def field(config: Json, name: str, default: Any, source: str) -> Any:
     if not _alike(value, (default,) if levels else default):
         example = list(default) if isinstance(default, tuple) else default
         raise UserError(
-            f"{name} in {source} is {config[name]!r}, expected a value such as {example!r}."
+            f"{name} in {source} is {shown(config[name])}, expected a value such as {example!r}."
         )
     return float(value) if isinstance(default, float) else value
 

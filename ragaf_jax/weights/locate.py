@@ -151,9 +151,14 @@ def choose_weights(
     if pickles and not any(name.endswith(".safetensors") for name in found):
         raise UserError(pickle_refusal(Path(source) / found[pickles[0]]))
     raise UserError(
-        f"{Path(source) / folder} holds {', '.join(sorted(found)) or 'no files'}, expected "
+        f"{Path(source) / folder} holds {_listed(sorted(found))}, expected "
         f"{stem}.safetensors or {FLAX_FILES[stem]}; give a folder in diffusers' layout."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + rest or "no files"
 
 
 def check_variant(names: Collection[str], variant: str, source: str) -> None:

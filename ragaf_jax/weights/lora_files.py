@@ -17,9 +17,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import adapters_by_path
 from ragaf_jax.weights.fields import read_json
+from ragaf_jax.weights.kinds import LORA, file_kind
 from ragaf_jax.weights.load import check_finite
 from ragaf_jax.weights.names import from_torch, to_torch, torch_name, torch_shape
-from ragaf_jax.weights.stores import Safetensors, open_weights, save_tensors
+from ragaf_jax.weights.stores import (
+    PICKLES,
+    Safetensors,
+    open_weights,
+    pickle_refusal,
+    save_tensors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +56,8 @@ _OTHER_KINDS = re.compile(
     r"\.(lora_mid|dora_scale|lora_magnitude_vector|hada_w\w+|lokr_w\w+|diff_b|diff|oft_\w+"
     r"|w_norm|b_norm)\b"
 )
-# Files that are taken for a LoRA, by the name of a tensor.
-_OTHER_FILES = (
-    (re.compile(r"ia3_l\b|\.on_input$"), "an IA³ adapter"),
-    (re.compile(r"\.[ab][12]\.weight$"), "a GLoRA adapter"),
-    (re.compile(r"lllite_"), "a ControlNet-LLLite"),
-    (re.compile(r"emb_params$|string_to_param|clip_[lg]$"), "a textual inversion"),
-    (re.compile(r"(adapter\.)?body\.\d+\.(resnets|block1|in_conv)"), "a T2I-Adapter"),
-    (
-        re.compile(r"control_model\.|lora_controlnet$|input_hint_block"),
-        "a ControlNet",
-    ),
-)
+# Whole tensors that PEFT and diffusers save beside the matrices: biases, norms, modules_to_save.
+_WHOLE = re.compile(r"(\.|_)(bias|norm\w*\.weight|modules_to_save\..*)$")
 # A textual inversion that some trainers put into the file of a LoRA.
 _BUNDLED = "bundle_emb."
 _KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_", "control": "lora_controlnet_"}
@@ -104,16 +101,7 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
                 "are not read."
             )
         if not part or named not in known:
-            kind = next((kind for pattern, kind in _OTHER_FILES if pattern.search(name)), None)
-            if kind is not None:
-                raise UserError(
-                    f"{store.source} is {kind}, as its tensor {name} shows, expected a LoRA; "
-                    "adapters of this kind are not read."
-                )
-            raise UserError(
-                f"The tensor {name} in {store.source} is of no module of this model, expected a "
-                "LoRA of Stable Diffusion's UNet or text encoder, of the same generation."
-            )
+            raise _unread(name, store)
         names = found.setdefault(known[named], {})
         if part in names:
             raise UserError(
@@ -132,6 +120,26 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
             )
         tree |= _adapter(store, module, names, settings)
     return unflatten_dict(tree, sep="/")
+
+
+def _unread(name: str, store: Safetensors) -> UserError:
+    """What a tensor is, or the file that it is in, that is of no module's two matrices."""
+    kind, shown = file_kind(store.shapes) or (LORA, name)
+    if kind != LORA:
+        return UserError(
+            f"{store.source} is {kind}, as its tensor {shown} shows, expected a LoRA of Stable "
+            "Diffusion 1 or 2; give one of those."
+        )
+    if _WHOLE.search(name):
+        return UserError(
+            f"The tensor {name} in {store.source} is a bias, a norm or a whole module, expected "
+            "LoRA's two matrices a module; train or save the LoRA without biases, norms and "
+            "modules_to_save."
+        )
+    return UserError(
+        f"The tensor {name} in {store.source} is of no module of this model, expected a LoRA of "
+        "Stable Diffusion's UNet or text encoder, of the same generation."
+    )
 
 
 def lora_tensors(lora: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
@@ -177,6 +185,9 @@ def _open(path: Path) -> tuple[Safetensors, Settings]:
     if path.is_dir():
         files = [path / name for name in TENSOR_FILES if (path / name).exists()]
         if not files:
+            pickles = sorted(file for file in path.iterdir() if file.suffix in PICKLES)
+            if pickles:
+                raise UserError(pickle_refusal(pickles[0]))
             raise UserError(
                 f"{path} holds no {' and no '.join(TENSOR_FILES)}; give the folder or the file of "
                 "a LoRA."

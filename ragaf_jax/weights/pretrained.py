@@ -13,7 +13,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights import compvis, compvis_sizes, configs, schedulers
+from ragaf_jax.weights import compvis, compvis_sizes, configs, kinds, schedulers
 from ragaf_jax.weights.configs import ControlConfig
 from ragaf_jax.weights.fields import read_json
 from ragaf_jax.weights.load import Tree, load_tree
@@ -91,8 +91,15 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
       UserError: it is not there, damaged, or of an architecture that these networks are not.
     """
     path = locate(where, functools.partial(_wanted, variant=variant, source=where))
-    if path.is_file():
-        return _single_file(path)
+    pretrained = _single_file(path) if path.is_file() else _folder(path, variant)
+    latent = pretrained.vae.config.latent_channels
+    kinds.check_inputs(pretrained.unet.config.in_channels, latent, pretrained.source)
+    return pretrained
+
+
+def _folder(path: Path, variant: str) -> Pretrained:
+    names = files_below(path)
+    kinds.check_components(names, str(path))
     if not (path / "unet").is_dir():
         hint = "give a folder with unet/, vae/, text_encoder/, scheduler/ and tokenizer/"
         if (path / "config.json").exists():
@@ -100,7 +107,6 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
         elif (path / "checkpoints").exists():
             hint = "it is a workdir of ours: go on with it, or name it as --config.stage1"
         raise UserError(f"{path} holds no Stable Diffusion in diffusers' layout; {hint}.")
-    names = files_below(path)
     check_variant(names, variant, str(path))
     read = {
         folder: read_json(path / folder / "config.json")
@@ -108,13 +114,10 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
     }
 
     def network(folder: str, config: Callable[..., C], naming: Naming, *surplus: str) -> Network[C]:
+        # First what it is: of another model there may be no file that is read.
+        sizes = config(read[folder], str(path / folder / "config.json"))
         file = path / choose_weights(names, folder, _STEMS[folder], variant, str(path))[0]
-        return Network(
-            config(read[folder], str(path / folder / "config.json")),
-            functools.partial(open_weights, file),
-            naming,
-            surplus,
-        )
+        return Network(sizes, functools.partial(open_weights, file), naming, surplus)
 
     scheduler = path / "scheduler" / "scheduler_config.json"
     tokenizer = path / "tokenizer"
@@ -139,6 +142,7 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
     path = locate(where, wanted)
     if path.is_file():
         whole = open_weights(path)
+        kinds.check_control(whole.shapes, str(path))
         store = compvis.control_store(whole)
         if store is None:
             raise UserError(
@@ -156,6 +160,7 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
 
 def _wanted(names: Collection[str], variant: str, source: str) -> list[str]:
     """Of a repository in diffusers' layout, what `open_pretrained` reads."""
+    kinds.check_components(names, source)
     check_variant(names, variant, source)
     chosen = [name for name in names if name.startswith(("scheduler/", "tokenizer/"))]
     for folder, stem in _STEMS.items():
@@ -166,10 +171,12 @@ def _wanted(names: Collection[str], variant: str, source: str) -> list[str]:
 def _single_file(path: Path) -> Pretrained:
     whole = open_weights(path)
     if not compvis.is_compvis(whole) or not isinstance(whole, Safetensors):
+        kinds.check_file(whole.shapes, "a whole Stable Diffusion 1 or 2", str(path))
         raise UserError(
             f"{path} holds no tensor {compvis.UNET}…, expected a whole Stable Diffusion in the "
             "original layout; for one in diffusers' layout give its folder."
         )
+    kinds.check_whole_file(whole.shapes, str(path))
     prefix = compvis.text_prefix(whole)
     unet, vae = Under(whole, compvis.UNET), Under(whole, compvis.VAE)
     text = Under(whole, prefix)

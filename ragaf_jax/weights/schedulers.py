@@ -3,7 +3,7 @@
 from typing import Any
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.weights.fields import Json, field
+from ragaf_jax.weights.fields import Json, field, shown
 
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _KNOWN = {
@@ -35,10 +35,15 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
       UserError: another kind of diffusion.
     """
     kind = str(config.get("_class_name") or "").removeprefix("Flax")
-    if "Flow" in kind or config.get("trained_betas") is not None or "EDM" in kind:
+    if "Flow" in kind or "EDM" in kind:
         raise UserError(
-            f"{source} is of a {kind} with trained_betas {config.get('trained_betas')}, expected "
-            "one of the schedulers of Stable Diffusion 1 and 2."
+            f"{source} is of a {kind}, which is of another kind of diffusion, expected one of the "
+            "schedulers of Stable Diffusion 1 and 2."
+        )
+    if (betas := config.get("trained_betas")) is not None:
+        raise UserError(
+            f"trained_betas in {source} is {shown(betas)}, expected null: the noise schedule is "
+            "read from beta_schedule, beta_start and beta_end."
         )
     defaults = {
         **_SCHEDULE_DEFAULTS,
@@ -49,7 +54,7 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
     for name, known in _KNOWN.items():
         if said[name] not in known:
             raise UserError(
-                f"{name} in {source} is {said[name]!r}, expected one of {', '.join(known)}."
+                f"{name} in {source} is {shown(said[name])}, expected one of {', '.join(known)}."
             )
     return {
         "schedule": _SCHEDULES[said["beta_schedule"]],

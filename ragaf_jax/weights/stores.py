@@ -21,6 +21,23 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 # PyTorch's pickles, and what other programs call them.
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+# Other endings under which weights are published.
+_FORMATS = {
+    ".gguf": "GGUF, whose weights are quantised",
+    ".onnx": "an ONNX graph",
+    ".xml": "an OpenVINO graph",
+    ".h5": "Keras' or TensorFlow's HDF5",
+    ".npz": "NumPy's archive",
+}
+# How files begin that carry another file's name.
+_BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer and not the weights; run git lfs pull",
+    b"GGUF": "GGUF, whose weights are quantised; use another variant of the weights",
+    b"PK\x03\x04": "a pickle of PyTorch under another name; use the .safetensors",
+    b"\x80\x02\x8a\nl\xfc": "a pickle of PyTorch under another name; use the .safetensors",
+    b"<!": "a page of HTML and not the weights; download the file itself",
+    b"<html": "a page of HTML and not the weights; download the file itself",
+}
 
 
 @runtime_checkable
@@ -103,6 +120,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"{path} is missing; download the weights again.") from None
     except SafetensorError as error:
         size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(64)
+        for beginning, kind in _BEGINNINGS.items():
+            if head.startswith(beginning):
+                raise UserError(f"{path} ({size} bytes) is {kind}.") from None
         raise UserError(
             f"{path} ({size} bytes) is no whole safetensors file ({error}); download it again."
         ) from None
@@ -204,16 +226,22 @@ def open_weights(path: Path, dtype: jax.typing.DTypeLike | None = None) -> Store
         return Safetensors.open(path)
     if path.suffix == ".msgpack":
         return open_msgpack(path, dtype)
-    raise UserError(f"{path} ends in {path.suffix!r}, expected .safetensors or .msgpack.")
+    kind = _FORMATS.get(path.suffix.lower(), f"a file that ends in {path.suffix!r}")
+    raise UserError(
+        f"{path} is {kind}, expected .safetensors or .msgpack; use such a file of the weights."
+    )
 
 
 def pickle_refusal(path: Path) -> str:
     """Why a pickle is not read, and what to do."""
+    converted = path.with_suffix(".safetensors").name.replace("pytorch_model", "model")
+    if path.name.startswith("diffusion_"):  # only transformers drops the library's name
+        converted = path.with_suffix(".safetensors").name
     return (
         f"{path} is a pickle, which can run any program when it is read, so it is refused; convert "
         "it once where you trust it, with PyTorch: safetensors.torch.save_file("
-        f"torch.load({path.name!r}, weights_only=True), {path.with_suffix('.safetensors').name!r}) "
-        "(of a .ckpt, what is under its key 'state_dict'; pytorch_model becomes model.safetensors)."
+        f"torch.load({path.name!r}, weights_only=True), {converted!r}) "
+        "(of a .ckpt, what is under its key 'state_dict')."
     )
 
 

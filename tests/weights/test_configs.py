@@ -157,8 +157,9 @@ def test_what_changes_nothing(network, fields):
     assert read(file | fields, "x") == read(file, "x")
 
 
-def test_a_height_and_a_width_are_one_size():
-    read, file = READERS["unet"]
+@pytest.mark.parametrize("network", ["unet", "vae", "control"])
+def test_a_height_and_a_width_are_one_size(network):
+    read, file = READERS[network]
     assert read(file | {"sample_size": [64, 96]}, "x") == read(file | {"sample_size": 96}, "x")
 
 
@@ -216,6 +217,26 @@ def test_what_is_refused(network, field, value):
     said = str(error.value)
     name = {"_class_name": value if network == "scheduler" else field}.get(field, field)
     assert name in said and "folder/config.json" in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("network", "field"),
+    [
+        ("scheduler", "trained_betas"),
+        ("unet", "transformer_layers_per_block"),
+        ("unet", "block_out_channels"),
+        ("unet", "a_field_to_come"),
+        ("vae", "latents_mean"),
+        ("text", "architectures"),
+        ("text", "hidden_size"),
+    ],
+)
+def test_long_tables_are_not_printed_whole(network, field):
+    read, file = READERS[network]
+    for value in ([i / 7 for i in range(1000)], "x" * 9999):
+        with pytest.raises(UserError) as error:
+            read(file | {field: value}, "folder/config.json")
+        assert field in str(error.value) and len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'"SD"', b"\xff\xfe{}", b"null"])

@@ -236,10 +236,13 @@ def test_a_folder_without_weights(folder):
 
 
 def test_a_single_file_that_is_none(folder):
-    with pytest.raises(UserError, match=r"holds no tensor model.diffusion_model.…"):
+    with pytest.raises(UserError, match="is one network in diffusers' layout"):
         open_pretrained(str(folder / UNET_FILE))
     with pytest.raises(UserError, match="holds no ControlNet in the original layout"):
         open_control(str(folder / UNET_FILE))
+    save_file({"a.weight": np.zeros(2)}, folder / "other.safetensors")
+    with pytest.raises(UserError, match=r"holds no tensor model.diffusion_model.…"):
+        open_pretrained(str(folder / "other.safetensors"))
 
 
 def test_folders_of_the_wrong_level(folder, tmp_path):

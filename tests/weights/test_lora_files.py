@@ -270,12 +270,41 @@ def test_other_kinds_of_adapters_are_named(tensors, tmp_path, name):
         ("clip_l", "a textual inversion"),
         ("body.0.resnets.0.block1.weight", "a T2I-Adapter"),
         ("control_model.input_hint_block.0.weight", "a ControlNet"),
+        ("lora_controlnet", "a control-LoRA"),
+        ("ip_adapter.1.to_k_ip.weight", "an IP-Adapter"),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha", "of Stable Diffusion XL"),
+        ("lora_unet_double_blocks_0_img_attn_qkv.alpha", "of a diffusion transformer"),
+        ("model.diffusion_model.out.2.bias", "a whole Stable Diffusion"),
     ],
 )
 def test_files_of_another_kind_are_named(tmp_path, name, kind):
-    path = write(tmp_path / "x.safetensors", {name: np.ones((2, 2), np.float32)})
-    with pytest.raises(UserError, match=rf"x.safetensors is {kind}, as its tensor .* shows, exp"):
+    # A control-LoRA's first tensor could be anything's.
+    tensors = {"input_blocks.0.0.bias": np.ones(2), name: np.ones((2, 2), np.float32)}
+    path = write(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(UserError, match=rf"x.safetensors is {kind}.*, as its tensor .* shows, exp"):
         load_lora(path, SHAPES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{TO_Q}.lora_B.bias",
+        f"{TO_Q}.base_layer.bias",
+        "unet.conv_norm_out.weight",
+        "unet.down_blocks.0.resnets.0.norm1.bias",
+        "base_model.model.conv_in.modules_to_save.weight",
+    ],
+)
+def test_biases_and_norms_beside_a_lora_are_named(tensors, tmp_path, name):
+    stored = of(tensors, TO_Q) | {name: np.ones(2, np.float32)}
+    with pytest.raises(UserError, match=rf"{name} in .* is a bias, a norm or a whole module, exp"):
+        load_lora(write(tmp_path / "x.safetensors", stored), SHAPES)
+
+
+def test_a_lora_in_a_pickle_is_named(tmp_path):
+    (tmp_path / "pytorch_lora_weights.bin").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"weights\.bin is a pickle.*'pytorch_lora_weights.safet"):
+        load_lora(tmp_path, SHAPES)
 
 
 def test_a_bundled_embedding_is_left_out(tensors, tmp_path, caplog):
