@@ -14,6 +14,7 @@ python main.py --mode=adopt --config=configs/stage1.py:openmoji_sd --workdir=run
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags, logging
@@ -31,7 +32,7 @@ from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.evaluation.showcase import showcase
 from ragaf_jax.paths import PATH, check_no_pattern, expand_fields
 from ragaf_jax.sampling.grid import make_grid
-from ragaf_jax.training.adopt import adopted
+from ragaf_jax.training.adopt import adopted, with_distilled_sampling
 from ragaf_jax.training.checkpoint import load_meta
 from ragaf_jax.training.distributed import join, only_training_in
 from ragaf_jax.training.heap import Fragments, keep_freed_memory
@@ -103,10 +104,15 @@ def loaded_config() -> ConfigDict:
     return FLAGS.config
 
 
+def set_fields() -> dict[str, Any]:
+    """The fields of the configuration that the command line sets, by their paths."""
+    return config_flags.get_override_values(FLAGS["config"])
+
+
 def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> None:
     """Trains `config.stage` in `workdir`."""
     profiled = parse_window(FLAGS.profile)
-    config, tokenizer = adopted(config, workdir)
+    config, tokenizer = adopted(config, workdir, set_fields())
     source = open_split(config.data, "train", tokenizer)
     mesh = make_mesh(config)
     examples = config.train.batch_size + config.train.read_examples
@@ -173,11 +179,12 @@ def main(argv: list[str]) -> None:
             train_stage(config, workdir, fragments)
         return
     if FLAGS.mode == "adopt":
-        write_untrained(config, workdir)
+        write_untrained(config, workdir, set_fields())
         return
     if (meta := load_meta(workdir)) is not None:
-        overrides = config_flags.get_override_values(FLAGS["config"])
-        check_overrides(overrides, meta["config"], FLAGS.mode)
+        check_overrides(set_fields(), meta["config"], FLAGS.mode)
+        distilled = meta["config"]["diffusion"].get("distilled_steps", 0)
+        config = with_distilled_sampling(config, distilled, set_fields())
     if FLAGS.mode == "sample":
         open_shown = functools.partial(shown_for, config, drawings=8, colorings=3)
         output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"

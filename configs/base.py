@@ -124,6 +124,8 @@ def get_config() -> ml_collections.ConfigDict:
     # What sampling makes of the timesteps; names as in diffusers' scheduler_config.json.
     diffusion.timestep_spacing = "trailing"  # or "leading", "linspace"
     diffusion.steps_offset = 0  # of "leading"; Stable Diffusion 1 has 1
+    # Of a distilled checkpoint (SD-Turbo, LCM): the steps in which it is sampled without guidance.
+    diffusion.distilled_steps = 0
     diffusion.set_alpha_to_one = True  # False: ddim ends with timestep 0's noise, not without any
     # Weight of a prediction of x_0: min(SNR, max_snr) + 1. A hundred times the cap, and the almost
     # clean timesteps outshout all others: samples stay speckled.

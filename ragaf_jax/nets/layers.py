@@ -110,6 +110,8 @@ class GroupNorm(nn.Module):
     The variance is computed from shifted data in one pass over x (Chan, Golub & LeVeque 1983,
     eq. 1.6): mean((x − k)²) − mean(x − k)². The shift k, the mean of 16 pixels of the group, is
     within √(pixels / 16) standard deviations of the mean, so that a large mean cancels no digits.
+    Of bfloat16, k is 0: what cancels in float32 is less than a tenth of what rounding x has lost,
+    and XLA would write x − k to a GPU's memory (docs/performance.md).
     """
 
     groups: int = 32
@@ -132,10 +134,12 @@ class GroupNorm(nn.Module):
         def by_channel(y: Array) -> Array:
             return jnp.repeat(y, size, axis=-1)
 
-        shift = jax.lax.stop_gradient(
-            group_mean(pixels[:, :: max(1, pixels.shape[1] // _SHIFT_PIXELS)])
-        )
-        shifted = pixels - by_channel(shift)[:, None]
+        shift: Array = jnp.zeros((b, self.groups), pixels.dtype)
+        shifted = pixels
+        if x.dtype != jnp.bfloat16:
+            some = pixels[:, :: max(1, pixels.shape[1] // _SHIFT_PIXELS)]
+            shift = jax.lax.stop_gradient(group_mean(some))
+            shifted = pixels - by_channel(shift)[:, None]
         mean = group_mean(shifted)
         variance = jnp.maximum(group_mean(jnp.square(shifted)) - jnp.square(mean), 0.0)
         slope = by_channel(jax.lax.rsqrt(variance + self.epsilon)) * scale[None]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,16 @@ _BEGINNING = {
 
 
 def adopted(
-    config: ml_collections.ConfigDict, workdir: Path
+    config: ml_collections.ConfigDict, workdir: Path, given: Collection[str] = ()
 ) -> tuple[ml_collections.ConfigDict, Tokenizer | None]:
     """`config` with the networks, schedule and tokenizer of the weights that the run begins from.
 
     A run that goes on takes them from its own checkpoints, and Stage 2 from Stage 1's: the files
     that Stage 1 began from are not needed any more. Without such weights, `config` as it is and no
     tokenizer.
+
+    Args:
+      given: paths of fields that the command sets; see `with_distilled_sampling`.
 
     Raises:
       UserError: there are no such weights, or they are of architectures that are not known.
@@ -65,7 +69,9 @@ def adopted(
             chosen = {k: v for k, v in fields.items() if k.startswith(ADOPTED) and k not in _OURS}
             if config.model.lora.patterns:
                 chosen = {k: v for k, v in chosen.items() if not k.startswith("model.lora.")}
-            return with_fields(config, chosen), Tokenizer.from_json(meta["tokenizer"])
+            config = with_fields(config, chosen)
+            config = with_distilled_sampling(config, config.diffusion.distilled_steps, given)
+            return config, Tokenizer.from_json(meta["tokenizer"])
         if meta is not None:
             if place == workdir and config.init.checkpoint:
                 raise UserError(
@@ -86,9 +92,26 @@ def adopted(
     pretrained = open_pretrained(config.init.checkpoint, config.init.variant)
     if pretrained.notice and not config.init.prediction:
         print(pretrained.notice, file=sys.stderr)
-    return with_fields(config, pretrained_fields(config, pretrained)), tokenizer_of(
-        pretrained, config.init.tokenizer
-    )
+    for notice in pretrained.notices:
+        print(notice, file=sys.stderr)
+    config = with_fields(config, pretrained_fields(config, pretrained))
+    config = with_distilled_sampling(config, pretrained.distilled_steps, given)
+    return config, tokenizer_of(pretrained, config.init.tokenizer)
+
+
+def with_distilled_sampling(
+    config: ml_collections.ConfigDict, steps: int, given: Collection[str]
+) -> ml_collections.ConfigDict:
+    """`config` that samples a distilled checkpoint in its `steps`, without guidance.
+
+    Args:
+      steps: `diffusion.distilled_steps` of the checkpoint; of 0, `config` as it is.
+      given: paths of fields that keep their values, because the command sets them.
+    """
+    if not steps:
+        return config
+    fields = {"sample.sampler": "euler", "sample.steps": steps, "sample.guidance": 1.0}
+    return with_fields(config, {k: v for k, v in fields.items() if k not in given})
 
 
 def check_beginning(config: ml_collections.ConfigDict, begun: Fields, workdir: Path) -> None:
@@ -128,7 +151,7 @@ def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained)
         control = open_control(config.init.control, config.init.variant).config
         check_control(config.init.control, control, pretrained.unet.config)
         sketch_channels = control.conditioning_channels
-    diffusion = dict(pretrained.diffusion)
+    diffusion = {**pretrained.diffusion, "distilled_steps": pretrained.distilled_steps}
     if config.init.prediction:
         if config.init.prediction not in PREDICTIONS:
             raise UserError(

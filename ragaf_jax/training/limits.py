@@ -37,6 +37,7 @@ LIMITS = {
     "model.lora.rank": (1, MOST),
     "model.lora.dropout": (0, 0.99),
     "diffusion.steps_offset": (0, MOST),
+    "diffusion.distilled_steps": (0, MOST),
     "train.steps": (1, MOST),
     "train.batch_size": (1, MOST),
     "train.accumulation": (1, MOST),

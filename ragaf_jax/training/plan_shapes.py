@@ -52,6 +52,7 @@ def stable_diffusion_15() -> dict[str, Any]:
         "timestep_spacing": "leading",
         "steps_offset": 1,
         "set_alpha_to_one": False,
+        "distilled_steps": 0,
     }
     return {
         "data.text_length": text.pop("max_position_embeddings"),

@@ -1,6 +1,7 @@
 """A Stage 1 that nobody trained: a Stable Diffusion and its ControlNet, to be drawn with."""
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import ml_collections
@@ -15,12 +16,15 @@ from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.parameters import save_parameters
 
 
-def write_untrained(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def write_untrained(
+    config: ml_collections.ConfigDict, workdir: Path, given: Collection[str] = ()
+) -> None:
     """Writes the weights that `config.init` names as a workdir of parameters alone.
 
     Args:
       config: of a Stage 1, with `init.checkpoint` and `init.control`.
       workdir: a folder to be written; it appears when all of it is there.
+      given: paths of fields that the command sets; see `adopted`.
 
     Raises:
       UserError: another stage, no checkpoint or ControlNet named, weights that cannot be read or do
@@ -41,7 +45,7 @@ def write_untrained(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if load_meta(workdir) is not None:
         raise UserError(f"{workdir} holds a run already; name a new folder.")
     check_writable(workdir, {"config.json", "checkpoints"})
-    config, tokenizer = adopted(config, workdir)
+    config, tokenizer = adopted(config, workdir, given)
     assert tokenizer is not None
     print("Reading the weights …", file=sys.stderr)
     params = initial_params(config, build_model(config), None)

@@ -67,7 +67,9 @@ class Pretrained:
       diffusion: the fields of `config.diffusion` that it decides.
       tokenizer: the folder of its tokenizer; single files and some folders have none.
       padding: for want of that folder, the token that it pads with; None: the end of the text.
-      notice: what had to be guessed, as a sentence, or "".
+      notice: how it was guessed what the UNet predicts, as a sentence, or "".
+      distilled_steps: in which it is sampled without guidance, as SD-Turbo; 0: not distilled.
+      notices: sentences on what is not as its user may expect.
     """
 
     source: str
@@ -78,6 +80,8 @@ class Pretrained:
     tokenizer: Path | None
     padding: str | None = None
     notice: str = ""
+    distilled_steps: int = 0
+    notices: tuple[str, ...] = ()
 
 
 def open_pretrained(where: str, variant: str = "") -> Pretrained:
@@ -120,15 +124,31 @@ def _folder(path: Path, variant: str) -> Pretrained:
         return Network(sizes, functools.partial(open_weights, file), naming, surplus)
 
     scheduler = path / "scheduler" / "scheduler_config.json"
+    noise = read_json(scheduler)
+    steps = schedulers.distilled_steps(noise)
+    notices = schedulers.ignored(noise, str(scheduler)), _distilled(steps, str(scheduler))
     tokenizer = path / "tokenizer"
     return Pretrained(
         str(path),
         network("unet", configs.unet_config, unet_names),
         network("vae", configs.vae_config, vae_names),
         network("text_encoder", configs.text_config, text_names, *_TEXT_SURPLUS),
-        schedulers.diffusion_fields(read_json(scheduler), str(scheduler)),
+        schedulers.diffusion_fields(noise, str(scheduler)),
         tokenizer if tokenizer.is_dir() else None,
         "!" if read["text_encoder"].get("hidden_act") == "gelu" else None,  # Stable Diffusion 2
+        distilled_steps=steps,
+        notices=tuple(filter(None, notices)),
+    )
+
+
+def _distilled(steps: int, source: str) -> str:
+    """The notice of a checkpoint that is distilled to few steps, or ""."""
+    if not steps:
+        return ""
+    return (
+        f"{source} is of a checkpoint distilled to few steps without guidance, such as SD-Turbo or "
+        f"LCM: config.sample gets steps={steps}, guidance=1 and sampler=euler, except for fields "
+        "that the command sets."
     )
 
 
@@ -182,7 +202,9 @@ def _single_file(path: Path) -> Pretrained:
     text = Under(whole, prefix)
     sizes, vae_sizes = compvis_sizes.unet_sizes(unet), compvis_sizes.vae_sizes(vae)
     text_sizes = compvis_sizes.text_sizes(text, prefix)
-    prediction, notice = _prediction(whole, prefix)
+    # A single file has no scheduler, and Stability AI's is named sd_turbo.safetensors.
+    steps = schedulers.DISTILLED_STEPS if "turbo" in path.stem.lower() else 0
+    prediction, notice = _prediction(whole, prefix, bool(steps))
     clip = prefix == compvis.CLIP
     unused = rf"transformer\.resblocks\.{text_sizes.num_hidden_layers}\..*"
     return Pretrained(
@@ -205,16 +227,19 @@ def _single_file(path: Path) -> Pretrained:
                 "rescale_betas_zero_snr": "ztsnr" in whole.shapes,
                 "steps_offset": 1,
                 "set_alpha_to_one": False,
+                **({"timestep_spacing": "trailing"} if steps else {}),
             },
             str(path),
         ),
         None,
         None if clip else "!",
         notice,
+        steps,
+        tuple(filter(None, [_distilled(steps, str(path))])),
     )
 
 
-def _prediction(whole: Safetensors, prefix: str) -> tuple[str, str]:
+def _prediction(whole: Safetensors, prefix: str, turbo: bool) -> tuple[str, str]:
     """What the UNet of a single file predicts, and a sentence where that is a guess."""
     said = whole.metadata.get("modelspec.prediction_type", "")
     known = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
@@ -222,7 +247,7 @@ def _prediction(whole: Safetensors, prefix: str) -> tuple[str, str]:
         return "v_prediction", ""
     if said in known:
         return known[said], ""
-    if prefix == compvis.CLIP:
+    if prefix == compvis.CLIP or turbo:
         return "epsilon", ""
     return "v_prediction", (
         f"{whole.source} does not say what its UNet predicts; v_prediction is taken, as of Stable "

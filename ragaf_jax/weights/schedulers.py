@@ -22,7 +22,35 @@ _SCHEDULE_DEFAULTS = {
     "steps_offset": 0,
 }
 # Without a timestep_spacing, these mean "leading" and all others "linspace".
-_LEADING = ("", "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler", "TCDScheduler")
+_LEADING = ("", "DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
+# Of consistency models. They read no timestep_spacing: their timesteps are spread as "trailing".
+_CONSISTENCY = ("LCMScheduler", "TCDScheduler")
+# With "trailing" and epsilon, schedulers of SD-Turbo (Sauer et al. 2023) and Hyper-SD: other
+# checkpoints have "trailing" only with a zero terminal SNR, at which epsilon is undefined.
+_TURBO = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler")
+# Their model cards: SD-Turbo 1 to 4 steps, LCM 4 to 8, TCD 4; all without guidance.
+DISTILLED_STEPS = 4
+# Settings of diffusers' samplers that have no effect here, with the values that ours correspond to.
+_IGNORED = {
+    "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
+    "use_lu_lambdas": (False,),
+    "thresholding": (False,),
+    "clip_sample": (False,),
+    "solver_order": (2,),
+    "algorithm_type": ("dpmsolver++", "deis"),
+    "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
+    "lower_order_final": (True,),
+    "euler_at_final": (False,),
+    "final_sigmas_type": ("zero",),
+    "lambda_min_clipped": (float("-inf"),),
+    "variance_type": ("fixed_small",),
+    "interpolation_type": ("linear",),
+    "timestep_type": ("discrete",),
+    "sigma_min": (),
+    "sigma_max": (),
+}
 
 
 def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
@@ -34,7 +62,7 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
     Raises:
       UserError: another kind of diffusion.
     """
-    kind = str(config.get("_class_name") or "").removeprefix("Flax")
+    kind = _kind(config)
     if "Flow" in kind or "EDM" in kind:
         raise UserError(
             f"{source} is of a {kind}, which is of another kind of diffusion, expected one of the "
@@ -56,6 +84,8 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
             raise UserError(
                 f"{name} in {source} is {shown(said[name])}, expected one of {', '.join(known)}."
             )
+    if kind in _CONSISTENCY:
+        said["timestep_spacing"] = "trailing"
     return {
         "schedule": _SCHEDULES[said["beta_schedule"]],
         "steps": said["num_train_timesteps"],
@@ -67,6 +97,39 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
         "steps_offset": said["steps_offset"],
         "set_alpha_to_one": said["set_alpha_to_one"],
     }
+
+
+def distilled_steps(config: Json) -> int:
+    """Steps in which a checkpoint with this scheduler_config.json is sampled without guidance.
+
+    0 of a checkpoint that is not distilled to few steps.
+    """
+    turbo = (
+        _kind(config) in _TURBO
+        and config.get("timestep_spacing") == "trailing"
+        and config.get("prediction_type", "epsilon") == "epsilon"
+        and not config.get("rescale_betas_zero_snr")
+    )
+    return DISTILLED_STEPS if turbo or _kind(config) in _CONSISTENCY else 0
+
+
+def ignored(config: Json, source: str) -> str:
+    """A sentence on the settings of a scheduler_config.json that have no effect here, or ""."""
+    fields = [
+        f"{name}={shown(value)}"
+        for name, usual in _IGNORED.items()
+        if (value := config.get(name)) is not None and value not in usual
+    ]
+    if not fields:
+        return ""
+    return (
+        f"{source} has {', '.join(fields)}, which {'has' if len(fields) == 1 else 'have'} no "
+        "effect here: config.sample chooses the sampler."
+    )
+
+
+def _kind(config: Json) -> str:
+    return str(config.get("_class_name") or "").removeprefix("Flax")
 
 
 def scheduler_json(fields: Json) -> dict[str, Any]:

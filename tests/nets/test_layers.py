@@ -75,6 +75,23 @@ def test_group_norm_keeps_its_digits_at_large_means(rng, mean, outlier):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6 + 1e-7 * mean)
 
 
+@pytest.mark.parametrize("mean", [3.0, 30.0, 100.0, 300.0])
+def test_group_norm_of_bfloat16_loses_less_than_rounding_has_lost(rng, mean):
+    """Its sums are of x without a shift: their error beside that of rounding x."""
+    exact = mean + rng.standard_normal((1, 32, 32, 64))
+    x = jnp.asarray(exact, jnp.bfloat16)
+
+    def norm(x):
+        groups = np.float64(x).reshape(32 * 32, 32, 2)
+        moments = groups.mean((0, 2), keepdims=True), groups.var((0, 2), keepdims=True)
+        return ((groups - moments[0]) / np.sqrt(moments[1] + 1e-5)).reshape(x.shape)
+
+    variables = {"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}
+    found = jax.jit(GroupNorm(32).apply)(variables, x)
+    error, rounding = (np.abs(a - norm(x)).max() for a in (found, norm(exact)))
+    assert error < rounding / 50
+
+
 def test_group_norm_of_a_constant_is_its_bias():
     x = jnp.full((1, 4, 4, 8), 1000.0)
     variables = {"params": {"scale": jnp.ones(8), "bias": jnp.arange(8.0)}}

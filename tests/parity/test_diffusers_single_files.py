@@ -198,6 +198,16 @@ def test_what_may_lie_beside_the_networks(both):
     found.vae.load(both[4]["vae"])
 
 
+def test_a_turbo_by_its_name(both):
+    """Stability AI's sd_turbo.safetensors: of SD 2's sizes, but it predicts ε."""
+    _, _, folder, _, _ = both
+    (folder / "sd_turbo.safetensors").symlink_to(folder / "model.safetensors")
+    found = open_pretrained(str(folder / "sd_turbo.safetensors"))
+    assert found.diffusion["prediction"] == "epsilon" and not found.notice
+    assert found.diffusion["timestep_spacing"] == "trailing" and found.distilled_steps == 4
+    assert "distilled to few steps" in found.notices[0]
+
+
 def test_a_file_without_its_autoencoder(both):
     def change(tensors):
         for name in [name for name in tensors if name.startswith(compvis.VAE)]:

@@ -112,6 +112,46 @@ def test_what_the_unet_predicts_may_be_said(folder, tmp_path, capsys, monkeypatc
     assert capsys.readouterr().err == "It is a guess.\n"
 
 
+def schedule(folder, **fields):
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+TURBO = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}
+
+
+def sampled(config):
+    return config.sample.sampler, config.sample.steps, config.sample.guidance
+
+
+def test_turbo_is_sampled_in_few_steps_without_guidance(folder, tmp_path, capsys):
+    before = configured(folder)
+    assert sampled(adopted(before, tmp_path / "run")[0]) == sampled(before)
+    assert capsys.readouterr().err == ""
+    schedule(folder, **TURBO)
+    config, tokenizer = adopted(before, tmp_path / "run")
+    assert sampled(config) == ("euler", 4, 1.0)
+    assert config.diffusion.timestep_spacing == "trailing"
+    said = capsys.readouterr().err
+    assert "distilled to few steps" in said and "steps=4, guidance=1 and sampler=euler" in said
+    # What the command sets, even to the value that the file has, is kept.
+    given = configured(folder, **{"sample.steps": 2})
+    assert sampled(adopted(given, tmp_path, {"sample.steps"})[0]) == ("euler", 2, 1.0)
+    # A run that goes on and a Stage 2 sample likewise, without the files.
+    begin(config, tokenizer, tmp_path / "run")
+    shutil.rmtree(folder)
+    assert sampled(adopted(before, tmp_path / "run")[0]) == ("euler", 4, 1.0)
+    two = configured(folder, 2, stage1=str(tmp_path / "run"))
+    assert sampled(adopted(two, tmp_path / "two")[0]) == ("euler", 4, 1.0)
+
+
+def test_settings_of_the_scheduler_without_effect_are_announced(folder, tmp_path, capsys):
+    schedule(folder, use_karras_sigmas=True, clip_sample=False)
+    adopted(configured(folder), tmp_path / "run")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "use_karras_sigmas=True, which has no effect here" in said
+
+
 def test_a_tokenizer_for_single_files(folder):
     """They have none; SD 2's pads with another token than the folder that is named."""
     single = dataclasses.replace(open_pretrained(str(folder)), tokenizer=None, padding="!")

@@ -98,6 +98,25 @@ TEXT21 = TEXT | {
     "transformers_version": "4.25.0.dev0",
 }
 DDIM21 = PNDM | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
+# Of sd-turbo, as diffusers 0.24 writes such a scheduler.
+EULER_TURBO = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.24.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "trailing",
+    "timestep_type": "discrete",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
 # Of lllyasviel/control_v11p_sd15_scribble.
 SCRIBBLE = {name: UNET[name] for name in UNET if not name.startswith(("out", "up_", "sample"))} | {
     "_class_name": "ControlNetModel",

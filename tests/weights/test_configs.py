@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from published import DDIM21, DOWN, PNDM, SCRIBBLE, TEXT, TEXT21, UNET, UNET21, UP, VAE
+from published import DDIM21, DOWN, EULER_TURBO, PNDM, SCRIBBLE, TEXT, TEXT21, UNET, UNET21, UP, VAE
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
@@ -75,6 +75,56 @@ def test_schedulers():
         assert (found["timestep_spacing"], found["set_alpha_to_one"]) == expected
         assert (found["schedule"], found["beta_end"]) == ("linear", 0.02)
         assert found["steps_offset"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 4),
+        ({"_class_name": "EulerAncestralDiscreteScheduler"}, 4),
+        ({"_class_name": "DDIMScheduler"}, 4),
+        ({"_class_name": "LCMScheduler", "timestep_spacing": "leading"}, 4),
+        ({"_class_name": "TCDScheduler", "timestep_spacing": None}, 4),
+        # Ordinary checkpoints: SD 1.5 with Euler, and zero terminal SNR (Lin et al. 2023).
+        ({"timestep_spacing": "leading"}, 0),
+        ({"timestep_spacing": None}, 0),
+        ({"prediction_type": "v_prediction"}, 0),
+        ({"rescale_betas_zero_snr": True}, 0),
+        ({"_class_name": "DPMSolverMultistepScheduler"}, 0),
+    ],
+)
+def test_distilled_checkpoints_are_recognised_by_their_scheduler(changes, steps):
+    config = EULER_TURBO | changes
+    assert schedulers.distilled_steps(config) == steps
+    if steps:  # LCM's timesteps are those of "trailing", whatever its file has
+        assert schedulers.diffusion_fields(config, "x")["timestep_spacing"] == "trailing"
+    for ordinary in (PNDM, DDIM21):
+        assert schedulers.distilled_steps(ordinary) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"use_karras_sigmas": True}, "x has use_karras_sigmas=True, which has no effect here"),
+        ({"thresholding": True, "clip_sample": True}, "thresholding=True, clip_sample=True, which"),
+        ({"solver_order": 3}, "solver_order=3, which has"),
+        ({"algorithm_type": "sde-dpmsolver++"}, "algorithm_type='sde-dpmsolver++', which has"),
+        ({"use_exponential_sigmas": True}, "use_exponential_sigmas=True"),
+        ({"use_beta_sigmas": True}, "use_beta_sigmas=True"),
+        ({"sigma_max": 14.6}, "sigma_max=14.6"),
+        ({"final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min'"),
+    ],
+)
+def test_settings_without_effect_are_named_in_one_line(fields, said):
+    notice = schedulers.ignored(PNDM | fields, "x")
+    assert said in notice and "config.sample chooses the sampler" in notice and "\n" not in notice
+
+
+def test_usual_settings_are_not_named():
+    solver = {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
+    usual = solver | {"lower_order_final": True, "lambda_min_clipped": float("-inf")}
+    for config in (PNDM, DDIM21, EULER_TURBO, PNDM | usual):
+        assert schedulers.ignored(config, "x") == ""
 
 
 def random_unet(rng):
