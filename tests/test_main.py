@@ -72,6 +72,27 @@ def test_flags_of_another_mode_are_refused(tmp_path, flags, said):
     assert said in fail("main.py", STAGE1, f"--workdir={tmp_path / 'run'}", *flags)
 
 
+def test_fields_of_the_command_go_before_a_distilled_checkpoints(tmp_path, monkeypatch):
+    """Of adopt, and of evaluate, which samples with its own command's config.sample."""
+    adopted, evaluated = [], []
+    monkeypatch.setattr(
+        "ragaf_jax.training.untrained.write_untrained",
+        lambda config, workdir, given: adopted.append(given),
+    )
+    flags = [f"--workdir={tmp_path}", "--config.sample.steps=2"]
+    assert run_here("main.py", SD, "--mode=adopt", *flags).status == 0
+    assert dict(adopted[0]) == {"sample.steps": 2}
+    meta = {"config": {"diffusion": {"distilled_steps": 4}}}
+    monkeypatch.setattr("ragaf_jax.training.checkpoint.load_meta", lambda workdir: meta)
+    monkeypatch.setattr(
+        "ragaf_jax.evaluation.evaluate.evaluate", lambda config, *_: evaluated.append(config.sample)
+    )
+    for given, steps in ((flags[:1], 4), (flags, 2)):
+        assert run_here("main.py", SD, "--mode=evaluate", *given).status == 0
+        sample = evaluated.pop()
+        assert (sample.sampler, sample.steps, sample.guidance) == ("euler", steps, 1.0)
+
+
 @pytest.mark.parametrize("mode", ["evaluate", "sample"])
 @pytest.mark.parametrize(
     ("field", "value"),

@@ -74,6 +74,25 @@ _VAE_FIXED = {
 }
 _TEXT_FIXED = {"model_type": ("clip_text_model", "clip_text")}
 _TEXT_IGNORED = (
+    # Of every model of transformers, written by older releases and with use_diff=False.
+    "chunk_size_feed_forward",
+    "diversity_penalty",
+    "id2label",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "repetition_penalty",
+    "return_dict",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    # Of CLIP.
     "attention_dropout",
     "bos_token_id",
     "dropout",

@@ -335,12 +335,30 @@ MUTATIONS = (
         "PNDM checkpoints end at another noise level",
     ),
     Mutation(
+        "ragaf_jax/weights/schedulers.py",
+        'and not config.get("rescale_betas_zero_snr")',
+        "",
+        "checkpoints with a zero terminal SNR are sampled as if they were distilled",
+    ),
+    Mutation(
+        "ragaf_jax/weights/kinds.py",
+        "if channels != latent:",
+        "if channels < latent:",
+        "a UNet for inpainting is taken for a text-to-image model",
+    ),
+    Mutation(
         "ragaf_jax/weights/stores.py",
         "path.chmod(0o666 & ~mask)",
         "path.chmod(0o600 & ~mask)",
         "other users cannot read exported weights",
     ),
     # Training.
+    Mutation(
+        "ragaf_jax/training/adopt.py",
+        "for k, v in fields.items() if k not in given}",
+        "for k, v in fields.items()}",
+        "a distilled checkpoint's settings override those of the command",
+    ),
     Mutation(
         "ragaf_jax/training/accumulation.py",
         "jax.tree.map(lambda x: x / parts, total)",

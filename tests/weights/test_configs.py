@@ -198,6 +198,10 @@ def test_what_is_written_is_read(rng, _):
         ("vae", {"shift_factor": None, "use_quant_conv": True, "mid_block_add_attention": True}),
         ("text", {"model_type": "clip_text", "dtype": "float16", "return_dict": False}),
         ("text", {"architectures": None, "use_cache": True, "tie_word_embeddings": True}),
+        (
+            "text",
+            {"return_dict": True, "id2label": {"0": "A"}, "top_k": 50, "max_length": 20},
+        ),
         ("control", {"up_block_types": UP, "out_channels": 4, "conditioning_channels": 3}),
         ("scheduler", {"thresholding": False, "timestep_spacing": None}),
     ],
