@@ -2,8 +2,11 @@
 
 import difflib
 import errno
+import functools
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,12 +25,33 @@ _NO_PLACE = (
 )
 
 
+_LEAST_WIDTH = 20  # columns; a terminal without a size has 0
+
+
 class UserError(Exception):
     """Something that the user can put right.
 
     Its message is one sentence: the thing, the value it had, the value it should have had, and
     what to do. Commands print it without a traceback and end with status 1.
     """
+
+
+def notify(sentence: str) -> None:
+    """Prints a sentence on stderr, `wrapped`."""
+    print(wrapped(sentence), file=sys.stderr, flush=True)
+
+
+def wrapped(text: str) -> str:
+    """Text for stderr, its lines broken between words at the terminal's width.
+
+    Where stderr is no terminal a sentence stays one line, which `grep` finds whole. Paths and flags
+    are never broken, so that they can be copied.
+    """
+    if not sys.stderr.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH)
+    fill = functools.partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(fill(line, width) for line in text.splitlines())
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -146,7 +170,7 @@ def _wrong_type(name: str, path: str, value: str, config: Any) -> str:
 
 
 def _report(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    notify(f"error: {sentence}")
     return 1
 
 
