@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import BFloat16, Float, Int
 from tqdm import tqdm
 
-from input_pipeline.cached import cache_folder
+from input_pipeline.cached import RECORDS_FILE, cache_folder, of_these_records, records_key
 from input_pipeline.mirror import swap_sides
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import scaled
@@ -87,7 +87,7 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
     vae, params = load_network(pretrained.vae)
     autoencoder = KlAutoencoder(vae)
     folder = cache_folder(source.folder, "latents", latents_key(params, vae.config))
-    if folder.exists():
+    if _is_there(folder, source):
         return folder
 
     @jax.jit
@@ -105,7 +105,7 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
     batches = pictures.map(lambda record: scaled(record["image"])).batch(batch)
     side, channels = size // autoencoder.downscale, autoencoder.channels
     with (
-        _appearing(folder) as unfinished,
+        _appearing(folder, source) as unfinished,
         tqdm(total=len(source), desc="latents", unit=" pictures") as bar,
     ):
         _write(
@@ -131,7 +131,7 @@ def _cache_text(
     words = tokenizer_of(pretrained, tokenizer)
     key = text_key(params, config, clip_skip, words.to_json())
     folder = cache_folder(source.folder, "text", key)
-    if folder.exists():
+    if _is_there(folder, source):
         return folder
     captions = _captions(source)
     length = config.max_position_embeddings
@@ -142,7 +142,7 @@ def _cache_text(
 
     batches = (captions[i : i + _CAPTIONS] for i in range(0, len(captions), _CAPTIONS))
     with (
-        _appearing(folder) as unfinished,
+        _appearing(folder, source) as unfinished,
         tqdm(total=len(captions), desc="text", unit=" captions") as bar,
     ):
         (unfinished / f"{SPLIT}.json").write_text(json.dumps(captions), encoding="utf-8")
@@ -187,8 +187,15 @@ def _write(path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], ba
             bar.update(len(batch))
 
 
+def _is_there(folder: Path, source: RecordSource) -> bool:
+    """Whether there is a cache of these records; one of others is deleted."""
+    if folder.exists() and not of_these_records(folder, source.folder):
+        shutil.rmtree(folder)
+    return folder.exists()
+
+
 @contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def _appearing(folder: Path, source: RecordSource) -> Iterator[Path]:
     """A new folder that gets its name when all is in it."""
     unfinished = folder.with_name(f"incomplete.{folder.name}")
     shutil.rmtree(unfinished, ignore_errors=True)  # what an interrupted process left
@@ -198,4 +205,5 @@ def _appearing(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished)
         raise
+    (unfinished / RECORDS_FILE).write_text(records_key(source.folder), encoding="utf-8")
     unfinished.rename(folder)

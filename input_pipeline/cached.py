@@ -1,9 +1,11 @@
 """Caches beside the records: latents and text states that `input_pipeline.cache` computed.
 
 A cache lies in `<folder of the records>/cache/<kind>-<key>/`, its key the fingerprint of the
-networks that made it. There is bfloat16, stored as uint16, because `.npy` does not know it.
+networks that made it; `RECORDS_FILE` in it has that of the records. There is bfloat16, stored as
+uint16, because `.npy` does not know it.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,27 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import BFloat16
 
+from input_pipeline import record_format
 from ragaf_jax.errors import UserError
+
+RECORDS_FILE = "records"
+# Small files that describe records: what they were made of, how, how many and how large they are.
+_DESCRIPTIONS = ("metadata.json", "dataset_info.json", record_format.SOURCES_FILE)
+
+
+def records_key(records: Path) -> str:
+    """16 hex digits, other ones for other records, wherever their folder lies."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in _DESCRIPTIONS:
+        path = records / name
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()
+
+
+def of_these_records(cache: Path, records: Path) -> bool:
+    """Whether a cache was computed from these records; older caches do not name theirs."""
+    path = cache / RECORDS_FILE
+    return not path.exists() or path.read_text(encoding="utf-8") == records_key(records)
 
 
 def cache_folder(records: Path, kind: str, key: str) -> Path:
@@ -22,7 +44,12 @@ def cache_folder(records: Path, kind: str, key: str) -> Path:
 
 def prepared_kinds(records: Path, keys: Mapping[str, str]) -> tuple[str, ...]:
     """Of the kinds of these keys, those that there is a cache of."""
-    return tuple(kind for kind, key in keys.items() if cache_folder(records, kind, key).is_dir())
+    folders = {kind: cache_folder(records, kind, key) for kind, key in keys.items()}
+    return tuple(
+        kind
+        for kind, folder in folders.items()
+        if folder.is_dir() and of_these_records(folder, records)
+    )
 
 
 class TextStates:
@@ -77,6 +104,11 @@ def _mapped(path: Path) -> np.ndarray:
 
 def _found(records: Path, kind: str, key: str, command: str) -> Path:
     folder = cache_folder(records, kind, key)
+    if folder.is_dir() and not of_these_records(folder, records):
+        raise UserError(
+            f"The cache {folder} was computed from other records than those in {records}; delete "
+            f"it and run: {command} --cache={kind} --checkpoint=<the run's>"
+        )
     if folder.is_dir():
         return folder
     others = sorted(

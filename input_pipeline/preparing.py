@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import tensorflow_datasets as tfds
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji, photos
 from input_pipeline.datasets.building import Builder
+from input_pipeline.datasets.sources import changes, read_sources
 from input_pipeline.processes import mapping
 from input_pipeline.records import RecordSource, read_metadata
 from input_pipeline.tfds_writing import correct_tfds
-from ragaf_jax.errors import UserError
+from ragaf_jax.errors import UserError, notify
 from ragaf_jax.folders import alone_in
 from ragaf_jax.graph.regions import REGION_KINDS
 
@@ -178,14 +180,36 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
                 f"{folder} was prepared with --{field}={found.get(field)}, not {value}; delete it "
                 "or choose another --data_dir."
             )
-    # Where nobody says where the pictures are, the records are all there is to go by.
-    if name != "openmoji" and (options.root or os.environ.get(ROOT_VARIABLES.get(name, ""))):
-        chosen = photos.config(dataset, options.size, **_photo_options(name, options))
-        if photos.hash_of(photos.scan_of(chosen)) != found.get("source"):
-            raise UserError(
-                f"{folder} was prepared from other pictures, captions or splits than are in "
-                f"{chosen.root} now; delete it or choose another --data_dir."
-            )
+    if name == "openmoji":
+        return
+    if not (options.root or os.environ.get(ROOT_VARIABLES.get(name, ""))):
+        notify(f"{folder} is not compared with its pictures, because no --root names them.")
+        return
+    chosen = photos.config(dataset, options.size, **_photo_options(name, options))
+    differences = _differences(folder, chosen, found)
+    if differences:
+        raise UserError(
+            f"{folder} was prepared from other files than are in {chosen.root} now "
+            f"({'; '.join(differences)}); delete it, with any cache in it, and prepare again, or "
+            "choose another --data_dir."
+        )
+
+
+def _differences(
+    folder: Path, chosen: photos.PhotosConfig, metadata: Mapping[str, Any]
+) -> list[str]:
+    """How the files of a root differ from those that a folder's records were made of."""
+    scan, path = photos.scan_of(chosen), folder / record_format.SOURCES_FILE
+    if not path.exists():  # records of an older version of this code
+        same = photos.hash_of(scan) == metadata.get("source")
+        return [] if same else ["other pictures, captions or splits"]
+    try:
+        before = read_sources(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"The list {path} cannot be read ({error}); delete {folder} and prepare it again."
+        ) from None
+    return changes(before, scan.items, chosen.root)
 
 
 def _write(name: str, builder: Builder, running: Running) -> None:

@@ -27,6 +27,7 @@ from ragaf_jax.graph.regions import REGION_KINDS
 FORMAT_VERSION = "1.1.0"
 TOKENIZER_FILE = "tokenizer.json"
 REJECTED_FILE = "rejected.jsonl"
+SOURCES_FILE = "sources.jsonl"
 
 # A folder of one's own may have a name: "folder/cats".
 _OWN_NAME = re.compile(r"folder/([A-Za-z0-9][A-Za-z0-9_-]*)")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from input_pipeline import record_format
 from input_pipeline.datasets.items import Rejected
+from input_pipeline.datasets.sources import Source, write_sources
 from input_pipeline.mirror import swap_sides
 from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
@@ -36,6 +37,7 @@ class Work(NamedTuple):
       rejected: what was found to be of no use before anything was read.
       left_out: how many more examples there are, of which only a few are asked for.
       source: a hash of what was found on disk; "" where it is always the same.
+      sources: what each example is made of; none where that is always the same.
     """
 
     make: Make
@@ -43,6 +45,7 @@ class Work(NamedTuple):
     rejected: Sequence[Rejected] = ()
     left_out: int = 0
     source: str = ""
+    sources: Sequence[Source] = ()
 
 
 class Rejections:
@@ -108,6 +111,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     # not install on today's Pythons.
     url_infos = None
 
+    @property
+    def report(self) -> Path:
+        """The file that lists what is rejected where that ends the build."""
+        # `data_path` is TFDS's incomplete folder, which goes when the build fails.
+        return Path(self.data_path).parent / record_format.REJECTED_FILE
+
     def work(self) -> Work:
         """All there is to do."""
         raise NotImplementedError
@@ -118,10 +127,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         if work.source:
             self.info.metadata["source"] = work.source
         total = sum(map(len, work.tasks.values())) + len(work.rejected) + work.left_out
-        # `data_path` is TFDS's incomplete folder, which goes when the build fails.
-        report = self.data_path.parent / record_format.REJECTED_FILE
-        report.unlink(missing_ok=True)
-        self._rejections = Rejections(total, self.max_rejected, report)
+        self._sources = work.sources
+        self.report.unlink(missing_ok=True)
+        self._rejections = Rejections(total, self.max_rejected, self.report)
         self._rejections.add(work.rejected)
         for split, tasks in work.tasks.items():
             if not tasks:
@@ -171,6 +179,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             self._rejections.add(beam.take_rejected(self._beam_folder))
         if self._rejections.list:
             self._rejections.write(Path(self.data_path) / record_format.REJECTED_FILE)
+        if self._sources:
+            write_sources(Path(self.data_path) / record_format.SOURCES_FILE, self._sources)
         tokenizer = Tokenizer.train(self._training_captions())
         (self.data_path / record_format.TOKENIZER_FILE).write_text(tokenizer.to_json())
 

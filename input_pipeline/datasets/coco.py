@@ -58,7 +58,7 @@ def scan(root: Path) -> Scan:
         )
         for key, photo in sorted((tested | trained).items())
     ]
-    return Scan(items, sorted(rejected + more))
+    return Scan(items, sorted(rejected + more), ("validation",))
 
 
 class _Photo(NamedTuple):

@@ -94,10 +94,10 @@ def scan(root: Path) -> Scan:
             "mend it."
         )
     trained = {group for group, split in split_of.items() if split == "train"}
-    missing = [split for split in ("validation", "test") if split not in given]
+    missing = tuple(split for split in ("validation", "test") if split not in given)
     split_of |= split_groups(trained, missing, first_problem(rejected))
     items = [item._replace(split=split_of[item.group]) for item in items]
-    return Scan(sorted(items), sorted(rejected))
+    return Scan(sorted(items), sorted(rejected), missing)
 
 
 def _in_other_formats(files: Iterable[str]) -> list[Rejected]:

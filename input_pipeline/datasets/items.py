@@ -50,7 +50,9 @@ class Scan(NamedTuple):
     Attributes:
       items: in the order of their keys.
       rejected: in the order of their files.
+      held: the splits that no official list makes: they are cut from "train", group by group.
     """
 
     items: list[Item]
     rejected: list[Rejected]
+    held: tuple[str, ...] = ()

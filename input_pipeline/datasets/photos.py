@@ -13,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
+from tqdm import tqdm
 
 from input_pipeline import record_format, sketch
 from input_pipeline.datasets import coco, folder, sketchy
-from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
+from input_pipeline.datasets.building import SPLITS, Builder, Record, Rejections, Work
 from input_pipeline.datasets.items import Item, Rejected, Scan
+from input_pipeline.datasets.sources import sources_of
 from input_pipeline.datasets.splits import stable_hash
+from input_pipeline.datasets.usable import cut, rejects_may_move_splits, split_usable
 from ragaf_jax import images
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig
@@ -80,18 +83,39 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
     def work(self) -> Work:
         chosen = self.builder_config
         scan = scan_of(chosen)
+        items, unusable = self._usable(scan)
         by_split: dict[str, list[Item]] = {split: [] for split in SPLITS}
-        for item in scan.items:
+        for item in items:
             by_split[item.split].append(item)
         tasks = {
-            split: [
-                _Task(item, chosen.root, chosen.size, chosen.method, chosen.regions)
-                for item in _limited(items, chosen.limit)
-            ]
+            split: [_task(item, chosen) for item in _limited(items, chosen.limit)]
             for split, items in by_split.items()
         }
-        left_out = len(scan.items) - sum(map(len, tasks.values()))
-        return Work(_records, tasks, scan.rejected, left_out, hash_of(scan))
+        taken = {task.item.key for those in tasks.values() for task in those}
+        return Work(
+            _records,
+            tasks,
+            [*scan.rejected, *unusable.values()],
+            len(items) - len(taken),
+            hash_of(scan),
+            sources_of(scan.items, taken | unusable.keys()),
+        )
+
+    def _usable(self, scan: Scan) -> tuple[list[Item], dict[str, Rejected]]:
+        """The items with the splits of what can be read, and why others cannot, by their keys.
+
+        Where rejects cannot move any split, they are left to be found when records are made.
+        """
+        if not rejects_may_move_splits(scan, self.max_rejected):
+            return scan.items, {}
+        tried = cut(scan)
+        outcomes = self.map(_why_unusable, [_task(item, self.builder_config) for item in tried])
+        bar = tqdm(outcomes, total=len(tried), desc="reading", unit=" examples", delay=1)
+        found = {item.key: why for item, why in zip(tried, bar, strict=True) if why is not None}
+        total = len(scan.items) + len(scan.rejected)
+        rejections = Rejections(total, self.max_rejected, self.report)
+        rejections.add([*scan.rejected, *found.values()])
+        return split_usable(scan, found.keys(), rejections.reported()), found
 
 
 class Sketchy(_Photos):
@@ -145,6 +169,10 @@ class _Task(NamedTuple):
     regions: str
 
 
+def _task(item: Item, chosen: PhotosConfig) -> _Task:
+    return _Task(item, chosen.root, chosen.size, chosen.method, chosen.regions)
+
+
 def _limited(items: list[Item], limit: int) -> list[Item]:
     if not limit:
         return items
@@ -152,8 +180,13 @@ def _limited(items: list[Item], limit: int) -> list[Item]:
     return [item for item in items if item.group in groups]
 
 
-def _records(task: _Task) -> list[Record] | Rejected:
-    """The record of one item, or why there is none."""
+class _Read(NamedTuple):
+    photo: UInt8[np.ndarray, "h w 3"]
+    page: UInt8[np.ndarray, "page page"] | None  # None where it is to be made from the photo
+
+
+def _read(task: _Task) -> _Read | Rejected:
+    """The files of one item, or why they cannot be used."""
     item = task.item
     file = item.image
     try:
@@ -171,6 +204,20 @@ def _records(task: _Task) -> list[Record] | Rejected:
         what = images.subject_of(file, "image" if file is item.image else "sketch")
         reason = str(error).removeprefix(f"{what} ").removesuffix(".")
         return Rejected(str(file.relative_to(task.root)), reason)
+    return _Read(photo, page)
+
+
+def _why_unusable(task: _Task) -> Rejected | None:
+    read = _read(task)
+    return read if isinstance(read, Rejected) else None
+
+
+def _records(task: _Task) -> list[Record] | Rejected:
+    """The record of one item, or why there is none."""
+    read, item = _read(task), task.item
+    if isinstance(read, Rejected):
+        return read
+    photo, page = read
     if page is None:
         page = sketched(photo, task.size, task.method)
     regions = REGION_KINDS[task.regions]

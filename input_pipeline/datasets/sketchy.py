@@ -78,7 +78,8 @@ def scan(root: Path, transform: str | None = None) -> Scan:
         )
         for pair in pairs
     ]
-    return Scan(sorted(items), sorted(rejected))
+    held = ("validation",) if tested else ("validation", "test")
+    return Scan(sorted(items), sorted(rejected), held)
 
 
 def captions_of(category: str) -> tuple[str, ...]:

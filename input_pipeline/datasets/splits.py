@@ -48,6 +48,11 @@ def _position(group: str) -> float:
     return stable_hash(f"split/{group}") / 2**64
 
 
+def least_groups(held: Iterable[str]) -> dict[str, int]:
+    """The least number of groups of "train" and of each split that is held out of it."""
+    return {**dict.fromkeys(held, _LEAST_HELD_OUT), "train": 1}
+
+
 def split_groups(
     groups: Iterable[str], held: Sequence[str] = ("validation", "test"), problem: str = ""
 ) -> dict[str, str]:
@@ -66,7 +71,7 @@ def split_groups(
       UserError: there are too few groups for these splits.
     """
     positions = {group: _position(group) for group in sorted(set(groups))}
-    least = {**dict.fromkeys(held, _LEAST_HELD_OUT), "train": 1}
+    least = least_groups(held)
     if len(positions) < sum(least.values()):
         wanted = " and ".join(f"{count} for {split}" for split, count in least.items())
         raise UserError(

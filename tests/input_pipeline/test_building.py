@@ -122,14 +122,14 @@ def test_the_vocabulary_has_the_words_of_mirrored_captions(tmp_path, rng):
     assert tokenizer.unknown_words("a setting moon") == ["setting"]
 
 
-def test_a_split_with_nothing_in_it_is_answered_with_a_sentence(tmp_path, pictures):
+def test_pictures_of_which_none_can_be_read_are_answered_with_a_sentence(tmp_path, pictures):
     root, *_ = pictures
     for path in root.iterdir():
         if path.suffix != ".jsonl":
             path.write_bytes(b"nothing of use")
     with pytest.raises(
         UserError,
-        match="Nothing is left for the split .*the first: uncaptioned.png has no caption; all",
+        match=r"^Usable pictures to split: 0; .*\(the first: .* all so far: .*rejected.jsonl\)\.$",
     ):
         prepare("folder", tmp_path / "data", Options(SIZE, root=root), Running(max_rejected=1.0))
     assert not list((tmp_path / "data").glob("folder/*/*.*.*"))
@@ -143,7 +143,7 @@ def test_what_was_prepared_otherwise_is_not_taken_for_what_is_asked(tmp_path, rn
     (folder,) = prepare("folder/own-1", data, options)
     assert folder == data / "folder" / f"own-1_{SIZE}px" / "1.1.0"
     assert prepare("folder/own-1", data, dataclasses.replace(options, root=None)) == [folder]
-    with pytest.raises(UserError, match=r"was prepared from other pictures, .* are in .*other"):
+    with pytest.raises(UserError, match=r"was prepared from other files than are in .*other now"):
         prepare("folder/own-1", data, dataclasses.replace(options, root=other))
     root.rename(tmp_path / "moved")  # the same pictures
     options = dataclasses.replace(options, root=tmp_path / "moved")
@@ -177,7 +177,7 @@ def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatc
     assert len(RecordSource(tmp_path / "data", "coco", "test", SIZE)) == 2
     photo_trees.write_coco(tmp_path / "others", rng, train=4, val=2)
     monkeypatch.setenv("COCO_ROOT", str(tmp_path / "others"))
-    with pytest.raises(UserError, match="was prepared from other pictures"):
+    with pytest.raises(UserError, match=r"was prepared from other files .*\(added: .*; gone: "):
         prepare("coco", tmp_path / "data", Options(SIZE))
     with pytest.raises(UserError, match="--root is .* and both means sketchy and coco; prepare"):
         prepare("both", tmp_path / "data", Options(SIZE, root=tmp_path / "coco"))

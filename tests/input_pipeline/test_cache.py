@@ -205,7 +205,8 @@ def test_an_interrupted_cache_leaves_nothing(bare, checkpoint, keys, monkeypatch
             bare.with_caches({kind: key})
     build_caches(bare, ("latents", "text"), open_checkpoint(str(checkpoint)))
     files = {path.name for path in (bare.folder / "cache").rglob("*")}
-    assert files == {"train.npy", "train.json", *(f"{kind}-{key}" for kind, key in keys.items())}
+    folders = {f"{kind}-{key}" for kind, key in keys.items()}
+    assert files == {"train.npy", "train.json", "records", *folders}
     bare.with_caches(keys)
 
 
@@ -226,6 +227,21 @@ def test_the_cache_of_other_records(cached_dir, tmp_path, keys):
     np.save(path, np.load(path)[1:])
     with pytest.raises(UserError, match=rf"{len(source) - 1} pictures of {len(source)}"):
         source.with_caches(keys)
+
+
+def test_a_cache_of_records_that_were_replaced_is_not_used(cached_dir, tmp_path, keys, checkpoint):
+    """As where somebody keeps the cache's folder, and prepares other pictures beside it."""
+    shutil.copytree(cached_dir, tmp_path / "data")
+    source = opened(tmp_path / "data", "openmoji/plain")
+    (source.folder / "sources.jsonl").write_text("other")
+    assert source.prepared_caches(keys) == ()
+    for kind, key in keys.items():
+        with pytest.raises(UserError, match=rf"{kind}-\w+ was computed from other records than .*"):
+            source.with_caches({kind: key})
+    (folder,) = build_caches(source, ("text",), open_checkpoint(str(checkpoint)))
+    assert source.prepared_caches(keys) == ("text",)
+    (folder / "records").unlink()  # as older versions left it
+    assert source.prepared_caches(keys) == ("text",)
 
 
 def test_what_can_be_cached():
