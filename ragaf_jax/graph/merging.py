@@ -9,7 +9,8 @@ from jaxtyping import Int
 from ragaf_jax.graph.components import MIN_PAPER
 from ragaf_jax.graph.passes import Cells, Pass, joined
 
-# A border stays closed where its score is ≥ 0. Weights fitted on 200 line drawings.
+# The score of a border is the log-odds that it is a neck between two rooms; a border stays closed
+# where score + ln(neck_splits) is ≥ 0. Weights fitted on 200 line drawings.
 ROOM_TO_PASS = 2.0  # × ln(depth of the deeper room / half-width of the pass)
 PASS_TO_STROKE = -0.5  # × ln(half-width of the pass / stroke width)
 INK_NEARBY = -1.8  # × stroke crossings around the pass
@@ -19,14 +20,23 @@ CLOSED = -0.9  # offset
 DEEPEST = 0.35  # of the page's side: a room deeper than this is no clearer a room
 
 
-def merge_cells(cells: Cells, max_regions: int) -> Int[np.ndarray, " m"]:
+def merge_cells(
+    cells: Cells, max_regions: int, neck_splits: int | float = 1.0
+) -> Int[np.ndarray, " m"]:
     """Which region each cell belongs to: the number of one of the region's cells.
 
     There are at most `max_regions` of them: on a page whose every pixel is in a cell, a region
     that is not the whole page has a neighbour to merge with.
+
+    Args:
+        cells: of the page.
+        max_regions: at least 1.
+        neck_splits: factor on the odds that a border is a neck; 0 opens every border that is not
+            closed by ink. Borders are opened in one order, whatever the factor: before small
+            regions are absorbed, those of a larger factor divide those of a smaller one.
     """
     merger = _Merger(cells)
-    merger.open_borders()
+    merger.open_borders(-math.log(neck_splits) if neck_splits > 0 else math.inf)
     merger.absorb_small(MIN_PAPER * sum(merger.area), max_regions)
     return np.array([merger.region_of(cell) for cell in range(len(cells.area))])
 
@@ -75,8 +85,8 @@ class _Merger:
             + CLOSED
         )
 
-    def open_borders(self) -> None:
-        """Merge across the least neck-like open border until every one left is a neck."""
+    def open_borders(self, least_score: float) -> None:
+        """Merge across the least neck-like open border until all that are left have this score."""
         current: dict[tuple[int, int], float] = {}
         queue: list[tuple[float, int, int]] = []
 
@@ -91,7 +101,7 @@ class _Merger:
 
         for region in sorted(self.regions):
             rate(region)
-        while queue and queue[0][0] < 0:
+        while queue and queue[0][0] < least_score:
             score, i, j = heapq.heappop(queue)
             if current.get((i, j)) == score:  # else an entry that a merge has outdated
                 for other in self.passes[j]:

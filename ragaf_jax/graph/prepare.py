@@ -9,7 +9,13 @@ from jaxtyping import UInt8
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
-from ragaf_jax.graph.regions import RegionConfig, Regions, downsample_labels, extract_regions
+from ragaf_jax.graph.regions import (
+    NECK_SPLITS,
+    RegionConfig,
+    Regions,
+    downsample_labels,
+    extract_regions,
+)
 from ragaf_jax.graph.trimming import trim_edges
 
 
@@ -36,6 +42,7 @@ def sketch_regions(
     region_config: RegionConfig,
     graph_config: GraphConfig,
     max_edges: int,
+    neck_splits: int | float = NECK_SPLITS,
 ) -> SketchRegions:
     """Regions are found on the page as drawn, where lines are sharp; their graph at `size`.
 
@@ -43,6 +50,7 @@ def sketch_regions(
         page: paper 255, ink 0; h = w ≥ size.
         size: side of the result, px.
         max_edges: most edges of the graph; the least important go first (`trim_edges`).
+        neck_splits: as in `extract_regions`.
 
     Raises:
         UserError: the page is not a square of at least `size`, or what `extract_regions` and
@@ -53,11 +61,11 @@ def sketch_regions(
             f"the page has shape {page.shape}; it must be a grey square of at least "
             f"{size} × {size} pixels: pad it to a square and enlarge it"
         )
-    page_regions = extract_regions(page, region_config)
+    page_regions = extract_regions(page, region_config, neck_splits)
     found = page_regions.n
     if found == region_config.max_regions:
         unbounded = dataclasses.replace(region_config, max_regions=page.size)
-        found = extract_regions(page, unbounded).n
+        found = extract_regions(page, unbounded, neck_splits).n
     regions = downsample_labels(page_regions, size)
     return SketchRegions(
         sketch=cv2.resize(page, (size, size), interpolation=cv2.INTER_AREA),

@@ -26,6 +26,9 @@ ROOM_BLOCK = 2  # px of a page of `work_size` to one pixel of the map on which r
 # more than an object that the page's edge cuts off usually does, less than a sky or a ground.
 FRAME_SHARE = 0.2
 
+# The usual factor on the odds that an opening is a neck, and the largest: no neck is opened there.
+NECK_SPLITS, MOST_NECK_SPLITS = 1.0, 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class RegionConfig:
@@ -86,14 +89,38 @@ class _Partition(NamedTuple):
     background: Bool[np.ndarray, " m"]  # of each region, by that number
 
 
+def check_neck_splits(neck_splits: int | float) -> None:
+    """Refuse what is no factor of neck splits.
+
+    Raises:
+        UserError: it is negative, NaN or above `MOST_NECK_SPLITS`.
+    """
+    if not 0 <= neck_splits <= MOST_NECK_SPLITS:
+        raise UserError(
+            f"neck_splits is {neck_splits}; choose 0 to {MOST_NECK_SPLITS}: 0 splits no area at a "
+            "neck, 1 as usual, more splits more"
+        )
+
+
 def extract_regions(
-    sketch: UInt8[np.ndarray, "h w"], config: RegionConfig = RegionConfig()
+    sketch: UInt8[np.ndarray, "h w"],
+    config: RegionConfig = RegionConfig(),
+    neck_splits: int | float = NECK_SPLITS,
 ) -> Regions:
     """Divide a sketch (paper 255, ink 0) into regions. The same sketch always gives the same.
 
+    Args:
+        sketch: the page.
+        config: how it is divided.
+        neck_splits: how eagerly areas of paper are split where strokes leave a narrow opening, in
+            the mode "strokes": a factor on the odds that the opening is a neck between two areas.
+            With 0, only closed outlines separate regions. Training data have `NECK_SPLITS`.
+
     Raises:
-        UserError: the sketch is not a grey image of 8 bits with at least one pixel.
+        UserError: the sketch is not a grey image of 8 bits with at least one pixel, or
+            `neck_splits` is out of its range.
     """
+    check_neck_splits(neck_splits)
     if sketch.dtype != np.uint8 or sketch.ndim != 2 or sketch.size == 0:
         raise UserError(
             f"the sketch has shape {sketch.shape} and type {sketch.dtype}; regions need a "
@@ -102,8 +129,11 @@ def extract_regions(
     coarser = ROOM_BLOCK if config.mode == "strokes" else 1
     block = max(1, round(coarser * max(sketch.shape) / config.work_size))
     paper = (darkest(sketch, block) >= config.threshold).view(np.uint8)
-    divide = _divide_rooms if config.mode == "strokes" else _divide_ink
-    return _ranked(divide(paper, config.max_regions, block, sketch.shape), block, sketch.shape)
+    if config.mode == "strokes":
+        partition = _divide_rooms(paper, config.max_regions, neck_splits, block, sketch.shape)
+    else:
+        partition = _divide_ink(paper, config.max_regions, block, sketch.shape)
+    return _ranked(partition, block, sketch.shape)
 
 
 def downsample_labels(regions: Regions, size: int) -> Regions:
@@ -141,7 +171,11 @@ def _divide_ink(
 
 
 def _divide_rooms(
-    paper: UInt8[np.ndarray, "gh gw"], max_regions: int, block: int, page: tuple[int, ...]
+    paper: UInt8[np.ndarray, "gh gw"],
+    max_regions: int,
+    neck_splits: int | float,
+    block: int,
+    page: tuple[int, ...],
 ) -> _Partition:
     """Regions bounded by strokes, gaps in the strokes closed."""
     distance = cv2.distanceTransform(paper, cv2.DIST_L2, 3)
@@ -152,7 +186,7 @@ def _divide_rooms(
         cells = grow_cells(levels, seeds, samples.stride)
         areas = count_pixels(cells, len(seeds) + 1, block, page)
         measures = measure_cells(cells, areas, paper, distance, samples)
-        regions = merge_cells(measures, max_regions)
+        regions = merge_cells(measures, max_regions, neck_splits)
     else:
         cells, areas, regions = np.zeros(paper.shape, np.uint8), np.ones(1), np.zeros(1, np.intp)
     frame = regions[frame_pixels(cells)]
