@@ -7,6 +7,8 @@
     … --sketch=house.png --prompt=house --output=outputs/house \
         --region 3="red brick wall" --region 5="oak door" --merge 2,7  # then speak of them
 
+    … --from=outputs/house/metadata.json --seed=7 --output=outputs/again  # again, of another seed
+
     … --vocabulary                                   # the words that the model knows
 
     … --sketches=drawings --prompts=prompts.csv --output=outputs  # a folder each, on all devices
@@ -16,13 +18,13 @@ stage1_output.png, stage2_output.png, comparison.png, prompt.txt, metadata.json,
 labels.png and, of a Stage 2 with RAGAF, attention_maps.png and fusion.png.
 """
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.errors import UserError, notify, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.paths import PATH
 
@@ -42,6 +44,12 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_multi_string("merge", [], "Regions that become one, such as 2,7. May be repeated.")
 flags.DEFINE(PATH, "labels", None, "An edited labels.png: pixels are the numbers of regions.")
+flags.DEFINE_float(
+    "neck_splits",
+    1.0,
+    "How eagerly areas are split at narrow openings: 0: only closed outlines separate regions; 1 "
+    "as in training; more: at wider ones, too.",
+)
 flags.DEFINE_bool("regions_only", False, "Writes the numbered regions, and draws nothing.")
 flags.DEFINE_integer("seed", 0, "The same seed and settings give the same pictures.")
 flags.DEFINE_integer("count", 1, "Pictures, of seed, seed + 1 …")
@@ -57,6 +65,9 @@ flags.DEFINE_string(
     "sampler", None, "ddim, dpm_solver_pp_2m, euler or ddpm; default as Stage 2's config."
 )
 flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
+flags.DEFINE(
+    PATH, "from", None, "A metadata.json, whose output is repeated; flags beside it override it."
+)
 flags.DEFINE(PATH, "sketches", None, "A folder of sketches, instead of --sketch.")
 flags.DEFINE(PATH, "prompts", None, "Their prompts: .txt, .csv or .jsonl; default a .txt beside.")
 flags.DEFINE_integer("per_device", 1, "Sketches that a device draws together: faster on a GPU.")
@@ -69,6 +80,7 @@ flags.register_multi_flags_validator(
     message="Flag --output must have a value other than None.",
 )
 
+COMPILING = "Compiling: half a minute or more, seconds where it was compiled before …"
 OPTIONS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     *("sampler", "stages"),
@@ -85,6 +97,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.vocabulary:
         print_vocabulary()
         return
+    recorded_steps = {} if FLAGS["from"].value is None else take_recorded()
     if FLAGS.sketches is None and FLAGS.sketch is None:
         raise UserError("There is nothing to draw; give --sketch=<file> or --sketches=<folder>.")
     if FLAGS.stage1 is None and FLAGS.stage2 is None:
@@ -92,7 +105,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.sketches is not None:
         draw_many()
     else:
-        draw_one()
+        draw_one(recorded_steps)
 
 
 def print_vocabulary() -> None:
@@ -111,9 +124,34 @@ def print_vocabulary() -> None:
     print("The model reads any text." if words is None else "\n".join(words))
 
 
-def draw_one() -> None:
-    """One sketch, with all that may be said of it."""
+def take_recorded() -> dict[int, int]:
+    """Sets the flags that are not given to what --from records; gives the checkpoints' steps."""
+    from ragaf_jax.sampling.recorded import read_recorded
+
+    if FLAGS.sketches is not None:
+        raise UserError("--from repeats one output and --sketches gives many; leave one out.")
+    recorded = read_recorded(
+        Path(FLAGS["from"].value), {name for name in FLAGS if FLAGS[name].present}
+    )
+    for name, value in recorded.flags.items():
+        try:
+            FLAGS[name].parse(value)
+        except flags.Error as error:
+            raise UserError(
+                f"{FLAGS['from'].value} records a value that --{name} cannot have ({error}); give "
+                f"--{name}."
+            ) from None
+    return recorded.steps
+
+
+def draw_one(recorded_steps: Mapping[int, int]) -> None:
+    """One sketch, with all that may be said of it.
+
+    Args:
+      recorded_steps: as `take_recorded` gives them.
+    """
     # What can be wrong with the sketch and the flags is said before JAX is loaded.
+    from ragaf_jax.graph.regions import check_neck_splits
     from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
     from ragaf_jax.sampling.rows import parse_regions
     from ragaf_jax.sketch_input import to_page
@@ -128,40 +166,51 @@ def draw_one() -> None:
         )
     from ragaf_jax.sampling.options import check_count, check_seed, check_values
     from ragaf_jax.sampling.outputs import FILES, write_regions
+    from ragaf_jax.sampling.recorded import INPUT_FILES, checkpoint_notices, file_facts
+    from ragaf_jax.sampling.step_bar import step_bar
 
     check_values(asked())
     check_count(FLAGS.count)
     check_seed(FLAGS.seed)
+    check_neck_splits(FLAGS.neck_splits)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
+    files = file_facts({name: FLAGS[name].value for name in INPUT_FILES})
     pipeline = restored(devices=1, per_device=1)
-    drawing = changed(pipeline, pipeline.page(to_page(grey, pipeline.page_size)))
+    now = {number: stage.step for number, stage in pipeline.stages.items()}
+    for notice in checkpoint_notices(recorded_steps, now):
+        notify(notice)
+    page = to_page(grey, pipeline.page_size)
+    drawing = changed(pipeline, pipeline.page(page, neck_splits=FLAGS.neck_splits))
     if FLAGS.regions_only:
         with whole_folder(output) as folder:
             write_regions(folder, drawing)
         print(FLAGS.output)
         return
-    print("Compiling and drawing, half a minute or more …", file=sys.stderr)
-    result = pipeline(
-        drawing,
-        FLAGS.prompt,
-        region_prompts,
-        negative_prompt=FLAGS.negative_prompt,
-        seed=FLAGS.seed,
-        count=FLAGS.count,
-        image=image,
-        **asked(),
-    )
+    notify(COMPILING)
+    steps = pipeline.steps(pipeline.options(**asked()), FLAGS.count, image is not None)
+    with step_bar(steps) as progress:
+        result = pipeline(
+            drawing,
+            FLAGS.prompt,
+            region_prompts,
+            negative_prompt=FLAGS.negative_prompt,
+            seed=FLAGS.seed,
+            count=FLAGS.count,
+            image=image,
+            progress=progress,
+            **asked(),
+        )
     for notice in result.notices:
-        print(notice, file=sys.stderr)
-    facts: dict[str, Any] = {"sketch": FLAGS.sketch}
-    facts |= {name: FLAGS[name].value for name in ("merge", "labels", "image") if FLAGS[name].value}
+        notify(notice)
+    facts: dict[str, Any] = {**files, **({"merge": FLAGS.merge} if FLAGS.merge else {})}
     result.save(output, facts | facts_of(pipeline))
     print(FLAGS.output)
 
 
 def draw_many() -> None:
     """A folder of sketches, over all devices."""
+    from ragaf_jax.graph.regions import check_neck_splits
     from ragaf_jax.sampling.options import check_seed, check_values
     from ragaf_jax.sampling.rows import read_rows, sketch_files
 
@@ -175,19 +224,21 @@ def draw_many() -> None:
         raise UserError("--regions-only is for one drawing; give --sketch.")
     check_values(asked())
     check_seed(FLAGS.seed)
+    check_neck_splits(FLAGS.neck_splits)
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     rows = read_rows(Path(FLAGS.sketches), prompts)
     for name, reason in sketch_files(Path(FLAGS.sketches))[1].items():
-        print(f"skipped: {name} {reason}", file=sys.stderr)
+        notify(f"skipped: {name} {reason}")
     pipeline = restored(devices=None, per_device=FLAGS.per_device)
     from ragaf_jax.sampling.batch import run_batch
 
     options, output = pipeline.options(**asked()), Path(FLAGS.output)
-    done = run_batch(pipeline, rows, output, options, FLAGS.seed, facts_of(pipeline))
+    given = options, FLAGS.seed, facts_of(pipeline), FLAGS.neck_splits
+    done = run_batch(pipeline, rows, output, *given)
     print(f"{len(done.drawn)} drawn, {len(done.kept)} were there: {FLAGS.output}")
     if done.failed:
         for name, why in done.failed.items():
-            print(f"{name}: {why}", file=sys.stderr)
+            notify(f"{name}: {why}")
         raise UserError(f"{len(done.failed)} of {len(rows)} could not be drawn; see above.")
 
 
@@ -199,7 +250,7 @@ def restored(devices: int | None, per_device: int) -> "Pipeline":
     from ragaf_jax.training.heap import keep_freed_memory
 
     keep_freed_memory()
-    print("Reading the checkpoints …", file=sys.stderr)
+    notify("Reading the checkpoints …")
     where = {"devices": jax.devices()[:devices], "per_device": per_device}
     return Pipeline.restore(FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, **where)
 
@@ -229,7 +280,8 @@ def asked() -> dict[str, Any]:
 
 def facts_of(pipeline: "Pipeline") -> dict[str, Any]:
     """Of the stages, for metadata.json."""
-    return {
+    dtype = {} if FLAGS.dtype is None else {"dtype": FLAGS.dtype}
+    return dtype | {
         f"stage{i}": {
             "workdir": FLAGS[f"stage{i}"].value,
             "checkpoint_step": stage.step,

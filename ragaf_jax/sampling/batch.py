@@ -1,7 +1,6 @@
 """Many drawings, a folder each, over all devices of a pipeline; none that is there already."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,12 @@ from tqdm import tqdm
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.folders import whole_folder
+from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.drawn import Finished, Result, result_of
 from ragaf_jax.sampling.options import Options, check_seed
-from ragaf_jax.sampling.outputs import FILES, METADATA, write_outputs
+from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.recorded import METADATA, file_facts
 from ragaf_jax.sampling.request import SketchPage, Told, wording
 from ragaf_jax.sampling.rows import Row
 
@@ -49,6 +50,7 @@ def run_batch(
     options: Options,
     seed: int,
     facts: Mapping[str, Any],
+    neck_splits: int | float = NECK_SPLITS,
 ) -> Batch:
     """Draws the rows that are not there yet.
 
@@ -59,11 +61,13 @@ def run_batch(
       options: of all.
       seed: of the rows that have none of their own.
       facts: of the stages, for metadata.json.
+      neck_splits: of all, as in `Pipeline.page`.
     """
     done = Batch([], [], {})
     together: list[_Ready] = []
     with tqdm(total=len(rows), desc="drawing", unit=" sketches") as bar:
-        for ready in _ready(pipeline, rows, output, options, seed, facts, done, bar):
+        given = options, seed, facts, neck_splits
+        for ready in _ready(pipeline, rows, output, *given, done, bar):
             together.append(ready)
             if len(together) == pipeline.together:
                 _draw(pipeline, together, output, options, done, bar)
@@ -80,6 +84,7 @@ def _ready(
     options: Options,
     seed: int,
     facts: Mapping[str, Any],
+    neck_splits: int | float,
     done: Batch,
     bar: tqdm,
 ) -> Iterator[_Ready]:
@@ -91,16 +96,16 @@ def _ready(
             "seed": own,
             "count": 1,
             **dataclasses.asdict(options),
+            "neck_splits": neck_splits,
         }
         try:
             check_seed(own)
-            digest = hashlib.sha256(row.sketch.read_bytes()).hexdigest()
-            about = {"sketch": str(row.sketch), "sketch_sha256": digest, **facts}
+            about = {**file_facts({"sketch": row.sketch}), **facts}
             if _is_there(output / row.name, {**settings, **about}):
                 done.kept.append(row.name)
                 bar.update()
                 continue
-            drawing = pipeline.page(row.sketch)
+            drawing = pipeline.page(row.sketch, neck_splits=neck_splits)
             told = pipeline.tell(drawing, row.prompt, row.region_prompts, row.negative_prompt)
             pipeline.check(told, options)
         except (UserError, OSError) as error:
@@ -151,5 +156,11 @@ def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
         found = json.loads((folder / METADATA).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    if not isinstance(found, dict):
+        return False
     as_json = json.loads(json.dumps(dict(wanted)))
-    return all(found.get(name) == value for name, value in as_json.items())
+    # Texts that are empty are left out on both sides, and outputs of older versions have no
+    # `neck_splits`.
+    names = {*as_json, "region_prompts", "negative_prompt"}
+    found = {"neck_splits": NECK_SPLITS, **found}
+    return all(found.get(name) == as_json.get(name) for name in names)

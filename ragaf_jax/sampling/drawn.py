@@ -24,7 +24,7 @@ class Progress(NamedTuple):
     Attributes:
       stage: 1 or 2.
       step, steps: denoising steps of this stage that are made, and all.
-      preview: what the network expects the pictures to become; None before the first step.
+      preview: what the network expects the images to become; None where none was computed.
     """
 
     stage: int
@@ -126,7 +126,8 @@ def result_of(
     settings: dict[str, Any],
     seconds: dict[str, float],
 ) -> Result:
-    """Pictures of one sketch and all that is known of them."""
+    """Images of one sketch and all that is known of them; the page's settings join `settings`."""
+    settings = {**settings, "neck_splits": drawing.neck_splits}
     regions, trace = drawing.numbered.regions, finished.trace
     attention = fusion = None
     if trace is not None:

@@ -18,9 +18,9 @@ from ragaf_jax.sampling.drawn import Result
 from ragaf_jax.sampling.figures import comparison, fusion_curves
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import described, label_page
+from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.request import SketchPage
 
-METADATA = "metadata.json"
 PICTURES = (
     "sketch",
     "regions",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.prepare import page_size
+from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import check_same_aspect, pad_to_square, read_grey
 from ragaf_jax.nets.model import Params
 from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, Result, joined, result_of
@@ -113,15 +114,17 @@ class Pipeline:
         """Side of the pages on which regions are found: that of the training records' pages."""
         return page_size(self.leading.model.image_size)
 
-    def page(self, sketch: Sketch) -> SketchPage:
-        """A drawing and its regions.
+    def page(self, sketch: Sketch, *, neck_splits: int | float = NECK_SPLITS) -> SketchPage:
+        """A sketch and its regions.
 
         Args:
           sketch: a file of any size and polarity; a grey page of `page_size`, paper 255 and ink 0,
             which is taken as it is; or any other grey picture.
+          neck_splits: how eagerly areas are split at narrow openings, 0 to 1000. With 0, only
+            closed outlines separate regions; 1 as in training; more splits more.
 
         Raises:
-          UserError: no picture that can be read.
+          UserError: no picture that can be read, or `neck_splits` out of its range.
         """
         if isinstance(sketch, str | Path):
             page = load_sketch(sketch, self.page_size)
@@ -131,7 +134,7 @@ class Pipeline:
             page = to_page(sketch, self.page_size)
         # The field is younger than some checkpoints.
         kind = self.leading.config.data.get("regions", "strokes")
-        return find_regions(page, self.leading.model, kind)
+        return find_regions(page, self.leading.model, kind, neck_splits)
 
     def tell(
         self,
@@ -191,6 +194,7 @@ class Pipeline:
         seed: int = 0,
         count: int = 1,
         image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
+        progress: Callable[[Progress], None] | None = None,
         **asked: Unpack[Asked],
     ) -> Result:
         """Draws one sketch, once or several times.
@@ -204,6 +208,7 @@ class Pipeline:
           count: pictures; their seeds are seed, seed + 1 …
           image: to begin from, instead of noise, in the first of the stages, noised to `strength`;
             of the sketch's proportions, and placed as the sketch is: whole, on a white square.
+          progress: called after each of the `steps`, without a preview; it changes no image.
           **asked: fields of `Options`.
 
         Raises:
@@ -222,7 +227,7 @@ class Pipeline:
         told = self.tell(drawing, prompt, region_prompts, negative_prompt)
         ready = time.perf_counter()
         images = None if image is None else self.starts([image] * count)
-        finished = self.run([told] * count, seeds, options, images)
+        finished = self.run([told] * count, seeds, options, images, progress)
         done = time.perf_counter()
         settings = {
             **wording(prompt, region_prompts, negative_prompt),
@@ -232,6 +237,19 @@ class Pipeline:
         }
         seconds = {"regions": ready - began, "sampling": done - ready}
         return result_of(drawing, told, finished, settings, seconds)
+
+    def steps(self, options: Options, count: int = 1, from_image: bool = False) -> int:
+        """Denoising steps that `run` makes for `count` requests, those of one batch counted once.
+
+        Args:
+          options: of all.
+          count: of the requests.
+          from_image: whether they begin from images.
+        """
+        stages = STAGES[options.stages]
+        # The first stage begins from noise unless there is an image; strength 0 leaves no step.
+        skipped = (len(stages) - (not from_image)) if options.strength == 0 else 0
+        return -(-count // self.together) * options.steps * (len(stages) - skipped)
 
     def starts(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Pictures:
         """Pictures to begin from, at the model's size."""
@@ -244,15 +262,24 @@ class Pipeline:
         seeds: Sequence[int],
         options: Options,
         images: Pictures | None = None,
+        progress: Callable[[Progress], None] | None = None,
     ) -> Finished:
-        """The pictures of several requests, `together` at a time; arguments as in `stream`."""
+        """The images of several requests, `together` at a time.
+
+        Args:
+          told, seeds, options, images: as in `stream`.
+          progress: called after each of the `steps`.
+        """
         pieces: list[Finished] = []
         for i in range(0, len(told), self.together):
             some = slice(i, i + self.together)
             begun = None if images is None else images[some]
-            *_, finished = self.stream(told[some], seeds[some], options, begun)
-            assert isinstance(finished, Finished)
-            pieces.append(finished)
+            every = None if progress is None else 1
+            for event in self.stream(told[some], seeds[some], options, begun, every, preview=False):
+                if isinstance(event, Finished):
+                    pieces.append(event)
+                elif progress is not None:
+                    progress(event)
         return joined(pieces)
 
     def stream(
@@ -262,6 +289,8 @@ class Pipeline:
         options: Options,
         images: Pictures | None = None,
         every: int | None = None,
+        *,
+        preview: bool = True,
     ) -> Iterator[Progress | Finished]:
         """Draws several requests in one go; who stops asking cancels.
 
@@ -271,6 +300,7 @@ class Pipeline:
           options: of all.
           images: to begin from, of each, at the model's size.
           every: tells of the progress after so many steps; None: not at all.
+          preview: whether each `Progress` has one, which takes a run of the decoder.
 
         Yields:
           `Progress`, and at last what is `Finished`.
@@ -306,8 +336,10 @@ class Pipeline:
                 others = drawing if plain is None else plain
                 drawing = parts.advance(params, drawing, *asked, until, others.walk)
                 if every is not None and until in seen:
-                    preview = parts.look(params, drawing.preview)
-                    yield Progress(number, until, steps, np.asarray(preview)[:count])
+                    jax.block_until_ready(drawing.walk.x)  # else progress runs ahead of devices
+                    seen_now = parts.look(params, drawing.preview) if preview else None
+                    shown = None if seen_now is None else np.asarray(seen_now)[:count]
+                    yield Progress(number, until, steps, shown)
             made, trace = parts.finish(params, drawing, seeds_)
             pictures, latents = np.asarray(made)[:count], drawing.walk.x
         assert pictures is not None

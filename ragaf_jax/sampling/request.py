@@ -13,7 +13,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
 from ragaf_jax.graph.prepare import sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS, RegionConfig
+from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS, RegionConfig
 from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.numbered import NumberedRegions
@@ -34,11 +34,13 @@ class SketchPage(NamedTuple):
       page: paper 255, ink 0, as it was read.
       sketch: the same at the model's size.
       numbered: its regions there, found or changed by the user.
+      neck_splits: with which they were found; see `extract_regions`.
     """
 
     page: UInt8[np.ndarray, "page page"]
     sketch: UInt8[np.ndarray, "s s"]
     numbered: NumberedRegions
+    neck_splits: int | float = NECK_SPLITS
 
 
 class Told(NamedTuple):
@@ -93,13 +95,19 @@ def wording(
     return words
 
 
-def find_regions(page: UInt8[np.ndarray, "page page"], model: Model, kind: str) -> SketchPage:
+def find_regions(
+    page: UInt8[np.ndarray, "page page"],
+    model: Model,
+    kind: str,
+    neck_splits: int | float = NECK_SPLITS,
+) -> SketchPage:
     """A page's regions, as for the training records, within the budget of a model.
 
     Args:
       page: a square of at least the model's size.
       model: one of its nodes is padding.
       kind: a name in `REGION_KINDS`.
+      neck_splits: as in `extract_regions`; regions of training records have the default.
     """
     usual = REGION_KINDS[kind]
     limit = min(usual.max_regions, model.max_regions - 1)
@@ -109,8 +117,9 @@ def find_regions(page: UInt8[np.ndarray, "page page"], model: Model, kind: str) 
         dataclasses.replace(usual, max_regions=limit),
         GraphConfig(),
         model.max_edges,
+        neck_splits,
     )
-    return SketchPage(page, found.sketch, NumberedRegions.of(found.regions))
+    return SketchPage(page, found.sketch, NumberedRegions.of(found.regions), neck_splits)
 
 
 def tell(

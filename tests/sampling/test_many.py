@@ -87,6 +87,36 @@ def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch)
     assert run_batch(pipeline, rows, output, other, 5, facts).kept == ["row0", "row1"]
 
 
+def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_path, monkeypatch):
+    """Texts that are empty now, and how eagerly areas are split, which once could not be chosen."""
+
+    def noted(pipeline, together, output, options, done, bar):
+        for ready in together:
+            assert ready.drawing.neck_splits == ready.settings["neck_splits"]
+            (output / ready.row.name).mkdir(parents=True, exist_ok=True)
+            metadata = json.dumps({**ready.settings, **ready.facts})
+            (output / ready.row.name / METADATA).write_text(metadata)
+            done.drawn.append(ready.row.name)
+
+    monkeypatch.setattr(module, "_draw", noted)
+    row, output, options = rows[1], tmp_path / "out", pipeline.options(steps=2)
+
+    def drawn(row, neck_splits=1.0):
+        return run_batch(pipeline, [row], output, options, 4, FACTS, neck_splits).drawn
+
+    assert drawn(row) == ["row1"] and drawn(row) == []
+    for changed in (row._replace(negative_prompt=""), row._replace(region_prompts={})):
+        assert drawn(changed) == ["row1"] and drawn(changed) == [] and drawn(row) == ["row1"]
+    assert drawn(row, 0.5) == ["row1"] and drawn(row, 0.5) == [] and drawn(row) == ["row1"]
+    path = output / row.name / METADATA
+    metadata = json.loads(path.read_text())
+    del metadata["neck_splits"]
+    path.write_text(json.dumps(metadata))
+    assert drawn(row) == [] and drawn(row, 0.5) == ["row1"]
+    path.write_text("[]")
+    assert drawn(row) == ["row1"]
+
+
 def _killed(draw, *args):
     draw(*args)
     raise KeyboardInterrupt

@@ -165,6 +165,7 @@ def test_every_setting_has_an_effect_and_none_compiles_again(rng, pipeline, capl
         "prompt": PROMPT,
         "sketch_strength": 1.0,
         "stages": "both",
+        "neck_splits": 1.0,
     }
 
 
@@ -499,6 +500,54 @@ def test_one_looks_at_the_regions_then_speaks_of_them(
     )
     second = np.array(Image.open(output / "images" / "4.png"))
     np.testing.assert_array_equal(second, expected.images[0])
+    assert "stage 2: 100%" in done.stderr and "6/6" in done.stderr  # a bar of all steps
+
+    # Once more, from what was recorded; and with another seed.
+    again = tmp_path / "again"
+    done = sample(f"--from={output / METADATA}", f"--output={again}")
+    assert done.status == 0, done.stderr
+    for name in ("images/3.png", "images/4.png", "labels.png", "prompt.txt"):
+        assert (again / name).read_bytes() == (output / name).read_bytes()
+    repeated = json.loads((again / METADATA).read_text())
+    for circumstance in ("created", "seconds"):
+        del repeated[circumstance], metadata[circumstance]
+    assert repeated == metadata
+    done = sample(f"--from={output}", f"--output={again}", "--seed=4", "--count=1")
+    assert done.status == 0, done.stderr
+    other = np.array(Image.open(again / "stage2_output.png"))
+    np.testing.assert_array_equal(other, expected.images[0])
+
+
+def test_how_eagerly_areas_are_split_is_a_setting_of_the_output(
+    tmp_path, pipeline, workdirs, monkeypatch
+):
+    """A wall that a window narrows: two regions, or one."""
+    monkeypatch.setattr(Pipeline, "restore", lambda *_, **__: pipeline)
+    page, file = np.full((256, 256), 255, np.uint8), tmp_path / "wall.png"
+    for corner, other in (((40, 50), (216, 230)), ((52, 115), (204, 165))):
+        cv2.rectangle(page, corner, other, 0, 3)
+    Image.fromarray(page).save(file)
+    flags = [f"--stage1={workdirs[0]}", f"--stage2={workdirs[1]}", f"--sketch={file}", "--prompt="]
+    for more, expected in (([], (4, 1.0)), (["--neck_splits=0"], (3, 0.0))):
+        done = sample(*flags, *more, f"--output={tmp_path / 'out'}")
+        assert done.status == 0, done.stderr
+        metadata = json.loads((tmp_path / "out" / METADATA).read_text())
+        assert (metadata["regions"], metadata["neck_splits"]) == expected
+    result = pipeline(pipeline.page(file, neck_splits=0), "")
+    assert (result.regions.n, result.settings["neck_splits"]) == (3, 0)
+
+
+def test_steps_are_counted_as_they_are_made(rng, pipeline):
+    """And the bar changes no image."""
+    page, image = random_page(rng), rng.integers(0, 256, (256, 256, 3), np.uint8)
+    for asked in ({}, {"strength": 0.0}, {"stages": "2"}, {"stages": "2", "strength": 0.0}):
+        for start in (None, image):
+            options, seen = pipeline.options(steps=2, **asked), []
+            given = {"image": start, "steps": 2, "count": 2, **asked}
+            result = pipeline(page, PROMPT, progress=seen.append, **given)
+            assert len(seen) == pipeline.steps(options, 2, start is not None)
+            assert all(progress.preview is None for progress in seen)
+            np.testing.assert_array_equal(result.images, pipeline(page, PROMPT, **given).images)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""What a metadata.json says of an output's inputs is enough to repeat it, or it is said why not."""
+
+import json
+
+import pytest
+from commands import run_here
+from PIL import Image
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.recorded import checkpoint_notices, file_facts, read_recorded
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("sketch", "labels"):
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    return {name: tmp_path / f"{name}.png" for name in ("sketch", "labels")}
+
+
+def written(folder, **entries):
+    path = folder / "metadata.json"
+    path.write_text(json.dumps({"prompt": "a house", **entries}), encoding="utf-8")
+    return path
+
+
+def test_every_input_becomes_a_flag(tmp_path, files):
+    stage2 = {"workdir": "runs/stage2", "checkpoint_step": 7, "config": {"stage": 2}}
+    path = written(
+        tmp_path,
+        region_prompts={"3": "red=brick"},
+        merge=["2,7"],
+        seed=5,
+        guidance=3.5,
+        stages="both",
+        image=None,
+        stage2=stage2,
+        **file_facts({**files, "image": None}),
+    )
+    expected = {
+        "prompt": "a house",
+        "region": ["3=red=brick"],
+        "merge": ["2,7"],
+        "seed": "5",
+        "guidance": "3.5",
+        "stages": "both",
+        "stage2": "runs/stage2",
+        "sketch": str(files["sketch"]),
+        "labels": str(files["labels"]),
+    }
+    assert read_recorded(path, ()) == (expected, {2: 7})
+    assert read_recorded(tmp_path, ()).flags == expected  # the output's folder
+    flags, steps = read_recorded(path, {"region", "seed", "stage2"})
+    assert flags == {k: v for k, v in expected.items() if k not in ("region", "seed", "stage2")}
+    assert steps == {}
+
+
+def test_an_input_that_is_gone_or_changed_is_named(tmp_path, files):
+    path = written(tmp_path, **file_facts(files))
+    files["labels"].write_bytes(b"edited")
+    said = r"^The labels .*labels.png is not the one that .* \(its SHA-256 begins with \w{8}, not "
+    with pytest.raises(UserError, match=said):
+        read_recorded(path, ())
+    read_recorded(path, {"labels"})
+    files["sketch"].unlink()
+    said = r"^The sketch .* records cannot be read \(No such file .*; give --sketch=<where it is"
+    with pytest.raises(UserError, match=said):
+        read_recorded(path, {"labels"})
+    assert "sketch" not in read_recorded(path, {"labels", "sketch"}).flags
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", r"cannot be read \(Expecting .*\); give --from=<the metadata.json of an output>"),
+        ("[]", "records no prompt; give"),
+        ('{"seed": 3}', "records no prompt; give"),
+        ('{"prompt": "", "region_prompts": [3]}', "has no object as region_prompts or no list"),
+        ('{"prompt": "", "merge": "2,7"}', "has no object as region_prompts or no list"),
+    ],
+)
+def test_what_is_no_metadata_is_refused(tmp_path, content, said):
+    (tmp_path / "metadata.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_recorded(tmp_path / "metadata.json", ())
+
+
+@pytest.mark.parametrize(
+    ("entries", "flags", "said"),
+    [
+        ({"seed": "many"}, (), "records a value that --seed cannot have"),
+        ({}, (), "There is nothing to draw; give --sketch=<file>"),
+        ({}, ["--sketches=folder"], "--from repeats one output and --sketches gives many"),
+        (
+            {"neck_splits": -1},
+            ["--sketch={sketch}", "--stage1=none"],
+            "neck_splits is -1.0; choose",
+        ),
+    ],
+)
+def test_a_command_that_cannot_repeat_says_why(tmp_path, entries, flags, said):
+    Image.new("L", (64, 64), 255).save(tmp_path / "sketch.png")
+    flags = [flag.format(sketch=tmp_path / "sketch.png") for flag in flags]
+    path = written(tmp_path, **entries)
+    ended = run_here("ragaf_jax.sample", f"--from={path}", f"--output={tmp_path / 'out'}", *flags)
+    assert ended.status == 1 and said in ended.stderr
+
+
+def test_a_stage_that_was_trained_further_is_told_of():
+    assert checkpoint_notices({1: 5, 2: 7}, {2: 7}) == []
+    (notice,) = checkpoint_notices({1: 5, 2: 7}, {1: 5, 2: 9})
+    assert notice.startswith(
+        "The checkpoint of Stage 2 is of step 9, and that of the recorded outp"
+    )
