@@ -39,6 +39,12 @@ def on_eight_devices(*arguments: object) -> list[str]:
     return done.stdout.splitlines()
 
 
+def python_blocks(document: Path) -> list[str]:
+    """The blocks of Python in a document, in their order."""
+    text = document.read_text(encoding="utf-8")
+    return [block.split("```")[0] for block in text.split("```python\n")[1:]]
+
+
 class Ended(NamedTuple):
     """How a command ended."""
 

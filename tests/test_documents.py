@@ -1,15 +1,28 @@
 """What documents and progress bars show."""
 
 import ast
-from pathlib import Path
+import importlib
 
-ROOT = Path(__file__).parents[1]
+import pytest
+from commands import ROOT, python_blocks
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_readme_links_every_document():
     readme = (ROOT / "README.md").read_text()
     for document in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{document.name}" in readme, document.name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_a_document_imports_is_there(document):
+    """`tests/sampling/test_pipeline.py` runs the blocks that sample."""
+    for block in python_blocks(document):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
 
 
 def test_rates_have_a_space_before_their_unit():

@@ -12,7 +12,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from commands import run_here
+from commands import python_blocks, run_here
 from fakes import WORDS, random_stage, save_stage
 from PIL import Image
 
@@ -516,6 +516,23 @@ def test_one_looks_at_the_regions_then_speaks_of_them(
     assert done.status == 0, done.stderr
     other = np.array(Image.open(again / "stage2_output.png"))
     np.testing.assert_array_equal(other, expected.images[0])
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/sampling.md"])
+def test_the_blocks_of_python_of_a_document_run(tmp_path, pipeline, monkeypatch, document, capsys):
+    """One after the other, as a reader would paste them; small random stages stand in."""
+    monkeypatch.setattr(Pipeline, "restore", lambda *_, **__: pipeline)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in python_blocks(ROOT / document):
+        exec(compile(block, document, "exec"), names)
+    assert Image.open("ping_pong.png").size == (16, 16)
+    if document == "README.md":
+        return
+    assert {path.name for path in Path("outputs/ping_pong").iterdir()} == FILES
+    assert len(names["fewer"].numbered.numbers) == names["page"].numbered.regions.n - 1
+    assert capsys.readouterr().out.splitlines()[-1] == "stage 2: step 20 of 20"
 
 
 def test_how_eagerly_areas_are_split_is_a_setting_of_the_output(
