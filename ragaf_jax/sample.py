@@ -175,13 +175,13 @@ def draw_one(recorded_steps: Mapping[int, int]) -> None:
     check_neck_splits(FLAGS.neck_splits)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
-    files = file_facts({name: FLAGS[name].value for name in INPUT_FILES})
     pipeline = restored(devices=1, per_device=1)
     now = {number: stage.step for number, stage in pipeline.stages.items()}
     for notice in checkpoint_notices(recorded_steps, now):
         notify(notice)
     page = to_page(grey, pipeline.page_size)
     drawing = changed(pipeline, pipeline.page(page, neck_splits=FLAGS.neck_splits))
+    files = file_facts({name: FLAGS[name].value for name in INPUT_FILES})  # all have been read
     if FLAGS.regions_only:
         with whole_folder(output) as folder:
             write_regions(folder, drawing)

@@ -1,12 +1,13 @@
 """How a command ends: what it says and its status."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ragaf_jax.errors import nearest
+from ragaf_jax.errors import nearest, notify
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +40,33 @@ def test_what_a_user_can_put_right_is_one_line(raised, status, said):
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (status, said)
+
+
+SENTENCE = (
+    "error: The folder /data/a-long-name/that-nobody-should-break/checkpoints holds no whole "
+    "checkpoint; give --workdir=<one-that-does> or train it first."
+)
+
+
+@pytest.mark.parametrize("columns", [0, 12, 40, 80, 300])
+def test_a_terminal_gets_lines_broken_between_words(monkeypatch, columns):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    notify(f"{SENTENCE}\nA second line.")
+    *lines, last = terminal.getvalue().splitlines()
+    assert " ".join(lines) == SENTENCE and last == "A second line."
+    # What can be copied into a command stays whole, however long it is.
+    assert all(len(line) <= max(columns, 80) or " " not in line for line in lines)
+    if columns >= 12:
+        assert all(len(line) <= max(columns, 20) or " " not in line for line in lines)
+
+
+def test_a_log_gets_a_sentence_in_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    notify(SENTENCE)
+    assert capsys.readouterr().err == f"{SENTENCE}\n"
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():

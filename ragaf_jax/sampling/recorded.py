@@ -37,7 +37,7 @@ def file_facts(files: Mapping[str, str | Path | None]) -> dict[str, str]:
     Raises:
       OSError: one cannot be read.
     """
-    facts = {}
+    facts: dict[str, str] = {}
     for name, file in files.items():
         if file is not None:
             facts |= {name: str(file), _DIGEST.format(name): _digest(Path(file))}

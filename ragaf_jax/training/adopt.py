@@ -1,7 +1,6 @@
 """The configuration of a run that begins from Stable Diffusion's weights: their sizes, not ours."""
 
 import dataclasses
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import ml_collections
 from flax.traverse_util import flatten_dict
 
 from ragaf_jax.diffusion.prediction import PREDICTIONS
-from ragaf_jax.errors import UserError
+from ragaf_jax.errors import UserError, notify
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.checkpoint import load_meta
@@ -91,9 +90,9 @@ def adopted(
         return config, None
     pretrained = open_pretrained(config.init.checkpoint, config.init.variant)
     if pretrained.notice and not config.init.prediction:
-        print(pretrained.notice, file=sys.stderr)
+        notify(pretrained.notice)
     for notice in pretrained.notices:
-        print(notice, file=sys.stderr)
+        notify(notice)
     config = with_fields(config, pretrained_fields(config, pretrained))
     config = with_distilled_sampling(config, pretrained.distilled_steps, given)
     return config, tokenizer_of(pretrained, config.init.tokenizer)

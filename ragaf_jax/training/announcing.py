@@ -1,7 +1,6 @@
 """What a training run reports on the terminal at its start and end."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import ml_collections
 from clu.parameter_overview import count_parameters
 from flax.traverse_util import flatten_dict
 
+from ragaf_jax.errors import notify
 from ragaf_jax.training.state import TrainState
 
 # The most changed fields that are listed on the terminal.
@@ -20,7 +20,7 @@ _LISTED = 6
 def announce(sentence: str) -> None:
     """Prints a line; in the first process only."""
     if jax.process_index() == 0:
-        print(sentence, file=sys.stderr, flush=True)
+        notify(sentence)
 
 
 def announce_resume(

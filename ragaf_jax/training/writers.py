@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from ragaf_jax.errors import UserError
+from ragaf_jax.errors import UserError, wrapped
 
 Scalars = Mapping[str, SupportsFloat]
 Images = Mapping[str, UInt8[np.ndarray, "h w 3"]]
@@ -79,11 +79,11 @@ class Terminal(Writer):
             shown = [name for name in values if name in SHOWN]
             if shown:
                 numbers = ", ".join(f"{name} {float(values[name]):.4g}" for name in shown)
-                self._bar.write(f"step {step}: {numbers}", file=sys.stderr)
+                self._bar.write(wrapped(f"step {step}: {numbers}"), file=sys.stderr)
 
     def text(self, step: int, name: str, sentence: str) -> None:
         """A line of its own above the progress line."""
-        self._bar.write(f"step {step}: {sentence}", file=sys.stderr)
+        self._bar.write(wrapped(f"step {step}: {sentence}"), file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the line as it last was."""

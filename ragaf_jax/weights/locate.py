@@ -2,14 +2,13 @@
 
 import os
 import re
-import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from ragaf_jax.errors import UserError
+from ragaf_jax.errors import UserError, notify
 from ragaf_jax.weights.stores import PICKLES, pickle_refusal
 
 # Tried in this order where no variant is asked for.
@@ -101,10 +100,9 @@ def _fetched_before(repository: str, where: str, error: Exception) -> Path:
             f"({type(error).__name__}: {reason}); check the name and the network, or download it "
             "and give its path."
         ) from None
-    print(
+    notify(
         f"The hub cannot be reached ({type(error).__name__}); what was fetched of {repository} "
-        "before is used.",
-        file=sys.stderr,
+        "before is used."
     )
     return folder
 

@@ -16,8 +16,8 @@ from test_pipeline import FILES, random_page
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling import batch as module
 from ragaf_jax.sampling.batch import run_batch
-from ragaf_jax.sampling.outputs import METADATA
 from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.rows import Row
 
 FACTS = {"stage1": {"workdir": "runs/stage1"}}

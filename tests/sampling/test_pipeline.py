@@ -19,9 +19,9 @@ from PIL import Image
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import merged, relabelled
-from ragaf_jax.sampling.outputs import METADATA
 from ragaf_jax.sampling.parts import make_parts
 from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.stages import settings_of
 from ragaf_jax.sketch_input import load_sketch
 from ragaf_jax.tokenizer import Tokenizer
