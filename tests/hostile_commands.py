@@ -19,7 +19,16 @@ from ragaf_jax import errors, sample
 from ragaf_jax.sampling.pipeline import Pipeline
 
 FLAGS = flags.FLAGS
-NUMBERS = "steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"
+NUMBERS = (
+    *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
+    "neck_splits",
+)
+# What an edited metadata.json may hold.
+ENTRIES = (
+    *({"seed": [1]}, {"steps": {}}, {"prompt": ["\ud800"]}, {"region_prompts": {"x": 1}}),
+    *({"sketch": "/dev/zero"}, {"sketch": "a\0b"}, {"merge": [[]]}, {"labels": 3}),
+    *({"stage1": 5}, {"neck_splits": None}, {"sampler": "heun"}),
+)
 CRASH = "not caught:"
 VALUES = "nan", "-inf", "-1", "1e39", "abc", ""
 
@@ -57,6 +66,12 @@ def commands(files: dict[str, Path], folder: Path) -> dict[str, list[str]]:
         "🏠" * 999,
         "\ud800",
     )
+    records = [files["text.png"], files["whole.png"], folder, folder / "none", "/dev/zero"]
+    for i, entries in enumerate(({}, *ENTRIES)):
+        records.append(folder / f"record{i}.json")
+        records[-1].write_text(
+            json.dumps({"prompt": "a", "sketch": str(files["whole.png"])} | entries)
+        )
     return {
         **{f"sketch {name}": [f"--sketch={path}", drawn] for name, path in files.items()},
         "sketch none": ["--sketch=/nowhere/\x07sketch.png", drawn],
@@ -65,6 +80,7 @@ def commands(files: dict[str, Path], folder: Path) -> dict[str, list[str]]:
         **{f"prompt {text[:20]!r}": [good, f"--prompt={text}"] for text in prompts},
         **{f"setting {text}": [good, drawn, text] for text in settings},
         **{f"words {text}"[:40]: [good, drawn, *text] for text in asked},
+        **{f"from {path}": [f"--from={path}"] for path in records},
         "output is a file": [good, drawn, f"--output={files['text.png']}"],
         "output below a file": [good, drawn, f"--output={files['text.png']}/out"],
         "output has other things": [good, drawn, f"--output={files['text.png'].parent}"],

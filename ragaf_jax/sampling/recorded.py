@@ -1,5 +1,6 @@
 """What metadata.json records of an output's inputs, and the flags that repeat the output."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Collection, Mapping
@@ -64,8 +65,12 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
     found = _read(path)
     flags: dict[str, str | list[str]] = {}
     for name in VALUES:
-        if found.get(name) is not None:
-            flags[name] = str(found[name])
+        value = found.get(name)
+        if value is None or name in given:
+            continue
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{path} has {name} = {value!r}; give --{name}, which overrides it.")
+        flags[name] = str(value)
     for name in INPUT_FILES:
         if found.get(name) is not None and name not in given:
             flags[name] = str(found[name])
@@ -90,8 +95,8 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(_regular(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{path} cannot be read ({reason}); give --from=<the {METADATA} of an output>."
@@ -103,13 +108,24 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
+def _regular(file: Path) -> Path:
+    """The file, which is none of those, such as /dev/zero, that never end.
+
+    Raises:
+      OSError: there is no such file, or it is another thing.
+    """
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return file
+
+
 def _check_unchanged(path: Path, name: str, file: Path, digest: str | None) -> None:
     try:
-        now = _digest(file)
-    except OSError as error:
+        now = _digest(_regular(file))
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"The {name} {file} that {path} records cannot be read ({error.strerror}); give "
-            f"--{name}=<where it is now>."
+            f"The {name} {str(file)!a} that {path} records cannot be read "
+            f"({getattr(error, 'strerror', None) or error}); give --{name}=<where it is now>."
         ) from None
     if digest is not None and now != digest:
         raise UserError(

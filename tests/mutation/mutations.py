@@ -93,6 +93,12 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/graph/merging.py",
+        "-math.log(neck_splits)",
+        "math.log(neck_splits)",
+        "areas are split less where more is asked for",
+    ),
+    Mutation(
+        "ragaf_jax/graph/merging.py",
         "self.on_frame[keep] or self.on_frame[gone]",
         "self.on_frame[keep] and self.on_frame[gone]",
         "the outside leaks into merged regions",
@@ -546,6 +552,24 @@ MUTATIONS = (
         "np.maximum(pixels @ pixels.T, pixels @ mirrored.T)",
         "pixels @ pixels.T",
         "mirrored twins cross the splits",
+    ),
+    Mutation(
+        "input_pipeline/datasets/usable.py",
+        "groups = [item.group for item in cut(scan) if item.key not in unusable]",
+        "groups = [item.group for item in cut(scan)]",
+        "a broken picture takes a place in the test split",
+    ),
+    Mutation(
+        "input_pipeline/datasets/sources.py",
+        "source.key in then and getattr(source, field)",
+        "source.key not in then and getattr(source, field)",
+        "pictures replaced under the same names are not noticed",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/recorded.py",
+        "digest is not None and now != digest",
+        "digest is None and now != digest",
+        "a sketch that has changed passes for the recorded one",
     ),
     Mutation(
         "input_pipeline/loader.py",

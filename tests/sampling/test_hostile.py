@@ -36,4 +36,7 @@ def test_what_nobody_should_give_ends_in_a_sentence_or_a_picture(tmp_path):
     assert {f"sketch {name}" for name in readable} <= pictures
     refused = {"empty.png", "text.png", "bomb.png", "truncated.png", "pickle.png", "folder.png"}
     assert not {f"sketch {name}" for name in refused} & pictures
+    # The whole one, those whose fault a flag overrides (--steps, --stage1), and a null.
+    repeated = {name.rpartition("/")[2] for name in pictures if name.startswith("from ")}
+    assert repeated == {f"record{i}.json" for i in (0, 2, 9, 10)}
     assert not any(name.startswith("setting") and "=nan" in name for name in pictures)
