@@ -15,6 +15,7 @@ from ragaf_jax.lettering import (
     enlarge,
     framed,
     on_page,
+    shortened,
     text_block,
 )
 
@@ -26,24 +27,24 @@ class SheetRow(NamedTuple):
 
     Attributes:
       pictures: as many as the sheet has titles; grey or RGB, all of one width.
-      caption: written under them.
+      caption: written under them, as far as `shortened` leaves it.
     """
 
     pictures: Sequence[GreyOrRgb]
     caption: str
 
 
-def contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str]) -> Picture:
+def contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], cell: int = CELL) -> Picture:
     """A row a drawing under a line of titles, every caption wrapped below its row.
 
-    Pictures of 64² are enlarged threefold, others to at least `CELL` pixels.
+    Pictures are enlarged to at least `cell` pixels, those of 64² threefold by default.
     """
-    lines = [[framed(enlarge(picture, CELL)) for picture in row.pictures] for row in rows]
+    lines = [[framed(enlarge(picture, cell)) for picture in row.pictures] for row in rows]
     cell = lines[0][0].shape[1]
     width = len(titles) * (cell + GAP) - GAP
     heading = beside([text_block(title, cell, centred=True) for title in titles])
     blocks = [
-        below([beside(line), text_block(row.caption, width)], gap=GAP // 2)
+        below([beside(line), text_block(shortened(row.caption), width)], gap=GAP // 2)
         for line, row in zip(lines, rows, strict=True)
     ]
     return on_page(below([heading, below(blocks, gap=2 * GAP)], gap=GAP // 2))

@@ -7,10 +7,11 @@ and `sketch_input.to_page` keep all of an image and of its sketch.
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -133,6 +134,26 @@ def pad_to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndar
     square = np.full((side, side, 3), 255, np.uint8)
     square[rows, columns] = cv2.resize(photo, (width, height), interpolation=smooth)
     return square
+
+
+class Window(NamedTuple):
+    """A rectangle of an image, in shares of its width and height from the upper left corner."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def cut(array: Shaped[np.ndarray, "h w *c"], window: Window) -> Shaped[np.ndarray, "rows cols *c"]:
+    """The part of an image that a window shows: whole pixels, at least one."""
+    height, width = array.shape[:2]
+    top, left = (
+        min(math.floor(share * side), side - 1)
+        for share, side in ((window.top, height), (window.left, width))
+    )
+    bottom, right = math.ceil(window.bottom * height), math.ceil(window.right * width)
+    return array[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
 def check_same_aspect(sketch: Sequence[int], image: Sequence[int]) -> None:

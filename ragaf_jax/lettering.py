@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 Picture = UInt8[np.ndarray, "_ _ 3"]
 GreyOrRgb = UInt8[np.ndarray, "_ _ *rgb"]
 
+# Characters of a caption in a figure: five lines or so.
+LONGEST = 400
 GAP = 8
 INK = (30, 30, 30)
 
@@ -43,6 +45,13 @@ def wrap(text: str, width: int, size: int) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     return lines
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """Text of at most so many characters, cut behind a word and ended by an ellipsis."""
+    if len(text) <= most:
+        return text
+    return text[: most - 2].rsplit(maxsplit=1)[0] + " …"
 
 
 def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> Picture:

@@ -14,8 +14,10 @@
     … --sketches=drawings --prompts=prompts.csv --output=outputs  # a folder each, on all devices
 
 An output folder appears when all of it is written: sketch.png, regions.png, region_graph.png,
-stage1_output.png, stage2_output.png, comparison.png, prompt.txt, metadata.json, regions.json,
-labels.png and, of a Stage 2 with RAGAF, attention_maps.png and fusion.png.
+stage1_output.png, stage2_output.png, stage2_upscaled.png, comparison.png, prompt.txt,
+metadata.json, regions.json, labels.png and, of a Stage 2 with RAGAF, attention_maps.png and
+fusion.png. Images have the size that the stages were trained at: 64 × 64 pixels for those in
+pretrained/openmoji. --upscale resamples them and lays the sketch's own lines over them.
 """
 
 from collections.abc import Mapping
@@ -54,6 +56,10 @@ flags.DEFINE_bool("regions_only", False, "Writes the numbered regions, and draws
 flags.DEFINE_integer("seed", 0, "The same seed and settings give the same pictures.")
 flags.DEFINE_integer("count", 1, "Pictures, of seed, seed + 1 …")
 flags.DEFINE(PATH, "image", None, "A picture to begin from instead of noise, as far as --strength.")
+flags.DEFINE_bool("crop", True, "Crops a sketch to its ink where that is under half of its page.")
+flags.DEFINE_integer(
+    "upscale", 512, "Side in pixels of an enlarged image with the sketch's own lines; 0: none."
+)
 flags.DEFINE_enum("stages", None, ["both", "1", "2"], "Which draw; default those that are given.")
 flags.DEFINE_integer("steps", None, "Denoising steps of either stage; default as Stage 2's config.")
 flags.DEFINE_float("guidance", None, "Scale of the text; default as Stage 2's config.")
@@ -154,7 +160,7 @@ def draw_one(recorded_steps: Mapping[int, int]) -> None:
     from ragaf_jax.graph.regions import check_neck_splits
     from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
     from ragaf_jax.sampling.rows import parse_regions
-    from ragaf_jax.sketch_input import to_page
+    from ragaf_jax.sketch_input import read_sketch
 
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
     image = None if FLAGS.image is None else read_rgb(FLAGS.image)
@@ -168,23 +174,27 @@ def draw_one(recorded_steps: Mapping[int, int]) -> None:
     from ragaf_jax.sampling.outputs import FILES, write_regions
     from ragaf_jax.sampling.recorded import INPUT_FILES, checkpoint_notices, file_facts
     from ragaf_jax.sampling.step_bar import step_bar
+    from ragaf_jax.sampling.upscaled import check_upscale
 
     check_values(asked())
     check_count(FLAGS.count)
     check_seed(FLAGS.seed)
     check_neck_splits(FLAGS.neck_splits)
+    check_upscale(FLAGS.upscale)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
     pipeline = restored(devices=1, per_device=1)
     now = {number: stage.step for number, stage in pipeline.stages.items()}
     for notice in checkpoint_notices(recorded_steps, now):
         notify(notice)
-    page = to_page(grey, pipeline.page_size)
+    page = read_sketch(grey, pipeline.page_size, FLAGS.crop)
     drawing = changed(pipeline, pipeline.page(page, neck_splits=FLAGS.neck_splits))
     files = file_facts({name: FLAGS[name].value for name in INPUT_FILES})  # all have been read
     if FLAGS.regions_only:
         with whole_folder(output) as folder:
             write_regions(folder, drawing)
+        if drawing.crop_notice is not None:
+            notify(drawing.crop_notice)
         print(FLAGS.output)
         return
     notify(COMPILING)
@@ -203,9 +213,10 @@ def draw_one(recorded_steps: Mapping[int, int]) -> None:
         )
     for notice in result.notices:
         notify(notice)
-    facts: dict[str, Any] = {**files, **({"merge": FLAGS.merge} if FLAGS.merge else {})}
-    result.save(output, facts | facts_of(pipeline))
-    print(FLAGS.output)
+    facts: dict[str, Any] = {**files, "crop": FLAGS.crop, "upscale": FLAGS.upscale}
+    facts |= {"merge": FLAGS.merge} if FLAGS.merge else {}
+    result.save(output, facts | facts_of(pipeline), FLAGS.upscale)
+    print(f"wrote {FLAGS.output}: {image_sizes(pipeline)}")
 
 
 def draw_many() -> None:
@@ -222,9 +233,12 @@ def draw_many() -> None:
             )
     if FLAGS.regions_only:
         raise UserError("--regions-only is for one drawing; give --sketch.")
+    from ragaf_jax.sampling.upscaled import check_upscale
+
     check_values(asked())
     check_seed(FLAGS.seed)
     check_neck_splits(FLAGS.neck_splits)
+    check_upscale(FLAGS.upscale)
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     rows = read_rows(Path(FLAGS.sketches), prompts)
     for name, reason in sketch_files(Path(FLAGS.sketches))[1].items():
@@ -233,9 +247,10 @@ def draw_many() -> None:
     from ragaf_jax.sampling.batch import run_batch
 
     options, output = pipeline.options(**asked()), Path(FLAGS.output)
-    given = options, FLAGS.seed, facts_of(pipeline), FLAGS.neck_splits
-    done = run_batch(pipeline, rows, output, *given)
-    print(f"{len(done.drawn)} drawn, {len(done.kept)} were there: {FLAGS.output}")
+    changes = {"crop": FLAGS.crop, "upscale": FLAGS.upscale, "neck_splits": FLAGS.neck_splits}
+    done = run_batch(pipeline, rows, output, options, FLAGS.seed, facts_of(pipeline), **changes)
+    counts = f"{len(done.drawn)} drawn, {len(done.kept)} were there"
+    print(f"{counts}: {FLAGS.output}: {image_sizes(pipeline)}")
     if done.failed:
         for name, why in done.failed.items():
             notify(f"{name}: {why}")
@@ -271,6 +286,13 @@ def changed(pipeline: "Pipeline", drawing: "SketchPage") -> "SketchPage":
             raise UserError(f"--merge is {group!r}; write two numbers or more, such as 2,7.")
         groups.append([int(number) for number in numbers])
     return drawing._replace(numbered=merged(numbered, groups) if groups else numbered)
+
+
+def image_sizes(pipeline: "Pipeline") -> str:
+    """The sizes of the images that are written, px."""
+    side, larger = pipeline.leading.model.image_size, FLAGS.upscale
+    native = f"{side} × {side} px images"
+    return f"{native}, upscaled to {larger} px" if larger > side else native
 
 
 def asked() -> dict[str, Any]:

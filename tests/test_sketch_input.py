@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.images import MAX_PIXELS
-from ragaf_jax.sketch_input import has_faint_lines, load_sketch, to_page
+from ragaf_jax.images import MAX_PIXELS, Window, cut, read_grey
+from ragaf_jax.sketch_input import has_faint_lines, read_sketch, to_page
 
 PAGE = 256
 
@@ -25,6 +25,10 @@ def line_drawing(rng, height=PAGE, width=PAGE, thickness=4):
         corners = rng.uniform(low, high, (4, 2)).astype(np.int32)
         cv2.polylines(drawing, [corners], closed, 0, thickness, cv2.LINE_AA)
     return drawing
+
+
+def load_sketch(path, page_size):
+    return to_page(read_grey(path), page_size)
 
 
 def saved(folder: Path, pixels, name="sketch.png", **options) -> Path:
@@ -275,3 +279,73 @@ def test_faint_lines_beside_dark_ones_are_noticed():
     assert has_faint_lines(to_page(grey, 256), 160)
     for colors in ([(0, 0, 0)], [(200, 200, 200)], [(0, 0, 0), (90, 90, 90)], []):
         assert not has_faint_lines(to_page(drawn_in(colors, (255, 255, 255))[..., 0], 256), 160)
+
+
+def subject(rng, side, scale, at):
+    """A page with a drawing of `scale` times its size somewhere."""
+    page = np.full((side, side), 255, np.uint8)
+    small = round(side * scale)
+    drawing = cv2.resize(line_drawing(rng, side, side, 12), (small, small), 0, 0, 0, cv2.INTER_AREA)
+    y, x = (round(share * (side - small)) for share in at)
+    page[y : y + small, x : x + small] = drawing
+    return page
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("at", [(0.5, 0.5), (0, 0), (1, 0.3)])
+def test_a_small_subject_fills_its_page(rng, at, inverted):
+    """Wherever it is, dark on light or light on dark, and none of its ink is lost."""
+    grey = subject(rng, 1000, 0.4, at)
+    whole, found = (
+        read_sketch(255 - grey if inverted else grey, 256, crop) for crop in (False, True)
+    )
+    assert whole.crop is None and found.crop is not None
+    ink = found.page < 160
+    extent = max(np.ptp(np.flatnonzero(ink.any(axis))) + 1 for axis in (0, 1))
+    assert abs(extent / 256 - 0.8) < 0.03
+    inside = cut(whole.lines, found.crop)
+    assert (inside < 200).sum() == (whole.lines < 200).sum()
+    np.testing.assert_array_equal(inside, found.lines)
+    height, width = found.lines.shape
+    assert abs(height - width) <= 1 and height < 500
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 900), (900, 300)])
+def test_a_small_subject_of_a_long_page_is_cropped_as_far_as_there_is_page(rng, height, width):
+    grey = np.full((height, width), 255, np.uint8)
+    cv2.circle(grey, (width // 4, height // 4), 60, 0, 6)
+    found = read_sketch(grey, 256, crop=True)
+    rows, columns = np.nonzero(found.page < 160)
+    assert abs((np.ptp(rows) + 1) / 256 - 0.8) < 0.03 and abs(np.ptp(columns) - np.ptp(rows)) <= 2
+    assert all(0 <= share <= 1 for share in found.crop)
+
+
+@pytest.mark.parametrize("extent", [130, 180, 250])
+def test_a_subject_as_large_as_those_of_training_is_left_where_it_is(rng, extent):
+    grey = np.full((256, 256), 255, np.uint8)
+    cv2.rectangle(grey, (3, 100), (2 + extent, 110), 0, 2)
+    found = read_sketch(grey, 256, crop=True)
+    assert found.crop is None
+    np.testing.assert_array_equal(found.page, to_page(grey, 256))
+
+
+def test_a_speck_and_a_blank_page_are_no_subjects():
+    blank = np.full((256, 256), 255, np.uint8)
+    assert read_sketch(blank, 256, crop=True).crop is None
+    speck = blank.copy()
+    speck[200:202, 100:102] = 0
+    left, top, right, bottom = read_sketch(speck, 256, crop=True).crop
+    assert right - left == bottom - top == 1 / 8 and left < 100 / 256 < right
+
+
+def test_lines_are_kept_at_a_bounded_size(rng):
+    grey = line_drawing(rng, 1500, 3000)
+    found = read_sketch(grey, 256, crop=True)
+    assert found.lines.shape == (512, 1024) and found.lines.min() == 0
+
+
+def test_a_window_shows_whole_pixels_and_at_least_one(rng):
+    array = rng.integers(0, 256, (10, 20, 3), np.uint8)
+    np.testing.assert_array_equal(cut(array, Window(0, 0, 1, 1)), array)
+    np.testing.assert_array_equal(cut(array, Window(0.26, 0.5, 0.5, 0.61)), array[5:7, 5:10])
+    assert cut(array, Window(1, 1, 1, 1)).shape == (1, 1, 3)

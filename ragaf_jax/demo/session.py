@@ -15,7 +15,7 @@ from ragaf_jax.sampling.drawn import Finished, result_of
 from ragaf_jax.sampling.options import check_seed
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.request import SketchPage, wording
-from ragaf_jax.sketch_input import to_page
+from ragaf_jax.sketch_input import read_sketch
 
 # Least side of the pictures that are shown, px.
 SHOWN = 256
@@ -89,7 +89,7 @@ def begun(pipeline: Pipeline, grey: UInt8[np.ndarray, "h w"] | None) -> Session:
     """A session with this sketch, without words; grey is dark on light, or light on dark."""
     if grey is None or grey.min() == grey.max():
         return Session()
-    return Session(pipeline.page(to_page(grey, pipeline.page_size)))
+    return Session(pipeline.page(read_sketch(grey, pipeline.page_size, crop=True)))
 
 
 def flattened(layers: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w"]:

@@ -15,10 +15,12 @@ from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.drawn import Finished, Result, result_of
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
+from ragaf_jax.sampling.overview import FILE, write_overview
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA, file_facts
 from ragaf_jax.sampling.request import SketchPage, Told, wording
 from ragaf_jax.sampling.rows import Row
+from ragaf_jax.sampling.upscaled import SIDE
 
 
 class Batch(NamedTuple):
@@ -50,9 +52,11 @@ def run_batch(
     options: Options,
     seed: int,
     facts: Mapping[str, Any],
+    crop: bool = True,
+    upscale: int = SIDE,
     neck_splits: int | float = NECK_SPLITS,
 ) -> Batch:
-    """Draws the rows that are not there yet.
+    """Samples the rows that are not there yet, and writes an overview of all.
 
     Args:
       pipeline: whose devices share the rows.
@@ -61,8 +65,10 @@ def run_batch(
       options: of all.
       seed: of the rows that have none of their own.
       facts: of the stages, for metadata.json.
-      neck_splits: of all, as in `Pipeline.page`.
+      crop, neck_splits: of all, as in `Pipeline.page`.
+      upscale: as in `Result.save`.
     """
+    facts = {**facts, "crop": crop, "upscale": upscale}
     done = Batch([], [], {})
     together: list[_Ready] = []
     with tqdm(total=len(rows), desc="drawing", unit=" sketches") as bar:
@@ -74,6 +80,8 @@ def run_batch(
                 together = []
         if together:
             _draw(pipeline, together, output, options, done, bar)
+    made = {*done.drawn, *done.kept}
+    write_overview(output, [row.name for row in rows if row.name in made])
     return done
 
 
@@ -99,13 +107,15 @@ def _ready(
             "neck_splits": neck_splits,
         }
         try:
+            if row.name == FILE:
+                raise UserError(f"{FILE} is the name of the overview; choose another name.")
             check_seed(own)
             about = {**file_facts({"sketch": row.sketch}), **facts}
             if _is_there(output / row.name, {**settings, **about}):
                 done.kept.append(row.name)
                 bar.update()
                 continue
-            drawing = pipeline.page(row.sketch, neck_splits=neck_splits)
+            drawing = pipeline.page(row.sketch, crop=facts["crop"], neck_splits=neck_splits)
             told = pipeline.tell(drawing, row.prompt, row.region_prompts, row.negative_prompt)
             pipeline.check(told, options)
         except (UserError, OSError) as error:
@@ -128,7 +138,7 @@ def _draw(
     for i, ready in enumerate(together):
         result = _result(ready, finished, i)
         with whole_folder(output / ready.row.name) as folder:
-            write_outputs(folder, result, ready.facts)
+            write_outputs(folder, result, ready.facts, ready.facts["upscale"])
         done.drawn.append(ready.row.name)
         bar.update()
 

@@ -12,6 +12,7 @@ from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.sampling import upscaled
 from ragaf_jax.sampling.options import setting_notices
 from ragaf_jax.sampling.request import SketchPage, Told
 
@@ -67,6 +68,8 @@ class Result(NamedTuple):
       seconds: time spent by part; "sampling" includes compilation the first time.
       sketch_page: the sketch and its regions.
       request: the inputs of the networks.
+      given: the image to begin from, at the model's size; None where the first stage began from
+        noise.
     """
 
     images: UInt8[np.ndarray, "n s s 3"]
@@ -83,26 +86,35 @@ class Result(NamedTuple):
     seconds: dict[str, float]
     sketch_page: SketchPage
     request: Told
+    given: UInt8[np.ndarray, "s s 3"] | None = None
 
-    def save(self, folder: str | Path, facts: Mapping[str, Any] | None = None) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        facts: Mapping[str, Any] | None = None,
+        upscale: int = upscaled.SIDE,
+    ) -> Path:
         """Writes the files that the command `ragaf_jax.sample` writes; all of them or none.
 
         Args:
           folder: is made; an earlier output in it is replaced.
           facts: more entries for metadata.json.
+          upscale: side of the upscaled image, px, which is left out where the model's images are as
+            large; 0: none.
 
         Returns:
           The folder.
 
         Raises:
-          UserError: the folder holds other files, or cannot be written.
+          UserError: the folder holds other files or cannot be written; or a negative side.
         """
         from ragaf_jax.sampling.outputs import FILES, write_outputs  # which imports this module
 
+        upscaled.check_upscale(upscale)
         output = Path(folder).expanduser().resolve()
         check_writable(output, FILES)
         with whole_folder(output) as partial:
-            write_outputs(partial, self, facts or {})
+            write_outputs(partial, self, facts or {}, upscale)
         return output
 
 
@@ -125,8 +137,12 @@ def result_of(
     finished: Finished,
     settings: dict[str, Any],
     seconds: dict[str, float],
+    given: UInt8[np.ndarray, "s s 3"] | None = None,
 ) -> Result:
-    """Images of one sketch and all that is known of them; the page's settings join `settings`."""
+    """Images of one sketch and all that is known of them; the page's settings join `settings`.
+
+    `given` is the image that they began from.
+    """
     settings = {**settings, "neck_splits": drawing.neck_splits}
     regions, trace = drawing.numbered.regions, finished.trace
     attention = fusion = None
@@ -148,4 +164,5 @@ def result_of(
         seconds=seconds,
         sketch_page=drawing,
         request=told,
+        given=given,
     )

@@ -4,11 +4,13 @@ import datetime
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from ragaf_jax import __version__
@@ -20,6 +22,7 @@ from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import described, label_page
 from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.request import SketchPage
+from ragaf_jax.sampling.upscaled import upscaled
 
 PICTURES = (
     "sketch",
@@ -27,6 +30,8 @@ PICTURES = (
     "region_graph",
     "stage1_output",
     "stage2_output",
+    "stage1_upscaled",
+    "stage2_upscaled",
     "comparison",
     "attention_maps",
     "fusion",
@@ -57,28 +62,28 @@ def write_regions(folder: Path, drawing: SketchPage) -> None:
     (folder / "regions.json").write_text(f"{text}\n", encoding="utf-8")
 
 
-def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any]) -> None:
+def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscale: int) -> None:
     """Writes all files of one result into an existing folder.
 
     Args:
       folder: where to.
       result: of the pipeline.
       facts: more entries for metadata.json.
+      upscale: side of upscaled images, px; none are written where images are as large.
     """
-    request = result.request
     write_regions(folder, result.sketch_page)
     s, r, numbers = result.sketch, result.regions, result.numbers
-    stages = result.settings["stages"]
-    made = {"stage 2": result.images} if stages != "1" else {"stage 1": result.images}
-    if stages == "both" and result.coarse is not None:
-        made = {"stage 1": result.coarse, **made}
+    made = _by_stage(result)
     seeds = [result.settings["seed"] + i for i in range(len(result.images))]
-    text = "; ".join(request.text.splitlines())
+    text = "; ".join(result.request.text.splitlines())
     captions = [text] if len(seeds) == 1 else [f"seed {seed}: {text}" for seed in seeds]
+    shown = made
+    if result.given is not None:
+        shown = {"given image": np.stack([result.given] * len(seeds)), **made}
     pictures = {
         "region_graph": draw_graph(s, r, result.graph, numbers),
         **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in made.items()},
-        "comparison": comparison(s, made, captions),
+        "comparison": comparison(s, shown, captions),
     }
     if result.attention is not None and result.fusion is not None:
         attention, fusion = result.attention[0], result.fusion[:, 0]
@@ -92,16 +97,46 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any]) -> Non
         (folder / IMAGES).mkdir()
         for seed, image in zip(seeds, result.images, strict=True):
             Image.fromarray(image).save(folder / IMAGES / f"{seed}.png")
-    (folder / "prompt.txt").write_text(f"{request.text}\n", encoding="utf-8")
-    metadata = {**result.settings, **facts, **_circumstances(result)}
+    larger = upscale > result.images.shape[1]
+    if larger:
+        _write_upscaled(folder, result, seeds, upscale)
+    (folder / "prompt.txt").write_text(f"{result.request.text}\n", encoding="utf-8")
+    metadata = {
+        **result.settings,
+        **facts,
+        **_circumstances(result),
+        "upscaled_size": upscale if larger else None,
+    }
     written = json.dumps(metadata, indent=2, ensure_ascii=False)
     (folder / METADATA).write_text(f"{written}\n", encoding="utf-8")
 
 
+def _by_stage(result: Result) -> dict[str, UInt8[np.ndarray, "n s s 3"]]:
+    """The images of the stages that sampled, by their titles."""
+    stages = result.settings["stages"]
+    if stages == "1":
+        return {"stage 1": result.images}
+    if stages == "both" and result.coarse is not None:
+        return {"stage 1": result.coarse, "stage 2": result.images}
+    return {"stage 2": result.images}
+
+
+def _write_upscaled(folder: Path, result: Result, seeds: Sequence[int], side: int) -> None:
+    """The image of the last stage, and of several seeds all, one after the other."""
+    stage = 1 if result.settings["stages"] == "1" else 2
+    for seed, image in zip(seeds, result.images, strict=True):
+        large = Image.fromarray(upscaled(image, result.sketch_page.lines, side))
+        if seed == seeds[0]:
+            large.save(folder / f"stage{stage}_upscaled.png")
+        if len(seeds) > 1:
+            large.save(folder / IMAGES / f"{seed}_upscaled.png")
+
+
 def _circumstances(result: Result) -> dict[str, Any]:
-    device = jax.devices()[0]
+    device, crop = jax.devices()[0], result.sketch_page.crop
     return {
         "image_size": result.images.shape[1],
+        "cropped_to": None if crop is None else crop._asdict(),
         "regions": result.regions.n,
         "edges": len(result.graph.senders),
         **({} if result.attention is None else _AVERAGED),

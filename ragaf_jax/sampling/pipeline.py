@@ -15,7 +15,7 @@ from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.images import check_same_aspect, pad_to_square, read_grey
+from ragaf_jax.images import Window, check_same_aspect, cut, pad_to_square, read_grey
 from ragaf_jax.nets.model import Params
 from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, Result, joined, result_of
 from ragaf_jax.sampling.generate import Drawing
@@ -23,12 +23,12 @@ from ragaf_jax.sampling.options import STAGES, Asked, Options, check_count, chec
 from ragaf_jax.sampling.parts import Parts, make_parts
 from ragaf_jax.sampling.request import SketchPage, Told, find_regions, tell, wording
 from ragaf_jax.sampling.stages import Stage, settings_of
-from ragaf_jax.sketch_input import load_sketch, to_page
+from ragaf_jax.sketch_input import SketchInput, read_sketch
 from ragaf_jax.training.setup import check_stages_match
 from ragaf_jax.training.sharding import AXES, filled, put_batch, replicated
 
-# A file, a page as `Pipeline.page` makes it, or any grey picture of a drawing.
-Sketch = str | Path | UInt8[np.ndarray, "h w"]
+# A file, what was read of one, a page as `Pipeline.page` makes it, or any grey image of a sketch.
+Sketch = str | Path | SketchInput | UInt8[np.ndarray, "h w"]
 
 
 class Pipeline:
@@ -114,27 +114,32 @@ class Pipeline:
         """Side of the pages on which regions are found: that of the training records' pages."""
         return page_size(self.leading.model.image_size)
 
-    def page(self, sketch: Sketch, *, neck_splits: int | float = NECK_SPLITS) -> SketchPage:
+    def page(
+        self, sketch: Sketch, *, crop: bool = True, neck_splits: int | float = NECK_SPLITS
+    ) -> SketchPage:
         """A sketch and its regions.
 
         Args:
-          sketch: a file of any size and polarity; a grey page of `page_size`, paper 255 and ink 0,
-            which is taken as it is; or any other grey picture.
+          sketch: a file of any size and polarity; what `read_sketch` returned of one; a grey page
+            of `page_size`, paper 255 and ink 0, which is taken as it is; or any other grey image.
+          crop: whether a file or grey image is cropped to its ink where that is much smaller than
+            the page, because training sketches fill their pages: see `sketch_input.ink_window`.
           neck_splits: how eagerly areas are split at narrow openings, 0 to 1000. With 0, only
             closed outlines separate regions; 1 as in training; more splits more.
 
         Raises:
-          UserError: no picture that can be read, or `neck_splits` out of its range.
+          UserError: no image that can be read, or `neck_splits` out of its range.
         """
-        if isinstance(sketch, str | Path):
-            page = load_sketch(sketch, self.page_size)
-        elif sketch.shape == (self.page_size,) * 2:
-            page = sketch
+        if isinstance(sketch, SketchInput):
+            given = sketch
+        elif isinstance(sketch, np.ndarray) and sketch.shape == (self.page_size,) * 2:
+            given = SketchInput(sketch, sketch, None)
         else:
-            page = to_page(sketch, self.page_size)
+            grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
+            given = read_sketch(grey, self.page_size, crop)
         # The field is younger than some checkpoints.
         kind = self.leading.config.data.get("regions", "strokes")
-        return find_regions(page, self.leading.model, kind, neck_splits)
+        return find_regions(given, self.leading.model, kind, neck_splits)
 
     def tell(
         self,
@@ -194,6 +199,7 @@ class Pipeline:
         seed: int = 0,
         count: int = 1,
         image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
+        crop: bool = True,
         progress: Callable[[Progress], None] | None = None,
         **asked: Unpack[Asked],
     ) -> Result:
@@ -207,7 +213,8 @@ class Pipeline:
           seed: in 0 … 2³² − 1. The same seed and settings give the same picture.
           count: pictures; their seeds are seed, seed + 1 …
           image: to begin from, instead of noise, in the first of the stages, noised to `strength`;
-            of the sketch's proportions, and placed as the sketch is: whole, on a white square.
+            of the sketch's proportions, and cropped and placed on a white square as the sketch is.
+          crop: as in `page`; without effect on what `page` returned.
           progress: called after each of the `steps`, without a preview; it changes no image.
           **asked: fields of `Options`.
 
@@ -220,13 +227,17 @@ class Pipeline:
         for one in seeds:
             check_seed(one)
         began = time.perf_counter()
-        if image is not None and not isinstance(sketch, SketchPage):
-            grey = read_grey(sketch) if isinstance(sketch, str | Path) else sketch
-            check_same_aspect(grey.shape, image.shape)
-        drawing = sketch if isinstance(sketch, SketchPage) else self.page(sketch)
+        if isinstance(sketch, str | Path):
+            grey = read_grey(sketch)
+            if image is not None:
+                check_same_aspect(grey.shape, image.shape)
+            sketch = read_sketch(grey, self.page_size, crop)
+        elif image is not None and isinstance(sketch, np.ndarray):
+            check_same_aspect(sketch.shape, image.shape)
+        drawing = sketch if isinstance(sketch, SketchPage) else self.page(sketch, crop=crop)
         told = self.tell(drawing, prompt, region_prompts, negative_prompt)
         ready = time.perf_counter()
-        images = None if image is None else self.starts([image] * count)
+        images = None if image is None else self.starts([image] * count, drawing.crop)
         finished = self.run([told] * count, seeds, options, images, progress)
         done = time.perf_counter()
         settings = {
@@ -236,7 +247,8 @@ class Pipeline:
             **dataclasses.asdict(options),
         }
         seconds = {"regions": ready - began, "sampling": done - ready}
-        return result_of(drawing, told, finished, settings, seconds)
+        given = None if images is None else images[0]
+        return result_of(drawing, told, finished, settings, seconds, given)
 
     def steps(self, options: Options, count: int = 1, from_image: bool = False) -> int:
         """Denoising steps that `run` makes for `count` requests, those of one batch counted once.
@@ -251,10 +263,13 @@ class Pipeline:
         skipped = (len(stages) - (not from_image)) if options.strength == 0 else 0
         return -(-count // self.together) * options.steps * (len(stages) - skipped)
 
-    def starts(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> Pictures:
-        """Pictures to begin from, at the model's size."""
+    def starts(
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], crop: Window | None = None
+    ) -> Pictures:
+        """Images to begin from, at the model's size, cropped and placed as their sketch is."""
         side = self.leading.model.image_size
-        return np.stack([pad_to_square(image, side) for image in images])
+        shown = images if crop is None else [cut(image, crop) for image in images]
+        return np.stack([pad_to_square(image, side) for image in shown])
 
     def run(
         self,

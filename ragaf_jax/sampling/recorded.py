@@ -12,7 +12,7 @@ from ragaf_jax.errors import UserError
 METADATA = "metadata.json"
 # Flags of `ragaf_jax.sample` that metadata.json has under their own names.
 VALUES = (
-    *("prompt", "negative_prompt", "seed", "count", "neck_splits", "dtype"),
+    *("prompt", "negative_prompt", "seed", "count", "neck_splits", "upscale", "dtype"),
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     *("sampler", "stages"),
 )

@@ -15,10 +15,11 @@ from ragaf_jax.graph.padding import pad_graph, stack_graphs
 from ragaf_jax.graph.prepare import sketch_regions
 from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS, RegionConfig
 from ragaf_jax.graph.trimming import trim_edges
+from ragaf_jax.images import Window
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.process import Wishes
-from ragaf_jax.sketch_input import has_faint_lines
+from ragaf_jax.sketch_input import SketchInput, has_faint_lines
 from ragaf_jax.tokenizer import Tokenizer
 
 # What other programs read in a prompt: (word:1.3), [word], <lora:name:0.8>, BREAK.
@@ -28,19 +29,32 @@ _SYNTAX = re.compile(
 
 
 class SketchPage(NamedTuple):
-    """A drawing as a model takes it in.
+    """A sketch as a model takes it in.
 
     Attributes:
-      page: paper 255, ink 0, as it was read.
-      sketch: the same at the model's size.
+      page, lines, crop: as in `SketchInput`.
+      sketch: the page at the model's size.
       numbered: its regions there, found or changed by the user.
       neck_splits: with which they were found; see `extract_regions`.
     """
 
     page: UInt8[np.ndarray, "page page"]
+    lines: UInt8[np.ndarray, "h w"]
+    crop: Window | None
     sketch: UInt8[np.ndarray, "s s"]
     numbered: NumberedRegions
     neck_splits: int | float = NECK_SPLITS
+
+    @property
+    def crop_notice(self) -> str | None:
+        """That the page shows a part of the sketch, and how to keep all of it."""
+        if self.crop is None:
+            return None
+        left, top, right, bottom = self.crop
+        return (
+            f"The sketch was cropped to its ink with a margin, {right - left:.0%} of its width and "
+            f"{bottom - top:.0%} of its height; --nocrop (crop=False in Python) keeps the page."
+        )
 
 
 class Told(NamedTuple):
@@ -96,7 +110,7 @@ def wording(
 
 
 def find_regions(
-    page: UInt8[np.ndarray, "page page"],
+    given: SketchInput,
     model: Model,
     kind: str,
     neck_splits: int | float = NECK_SPLITS,
@@ -104,7 +118,7 @@ def find_regions(
     """A page's regions, as for the training records, within the budget of a model.
 
     Args:
-      page: a square of at least the model's size.
+      given: its page is a square of at least the model's size.
       model: one of its nodes is padding.
       kind: a name in `REGION_KINDS`.
       neck_splits: as in `extract_regions`; regions of training records have the default.
@@ -112,14 +126,14 @@ def find_regions(
     usual = REGION_KINDS[kind]
     limit = min(usual.max_regions, model.max_regions - 1)
     found = sketch_regions(
-        page,
+        given.page,
         model.image_size,
         dataclasses.replace(usual, max_regions=limit),
         GraphConfig(),
         model.max_edges,
         neck_splits,
     )
-    return SketchPage(page, found.sketch, NumberedRegions.of(found.regions), neck_splits)
+    return SketchPage(*given, found.sketch, NumberedRegions.of(found.regions), neck_splits)
 
 
 def tell(
@@ -179,7 +193,7 @@ def tell(
         graph,
         "\n".join([prompt.strip(), *(f"{number}: {said}" for number, said in words.items())]),
         tokenizer.pieces(packed.tolist()),
-        _notices(drawing.page, prompt, words, negative_prompt, model.text_length, tokenizer),
+        _notices(drawing, prompt, words, negative_prompt, model.text_length, tokenizer),
     )
 
 
@@ -222,7 +236,7 @@ def _packed(
 
 
 def _notices(
-    page: UInt8[np.ndarray, "page page"],
+    sketch: SketchPage,
     prompt: str,
     words: Mapping[int, str],
     negative_prompt: str,
@@ -230,9 +244,11 @@ def _notices(
     tokenizer: Tokenizer,
 ) -> list[str]:
     notices = []
-    if page.min() == 255:
+    if sketch.crop_notice is not None:
+        notices.append(sketch.crop_notice)
+    if sketch.page.min() == 255:
         notices.append("The sketch is blank: no line was found on it.")
-    if has_faint_lines(page, RegionConfig().threshold):
+    if has_faint_lines(sketch.page, RegionConfig().threshold):
         notices.append(
             "Some lines of the sketch are much fainter than the others and were left out of its "
             "regions; make them darker."

@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 from pictures import contains
+from PIL import Image
 
 from ragaf_jax.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.errors import UserError
-from ragaf_jax.lettering import enlarge, font, text_block, wrap
+from ragaf_jax.lettering import enlarge, font, shortened, text_block, wrap
 from ragaf_jax.sampling.attention_figure import attention_maps, words
 from ragaf_jax.sampling.curves import curves, read_metrics, smoothed
 from ragaf_jax.sampling.figures import comparison, fusion_curves
+from ragaf_jax.sampling.overview import overview, write_overview
 from ragaf_jax.tokenizer import Tokenizer
 
 CAPTION = "house: large red at the top, small brown at the bottom left"
@@ -89,6 +91,31 @@ def test_a_contact_sheet_shows_every_picture_and_grows_with_its_captions(rng):
     assert all(contains(figure, enlarge(p, 192)) for row in rows for p in row.pictures)
     longer = contact_sheet([row._replace(caption=CAPTION * 9) for row in rows], titles)
     assert longer.shape[0] > figure.shape[0] and longer.shape[1] == figure.shape[1]
+
+
+def test_a_long_caption_is_cut(rng):
+    row = SheetRow([random_picture(rng)] * 3, "house " * 10_000)
+    once = contact_sheet([row._replace(caption="house")], "abc")
+    assert contact_sheet([row], "abc").shape[0] - once.shape[0] < 250
+    assert shortened(CAPTION, 400) == CAPTION
+    cut = shortened("house " * 10_000, 400)
+    assert 390 < len(cut) <= 400 and cut.endswith("house …")
+    assert shortened("x" * 500, 400) == "x" * 398 + " …"
+
+
+def test_an_overview_shows_what_there_is_up_to_a_hundred(rng, tmp_path):
+    names = [f"row{i}" for i in range(102)]
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.fromarray(random_picture(rng, 8)).save(tmp_path / name / "stage2_output.png")
+    (tmp_path / "row0" / "prompt.txt").write_text("a house\n3: red\n")
+    few, all_of_them = overview(tmp_path, names[:2]), overview(tmp_path, names)
+    for name, seen in (("row1", True), ("row99", True), ("row100", False)):
+        image = np.array(Image.open(tmp_path / name / "stage2_output.png"))
+        assert contains(all_of_them, enlarge(image, 128)) == seen
+    assert few.shape[1] < 200 and all_of_them.shape[0] < 7000  # one column, then three
+    write_overview(tmp_path, [])
+    assert not (tmp_path / "overview.png").exists()
 
 
 def test_words_are_those_of_the_prompt():

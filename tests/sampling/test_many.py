@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from commands import on_eight_devices, run_here
 from fakes import random_stage, save_stage
+from pictures import contains
 from PIL import Image
 from test_pipeline import FILES, random_page
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.lettering import enlarge
 from ragaf_jax.sampling import batch as module
 from ragaf_jax.sampling.batch import run_batch
 from ragaf_jax.sampling.pipeline import Pipeline
@@ -75,12 +77,21 @@ def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "_draw", draw)
     done = run_batch(pipeline, rows, output, options, 4, FACTS)
     assert (done.drawn, done.kept) == (["row1", "row2"], ["row0"])
+    # The overview has all, and the next run passes over it.
+    overview = np.array(Image.open(output / "overview.png"))
+    for row in rows:
+        image = np.array(Image.open(output / row.name / "stage2_output.png"))
+        assert contains(overview, enlarge(image, 128))
     # Another seed, setting, checkpoint or sketch is another picture; a row's own seed is its own.
     assert run_batch(pipeline, rows, output, options, 5, FACTS).kept == ["row1"]
     other = pipeline.options(steps=3)
     assert run_batch(pipeline, rows, output, other, 5, FACTS).kept == []
     facts = {"stage1": {"workdir": "runs/another"}}
     assert run_batch(pipeline, rows, output, other, 5, facts).kept == []
+    assert run_batch(pipeline, rows[:1], output, other, 5, facts, crop=False).kept == []
+    assert run_batch(pipeline, rows[:1], output, other, 5, facts, upscale=0).kept == []
+    assert not (output / "row0" / "stage2_upscaled.png").exists()
+    assert run_batch(pipeline, rows[:1], output, other, 5, facts).drawn == ["row0"]
     page = np.full((256, 256), 255, np.uint8)
     cv2.circle(page, (128, 128), 60, 0, 7)
     Image.fromarray(page).save(rows[2].sketch)
@@ -130,6 +141,7 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
     (output / "row3" / "thesis.doc").touch()
     rows.append(rows[2]._replace(name="row3"))
     rows.append(rows[2]._replace(name="row4", seed=2**32))
+    rows.append(rows[2]._replace(name="overview.png"))
     silent = Pipeline(pipeline.stages[1])
     rows.append(rows[2]._replace(name="row5", region_prompts={0: "red"}))
     alone = run_batch(
@@ -144,6 +156,7 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
         ("row1", "There is no region 99"),
         ("row3", "holds other files"),
         ("row4", "The seed is"),
+        ("overview.png", "is the name of the overview"),
     ]
     assert set(done.failed) == {name for name, _ in said}
     assert all(words in done.failed[name] for name, words in said)
@@ -204,7 +217,8 @@ def test_the_command_draws_many(pipeline, rows, tmp_path, monkeypatch):
     assert done.status == 0, done.stderr
     assert done.stdout.strip().startswith("3 drawn, 0 were there")
     found = sorted(path.name for path in Path(tmp_path / "out").iterdir())
-    assert found == ["sketch0", "sketch1", "sketch2"]
+    assert found == ["overview.png", "sketch0", "sketch1", "sketch2"]
+    assert done.stdout.endswith("out: 16 × 16 px images, upscaled to 512 px\n")
     rows[1].sketch.write_bytes(b"")
     done = run_here("ragaf_jax.sample", *command, f"--prompts={prompts}")
     assert done.status == 1 and done.stdout.strip().startswith("0 drawn, 2 were there")

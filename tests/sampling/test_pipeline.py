@@ -14,16 +14,19 @@ import numpy as np
 import pytest
 from commands import python_blocks, run_here
 from fakes import WORDS, random_stage, save_stage
+from pictures import contains
 from PIL import Image
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.images import read_grey
+from ragaf_jax.lettering import enlarge
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import merged, relabelled
 from ragaf_jax.sampling.parts import make_parts
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.stages import settings_of
-from ragaf_jax.sketch_input import load_sketch
+from ragaf_jax.sketch_input import to_page
 from ragaf_jax.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +38,7 @@ FILES = {
     "region_graph.png",
     "stage1_output.png",
     "stage2_output.png",
+    "stage2_upscaled.png",
     "comparison.png",
     "attention_maps.png",
     "fusion.png",
@@ -231,7 +235,7 @@ def test_a_file_of_the_pages_size_is_read_as_any_other(rng, pipeline, tmp_path):
     """Light on dark, as a blackboard: only pages in memory are taken as they are."""
     Image.fromarray(255 - random_page(rng)).save(tmp_path / "page.png")
     result = pipeline(tmp_path / "page.png", PROMPT, stages="1")
-    expected = load_sketch(tmp_path / "page.png", pipeline.page_size)
+    expected = to_page(read_grey(tmp_path / "page.png"), pipeline.page_size)
     np.testing.assert_array_equal(result.sketch_page.page, expected)
     assert np.median(expected) == 255
 
@@ -432,12 +436,62 @@ def test_the_command_writes_every_file(rng, tmp_path, pipeline, workdirs):
     assert metadata["prompt"] == PROMPT
     sizes = {name: Image.open(output / name).size for name in FILES if name.endswith("png")}
     assert sizes["stage1_output.png"] == sizes["stage2_output.png"] == (16, 16)
-    assert sizes["sketch.png"] == (256, 256)
+    assert sizes["sketch.png"] == (256, 256) and sizes["stage2_upscaled.png"] == (512, 512)
+    assert done.stdout == f"wrote {output}: 16 × 16 px images, upscaled to 512 px\n"
+    assert metadata["cropped_to"] is None and metadata["upscaled_size"] == 512
     assert min(sizes["regions.png"]) >= 512
     # In another process, from the workdirs: the same picture as here.
     expected = pipeline(np.array(Image.open(output / "sketch.png")), PROMPT, seed=42, strength=0.5)
     drawn = np.array(Image.open(output / "stage2_output.png")).astype(int)
     assert np.abs(drawn - expected.images[0]).max() <= 1
+
+
+def small_sketch(rng, file):
+    """A file whose ink takes 0.3 of its page, and the part of the page around it."""
+    page = np.full((400, 400), 255, np.uint8)
+    cv2.rectangle(page, (40, 60), (160, 150), 0, 5)
+    Image.fromarray(page).save(file)
+    return file
+
+
+def test_a_small_sketch_is_cropped_and_an_image_to_begin_from_alike(
+    rng, tmp_path, pipeline, monkeypatch
+):
+    sketch = small_sketch(rng, tmp_path / "small.png")
+    photo = rng.integers(0, 256, (200, 200, 3), np.uint8)  # at half the size of the sketch
+    asked = {"image": photo, "stages": "2", "strength": 0.0}
+    result, kept = (pipeline(sketch, PROMPT, crop=crop, **asked) for crop in (True, False))
+    assert kept.sketch_page.crop is None and kept.notices == []
+    left, top, right, bottom = result.sketch_page.crop
+    (notice,) = result.notices
+    assert notice.startswith("The sketch was cropped to its ink") and "--nocrop" in notice
+    begun = photo[round(200 * top) : round(200 * bottom), round(200 * left) : round(200 * right)]
+    assert abs(len(begun) - 200 * (bottom - top)) < 2
+    mean = result.given.astype(float).mean((0, 1))
+    np.testing.assert_allclose(mean, begun.mean((0, 1)), atol=6)
+    np.testing.assert_array_equal(result.given, result.coarse[0])
+    # Upscaled, the frame and the lines are those of the page.
+    folder = result.save(tmp_path / "out", upscale=256)
+    large = np.array(Image.open(folder / "stage2_upscaled.png"))
+    ink = result.sketch_page.page < 30
+    assert large.shape == (256, 256, 3) and large[ink].max() < 40
+    plain = np.array(Image.fromarray(result.images[0]).resize((256, 256), Image.Resampling.LANCZOS))
+    paper = result.sketch_page.page == 255
+    assert np.abs(large[paper].astype(int) - plain[paper]).mean() < 1
+    metadata = json.loads((folder / METADATA).read_text())
+    assert metadata["cropped_to"] == {"left": left, "top": top, "right": right, "bottom": bottom}
+    assert metadata["upscaled_size"] == 256 and notice in metadata["notices"]
+    # Three columns: what it began from is shown beside what became of it.
+    comparison = np.array(Image.open(folder / "comparison.png"))
+    assert contains(comparison, enlarge(result.given, 192))
+    # The regions alone come with the same notice.
+    monkeypatch.setattr(Pipeline, "restore", lambda *_, **__: pipeline)
+    flags = ["--stage1=one", f"--sketch={sketch}", "--regions-only", f"--output={tmp_path / 'r'}"]
+    assert notice in sample(*flags).stderr
+    assert "cropped" not in sample(*flags, "--nocrop").stderr
+    small = result.save(tmp_path / "none", upscale=16)  # as large as the images are
+    assert not (small / "stage2_upscaled.png").exists()
+    assert json.loads((small / METADATA).read_text())["upscaled_size"] is None
 
 
 def test_a_bad_sketch_ends_in_one_sentence_and_leaves_nothing(tmp_path):
@@ -484,6 +538,8 @@ def test_one_looks_at_the_regions_then_speaks_of_them(
     assert done.status == 0, done.stderr
     made = {path.name for path in output.iterdir()}
     assert made == (FILES - {"stage1_output.png"}) | {"images"}
+    images = {path.name for path in (output / "images").iterdir()}
+    assert images == {"3.png", "4.png", "3_upscaled.png", "4_upscaled.png"}
     assert (output / "prompt.txt").read_text() == f"a house\n{last}: red small\n"
     numbers = [region["number"] for region in json.loads((output / "regions.json").read_text())]
     assert last in numbers and 90 not in numbers
@@ -581,6 +637,10 @@ def test_steps_are_counted_as_they_are_made(rng, pipeline):
         (
             ["--sketch={house}", "--stage1={one}", "--prompt=", "--stages=both"],
             "Stage 2 is to draw",
+        ),
+        (
+            ["--sketch={house}", "--stage1={one}", "--prompt=", "--upscale=-1"],
+            "upscale is -1; choose",
         ),
         (["--sketches=none", "--stage1={one}"], "There is no folder none"),
         (["--sketches=none", "--stage1={one}", "--region=3=red"], "--region is for one drawing"),

@@ -46,6 +46,7 @@ def test_every_input_becomes_a_flag(tmp_path, files):
         "stage2": "runs/stage2",
         "sketch": str(files["sketch"]),
         "labels": str(files["labels"]),
+        "crop": "False",  # not recorded
     }
     assert read_recorded(path, ()) == (expected, {2: 7})
     assert read_recorded(tmp_path, ()).flags == expected  # the output's folder
