@@ -27,6 +27,8 @@ from ragaf_jax.tokenizer import Tokenizer
 FILES = ("index.html", "contact_sheet.png", "statistics.json")
 # px: about the width of the contact sheet's pictures, for legible numbers; and the most.
 _CELL, _WIDEST = 384, 512
+# Of region numbers, px of a figure of 512: 14 px where the page shows it at about 280.
+_LETTERS = 26
 
 
 class Wanted(NamedTuple):
@@ -103,8 +105,8 @@ def example(record: dict[str, Any]) -> Example:
         pictures=(
             record["image"],
             sketch,
-            draw_regions(sketch, regions),
-            draw_graph(sketch, regions, graph),
+            draw_regions(sketch, regions, letters=_LETTERS),
+            draw_graph(sketch, regions, graph, letters=_LETTERS),
         ),
         captions=record["captions"],
         key=record["key"],

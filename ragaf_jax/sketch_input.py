@@ -112,14 +112,14 @@ def ink_window(page: UInt8[np.ndarray, "page page"], height: int, width: int) ->
 
 def dark_on_light(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "h w"]:
     """A sketch, inverted where it is light on dark, as found at the size that it has on a page."""
-    height, width, _, _ = place_in_square(*grey.shape, page_size)
+    height, width, _, _ = place_in_square(grey.shape[0], grey.shape[1], page_size)
     reduced = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
     return 255 - grey if is_light_on_dark(reduced) else grey
 
 
 def on_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "page page"]:
     """A dark-on-light sketch centred on a square page: paper 255, ink 0."""
-    height, width, rows, columns = place_in_square(*grey.shape, page_size)
+    height, width, rows, columns = place_in_square(grey.shape[0], grey.shape[1], page_size)
     page = np.full((page_size, page_size), 255, np.uint8)
     page[rows, columns] = normalise_contrast(resize_keeping_lines(grey, height, width))
     return page

@@ -60,7 +60,7 @@ class Session(NamedTuple):
         """The regions with their numbers."""
         if self.drawing is None:
             return None
-        return draw_regions(self.drawing.sketch, *self.drawing.numbered)
+        return draw_regions(self.drawing.page, *self.drawing.numbered)
 
     @property
     def spoken(self) -> str:

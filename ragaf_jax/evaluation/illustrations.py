@@ -147,7 +147,7 @@ def sheet(
         background = batch.graph.nodes[i, :count, NODE_FEATURES.index("background")] > 0
         regions = Regions(labels=batch.labels[i], n=count, background=background)
         side = len(sketch) * -(-CELL // len(sketch))
-        figure = draw_regions(sketch, regions, letters=round(14 * LEAST_SIDE / side))
+        figure = draw_regions(sketch, regions, letters=round(16 * LEAST_SIDE / side))
         drawn = Image.fromarray(figure).resize((side, side))
         cells = (
             sketch,

@@ -4,35 +4,47 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageDraw
 
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.features import EDGE_KINDS
+from ragaf_jax.graph.measure import measure_regions
 from ragaf_jax.graph.regions import Regions
+from ragaf_jax.lettering import font
 
 LEAST_SIDE = 512  # px of a figure's shorter side; every stroke and letter scales with it
-# Red, blue, green, orange: apart in hue and in lightness.
+LETTERS = 20  # height of region numbers, px of a figure of LEAST_SIDE
+# Kinds of edges, the most specific first: blue, red, orange, green are apart in hue and lightness.
 _EDGE_COLORS = {
-    "adjacency": (200, 30, 45),
     "containment": (30, 90, 200),
-    "knn": (35, 145, 75),
+    "adjacency": (200, 30, 45),
     "radius": (235, 150, 20),
+    "knn": (35, 145, 75),
 }
+_EDGE_NAMES = {
+    "containment": "containment",
+    "adjacency": "adjacency",
+    "radius": "within radius",
+    "knn": "k nearest",
+}
+_LEGEND = "The line of a pair has the colour of its first kind, from left to right."
 _BACKGROUND = (232, 232, 232)
 _GOLDEN_ANGLE = 137.50776  # degrees; successive multiples never come close together
+_CHROMA = 30  # of CIELAB: calm beside black lines and numbers
+_LIGHTNESS = 86, 76  # of CIELAB, in turn
 
 
 def draw_regions(
-    sketch: UInt8[np.ndarray, "h w"],
+    sketch: UInt8[np.ndarray, "H W"],
     regions: Regions,
     numbers: Sequence[int] | None = None,
-    letters: int = 17,
+    letters: int = LETTERS,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The drawing with each region in a colour of its own, numbered; background pale grey.
+    """The sketch with each region in a colour of its own, numbered; background pale grey.
 
     Args:
-        sketch: paper 255, ink 0, of the shape of `regions.labels`.
+        sketch: paper 255, ink 0, of the proportions of `regions.labels` and any resolution.
         numbers: of the regions, where they are not called by their ids.
         letters: height of the numbers, px of a figure of LEAST_SIDE.
 
@@ -42,35 +54,55 @@ def draw_regions(
     size, unit = _figure_size(regions)
     colors = _region_colors(regions)[regions.labels]
     fill = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
-    shade = cv2.resize(sketch, size, interpolation=cv2.INTER_LINEAR)[..., None] / 255
-    figure = (fill * (0.15 + 0.85 * shade)).round().astype(np.uint8)
+    figure = (fill * (0.1 + 0.9 * _fitted(sketch, size)[..., None] / 255)).round().astype(np.uint8)
     return _numbered(figure, _anchors(regions, size), round(letters * unit), numbers)
 
 
 def draw_graph(
-    sketch: UInt8[np.ndarray, "h w"],
+    sketch: UInt8[np.ndarray, "H W"],
     regions: Regions,
     graph: RegionGraph,
     numbers: Sequence[int] | None = None,
+    letters: int = LETTERS,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The graph over the faded drawing, and below it what the colours of its edges mean.
+    """The graph over the faded sketch, and below it what the colours of its edges mean.
 
     A node stands at its region's innermost point, not at the centroid, which of a ring or of the
-    background lies in another region. A pair joined for several reasons has several lines.
+    background lies in another region. A pair has one line, of the most specific kind that joins it:
+    containment, adjacency, within radius, k nearest. Arguments as in `draw_regions`.
     """
     size, unit = _figure_size(regions)
-    faded = 255 - (255 - cv2.resize(sketch, size, interpolation=cv2.INTER_LINEAR)) // 3
+    faded = 255 - (255 - _fitted(sketch, size)) // 4
     figure = cv2.cvtColor(faded, cv2.COLOR_GRAY2RGB)
     anchors = _anchors(regions, size)
-    for sender, receiver, edge in zip(graph.senders, graph.receivers, graph.edges, strict=True):
-        if sender < receiver:
-            kinds = [kind for place, kind in enumerate(EDGE_KINDS) if edge[place] > 0]
-            _draw_edge(figure, anchors[sender], anchors[receiver], kinds, unit)
+    for (one, other), kind in _pairs(graph).items():
+        ends, width = anchors[[one, other]].tolist(), max(1, round(2.5 * unit))
+        cv2.line(figure, *ends, _EDGE_COLORS[kind], width, cv2.LINE_AA)
+    radius = 0.75 * letters * unit
     for anchor, color in zip(anchors.tolist(), _region_colors(regions).tolist(), strict=True):
-        cv2.circle(figure, anchor, round(11 * unit), (0, 0, 0), -1, cv2.LINE_AA)
-        cv2.circle(figure, anchor, round(9.5 * unit), color, -1, cv2.LINE_AA)
-    figure = _numbered(figure, anchors, round(13 * unit), numbers)
-    return np.concatenate([figure, _legend(graph, size[0], unit)])
+        cv2.circle(figure, anchor, round(radius + 1.5 * unit), (40, 40, 40), -1, cv2.LINE_AA)
+        cv2.circle(figure, anchor, round(radius), color, -1, cv2.LINE_AA)
+    # Within the circles that stand for the nodes, wherever these are.
+    image = Image.fromarray(figure)
+    pen, height = ImageDraw.Draw(image), max(1, round(0.85 * letters * unit))
+    for i, (x, y) in enumerate(anchors.tolist()):
+        pen.text((x, y), str(i if numbers is None else numbers[i]), "black", font(height), "mm")
+    return np.concatenate([np.array(image), _legend(graph, size[0], letters * unit)])
+
+
+def _pairs(graph: RegionGraph) -> dict[tuple[int, int], str]:
+    """The most specific kind of edge between each pair of different regions that has one."""
+    found: dict[tuple[int, int], set[str]] = {}
+    edges = zip(graph.senders.tolist(), graph.receivers.tolist(), graph.edges, strict=True)
+    for sender, receiver, edge in edges:
+        if sender != receiver:
+            kinds = {kind for place, kind in enumerate(EDGE_KINDS) if edge[place] > 0}
+            pair = min(sender, receiver), max(sender, receiver)
+            found[pair] = found.get(pair, set()) | kinds
+    first = {}
+    for pair, kinds in found.items():
+        first[pair] = next(kind for kind in _EDGE_COLORS if kind in kinds)
+    return first
 
 
 def _figure_size(regions: Regions) -> tuple[tuple[int, int], float]:
@@ -80,14 +112,40 @@ def _figure_size(regions: Regions) -> tuple[tuple[int, int], float]:
     return (width * factor, height * factor), min(height, width) * factor / LEAST_SIDE
 
 
+def _fitted(
+    sketch: UInt8[np.ndarray, "H W"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "height width"]:
+    smaller = sketch.shape[1] > size[0]
+    mode = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+    return cv2.resize(sketch, size, interpolation=mode)
+
+
 def _region_colors(regions: Regions) -> UInt8[np.ndarray, "n 3"]:
-    hue = np.arange(regions.n) * _GOLDEN_ANGLE % 360
-    saturation = np.where(np.arange(regions.n) % 2, 0.75, 0.45)
-    hsv = np.stack([hue, saturation, np.ones(regions.n)], axis=1).astype(np.float32)
-    rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
-    colors = (255 * rgb).round().astype(np.uint8)
+    """A muted colour for each region, far from those of the regions that it touches.
+
+    Every region takes, of the colours that are left, the one farthest from its neighbours'.
+    """
+    lab = _muted(regions.n)
+    adjacent: Bool[np.ndarray, "n n"] = measure_regions(regions).adjacent
+    left, chosen = list(range(regions.n)), np.zeros(regions.n, int)
+    for region in range(regions.n):
+        near = chosen[:region][adjacent[region, :region] & ~regions.background[:region]]
+        apart = [
+            np.linalg.norm(lab[near] - lab[color], axis=1).min(initial=np.inf) for color in left
+        ]
+        chosen[region] = left.pop(int(np.argmax(apart)))
+    rgb = cv2.cvtColor(lab[None, chosen], cv2.COLOR_LAB2RGB)[0]
+    colors = (255 * rgb.clip(0, 1)).round().astype(np.uint8)
     colors[regions.background] = _BACKGROUND
     return colors
+
+
+def _muted(count: int) -> Float[np.ndarray, "count 3"]:
+    """Colours of CIELAB, similar in lightness and chroma."""
+    hue = np.radians(np.arange(count) * _GOLDEN_ANGLE)
+    lightness = np.where(np.arange(count) % 2, *_LIGHTNESS[::-1])
+    lab = np.stack([lightness, _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
+    return lab.astype(np.float32)
 
 
 def _anchors(regions: Regions, size: tuple[int, int]) -> Int[np.ndarray, "n 2"]:
@@ -103,34 +161,24 @@ def _anchors(regions: Regions, size: tuple[int, int]) -> Int[np.ndarray, "n 2"]:
     return (np.array(anchors) * (size[0] / width, size[1] / height)).astype(int)
 
 
-def _draw_edge(
-    figure: UInt8[np.ndarray, "height width 3"],
-    start: Int[np.ndarray, "2"],
-    end: Int[np.ndarray, "2"],
-    kinds: list[str],
-    unit: float,
-) -> None:
-    """One line for each kind, side by side."""
-    along: Float[np.ndarray, "2"] = (end - start) / max(float(np.hypot(*(end - start))), 1.0)
-    normal = np.array([-along[1], along[0]])
-    for place, kind in enumerate(kinds):
-        shift = normal * (place - (len(kinds) - 1) / 2) * 3.5 * unit
-        one, other = ((point + shift).round().astype(int).tolist() for point in (start, end))
-        cv2.line(figure, one, other, _EDGE_COLORS[kind], max(1, round(2 * unit)), cv2.LINE_AA)
+def _legend(graph: RegionGraph, width: int, letters: float) -> UInt8[np.ndarray, "height width 3"]:
+    """A strip of white paper with a line and a name for each kind of edge that is drawn."""
+    drawn = set(_pairs(graph).values())
+    shown = [kind for kind in _EDGE_COLORS if kind in drawn]
 
-
-def _legend(graph: RegionGraph, width: int, unit: float) -> UInt8[np.ndarray, "height width 3"]:
-    """A strip of white paper with a line and a name for each kind of edge in the graph."""
-    strip = Image.new("RGB", (width, round(28 * unit)), "white")
-    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(13 * unit)
-    middle, column = strip.height // 2, width // len(_EDGE_COLORS)
-    present = np.flatnonzero(graph.edges[:, : len(EDGE_KINDS)].any(0))
-    shown = [EDGE_KINDS[kind] for kind in present if EDGE_KINDS[kind] != "self"]
-    for place, kind in enumerate(shown):
-        left = place * column + round(8 * unit)
-        right = left + round(24 * unit)
-        pen.line((left, middle, right, middle), _EDGE_COLORS[kind], round(3 * unit))
-        pen.text((right + round(6 * unit), middle), kind, "black", font, anchor="lm")
+    size = max(1, round(0.8 * letters))
+    full = sum(font(size).getlength(name) + 3.7 * size for name in _EDGE_NAMES.values())
+    size = max(1, int(size * min(1.0, width / full)))
+    strip = Image.new("RGB", (width, round(3.4 * size)), "white")
+    pen, left, middle = ImageDraw.Draw(strip), 0.5 * size, 0.9 * size
+    for kind in shown:
+        end = left + 1.8 * size
+        pen.line((left, middle, end, middle), _EDGE_COLORS[kind], max(1, size // 4))
+        name = _EDGE_NAMES[kind]
+        pen.text((end + 0.4 * size, middle), name, "black", font(size), anchor="lm")
+        left = end + 1.5 * size + font(size).getlength(name)
+    if shown:
+        pen.text((0.5 * size, 2.4 * size), _LEGEND, (90, 90, 90), font(size), anchor="lm")
     return np.array(strip)
 
 
@@ -142,11 +190,11 @@ def _numbered(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Region numbers, black with a white outline, legible on paper and on ink."""
     image = Image.fromarray(figure)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(height)
+    pen = ImageDraw.Draw(image)
     # An anchor at the page's edge must not push its number off the page.
     places = np.clip(anchors, height, (image.width - height, image.height - height))
-    edge = max(2, height // 8)
+    letters, edge = font(height), max(1, height // 10)
     for i, (x, y) in enumerate(places.tolist()):
         text = str(i if numbers is None else numbers[i])
-        pen.text((x, y), text, "black", font, "mm", stroke_width=edge, stroke_fill="white")
+        pen.text((x, y), text, "black", letters, "mm", stroke_width=edge, stroke_fill="white")
     return np.array(image)

@@ -53,7 +53,7 @@ def write_regions(folder: Path, drawing: SketchPage) -> None:
     regions, numbers = drawing.numbered
     pictures = {
         "sketch": drawing.page,
-        "regions": draw_regions(drawing.sketch, regions, numbers),
+        "regions": draw_regions(drawing.page, regions, numbers),
         "labels": label_page(drawing.numbered, len(drawing.page)),
     }
     for name, picture in pictures.items():
@@ -81,7 +81,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     if result.given is not None:
         shown = {"given image": np.stack([result.given] * len(seeds)), **made}
     pictures = {
-        "region_graph": draw_graph(s, r, result.graph, numbers),
+        "region_graph": draw_graph(result.sketch_page.page, r, result.graph, numbers),
         **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in made.items()},
         "comparison": comparison(s, shown, captions),
     }

@@ -1,10 +1,13 @@
 """Figures: large enough, every region in its own colour, the graph and its legend on the page."""
 
+import cv2
 import numpy as np
 import pytest
 
 from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, region_graph
-from ragaf_jax.graph.draw import LEAST_SIDE, draw_graph, draw_regions
+from ragaf_jax.graph.draw import LEAST_SIDE, _region_colors, draw_graph, draw_regions
+from ragaf_jax.graph.features import EDGE_KINDS
+from ragaf_jax.graph.measure import measure_regions
 from ragaf_jax.graph.regions import Regions, extract_regions
 
 
@@ -63,9 +66,13 @@ def test_graphs_are_drawn_over_the_page_with_a_legend(random_page, kind):
     assert (names.min() < 255) == bool((graph.senders != graph.receivers).any())
 
 
+def strips(count):
+    labels = np.repeat(np.arange(count, dtype=np.int32), 64 // count)[None].repeat(64, axis=0)
+    return Regions(labels, count, np.zeros(count, bool))
+
+
 def test_edges_of_a_kind_have_its_colour():
-    labels = np.repeat(np.arange(4, dtype=np.int32), 16)[None].repeat(64, axis=0)
-    regions, blank = Regions(labels, 4, np.zeros(4, bool)), np.full((64, 64), 255, np.uint8)
+    regions, blank = strips(4), np.full((64, 64), 255, np.uint8)
     only = {
         kind: draw_graph(blank, regions, region_graph(regions, GraphConfig(kind)))[:512]
         for kind in ("adjacency", "knn", "radius")
@@ -73,6 +80,40 @@ def test_edges_of_a_kind_have_its_colour():
     red, green, orange = (200, 30, 45), (35, 145, 75), (235, 150, 20)
     assert red in colors_of(only["adjacency"]) and green not in colors_of(only["adjacency"])
     assert green in colors_of(only["knn"]) and orange in colors_of(only["radius"])
+
+
+def test_a_pair_has_one_line_of_its_first_kind():
+    """Adjacency comes before the nearest and the near, of which the pair is one, too."""
+    regions, blank = strips(2), np.full((64, 64), 255, np.uint8)
+    graph = region_graph(regions)
+    assert graph.edges[:, EDGE_KINDS.index("knn")].any() and graph.edges[:, 1].any()
+    figure = draw_graph(blank, regions, graph)[:512]
+    between = figure[:, 256]  # across the line
+    (line,) = np.nonzero((between < 250).any(1))
+    assert 2 <= len(line) == np.ptp(line) + 1 <= 5
+    assert (200, 30, 45) in colors_of(between) and (35, 145, 75) not in colors_of(figure)
+
+
+def test_colours_of_regions_are_calm_and_those_of_neighbours_apart(random_regions):
+    regions = random_regions(12)._replace(background=np.zeros(12, bool))
+    colors = _region_colors(regions)
+    lab = cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    assert (
+        lab[:, 0].min() > 70 and np.ptp(lab[:, 0]) < 18 and chroma.min() > 15 and chroma.max() < 38
+    )
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    assert apart[measure_regions(regions).adjacent].min() > 12
+    assert apart[np.triu_indices(12, 1)].min() > 5
+
+
+def test_lines_are_as_sharp_as_the_page(random_page):
+    page = random_page(256, 256)
+    regions = extract_regions(page)._replace(labels=extract_regions(page).labels[::4, ::4])
+    figure = draw_regions(page, regions)
+    assert figure.shape == (512, 512, 3)
+    dark = (figure.max(-1) < 60).mean()
+    assert dark > 0.8 * (page < 40).mean()
 
 
 def test_a_page_of_one_pixel_can_be_drawn():

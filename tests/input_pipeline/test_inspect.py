@@ -84,7 +84,7 @@ def test_the_page_shows_the_records_that_were_chosen(look, sources):
         np.testing.assert_array_equal(sketch, record["sketch"][..., 0])
         background = record["nodes"][:, NODE_FEATURES.index("background")] > 0
         labels = Regions(record["labels"].astype(np.int32), len(background), background)
-        drawn = draw_regions(record["sketch"][..., 0], labels)
+        drawn = draw_regions(record["sketch"][..., 0], labels, letters=26)
         # What is drawn is stored with loss, which blurs thin coloured lines.
         assert np.abs(regions.astype(int) - drawn).mean() < 4
         assert graph.shape[1] == drawn.shape[1] and graph.shape[0] > drawn.shape[0]
