@@ -155,12 +155,13 @@ def _finished(
     attention = None
     if result.attention is not None and result.fusion is not None:
         attention = attention_maps(
-            result.sketch,
+            result.sketch_page.page,
             result.regions.labels,
             result.attention[0],
             result.pieces,
             result.fusion[:, 0].mean(0),
             result.numbers,
+            told.wishes.texts[0],
         )
     status = "\n\n".join(["Done.", *result.notices])
     if options.stages == "1":

@@ -2,24 +2,23 @@
 
 from collections.abc import Callable
 
-import cv2
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.contact_sheet import SheetRow, contact_sheet
-from ragaf_jax.lettering import GAP, Picture, below, on_page, text_block
+from ragaf_jax.lettering import GAP, Picture, below, on_page, shortened, text_block
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
-from ragaf_jax.sampling.attention_figure import word_maps
+from ragaf_jax.sampling.attention_figure import phrase_maps
 from ragaf_jax.sampling.process import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer
 
-# Of the maps in the attention picture: small, as it has a dozen or two a drawing.
-CELL, COLUMNS = 128, 9
+# px of a map in the attention figure, which is about 1000 px wide, and maps in a row.
+CELL, COLUMNS = 160, 6
 
 
 def make_grid(
@@ -54,7 +53,7 @@ def make_grid(
 def attention_sheet(
     tokenizer: Tokenizer, batch: Batch, truth: Truth, attention: Float[np.ndarray, "b r t"]
 ) -> Picture:
-    """Which word each region attends to: for each example its caption and a heat map a word.
+    """Which phrase each region attends to: for each example its caption and a map a phrase.
 
     Args:
       tokenizer: of the batch's tokens.
@@ -64,21 +63,9 @@ def attention_sheet(
     """
     blocks = []
     for i, weights in enumerate(attention):
-        sketch, labels = _shrunk(truth.sketch_u8[i], batch.labels[i])
         pieces = tokenizer.pieces(batch.tokens[i].tolist())
         real = weights[: int(batch.graph.n_node[i, 0])]
-        maps = word_maps(sketch, labels, real, pieces, CELL, COLUMNS)
-        caption = truth.captions[i].strip() or "(no words)"
+        maps = phrase_maps(truth.sketch_u8[i], batch.labels[i], real, pieces, CELL, COLUMNS)
+        caption = shortened(truth.captions[i].strip()) or "(no words)"
         blocks.append(below([text_block(caption, COLUMNS * (CELL + GAP)), maps]))
     return on_page(below(blocks, gap=4 * GAP))
-
-
-def _shrunk(
-    sketch: UInt8[np.ndarray, "s s"], labels: Int[np.ndarray, "s s"]
-) -> tuple[UInt8[np.ndarray, "c c"], Int[np.ndarray, "c c"]]:
-    """A drawing and its regions, no larger than a map is to be."""
-    if len(sketch) <= CELL:
-        return sketch, labels
-    size = (CELL, CELL)
-    small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-    return cv2.resize(sketch, size, interpolation=cv2.INTER_AREA), small

@@ -88,7 +88,13 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     if result.attention is not None and result.fusion is not None:
         attention, fusion = result.attention[0], result.fusion[:, 0]
         pictures["attention_maps"] = attention_maps(
-            s, r.labels, attention, result.pieces, fusion.mean(0), numbers
+            result.sketch_page.page,
+            r.labels,
+            attention,
+            result.pieces,
+            fusion.mean(0),
+            numbers,
+            result.request.wishes.texts[0],
         )
         pictures["fusion"] = fusion_curves(TRACE_LEVELS, fusion, numbers)
     for name, picture in pictures.items():

@@ -10,11 +10,12 @@ from PIL import Image
 from ragaf_jax.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.errors import UserError
 from ragaf_jax.lettering import enlarge, font, shortened, text_block, wrap
-from ragaf_jax.sampling.attention_figure import attention_maps, words
+from ragaf_jax.sampling.attention_figure import attention_maps
 from ragaf_jax.sampling.curves import curves, read_metrics, smoothed
 from ragaf_jax.sampling.figures import comparison, fusion_curves
 from ragaf_jax.sampling.overview import overview, write_overview
-from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.sampling.phrases import phrases
+from ragaf_jax.tokenizer import UNKNOWN, Tokenizer
 
 CAPTION = "house: large red at the top, small brown at the bottom left"
 
@@ -118,17 +119,58 @@ def test_an_overview_shows_what_there_is_up_to_a_hundred(rng, tmp_path):
     assert not (tmp_path / "overview.png").exists()
 
 
-def test_words_are_those_of_the_prompt():
-    tokenizer = Tokenizer.train([CAPTION], 50)
-    tokens, _ = tokenizer.encode(["house: small purple, large"], 12)
-    found = words(tokenizer.pieces(tokens[0].tolist()))
-    assert found == [("house", [1]), ("small", [3]), ("(unknown word)", [4]), ("large", [6])]
+def pieces_of(text, known=CAPTION + " a with and of cat on sofa"):
+    tokenizer = Tokenizer.train([known], 50)
+    return tokenizer.pieces(tokenizer.encode([text], 24)[0][0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        # A place belongs to what is there, and function words to their phrase.
+        (
+            "house: small purple at the top, large",
+            ["house", "small (unknown) at the top", "large"],
+        ),
+        (
+            "a house with a red top and a cat on the sofa",
+            ["a house", "with a red top", "and a cat", "on the sofa"],
+        ),
+        ("a cat and with a house", ["a cat", "and with a house"]),
+        # One phrase: its words, "of" with what follows.
+        ("a small red house of the cat", ["a small", "red", "house", "of the cat"]),
+        ("a house of the", ["a house of the"]),
+        ("the", ["the"]),
+        (", : ,", []),
+        ("", []),
+    ],
+)
+def test_attention_is_shown_by_phrase(prompt, expected):
+    pieces = pieces_of(prompt)
+    found = phrases(pieces)
+    assert [text for text, _ in found] == expected
+    positions = [position for _, each in found for position in each]
+    spoken = [i for i, piece in enumerate(pieces) if piece[0] not in ",:<" or piece == UNKNOWN]
+    assert positions == spoken  # each once, in order
+
+
+def test_a_phrase_ends_with_its_text():
+    """Texts of regions stand behind the prompt without a frame of their own."""
+    pieces = pieces_of("small red house large brown")
+    texts = np.zeros(24, int)
+    texts[3], texts[4:6] = 1, 2
+    assert phrases(pieces, texts) == [
+        ("small red", [1, 2]),
+        ("house", [3]),
+        ("large brown", [4, 5]),
+    ]
 
 
 def test_pieces_of_one_word_are_joined():
     frame = "<|startoftext|>", "<|endoftext|>"
-    pieces = [frame[0], "a</w>", "pur", "ple</w>", ",</w>", "hou", "se</w>", frame[1], frame[1]]
-    assert words(pieces) == [("a", [1]), ("purple", [2, 3]), ("house", [5, 6])]
+    pieces = [frame[0], "a</w>", "pur", "ple</w>", ",</w>", "t</w>", "-</w>", "shi", "rt</w>"]
+    pieces += [frame[1], frame[1]]
+    assert phrases(pieces) == [("a purple", [1, 2, 3]), ("t shirt", [5, 7, 8])]
 
 
 def attention_case(rng, regions=5, side=64):
@@ -146,20 +188,29 @@ def attention_case(rng, regions=5, side=64):
     }
 
 
+def map_of(figure, place, case):
+    """The colours of a phrase's map, of three beside one another, in the middle of every pixel."""
+    titles = [text for text, _ in phrases(case["pieces"])]
+    assert len(titles) == 3
+    # A margin of 16, the titles, and maps of 240 pixels with gaps of 8.
+    top = 16 + max(len(text_block(title, 240, 16)) for title in titles) + 2
+    middle = np.rint((np.arange(64) + 0.5) * 240 / 64).astype(int)
+    return figure[top + middle[:, None], 16 + place * 248 + middle].astype(int)
+
+
 def test_attention_maps_paint_each_region_by_its_attention(rng):
     case = attention_case(rng)
-    shown = words(case["pieces"])
+    shown = phrases(case["pieces"])
     weights = np.stack([case["attention"][:, positions].sum(1) for _, positions in shown], 1)
-    region, word = np.unravel_index(weights.argmax(), weights.shape)
-    # One map of 192 + 8 pixels a word, six a row, after a margin of 16 and a title of 24.
+    region, phrase = np.unravel_index(weights.argmax(), weights.shape)
     figure = attention_maps(**case)
-    top = 16 + (word // 6) * (192 + 24 + 16) + 24
-    left = 16 + (word % 6) * 200
-    heat = figure[top + 1 : top + 192 : 3, left + 1 : left + 192 : 3].astype(int)
-    assert (heat[case["labels"] == region] == (128, 0, 38)).all(1).mean() > 0.9
+    assert figure.shape[1] == 4 * 248 - 8 + 32  # letters of 16 px on about 1000
+    inside = case["labels"][1:-1, 1:-1]
+    colors = map_of(figure, int(phrase), case)[1:-1, 1:-1]
+    assert (colors[inside == region] == (128, 0, 38)).all(1).mean() > 0.9
     # Eight bits a channel cannot tell attentions closer than about a hundredth of the strongest.
-    darkness = 3 * 255 - np.array([np.median(heat.sum(2)[case["labels"] == r]) for r in range(5)])
-    more = np.subtract.outer(weights[:, word], weights[:, word]) > 0.01 * weights.max()
+    darkness = 3 * 255 - np.array([np.median(colors.sum(2)[inside == r]) for r in range(5)])
+    more = np.subtract.outer(weights[:, phrase], weights[:, phrase]) > 0.01 * weights.max()
     assert more[region].any()
     assert (np.subtract.outer(darkness, darkness)[more] > 0).all()
 
@@ -174,9 +225,10 @@ def test_attention_maps_follow_a_renaming_of_regions(rng):
         "fusion": case["fusion"][old],
         "numbers": case["numbers"],
     }
-    heat_rows = 2 * (192 + 24) + 16
     before, after = attention_maps(**case), attention_maps(**renamed)
-    assert (before[:heat_rows] == after[:heat_rows]).all()
+    for phrase in range(3):
+        colors = [map_of(figure, phrase, case) for figure in (before, after)]
+        assert (colors[0] == colors[1]).all()
 
 
 @pytest.mark.parametrize("regions", [1, 2, 32])
@@ -185,6 +237,12 @@ def test_attention_maps_take_any_number_of_regions_and_no_words(rng, regions):
     with_words = attention_maps(**case)
     without = attention_maps(**(case | {"pieces": ["<|startoftext|>"] + ["<|endoftext|>"] * 19}))
     assert with_words.shape[0] > without.shape[0] > 384
+
+
+def test_attention_maps_have_one_size_whatever_that_of_the_sketch(rng):
+    case = attention_case(rng)
+    fine = case | {"sketch": np.full((512, 512), 255, np.uint8)}
+    np.testing.assert_array_equal(attention_maps(**fine), attention_maps(**case))
 
 
 def write_metrics(path, lines, end=""):

@@ -8,10 +8,10 @@ from pictures import contains
 
 from ragaf_jax.batch import Truth
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.sampling.attention_figure import words
 from ragaf_jax.sampling.grid import attention_sheet, make_grid
+from ragaf_jax.sampling.phrases import phrases
 
-DARK = (128, 0, 38)  # of the word that has most of a region's attention
+DARK = (128, 0, 38)  # of the phrase that has most of a region's attention
 
 
 def drawings(rng, config, count):
@@ -52,37 +52,39 @@ def test_of_stage_2_it_shows_the_attention_of_the_same_parameters(rng):
         assert set(pictures) == {"samples", "attention"}
         return (pictures["attention"] == DARK).all(-1).sum()
 
-    # Parameters of 0 attend to every word alike, so that all are the strongest.
-    cells = sum(len(words(pieces_of(batch, i))) for i in range(3))
+    # Parameters of 0 attend to every token alike, so that the longest phrases are the strongest.
+    lengths = [[len(positions) for _, positions in phrases(pieces_of(batch, i))] for i in range(3)]
+    cells = sum(each.count(max(each)) for each in lengths)
     even = dark(jax.tree.map(np.zeros_like, params))
-    assert even >= cells * 126**2  # maps of 128 without their frames
+    assert even >= cells * 158**2  # maps of 160 without their frames
     assert dark(params) < 0.8 * even
 
 
 @pytest.mark.parametrize("side", [16, 256])
-def test_the_attention_sheet_paints_regions_under_the_words_they_attend_to(rng, side):
+def test_the_attention_sheet_paints_regions_under_the_phrases_they_attend_to(rng, side):
     config = tiny_config(2)
     batch, truth = drawings(rng, config, 4)
-    # All in blocks, so that large pages are shrunk exactly.
+    # All in blocks and of one shade, so that resampling changes nothing.
     labels = np.stack([random_labels(rng, 16, int(n)) for n in batch.graph.n_node[:, 0]])
-    sketches = rng.integers(50, 200, (4, 16, 16), np.uint8)
+    sketches = np.ones((1, 16, 16), np.uint8) * rng.integers(50, 200, (4, 1, 1), np.uint8)
     blocks = np.ones((1, side // 16, side // 16), np.uint8)
     truth = truth._replace(sketch_u8=np.kron(sketches, blocks))
     batch = batch._replace(labels=np.kron(labels, blocks).astype(np.int32))
     attention = np.zeros((3, config.data.max_regions, config.data.text_length), np.float32)
     expected = []
     for i in range(3):  # the fourth is not shown
-        shown = words(pieces_of(batch, i))
+        shown = phrases(pieces_of(batch, i))
         attended = rng.integers(len(shown), size=config.data.max_regions)
-        for region, word in enumerate(attended):
-            attention[i, region, shown[word][1]] = 1
-        for word in range(len(shown)):
-            color = np.where((attended[labels[i]] == word)[..., None], DARK, 255)
+        for region, phrase in enumerate(attended):
+            positions = shown[phrase][1]
+            attention[i, region, positions] = 1 / len(positions)
+        for phrase in range(len(shown)):
+            color = np.where((attended[labels[i]] == phrase)[..., None], DARK, 255)
             small = np.rint(color * (sketches[i, ..., None] / 255)).astype(np.uint8)
-            expected.append(small.repeat(8, 0).repeat(8, 1))
+            expected.append(small.repeat(10, 0).repeat(10, 1))
     sheet = attention_sheet(tiny_tokenizer(), batch, truth, attention)
     assert all(contains(sheet, picture) for picture in expected)
-    assert sheet.shape[1] < 1300
+    assert sheet.shape[1] < 1100
 
 
 def test_drawings_without_words_have_no_maps_and_are_named(rng):
