@@ -117,29 +117,29 @@ def markdown(found: dict[str, Any]) -> str:
 def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
     """A web page that needs no other file, runs no script and loads nothing."""
     title = f"{found['dataset']}, {found['image_size']} px"
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f'<p class="faint"><code>{html.escape(found["folder"])}</code></p>',
-        web_page.html_table(table(found)),
-        *(f"<p>{html.escape(note)}</p>" for note in notes(found)),
-        '<h2>Against the budgets of a run</h2><div class="side">',
-        *(
-            f"<div>{title}{_svg(found['histograms'][name])}</div>"
-            for name, title in _DISTRIBUTIONS.items()
-        ),
-        "</div>",
-    ]
+    histograms = "".join(
+        f"<div>{title}{_svg(found['histograms'][name])}</div>"
+        for name, title in _DISTRIBUTIONS.items()
+    )
+    parts = {
+        f"{len(examples)} random examples of {split}": "".join(map(_article, examples)),
+        "Statistics": web_page.html_table(table(found))
+        + "".join(f"<p>{html.escape(note)}</p>" for note in notes(found)),
+        "Against the budgets of a run": f'<div class="side">{histograms}</div>',
+    }
     if categories := _category_rows(found):
-        said = " · ".join(
+        counts = " · ".join(
             f"{html.escape(name)} <b>{html.escape(records)}</b>" for name, records in categories
         )
-        parts.append(f"<h2>Records per category</h2><p>{said}</p>")
+        parts["Records per category"] = f"<p>{counts}</p>"
     if found["rejected"]["first"]:
         rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]
-        parts += ["<h2>Rejected</h2>", web_page.html_table([["file", "reason"], *rows], "words")]
-    parts += [f"<h2>{len(examples)} examples of {split}, drawn at random</h2>"]
-    parts += [_article(example) for example in examples]
-    return web_page.page(title, parts, _STYLE)
+        parts["Rejected"] = web_page.html_table([["file", "reason"], *rows], "words")
+    heading = [
+        f"<h1>{html.escape(title)}</h1>",
+        f'<p class="faint"><code>{html.escape(found["folder"])}</code></p>',
+    ]
+    return web_page.page(title, [*heading, *web_page.sections(parts)], _STYLE)
 
 
 def _category_rows(found: dict[str, Any]) -> list[list[str]]:

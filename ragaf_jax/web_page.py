@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -27,7 +27,8 @@ article { border-top: 1px solid #e4e4e4; padding: 1em 0; }
 figure { margin: 0; } figcaption { color: #6b6b6b; font-size: .85em; }
 img { width: 100%; border: 1px solid #d0d0d0; box-sizing: border-box; image-rendering: pixelated; }
 img.drawn { image-rendering: auto; } ul { margin: .5em 0 0; padding-left: 1.2em; }
-li { overflow-wrap: anywhere; }
+li { overflow-wrap: anywhere; } nav ul { columns: 3 18em; list-style: none; padding: 0; }
+a { color: #1f5aa6; }
 """
 
 
@@ -47,6 +48,23 @@ def page(title: str, parts: Sequence[str], style: str = "") -> str:
         f"<title>{html.escape(title)}</title><style>{_STYLE}{style}</style></head><body>"
     )
     return "\n".join([head, *parts, "</body></html>\n"])
+
+
+def sections(parts: Mapping[str, str]) -> list[str]:
+    """A table of contents, and the sections that it links to.
+
+    Args:
+      parts: HTML by its heading, which is plain text.
+    """
+    links = "".join(
+        f'<li><a href="#section{i}">{html.escape(title)}</a></li>' for i, title in enumerate(parts)
+    )
+    contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+    shown = (
+        f'<section id="section{i}"><h2>{html.escape(title)}</h2>{part}</section>'
+        for i, (title, part) in enumerate(parts.items())
+    )
+    return [contents, *shown]
 
 
 def html_table(rows: Table, css: str = "") -> str:

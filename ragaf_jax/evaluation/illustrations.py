@@ -103,7 +103,7 @@ def figures(
     balance: Json | None,
     logs: Mapping[str, Path],
 ) -> dict[str, Picture]:
-    """The report's figures by title.
+    """The report's figures by title, the contact sheet first.
 
     Args:
       pictures: of both stages.
@@ -111,7 +111,13 @@ def figures(
       reading, balance: what RAGAF decides and its `summary.fusion_summary`; None without RAGAF.
       logs: metrics.jsonl by stage, of those stages that have one.
     """
-    made = {}
+    shown = range(min(SHOWN, len(truth.keys)))
+    made = {"Held-out drawings": sheet(pictures, batch, truth, shown)}
+    if reading is not None and balance is not None:
+        attention = reading.attention[0, :ATTENDED]
+        made["Which phrases regions attend to, in noise"] = attention_sheet(
+            tokenizer, batch, truth, attention
+        )
     if parts_known(truth):
         for stage, images in pictures.items():
             found = leakage(images, truth)
@@ -122,13 +128,7 @@ def figures(
                 leaked, f"{stage}: only parts that have the colour of another part of their drawing"
             )
     if reading is not None and balance is not None:
-        attention = reading.attention[0, :ATTENDED]
-        made["Which words regions attend to, in noise"] = attention_sheet(
-            tokenizer, batch, truth, attention
-        )
         made["How much sketch, how much text"] = fusion_figure(balance)
-    shown = range(min(SHOWN, len(truth.keys)))
-    made["Held-out drawings"] = sheet(pictures, batch, truth, shown)
     if len(logs) == len(pictures):  # checkpoints may have come here without them
         made["Losses"] = curves(logs)
     return made

@@ -1,4 +1,4 @@
-"""report.html: what an evaluation found, with pictures, in one file."""
+"""report.html: what an evaluation found, images first, in one file."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _STYLE = """
 def report_page(
     found: Json, rows: Mapping[str, Sequence[Row]], figures: Mapping[str, Picture]
 ) -> str:
-    """The page.
+    """The page: contents, the first figure, drawings by rank, the other figures, tables.
 
     Args:
       found: what metrics.json holds.
@@ -26,22 +26,27 @@ def report_page(
       figures: by title.
     """
     title = f"Evaluation of {found['workdir']}"
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    parts += [f'<p class="faint">{html.escape(fact)}</p>' for fact in facts(found)]
-    for table in tables(found):
-        shown = web_page.html_table(table.rows)
-        parts.append(f'<h2>{html.escape(table.title)}</h2><div class="wide">{shown}</div>')
+    shown = {
+        name: f'<div class="figure">{web_page.image(name, figure)}</div>'
+        for name, figure in figures.items()
+    }
+    first = dict(list(shown.items())[:1])
+    ranked = {
+        f"Best, median and worst images of Stage 2 by {metric}": "".join(map(_article, drawings))
+        for metric, drawings in rows.items()
+    }
+    measured = {
+        table.title: f'<div class="wide">{web_page.html_table(table.rows)}</div>'
+        for table in tables(found)
+    }
     if found["missing"]:
-        said = "".join(f"<li>{html.escape(line)}</li>" for line in absent(found["missing"]))
-        parts.append(f"<h2>Not computed</h2><ul>{said}</ul>")
-    for metric, drawings in rows.items():
-        parts.append(
-            f"<h2>Best, median and worst pictures of Stage 2 by {html.escape(metric)}</h2>"
-        )
-        parts += [_article(row) for row in drawings]
-    for name, figure in figures.items():
-        shown = web_page.image(name, figure)
-        parts.append(f'<h2>{html.escape(name)}</h2><div class="figure">{shown}</div>')
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in absent(found["missing"]))
+        measured["Not computed"] = f"<ul>{lines}</ul>"
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        *(f'<p class="faint">{html.escape(fact)}</p>' for fact in facts(found)),
+        *web_page.sections(first | ranked | shown | measured),
+    ]
     return web_page.page(title, parts, _STYLE)
 
 

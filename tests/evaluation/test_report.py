@@ -25,13 +25,18 @@ class Seen(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.addresses, self.texts = [], [], [], []
+        self.links, self.targets, self.order = [], [], []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.addresses += [x for name, x in attrs if name in ("src", "href", "srcset", "action")]
+        named = [x for name, x in attrs if name in ("src", "href", "srcset", "action")]
+        self.links += [x for x in named if x.startswith("#")]
+        self.addresses += [x for x in named if not x.startswith("#")]
+        self.targets += [f"#{x}" for name, x in attrs if name == "id"]
+        self.order += [tag] if tag in ("img", "table") else []
         if tag not in VOID:
             self.open.append(tag)
 
@@ -167,18 +172,24 @@ def test_the_page_is_well_formed_and_needs_nothing_else(rng, found):
     scores = score_parts(truth.image_u8, truth)
     rows = ranked_rows(scores, pictures, truth)
     figure = rng.integers(0, 256, (30, 40, 3), np.uint8)
-    seen = Seen(report_page(found, rows, {NASTY: figure}))
+    seen = Seen(report_page(found, rows, {NASTY: figure, "b": figure[::-1]}))
     assert "script" not in seen.tags and "link" not in seen.tags
     assert all(address.startswith("data:image/png;base64,") for address in seen.addresses)
     shown = [
         np.array(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
         for address in seen.addresses
     ]
-    np.testing.assert_array_equal(shown[-1], figure)
+    # The first figure, the ranked drawings, then the other figures; tables come last.
     ((title, drawings),) = rows.items()
-    assert title == "region colour accuracy" and len(shown) == 4 * len(drawings) + 1
-    np.testing.assert_array_equal(shown[0], truth.sketch_u8[0])
-    np.testing.assert_array_equal(shown[2], pictures["stage 2"][0])
+    assert title == "region colour accuracy" and len(shown) == 4 * len(drawings) + 2
+    np.testing.assert_array_equal(shown[0], figure)
+    np.testing.assert_array_equal(shown[1], truth.sketch_u8[0])
+    np.testing.assert_array_equal(shown[3], pictures["stage 2"][0])
+    np.testing.assert_array_equal(shown[-1], figure[::-1])
+    images = seen.order.count("img")
+    assert seen.order == ["img"] * images + ["table"] * len(tables(found))
+    # The contents have all of it.
+    assert seen.links == seen.targets and len(seen.links) == 2 + len(tables(found)) + 2
     texts = "".join(seen.texts)
     for said in (NASTY, truth.captions[0], "FID is not computed: because.", "0.950 [0.850, 1.050]"):
         assert said in texts

@@ -40,7 +40,8 @@ class Seen(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset")]
+        named = [value for name, value in attrs if name in ("src", "href", "srcset")]
+        self.addresses += [value for value in named if not value.startswith("#")]
 
     def handle_data(self, data):
         self.texts.append(data)
@@ -134,6 +135,8 @@ def test_nothing_on_the_page_comes_from_elsewhere_or_runs(rng):
     assert all(address.startswith("data:image/") for address in seen.addresses)
     assert seen.texts.count(NASTY) >= 2  # a caption and the key
     assert "étè 家" in seen.texts
+    # What is to be looked at comes before the numbers, to which the contents lead.
+    assert seen.tags.index("img") < seen.tags.index("table") and text.count('href="#section') == 5
     # Tags are closed where they should be, whatever the texts hold.
     for tag in ("ul", "article", "table", "div", "figure"):
         assert text.count(f"<{tag}") == text.count(f"</{tag}>")
