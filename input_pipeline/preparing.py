@@ -200,7 +200,11 @@ def _differences(
 ) -> list[str]:
     """How the files of a root differ from those that a folder's records were made of."""
     scan, path = photos.scan_of(chosen), folder / record_format.SOURCES_FILE
-    if not path.exists():  # records of an older version of this code
+    if not path.exists():
+        notify(
+            f"{folder} has no {path.name}, which older versions did not write: files replaced "
+            "under the same names are not noticed."
+        )
         same = photos.hash_of(scan) == metadata.get("source")
         return [] if same else ["other pictures, captions or splits"]
     try:

@@ -126,10 +126,13 @@ def test_a_damaged_list_of_sources(prepared, root, tmp_path, content):
         prepare("folder", data, Options(SIZE, root=root))
 
 
-def test_records_of_an_older_version_are_compared_by_names_and_captions(prepared, root, tmp_path):
+def test_records_of_an_older_version_are_compared_by_names_and_captions(
+    prepared, root, tmp_path, capsys
+):
     data = shutil.copytree(prepared / "data", tmp_path / "data")
     next(data.rglob(SOURCES_FILE)).unlink()
     prepare("folder", data, Options(SIZE, root=root))
+    assert f"has no {SOURCES_FILE}, which older versions did not write" in capsys.readouterr().err
     other_captions(root)
     with pytest.raises(UserError, match=r"\(other pictures, captions or splits\)"):
         prepare("folder", data, Options(SIZE, root=root))
