@@ -12,14 +12,18 @@ from ragaf_jax.sampling.drawn import Progress
 def step_bar(total: int) -> Iterator[Callable[[Progress], None]]:
     """A bar on stderr, and the function that takes it one step on.
 
+    It appears with the first step, after compilation: an error before that leaves no empty bar.
+
     Args:
       total: steps of all stages, as `Pipeline.steps` counts them.
     """
-    # It appears with the first step, after compilation: an error before leaves no empty bar.
-    with tqdm(total=total, desc="sampling", unit=" steps", delay=1e-3) as bar:
+    bars: list[tqdm] = []
+    with contextlib.ExitStack() as stack:
 
         def show(progress: Progress) -> None:
-            bar.set_description(f"stage {progress.stage}", refresh=False)
-            bar.update()
+            if not bars:
+                bars.append(stack.enter_context(tqdm(total=total, unit=" steps")))
+            bars[0].set_description(f"stage {progress.stage}", refresh=False)
+            bars[0].update()
 
         yield show
