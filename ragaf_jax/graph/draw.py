@@ -11,7 +11,7 @@ from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.features import EDGE_KINDS
 from ragaf_jax.graph.measure import measure_regions
 from ragaf_jax.graph.regions import Regions
-from ragaf_jax.lettering import font
+from ragaf_jax.lettering import font, wrap
 
 LEAST_SIDE = 512  # px of a figure's shorter side; every stroke and letter scales with it
 LETTERS = 20  # height of region numbers, px of a figure of LEAST_SIDE
@@ -25,10 +25,10 @@ _EDGE_COLORS = {
 _EDGE_NAMES = {
     "containment": "containment",
     "adjacency": "adjacency",
-    "radius": "within radius",
+    "radius": "near",
     "knn": "k nearest",
 }
-_LEGEND = "The line of a pair has the colour of its first kind, from left to right."
+_LEGEND = "A pair has one line: its first kind in this order."
 _BACKGROUND = (232, 232, 232)
 _GOLDEN_ANGLE = 137.50776  # degrees; successive multiples never come close together
 _CHROMA = 30  # of CIELAB: calm beside black lines and numbers
@@ -69,7 +69,7 @@ def draw_graph(
 
     A node stands at its region's innermost point, not at the centroid, which of a ring or of the
     background lies in another region. A pair has one line, of the most specific kind that joins it:
-    containment, adjacency, within radius, k nearest. Arguments as in `draw_regions`.
+    containment, adjacency, near (within a radius), k nearest. Arguments as in `draw_regions`.
     """
     size, unit = _figure_size(regions)
     faded = 255 - (255 - _fitted(sketch, size)) // 4
@@ -162,23 +162,29 @@ def _anchors(regions: Regions, size: tuple[int, int]) -> Int[np.ndarray, "n 2"]:
 
 
 def _legend(graph: RegionGraph, width: int, letters: float) -> UInt8[np.ndarray, "height width 3"]:
-    """A strip of white paper with a line and a name for each kind of edge that is drawn."""
+    """White paper with a line and a name for each kind of edge that is drawn."""
     drawn = set(_pairs(graph).values())
-    shown = [kind for kind in _EDGE_COLORS if kind in drawn]
-
-    size = max(1, round(0.8 * letters))
-    full = sum(font(size).getlength(name) + 3.7 * size for name in _EDGE_NAMES.values())
-    size = max(1, int(size * min(1.0, width / full)))
-    strip = Image.new("RGB", (width, round(3.4 * size)), "white")
-    pen, left, middle = ImageDraw.Draw(strip), 0.5 * size, 0.9 * size
-    for kind in shown:
-        end = left + 1.8 * size
-        pen.line((left, middle, end, middle), _EDGE_COLORS[kind], max(1, size // 4))
-        name = _EDGE_NAMES[kind]
-        pen.text((end + 0.4 * size, middle), name, "black", font(size), anchor="lm")
-        left = end + 1.5 * size + font(size).getlength(name)
-    if shown:
-        pen.text((0.5 * size, 2.4 * size), _LEGEND, (90, 90, 90), font(size), anchor="lm")
+    size = max(1, round(0.75 * letters))
+    entries, left, row = [], 0.5 * size, 0
+    for kind in (kind for kind in _EDGE_COLORS if kind in drawn):
+        length = 2.2 * size + font(size).getlength(_EDGE_NAMES[kind])
+        if left + length > width:
+            left, row = 0.5 * size, row + 1
+        entries.append((kind, left, row))
+        left += length + 0.9 * size
+    meaning = wrap(_LEGEND, width - size, size) if len(entries) > 1 else []
+    rows, step = row + 1 + len(meaning), round(1.5 * size)
+    strip = Image.new("RGB", (width, rows * step + size // 2), "white")
+    pen = ImageDraw.Draw(strip)
+    for kind, left, row in entries:
+        middle = (row + 0.6) * step
+        line = (left, middle, left + 1.8 * size, middle)
+        pen.line(line, _EDGE_COLORS[kind], max(1, size // 4))
+        place = left + 2.2 * size, middle
+        pen.text(place, _EDGE_NAMES[kind], "black", font(size), anchor="lm")
+    for i, text in enumerate(meaning, rows - len(meaning)):
+        place = 0.5 * size, (i + 0.6) * step
+        pen.text(place, text, (90, 90, 90), font(size), anchor="lm")
     return np.array(strip)
 
 
