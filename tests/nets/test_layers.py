@@ -92,6 +92,16 @@ def test_group_norm_of_bfloat16_loses_less_than_rounding_has_lost(rng, mean):
     assert error < rounding / 50
 
 
+@pytest.mark.parametrize(("dtype", "subtractions"), [(jnp.bfloat16, 0), (jnp.float32, 1)])
+def test_group_norm_of_bfloat16_writes_no_shifted_copy(dtype, subtractions):
+    """XLA would write x − shift to a GPU's memory: see docs/performance.md."""
+    x = jax.ShapeDtypeStruct((1, 8, 8, 64), dtype)
+    variables = {"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}
+    program = jax.make_jaxpr(GroupNorm(32).apply)(variables, x)
+    wide = [e for e in program.eqns if e.outvars[0].aval.size == 8 * 8 * 64]
+    assert sum(equation.primitive.name == "sub" for equation in wide) == subtractions
+
+
 def test_group_norm_of_a_constant_is_its_bias():
     x = jnp.full((1, 4, 4, 8), 1000.0)
     variables = {"params": {"scale": jnp.ones(8), "bias": jnp.arange(8.0)}}
