@@ -76,8 +76,8 @@ def draw_graph(
     figure = cv2.cvtColor(faded, cv2.COLOR_GRAY2RGB)
     anchors = _anchors(regions, size)
     for (one, other), kind in _pairs(graph).items():
-        ends, width = anchors[[one, other]].tolist(), max(1, round(2.5 * unit))
-        cv2.line(figure, *ends, _EDGE_COLORS[kind], width, cv2.LINE_AA)
+        (begin, end), width = anchors[[one, other]].tolist(), max(1, round(2.5 * unit))
+        cv2.line(figure, begin, end, _EDGE_COLORS[kind], width, cv2.LINE_AA)
     radius = 0.75 * letters * unit
     for anchor, color in zip(anchors.tolist(), _region_colors(regions).tolist(), strict=True):
         cv2.circle(figure, anchor, round(radius + 1.5 * unit), (40, 40, 40), -1, cv2.LINE_AA)

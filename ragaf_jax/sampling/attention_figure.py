@@ -155,9 +155,9 @@ def _fusion_panel(
     first: Sequence[str],
 ) -> Picture:
     """Regions by number on the page; for each a bar of α and β, and its first phrase."""
-    alpha = fusion[:, :1]
-    strength = np.abs(2 * alpha - 1)
-    hue = np.where(alpha > 0.5, SKETCH_COLOR, TEXT_COLOR)
+    of_sketch = fusion[:, :1]
+    strength = np.abs(2 * of_sketch - 1)
+    hue = np.where(of_sketch > 0.5, SKETCH_COLOR, TEXT_COLOR)
     colors = np.rint(255 + strength * (hue - 255)).astype(np.uint8)
     side = 2 * CELL + GAP
     page = _numbered(_painted(sketch, labels, colors, side), labels, numbers)
@@ -167,7 +167,8 @@ def _fusion_panel(
     rows = [text_block(heading, width - side - 2 * GAP, LETTERS)]
     for i, number in enumerate(numbers):
         line, *rest = wrap(first[i], room, LETTERS - 2)
-        rows.append(_fusion_bar(number, *fusion[i].tolist(), f"{line} …" if rest else line, room))
+        alpha, beta = fusion[i].tolist()
+        rows.append(_fusion_bar(number, alpha, beta, f"{line} …" if rest else line, room))
     title = "Fusion by region: share of the sketch (α, blue) and of the text (β, orange)"
     panel = beside([page, below(rows, gap=4)], gap=2 * GAP)
     return below([text_block(title, width, LETTERS), panel])

@@ -71,6 +71,8 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
         if not isinstance(value, str | int | float):
             raise UserError(f"{path} has {name} = {value!r}; give --{name}, which overrides it.")
         flags[name] = str(value)
+    # Outputs that do not record it show whole pages.
+    flags["crop"] = str(bool(found.get("crop", False)))
     for name in INPUT_FILES:
         if found.get(name) is not None and name not in given:
             flags[name] = str(found[name])

@@ -113,7 +113,7 @@ def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_pat
     row, output, options = rows[1], tmp_path / "out", pipeline.options(steps=2)
 
     def drawn(row, neck_splits=1.0):
-        return run_batch(pipeline, [row], output, options, 4, FACTS, neck_splits).drawn
+        return run_batch(pipeline, [row], output, options, 4, FACTS, neck_splits=neck_splits).drawn
 
     assert drawn(row) == ["row1"] and drawn(row) == []
     for changed in (row._replace(negative_prompt=""), row._replace(region_prompts={})):
