@@ -34,7 +34,7 @@ from benchmarks.machine import cpu_model, versions
 from benchmarks.report import table, write_json
 from benchmarks.timing import ROOT
 from ragaf_jax.compilation_cache import keep_compiled
-from ragaf_jax.demo.session import SHOWN
+from ragaf_jax.demo.generation import SHOWN
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.lettering import enlarge
 from ragaf_jax.palette import PALETTE
@@ -117,9 +117,10 @@ def visit(address: str, asked: list[Asked], until: float, count: tqdm) -> list[b
     client, right = Client(address, verbose=False), list[bool]()
     while not right or time.monotonic() < until:
         one = asked[len(right) % len(asked)]
-        client.predict(handle_file(one.sketch), api_name="/uploaded")
-        *_, shown, _ = client.predict(one.prompt, "", one.seed, STEPS, api_name="/drawn")
-        right.append(np.array_equal(np.asarray(Image.open(shown).convert("RGB")), one.expected))
+        client.predict(handle_file(one.sketch), api_name="/upload")
+        _, images, *_ = client.predict(one.prompt, "", one.seed, 1, STEPS, api_name="/generate")
+        shown = np.asarray(Image.open(images[0]["image"]).convert("RGB"))
+        right.append(np.array_equal(shown, one.expected))
         count.update()
     client.close()
     return right

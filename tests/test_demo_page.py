@@ -1,4 +1,4 @@
-"""The page in a real browser: drawn with the mouse, spoken of, watched, cancelled."""
+"""The page in a real browser: sketched with the mouse, prompted, watched, cancelled."""
 
 import contextlib
 import io
@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from fakes import random_stage, save_stage
+from fakes import WORDS, random_stage, save_stage
 from hostile_files import hostile_files
 from PIL import Image
 from ports import reserve_port
@@ -25,7 +26,8 @@ gradio_client = pytest.importorskip("gradio_client")
 ROOT = Path(__file__).parents[1]
 PRETRAINED = ROOT / "pretrained" / "openmoji"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WAIT = 180_000  # ms: the first picture is compiled
+WAIT = 180_000  # ms: the first image is compiled
+SCREEN = {"width": 1366, "height": 768}
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +73,7 @@ def address(tmp_path_factory):
 
 @contextlib.contextmanager
 def opened(address):
-    """The page in Chromium, with the brush chosen."""
+    """The page in Chromium, on a small screen."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine")
     playwright = pytest.importorskip("playwright.sync_api")
@@ -79,12 +81,12 @@ def opened(address):
         browser = browsers.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
-        page = browser.new_page(viewport={"width": 1500, "height": 1200})
+        page = browser.new_page(viewport=SCREEN)
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         page.wait_for_selector("#canvas canvas", timeout=WAIT)
-        page.get_by_label("Brush").first.click()
+        page.wait_for_selector("#canvas [aria-label=Brush].highlight", timeout=WAIT)
         yield page
         browser.close()
         # Nothing is loaded from elsewhere.
@@ -124,64 +126,112 @@ def stroke(page, *points):
     page.mouse.up()
 
 
+def status(page, text):
+    """Waits until the status has this text, or is empty."""
+    value = "document.querySelector('#status').innerText.trim()"
+    wanted = f"{value}.includes({text!r})" if text else f"{value} === ''"
+    page.wait_for_function(wanted, timeout=WAIT)
+
+
+def upload(page, file):
+    with page.expect_file_chooser() as chooser:
+        page.locator("#upload").click()
+    chooser.value.set_files(file)
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def assert_on_one_screen(page):
+    """Nothing is to be scrolled, and what matters lies inside the window."""
+    root = "document.documentElement"
+    sizes = page.evaluate(f"[{root}.scrollWidth, {root}.scrollHeight]")
+    assert sizes == [SCREEN["width"], SCREEN["height"]]
+    for name in ("canvas", "regions", "apply", "inputs", "results", "generate", "status"):
+        box = page.locator(f"#{name}").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= SCREEN["width"], name
+        assert box["y"] >= 0 and box["y"] + box["height"] <= SCREEN["height"], name
+    assert min(page.locator("#results").bounding_box()[side] for side in ("width", "height")) > 480
+
+
 def generate(page, region_prompt, prompt):
     """Draws a square, prompts for its inside, and waits for the images."""
-    stroke(page, (0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8), (0.2, 0.2))
+    stroke(page, (0.3, 0.2), (0.7, 0.2), (0.7, 0.8), (0.3, 0.8), (0.3, 0.2))
     regions = picture(page, "regions")
     assert min(regions.shape[:2]) >= 512
     page.locator("#regions img").click()  # in the middle, where the square is
     page.wait_for_function(
-        "document.querySelector('#words').innerText.includes('Words for region 0')", timeout=WAIT
+        "document.querySelector('#region_prompt').innerText.includes('(region ')", timeout=WAIT
     )
-    page.locator("#words textarea, #words input").fill(region_prompt)
-    page.locator("#speak").click()
+    page.locator("#region_prompt textarea, #region_prompt input").fill(region_prompt)
+    page.locator("#apply").click()
     page.wait_for_function(
-        f"document.querySelector('#spoken').innerText.includes('{region_prompt}')", timeout=WAIT
+        f"document.querySelector('#region_prompts').innerText.includes('{region_prompt}')",
+        timeout=WAIT,
     )
     page.locator("#prompt textarea, #prompt input").fill(prompt)
-    page.locator("#draw").click()
-    page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('step')", timeout=WAIT
-    )
-    page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('Done.')", timeout=WAIT
-    )
+    page.locator("#generate").click()
+    status(page, "step")
+    status(page, "Done in ")
 
 
-def test_a_sketch_and_a_region_prompt_become_images(page_of_small_stages):
+def test_a_sketch_and_a_region_prompt_become_images(page_of_small_stages, tmp_path):
     page = page_of_small_stages
+    assert_on_one_screen(page)
+    for label in ("Prompt", "Negative prompt", "Region prompt"):
+        assert page.get_by_label(label, exact=True).is_visible(), label
+    assert "native size 16 × 16 px" in page.locator("#title").inner_text()
+    tab(page, "Words that the model knows")
+    assert page.locator("#words").inner_text().split() == sorted(WORDS)
+    page.locator("#generate").click()
+    page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)
+    status(page, "")  # "Queued …" would stay for ever
+    tab(page, "Settings")
+    page.get_by_label("Images").fill("2")
+    assert_on_one_screen(page)
+    tab(page, "Prompt")
     generate(page, "red middle", "a house")
-    for name in ("stage1", "stage2", "attention"):
+    assert page.locator("#result img").count() == 2
+    assert picture(page, "result").std() > 0
+    assert_on_one_screen(page)
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    names = zipfile.ZipFile(download.value.path()).namelist()
+    assert {"ragaf_seed0/images/0.png", "ragaf_seed0/images/1.png"} <= set(names)
+    for title, name in (("Stage 1", "stage1"), ("Attention", "attention")):
+        tab(page, title)
         assert picture(page, name).std() > 0
+    assert_on_one_screen(page)
 
 
 @pytest.mark.browser
 def test_what_is_drawn_and_said_comes_back(page):
     generate(page, "large red in the middle", "square")
-    drawn = picture(page, "stage2")
+    drawn = picture(page, "result")
     side = len(drawn)
     middle = drawn[side // 3 : -side // 3, side // 3 : -side // 3].reshape(-1, 3)
     assert PALETTE[nearest(np.median(middle, 0)[None].astype(np.uint8))[0]] == "red"
     corner = np.median(drawn[: side // 10, : side // 10].reshape(-1, 3), 0)
     assert PALETTE[nearest(corner[None].astype(np.uint8))[0]] == "white"
+    tab(page, "Attention")
     assert picture(page, "attention").shape[0] > 200
 
 
 @pytest.mark.browser
 def test_an_uploaded_sketch_is_what_the_command_draws(page, tmp_path):
     sketch, prompt = ROOT / "docs" / "images" / "ping_pong.png", "ball: large pink at the top"
-    page.locator("#upload input[type=file]").set_input_files(sketch)
+    upload(page, sketch)
     picture(page, "regions")
     page.locator("#prompt textarea, #prompt input").fill(prompt)
-    page.locator("#draw").click()
-    page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('Done.')", timeout=WAIT
-    )
+    page.locator("#generate").click()
+    status(page, "Done in ")
     command = [sys.executable, "-m", "ragaf_jax.sample", *stages(), f"--sketch={sketch}"]
     command += [f"--prompt={prompt}", f"--output={tmp_path / 'out'}", "--seed=0"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    for name in ("stage1", "stage2"):
-        expected = np.array(Image.open(tmp_path / "out" / f"{name}_output.png"))
+    for title, name, file in (("Result", "result", "stage2"), ("Stage 1", "stage1", "stage1")):
+        tab(page, title)
+        expected = np.array(Image.open(tmp_path / "out" / f"{file}_output.png"))
         shown = picture(page, name)
         factor = len(shown) // len(expected)
         np.testing.assert_array_equal(shown[::factor, ::factor], expected)
@@ -189,27 +239,21 @@ def test_an_uploaded_sketch_is_what_the_command_draws(page, tmp_path):
 
 @pytest.mark.browser
 def test_what_is_no_sketch_is_said_and_what_runs_can_be_cancelled(page, tmp_path):
-    page.locator("#draw").click()
+    page.locator("#generate").click()
     page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)
     bad = tmp_path / "sketch.png"
     bad.write_bytes(b"no picture")
-    page.locator("#upload input[type=file]").set_input_files(bad)
+    upload(page, bad)
     page.get_by_text("is not an image").first.wait_for(timeout=WAIT)
     stroke(page, (0.3, 0.3), (0.7, 0.3), (0.5, 0.7), (0.3, 0.3))
     picture(page, "regions")
-    page.locator("#draw").click()
-    page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('step')", timeout=WAIT
-    )
+    page.locator("#generate").click()
+    status(page, "step")
     page.locator("#cancel").click()
-    page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('Cancelled')", timeout=WAIT
-    )
+    status(page, "Cancelled")
     # And the next one is drawn: nothing of the cancelled one arrives in between.
-    page.locator("#draw").click()
-    page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('Done.')", timeout=WAIT
-    )
+    page.locator("#generate").click()
+    status(page, "Done in ")
 
 
 @pytest.mark.browser
@@ -220,14 +264,24 @@ def test_an_example_is_taken_with_its_prompt(page):
     said = page.locator("#prompt textarea, #prompt input")
     page.wait_for_function("document.querySelector('#prompt textarea, #prompt input').value != ''")
     assert said.input_value() == file.read_text().strip()
+    # It is on the canvas, with the brush in hand: a stroke adds to it.
+    before = picture(page, "regions")
+    source = page.locator("#regions img").get_attribute("src")
+    stroke(page, (0.25, 0.15), (0.75, 0.15))
+    page.wait_for_function(
+        f"document.querySelector('#regions img').src !== {source!r}", timeout=WAIT
+    )
+    page.wait_for_timeout(2000)
+    added = picture(page, "regions").astype(int) - before
+    assert (added[: len(added) // 4] < -100).any() and (before < 100).any()
 
 
 def drawn(client, sketch, prompt="ball", seed=0, **asked):
-    """Stage 2's picture, as a visitor without a browser gets it."""
-    client.predict(gradio_client.handle_file(sketch), api_name="/uploaded")
-    settings = {"param_4": 2} | asked
-    *_, shown, _ = client.predict(prompt, "", seed, **settings, api_name="/drawn")
-    return np.asarray(Image.open(shown))
+    """The image of Stage 2, as a visitor without a browser gets it."""
+    client.predict(gradio_client.handle_file(sketch), api_name="/upload")
+    settings = {"param_5": 2} | asked  # steps
+    _, images, *_ = client.predict(prompt, "", seed, **settings, api_name="/generate")
+    return np.asarray(Image.open(images[0]["image"]))
 
 
 @pytest.mark.browser
@@ -242,9 +296,10 @@ def test_after_all_that_nobody_should_send_the_server_serves(address, tmp_path):
         (good, {"prompt": text}) for text in ("house " * 10_000, "\x1b[31m\x07\u202e", "🏠" * 999)
     ]
     asked += [(good, {"seed": seed}) for seed in (-1, 2**32, 10**30, 1.5, None)]
-    names = [f"param_{i}" for i in range(4, 11)]
+    names = [f"param_{i}" for i in range(4, 12)]
     values = float("nan"), float("inf"), -1, 2.5, 10**30
     asked += [(good, {name: value}) for name in names for value in values]
+    asked += [(good, {"param_4": None})]  # an empty field
     # What no browser sends: Gradio itself refuses it, in its own words.
     unlike = [(good, {name: value}) for name in names for value in (None, "abc", [1], {"a": 1})]
     assert len(asked) + len(unlike) > 100

@@ -1,1 +1,1 @@
-"""A page in the browser: draw, see the regions, give them words, watch the picture come."""
+"""A page in the browser: sketch, see its regions, prompt and merge them, watch the sampling."""

@@ -2,8 +2,7 @@
 
     python -m ragaf_jax.demo --stage1=pretrained/openmoji/stage1 --stage2=pretrained/openmoji/stage2
 
-Only this machine reaches it, unless --host says otherwise. It needs an extra:
-pip install -e '.[demo]'
+Only this machine reaches it, unless --host is given. It needs an extra: pip install -e '.[demo]'
 """
 
 import contextlib
@@ -17,11 +16,13 @@ from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.paths import PATH
 
 FLAGS = flags.FLAGS
-flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2.")
-flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it draws from noise.")
-flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for everybody's access.")
+flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; alone, its image is the result.")
+flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it samples from noise.")
+flags.DEFINE_string(
+    "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for access from other machines."
+)
 flags.DEFINE_integer("port", 7860, "Port to listen at; 0 for any that is free.", lower_bound=0)
-flags.DEFINE_integer("queue", 16, "Visitors who may wait; others are told to come back.", 1)
+flags.DEFINE_integer("queue", 16, "Visitors who may wait; any more get an error.", 1)
 flags.DEFINE(
     PATH,
     "examples",
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{argv[1]!r} belongs to no flag.")
     logging.set_verbosity(logging.WARNING)
     if FLAGS.stage1 is None and FLAGS.stage2 is None:
-        raise UserError("There is nothing to draw with; give --stage1, --stage2 or both.")
+        raise UserError("There is no stage to sample with; give --stage1, --stage2 or both.")
     if importlib.util.find_spec("gradio") is None:
         raise UserError("The page needs gradio; run: pip install -e '.[demo]'")
     from ragaf_jax.sampling.rows import read_rows
@@ -50,7 +51,8 @@ def main(argv: list[str]) -> None:
         # Nobody has named this folder, and it may be of something else.
         with contextlib.suppress(UserError):
             rows = read_rows(Path(FLAGS.stage2).absolute().parent / "examples", None)
-    from ragaf_jax.demo.app import THEME, build
+    from ragaf_jax.demo.app import build
+    from ragaf_jax.demo.style import CSS, THEME
     from ragaf_jax.sampling.pipeline import Pipeline
     from ragaf_jax.training.heap import keep_freed_memory
 
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> None:
             server_name=FLAGS.host,
             server_port=FLAGS.port or None,
             theme=THEME,
+            css=CSS,
             max_file_size=LARGEST,
             footer_links=[],
             ssr_mode=False,

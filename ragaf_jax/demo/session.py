@@ -1,169 +1,182 @@
-"""What happens between page and pipeline: plain functions, which know nothing of the browser."""
+"""What one visitor has done: sketch, merged regions, region prompts. Pure, without a browser."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from ragaf_jax.demo.matching import match_regions
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.draw import draw_regions
-from ragaf_jax.lettering import Picture, enlarge
-from ragaf_jax.sampling.attention_figure import attention_maps
-from ragaf_jax.sampling.drawn import Finished, result_of
-from ragaf_jax.sampling.options import check_seed
-from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.request import SketchPage, wording
-from ragaf_jax.sketch_input import read_sketch
+from ragaf_jax.lettering import Picture
+from ragaf_jax.sampling.numbered import NumberedRegions, merged
+from ragaf_jax.sampling.request import SketchPage
 
-# Least side of the pictures that are shown, px.
-SHOWN = 256
+HIGHLIGHT = (255, 80, 0)  # of the chosen region's border
 
 
 class Session(NamedTuple):
-    """What one visitor has done so far.
+    """One visitor's sketch and what belongs to its regions.
 
     Attributes:
-      drawing: the sketch and its regions; None before anything is drawn.
-      words: of regions, by their numbers.
-      chosen: the number of the region that is spoken of; None where none is.
+      page: the sketch and its regions, some of them merged; None before there is a sketch.
+      found: the regions before any were merged.
+      merges: numbers in `found` of the regions that became one.
+      prompts: of regions, by their numbers.
+      chosen: the number of the chosen region; None where none is.
+      merging: whether the next region that is clicked is merged with the chosen one.
+      notice: a sentence about what the last change of the sketch removed; may be empty.
     """
 
-    drawing: SketchPage | None = None
-    words: Mapping[int, str] = {}
+    page: SketchPage | None = None
+    found: NumberedRegions | None = None
+    merges: tuple[tuple[int, ...], ...] = ()
+    prompts: Mapping[int, str] = {}
     chosen: int | None = None
+    merging: bool = False
+    notice: str = ""
 
-    def choose(self, x: float, y: float) -> "Session":
-        """The region at a place of the page, in shares of its sides, is spoken of."""
-        if self.drawing is None:
+    def resketch(self, page: SketchPage | None) -> "Session":
+        """The session with a changed sketch.
+
+        Merges, prompts and the choice stay with the regions that still exist; see `match_regions`.
+        """
+        if page is None:
+            return Session()
+        if self.page is None or self.found is None:
+            return Session(page, page.numbered)
+        kept = match_regions(self.found, page.numbered)
+        groups = [[kept[number] for number in group if number in kept] for group in self.merges]
+        merges = tuple(tuple(sorted(group)) for group in groups if len(group) > 1)
+        after = _with_merges(page, page.numbered, merges)
+        kept = match_regions(self.page.numbered, after.numbered)
+        prompts = {kept[number]: text for number, text in self.prompts.items() if number in kept}
+        lost = ", ".join(str(number) for number in sorted(self.prompts) if number not in kept)
+        notice = f"Removed with their regions: the prompts of {lost}." if lost else ""
+        chosen = None if self.chosen is None else kept.get(self.chosen)
+        return Session(after, page.numbered, merges, prompts, chosen, notice=notice)
+
+    def click(self, x: float, y: float) -> "Session":
+        """Chooses the region at a place of the page, or merges it with the chosen one.
+
+        Args:
+          x, y: in shares of the page's sides.
+        """
+        if self.page is None:
             return self
-        labels = self.drawing.numbered.regions.labels
+        labels = self.page.numbered.regions.labels
         row, column = (min(int(share * len(labels)), len(labels) - 1) for share in (y, x))
-        return self._replace(chosen=self.drawing.numbered.numbers[labels[row, column]])
+        number = self.page.numbered.numbers[labels[row, column]]
+        if not self.merging or self.chosen is None:
+            return self._replace(chosen=number)
+        return self._merge(self.chosen, number)._replace(merging=False)
 
-    def speak(self, phrase: str) -> "Session":
-        """The chosen region has these words; without any, it has none of its own.
+    def begin_merge(self) -> "Session":
+        """The next region that is clicked is merged with the chosen one; a second call cancels.
 
         Raises:
           UserError: no region is chosen.
         """
-        if self.chosen is None:
-            raise UserError("No region is chosen; click one in the picture of the regions.")
-        words = {number: said for number, said in self.words.items() if number != self.chosen}
-        if phrase.strip():
-            words[self.chosen] = phrase.strip()
-        return self._replace(words=words)
+        self._chosen()
+        return self._replace(merging=not self.merging)
+
+    def unmerge(self) -> "Session":
+        """The chosen region as the regions that it was merged from.
+
+        Raises:
+          UserError: no region is chosen, or it was not merged.
+        """
+        number = self._chosen()
+        rest = tuple(group for group in self.merges if number not in group)
+        if len(rest) == len(self.merges):
+            raise UserError(
+                f"Region {number} was not merged; choose one that was made of several regions."
+            )
+        return self._with(rest)._replace(merging=False)
+
+    def apply(self, text: str) -> "Session":
+        """The chosen region with this prompt; an empty text removes it.
+
+        Raises:
+          UserError: no region is chosen.
+        """
+        number = self._chosen()
+        prompts = {other: text for other, text in self.prompts.items() if other != number}
+        if text.strip():
+            prompts[number] = text.strip()
+        return self._replace(prompts=prompts)
+
+    @property
+    def prompt(self) -> str:
+        """The chosen region's prompt; may be empty."""
+        return "" if self.chosen is None else self.prompts.get(self.chosen, "")
 
     @property
     def figure(self) -> Picture | None:
-        """The regions with their numbers."""
-        if self.drawing is None:
+        """The regions with their numbers, the chosen one with a thick border."""
+        if self.page is None:
             return None
-        return draw_regions(self.drawing.page, *self.drawing.numbered)
+        numbered = self.page.numbered
+        figure = draw_regions(self.page.page, *numbered)
+        if self.chosen is None:
+            return figure
+        chosen = numbered.regions.labels == numbered.id_of(self.chosen)
+        return highlighted(figure, chosen.astype(np.uint8))
 
-    @property
-    def spoken(self) -> str:
-        """The words of regions, in Markdown."""
-        if not self.words:
-            return "No region has words of its own."
-        return "\n".join(f"- **{number}**: {self.words[number]}" for number in sorted(self.words))
+    def _chosen(self) -> int:
+        if self.chosen is None:
+            raise UserError("No region is chosen; click one in the picture of the regions.")
+        return self.chosen
 
+    def _merge(self, one: int, other: int) -> "Session":
+        """The merged region keeps the prompt of `one`, or else that of `other`."""
+        if one == other:
+            return self
+        parts = {number: {number} for number in (one, other)}
+        rest = []
+        for group in self.merges:
+            number = min(group)
+            if number in parts:
+                parts[number] = set(group)
+            else:
+                rest.append(group)
+        whole = tuple(sorted(parts[one] | parts[other]))
+        prompts = dict(self.prompts)
+        texts = [prompts.pop(number) for number in (one, other) if number in prompts]
+        if texts:
+            prompts[whole[0]] = texts[0]
+        return self._with((*rest, whole))._replace(prompts=prompts, chosen=whole[0])
 
-class Shown(NamedTuple):
-    """What is on the page while it is drawn, and at the end.
-
-    Attributes:
-      status: where it stands, or what is to be noticed, in Markdown.
-      stage1, stage2: pictures, or what is expected of them by now.
-      attention: the heat maps.
-    """
-
-    status: str
-    stage1: Picture | None = None
-    stage2: Picture | None = None
-    attention: Picture | None = None
-
-
-def begun(pipeline: Pipeline, grey: UInt8[np.ndarray, "h w"] | None) -> Session:
-    """A session with this sketch, without words; grey is dark on light, or light on dark."""
-    if grey is None or grey.min() == grey.max():
-        return Session()
-    return Session(pipeline.page(read_sketch(grey, pipeline.page_size, crop=True)))
-
-
-def flattened(layers: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w"]:
-    """What a visitor has drawn, in RGBA, on white paper."""
-    rgb, opacity = layers[..., :3].astype(np.float32), layers[..., 3:].astype(np.float32) / 255
-    flat = rgb * opacity + 255 * (1 - opacity)
-    return np.rint(flat @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
+    def _with(self, merges: tuple[tuple[int, ...], ...]) -> "Session":
+        assert self.page is not None and self.found is not None
+        return self._replace(page=_with_merges(self.page, self.found, merges), merges=merges)
 
 
-def draw(
-    pipeline: Pipeline,
-    session: Session,
-    prompt: str,
-    negative_prompt: str,
-    seed: int | None,
-    **asked: Any,
-) -> Iterator[Shown]:
-    """Draws, and shows every step; who stops asking has cancelled it.
+def _with_merges(
+    page: SketchPage, found: NumberedRegions, merges: tuple[tuple[int, ...], ...]
+) -> SketchPage:
+    return page._replace(numbered=merged(found, merges))
+
+
+def highlighted(figure: Picture, region: UInt8[np.ndarray, "s s"]) -> Picture:
+    """The figure with a thick line inside the border of one region.
 
     Args:
-      pipeline: the stages.
-      session: sketch and words of regions.
-      prompt, negative_prompt: may be empty.
-      seed: as in `Pipeline`.
-      **asked: fields of `Options`.
-
-    Raises:
-      UserError: there is no sketch, or a setting is out of its range.
+      figure: of a multiple of the region's size.
+      region: 1 where the region is, 0 elsewhere.
     """
-    if session.drawing is None:
-        raise UserError("There is no sketch yet; draw one or upload a picture of one.")
-    check_seed(seed)
-    assert seed is not None
-    drawing, options = session.drawing, pipeline.options(**asked)
-    told = pipeline.tell(drawing, prompt, session.words, negative_prompt)
-    pictures: dict[int, Picture] = {}
-    yield Shown("Compiling, where this has not been drawn before …")
-    for event in pipeline.stream([told], [seed], options, every=1):
-        if isinstance(event, Finished):
-            yield _finished(session, told, event, prompt, negative_prompt, seed, options)
-            return
-        if event.preview is not None:
-            pictures[event.stage] = enlarge(event.preview[0], SHOWN)
-        status = f"Stage {event.stage}, step {event.step} of {event.steps}"
-        yield Shown(status, pictures.get(1), pictures.get(2))
-
-
-def _finished(
-    session: Session,
-    told: Any,
-    finished: Finished,
-    prompt: str,
-    negative_prompt: str,
-    seed: int,
-    options: Any,
-) -> Shown:
-    assert session.drawing is not None
-    words = wording(prompt, session.words, negative_prompt)
-    settings = {**words, "seed": seed, **dataclasses.asdict(options)}
-    result = result_of(session.drawing, told, finished, settings, {})
-    last = enlarge(result.images[0], SHOWN)
-    first = None if result.coarse is None else enlarge(result.coarse[0], SHOWN)
-    attention = None
-    if result.attention is not None and result.fusion is not None:
-        attention = attention_maps(
-            result.sketch_page.page,
-            result.regions.labels,
-            result.attention[0],
-            result.pieces,
-            result.fusion[:, 0].mean(0),
-            result.numbers,
-            told.wishes.texts[0],
-        )
-    status = "\n\n".join(["Done.", *result.notices])
-    if options.stages == "1":
-        return Shown(status, last)
-    return Shown(status, first, last, attention)
+    size = figure.shape[1], figure.shape[0]
+    mask = cv2.resize(region, size, interpolation=cv2.INTER_NEAREST)
+    width = max(3, figure.shape[0] // 85)
+    # Beyond the page counts as outside, so that a region at its edge has a border there too.
+    inner = cv2.erode(
+        mask,
+        np.ones((2 * width + 1,) * 2, np.uint8),
+        borderType=cv2.BORDER_CONSTANT,
+        borderValue=0,
+    )
+    result = figure.copy()
+    result[(mask > 0) & (inner == 0)] = HIGHLIGHT
+    return result

@@ -114,10 +114,10 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
             raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")
 
 
-def check_count(count: int) -> None:
+def check_count(count: Any) -> None:
     """Refuses a number of images that cannot be sampled."""
-    if not 1 <= count <= MOST:
-        raise UserError(f"count is {count}; choose 1 to {MOST} pictures.")
+    if not (isinstance(count, numbers.Integral) and 1 <= int(count) <= MOST):
+        raise UserError(f"count is {count}; choose 1 to {MOST} images.")
 
 
 def setting_notices(settings: Mapping[str, Any]) -> list[str]:

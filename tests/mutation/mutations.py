@@ -445,6 +445,18 @@ MUTATIONS = (
     ),
     # Sampling.
     Mutation(
+        "ragaf_jax/demo/matching.py",
+        "np.where(old.background[:, None] == new.background, shared / union, 0)",
+        "shared / union",
+        "on the page, the prompt of the sky moves into a frame drawn around it",
+    ),
+    Mutation(
+        "ragaf_jax/demo/session.py",
+        "prompts = {kept[number]: text for",
+        "prompts = {number: text for",
+        "on the page, a new stroke moves prompts to other regions",
+    ),
+    Mutation(
         "ragaf_jax/sampling/batch.py",
         "own = seed if row.seed is None else row.seed",
         "own = row.seed or seed",

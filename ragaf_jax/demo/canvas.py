@@ -1,0 +1,58 @@
+"""Between the page's canvas and the pages of sketches on which regions are found."""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ragaf_jax.demo.session import Session
+from ragaf_jax.lettering import enlarge
+from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sketch_input import read_sketch, resize_keeping_lines
+
+LEAST_SIDE = 512  # px of the canvas
+
+
+def canvas_side(page_size: int) -> int:
+    """Side of the canvas, px: a whole multiple of the page's, so that a page survives it as is."""
+    return page_size * -(-LEAST_SIDE // page_size)
+
+
+def upload_sketch(pipeline: Pipeline, grey: UInt8[np.ndarray, "h w"]) -> Session:
+    """A new session with a sketch of any size and polarity, cropped where its subject is small."""
+    if grey.min() == grey.max():
+        return Session()
+    return Session().resketch(pipeline.page(read_sketch(grey, pipeline.page_size, crop=True)))
+
+
+def read_canvas(
+    pipeline: Pipeline, session: Session, layers: UInt8[np.ndarray, "h w 4"] | None
+) -> Session:
+    """The session with what is on the canvas; unchanged where this is the session's sketch.
+
+    Args:
+      pipeline: finds the regions.
+      session: before.
+      layers: RGBA of background and strokes; None for an empty canvas.
+    """
+    side = pipeline.page_size
+    if layers is None:
+        return Session()
+    page = resize_keeping_lines(flattened(layers), side, side)
+    if page.min() == page.max():
+        return Session()
+    if session.page is not None and np.array_equal(page, session.page.page):
+        return session
+    return session.resketch(pipeline.page(page))
+
+
+def on_canvas(session: Session, page_size: int) -> UInt8[np.ndarray, "side side 3"] | None:
+    """The session's sketch as the canvas holds it; None without one."""
+    if session.page is None:
+        return None
+    return enlarge(session.page.page, canvas_side(page_size))
+
+
+def flattened(layers: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w"]:
+    """RGBA on white paper, as luminance."""
+    rgb, opacity = layers[..., :3].astype(np.float32), layers[..., 3:].astype(np.float32) / 255
+    flat = rgb * opacity + 255 * (1 - opacity)
+    return np.rint(flat @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)

@@ -1,0 +1,138 @@
+"""From a session to images: what the page shows at each step, and the files at the end."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ragaf_jax.demo.session import Session
+from ragaf_jax.errors import UserError
+from ragaf_jax.lettering import Picture, enlarge
+from ragaf_jax.sampling.attention_figure import attention_maps
+from ragaf_jax.sampling.drawn import Finished, Pictures, Result, joined, result_of
+from ragaf_jax.sampling.options import check_count, check_seed
+from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.request import wording
+
+# Least side of the images that are shown, px.
+SHOWN = 256
+
+STARTING = "Compiling: usually up to a minute the first time …"
+
+
+class Shown(NamedTuple):
+    """What the page shows while images are sampled, and at the end.
+
+    Attributes:
+      status: progress, or notices at the end, in Markdown.
+      images: images of the last stage so far, or a preview, enlarged.
+      coarse: the same of Stage 1, where Stage 2 follows.
+      attention: heat maps of the first image, at the end.
+      result: at the end.
+    """
+
+    status: str
+    images: Sequence[Picture] = ()
+    coarse: Sequence[Picture] = ()
+    attention: Picture | None = None
+    result: Result | None = None
+
+
+def generate(
+    pipeline: Pipeline,
+    session: Session,
+    prompt: str,
+    negative_prompt: str,
+    seed: int | None,
+    count: int = 1,
+    **asked: Any,
+) -> Iterator[Shown]:
+    """Samples images and shows every step; closing the iterator cancels.
+
+    Args:
+      pipeline: the stages.
+      session: sketch and region prompts.
+      prompt, negative_prompt: may be empty.
+      seed: of the first image; the next ones have seed + 1 …
+      count: images.
+      **asked: fields of `Options`.
+
+    Raises:
+      UserError: there is no sketch, or a setting is out of its range.
+    """
+    page = session.page
+    if page is None:
+        raise UserError("There is no sketch yet; draw one or upload a picture of one.")
+    check_seed(seed)
+    check_count(count)
+    assert seed is not None
+    seeds = [seed + i for i in range(count)]
+    check_seed(seeds[-1])
+    options = pipeline.options(**asked)
+    request = pipeline.tell(page, prompt, session.prompts, negative_prompt)
+    yield Shown(STARTING)
+    began, pieces = time.perf_counter(), list[Finished]()
+    for i in range(0, count, pipeline.together):
+        some = seeds[i : i + pipeline.together]
+        place = f"Image {i + 1} of {count}: " if count > 1 else ""
+        coarse: list[Picture] = []
+        for event in pipeline.stream([request] * len(some), some, options, every=1):
+            if isinstance(event, Finished):
+                pieces.append(event)
+                break
+            before, preview = _shown_so_far(pieces), _enlarged(event.preview)
+            if event.stage == 1:
+                coarse = preview if options.stages == "both" else []
+            yield Shown(
+                f"{place}Stage {event.stage}, step {event.step} of {event.steps}",
+                [*before.images, *preview],
+                [*before.coarse, *coarse],
+            )
+    seconds = time.perf_counter() - began
+    settings = {
+        **wording(prompt, session.prompts, negative_prompt),
+        "seed": seed,
+        "count": count,
+        **dataclasses.asdict(options),
+    }
+    result = result_of(page, request, joined(pieces), settings, {"sampling": seconds})
+    yield _shown_so_far(pieces)._replace(
+        status="\n\n".join([f"Done in {seconds:.1f} s.", *result.notices]),
+        attention=_attention(result),
+        result=result,
+    )
+
+
+def write_archive(result: Result, folder: Path) -> Path:
+    """All files of a result, as `Result.save` writes them, in a .zip in this folder."""
+    name = f"ragaf_seed{result.settings['seed']}"
+    result.save(folder / name)
+    return Path(shutil.make_archive(str(folder / name), "zip", folder, name))
+
+
+def _shown_so_far(pieces: Sequence[Finished]) -> Shown:
+    if not pieces:
+        return Shown("")
+    done = joined(pieces)
+    return Shown("", _enlarged(done.images), _enlarged(done.coarse))
+
+
+def _enlarged(images: Pictures | None) -> list[Picture]:
+    return [] if images is None else [enlarge(image, SHOWN) for image in images]
+
+
+def _attention(result: Result) -> Picture | None:
+    """The first image's heat maps; None without RAGAF."""
+    if result.attention is None or result.fusion is None:
+        return None
+    return attention_maps(
+        result.sketch_page.page,
+        result.regions.labels,
+        result.attention[0],
+        result.pieces,
+        result.fusion[:, 0].mean(0),
+        result.numbers,
+        result.request.wishes.texts[0],
+    )

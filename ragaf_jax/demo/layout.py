@@ -1,0 +1,256 @@
+"""What the page consists of, and where it stands. No behaviour: see `events`."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from ragaf_jax.demo.canvas import canvas_side
+from ragaf_jax.demo.session import Session
+from ragaf_jax.diffusion.samplers import SAMPLERS
+from ragaf_jax.sampling.options import STAGES
+from ragaf_jax.sampling.pipeline import Pipeline
+
+TITLE = "RAGAF-JAX"
+REGION_PROMPT = "Region prompt"
+MOST_IMAGES = 9  # of one request: three rows of three are all visible
+KEPT = 600, 3600  # s: every so often, uploads and images of such an age are deleted
+
+SAMPLER_NAMES = {
+    "ddim": "DDIM",
+    "dpm_solver_pp_2m": "DPM-Solver++ 2M",
+    "euler": "Euler",
+    "ddpm": "DDPM",
+}
+STAGE_NAMES = {"both": "Both", "1": "Stage 1", "2": "Stage 2"}
+
+# Images take what the height of the window leaves.
+SKETCH_HEIGHT, RESULT_HEIGHT = "calc(max(660px, 100vh) - 366px)", "calc(max(660px, 100vh) - 250px)"
+
+Example = tuple[Path, str]
+
+
+class Layout(NamedTuple):
+    """The components with which `events` connects functions."""
+
+    session: gr.State
+    canvas: gr.Sketchpad
+    upload: gr.UploadButton
+    examples: gr.Gallery
+    regions: gr.Image
+    region_prompt: gr.Textbox
+    apply: gr.Button
+    merge: gr.Button
+    unmerge: gr.Button
+    region_prompts: gr.Markdown
+    prompt: gr.Textbox
+    negative: gr.Textbox
+    settings: dict[str, Any]
+    images: gr.Gallery
+    coarse: gr.Gallery
+    attention: gr.Image
+    generate: gr.Button
+    cancel: gr.Button
+    download: gr.DownloadButton
+    status: gr.Markdown
+
+
+def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
+    """All components, within an open `gr.Blocks`."""
+    side = pipeline.leading.model.image_size
+    gr.HTML(
+        f"<b>{TITLE}</b> Sketch and text → image <span>native size {side} × {side} px</span>",
+        elem_id="title",
+        padding=False,
+    )
+    session = gr.State(Session())
+    with gr.Row():
+        with gr.Column(scale=8, min_width=560):
+            with gr.Row():
+                with gr.Column(min_width=270):
+                    sketch = _sketch(canvas_side(pipeline.page_size), examples)
+                with gr.Column(min_width=270):
+                    regions = _regions(pipeline.binds_words)
+            listed = gr.Markdown("", visible=pipeline.binds_words, elem_id="region_prompts")
+            inputs = _inputs(pipeline, examples)
+        with gr.Column(scale=5, min_width=320):
+            results = _results(len(pipeline.stages) == 2, pipeline.binds_words)
+    return Layout(session=session, region_prompts=listed, **sketch, **regions, **inputs, **results)
+
+
+def _heading(text: str) -> None:
+    gr.HTML(f'<div class="heading">{text}</div>', padding=False)
+
+
+def _sketch(side: int, examples: Sequence[Example]) -> dict[str, Any]:
+    _heading("Sketch: draw, upload or choose an example" if examples else "Sketch: draw or upload")
+    canvas = gr.Sketchpad(
+        label="Sketch",
+        show_label=False,
+        placeholder=" ",
+        height=SKETCH_HEIGHT,
+        canvas_size=(side, side),
+        fixed_canvas=True,
+        layers=False,
+        transforms=(),
+        type="numpy",
+        format="png",
+        brush=gr.Brush(default_size=6, colors=["#000000"], color_mode="fixed"),
+        eraser=gr.Eraser(default_size=24),
+        elem_id="canvas",
+    )
+    with gr.Row(elem_id="sources"):
+        upload = gr.UploadButton(
+            "Upload", type="filepath", size="sm", scale=1, min_width=80, elem_id="upload"
+        )
+        gallery = gr.Gallery(
+            [str(file) for file, _ in examples],
+            show_label=False,
+            visible=bool(examples),
+            columns=max(1, len(examples)),
+            height=40,
+            container=False,
+            scale=5,
+            min_width=200,
+            allow_preview=False,
+            interactive=False,
+            format="png",
+            buttons=[],
+            elem_id="examples",
+        )
+    return {"canvas": canvas, "upload": upload, "examples": gallery}
+
+
+def _regions(visible: bool) -> dict[str, Any]:
+    _heading("Regions: click one to describe it" if visible else "Regions")
+    regions = gr.Image(
+        show_label=False,
+        height=SKETCH_HEIGHT,
+        buttons=[],
+        interactive=False,
+        format="png",
+        elem_id="regions",
+    )
+    with gr.Row(visible=visible):
+        region_prompt = gr.Textbox(
+            label=REGION_PROMPT,
+            placeholder="click a region, describe it",
+            max_lines=1,
+            scale=3,
+            min_width=160,
+            elem_id="region_prompt",
+        )
+        with gr.Column(scale=2, min_width=120):
+            apply = gr.Button("Apply", size="sm", elem_id="apply")
+            with gr.Row():
+                merge = gr.Button("Merge", size="sm", min_width=50, elem_id="merge")
+                unmerge = gr.Button("Unmerge", size="sm", min_width=50, elem_id="unmerge")
+    return {
+        "regions": regions,
+        "region_prompt": region_prompt,
+        "apply": apply,
+        "merge": merge,
+        "unmerge": unmerge,
+    }
+
+
+def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
+    words = pipeline.leading.tokenizer.words()
+    with gr.Tabs(elem_id="inputs"):
+        with gr.Tab("Prompt"), gr.Row():
+            hint = f"for example: {examples[0][1]}" if examples else ""
+            prompt, negative = (
+                gr.Textbox(label=label, placeholder=hint, lines=3, max_lines=3, elem_id=name)
+                for label, hint, name in (
+                    ("Prompt", hint, "prompt"),
+                    ("Negative prompt", "", "negative"),
+                )
+            )
+        with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
+            settings = _settings(pipeline)
+        with gr.Tab("Words that the model knows", visible=words is not None):
+            gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
+    return {"prompt": prompt, "negative": negative, "settings": settings}
+
+
+def _results(two_stages: bool, attention_maps: bool) -> dict[str, Any]:
+    with gr.Tabs(elem_id="results"):
+        with gr.Tab("Result"):
+            images = _gallery("result")
+        with gr.Tab("Stage 1", visible=two_stages, render_children=True):
+            coarse = _gallery("stage1")
+        with gr.Tab("Attention", visible=attention_maps, render_children=True):
+            attention = gr.Image(
+                show_label=False,
+                height=RESULT_HEIGHT,
+                interactive=False,
+                format="png",
+                buttons=["fullscreen", "download"],
+                elem_id="attention",
+            )
+    with gr.Row():
+        generate = gr.Button("Generate", variant="primary", scale=3, elem_id="generate")
+        cancel = gr.Button("Cancel", scale=1, min_width=80, elem_id="cancel")
+        download = gr.DownloadButton(
+            "Download .zip", scale=2, min_width=120, interactive=False, elem_id="download"
+        )
+    status = gr.Markdown("", elem_id="status")
+    return {
+        "images": images,
+        "coarse": coarse,
+        "attention": attention,
+        "generate": generate,
+        "cancel": cancel,
+        "download": download,
+        "status": status,
+    }
+
+
+def _gallery(name: str) -> gr.Gallery:
+    return gr.Gallery(
+        show_label=False,
+        height=RESULT_HEIGHT,
+        object_fit="contain",
+        interactive=False,
+        format="png",
+        buttons=["fullscreen", "download"],
+        elem_id=name,
+    )
+
+
+def _settings(pipeline: Pipeline) -> dict[str, Any]:
+    """Seed, number of images, and the fields of `Options` with their defaults."""
+    usual, most = pipeline.options(), pipeline.leading.config.diffusion.steps
+    stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
+    samplers = [(SAMPLER_NAMES[name], name) for name in SAMPLERS]
+    names = [(STAGE_NAMES[name], name) for name in stages]
+    two = len(pipeline.stages) == 2
+
+    def number(
+        least: float, most: float, value: float, label: str, step: float, visible: bool = True
+    ) -> Any:
+        return gr.Number(
+            value,
+            label=label,
+            minimum=least,
+            maximum=most,
+            step=step,
+            visible=visible,
+            min_width=130,
+        )
+
+    return {
+        "seed": gr.Number(0, label="Seed", minimum=0, min_width=130, elem_id="seed"),
+        "count": number(1, MOST_IMAGES, 1, "Images", 1),
+        "steps": number(1, min(100, most), usual.steps, "Steps", 1),
+        "sampler": gr.Dropdown(samplers, value=usual.sampler, label="Sampler", min_width=130),
+        "stages": gr.Dropdown(
+            names, value=usual.stages, label="Stages", visible=two, min_width=130
+        ),
+        "guidance": number(0, 15, usual.guidance, "Guidance scale", 0.5),
+        "sketch_guidance": number(0, 5, usual.sketch_guidance, "Sketch guidance scale", 0.1),
+        "sketch_strength": number(0, 2, usual.sketch_strength, "Sketch strength", 0.1),
+        "strength": number(0, 1, usual.strength, "Stage 2 strength", 0.05, visible=two),
+    }
