@@ -101,11 +101,8 @@ class Checkpointer:
         self._types: dict[str, str] | None = None  # of its arrays, until it was read back
         logging.getLogger("absl").addFilter(_not_said_by_us)
         try:
-            self._manager = ocp.CheckpointManager(
-                self._folder,
-                # `wait` deletes older checkpoints.
-                options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True),
-            )
+            self._remove_unfinished()
+            self._manager = ocp.CheckpointManager(self._folder)  # `wait` deletes older checkpoints
         except OSError as problem:
             raise UserError(
                 f"{self._folder} cannot hold checkpoints ({problem.strerror}): "
@@ -236,9 +233,7 @@ class Checkpointer:
             reason = place_at_fault(problem)
             if reason is None:
                 raise
-            if jax.process_index() == 0:
-                for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(unfinished, ignore_errors=True)
+            self._remove_unfinished()
             left = checkpoints(self._folder)
             raise UserError(
                 f"the checkpoint of step {self._step} could not be written to {self._folder} "
@@ -249,6 +244,12 @@ class Checkpointer:
                     else "begins anew, as there is no checkpoint yet"
                 )
             ) from problem
+
+    def _remove_unfinished(self) -> None:
+        """Deletes what an interrupted save left; Orbax does that in a thread which may end later."""
+        if jax.process_index() == 0:
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def _damaged(self, target: Any) -> list[Path]:
         """What the first process cannot read; each by itself might go on from another checkpoint.

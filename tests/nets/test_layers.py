@@ -71,8 +71,10 @@ def test_group_norm_keeps_its_digits_at_large_means(rng, mean, outlier):
     expected = ((groups - moments[0]) / np.sqrt(moments[1] + 1e-5)).reshape(x.shape)
     variables = {"params": {"scale": jnp.ones(128), "bias": jnp.zeros(128)}}
     found = jax.jit(GroupNorm(32).apply)(variables, x)
-    # The last digits of a mean remain: PyTorch's error is 1e-6 at 30, and 4e-5 at 1000.
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6 + 1e-7 * mean)
+    # Three numbers of the mean's size are rounded: x · slope, what is added to it, and the mean.
+    # PyTorch's error is 1e-6 at 30, and 4e-5 at 1000.
+    rounding = 3 * 2**-24 * np.abs(x).max()
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6 + rounding)
 
 
 @pytest.mark.parametrize("mean", [3.0, 30.0, 100.0, 300.0])
