@@ -93,13 +93,15 @@ def test_a_new_stroke_keeps_prompts_and_merges_of_regions_that_still_exist(pipel
     wall = drawn.click(*WALL).apply("red").click(*OUTSIDE).apply("sky").click(*BALL).apply("blue")
     more = strokes()
     cv2.rectangle(more, (160, 300), (200, 400), (0, 0, 0, 255), 8)  # a door in the wall
+    cv2.rectangle(more, (20, 430), (490, 500), (0, 0, 0, 255), 8)  # larger than the ball
     after = read_canvas(pipeline, wall, more)
-    assert after.page.numbered.regions.n == 4 and after.notice == ""
+    assert after.page.numbered.regions.n == 5 and after.notice == ""
+    assert after.click(*BALL).chosen != wall.chosen  # numbers go by area
     prompts = [after.click(*place).prompt for place in (WALL, BALL, OUTSIDE)]
     assert prompts == ["red", "blue", "sky"] and len(after.prompts) == 3
     assert after.chosen == after.click(*BALL).chosen
     merged = read_canvas(pipeline, wall.begin_merge().click(*WALL), more)
-    assert merged.page.numbered.regions.n == 3
+    assert merged.page.numbered.regions.n == 4
     assert merged.click(*WALL).chosen == merged.click(*BALL).chosen
     assert merged.click(*WALL).prompt == "blue"
     # The ball is erased: its prompt goes, and a sentence says so.
