@@ -37,7 +37,7 @@ def read():
     return notebook, [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def noise(self, told, seeds, options, images=None, every=None):
+def noise(self, told, seeds, options, images=None, every=None, *, preview=True):
     """As many pictures and traces as `Pipeline.stream` draws, and as large, at once."""
     rng, count, model = np.random.default_rng(0), len(told), self.leading.model
     pictures = rng.integers(0, 256, (count, *(model.image_size,) * 2, 3)).astype(np.uint8)

@@ -28,10 +28,10 @@ def write_overview(output: Path, names: Sequence[str]) -> None:
 
     Args:
       output: the batch's folder.
-      names: of its rows; those without images are left out, and after the first `MOST` none are
-        shown. Without rows nothing is written.
+      names: of its rows; after the first `MOST` none are shown, nor are those whose images were
+        deleted. Without rows nothing is written.
     """
-    names = [name for name in names if (output / name / "sketch.png").exists()]
+    names = [name for name in names if any((output / name / file).exists() for file in _TITLES)]
     if not names:
         return
     with whole_files(output) as partial:

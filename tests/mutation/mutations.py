@@ -457,6 +457,24 @@ MUTATIONS = (
         "on the page, a new stroke moves prompts to other regions",
     ),
     Mutation(
+        "ragaf_jax/sketch_input.py",
+        "if longer >= LEAST_INK_SIDE * len(page):",
+        "if longer >= 0:",
+        "small subjects are not cropped to their ink",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/pipeline.py",
+        "[cut(image, crop) for image in images]",
+        "images",
+        "an image to begin from is not cropped with its sketch",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/phrases.py",
+        "if texts[positions[0]] != texts[before[0]]:",
+        "if False:",
+        "the texts of two regions are one phrase of the attention figure",
+    ),
+    Mutation(
         "ragaf_jax/sampling/batch.py",
         "own = seed if row.seed is None else row.seed",
         "own = row.seed or seed",
