@@ -140,6 +140,22 @@ def test_an_uploaded_sketch_on_the_canvas_is_the_same_sketch_and_can_be_drawn_on
         assert canvas_side(size) >= 512 and canvas_side(size) % size == 0
 
 
+def test_the_setting_for_splits_finds_regions_anew_and_keeps_prompts(pipeline):
+    grey = np.full((256, 256), 255, np.uint8)
+    cv2.rectangle(grey, (30, 40), (226, 240), 0, 5)
+    cv2.rectangle(grey, (46, 110), (210, 170), 0, 5)  # a window that narrows its wall at both sides
+    session = upload_sketch(pipeline, grey).click(0.5, 0.55).apply("blue")
+    canvas = on_canvas(session, pipeline.page_size)
+    layers = np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
+    whole = read_canvas(pipeline, session, layers, 0)
+    assert (session.page.numbered.regions.n, whole.page.numbered.regions.n) == (4, 3)
+    assert whole.click(0.5, 0.55).prompt == "blue"
+    assert whole.page.neck_splits == 0 and (whole.page.lines == session.page.lines).all()
+    assert read_canvas(pipeline, whole, layers, 0) is whole
+    with pytest.raises(UserError, match="neck_splits is -1"):
+        read_canvas(pipeline, whole, layers, -1)
+
+
 def test_without_a_sketch_there_is_nothing_to_choose(pipeline, drawn):
     blank = np.zeros((512, 512, 4), np.uint8)
     sessions = [Session(), upload_sketch(pipeline, np.full((9, 9), 7, np.uint8))]

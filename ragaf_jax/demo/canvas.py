@@ -4,9 +4,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ragaf_jax.demo.session import Session
+from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.lettering import enlarge
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sketch_input import read_sketch, resize_keeping_lines
+from ragaf_jax.sketch_input import SketchInput, read_sketch, resize_keeping_lines
 
 LEAST_SIDE = 512  # px of the canvas
 
@@ -16,15 +17,29 @@ def canvas_side(page_size: int) -> int:
     return page_size * -(-LEAST_SIDE // page_size)
 
 
-def upload_sketch(pipeline: Pipeline, grey: UInt8[np.ndarray, "h w"]) -> Session:
-    """A new session with a sketch of any size and polarity, cropped where its subject is small."""
+def upload_sketch(
+    pipeline: Pipeline,
+    grey: UInt8[np.ndarray, "h w"],
+    neck_splits: int | float = NECK_SPLITS,
+) -> Session:
+    """A new session with a sketch of any size and polarity, cropped where its subject is small.
+
+    Args:
+      pipeline: finds the regions.
+      grey: as in `read_sketch`.
+      neck_splits: as in `Pipeline.page`.
+    """
     if grey.min() == grey.max():
         return Session()
-    return Session().resketch(pipeline.page(read_sketch(grey, pipeline.page_size, crop=True)))
+    given = read_sketch(grey, pipeline.page_size, crop=True)
+    return Session().resketch(pipeline.page(given, neck_splits=neck_splits))
 
 
 def read_canvas(
-    pipeline: Pipeline, session: Session, layers: UInt8[np.ndarray, "h w 4"] | None
+    pipeline: Pipeline,
+    session: Session,
+    layers: UInt8[np.ndarray, "h w 4"] | None,
+    neck_splits: int | float = NECK_SPLITS,
 ) -> Session:
     """The session with what is on the canvas; unchanged where this is the session's sketch.
 
@@ -32,6 +47,10 @@ def read_canvas(
       pipeline: finds the regions.
       session: before.
       layers: RGBA of background and strokes; None for an empty canvas.
+      neck_splits: as in `Pipeline.page`.
+
+    Raises:
+      UserError: `neck_splits` is out of its range.
     """
     side = pipeline.page_size
     if layers is None:
@@ -39,9 +58,13 @@ def read_canvas(
     page = resize_keeping_lines(flattened(layers), side, side)
     if page.min() == page.max():
         return Session()
-    if session.page is not None and np.array_equal(page, session.page.page):
+    before = session.page
+    if before is None or not np.array_equal(page, before.page):
+        return session.resketch(pipeline.page(page, neck_splits=neck_splits))
+    if neck_splits == before.neck_splits:
         return session
-    return session.resketch(pipeline.page(page))
+    same = SketchInput(before.page, before.lines, before.crop)
+    return session.resketch(pipeline.page(same, neck_splits=neck_splits))
 
 
 def on_canvas(session: Session, page_size: int) -> UInt8[np.ndarray, "side side 3"] | None:

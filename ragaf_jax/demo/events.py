@@ -13,6 +13,7 @@ from ragaf_jax.demo.generation import Shown, generate, write_archive
 from ragaf_jax.demo.layout import REGION_PROMPT, Example, Layout
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
+from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import read_grey
 from ragaf_jax.sampling.pipeline import Pipeline
 
@@ -45,24 +46,30 @@ def connect(
 
 
 def _connect_sketch(pipeline: Pipeline, parts: Layout, examples: Sequence[Example]) -> None:
-    def draw(value: dict[str, Any] | None, session: Session) -> Any:
-        now = _read(pipeline, session, value)
+    def draw(value: dict[str, Any] | None, session: Session, neck_splits: float | None) -> Any:
+        with _told():
+            now = _read(pipeline, session, value, neck_splits)
         return gr.skip() if now is session else (now, *_shown_after(session, now), now.notice)
 
-    def upload(path: str | None) -> tuple[Any, ...]:
+    def upload(path: str | None, neck_splits: float | None) -> tuple[Any, ...]:
         with _told():
-            now = Session() if path is None else upload_sketch(pipeline, read_grey(path))
+            splits = _number(neck_splits)
+            now = Session() if path is None else upload_sketch(pipeline, read_grey(path), splits)
         return on_canvas(now, pipeline.page_size), now, *_shown(now), now.notice
 
-    def choose_example(place: gr.SelectData) -> tuple[Any, ...]:
+    def choose_example(neck_splits: float | None, place: gr.SelectData) -> tuple[Any, ...]:
         file, prompt = examples[place.index]
-        return *upload(str(file)), prompt
+        return *upload(str(file), neck_splits), prompt
 
     regions = [*_region_outputs(parts), parts.status]
-    parts.canvas.change(draw, [parts.canvas, parts.session], regions, **IN_TURN)
-    uploaded = parts.upload.upload(upload, parts.upload, [parts.canvas, *regions], **IN_TURN)
+    drawn = [parts.canvas, parts.session, parts.neck_splits]
+    for change in (parts.canvas.change, parts.neck_splits.submit, parts.neck_splits.blur):
+        change(draw, drawn, regions, **IN_TURN)
+    uploaded = parts.upload.upload(
+        upload, [parts.upload, parts.neck_splits], [parts.canvas, *regions], **IN_TURN
+    )
     chosen = parts.examples.select(
-        choose_example, None, [parts.canvas, *regions, parts.prompt], **IN_TURN
+        choose_example, parts.neck_splits, [parts.canvas, *regions, parts.prompt], **IN_TURN
     )
     for event in (uploaded, chosen):
         _clear_after_error(event, parts)
@@ -108,11 +115,15 @@ def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
     stopped: set[str | None] = set()
 
     def start(
-        request: gr.Request, value: dict[str, Any] | None, session: Session
+        request: gr.Request,
+        value: dict[str, Any] | None,
+        session: Session,
+        neck_splits: float | None,
     ) -> tuple[Any, ...]:
         stopped.discard(request.session_hash)
         # The canvas' last change may still be on its way.
-        now = _read(pipeline, session, value)
+        with _told():
+            now = _read(pipeline, session, value, neck_splits)
         return now, *_shown_after(session, now), QUEUED
 
     def stop(request: gr.Request) -> None:
@@ -137,7 +148,7 @@ def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
 
     sampled = parts.generate.click(
         start,
-        [parts.canvas, parts.session],
+        [parts.canvas, parts.session, parts.neck_splits],
         [*_region_outputs(parts), parts.status],
         **IN_TURN,
     ).then(
@@ -169,9 +180,20 @@ def _outputs(shown: Shown, folder: Path) -> tuple[Any, ...]:
     )
 
 
-def _read(pipeline: Pipeline, session: Session, value: dict[str, Any] | None) -> Session:
-    """The session with the value of the canvas."""
-    return read_canvas(pipeline, session, None if value is None else value["composite"])
+def _read(
+    pipeline: Pipeline,
+    session: Session,
+    value: dict[str, Any] | None,
+    neck_splits: float | None,
+) -> Session:
+    """The session with the values of the canvas and of the field for splits."""
+    layers = None if value is None else value["composite"]
+    return read_canvas(pipeline, session, layers, _number(neck_splits))
+
+
+def _number(neck_splits: float | None) -> float:
+    """Of an empty field, the default."""
+    return NECK_SPLITS if neck_splits is None else neck_splits
 
 
 def _region_outputs(parts: Layout) -> list[Any]:

@@ -10,6 +10,7 @@ import gradio as gr
 from ragaf_jax.demo.canvas import canvas_side
 from ragaf_jax.demo.session import Session
 from ragaf_jax.diffusion.samplers import SAMPLERS
+from ragaf_jax.graph.regions import MOST_NECK_SPLITS, NECK_SPLITS
 from ragaf_jax.sampling.options import STAGES
 from ragaf_jax.sampling.pipeline import Pipeline
 
@@ -47,6 +48,7 @@ class Layout(NamedTuple):
     region_prompts: gr.Markdown
     prompt: gr.Textbox
     negative: gr.Textbox
+    neck_splits: gr.Number
     settings: dict[str, Any]
     images: gr.Gallery
     coarse: gr.Gallery
@@ -170,9 +172,23 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
             )
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
             settings = _settings(pipeline)
+            neck_splits = gr.Number(
+                NECK_SPLITS,
+                label="Region splits at necks",
+                minimum=0,
+                maximum=MOST_NECK_SPLITS,
+                step=0.5,
+                min_width=130,
+                elem_id="neck_splits",
+            )
         with gr.Tab("Words that the model knows", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
-    return {"prompt": prompt, "negative": negative, "settings": settings}
+    return {
+        "prompt": prompt,
+        "negative": negative,
+        "neck_splits": neck_splits,
+        "settings": settings,
+    }
 
 
 def _results(two_stages: bool, attention_maps: bool) -> dict[str, Any]:

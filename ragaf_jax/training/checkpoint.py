@@ -246,7 +246,7 @@ class Checkpointer:
             ) from problem
 
     def _remove_unfinished(self) -> None:
-        """Deletes what an interrupted save left; Orbax does that in a thread which may end later."""
+        """Deletes what an interrupted save left; Orbax does it in a thread that may end later."""
         if jax.process_index() == 0:
             for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
