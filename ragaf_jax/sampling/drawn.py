@@ -106,7 +106,7 @@ class Result(NamedTuple):
           The folder.
 
         Raises:
-          UserError: the folder holds other files or cannot be written; or a negative side.
+          UserError: the folder holds other files or cannot be written, or `upscale` is no side of an image.
         """
         from ragaf_jax.sampling.outputs import FILES, write_outputs  # which imports this module
 

@@ -92,6 +92,9 @@ def _words(pieces: Sequence[str]) -> Iterator[Phrase]:
     text, positions = "", []
     for position, piece in enumerate(pieces):
         if piece in (BOS, EOS):
+            if positions:  # a text that was cut to its length within a word
+                yield text, positions
+                text, positions = "", []
             yield "", [position]
             continue
         text += "(unknown)" if piece == UNKNOWN else piece.removesuffix("</w>")
@@ -99,6 +102,8 @@ def _words(pieces: Sequence[str]) -> Iterator[Phrase]:
         if not marked or piece.endswith("</w>"):
             yield text, positions
             text, positions = "", []
+    if positions:
+        yield text, positions
 
 
 def _has_letters(text: str) -> bool:

@@ -1,5 +1,6 @@
 """An image at the size of a page to look at, with the sketch's own lines over it."""
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ def check_upscale(side: Any) -> None:
     """Refuses a side that no upscaled image can have.
 
     Raises:
-      UserError: no whole number from 0, which stands for none, to `LARGEST`.
+      UserError: no whole number from 0, which stands for none, to `LARGEST` px.
     """
-    if not 0 <= side <= LARGEST:
+    if not (isinstance(side, numbers.Integral) and 0 <= int(side) <= LARGEST):
         raise UserError(f"upscale is {side}; choose the side in pixels, 1 to {LARGEST}, or 0.")
 
 
@@ -30,7 +31,7 @@ def upscaled(
 
     Args:
       image: of a model.
-      lines: what the image was made of, as in `sketch_input.SketchInput`.
+      lines: of the sketch that the image was made of, as in `sketch_input.SketchInput`.
       side: of the result, px.
     """
     smooth = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)

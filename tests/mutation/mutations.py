@@ -470,6 +470,12 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/phrases.py",
+        "if positions:  # a text",
+        "if False:  # a text",
+        "a region prompt that is cut within a word runs into the next one in figures",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/phrases.py",
         "if texts[positions[0]] != texts[before[0]]:",
         "if False:",
         "the texts of two regions are one phrase of the attention figure",

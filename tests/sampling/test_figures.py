@@ -172,6 +172,14 @@ def test_pieces_of_one_word_are_joined():
     pieces = [frame[0], "a</w>", "pur", "ple</w>", ",</w>", "t</w>", "-</w>", "shi", "rt</w>"]
     pieces += [frame[1], frame[1]]
     assert phrases(pieces) == [("a purple", [1, 2, 3]), ("t shirt", [5, 7, 8])]
+    # A text that is cut within a word does not run into the next one.
+    cut = ["a</w>", ",</w>", "pur"]
+    assert phrases([frame[0], *cut, frame[1], "red</w>"]) == [
+        ("a", [1]),
+        ("pur", [3]),
+        ("red", [5]),
+    ]
+    assert phrases(cut) == [("a", [0]), ("pur", [2])]
 
 
 def attention_case(rng, regions=5, side=64):
