@@ -10,6 +10,12 @@ from ragaf_jax.graph.regions import RegionConfig, extract_regions
 FACTORS = (0, 0.01, 0.3, 1, 3, 100, 1000)
 
 
+@pytest.fixture
+def rng():
+    """A fixed sample: pieces of a region, all too small, could be absorbed by its neighbours."""
+    return np.random.default_rng(0)
+
+
 def wall(gap):
     """A wall that a window narrows to `gap` px at either side: outside, wall and window."""
     page = np.full((256, 256), 255, np.uint8)
