@@ -106,7 +106,7 @@ class Result(NamedTuple):
           The folder.
 
         Raises:
-          UserError: the folder holds other files or cannot be written, or `upscale` is no side of an image.
+          UserError: the folder holds other files or cannot be written, or no image has that side.
         """
         from ragaf_jax.sampling.outputs import FILES, write_outputs  # which imports this module
 
