@@ -26,7 +26,7 @@ IN_TURN: dict[str, Any] = {
     "show_progress": "hidden",
 }
 
-# Gradio's canvas begins without a tool, and a mouse on it would draw nothing.
+# Gradio's canvas begins without a tool, and a mouse leaves nothing on it.
 TAKE_BRUSH = """() => {
   const brush = () => document.querySelector('#canvas [aria-label="Brush"]');
   const timer = setInterval(() => {
@@ -46,13 +46,13 @@ def connect(
 
 
 def _connect_sketch(pipeline: Pipeline, parts: Layout, examples: Sequence[Example]) -> None:
-    def draw(value: dict[str, Any] | None, session: Session, neck_splits: float | None) -> Any:
-        with _told():
+    def change(value: dict[str, Any] | None, session: Session, neck_splits: float | None) -> Any:
+        with _errors_shown():
             now = _read(pipeline, session, value, neck_splits)
         return gr.skip() if now is session else (now, *_shown_after(session, now), now.notice)
 
     def upload(path: str | None, neck_splits: float | None) -> tuple[Any, ...]:
-        with _told():
+        with _errors_shown():
             splits = _number(neck_splits)
             now = Session() if path is None else upload_sketch(pipeline, read_grey(path), splits)
         return on_canvas(now, pipeline.page_size), now, *_shown(now), now.notice
@@ -62,9 +62,9 @@ def _connect_sketch(pipeline: Pipeline, parts: Layout, examples: Sequence[Exampl
         return *upload(str(file), neck_splits), prompt
 
     regions = [*_region_outputs(parts), parts.status]
-    drawn = [parts.canvas, parts.session, parts.neck_splits]
-    for change in (parts.canvas.change, parts.neck_splits.submit, parts.neck_splits.blur):
-        change(draw, drawn, regions, **IN_TURN)
+    inputs = [parts.canvas, parts.session, parts.neck_splits]
+    for event in (parts.canvas.change, parts.neck_splits.submit, parts.neck_splits.blur):
+        event(change, inputs, regions, **IN_TURN)
     uploaded = parts.upload.upload(
         upload, [parts.upload, parts.neck_splits], [parts.canvas, *regions], **IN_TURN
     )
@@ -84,17 +84,17 @@ def _connect_regions(parts: Layout) -> None:
         return now, *_shown(now)
 
     def apply(session: Session, text: str) -> tuple[Any, ...]:
-        with _told():
+        with _errors_shown():
             now = session.apply(text)
         return now, *_shown(now)
 
     def merge(session: Session) -> tuple[Any, ...]:
-        with _told():
+        with _errors_shown():
             now = session.begin_merge()
         return now, *_shown_after(session, now)
 
     def unmerge(session: Session) -> tuple[Any, ...]:
-        with _told():
+        with _errors_shown():
             now = session.unmerge()
         return now, *_shown_after(session, now)
 
@@ -122,7 +122,7 @@ def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
     ) -> tuple[Any, ...]:
         stopped.discard(request.session_hash)
         # The canvas' last change may still be on its way.
-        with _told():
+        with _errors_shown():
             now = _read(pipeline, session, value, neck_splits)
         return now, *_shown_after(session, now), QUEUED
 
@@ -138,7 +138,7 @@ def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
         *values: Any,
     ) -> Iterator[tuple[Any, ...]]:
         settings = dict(zip(list(parts.settings)[1:], values, strict=True))
-        with tempfile.TemporaryDirectory() as folder, _told():
+        with tempfile.TemporaryDirectory() as folder, _errors_shown():
             for shown in generate(pipeline, session, prompt, negative_prompt, seed, **settings):
                 if request.session_hash in stopped:
                     stopped.discard(request.session_hash)
@@ -233,7 +233,7 @@ def _listed(session: Session) -> str:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _errors_shown() -> Iterator[None]:
     """Shows a visitor's mistake as a sentence on the page."""
     try:
         yield
