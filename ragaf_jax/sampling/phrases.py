@@ -89,7 +89,7 @@ def _begins_place(following: Sequence[Phrase]) -> bool:
 def _words(pieces: Sequence[str]) -> Iterator[Phrase]:
     """Words and punctuation with their positions; an empty text for a token of the frame."""
     marked = any(piece.endswith("</w>") for piece in pieces)
-    text, positions = "", []
+    text, positions = "", list[int]()
     for position, piece in enumerate(pieces):
         if piece in (BOS, EOS):
             if positions:  # a text that was cut to its length within a word
