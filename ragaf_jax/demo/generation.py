@@ -1,6 +1,5 @@
 """From a session to images: what the page shows at each step, and the files at the end."""
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from ragaf_jax.sampling.attention_figure import attention_maps
 from ragaf_jax.sampling.drawn import Finished, Pictures, Result, joined, result_of
 from ragaf_jax.sampling.options import check_count, check_seed
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.request import wording
+from ragaf_jax.sampling.request import recorded_settings
 
 # Least side of the images that are shown, px.
 SHOWN = 256
@@ -47,7 +46,7 @@ def generate(
     negative_prompt: str,
     seed: int | None,
     count: int = 1,
-    **asked: Any,
+    **choices: Any,
 ) -> Iterator[Shown]:
     """Samples images and shows every step; closing the iterator cancels.
 
@@ -57,7 +56,7 @@ def generate(
       prompt, negative_prompt: may be empty.
       seed: of the first image; the next ones have seed + 1 …
       count: images.
-      **asked: fields of `Options`.
+      **choices: fields of `Options`.
 
     Raises:
       UserError: there is no sketch, or a setting is out of its range.
@@ -70,7 +69,7 @@ def generate(
     assert seed is not None
     seeds = [seed + i for i in range(count)]
     check_seed(seeds[-1])
-    options = pipeline.options(**asked)
+    options = pipeline.options(**choices)
     request = pipeline.tell(page, prompt, session.prompts, negative_prompt)
     yield Shown(STARTING)
     began, pieces = time.perf_counter(), list[Finished]()
@@ -91,12 +90,8 @@ def generate(
                 [*before.coarse, *coarse],
             )
     seconds = time.perf_counter() - began
-    settings = {
-        **wording(prompt, session.prompts, negative_prompt),
-        "seed": seed,
-        "count": count,
-        **dataclasses.asdict(options),
-    }
+    words = prompt, session.prompts, negative_prompt
+    settings = recorded_settings(*words, seed, count, options)
     result = result_of(page, request, joined(pieces), settings, {"sampling": seconds})
     yield _shown_so_far(pieces)._replace(
         status="\n\n".join([f"Done in {seconds:.1f} s.", *result.notices]),

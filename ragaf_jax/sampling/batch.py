@@ -1,6 +1,5 @@
 """Many drawings, a folder each, over all devices of a pipeline; none that is there already."""
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.overview import FILE, write_overview
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA, file_facts
-from ragaf_jax.sampling.request import SketchPage, Told, wording
+from ragaf_jax.sampling.request import SketchPage, Told, recorded_settings
 from ragaf_jax.sampling.rows import Row
 from ragaf_jax.sampling.upscaled import SIDE
 
@@ -99,11 +98,9 @@ def _ready(
     """What is still to be drawn; the rest goes into `done`."""
     for row in rows:
         own = seed if row.seed is None else row.seed
+        words = row.prompt, row.region_prompts, row.negative_prompt
         settings = {
-            **wording(row.prompt, row.region_prompts, row.negative_prompt),
-            "seed": own,
-            "count": 1,
-            **dataclasses.asdict(options),
+            **recorded_settings(*words, own, 1, options),
             "neck_splits": neck_splits,
         }
         try:

@@ -21,7 +21,13 @@ from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, Result, joine
 from ragaf_jax.sampling.generate import Drawing
 from ragaf_jax.sampling.options import STAGES, Asked, Options, check_count, check_seed, chosen
 from ragaf_jax.sampling.parts import Parts, make_parts
-from ragaf_jax.sampling.request import SketchPage, Told, find_regions, tell, wording
+from ragaf_jax.sampling.request import (
+    SketchPage,
+    Told,
+    find_regions,
+    recorded_settings,
+    tell,
+)
 from ragaf_jax.sampling.stages import Stage, settings_of
 from ragaf_jax.sketch_input import SketchInput, read_sketch
 from ragaf_jax.training.setup import check_stages_match
@@ -240,12 +246,8 @@ class Pipeline:
         images = None if image is None else self.starts([image] * count, drawing.crop)
         finished = self.run([told] * count, seeds, options, images, progress)
         done = time.perf_counter()
-        settings = {
-            **wording(prompt, region_prompts, negative_prompt),
-            "seed": seed,
-            "count": count,
-            **dataclasses.asdict(options),
-        }
+        words = prompt, region_prompts, negative_prompt
+        settings = recorded_settings(*words, seed, count, options)
         seconds = {"regions": ready - began, "sampling": done - ready}
         given = None if images is None else images[0]
         return result_of(drawing, told, finished, settings, seconds, given)

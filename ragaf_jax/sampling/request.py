@@ -18,6 +18,7 @@ from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.images import Window
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.numbered import NumberedRegions
+from ragaf_jax.sampling.options import Options
 from ragaf_jax.sampling.process import Wishes
 from ragaf_jax.sketch_input import SketchInput, has_faint_lines
 from ragaf_jax.tokenizer import Tokenizer
@@ -97,16 +98,28 @@ class Told(NamedTuple):
         )
 
 
-def wording(
-    prompt: str, region_prompts: Mapping[int, str] | None, negative_prompt: str
+def recorded_settings(
+    prompt: str,
+    region_prompts: Mapping[int, str] | None,
+    negative_prompt: str,
+    seed: int,
+    count: int,
+    options: Options,
 ) -> dict[str, Any]:
-    """The texts of a request as metadata have them; what is empty is left out."""
-    words: dict[str, Any] = {"prompt": prompt}
+    """A request as metadata.json records it, which leaves empty texts out.
+
+    Args:
+      prompt, region_prompts, negative_prompt: as in `tell`.
+      seed: of the first image; the next ones have seed + 1 …
+      count: images.
+      options: of all.
+    """
+    settings: dict[str, Any] = {"prompt": prompt}
     if region_prompts:
-        words["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
+        settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
     if negative_prompt:
-        words["negative_prompt"] = negative_prompt
-    return words
+        settings["negative_prompt"] = negative_prompt
+    return {**settings, "seed": seed, "count": count, **dataclasses.asdict(options)}
 
 
 def find_regions(
