@@ -535,7 +535,7 @@ MUTATIONS = (
         "all images of a request are the same",
     ),
     Mutation(
-        "ragaf_jax/sampling/pipeline.py",
+        "ragaf_jax/sampling/sampling_loop.py",
         "key = number, sampler",
         'key = number, ""',
         "a second sampler of one session is ignored",
