@@ -94,19 +94,23 @@ def test_a_pair_has_one_line_of_its_first_kind():
     assert (200, 30, 45) in colors_of(between) and (35, 145, 75) not in colors_of(figure)
 
 
-def test_colours_of_regions_are_calm_and_those_of_neighbours_apart(random_regions):
-    regions = random_regions(12)._replace(background=np.zeros(12, bool))
+def test_colours_of_regions_are_calm_and_those_of_neighbours_apart():
+    # Regions 0 and 8, 1 and 9 … touch, whose colours would be similar in the order of numbers.
+    regions = strips(16)
+    order = np.arange(16).reshape(2, 8).T.ravel()
+    regions = regions._replace(labels=order.astype(np.int32)[regions.labels])
     colors = _region_colors(regions)
     lab = cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
     chroma = np.hypot(lab[:, 1], lab[:, 2])
-    assert (
-        lab[:, 0].min() > 70 and np.ptp(lab[:, 0]) < 18 and chroma.min() > 15 and chroma.max() < 38
-    )
+    assert lab[:, 0].min() > 70 and np.ptp(lab[:, 0]) < 18
+    assert chroma.min() > 15 and chroma.max() < 38
     apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
     assert apart[measure_regions(regions).adjacent].min() > 12
-    assert apart[np.triu_indices(12, 1)].min() > 5
+    assert apart[np.triu_indices(16, 1)].min() > 5
 
 
+# Chance can put a number over most of the lines.
+@pytest.mark.parametrize("rng", [np.random.default_rng(0)], ids=["fixed"])
 def test_lines_are_as_sharp_as_the_page(random_page):
     page = random_page(256, 256)
     regions = extract_regions(page)._replace(labels=extract_regions(page).labels[::4, ::4])
