@@ -29,6 +29,7 @@ from absl import flags, logging
 from ragaf_jax.errors import UserError, notify, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.paths import PATH
+from ragaf_jax.sampling.recorded import set_recorded_flags
 
 if TYPE_CHECKING:
     from ragaf_jax.sampling.pipeline import Pipeline
@@ -103,7 +104,11 @@ def main(argv: list[str]) -> None:
     if FLAGS.vocabulary:
         print_vocabulary()
         return
-    recorded_steps = {} if FLAGS["from"].value is None else take_recorded()
+    recorded_steps: dict[int, int] = {}
+    if FLAGS["from"].value is not None:
+        if FLAGS.sketches is not None:
+            raise UserError("--from repeats one output and --sketches gives many; leave one out.")
+        recorded_steps = set_recorded_flags(FLAGS, Path(FLAGS["from"].value))
     if FLAGS.sketches is None and FLAGS.sketch is None:
         raise UserError("There is nothing to draw; give --sketch=<file> or --sketches=<folder>.")
     if FLAGS.stage1 is None and FLAGS.stage2 is None:
@@ -130,31 +135,11 @@ def print_vocabulary() -> None:
     print("The model reads any text." if words is None else "\n".join(words))
 
 
-def take_recorded() -> dict[int, int]:
-    """Sets the flags that are not given to what --from records; gives the checkpoints' steps."""
-    from ragaf_jax.sampling.recorded import read_recorded
-
-    if FLAGS.sketches is not None:
-        raise UserError("--from repeats one output and --sketches gives many; leave one out.")
-    recorded = read_recorded(
-        Path(FLAGS["from"].value), {name for name in FLAGS if FLAGS[name].present}
-    )
-    for name, value in recorded.flags.items():
-        try:
-            FLAGS[name].parse(value)
-        except flags.Error as error:
-            raise UserError(
-                f"{FLAGS['from'].value} records a value that --{name} cannot have ({error}); give "
-                f"--{name}."
-            ) from None
-    return recorded.steps
-
-
 def draw_one(recorded_steps: Mapping[int, int]) -> None:
     """One sketch, with all that may be said of it.
 
     Args:
-      recorded_steps: as `take_recorded` gives them.
+      recorded_steps: as `set_recorded_flags` returns them.
     """
     # What can be wrong with the sketch and the flags is said before JAX is loaded.
     from ragaf_jax.graph.regions import check_neck_splits
@@ -274,17 +259,13 @@ def changed(pipeline: "Pipeline", drawing: "SketchPage") -> "SketchPage":
     """The drawing with its regions as --labels and --merge have them."""
     from ragaf_jax.images import read_labels
     from ragaf_jax.sampling.numbered import merged, relabelled
+    from ragaf_jax.sampling.rows import parse_merges
 
     numbered = drawing.numbered
     if FLAGS.labels is not None:
         limit = pipeline.leading.model.max_regions - 1
         numbered = relabelled(numbered, read_labels(FLAGS.labels), limit)
-    groups = []
-    for group in FLAGS.merge:
-        numbers = group.split(",")
-        if len(numbers) < 2 or not all(number.strip().isdecimal() for number in numbers):
-            raise UserError(f"--merge is {group!r}; write two numbers or more, such as 2,7.")
-        groups.append([int(number) for number in numbers])
+    groups = parse_merges(FLAGS.merge)
     return drawing._replace(numbered=merged(numbered, groups) if groups else numbered)
 
 

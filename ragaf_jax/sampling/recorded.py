@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from absl import flags
+
 from ragaf_jax.errors import UserError
 
 METADATA = "metadata.json"
@@ -50,6 +52,30 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def set_recorded_flags(values: flags.FlagValues, path: Path) -> dict[int, int]:
+    """Sets the flags of `ragaf_jax.sample` that are not given to what a metadata.json records.
+
+    Args:
+      values: the flags; those that are given stay as they are.
+      path: as in `read_recorded`.
+
+    Returns:
+      The updates that made the checkpoint of each stage, as `Recorded` has them.
+
+    Raises:
+      UserError: a recorded value that its flag cannot have, or as `read_recorded`.
+    """
+    recorded = read_recorded(path, {name for name in values if values[name].present})
+    for name, value in recorded.flags.items():
+        try:
+            values[name].parse(value)
+        except flags.Error as error:
+            raise UserError(
+                f"{path} records a value that --{name} cannot have ({error}); give --{name}."
+            ) from None
+    return recorded.steps
+
+
 def read_recorded(path: Path, given: Collection[str]) -> Recorded:
     """The inputs that a metadata.json records.
 
@@ -63,36 +89,36 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
     """
     path = path / METADATA if path.is_dir() else path
     found = _read(path)
-    flags: dict[str, str | list[str]] = {}
+    texts: dict[str, str | list[str]] = {}
     for name in VALUES:
         value = found.get(name)
         if value is None or name in given:
             continue
         if not isinstance(value, str | int | float):
             raise UserError(f"{path} has {name} = {value!r}; give --{name}, which overrides it.")
-        flags[name] = str(value)
+        texts[name] = str(value)
     # Outputs that do not record it show whole pages.
-    flags["crop"] = str(bool(found.get("crop", False)))
+    texts["crop"] = str(bool(found.get("crop", False)))
     for name in INPUT_FILES:
         if found.get(name) is not None and name not in given:
-            flags[name] = str(found[name])
-            _check_unchanged(path, name, Path(flags[name]), found.get(_DIGEST.format(name)))
+            texts[name] = str(found[name])
+            _check_unchanged(path, name, Path(texts[name]), found.get(_DIGEST.format(name)))
     words, merges = found.get("region_prompts", {}), found.get("merge", [])
     if not isinstance(words, dict) or not isinstance(merges, list):
         raise UserError(
             f"{path} has no object as region_prompts or no list as merge; name a metadata.json "
             "that an output has."
         )
-    flags["region"] = [f"{number}={text}" for number, text in words.items()]
-    flags["merge"] = [str(group) for group in merges]
+    texts["region"] = [f"{number}={text}" for number, text in words.items()]
+    texts["merge"] = [str(group) for group in merges]
     steps = {}
     for number in (1, 2):
         stage = found.get(f"stage{number}")
         if isinstance(stage, dict) and isinstance(stage.get("workdir"), str):
-            flags[f"stage{number}"] = stage["workdir"]
+            texts[f"stage{number}"] = stage["workdir"]
             if f"stage{number}" not in given and "checkpoint_step" in stage:
                 steps[number] = stage["checkpoint_step"]
-    return Recorded({name: value for name, value in flags.items() if name not in given}, steps)
+    return Recorded({name: value for name, value in texts.items() if name not in given}, steps)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -117,6 +117,21 @@ def parse_regions(entries: Sequence[str]) -> dict[int, str]:
     return found
 
 
+def parse_merges(entries: Sequence[str]) -> list[list[int]]:
+    """Numbers of regions that become one from entries such as "2,7".
+
+    Raises:
+      UserError: an entry of another form.
+    """
+    groups = []
+    for entry in entries:
+        numbers = entry.split(",")
+        if len(numbers) < 2 or not all(number.strip().isdecimal() for number in numbers):
+            raise UserError(f"--merge is {entry!r}; write two numbers or more, such as 2,7.")
+        groups.append([int(number) for number in numbers])
+    return groups
+
+
 def _row(where: str, record: Mapping[Any, Any], sketches: Path) -> Row:
     if unknown := [name for name in record if name not in FIELDS]:
         near = nearest(str(unknown[0]), FIELDS)
