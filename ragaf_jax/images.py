@@ -110,9 +110,16 @@ def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side
 
 def to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
     """The photo's centre at `side` pixels: area means when reduced, bicubic when enlarged."""
-    square = crop_square(photo)
-    smooth = cv2.INTER_AREA if len(square) >= side else cv2.INTER_CUBIC
-    return cv2.resize(square, (side, side), interpolation=smooth)
+    return resized(crop_square(photo), side, side)
+
+
+def resized(
+    array: UInt8[np.ndarray, "h w *c"], height: int, width: int
+) -> UInt8[np.ndarray, "height width *c"]:
+    """An image of another size: area means when reduced, bicubic when enlarged."""
+    reduced = height * width < array.shape[0] * array.shape[1]
+    smooth = cv2.INTER_AREA if reduced else cv2.INTER_CUBIC
+    return cv2.resize(array, (width, height), interpolation=smooth)
 
 
 def place_in_square(height: int, width: int, side: int) -> tuple[int, int, slice, slice]:
@@ -130,9 +137,8 @@ def place_in_square(height: int, width: int, side: int) -> tuple[int, int, slice
 def pad_to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
     """The whole photo centred on a white square, where `sketch_input.to_page` places its sketch."""
     height, width, rows, columns = place_in_square(photo.shape[0], photo.shape[1], side)
-    smooth = cv2.INTER_AREA if side <= max(photo.shape) else cv2.INTER_CUBIC
     square = np.full((side, side, 3), 255, np.uint8)
-    square[rows, columns] = cv2.resize(photo, (width, height), interpolation=smooth)
+    square[rows, columns] = resized(photo, height, width)
     return square
 
 

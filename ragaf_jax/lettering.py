@@ -49,6 +49,7 @@ def wrap(text: str, width: int, size: int) -> list[str]:
 
 def shortened(text: str, most: int = LONGEST) -> str:
     """Text of at most so many characters, cut behind a word and ended by an ellipsis."""
+    text = text.strip()
     if len(text) <= most:
         return text
     return text[: most - 2].rsplit(maxsplit=1)[0] + " …"

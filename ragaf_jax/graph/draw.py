@@ -11,6 +11,7 @@ from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.features import EDGE_KINDS
 from ragaf_jax.graph.measure import measure_regions
 from ragaf_jax.graph.regions import Regions
+from ragaf_jax.images import resized
 from ragaf_jax.lettering import font, wrap
 
 LEAST_SIDE = 512  # px of a figure's shorter side; every stroke and letter scales with it
@@ -54,7 +55,11 @@ def draw_regions(
     size, unit = _figure_size(regions)
     colors = _region_colors(regions)[regions.labels]
     fill = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
-    figure = (fill * (0.1 + 0.9 * _fitted(sketch, size)[..., None] / 255)).round().astype(np.uint8)
+    figure = (
+        (fill * (0.1 + 0.9 * resized(sketch, *size[::-1])[..., None] / 255))
+        .round()
+        .astype(np.uint8)
+    )
     return _numbered(figure, _anchors(regions, size), round(letters * unit), numbers)
 
 
@@ -72,7 +77,7 @@ def draw_graph(
     containment, adjacency, near (within a radius), k nearest. Arguments as in `draw_regions`.
     """
     size, unit = _figure_size(regions)
-    faded = 255 - (255 - _fitted(sketch, size)) // 4
+    faded = 255 - (255 - resized(sketch, *size[::-1])) // 4
     figure = cv2.cvtColor(faded, cv2.COLOR_GRAY2RGB)
     anchors = _anchors(regions, size)
     for (one, other), kind in _pairs(graph).items():
@@ -110,14 +115,6 @@ def _figure_size(regions: Regions) -> tuple[tuple[int, int], float]:
     height, width = regions.labels.shape
     factor = max(1, -(-LEAST_SIDE // min(height, width)))
     return (width * factor, height * factor), min(height, width) * factor / LEAST_SIDE
-
-
-def _fitted(
-    sketch: UInt8[np.ndarray, "H W"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "height width"]:
-    smaller = sketch.shape[1] > size[0]
-    mode = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    return cv2.resize(sketch, size, interpolation=mode)
 
 
 def _region_colors(regions: Regions) -> UInt8[np.ndarray, "n 3"]:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
+from ragaf_jax.images import resized
 from ragaf_jax.lettering import (
     GAP,
     INK,
@@ -135,8 +136,7 @@ def _painted(
 ) -> Picture:
     """Every region in its colour with the sketch's lines over it, at a size of its own."""
     fill = cv2.resize(colors[labels], (side, side), interpolation=cv2.INTER_NEAREST)
-    mode = cv2.INTER_AREA if len(sketch) > side else cv2.INTER_CUBIC
-    lines = cv2.resize(sketch, (side, side), interpolation=mode)[..., None] / 255
+    lines = resized(sketch, side, side)[..., None] / 255
     return framed(np.rint(fill * lines).astype(np.uint8))
 
 

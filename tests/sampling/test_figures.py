@@ -102,6 +102,7 @@ def test_a_long_caption_is_cut(rng):
     cut = shortened("house " * 10_000, 400)
     assert 390 < len(cut) <= 400 and cut.endswith("house …")
     assert shortened("x" * 500, 400) == "x" * 398 + " …"
+    assert shortened(" " * 500 + "house", 400) == "house"
 
 
 def test_an_overview_shows_what_there_is_up_to_a_hundred(rng, tmp_path):
