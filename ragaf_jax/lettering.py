@@ -5,6 +5,7 @@ Greek, Cyrillic, Hebrew and Arabic ones. Everything is u8 RGB of shape [height, 
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def wrap(text: str, width: int, size: int) -> list[str]:
                 lines.append("")
             lines[-1] += letter
     return lines
+
+
+def cut_to(text: str, width: int, size: int) -> str:
+    """One line of text of at most `width` pixels; where it is cut, its end is an ellipsis."""
+    measure, ellipsis = font(size).getlength, " …"
+    if measure(text) <= width:
+        return text
+    return wrap(text, width - math.ceil(measure(ellipsis)), size)[0] + ellipsis
 
 
 def shortened(text: str, most: int = LONGEST) -> str:

@@ -20,7 +20,8 @@ fusion.png. Images have the size that the stages were trained at: 64 × 64 pixel
 pretrained/openmoji. --upscale resamples them and lays the sketch's own lines over them.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +93,6 @@ OPTIONS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     *("sampler", "stages"),
 )
-# What is said of one drawing, and has no meaning for many.
-OF_ONE = ("sketch", "prompt", "negative_prompt", "region", "merge", "labels", "image", "count")
 
 
 def main(argv: list[str]) -> None:
@@ -104,6 +103,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.vocabulary:
         print_vocabulary()
         return
+    given = frozenset(name for name in FLAGS if FLAGS[name].present)  # without those of --from
     recorded_steps: dict[int, int] = {}
     if FLAGS["from"].value is not None:
         if FLAGS.sketches is not None:
@@ -114,9 +114,9 @@ def main(argv: list[str]) -> None:
     if FLAGS.stage1 is None and FLAGS.stage2 is None:
         raise UserError("There is nothing to draw with; give --stage1, --stage2 or both.")
     if FLAGS.sketches is not None:
-        draw_many()
+        draw_many(given)
     else:
-        draw_one(recorded_steps)
+        draw_one(given, recorded_steps)
 
 
 def print_vocabulary() -> None:
@@ -135,19 +135,25 @@ def print_vocabulary() -> None:
     print("The model reads any text." if words is None else "\n".join(words))
 
 
-def draw_one(recorded_steps: Mapping[int, int]) -> None:
-    """One sketch, with all that may be said of it.
+def draw_one(given: Collection[str], recorded_steps: Mapping[int, int]) -> None:
+    """Samples one sketch with all flags that it may have.
 
     Args:
+      given: the names of the flags on the command line.
       recorded_steps: as `set_recorded_flags` returns them.
     """
     # What can be wrong with the sketch and the flags is said before JAX is loaded.
     from ragaf_jax.graph.regions import check_neck_splits
     from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
-    from ragaf_jax.sampling.rows import parse_regions
+    from ragaf_jax.sampling.flag_checks import check_for_one, check_inputs_survive, unused_strength
+    from ragaf_jax.sampling.numbered import check_not_merged
+    from ragaf_jax.sampling.rows import parse_merges, parse_regions
     from ragaf_jax.sketch_input import read_sketch
 
+    check_for_one(given)
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
+    merges = parse_merges(FLAGS.merge)
+    check_not_merged(region_prompts, merges)
     image = None if FLAGS.image is None else read_rgb(FLAGS.image)
     if image is not None:
         check_same_aspect(grey.shape, image.shape)
@@ -168,12 +174,13 @@ def draw_one(recorded_steps: Mapping[int, int]) -> None:
     check_upscale(FLAGS.upscale)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
+    check_inputs_survive(output, {name: FLAGS[name].value for name in ("sketch", "image")})
     pipeline = restored(devices=1, per_device=1)
     now = {number: stage.step for number, stage in pipeline.stages.items()}
     for notice in checkpoint_notices(recorded_steps, now):
         notify(notice)
     page = read_sketch(grey, pipeline.page_size, FLAGS.crop)
-    drawing = changed(pipeline, pipeline.page(page, neck_splits=FLAGS.neck_splits))
+    drawing = changed(pipeline, pipeline.page(page, neck_splits=FLAGS.neck_splits), merges)
     files = file_facts({name: FLAGS[name].value for name in INPUT_FILES})  # all have been read
     if FLAGS.regions_only:
         with whole_folder(output) as folder:
@@ -182,8 +189,11 @@ def draw_one(recorded_steps: Mapping[int, int]) -> None:
             notify(drawing.crop_notice)
         print(FLAGS.output)
         return
+    options = pipeline.options(**asked())
+    for notice in unused_strength(given, options.stages, image is not None):
+        notify(notice)
     notify(COMPILING)
-    steps = pipeline.steps(pipeline.options(**asked()), FLAGS.count, image is not None)
+    steps = pipeline.steps(options, FLAGS.count, image is not None)
     with step_bar(steps) as progress:
         result = pipeline(
             drawing,
@@ -204,20 +214,17 @@ def draw_one(recorded_steps: Mapping[int, int]) -> None:
     print(f"wrote {FLAGS.output}: {image_sizes(pipeline)}")
 
 
-def draw_many() -> None:
-    """A folder of sketches, over all devices."""
+def draw_many(given: Collection[str]) -> None:
+    """Samples a folder of sketches on all devices; `given` is as in `draw_one`."""
     from ragaf_jax.graph.regions import check_neck_splits
-    from ragaf_jax.sampling.options import check_seed, check_values
+    from ragaf_jax.sampling.flag_checks import check_batch_output, check_for_batch, unused_strength
+    from ragaf_jax.sampling.options import check_seed, check_values, setting_notices
     from ragaf_jax.sampling.rows import read_rows, sketch_files
 
-    for name in OF_ONE:
-        if FLAGS[name].present:
-            raise UserError(
-                f"--{name} is for one drawing and --sketches gives many; say it in --prompts, a "
-                ".csv or .jsonl with a row for each."
-            )
+    check_for_batch(given)
     if FLAGS.regions_only:
-        raise UserError("--regions-only is for one drawing; give --sketch.")
+        raise UserError("--regions-only is for one sketch; give --sketch.")
+    check_batch_output(Path(FLAGS.output), Path(FLAGS.sketches))
     from ragaf_jax.sampling.upscaled import check_upscale
 
     check_values(asked())
@@ -227,13 +234,19 @@ def draw_many() -> None:
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     rows = read_rows(Path(FLAGS.sketches), prompts)
     for name, reason in sketch_files(Path(FLAGS.sketches))[1].items():
-        notify(f"skipped: {name} {reason}")
+        if Path(FLAGS.sketches, name).resolve() != Path(FLAGS.output).resolve():
+            notify(f"skipped: {name} {reason}")
     pipeline = restored(devices=None, per_device=FLAGS.per_device)
-    from ragaf_jax.sampling.batch import run_batch
+    from ragaf_jax.sampling.batch import batch_notices, run_batch
 
     options, output = pipeline.options(**asked()), Path(FLAGS.output)
+    unused = unused_strength(given, options.stages, has_image=False)
+    for notice in [*unused, *setting_notices(dataclasses.asdict(options))]:
+        notify(notice)
     changes = {"crop": FLAGS.crop, "upscale": FLAGS.upscale, "neck_splits": FLAGS.neck_splits}
     done = run_batch(pipeline, rows, output, options, FLAGS.seed, facts_of(pipeline), **changes)
+    for notice in batch_notices(done.notices):
+        notify(notice)
     counts = f"{len(done.drawn)} drawn, {len(done.kept)} were there"
     print(f"{counts}: {FLAGS.output}: {image_sizes(pipeline)}")
     if done.failed:
@@ -255,18 +268,18 @@ def restored(devices: int | None, per_device: int) -> "Pipeline":
     return Pipeline.restore(FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, **where)
 
 
-def changed(pipeline: "Pipeline", drawing: "SketchPage") -> "SketchPage":
-    """The drawing with its regions as --labels and --merge have them."""
+def changed(
+    pipeline: "Pipeline", drawing: "SketchPage", merges: Sequence[Sequence[int]]
+) -> "SketchPage":
+    """The sketch with its regions as --labels and --merge (`merges`) have them."""
     from ragaf_jax.images import read_labels
     from ragaf_jax.sampling.numbered import merged, relabelled
-    from ragaf_jax.sampling.rows import parse_merges
 
     numbered = drawing.numbered
     if FLAGS.labels is not None:
         limit = pipeline.leading.model.max_regions - 1
         numbered = relabelled(numbered, read_labels(FLAGS.labels), limit)
-    groups = parse_merges(FLAGS.merge)
-    return drawing._replace(numbered=merged(numbered, groups) if groups else numbered)
+    return drawing._replace(numbered=merged(numbered, merges) if merges else numbered)
 
 
 def image_sizes(pipeline: "Pipeline") -> str:
@@ -286,7 +299,7 @@ def facts_of(pipeline: "Pipeline") -> dict[str, Any]:
     dtype = {} if FLAGS.dtype is None else {"dtype": FLAGS.dtype}
     return dtype | {
         f"stage{i}": {
-            "workdir": FLAGS[f"stage{i}"].value,
+            "workdir": str(Path(FLAGS[f"stage{i}"].value).absolute()),
             "checkpoint_step": stage.step,
             "config": stage.config.to_dict(),
         }

@@ -14,11 +14,11 @@ from ragaf_jax.lettering import (
     Picture,
     below,
     beside,
+    cut_to,
     font,
     framed,
     on_page,
     text_block,
-    wrap,
 )
 from ragaf_jax.sampling.phrases import phrases
 
@@ -165,10 +165,10 @@ def _fusion_panel(
     room = width - side - 2 * GAP - _NUMBER - _BAR[0] - _VALUES
     heading = "α | β, and the phrase that has most of the attention"
     rows = [text_block(heading, width - side - 2 * GAP, LETTERS)]
-    for i, number in enumerate(numbers):
-        line, *rest = wrap(first[i], room, LETTERS - 2)
+    for i in np.argsort(numbers):
         alpha, beta = fusion[i].tolist()
-        rows.append(_fusion_bar(number, alpha, beta, f"{line} …" if rest else line, room))
+        note = cut_to(first[i], room, LETTERS - 2)
+        rows.append(_fusion_bar(numbers[i], alpha, beta, note, room))
     title = "Fusion by region: share of the sketch (α, blue) and of the text (β, orange)"
     panel = beside([page, below(rows, gap=4)], gap=2 * GAP)
     return below([text_block(title, width, LETTERS), panel])

@@ -16,7 +16,7 @@ from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.overview import FILE, write_overview
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.recorded import METADATA, file_facts
+from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
 from ragaf_jax.sampling.request import SketchPage, Told, recorded_settings
 from ragaf_jax.sampling.rows import Row
 from ragaf_jax.sampling.upscaled import SIDE
@@ -29,11 +29,25 @@ class Batch(NamedTuple):
       drawn: now.
       kept: were there already, made of the same sketch, words, seed, settings and checkpoints.
       failed: and why, in a sentence.
+      notices: of the sketches and texts of `drawn`, where there are any.
     """
 
     drawn: list[str]
     kept: list[str]
     failed: dict[str, str]
+    notices: dict[str, list[str]]
+
+
+_MOST_NOTICES = 20  # lines, which fit in a terminal
+
+
+def batch_notices(notices: Mapping[str, Sequence[str]]) -> list[str]:
+    """The first notices of a batch as lines with the names of their rows; the rest as a count."""
+    lines = [f"{name}: {notice}" for name, found in notices.items() for notice in found]
+    if len(lines) <= _MOST_NOTICES:
+        return lines
+    more = len(lines) - _MOST_NOTICES
+    return [*lines[:_MOST_NOTICES], f"… and {more} more notices: see each {METADATA}."]
 
 
 class _Ready(NamedTuple):
@@ -68,7 +82,7 @@ def run_batch(
       upscale: as in `Result.save`.
     """
     facts = {**facts, "crop": crop, "upscale": upscale}
-    done = Batch([], [], {})
+    done = Batch([], [], {}, {})
     together: list[_Ready] = []
     with tqdm(total=len(rows), desc="drawing", unit=" sketches") as bar:
         given = options, seed, facts, neck_splits
@@ -116,10 +130,16 @@ def _ready(
             told = pipeline.tell(drawing, row.prompt, row.region_prompts, row.negative_prompt)
             pipeline.check(told, options)
         except (UserError, OSError) as error:
-            done.failed[row.name] = str(error)
+            done.failed[row.name] = _sentence(error)
             bar.update()
             continue
         yield _Ready(row, drawing, told, settings, about)
+
+
+def _sentence(error: UserError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used: {error.strerror}."
+    return str(error)
 
 
 def _draw(
@@ -137,6 +157,8 @@ def _draw(
         with whole_folder(output / ready.row.name) as folder:
             write_outputs(folder, result, ready.facts, ready.facts["upscale"])
         done.drawn.append(ready.row.name)
+        if ready.told.notices:
+            done.notices[ready.row.name] = ready.told.notices
         bar.update()
 
 
@@ -165,9 +187,9 @@ def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
         return False
     if not isinstance(found, dict):
         return False
-    as_json = json.loads(json.dumps(dict(wanted)))
+    as_json = comparable(json.loads(json.dumps(dict(wanted))))
     # Texts that are empty are left out on both sides, and outputs of older versions have no
     # `neck_splits`.
     names = {*as_json, "region_prompts", "negative_prompt"}
-    found = {"neck_splits": NECK_SPLITS, **found}
+    found = comparable({"neck_splits": NECK_SPLITS, **found})
     return all(found.get(name) == as_json.get(name) for name in names)

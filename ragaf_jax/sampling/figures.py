@@ -48,9 +48,9 @@ def fusion_curves(
     rows = -(-len(numbers) // 16)
     figure = Figure(figsize=(6.4 + 0.9 * rows, 4.4), layout="constrained")
     panel = figure.subplots()
-    for i, number in enumerate(numbers):
-        style = _DASHES[i // 10 % len(_DASHES)]
-        panel.plot(levels, fusion[:, i, 0], style, color=f"C{i % 10}", label=str(number))
+    for line, i in enumerate(np.argsort(numbers)):
+        style = _DASHES[line // 10 % len(_DASHES)]
+        panel.plot(levels, fusion[:, i, 0], style, color=f"C{line % 10}", label=str(numbers[i]))
     panel.axhline(0.5, color="0.8", linewidth=0.8)
     panel.set(
         xlabel="timestep, share of T: noise on the left, picture on the right",

@@ -1,6 +1,6 @@
 """Regions under the numbers that a user sees, and what a user changes about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,25 @@ class NumberedRegions(NamedTuple):
                 "regions.png, which --regions-only writes."
             )
         return self.numbers.index(number)
+
+
+def check_not_merged(numbers: Collection[int], groups: Sequence[Sequence[int]]) -> None:
+    """Refuses region prompts for numbers that regions lose when they are merged.
+
+    Args:
+      numbers: of the regions that have a prompt.
+      groups: as in `merged`.
+
+    Raises:
+      UserError: the first such number.
+    """
+    for group in groups:
+        for number in sorted({*group} & {*numbers}):
+            if number != min(group):
+                raise UserError(
+                    f"Region {number} is part of region {min(group)} after --merge; give that one "
+                    f"the region prompt: --region {min(group)}=…"
+                )
 
 
 def merged(numbered: NumberedRegions, groups: Sequence[Sequence[int]]) -> NumberedRegions:

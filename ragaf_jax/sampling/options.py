@@ -121,13 +121,43 @@ def check_count(count: Any) -> None:
 
 
 def setting_notices(settings: Mapping[str, Any]) -> list[str]:
-    """What a setting does that its user may not expect."""
-    if settings["guidance"] == 0:
-        return [
+    """Effects of settings that a user may not expect.
+
+    Args:
+      settings: the fields of `Options`; and "negative_prompt", unless it is empty.
+    """
+    notices = []
+    text, sketch = settings["guidance"], settings["sketch_guidance"]
+    strength = settings["sketch_strength"]
+    if text == 0:
+        notices.append(
             "guidance is 0, which leaves the prompt out; 1 is the model without guidance, which "
             "diffusers calls 0."
-        ]
-    return []
+        )
+    if sketch == 0:
+        notices.append(
+            "sketch_guidance is 0, which leaves the sketch out but for what the prompt makes of "
+            "it; 1 is the model without guidance."
+        )
+    for name, scale, what in (
+        ("guidance", text, "the prompt"),
+        ("sketch_guidance", sketch, "the sketch"),
+    ):
+        if scale < 0:
+            notices.append(f"{name} is {scale:g}, which guides the image away from {what}.")
+    if strength == 0:
+        notices.append(
+            "sketch_strength is 0, so the UNet gets nothing from the sketch branch; 1 is as in "
+            "training."
+        )
+    if strength < 0:
+        notices.append(
+            f"sketch_strength is {strength:g}, which subtracts what the sketch branch adds; 1 is "
+            "as in training."
+        )
+    if settings.get("negative_prompt") and text == sketch == 1:
+        notices.append("guidance is 1, at which the negative prompt has no effect.")
+    return notices
 
 
 def check_seed(seed: Any) -> None:

@@ -37,14 +37,36 @@ class Recorded(NamedTuple):
 def file_facts(files: Mapping[str, str | Path | None]) -> dict[str, str]:
     """Entries of metadata.json for input files: path and SHA-256 of each that is given.
 
+    Paths are absolute, so that --from finds the files from any folder.
+
     Raises:
-      OSError: one cannot be read.
+      UserError: one cannot be read.
     """
     facts: dict[str, str] = {}
     for name, file in files.items():
         if file is not None:
-            facts |= {name: str(file), _DIGEST.format(name): _digest(Path(file))}
+            try:
+                digest = _digest(Path(file))
+            except OSError as error:
+                raise UserError(
+                    f"The {name} {file} cannot be read ({error.strerror}); name an image file."
+                ) from None
+            facts |= {name: str(Path(file).absolute()), _DIGEST.format(name): digest}
     return facts
+
+
+def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of metadata.json by which two outputs are of the same inputs.
+
+    Input files are compared by their SHA-256 alone. Workdirs that were recorded as relative are
+    taken as relative to the current folder.
+    """
+    found = {name: value for name, value in facts.items() if name not in INPUT_FILES}
+    for name in ("stage1", "stage2"):
+        stage = found.get(name)
+        if isinstance(stage, Mapping) and isinstance(stage.get("workdir"), str):
+            found[name] = {**stage, "workdir": str(Path(stage["workdir"]).absolute())}
+    return found
 
 
 def _digest(file: Path) -> str:

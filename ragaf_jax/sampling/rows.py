@@ -59,7 +59,7 @@ def read_rows(sketches: Path, prompts: Path | None) -> list[Row]:
     else:
         found, _ = sketch_files(sketches)
         if prompts is None:
-            texts = [read_text(file.with_suffix(".txt")) for file in found]
+            texts = [_prompt_beside(file) for file in found]
         else:
             texts = read_lines(prompts)
             texts = texts * len(found) if len(texts) == 1 else texts
@@ -84,11 +84,23 @@ def sketch_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     for file in folder.iterdir():
         if file.name.startswith(".") or file.suffix.lower() in (*TEXTS[1:], *TABLES):
             continue
-        if reason := unreadable(file.name):
+        if file.is_dir():
+            skipped[file.name] = "is a folder, and sketches in folders inside are not read"
+        elif reason := unreadable(file.name):
             skipped[file.name] = reason
         else:
             found.append(file)
     return sorted(found, key=lambda file: natural(file.name)), dict(sorted(skipped.items()))
+
+
+def _prompt_beside(sketch: Path) -> str:
+    file = sketch.with_suffix(".txt")
+    if not file.exists():
+        raise UserError(
+            f"The sketch {sketch.name} has no prompt beside it: {file} does not exist; write it, "
+            "or give ragaf_jax.sample the prompts of all sketches by --prompts."
+        )
+    return read_text(file)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

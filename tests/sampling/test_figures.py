@@ -9,7 +9,8 @@ from PIL import Image
 
 from ragaf_jax.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.errors import UserError
-from ragaf_jax.lettering import enlarge, font, shortened, text_block, wrap
+from ragaf_jax.lettering import cut_to, enlarge, font, shortened, text_block, wrap
+from ragaf_jax.sampling import attention_figure
 from ragaf_jax.sampling.attention_figure import attention_maps
 from ragaf_jax.sampling.curves import curves, read_metrics, smoothed
 from ragaf_jax.sampling.figures import comparison, fusion_curves
@@ -31,6 +32,16 @@ def test_wrapped_lines_fit_and_lose_no_word(rng):
         lines = wrap(text, width, 15)
         assert max(font(15).getlength(line) for line in lines) <= width
         assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_cut_line_fits_with_its_ellipsis():
+    text = "0.21 8 (unknown) (unknown) red ."
+    whole = font(14).getlength(text)
+    for width in range(40, int(whole) + 20, 7):
+        line = cut_to(text, width, 14)
+        assert font(14).getlength(line) <= width
+        assert line == text if whole <= width else line.endswith(" …")
+        assert text.startswith(line.removesuffix(" …"))
 
 
 def test_a_text_block_is_as_wide_as_asked_and_higher_for_more_text():
@@ -239,6 +250,19 @@ def test_attention_maps_follow_a_renaming_of_regions(rng):
     for phrase in range(3):
         colors = [map_of(figure, phrase, case) for figure in (before, after)]
         assert (colors[0] == colors[1]).all()
+
+
+def test_regions_are_listed_in_the_order_of_their_numbers(rng, monkeypatch):
+    listed = []
+    bar = attention_figure._fusion_bar
+    monkeypatch.setattr(
+        attention_figure, "_fusion_bar", lambda *args: listed.append(args) or bar(*args)
+    )
+    case = attention_case(rng) | {"numbers": (2, 0, 1, 7, 4)}  # by falling area
+    attention_maps(**case)
+    assert [args[0] for args in listed] == [0, 1, 2, 4, 7]
+    alpha = dict(zip(case["numbers"], case["fusion"][:, 0].tolist(), strict=True))
+    assert [args[1] for args in listed] == [alpha[args[0]] for args in listed]
 
 
 @pytest.mark.parametrize("regions", [1, 2, 32])

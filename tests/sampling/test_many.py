@@ -17,7 +17,7 @@ from test_pipeline import FILES, random_page
 from ragaf_jax.errors import UserError
 from ragaf_jax.lettering import enlarge
 from ragaf_jax.sampling import batch as module
-from ragaf_jax.sampling.batch import run_batch
+from ragaf_jax.sampling.batch import batch_notices, run_batch
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.rows import Row
@@ -44,7 +44,7 @@ def rows(rng, tmp_path):
 def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
     output = tmp_path / "out"
     done = run_batch(pipeline, rows, output, pipeline.options(steps=2), 4, FACTS)
-    assert done == (["row0", "row1", "row2"], [], {})
+    assert done == (["row0", "row1", "row2"], [], {}, {})
     assert "3/3" in capsys.readouterr().err  # a bar
     for row in rows:
         folder = output / row.name
@@ -122,6 +122,8 @@ def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_pat
     path = output / row.name / METADATA
     metadata = json.loads(path.read_text())
     del metadata["neck_splits"]
+    # Paths were once recorded as they were given; the same file has the same SHA-256.
+    metadata["sketch"] = "elsewhere.png"
     path.write_text(json.dumps(metadata))
     assert drawn(row) == [] and drawn(row, 0.5) == ["row1"]
     path.write_text("[]")
@@ -137,11 +139,13 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
     output, options = tmp_path / "out", pipeline.options(steps=2)
     rows[0].sketch.write_bytes(b"no picture")
     rows[1] = rows[1]._replace(region_prompts={99: "red"})
+    rows[2] = rows[2]._replace(prompt="a purple house")
     (output / "row3").mkdir(parents=True)
     (output / "row3" / "thesis.doc").touch()
     rows.append(rows[2]._replace(name="row3"))
     rows.append(rows[2]._replace(name="row4", seed=2**32))
     rows.append(rows[2]._replace(name="overview.png"))
+    rows.append(rows[2]._replace(name="row6", sketch=tmp_path / "none.png"))
     silent = Pipeline(pipeline.stages[1])
     rows.append(rows[2]._replace(name="row5", region_prompts={0: "red"}))
     alone = run_batch(
@@ -151,16 +155,28 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
     del rows[-1]
     done = run_batch(pipeline, rows, output, options, 4, FACTS)
     assert done.drawn == ["row2"]
+    assert done.notices == {"row2": ["The model does not know these words of the prompt: purple."]}
     said = [
         ("row0", "is not an image"),
         ("row1", "There is no region 99"),
         ("row3", "holds other files"),
         ("row4", "The seed is"),
         ("overview.png", "is the name of the overview"),
+        ("row6", "none.png cannot be read (No such file or directory); name an image file."),
     ]
     assert set(done.failed) == {name for name, _ in said}
     assert all(words in done.failed[name] for name, words in said)
     assert [path.name for path in (output / "row3").iterdir()] == ["thesis.doc"]
+
+
+def test_notices_of_a_batch_have_the_names_of_their_rows_and_a_bound():
+    assert batch_notices({"a": ["It is blank.", "It is long."], "b": ["It is blank."]}) == [
+        "a: It is blank.",
+        "a: It is long.",
+        "b: It is blank.",
+    ]
+    lines = batch_notices({str(i): ["It is blank."] for i in range(25)})
+    assert len(lines) == 21 and lines[-1] == "… and 5 more notices: see each metadata.json."
 
 
 EIGHT = """

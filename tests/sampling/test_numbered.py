@@ -8,6 +8,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.sampling.numbered import (
     NumberedRegions,
+    check_not_merged,
     described,
     label_page,
     merged,
@@ -67,6 +68,12 @@ def test_merging_nothing_changes_nothing(rng):
 def test_what_cannot_be_merged(rng, groups, said):
     with pytest.raises(UserError, match=said):
         merged(partition(rng), groups)
+
+
+def test_a_prompt_for_a_region_that_was_merged_names_the_region_that_has_it():
+    with pytest.raises(UserError, match="Region 3 is part of region 2 after --merge; give that"):
+        check_not_merged({0, 2, 3}, [(5, 6), (3, 2)])
+    check_not_merged({2, 4, 5}, [(5, 6), (3, 2)])
 
 
 @pytest.mark.parametrize("side", (16, 40, 256))

@@ -643,7 +643,7 @@ def test_steps_are_counted_as_they_are_made(rng, pipeline):
             "upscale is -1; choose",
         ),
         (["--sketches=none", "--stage1={one}"], "There is no folder none"),
-        (["--sketches=none", "--stage1={one}", "--region=3=red"], "--region is for one drawing"),
+        (["--sketches=none", "--stage1={one}", "--region=3=red"], "--region is for one sketch"),
         (["--sketches=none", "--stage1={one}", "--regions-only"], "--regions-only is for one"),
     ],
 )

@@ -7,7 +7,7 @@ from commands import run_here
 from PIL import Image
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.sampling.recorded import checkpoint_notices, file_facts, read_recorded
+from ragaf_jax.sampling.recorded import checkpoint_notices, comparable, file_facts, read_recorded
 
 
 @pytest.fixture
@@ -53,6 +53,30 @@ def test_every_input_becomes_a_flag(tmp_path, files):
     flags, steps = read_recorded(path, {"region", "seed", "stage2"})
     assert flags == {k: v for k, v in expected.items() if k not in ("region", "seed", "stage2")}
     assert steps == {}
+
+
+def test_input_files_are_recorded_by_absolute_paths(tmp_path, files, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    facts = file_facts({"sketch": "sketch.png"})
+    assert facts["sketch"] == str(files["sketch"])
+    path = written(tmp_path, **facts)
+    monkeypatch.chdir("/")
+    assert read_recorded(path, ()).flags["sketch"] == str(files["sketch"])
+    with pytest.raises(UserError, match=r"^The sketch none.png cannot be read \(No such file"):
+        file_facts({"sketch": "none.png"})
+
+
+def test_the_same_inputs_compare_equal_however_their_paths_are_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = {"sketch": "a.png", "sketch_sha256": "1", "stage1": {"workdir": "runs/1", "x": 2}}
+    absolute = {
+        **relative,
+        "sketch": f"{tmp_path}/a.png",
+        "stage1": {"workdir": f"{tmp_path}/runs/1", "x": 2},
+    }
+    assert comparable(relative) == comparable(absolute)
+    for changed in ({"sketch_sha256": "2"}, {"stage1": {"workdir": "runs/2", "x": 2}}):
+        assert comparable({**relative, **changed}) != comparable(absolute)
 
 
 def test_an_input_that_is_gone_or_changed_is_named(tmp_path, files):

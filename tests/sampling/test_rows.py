@@ -41,7 +41,9 @@ def test_prompts_may_lie_beside_the_sketches(sketches):
         written(sketches, f"{name}.txt", f"a {name}\n")
     assert [row.prompt for row in read_rows(sketches, None)] == ["a a", "a b", "a c"]
     (sketches / "b.txt").unlink()
-    with pytest.raises(UserError, match=r"b.txt cannot be read: No such file"):
+    with pytest.raises(
+        UserError, match=r"b.png has no prompt beside it: .*b.txt does not exist; .* --prompts"
+    ):
         read_rows(sketches, None)
 
 
@@ -149,9 +151,11 @@ def test_numbers_in_names_count_as_numbers(tmp_path):
 def test_what_is_no_sketch_is_left_out_with_its_reason(sketches):
     for name in ("._a.jpg", ".hidden.png", "d.jfif", "e.AVIF", "f.heic", "g.txt"):
         (sketches / name).touch()
+    (sketches / "out.png").mkdir()  # such as an output
     found, skipped = sketch_files(sketches)
     assert [file.name for file in found] == ["a.jpg", "b.png", "c.PNG", "d.jfif", "e.AVIF"]
-    assert set(skipped) == {"f.heic", "notes.md"}
+    assert set(skipped) == {"f.heic", "notes.md", "out.png"}
+    assert skipped["out.png"].startswith("is a folder, and sketches in folders")
     assert "a .heic file, which is not read; save it as PNG" in skipped["f.heic"]
 
 

@@ -1,0 +1,87 @@
+"""Flags of `ragaf_jax.sample` that exclude each other, or that have no effect."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from ragaf_jax.errors import UserError
+
+# Flags for one sketch, and the field of --prompts that replaces each in a batch, if there is one.
+_ONE_SKETCH = {
+    "sketch": None,
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "region": "regions",
+    "merge": None,
+    "labels": None,
+    "image": None,
+    "count": None,
+}
+_BATCH = ("prompts", "per_device")
+
+
+def check_for_batch(given: Collection[str]) -> None:
+    """Refuses flags for one sketch beside --sketches.
+
+    Args:
+      given: the names of the flags on the command line.
+
+    Raises:
+      UserError: the first such flag.
+    """
+    for name, field in _ONE_SKETCH.items():
+        if name in given:
+            instead = "leave it out"
+            if field is not None:
+                instead = (
+                    f"write it in the field {field!r} of --prompts, a .csv or .jsonl with a row "
+                    "for each sketch"
+                )
+            raise UserError(f"--{name} is for one sketch and --sketches gives many; {instead}.")
+
+
+def check_for_one(given: Collection[str]) -> None:
+    """Refuses flags for a batch without --sketches; arguments and errors as `check_for_batch`."""
+    for name in _BATCH:
+        if name in given:
+            instead = "give --prompt" if name == "prompts" else "leave it out"
+            raise UserError(f"--{name} is for the sketches of --sketches; for one, {instead}.")
+
+
+def check_batch_output(output: Path, sketches: Path) -> None:
+    """Refuses the folder of the sketches as the output, whose files would count as sketches."""
+    if output.resolve() == sketches.resolve():
+        raise UserError(
+            f"--output is {output}, the folder of the sketches; name another, such as "
+            f"{output / 'outputs'}."
+        )
+
+
+def check_inputs_survive(output: Path, files: Mapping[str, str | None]) -> None:
+    """Refuses input files in an earlier output, which the new output would replace.
+
+    Args:
+      output: the folder to be replaced.
+      files: paths by the names of their flags; None where a flag is not given.
+
+    Raises:
+      UserError: the first such file.
+    """
+    for name, file in files.items():
+        if file is not None and Path(file).resolve().is_relative_to(output.resolve()):
+            raise UserError(
+                f"--{name} is {file}, which lies in --output and would be replaced; name another "
+                "--output."
+            )
+
+
+def unused_strength(given: Collection[str], stages: str, has_image: bool) -> list[str]:
+    """A notice where --strength is given and nothing is noised by it.
+
+    Args:
+      given: as in `check_for_batch`.
+      stages: as in `Options`.
+      has_image: whether the first stage begins from an image.
+    """
+    if "strength" not in given or has_image or stages == "both":
+        return []
+    return [f"--strength has no effect: without --image, Stage {stages} begins from noise."]

@@ -1,0 +1,35 @@
+"""Effects of settings that a user may not expect are reported."""
+
+import pytest
+
+from ragaf_jax.sampling.options import setting_notices
+
+USUAL = {"guidance": 3.0, "sketch_guidance": 1.0, "sketch_strength": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"guidance": 0.0}, "guidance is 0, which leaves the prompt out"),
+        ({"guidance": -2.0}, "guidance is -2, which guides the image away from the prompt."),
+        ({"sketch_guidance": 0.0}, "sketch_guidance is 0, which leaves the sketch out but for"),
+        ({"sketch_guidance": -1.5}, "sketch_guidance is -1.5, which guides the image away from t"),
+        ({"sketch_strength": 0.0}, "sketch_strength is 0, so the UNet gets nothing from the sket"),
+        ({"sketch_strength": -1.0}, "sketch_strength is -1, which subtracts what the sketch bran"),
+        ({"negative_prompt": "red", "guidance": 1.0}, "guidance is 1, at which the negative prom"),
+    ],
+)
+def test_a_setting_with_an_unexpected_effect_is_reported(settings, said):
+    (notice,) = setting_notices({**USUAL, **settings})
+    assert notice.startswith(said) and notice.endswith(".")
+
+
+def test_usual_settings_give_no_notice():
+    assert setting_notices({**USUAL, "negative_prompt": "red"}) == []
+    assert setting_notices({**USUAL, "guidance": 1.0}) == []
+    assert (
+        setting_notices(
+            {**USUAL, "negative_prompt": "red", "guidance": 1.0} | {"sketch_guidance": 2.0}
+        )
+        == []
+    )
