@@ -1,12 +1,16 @@
-"""Trains, plans, samples, evaluates or adopts a stage: data and networks meet here alone.
+r"""Trains, plans, samples, evaluates or adopts a stage.
+
+Data and networks meet here alone.
 
 python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
-python main.py --mode=plan --config=configs/stage1.py:openmoji_sd --config.memory_budget_gib=24
-python main.py --mode=sample --config=configs/stage2.py:openmoji --workdir=runs/om/stage2 \
-    --config.stage1=runs/om/stage1
-python main.py --mode=evaluate --config=configs/stage2.py:openmoji --workdir=runs/om/stage2 \
-    --config.stage1=runs/om/stage1
-python main.py --mode=adopt --config=configs/stage1.py:openmoji_sd --workdir=runs/sd15 \
+python main.py --mode=plan --config=configs/stage1.py:openmoji_sd \
+    --config.memory_budget_gib=24
+python main.py --mode=sample --config=configs/stage2.py:openmoji \
+    --workdir=runs/om/stage2 --config.stage1=runs/om/stage1
+python main.py --mode=evaluate --config=configs/stage2.py:openmoji \
+    --workdir=runs/om/stage2 --config.stage1=runs/om/stage1
+python main.py --mode=adopt --config=configs/stage1.py:openmoji_sd \
+    --workdir=runs/sd15 \
     --config.init.checkpoint=stable-diffusion-v1-5/stable-diffusion-v1-5 \
     --config.init.control=lllyasviel/control_v11p_sd15_scribble
 """
@@ -30,6 +34,7 @@ from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.overrides import check_overrides
 from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.evaluation.showcase import showcase
+from ragaf_jax.nets.build import build_model
 from ragaf_jax.paths import PATH, check_no_pattern, expand_fields
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted, with_distilled_sampling
@@ -40,6 +45,7 @@ from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.plan_table import print_plan
 from ragaf_jax.training.profiling import parse_window
+from ragaf_jax.training.recorded import check_same_config, with_recorded_data_dir
 from ragaf_jax.training.sharding import make_mesh, put_batch
 from ragaf_jax.training.untrained import write_untrained
 from ragaf_jax.training.writers import workdir_writer
@@ -113,8 +119,13 @@ def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> None
     """Trains `config.stage` in `workdir`."""
     profiled = parse_window(FLAGS.profile)
     config, tokenizer = adopted(config, workdir, set_fields())
-    source = open_split(config.data, "train", tokenizer)
+    # What the fields alone decide is refused before the data are looked for.
+    if (meta := load_meta(workdir)) is not None:
+        check_same_config(meta["config"], config.to_dict(), workdir)
+        config = with_recorded_data_dir(config, meta["config"], set_fields(), workdir)
+    build_model(config)
     mesh = make_mesh(config)
+    source = open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
     augment = AugmentSketch(**config.data.augment)
 
@@ -185,6 +196,7 @@ def main(argv: list[str]) -> None:
         check_overrides(set_fields(), meta["config"], FLAGS.mode)
         distilled = meta["config"]["diffusion"].get("distilled_steps", 0)
         config = with_distilled_sampling(config, distilled, set_fields())
+        config = with_recorded_data_dir(config, meta["config"], set_fields(), workdir)
     if FLAGS.mode == "sample":
         open_shown = functools.partial(shown_for, config, drawings=8, colorings=3)
         output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"

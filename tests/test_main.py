@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from commands import run_here
 
+from configs.stage1 import get_config
+
 ROOT = Path(__file__).parents[1]
 STAGE1, STAGE2 = "--config=configs/stage1.py:quickstart", "--config=configs/stage2.py:quickstart"
 SD = "--config=configs/stage1.py:openmoji_sd"
@@ -38,6 +40,7 @@ def test_a_command_that_fails_ends_with_status_1():
         ((STAGE1, "--config.train.steps=many"), "many"),
         (("--config=configs/stage1.py:imagenet",), "imagenet"),
         ((STAGE1, "--mode=paint"), "paint"),
+        ((STAGE1, "--config.data.image_size=33"), "config.data.image_size is 33; networks of 2"),
         ((STAGE1, "--config.data.dir=nowhere"), "python -m input_pipeline.prepare"),
         ((STAGE2, "--mode=evaluate"), "config.stage1=''; use configs/stage2.py with"),
         ((STAGE2, "--mode=evaluate", "--config.stage1=nowhere"), "holds no checkpoint"),
@@ -82,7 +85,7 @@ def test_fields_of_the_command_go_before_a_distilled_checkpoints(tmp_path, monke
     flags = [f"--workdir={tmp_path}", "--config.sample.steps=2"]
     assert run_here("main.py", SD, "--mode=adopt", *flags).status == 0
     assert dict(adopted[0]) == {"sample.steps": 2}
-    meta = {"config": {"diffusion": {"distilled_steps": 4}}}
+    meta = {"config": {"data": {"dir": "data"}, "diffusion": {"distilled_steps": 4}}}
     monkeypatch.setattr("ragaf_jax.training.checkpoint.load_meta", lambda workdir: meta)
     monkeypatch.setattr(
         "ragaf_jax.evaluation.evaluate.evaluate", lambda config, *_: evaluated.append(config.sample)
@@ -91,6 +94,45 @@ def test_fields_of_the_command_go_before_a_distilled_checkpoints(tmp_path, monke
         assert run_here("main.py", SD, "--mode=evaluate", *given).status == 0
         sample = evaluated.pop()
         assert (sample.sampler, sample.steps, sample.guidance) == ("euler", steps, 1.0)
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A workdir whose checkpoint records 32 px and data in a folder of their own."""
+    config = get_config("quickstart")
+    (tmp_path / "data").mkdir()
+    config.data.update({"image_size": 32, "recolorings": 2, "dir": str(tmp_path / "data")})
+    meta = {"config": config.to_dict()}
+    for place in ("checkpoint", "adopt"):
+        monkeypatch.setattr(f"ragaf_jax.training.{place}.load_meta", lambda workdir: meta)
+    return tmp_path / "run"
+
+
+def test_a_repeated_training_names_changed_fields_before_it_looks_for_data(trained):
+    said = fail("main.py", STAGE1, f"--workdir={trained}")
+    assert f"config.data.image_size was 32 when {trained} was begun and is 64 now; config." in said
+    assert "config.data.recolorings was 2 and is 16 now: repeat the command with the old" in said
+    said = fail("main.py", STAGE2, f"--workdir={trained}")
+    assert f"{trained} holds Stage 1 and this configuration trains Stage 2; give Stage 2" in said
+    same = "--config.data.image_size=32", "--config.data.recolorings=2"
+    said = fail("main.py", STAGE1, f"--workdir={trained}", *same)
+    assert f"There is no data in {trained.parent / 'data'}/" in said
+    said = fail("main.py", STAGE1, f"--workdir={trained}", *same, "--config.data.dir=nowhere")
+    assert "There is no data in nowhere/" in said
+
+
+def test_evaluation_reads_the_data_that_the_run_was_trained_with(trained, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "ragaf_jax.evaluation.evaluate.evaluate", lambda config, *_: read.append(config.data.dir)
+    )
+    command = "main.py", STAGE1, "--mode=evaluate", f"--workdir={trained}"
+    done = run_here(*command)
+    assert f"config.data.dir is {trained.parent / 'data'}, as in the training of" in done.stderr
+    assert run_here(*command, "--config.data.dir=other").stderr == ""
+    (trained.parent / "data").rmdir()
+    assert "which is not there; config.data.dir is data instead" in run_here(*command).stderr
+    assert read == [str(trained.parent / "data"), "other", "data"]
 
 
 @pytest.mark.parametrize("mode", ["evaluate", "sample"])

@@ -1,7 +1,6 @@
 """What a run is made of, from its configuration: objective, first parameters, first state."""
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ from ragaf_jax.training.checkpoint import load_params
 from ragaf_jax.training.objective import Objective
 from ragaf_jax.training.optim import Optimizer
 from ragaf_jax.training.partition import partition
+from ragaf_jax.training.recorded import check_same_config
 from ragaf_jax.training.state import TrainState
-
-# Where the data lie, what of them is computed beforehand, and what is computed twice.
-_FREE = ("data.dir", "data.cache", "model.remat")
 
 # What a checkpoint says of its run: "config", "tokenizer", "version".
 Meta = Mapping[str, Any]
@@ -116,26 +113,12 @@ def check_stages_match(stage1: Meta, stage2: Meta, workdir: str) -> None:
 
 
 def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
-    """Refuses to go on with a run in which a number would now mean something else.
-
-    How it is trained may change from one start to the next; what is trained, and on what, may not.
+    """Refuses to resume a run with another model, noise schedule, data or vocabulary.
 
     Raises:
-      UserError: names the first field that differs.
+      UserError: names the fields that differ; see `check_same_config`.
     """
-    flat_before, flat_now = (flatten_dict(meta["config"], sep=".") for meta in (before, now))
-    for name in flat_now:
-        if name.split(".")[0] not in ("stage", "data", "model", "diffusion"):
-            continue
-        if name in _FREE or name not in flat_before:  # the field is younger than the run
-            continue
-        # JSON has made lists of the tuples of the one.
-        one, two = (json.dumps(flat.get(name)) for flat in (flat_before, flat_now))
-        if one != two:
-            raise UserError(
-                f"config.{name} was {one} when {workdir} was begun and is {two} now; go on with "
-                "the old value or begin another workdir."
-            )
+    check_same_config(before["config"], now["config"], workdir)
     if before["tokenizer"] != now["tokenizer"]:
         raise UserError(
             f"The vocabulary of the data is not the one that {workdir} was begun with; go on with "

@@ -1,0 +1,92 @@
+"""What a workdir's newest checkpoint records of its run, beside the command's configuration."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from flax.traverse_util import flatten_dict
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.announcing import announce
+
+# The location of the data, their caches, and rematerialisation: none changes a number.
+_FREE = ("data.dir", "data.cache", "model.remat")
+
+# The most fields that an error lists.
+_LISTED = 4
+
+
+def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:
+    """Refuses to resume a run with another stage, model, noise schedule or data.
+
+    How it is trained may change from one start to the next.
+
+    Args:
+      before: the configuration in the checkpoint, as nested dicts.
+      now: the configuration of this start, likewise.
+      workdir: of the run.
+
+    Raises:
+      UserError: names the fields that differ.
+    """
+    if before["stage"] != now["stage"]:
+        raise UserError(
+            f"{workdir} holds Stage {before['stage']} and this configuration trains Stage "
+            f"{now['stage']}; give Stage {now['stage']} another --workdir."
+        )
+    one, two = (flatten_dict(dict(config), sep=".") for config in (before, now))
+    differing = [
+        # JSON has made lists of the tuples of the checkpoint.
+        (name, json.dumps(one[name]), json.dumps(two[name]))
+        for name in two
+        if name.partition(".")[0] in ("data", "model", "diffusion")
+        and name not in _FREE
+        and name in one  # else the field is younger than the run
+        and json.dumps(one[name]) != json.dumps(two[name])
+    ]
+    if not differing:
+        return
+    (name, old, new), *others = differing
+    sentence = f"config.{name} was {old} when {workdir} was begun and is {new} now"
+    for name, old, new in others[: _LISTED - 1]:
+        sentence += f"; config.{name} was {old} and is {new} now"
+    if (more := len(differing) - _LISTED) > 0:
+        sentence += f"; and {more} more fields differ"
+    raise UserError(
+        f"{sentence}: repeat the command with the old values, or choose another --workdir."
+    )
+
+
+def with_recorded_data_dir(
+    config: ml_collections.ConfigDict,
+    recorded: Mapping[str, Any],
+    given: Collection[str],
+    workdir: Path,
+) -> ml_collections.ConfigDict:
+    """`config` with the `data.dir` of the run in `workdir`, unless the command sets it.
+
+    A folder that is no longer there is named in a notice, and `config` stays as it is.
+
+    Args:
+      config: of this command.
+      recorded: the configuration in the checkpoint, as nested dicts.
+      given: paths of the fields that the command sets.
+      workdir: of the run.
+    """
+    folder = recorded["data"]["dir"]
+    if "data.dir" in given or folder == config.data.dir:
+        return config
+    if not Path(folder).is_dir():
+        announce(
+            f"{workdir} was trained with the data in {folder}, which is not there; "
+            f"config.data.dir is {config.data.dir} instead."
+        )
+        return config
+    announce(
+        f"config.data.dir is {folder}, as in the training of {workdir}; --config.data.dir selects "
+        "another folder."
+    )
+    return with_fields(config, {"data.dir": folder})
