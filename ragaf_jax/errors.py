@@ -3,6 +3,7 @@
 import difflib
 import errno
 import functools
+import logging
 import re
 import shutil
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 # Reasons why a place cannot be read or written that are no fault of the program.
 _NO_PLACE = (
@@ -37,8 +39,36 @@ class UserError(Exception):
 
 
 def notify(sentence: str) -> None:
-    """Prints a sentence on stderr, `wrapped`."""
-    print(wrapped(sentence), file=sys.stderr, flush=True)
+    """Prints a sentence on stderr, `wrapped`, above any progress bar."""
+    from tqdm import tqdm  # importing it takes 50 ms
+
+    tqdm.write(wrapped(sentence), file=sys.stderr)
+    sys.stderr.flush()
+
+
+class _Notices(logging.Handler):
+    """Prints the records of this project's loggers as notices, without absl's prefix."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        if _is_ours(record):
+            notify(self.format(record))
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in ("ragaf_jax", "input_pipeline")
+
+
+def _not_ours(record: logging.LogRecord) -> bool:
+    return not _is_ours(record)
+
+
+def _notify_of_logs() -> None:
+    """Makes notices of what this project logs; a second call changes nothing."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Notices) for handler in root.handlers):
+        root.addHandler(_Notices())
+        absl_logging.get_absl_handler().addFilter(_not_ours)
 
 
 def wrapped(text: str) -> str:
@@ -195,4 +225,5 @@ def run_cli(main: Callable[[list[str]], None], argv: Sequence[str] | None = None
             return 130
         return 0
 
+    _notify_of_logs()
     app.run(guarded, argv=None if argv is None else list(argv), flags_parser=_parse_flags)

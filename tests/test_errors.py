@@ -69,6 +69,28 @@ def test_a_log_gets_a_sentence_in_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err == f"{SENTENCE}\n"
 
 
+def test_a_warning_is_printed_above_the_progress_bar_without_a_prefix():
+    script = """if True:
+        import logging
+        from absl import logging as absl_logging
+        from tqdm import tqdm
+        from ragaf_jax.errors import run_cli
+        def main(argv):
+            absl_logging.set_verbosity(absl_logging.WARNING)
+            logging.getLogger("orbax").warning("Of others.")
+            bar = tqdm(total=2, ncols=40)
+            logging.getLogger("ragaf_jax.training.checkpoint").warning("It waited %d s.", 2)
+            bar.close()
+        run_cli(main)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    lines = [line.rpartition("\r")[2] for line in done.stderr.splitlines()]
+    assert "It waited 2 s." in lines and done.stderr.count("waited") == 1
+    assert any(line.startswith("W") and line.endswith("] Of others.") for line in lines)
+
+
 def test_a_mistake_of_ours_keeps_its_traceback():
     script = "from ragaf_jax.errors import run_cli\nrun_cli(lambda argv: 1 / 0)"
     done = subprocess.run(
