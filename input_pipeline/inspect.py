@@ -1,13 +1,14 @@
-"""Look before you train: pictures and statistics of prepared data.
+r"""Look before you train: pictures and statistics of prepared data.
 
     python -m input_pipeline.inspect --dataset=openmoji/recolor --data_dir=data
-    python -m input_pipeline.inspect --dataset=sketchy --size=256 --split=test --examples=50
-    python -m input_pipeline.inspect --dataset=coco --size=512 --text_length=77 \
-        --tokenizer=stable-diffusion-v1-5/tokenizer
+    python -m input_pipeline.inspect --dataset=sketchy --size=256 --split=test \
+        --examples=50
+    python -m input_pipeline.inspect --dataset=coco --size=512 \
+        --text_length=77 --tokenizer=stable-diffusion-v1-5/tokenizer
 
-Writes index.html (one file, to be opened in a browser), contact_sheet.png and statistics.json, and
-prints the statistics. A run's room for regions, edges and tokens is that of `configs/base.py`
-unless the flags say otherwise.
+Writes index.html (one file, to be opened in a browser), contact_sheet.png and
+statistics.json, and prints the statistics. A run's room for regions, edges and
+tokens is that of `configs/base.py` unless the flags say otherwise.
 """
 
 from pathlib import Path

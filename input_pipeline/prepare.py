@@ -1,14 +1,20 @@
-r"""Writes a data set to disk, once: `python -m input_pipeline.prepare --dataset=openmoji`.
+r"""Writes a data set to disk, once.
 
-    python -m input_pipeline.prepare --dataset=openmoji --data_dir=data          # both variants
-    python -m input_pipeline.prepare --dataset=openmoji/recolor --size=128 --recolorings=32
-    python -m input_pipeline.prepare --dataset=sketchy --root=/data/sketchy --size=256
-    python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 --sketch=hed
-    python -m input_pipeline.prepare --dataset=folder/cats --root=~/cats --size=512
-    python -m input_pipeline.prepare --dataset=coco --root=/data/coco --size=512 \
-        --beam_runner=DirectRunner --beam_options=direct_num_workers=8
+    python -m input_pipeline.prepare --dataset=openmoji  # both variants
+    python -m input_pipeline.prepare --dataset=openmoji/recolor --size=128 \
+        --recolorings=32
+    python -m input_pipeline.prepare --dataset=sketchy --root=/data/sketchy \
+        --size=256
+    python -m input_pipeline.prepare --dataset=coco --root=/data/coco \
+        --size=512 --sketch=hed
+    python -m input_pipeline.prepare --dataset=folder/cats --root=~/cats \
+        --size=512
+    python -m input_pipeline.prepare --dataset=coco --root=/data/coco \
+        --size=512 --beam_runner=DirectRunner \
+        --beam_options=direct_num_workers=8
 
-A preparation that was interrupted leaves nothing that loads; the next one starts clean.
+A preparation that was interrupted leaves nothing that loads; the next one
+starts clean.
 """
 
 import os

@@ -1,14 +1,16 @@
-"""A trained stage for PyTorch's diffusers, its LoRA for other programs, or its parameters alone.
+r"""A trained stage for diffusers, its LoRA for others, or its parameters alone.
 
-    python -m ragaf_jax.export --workdir=runs/sd/stage1 --format=diffusers --output=exported
-    python -m ragaf_jax.export --workdir=runs/om/stage1 --format=orbax --dtype=bfloat16 \
-        --output=pretrained/openmoji/stage1
+    python -m ragaf_jax.export --workdir=runs/sd/stage1 --format=diffusers \
+        --output=exported
+    python -m ragaf_jax.export --workdir=runs/om/stage1 --format=orbax \
+        --dtype=bfloat16 --output=pretrained/openmoji/stage1
 
-The output folder appears when all of it is written: controlnet/, unet/, text_encoder/, and where
-the stage has them vae/, lora/ and ragaf/, each with a README.md; tokenizer/ and scheduler/. With
-all of them it is what `StableDiffusionControlNetPipeline.from_pretrained` loads. With
---format=orbax it is a workdir as small as can be: what samples or evaluates reads it as any other,
-and Stage 2 begins from it.
+The output folder appears when all of it is written: controlnet/, unet/,
+text_encoder/, and where the stage has them vae/, lora/ and ragaf/, each with a
+README.md; tokenizer/ and scheduler/. With all of them it is what
+`StableDiffusionControlNetPipeline.from_pretrained` loads. With --format=orbax
+it is a workdir as small as can be: what samples or evaluates reads it as any
+other, and Stage 2 begins from it.
 """
 
 import json

@@ -1,23 +1,29 @@
-"""A sketch and a prompt to pictures, by trained stages; or many of them.
+r"""A sketch and a prompt to pictures, by trained stages; or many of them.
 
     python -m ragaf_jax.sample --stage1=runs/om/stage1 --stage2=runs/om/stage2 \
-        --sketch=dog.png --prompt="dog: large brown in the middle" --output=outputs/dog --seed=42
+        --sketch=dog.png --prompt="dog: large brown in the middle" \
+        --output=outputs/dog --seed=42
 
-    … --sketch=house.png --regions-only --output=outputs/house        # look at the regions first,
+    # Look at the regions first, then speak of them.
+    … --sketch=house.png --regions-only --output=outputs/house
     … --sketch=house.png --prompt=house --output=outputs/house \
-        --region 3="red brick wall" --region 5="oak door" --merge 2,7  # then speak of them
+        --region 3="red brick wall" --region 5="oak door" --merge 2,7
 
-    … --from=outputs/house/metadata.json --seed=7 --output=outputs/again  # again, of another seed
+    # Again, of another seed.
+    … --from=outputs/house/metadata.json --seed=7 --output=outputs/again
 
-    … --vocabulary                                   # the words that the model knows
+    # The words that the model knows.
+    … --vocabulary
 
-    … --sketches=drawings --prompts=prompts.csv --output=outputs  # a folder each, on all devices
+    # A folder each, on all devices.
+    … --sketches=drawings --prompts=prompts.csv --output=outputs
 
-An output folder appears when all of it is written: sketch.png, regions.png, region_graph.png,
-stage1_output.png, stage2_output.png, stage2_upscaled.png, comparison.png, prompt.txt,
-metadata.json, regions.json, labels.png and, of a Stage 2 with RAGAF, attention_maps.png and
-fusion.png. Images have the size that the stages were trained at: 64 × 64 pixels for those in
-pretrained/openmoji. --upscale resamples them and lays the sketch's own lines over them.
+An output folder appears when all of it is written: sketch.png, regions.png,
+region_graph.png, stage1_output.png, stage2_output.png, stage2_upscaled.png,
+comparison.png, prompt.txt, metadata.json, regions.json, labels.png and, of a
+Stage 2 with RAGAF, attention_maps.png and fusion.png. Images have the size that
+the stages were trained at: 64 × 64 pixels for those in pretrained/openmoji.
+--upscale resamples them and lays the sketch's own lines over them.
 """
 
 import dataclasses

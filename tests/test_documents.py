@@ -38,3 +38,16 @@ def test_rates_have_a_space_before_their_unit():
     ]
     assert len(units) > 20
     assert [found for found in units if not found[1].startswith(" ")] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("main", "input_pipeline/prepare", "input_pipeline/inspect"),
+        *("ragaf_jax/sample", "ragaf_jax/export", "ragaf_jax/demo/__main__"),
+    ],
+)
+def test_a_commands_help_has_room_on_a_terminal_of_80_columns(command):
+    """`--help` prints the docstring; unless that is raw, the lines of a command run together."""
+    text = ast.get_docstring(ast.parse((ROOT / f"{command}.py").read_text(encoding="utf-8")), False)
+    assert [line for line in text.splitlines() if len(line) > 80] == []

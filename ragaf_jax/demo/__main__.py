@@ -1,8 +1,10 @@
-"""Serves the page.
+r"""Serves the page.
 
-    python -m ragaf_jax.demo --stage1=pretrained/openmoji/stage1 --stage2=pretrained/openmoji/stage2
+    python -m ragaf_jax.demo --stage1=pretrained/openmoji/stage1 \
+        --stage2=pretrained/openmoji/stage2
 
-Only this machine reaches it, unless --host is given. It needs an extra: pip install -e '.[demo]'
+Only this machine reaches it, unless --host is given. It needs an extra:
+pip install -e '.[demo]'
 """
 
 import contextlib
