@@ -33,6 +33,10 @@ from ragaf_jax.folders import alone_in
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.paths import PATH, check_no_pattern
 
+# The side of an image must be a multiple of it for the networks of `configs/base.py`, whose latents
+# are 4 times smaller and halved once.
+SIDE_FACTOR = 8
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "dataset",
@@ -43,7 +47,7 @@ flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
 flags.DEFINE(
     PATH, "root", None, "Folder of the pictures as downloaded; default $SKETCHY_ROOT or $COCO_ROOT."
 )
-flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
+flags.DEFINE_integer("size", 64, "Side of the images, px; a multiple of 8.", lower_bound=32)
 flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
 flags.DEFINE_enum(
     "sketch", "canny", sketch.METHODS, "How pictures become sketches where none were drawn."
@@ -82,6 +86,12 @@ def main(argv: list[str]) -> None:
     """Prepares and says what is there."""
     del argv
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
+    if FLAGS.size % SIDE_FACTOR:
+        near = FLAGS.size - FLAGS.size % SIDE_FACTOR
+        raise UserError(
+            f"--size is {FLAGS.size}, which the networks cannot halve; choose a multiple of "
+            f"{SIDE_FACTOR}, such as {near} or {near + SIDE_FACTOR} (of 64 for Stable Diffusion)."
+        )
     if FLAGS.beam_options and not FLAGS.beam_runner:
         raise UserError(
             f"--beam_options is {FLAGS.beam_options!r} and --beam_runner is not given; give both, "

@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from PIL import Image, ImageChops, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps
 
 from ragaf_jax.errors import UserError
 
@@ -162,21 +162,42 @@ def cut(array: Shaped[np.ndarray, "h w *c"], window: Window) -> Shaped[np.ndarra
     return array[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
-def check_same_aspect(sketch: Sequence[int], image: Sequence[int]) -> None:
+def check_same_aspect(
+    sketch: Sequence[int],
+    image: Sequence[int],
+    sketch_file: Path | None = None,
+    image_file: Path | None = None,
+) -> None:
     """Refuses a sketch and an image that cannot lie on each other.
 
     Args:
       sketch, image: their shapes, height and width first, upright.
+      sketch_file, image_file: their files, for the sentence: EXIF rotation may exchange the sides.
 
     Raises:
       UserError: height / width differs by more than 2 %.
     """
     (rows, columns), (height, width) = sketch[:2], image[:2]
-    if abs(rows * width / (columns * height) - 1) > MAX_ASPECT_DIFFERENCE:
-        raise UserError(
-            f"The sketch has {columns} × {rows} pixels and the image {width} × {height}, so they "
-            "do not lie on each other; crop one to the proportions of the other."
-        )
+    if abs(rows * width / (columns * height) - 1) <= MAX_ASPECT_DIFFERENCE:
+        return
+    turned_sketch, turned_image = (
+        " after its EXIF rotation" if file is not None and _exif_exchanges_sides(file) else ""
+        for file in (sketch_file, image_file)
+    )
+    swapped = abs(columns * width / (rows * height) - 1) <= MAX_ASPECT_DIFFERENCE
+    advice = "rotate one by 90°" if swapped else "crop one to the proportions of the other"
+    raise UserError(
+        f"The sketch has {columns} × {rows} pixels{turned_sketch} and the image {width} × {height}"
+        f"{turned_image}, so they do not lie on each other; {advice}."
+    )
+
+
+def _exif_exchanges_sides(path: Path) -> bool:
+    """Whether the EXIF orientation of an image file is a rotation by 90° or 270°."""
+    # Broken EXIF data is no reason for another error.
+    with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return False
 
 
 def subject_of(path: Path, what: str) -> str:

@@ -162,7 +162,7 @@ def draw_one(given: Collection[str], recorded_steps: Mapping[int, int]) -> None:
     check_not_merged(region_prompts, merges)
     image = None if FLAGS.image is None else read_rgb(FLAGS.image)
     if image is not None:
-        check_same_aspect(grey.shape, image.shape)
+        check_same_aspect(grey.shape, image.shape, Path(FLAGS.sketch), Path(FLAGS.image))
     if FLAGS.prompt is None and not FLAGS.regions_only:
         raise UserError(
             "--prompt is missing; say what the picture is to show, or --prompt= for nothing."

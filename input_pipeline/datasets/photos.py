@@ -195,14 +195,15 @@ def _read(task: _Task) -> _Read | Rejected:
         if item.sketch is not None:
             file = item.sketch
             grey = images.read_grey(item.sketch)
-            images.check_same_aspect(grey.shape, photo.shape)
+            images.check_same_aspect(grey.shape, photo.shape, item.sketch, item.image)
             # As its picture is: cut to the central square.
             page = to_page(images.crop_square(grey), page_size(task.size))
             if page.min() == 255:
                 raise UserError("has no line on it: it is of one colour")
     except UserError as error:
         what = images.subject_of(file, "image" if file is item.image else "sketch")
-        reason = str(error).removeprefix(f"{what} ").removesuffix(".")
+        # `Rejected` names the file: its reason begins with the verb.
+        reason = str(error).removeprefix(f"{what} ").removeprefix("The sketch ").removesuffix(".")
         return Rejected(str(file.relative_to(task.root)), reason)
     return _Read(photo, page)
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import run_here
 from miniature import LIMIT, RECOLORINGS, SIZE
 
 from input_pipeline.datasets.openmoji_art import select_drawings
@@ -119,6 +120,13 @@ def test_an_unknown_data_set_is_named(tmp_path):
     with pytest.raises(UserError, match="no data set 'openmojo'; choose openmoji/plain, "):
         prepare("openmojo", tmp_path, Options(SIZE, RECOLORINGS))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_no_network_can_use_is_refused(tmp_path):
+    done = run_here("input_pipeline.prepare", "--size=33", f"--data_dir={tmp_path}")
+    assert done.status == 1 and not list(tmp_path.iterdir())
+    assert "--size is 33, which the networks cannot halve; choose a multiple of 8" in done.stderr
+    assert "such as 32 or 40" in done.stderr
 
 
 def test_two_preparations_do_not_disturb_each_other(tmp_path):
