@@ -10,6 +10,8 @@ python main.py --config=configs/stage1.py:folder --workdir=runs/own/stage1
     The small model on one's own pictures; also sketchy, coco, both, and sketchy_sd, coco_sd …
 """
 
+import difflib
+
 import ml_collections
 
 from configs import base, photos
@@ -37,9 +39,13 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
         config.evaluation_examples = 64
         config.sample.steps = 10
     elif data != "openmoji":
+        known = ["quickstart", "openmoji", *photos.DATASETS]
+        named = [*known, *(f"{name}_sd" for name in known[1:])]
+        near = difflib.get_close_matches(dataset, named, 1)
+        meant = f"; did you mean {near[0]}?" if near else "."
         raise ValueError(
-            f"the configurations are quickstart, openmoji, {', '.join(photos.DATASETS)} and, but "
-            f"for the first, the same with _sd, not {dataset!r}"
+            f"There is no configuration {dataset!r}: they are {', '.join(known)} and, but for the "
+            f"first, the same with _sd{meant}"
         )
     if dataset.endswith("_sd"):
         from_stable_diffusion(config)

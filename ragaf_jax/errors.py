@@ -116,7 +116,10 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         sentence = _wrong_field(argv, text)
         if sentence is None:
             plain = " ".join((lines[-1] if traced else text).split())
-            sentence = f"{plain} (--help lists the flags)"
+            # A configuration raises ValueError of the name behind its colon.
+            named = traced and plain.startswith("ValueError: ")
+            sentence = plain.removeprefix("ValueError: ")
+            sentence += "" if named else " (--help lists the flags)"
         raise SystemExit(_report(sentence)) from None
 
 

@@ -38,7 +38,12 @@ def test_a_command_that_fails_ends_with_status_1():
     [
         ((STAGE1, "--config.train.stpes=3"), "stpes"),
         ((STAGE1, "--config.train.steps=many"), "many"),
-        (("--config=configs/stage1.py:imagenet",), "imagenet"),
+        (
+            ("--config=configs/stage1.py:imagenet",),
+            "error: There is no configuration 'imagenet': they are quickstart, openmoji, sketchy, "
+            "coco, both, folder and, but for the first, the same with _sd.",
+        ),
+        (("--config=configs/stage2.py:quickstrt",), "with _sd; did you mean quickstart?"),
         ((STAGE1, "--mode=paint"), "paint"),
         ((STAGE1, "--config.data.image_size=33"), "config.data.image_size is 33; networks of 2"),
         ((STAGE1, "--config.data.dir=nowhere"), "python -m input_pipeline.prepare"),

@@ -70,8 +70,10 @@ def scan(root: Path) -> Scan:
             notes.read_table(root, path)
     notes.read_sidecars(root)
     if not notes.captions:
+        named = map(notes.caption_in_other_case, sorted(filter(is_picture, files)))
+        hint = next(filter(None, named), "") or _unread_table(files)
         raise UserError(
-            f"No picture in {root} has a caption{first_problem(rejected)}{_unread_table(files)}; "
+            f"No picture in {root} has a caption{first_problem(rejected)}{hint}; "
             "put a text file beside each (a.jpg and a.txt), or a metadata.jsonl or metadata.csv "
             "with file_name and text beside them, or a captions.csv with file_name and caption "
             "above image/."
@@ -195,7 +197,7 @@ def _items(
             reject(Rejected(path, f"has the same name as {of_key[key]}"))
         elif path not in notes.captions:
             if path not in notes.blamed:
-                reject(Rejected(path, "has no caption"))
+                reject(Rejected(path, f"has no caption{notes.caption_in_other_case(path)}"))
         elif sketch is None and (part.sketches or notes.drawn):
             reject(Rejected(path, "has no sketch"))
         else:

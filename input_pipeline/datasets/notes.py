@@ -33,6 +33,7 @@ class Notes:
         self.files, self.rejected = files, rejected
         # macOS writes é as e and an accent, tables mostly as one character.
         self._of_form = {composed(path): path for path in files}
+        self._of_case = {composed(path).lower(): path for path in sorted(files)}
         self.captions: dict[str, dict[str, None]] = collections.defaultdict(dict)
         self.sketches: dict[str, str] = {}
         self.blamed: set[str] = set()
@@ -99,13 +100,24 @@ class Notes:
         """The file of this name, in whichever Unicode form; "" if there is none."""
         return path if path in self.files else self._of_form.get(composed(path), "")
 
+    def other_case(self, *paths: str) -> str:
+        """A file that has one of these names but for the case, as a part of a sentence; or ""."""
+        absent = [composed(path).lower() for path in paths if not self._file(path)]
+        found = next((self._of_case[path] for path in absent if path in self._of_case), None)
+        return f", and the name of {printable(found)} differs in case" if found else ""
+
+    def caption_in_other_case(self, picture: str) -> str:
+        """The like for the text file of a picture."""
+        return self.other_case(*(stem(picture) + extension for extension in SIDECARS))
+
     def _problem(self, row: Row, folder: str, picture: str, sketch: str) -> str:
         """Why a row cannot be used that is fine in itself."""
         for name, found in ((row.file, picture), (row.sketch, sketch)):
             if name and not found:
                 away = join(posixpath.normpath(join(folder, name)), "").startswith("../")
                 what = "a file out of the data set" if away else "a missing file"
-                return f"names {what}: {printable(name)}"
+                other = self.other_case(posixpath.normpath(join(folder, name)))
+                return f"names {what}: {printable(name)}{other}"
             if name and not is_picture(name):
                 return f"names what is no picture: {printable(name)}"
         return ""

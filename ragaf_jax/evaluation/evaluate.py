@@ -20,6 +20,7 @@ from ragaf_jax.evaluation.perception import (
     Networks,
     load_networks,
     look,
+    notices,
     score_perception,
     score_sets,
 )
@@ -105,8 +106,8 @@ def evaluate(
     size = two.config.data.image_size
     others = {str(x): read_evaluation(x, truth.keys, config.seed, size) for x in compare}
     networks, missing = load_networks(config.metrics.to_dict())
-    told = list(dict.fromkeys(missing.values()))
-    print(*told, sep="\n", end="\n" if told else "")  # before the long part of the work
+    for line in notices(config.metrics.to_dict(), missing):
+        print(line)  # before the long part of the work
     output.mkdir(parents=True, exist_ok=True)
 
     pictures = dict(zip(STAGES, sample_both(config, *stages, batch, output / KEPT), strict=True))
@@ -148,7 +149,8 @@ def evaluate(
     shown = figures(pictures, batch, truth, two.tokenizer, reading, fusion, logs)
     rows = ranked_rows(scores["stage 2"], pictures, truth)
     _write(output, result, rows, shown)
-    print(*(line for line in sentences(result) if line not in told), sep="\n")
+    printed = set(missing.values())
+    print(*(line for line in sentences(result) if line not in printed), sep="\n")
     for what, name in FINALLY.items():
         print(f"{what}: {output / name}")
     return result

@@ -76,6 +76,21 @@ def load_networks(fields: Mapping[str, str]) -> tuple[Networks, Missing]:
     return Networks(**found), missing
 
 
+def notices(fields: Mapping[str, str], missing: Missing) -> list[str]:
+    """What to print of `missing`: one line for all fields that are empty, else its sentences.
+
+    Args:
+      fields: `config.metrics`.
+      missing: as `load_networks` returns it.
+    """
+    unnamed = [name for name in missing if not fields[METRICS[name].weights]]
+    others = list(dict.fromkeys(why for name, why in missing.items() if name not in unnamed))
+    if not unnamed:
+        return others
+    titles = ", ".join(METRICS[name].title.partition(",")[0] for name in unnamed)
+    return [f"Not computed without weights (docs/evaluation.md): {titles}.", *others]
+
+
 def look(networks: Networks, pictures: Pictures) -> Features:
     """The features of n ≥ 1 pictures."""
     pool = logits = clip = None

@@ -12,6 +12,7 @@ from ragaf_jax.evaluation.perception import (
     Networks,
     load_networks,
     look,
+    notices,
     score_perception,
     score_sets,
 )
@@ -50,6 +51,15 @@ def test_weights_that_are_not_there_are_told_and_the_others_loaded(weights, tmp_
     assert networks.lpips_alex is not None and networks.inception is None
     assert set(missing) == OF_NETWORKS - {"lpips_alex"}
     assert missing["fid"].startswith(f"FID is not computed: there is no file '{tmp_path / 'none'}'")
+
+
+def test_empty_fields_are_one_notice():
+    fields = NONE | {"clip": "none"}
+    missing = {name: f"{name} is not computed." for name in ("lpips_alex", "clip_score", "kid")}
+    assert notices(fields, missing) == [
+        "Not computed without weights (docs/evaluation.md): LPIPS (AlexNet), KID.",
+        "clip_score is not computed.",
+    ]
 
 
 def test_all_networks_with_random_weights(rng, weights):

@@ -496,6 +496,13 @@ def test_images_in_other_formats_are_listed(root):
             "is UTF-16; save it as UTF-8",
         ),
         ("a.txt", "a cat".encode("utf-16"), r"a.txt is UTF-16; save it as UTF-8"),
+        ("A.txt", b"a cat", r"has a caption, and the name of A\.txt differs in case; put a text"),
+        ("a.TXT", b"a cat", r"has a caption, and the name of a\.TXT differs in case; put a text"),
+        (
+            "metadata.csv",
+            b"file_name,text\nA.png,a\n",
+            r"names a missing file: A\.png, and the name of a\.png differs in case",
+        ),
         ("prompt.json", b"[]", "and prompt.json is not a table that is read"),
         ("train.parquet", b"PAR1", "and train.parquet is not a table that is read"),
     ],
