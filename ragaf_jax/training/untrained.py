@@ -14,6 +14,7 @@ from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.checkpoint import load_meta
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.parameters import save_parameters
+from ragaf_jax.weights.pretrained import check_pretrained
 
 
 def write_untrained(
@@ -37,6 +38,8 @@ def write_untrained(
             "with --config.init.checkpoint=<folder, file or hub id>."
         )
     if config.init.control == "unet":
+        # No ControlNet helps a checkpoint of another model.
+        check_pretrained(config.init.checkpoint)
         raise UserError(
             "config.init.control is 'unet', which says nothing before it is trained; name a "
             "ControlNet, such as --config.init.control=lllyasviel/control_v11p_sd15_scribble."

@@ -11,6 +11,15 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from ragaf_jax.errors import UserError, notify
 from ragaf_jax.weights.stores import PICKLES, pickle_refusal
 
+# The JSON files that describe a folder in diffusers' layout and its networks.
+DESCRIPTIONS = (
+    "model_index.json",
+    "config.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+)
+
 # Tried in this order where no variant is asked for.
 VARIANTS = ("", "fp16", "non_ema")
 FLAX_FILES = {
@@ -26,18 +35,22 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+)?")
 
 # Given the names of all files of a repository, those that are wanted.
 Choose = Callable[[Collection[str]], Sequence[str]]
+# Given a folder with a repository's descriptions and the names of all its files: raises UserError
+# where it is not what is wanted.
+Check = Callable[[Path, Collection[str]], object]
 
 
-def locate(where: str, choose: Choose) -> Path:
+def locate(where: str, choose: Choose, check: Check | None = None) -> Path:
     """The local path that `where` names; of a hub id, after fetching the files that are chosen.
 
     Args:
       where: a folder, a file, or "owner/repository" with, after another "/", a folder or a
         `.safetensors` file in it.
       choose: what to fetch from a repository's folder.
+      check: applied to a repository's folder before anything but its descriptions is fetched.
 
     Raises:
-      UserError: it is neither here nor on the hub.
+      UserError: it is neither here nor on the hub, or `check` refuses it.
     """
     path = Path(where).expanduser()
     if where and path.exists():
@@ -50,7 +63,10 @@ def locate(where: str, choose: Choose) -> Path:
     repository, inside = _repository(where)
     try:
         files = huggingface_hub.HfApi().model_info(repository, timeout=TIMEOUT).siblings or ()
-        wanted = _wanted([file.rfilename for file in files], inside, choose)
+        names = [file.rfilename for file in files]
+        if check is not None and not inside.endswith(".safetensors"):
+            _check_descriptions(repository, names, inside, check)
+        wanted = _wanted(names, inside, choose)
         folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
     except UserError:
         raise
@@ -107,13 +123,31 @@ def _fetched_before(repository: str, where: str, error: Exception) -> Path:
     return folder
 
 
+def descriptions(names: Collection[str]) -> list[str]:
+    """Of a folder's files, by their names relative to it, the JSON files that describe it."""
+    return [name for name in names if name in DESCRIPTIONS]
+
+
+def _check_descriptions(repository: str, names: Collection[str], inside: str, check: Check) -> None:
+    """Fetches the JSON files that describe a repository's folder, if it has any, for `check`."""
+    below = _below(names, inside)
+    if small := descriptions(below):
+        wanted = [f"{inside}/{name}".lstrip("/") for name in small]
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
+        check(folder / inside, below)
+
+
+def _below(names: Collection[str], inside: str) -> list[str]:
+    """Of a repository's files those in the folder `inside`, relative to it."""
+    prefix = f"{inside}/" if inside else ""
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+
 def _wanted(names: Collection[str], inside: str, choose: Choose) -> list[str]:
     if inside.endswith(".safetensors"):
         # PEFT's settings may lie beside a file of its tensors.
         return [inside, f"{inside.rpartition('/')[0]}/adapter_config.json".lstrip("/")]
-    prefix = f"{inside}/" if inside else ""
-    below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    return [prefix + name for name in choose(below)]
+    return [f"{inside}/{name}".lstrip("/") for name in choose(_below(names, inside))]
 
 
 def choose_weights(

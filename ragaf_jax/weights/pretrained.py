@@ -13,11 +13,18 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights import compvis, compvis_sizes, configs, kinds, schedulers
+from ragaf_jax.weights import compvis, compvis_sizes, kinds, schedulers
 from ragaf_jax.weights.configs import ControlConfig
 from ragaf_jax.weights.fields import read_json
+from ragaf_jax.weights.layout import described, described_control
 from ragaf_jax.weights.load import Tree, load_tree
-from ragaf_jax.weights.locate import check_variant, choose_weights, files_below, locate
+from ragaf_jax.weights.locate import (
+    check_variant,
+    choose_weights,
+    descriptions,
+    files_below,
+    locate,
+)
 from ragaf_jax.weights.names import Naming, flax_names, text_names, unet_names, vae_names
 from ragaf_jax.weights.stores import InMemory, Safetensors, Store, Under, open_weights
 
@@ -94,34 +101,35 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
     Raises:
       UserError: it is not there, damaged, or of an architecture that these networks are not.
     """
-    path = locate(where, functools.partial(_wanted, variant=variant, source=where))
-    pretrained = _single_file(path) if path.is_file() else _folder(path, variant)
-    latent = pretrained.vae.config.latent_channels
-    kinds.check_inputs(pretrained.unet.config.in_channels, latent, pretrained.source)
-    return pretrained
+    choose = functools.partial(_wanted, variant=variant, source=where)
+    path = locate(where, choose, functools.partial(described, source=where))
+    return _single_file(path) if path.is_file() else _folder(path, variant)
+
+
+def check_pretrained(where: str) -> None:
+    """Refuses what `open_pretrained` does, as far as it shows without fetching weights.
+
+    Raises:
+      UserError: it is not there, or not a Stable Diffusion 1 or 2.
+    """
+    if not Path(where).expanduser().exists() and where.endswith(".safetensors"):
+        return  # a file on the hub, which is fetched whole
+    path = locate(where, descriptions)
+    if path.is_file():
+        _single_file(path)
+    else:
+        # Of a repository only the descriptions are here.
+        described(path, files_below(path), where)
 
 
 def _folder(path: Path, variant: str) -> Pretrained:
     names = files_below(path)
-    kinds.check_components(names, str(path))
-    if not (path / "unet").is_dir():
-        hint = "give a folder with unet/, vae/, text_encoder/, scheduler/ and tokenizer/"
-        if (path / "config.json").exists():
-            hint = "it is of one network: give the folder above it"
-        elif (path / "checkpoints").exists():
-            hint = "it is a workdir of ours: go on with it, or name it as --config.stage1"
-        raise UserError(f"{path} holds no Stable Diffusion in diffusers' layout; {hint}.")
+    sizes = described(path, names, str(path))
     check_variant(names, variant, str(path))
-    read = {
-        folder: read_json(path / folder / "config.json")
-        for folder in ("unet", "vae", "text_encoder")
-    }
 
-    def network(folder: str, config: Callable[..., C], naming: Naming, *surplus: str) -> Network[C]:
-        # First what it is: of another model there may be no file that is read.
-        sizes = config(read[folder], str(path / folder / "config.json"))
+    def network(folder: str, config: C, naming: Naming, *surplus: str) -> Network[C]:
         file = path / choose_weights(names, folder, _STEMS[folder], variant, str(path))[0]
-        return Network(sizes, functools.partial(open_weights, file), naming, surplus)
+        return Network(config, functools.partial(open_weights, file), naming, surplus)
 
     scheduler = path / "scheduler" / "scheduler_config.json"
     noise = read_json(scheduler)
@@ -130,12 +138,12 @@ def _folder(path: Path, variant: str) -> Pretrained:
     tokenizer = path / "tokenizer"
     return Pretrained(
         str(path),
-        network("unet", configs.unet_config, unet_names),
-        network("vae", configs.vae_config, vae_names),
-        network("text_encoder", configs.text_config, text_names, *_TEXT_SURPLUS),
+        network("unet", sizes.unet, unet_names),
+        network("vae", sizes.vae, vae_names),
+        network("text_encoder", sizes.text_encoder, text_names, *_TEXT_SURPLUS),
         schedulers.diffusion_fields(noise, str(scheduler)),
         tokenizer if tokenizer.is_dir() else None,
-        "!" if read["text_encoder"].get("hidden_act") == "gelu" else None,  # Stable Diffusion 2
+        "!" if sizes.text_encoder.hidden_act == "gelu" else None,  # Stable Diffusion 2
         distilled_steps=steps,
         notices=tuple(filter(None, notices)),
     )
@@ -159,7 +167,7 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
         stem = "diffusion_pytorch_model"
         return ["config.json", *choose_weights(names, "", stem, variant, where)]
 
-    path = locate(where, wanted)
+    path = locate(where, wanted, functools.partial(described_control, source=where))
     if path.is_file():
         whole = open_weights(path)
         kinds.check_control(whole.shapes, str(path))
@@ -171,10 +179,9 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
             )
         config = compvis_sizes.control_sizes(store)
         return Network(config, lambda dtype: store, compvis.control_naming(config))
-    if not (path / "config.json").exists() and (path / "controlnet").is_dir():
-        raise UserError(f"{path} is no ControlNet but holds one; give {path / 'controlnet'}.")
-    config = configs.control_config(read_json(path / "config.json"), str(path / "config.json"))
-    file = path / wanted(files_below(path))[1]
+    names = files_below(path)
+    config = described_control(path, names, str(path))
+    file = path / wanted(names)[1]
     return Network(config, functools.partial(open_weights, file), unet_names)
 
 
@@ -197,10 +204,14 @@ def _single_file(path: Path) -> Pretrained:
             "original layout; for one in diffusers' layout give its folder."
         )
     kinds.check_whole_file(whole.shapes, str(path))
-    prefix = compvis.text_prefix(whole)
     unet, vae = Under(whole, compvis.UNET), Under(whole, compvis.VAE)
+    sizes = compvis_sizes.unet_sizes(unet)
+    kinds.check_channels(sizes, None, str(path))
+    kinds.check_not_unet_alone(whole.shapes, str(path))
+    prefix = compvis.text_prefix(whole)
     text = Under(whole, prefix)
-    sizes, vae_sizes = compvis_sizes.unet_sizes(unet), compvis_sizes.vae_sizes(vae)
+    vae_sizes = compvis_sizes.vae_sizes(vae)
+    kinds.check_channels(sizes, vae_sizes, str(path))
     text_sizes = compvis_sizes.text_sizes(text, prefix)
     # A single file has no scheduler, and Stability AI's is named sd_turbo.safetensors.
     steps = schedulers.DISTILLED_STEPS if "turbo" in path.stem.lower() else 0

@@ -58,3 +58,11 @@ def test_a_branch_that_says_nothing_and_a_run_that_is_there_are_refused(asked, t
     asked.init.control = "unet"
     with pytest.raises(UserError, match="says nothing before it is trained"):
         write_untrained(asked, tmp_path / "other")
+
+
+def test_another_model_is_named_before_a_controlnet_is_asked_for(asked, tmp_path):
+    asked.init.control = "unet"
+    index = tmp_path / "sd" / "model_index.json"
+    index.write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    with pytest.raises(UserError, match="sd is a StableDiffusionXLPipeline, as"):
+        write_untrained(asked, tmp_path / "run")

@@ -1,6 +1,7 @@
 """Checkpoints of other models are refused by the name of what they are, before they are read."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -64,6 +65,108 @@ def test_folders_with_another_component(folder, component, kind):
     (folder / component / "config.json").write_text("{}")
     said = refusal(open_pretrained, folder)
     assert kind in said and f"it has {component}/" in said
+
+
+def index(folder, name):
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("StableCascadeDecoderPipeline", "is a StableCascadeDecoderPipeline, as"),
+        ("FlaxStableDiffusionXLPipeline", "is a FlaxStableDiffusionXLPipeline, as"),
+        ("IFPipeline", "is an IFPipeline, as"),
+        ("StableVideoDiffusionPipeline", "is a StableVideoDiffusionPipeline, as"),
+        ("StableDiffusionLDM3DPipeline", "is a StableDiffusionLDM3DPipeline, as"),
+        (["custom", "OwnPipeline"], "is an OwnPipeline, as"),
+    ],
+)
+def test_a_pipeline_of_another_model_is_named_before_anything_is_missing(
+    tmp_path, folder, name, said
+):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for place in (empty, folder):
+        index(place, name)
+        assert said in refusal(open_pretrained, place)
+        assert "expected a Stable Diffusion 1 or 2" in refusal(open_pretrained, place)
+    assert said in refusal(open_control, empty)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StableDiffusionPipeline",
+        "FlaxStableDiffusionPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionControlNetPipeline",
+        "LatentConsistencyModelPipeline",
+        "DiffusionPipeline",
+        None,
+        3,
+    ],
+)
+def test_a_pipeline_that_may_be_a_stable_diffusion_is_judged_by_its_networks(folder, name):
+    index(folder, name)
+    assert open_pretrained(str(folder)).unet.config.in_channels == 4
+    change(folder, "unet", in_channels=9)
+    assert "it is for inpainting" in refusal(open_pretrained, folder)
+
+
+@pytest.mark.parametrize(
+    ("gone", "fields", "said"),
+    [
+        (("vae",), {"addition_embed_type": "text_time"}, "the network is of Stable Diffusion XL"),
+        (("vae", "text_encoder"), {"addition_embed_type": "image"}, "another model (Kandinsky"),
+        (("vae",), {"encoder_hid_dim_type": "text_proj"}, "another model (Kandinsky, DeepFloyd"),
+        (
+            ("text_encoder",),
+            {"_class_name": "UNetSpatioTemporalConditionModel"},
+            "the network is of Stable Video Diffusion",
+        ),
+        (("vae", "text_encoder"), {"in_channels": 9}, "it is for inpainting"),
+        (("vae", "text_encoder"), {}, "vae/config.json is missing; give a whole Stable Diffusion"),
+    ],
+)
+def test_what_a_folder_has_is_checked_before_what_it_has_not(folder, gone, fields, said):
+    change(folder, "unet", **fields)
+    for network in gone:
+        shutil.rmtree(folder / network)
+    assert said in refusal(open_pretrained, folder)
+
+
+@pytest.mark.parametrize("field", ["in_channels", "out_channels"])
+def test_a_vae_of_more_than_colours(folder, field):
+    change(folder, "vae", **{field: 6})
+    assert "expected the 3 of an RGB image: it is for another task (LDM3D" in refusal(
+        open_pretrained, folder
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "fields", "said"),
+    [
+        ("unet", {}, "is a UNet alone, expected a whole Stable Diffusion 1 or 2; give the folder"),
+        ("unet", {"addition_embed_type": "text_time"}, "the network is of Stable Diffusion XL"),
+        ("vae", {}, "is a VAE alone"),
+        ("vae", {"_class_name": "VQModel"}, "is one network ('VQModel') alone"),
+        ("text_encoder", {}, "is a text encoder alone"),
+        ("vae", {"_class_name": "ControlNetModel"}, "ControlNet, expected a whole Stable"),
+    ],
+)
+def test_the_folder_of_one_network(folder, network, fields, said):
+    change(folder, network, **fields)
+    assert said in refusal(open_pretrained, folder / network)
+
+
+@pytest.mark.parametrize("name", [None, "StableDiffusionPipeline"])
+def test_a_whole_stable_diffusion_is_no_controlnet(folder, name):
+    if name is not None:
+        index(folder, name)
+        shutil.rmtree(folder / "unet")
+    said = refusal(open_control, folder)
+    assert "is a whole Stable Diffusion, expected a ControlNet; name it as config.init" in said
 
 
 def test_folders_without_a_unet(tmp_path):

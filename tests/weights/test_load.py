@@ -246,7 +246,9 @@ def test_a_single_file_that_is_none(folder):
 
 
 def test_folders_of_the_wrong_level(folder, tmp_path):
-    with pytest.raises(UserError, match="it is of one network: give the folder above it"):
+    with pytest.raises(
+        UserError, match="is a UNet alone, expected a whole .*give the folder above it"
+    ):
         open_pretrained(str(folder / "unet"))
     with pytest.raises(UserError, match=r"holds one; give .*sd/controlnet\."):
         open_control(str(folder))

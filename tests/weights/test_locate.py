@@ -10,7 +10,7 @@ from written import random_trees, write
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.weights.locate import choose_weights, files_below, locate
-from ragaf_jax.weights.pretrained import open_control, open_pretrained
+from ragaf_jax.weights.pretrained import check_pretrained, open_control, open_pretrained
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 STEM = "diffusion_pytorch_model"
@@ -211,6 +211,30 @@ def test_parts_of_a_repository_are_fetched(tmp_path, rng, hub, server):
     asked = len(server.asked)
     assert open_control("owner/name/controlnet").config.conditioning_channels == (4, 6, 8, 10)
     assert len(server.asked) == asked
+
+
+def test_another_model_is_refused_before_its_weights_are_fetched(tmp_path, rng, server):
+    folder = write(tmp_path / "sd", random_trees(rng))
+    files = {name: (folder / name).read_bytes() for name in files_below(folder)}
+    del files["vae/config.json"]
+    server.repositories["owner/part"] = files
+    pipeline = b'{"_class_name": "StableDiffusionXLPipeline"}'
+    server.repositories["owner/xl"] = files | {"model_index.json": pipeline}
+    unet = json.loads(files["unet/config.json"]) | {"in_channels": 9}
+    changed = {"unet/config.json": json.dumps(unet).encode()}
+    server.repositories["owner/inpaint"] = files | changed
+    for where, said in (
+        ("owner/part", "owner/part/vae/config.json is missing"),
+        ("owner/part/unet", "owner/part/unet is a UNet alone"),
+        ("owner/xl", "owner/xl is a StableDiffusionXLPipeline"),
+        ("owner/inpaint", "owner/inpaint is 9, expected the 4 of a latent: it is for inpainting"),
+    ):
+        for open_it in (check_pretrained, open_pretrained):
+            with pytest.raises(UserError, match=said):
+                open_it(where)
+    with pytest.raises(UserError, match="owner/part is no ControlNet but holds one; give owner/pa"):
+        open_control("owner/part")
+    assert not any("resolve" in x and x.endswith(".safetensors") for x in server.asked)
 
 
 def test_what_the_hub_has_not(server):
