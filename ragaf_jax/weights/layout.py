@@ -8,10 +8,11 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights import configs, kinds
+from ragaf_jax.weights import configs, kinds, schedulers
 from ragaf_jax.weights.fields import Json, read_json
 
 _INDEX = "model_index.json"
+_SCHEDULER = "scheduler/scheduler_config.json"
 _READERS = {
     "unet": configs.unet_config,
     "vae": configs.vae_config,
@@ -51,6 +52,8 @@ def described(path: Path, names: Collection[str], source: str) -> Described:
         if (file := path / folder / "config.json").exists()
     }
     kinds.check_channels(sizes.get("unet"), sizes.get("vae"), source)
+    if (path / _SCHEDULER).exists():
+        schedulers.diffusion_fields(read_json(path / _SCHEDULER), f"{source}/{_SCHEDULER}")
     for folder in _READERS:
         if folder not in sizes:
             raise UserError(

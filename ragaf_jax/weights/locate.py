@@ -18,6 +18,7 @@ DESCRIPTIONS = (
     "unet/config.json",
     "vae/config.json",
     "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
 )
 
 # Tried in this order where no variant is asked for.

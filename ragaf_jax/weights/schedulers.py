@@ -21,6 +21,20 @@ _SCHEDULE_DEFAULTS = {
     "rescale_betas_zero_snr": False,
     "steps_offset": 0,
 }
+# Classes whose noise schedule is DDPM's, with diffusers' defaults for betas that a file leaves out.
+# Any other class is read only if its file has a beta_schedule.
+_DDPM_LIKE = (
+    "",
+    *(f"{name}Scheduler" for name in ("DDIM", "DDIMParallel", "DDIMInverse")),
+    *(f"{name}Scheduler" for name in ("DDPM", "DDPMParallel", "PNDM", "LCM", "TCD")),
+    *(f"{name}DiscreteScheduler" for name in ("Euler", "EulerAncestral", "Heun", "LMS")),
+    *(f"KDPM2{name}Scheduler" for name in ("Discrete", "AncestralDiscrete")),
+    *(f"DPMSolver{name}Scheduler" for name in ("Multistep", "Singlestep", "MultistepInverse")),
+    *(f"{name}Scheduler" for name in ("DPMSolverSDE", "DEISMultistep", "UniPCMultistep")),
+    "SASolverScheduler",
+)
+# Parts of names of classes that are not, whatever fields they have.
+_OTHER_DIFFUSION = ("Flow", "EDM", "CogVideoX")
 # Without a timestep_spacing, these mean "leading" and all others "linspace".
 _LEADING = ("", "DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
 # Of consistency models. They read no timestep_spacing: their timesteps are spread as "trailing".
@@ -63,10 +77,12 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
       UserError: another kind of diffusion.
     """
     kind = _kind(config)
-    if "Flow" in kind or "EDM" in kind:
+    has_betas = kind in _DDPM_LIKE or config.get("beta_schedule") is not None
+    if not has_betas or any(part in kind for part in _OTHER_DIFFUSION):
         raise UserError(
-            f"{source} is of a {kind}, which is of another kind of diffusion, expected one of the "
-            "schedulers of Stable Diffusion 1 and 2."
+            f"{source} is of class {shown(kind)}, which is of another kind of diffusion (no DDPM's "
+            "betas), expected one of the schedulers of Stable Diffusion 1 and 2; give their "
+            "scheduler/."
         )
     if (betas := config.get("trained_betas")) is not None:
         raise UserError(
@@ -114,12 +130,17 @@ def distilled_steps(config: Json) -> int:
 
 
 def ignored(config: Json, source: str) -> str:
-    """A sentence on the settings of a scheduler_config.json that have no effect here, or ""."""
+    """A sentence on what a scheduler_config.json has that has no effect here, or ""."""
     fields = [
         f"{name}={shown(value)}"
         for name, usual in _IGNORED.items()
         if (value := config.get(name)) is not None and value not in usual
     ]
+    if (kind := _kind(config)) not in _DDPM_LIKE:
+        return (
+            f"{source} is of class {shown(kind)}, which is not known here: the noise schedule is "
+            "read from its betas, and config.sample chooses the sampler."
+        )
     if not fields:
         return ""
     return (

@@ -120,6 +120,35 @@ def test_settings_without_effect_are_named_in_one_line(fields, said):
     assert said in notice and "config.sample chooses the sampler" in notice and "\n" not in notice
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ScoreSdeVeScheduler",
+        "CMStochasticIterativeScheduler",
+        "KarrasVeScheduler",
+        "DDPMWuerstchenScheduler",
+        "AmusedScheduler",
+        "IPNDMScheduler",
+        "SchedulerToCome",
+    ],
+)
+def test_schedulers_without_betas_are_refused_by_name(kind):
+    config = {"_class_name": kind, "num_train_timesteps": 1000, "sigma_max": 80.0}
+    with pytest.raises(UserError, match=f"x is of class '{kind}', which is of another kind"):
+        schedulers.diffusion_fields(config, "x")
+
+
+def test_an_unknown_scheduler_with_betas_is_read_with_a_notice():
+    config = PNDM | {"_class_name": "SchedulerToCome"}
+    found = schedulers.diffusion_fields(config, "x")
+    assert (found["schedule"], found["beta_end"]) == ("scaled_linear", 0.012)
+    assert "x is of class 'SchedulerToCome', which is not known here" in schedulers.ignored(
+        config, "x"
+    )
+    with pytest.raises(UserError, match="CogVideoXDDIMScheduler"):
+        schedulers.diffusion_fields(PNDM | {"_class_name": "CogVideoXDDIMScheduler"}, "x")
+
+
 def test_usual_settings_are_not_named():
     solver = {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
     usual = solver | {"lower_order_final": True, "lambda_min_clipped": float("-inf")}

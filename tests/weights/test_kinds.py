@@ -1,16 +1,21 @@
 """Checkpoints of other models are refused by the name of what they are, before they are read."""
 
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from written import CONTROL, JSONS, SCHEDULER
+from written import UNET as SIZES
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.weights import configs
+from ragaf_jax.weights import compvis, configs
+from ragaf_jax.weights.modules import abstract_params, module_of
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
+from ragaf_jax.weights.save import torch_tensors
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -250,6 +255,29 @@ def test_single_files_of_other_models(tmp_path, kind):
     assert f"is {kind}" in refusal(open_pretrained, path)
     if kind not in ("a ControlNet", "a model whose UNet reads a class"):
         assert f"is {kind}" in refusal(open_control, path)
+
+
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [
+        (9, "is 9, expected the 4 of a latent: it is for inpainting"),
+        (4, "is a UNet alone in the original layout, expected a whole Stable Diffusion"),
+    ],
+)
+def test_single_files_cut_to_their_unet(tmp_path, channels, said):
+    sizes = dataclasses.replace(
+        SIZES,
+        in_channels=channels,
+        block_out_channels=(64, 128),
+        attention_head_dim=(1, 2),
+        norm_num_groups=32,
+    )
+    shapes = abstract_params(module_of(sizes))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    tensors = torch_tensors(zeros, compvis.unet_naming(sizes), "float32")
+    path = tmp_path / "x.safetensors"
+    save_file({UNET + name: tensor for name, tensor in tensors.items()}, path)
+    assert said in refusal(open_pretrained, path)
 
 
 @pytest.mark.parametrize(

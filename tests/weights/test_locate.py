@@ -223,7 +223,10 @@ def test_another_model_is_refused_before_its_weights_are_fetched(tmp_path, rng, 
     unet = json.loads(files["unet/config.json"]) | {"in_channels": 9}
     changed = {"unet/config.json": json.dumps(unet).encode()}
     server.repositories["owner/inpaint"] = files | changed
+    noise = b'{"_class_name": "ScoreSdeVeScheduler"}'
+    server.repositories["owner/sde"] = files | {"scheduler/scheduler_config.json": noise}
     for where, said in (
+        ("owner/sde", "scheduler_config.json is of class 'ScoreSdeVeScheduler'"),
         ("owner/part", "owner/part/vae/config.json is missing"),
         ("owner/part/unet", "owner/part/unet is a UNet alone"),
         ("owner/xl", "owner/xl is a StableDiffusionXLPipeline"),
