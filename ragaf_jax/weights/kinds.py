@@ -1,7 +1,7 @@
 """What a folder, a UNet or a file of tensors is that is not a Stable Diffusion 1 or 2: for errors.
 
-Each is recognised by the class of its pipeline, or by what only that kind has: a component's
-folder, a field of the UNet's configuration, or the name of a tensor.
+Each is recognised by what only that kind has: a component's folder, a field of the UNet's
+configuration, or the name of a tensor.
 """
 
 import re
@@ -12,28 +12,6 @@ from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.fields import Json, shown
 
-# Classes of pipelines, in diffusers' model_index.json, whose networks can be those of a Stable
-# Diffusion 1 or 2: they differ in how they sample. Their networks are checked all the same, because
-# an inpainting UNet or a latent consistency model has other inputs. Without a class, or with the
-# one that all pipelines are derived from, only the networks show what it is. Any other is refused.
-_SD = "StableDiffusion"
-_PIPELINES = {
-    "",
-    "DiffusionPipeline",
-    *(f"{_SD}{task}Pipeline" for task in ("", "Img2Img", "Inpaint")),
-    *(f"{_SD}ControlNet{task}Pipeline" for task in ("", "Img2Img", "Inpaint")),
-    *(f"{_SD}PAG{task}Pipeline" for task in ("", "Img2Img", "Inpaint")),
-    *(f"{_SD}ControlNetPAG{task}Pipeline" for task in ("", "Inpaint")),
-    *(f"{_SD}{way}Pipeline" for way in ("Adapter", "AttendAndExcite", "DiffEdit", "KDiffusion")),
-    *(f"{_SD}{way}Pipeline" for way in ("ModelEditing", "Panorama", "Paradigms", "SAG")),
-    f"{_SD}InpaintPipelineLegacy",
-    f"{_SD}PipelineSafe",
-    f"{_SD}Pix2PixZeroPipeline",
-    f"Semantic{_SD}Pipeline",
-    "CycleDiffusionPipeline",
-    "LatentConsistencyModelPipeline",
-    "LatentConsistencyModelImg2ImgPipeline",
-}
 # Components of a folder in diffusers' layout, and what alone has them.
 _COMPONENTS = {
     "text_encoder_3": "Stable Diffusion 3",
@@ -105,100 +83,13 @@ _FILES = (
     (r"^(encoder|decoder)\.(down|up|mid)", "a VAE alone"),
     (r"^(text_model\.)?encoder\.layers\.|^text_model\.", "a text encoder alone"),
 )
-# Classes of networks, in the config.json of their own folders.
-_ALONE = {
-    "UNet2DConditionModel": "a UNet",
-    "AutoencoderKL": "a VAE",
-    "CLIPTextModel": "a text encoder",
-    "ControlNetModel": CONTROL,
-}
 # What belongs where.
-_INSTEAD = {
+INSTEAD = {
     LORA: "name it as config.init.lora",
     CONTROL: "name it as config.init.control",
     WHOLE: "name it as config.init.checkpoint",
     ONE_NETWORK: "give the folder that its own folder is in",
 }
-
-
-def check_index(index: Json, source: str) -> None:
-    """Refuses a folder by the class of its pipeline.
-
-    Args:
-      index: its model_index.json.
-      source: the folder or hub id.
-
-    Raises:
-      UserError: names a class whose networks are not those of a Stable Diffusion 1 or 2.
-    """
-    if _class(index).removeprefix("Flax") not in _PIPELINES:
-        raise UserError(
-            f"{source} is {_named(index)}, as _class_name in its model_index.json shows, expected "
-            "a Stable Diffusion 1 or 2 (StableDiffusionPipeline); give one of those."
-        )
-
-
-def check_no_pipeline(index: Json, names: Collection[str], source: str) -> None:
-    """Refuses a whole pipeline where a ControlNet was to be given.
-
-    Args:
-      index: its model_index.json; empty where there is none.
-      names: of its files, relative to it.
-      source: the folder or hub id.
-
-    Raises:
-      UserError: says which pipeline it is.
-    """
-    name = _class(index).removeprefix("Flax")
-    if name not in _PIPELINES:
-        raise UserError(
-            f"{source} is {_named(index)}, as its model_index.json shows, expected a ControlNet; "
-            "give one of Stable Diffusion 1 or 2."
-        )
-    if name or any(part.startswith("unet/") for part in names):
-        raise UserError(
-            f"{source} is {WHOLE}, expected a ControlNet; {_INSTEAD[WHOLE]}, and give a "
-            "ControlNet's own folder here."
-        )
-
-
-def check_alone(config: Json, source: str) -> None:
-    """Refuses the folder of one network where a whole Stable Diffusion was to be given.
-
-    Args:
-      config: its config.json.
-      source: the folder or hub id.
-
-    Raises:
-      UserError: says which network it is.
-    """
-    name = _class(config)
-    if not name and isinstance(found := config.get("architectures"), list) and found:
-        name = str(found[0])
-    if "UNet" in name:
-        check_unet(config, source)
-    kind = _ALONE.get(name.removeprefix("Flax"))
-    if kind == CONTROL:
-        raise UserError(
-            f"{source} is {CONTROL}, expected a whole Stable Diffusion 1 or 2; {_INSTEAD[CONTROL]}."
-        )
-    what = kind or f"one network ({shown(name)})"
-    raise UserError(
-        f"{source} is {what} alone, expected a whole Stable Diffusion 1 or 2; give the folder "
-        "above it, with unet/, vae/, text_encoder/ and scheduler/."
-    )
-
-
-def _class(config: Json) -> str:
-    """The class that a JSON file of diffusers is of, or ""; of a custom one, the last of a list."""
-    found = config.get("_class_name")
-    found = found[-1] if isinstance(found, list) and found else found
-    return found if isinstance(found, str) else ""
-
-
-def _named(index: Json) -> str:
-    name = shown(_class(index))[1:-1]
-    return f"{'an' if name.startswith(('A', 'E', 'I', 'O', 'UnC')) else 'a'} {name}"
 
 
 def check_components(names: Collection[str], source: str) -> None:
@@ -276,7 +167,7 @@ def check_file(names: Collection[str], expected: str, source: str) -> None:
     """
     if (found := file_kind(names)) is not None:
         kind, tensor = found
-        hint = _INSTEAD.get(kind, "give one of those")
+        hint = INSTEAD.get(kind, "give one of those")
         raise UserError(
             f"{source} is {kind}, as its tensor {tensor} shows, expected {expected}; {hint}."
         )

@@ -8,7 +8,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights import configs, kinds, schedulers
+from ragaf_jax.weights import classes, configs, kinds, schedulers
 from ragaf_jax.weights.fields import Json, read_json
 
 _INDEX = "model_index.json"
@@ -42,7 +42,7 @@ def described(path: Path, names: Collection[str], source: str) -> Described:
       UserError: it is not a Stable Diffusion 1 or 2, or a part of one alone.
     """
     if (path / _INDEX).exists():
-        kinds.check_index(read_json(path / _INDEX), source)
+        classes.check_index(read_json(path / _INDEX), source)
     kinds.check_components(names, source)
     if not any(name.startswith("unet/") for name in names):
         _check_part(path, source)
@@ -73,7 +73,7 @@ def described_control(path: Path, names: Collection[str], source: str) -> config
         if any(name.startswith("controlnet/") for name in names):
             raise UserError(f"{source} is no ControlNet but holds one; give {source}/controlnet.")
         index = read_json(path / _INDEX) if (path / _INDEX).exists() else {}
-        kinds.check_no_pipeline(index, names, source)
+        classes.check_no_pipeline(index, names, source)
     return configs.control_config(read_json(path / "config.json"), f"{source}/config.json")
 
 
@@ -86,7 +86,7 @@ def _check_part(path: Path, source: str) -> None:
     hint = "give a folder with unet/, vae/, text_encoder/, scheduler/ and tokenizer/"
     if (path / "config.json").exists():
         config: Json = read_json(path / "config.json")
-        kinds.check_alone(config, source)
+        classes.check_alone(config, source)
     elif (path / "checkpoints").exists():
         hint = "it is a workdir of ours: go on with it, or name it as --config.stage1"
     raise UserError(f"{source} holds no Stable Diffusion in diffusers' layout; {hint}.")

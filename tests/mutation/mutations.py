@@ -348,8 +348,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/weights/kinds.py",
-        "if channels != latent:",
-        "if channels < latent:",
+        "if unet.in_channels != latent:",
+        "if unet.in_channels < latent:",
         "a UNet for inpainting is taken for a text-to-image model",
     ),
     Mutation(
