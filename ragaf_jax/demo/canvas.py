@@ -1,13 +1,18 @@
 """Between the page's canvas and the pages of sketches on which regions are found."""
 
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import UInt8
 
 from ragaf_jax.demo.session import Session
+from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import NECK_SPLITS
+from ragaf_jax.images import read_grey, subject_of
 from ragaf_jax.lettering import enlarge
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sketch_input import SketchInput, read_sketch, resize_keeping_lines
+from ragaf_jax.sampling.sketch_notices import BLANK, sketch_notices
+from ragaf_jax.sketch_input import read_sketch, resize_keeping_lines
 
 LEAST_SIDE = 512  # px of the canvas
 
@@ -17,6 +22,15 @@ def canvas_side(page_size: int) -> int:
     return page_size * -(-LEAST_SIDE // page_size)
 
 
+def read_upload(path: str) -> UInt8[np.ndarray, "h w"]:
+    """`read_grey`, whose errors name the visitor's file without the folder on the server."""
+    try:
+        return read_grey(path)
+    except UserError as error:
+        own, server = (subject_of(file, "sketch") for file in (Path(Path(path).name), Path(path)))
+        raise UserError(str(error).replace(server, own)) from None
+
+
 def upload_sketch(
     pipeline: Pipeline,
     grey: UInt8[np.ndarray, "h w"],
@@ -24,15 +38,21 @@ def upload_sketch(
 ) -> Session:
     """A new session with a sketch of any size and polarity, cropped where its subject is small.
 
+    Its notice has what was left out of the sketch; where no line is found it has no sketch.
+
     Args:
       pipeline: finds the regions.
       grey: as in `read_sketch`.
       neck_splits: as in `Pipeline.page`.
     """
     if grey.min() == grey.max():
-        return Session()
+        return Session(notice=BLANK)
     given = read_sketch(grey, pipeline.page_size, crop=True)
-    return Session().resketch(pipeline.page(given, neck_splits=neck_splits))
+    notice = " ".join(sketch_notices(given, flags=False))
+    if given.page.min() == 255:
+        return Session(notice=notice)
+    session = Session().resketch(pipeline.page(given, neck_splits=neck_splits))
+    return session._replace(notice=notice)
 
 
 def read_canvas(
@@ -53,18 +73,18 @@ def read_canvas(
       UserError: `neck_splits` is out of its range.
     """
     side = pipeline.page_size
+    empty = session if session.page is None else Session()
     if layers is None:
-        return Session()
+        return empty
     page = resize_keeping_lines(flattened(layers), side, side)
     if page.min() == page.max():
-        return Session()
+        return empty
     before = session.page
     if before is None or not np.array_equal(page, before.page):
         return session.resketch(pipeline.page(page, neck_splits=neck_splits))
     if neck_splits == before.neck_splits:
         return session
-    same = SketchInput(before.page, before.lines, before.crop)
-    return session.resketch(pipeline.page(same, neck_splits=neck_splits))
+    return session.resketch(pipeline.page(before.given, neck_splits=neck_splits))
 
 
 def on_canvas(session: Session, page_size: int) -> UInt8[np.ndarray, "side side 3"] | None:

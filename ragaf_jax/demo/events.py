@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from ragaf_jax.demo.canvas import on_canvas, read_canvas, upload_sketch
+from ragaf_jax.demo.canvas import on_canvas, read_canvas, read_upload, upload_sketch
 from ragaf_jax.demo.generation import Shown, generate, write_archive
 from ragaf_jax.demo.layout import REGION_PROMPT, Example, Layout
+from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.images import read_grey
 from ragaf_jax.sampling.pipeline import Pipeline
 
 QUEUED = "Queued …"
@@ -54,7 +54,7 @@ def _connect_sketch(pipeline: Pipeline, parts: Layout, examples: Sequence[Exampl
     def upload(path: str | None, neck_splits: float | None) -> tuple[Any, ...]:
         with _errors_shown():
             splits = _number(neck_splits)
-            now = Session() if path is None else upload_sketch(pipeline, read_grey(path), splits)
+            now = Session() if path is None else upload_sketch(pipeline, read_upload(path), splits)
         return on_canvas(now, pipeline.page_size), now, *_shown(now), now.notice
 
     def choose_example(neck_splits: float | None, place: gr.SelectData) -> tuple[Any, ...]:
@@ -134,12 +134,13 @@ def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
         session: Session,
         prompt: str,
         negative_prompt: str,
-        seed: int | None,
+        seed: float | None,
         *values: Any,
     ) -> Iterator[tuple[Any, ...]]:
-        settings = dict(zip(list(parts.settings)[1:], values, strict=True))
         with tempfile.TemporaryDirectory() as folder, _errors_shown():
-            for shown in generate(pipeline, session, prompt, negative_prompt, seed, **settings):
+            settings = dict(zip(parts.settings, (seed, *values), strict=True))
+            settings = checked_settings(settings, pipeline.leading.config.diffusion.steps)
+            for shown in generate(pipeline, session, prompt, negative_prompt, **settings):
                 if request.session_hash in stopped:
                     stopped.discard(request.session_hash)
                     yield _outputs(shown._replace(status="Cancelled."), Path(folder))
@@ -193,7 +194,8 @@ def _read(
 
 def _number(neck_splits: float | None) -> float:
     """Of an empty field, the default."""
-    return NECK_SPLITS if neck_splits is None else neck_splits
+    value = NECK_SPLITS_FIELD.checked(neck_splits)
+    return NECK_SPLITS if value is None else value
 
 
 def _region_outputs(parts: Layout) -> list[Any]:

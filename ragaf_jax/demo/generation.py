@@ -13,7 +13,8 @@ from ragaf_jax.sampling.attention_figure import attention_maps
 from ragaf_jax.sampling.drawn import Finished, Pictures, Result, joined, result_of
 from ragaf_jax.sampling.options import check_count, check_seed
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.request import recorded_settings
+from ragaf_jax.sampling.request import SketchPage, recorded_settings
+from ragaf_jax.sampling.sketch_notices import sketch_notices
 
 # Least side of the images that are shown, px.
 SHOWN = 256
@@ -94,7 +95,7 @@ def generate(
     settings = recorded_settings(*words, seed, count, options)
     result = result_of(page, request, joined(pieces), settings, {"sampling": seconds})
     yield _shown_so_far(pieces)._replace(
-        status="\n\n".join([f"Done in {seconds:.1f} s.", *result.notices]),
+        status=" ".join([f"Done in {seconds:.1f} s.", *_for_visitors(page, result.notices)]),
         attention=_attention(result),
         result=result,
     )
@@ -105,6 +106,13 @@ def write_archive(result: Result, folder: Path) -> Path:
     name = f"ragaf_seed{result.settings['seed']}"
     result.save(folder / name)
     return Path(shutil.make_archive(str(folder / name), "zip", folder, name))
+
+
+def _for_visitors(page: SketchPage, notices: Sequence[str]) -> list[str]:
+    """The notices of a result without the flags of the command, which the page does not have."""
+    named = sketch_notices(page.given)
+    others = (notice for notice in notices if notice not in named)
+    return [*sketch_notices(page.given, flags=False), *others]
 
 
 def _shown_so_far(pieces: Sequence[Finished]) -> Shown:

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from ragaf_jax.demo.canvas import canvas_side
+from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, NumberField, number_fields
 from ragaf_jax.demo.session import Session
 from ragaf_jax.diffusion.samplers import SAMPLERS
-from ragaf_jax.graph.regions import MOST_NECK_SPLITS, NECK_SPLITS
+from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.options import STAGES
 from ragaf_jax.sampling.pipeline import Pipeline
 
 TITLE = "RAGAF-JAX"
 REGION_PROMPT = "Region prompt"
-MOST_IMAGES = 9  # of one request: three rows of three are all visible
 KEPT = 600, 3600  # s: every so often, uploads and images of such an age are deleted
 
 SAMPLER_NAMES = {
@@ -172,15 +172,7 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
             )
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
             settings = _settings(pipeline)
-            neck_splits = gr.Number(
-                NECK_SPLITS,
-                label="Region splits at necks",
-                minimum=0,
-                maximum=MOST_NECK_SPLITS,
-                step=0.5,
-                min_width=130,
-                elem_id="neck_splits",
-            )
+            neck_splits = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
         with gr.Tab("Words that the model knows", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
     return {
@@ -238,35 +230,28 @@ def _gallery(name: str) -> gr.Gallery:
 
 def _settings(pipeline: Pipeline) -> dict[str, Any]:
     """Seed, number of images, and the fields of `Options` with their defaults."""
-    usual, most = pipeline.options(), pipeline.leading.config.diffusion.steps
+    usual = pipeline.options()
+    fields = number_fields(pipeline.leading.config.diffusion.steps)
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
     samplers = [(SAMPLER_NAMES[name], name) for name in SAMPLERS]
     names = [(STAGE_NAMES[name], name) for name in stages]
     two = len(pipeline.stages) == 2
 
-    def number(
-        least: float, most: float, value: float, label: str, step: float, visible: bool = True
-    ) -> Any:
-        return gr.Number(
-            value,
-            label=label,
-            minimum=least,
-            maximum=most,
-            step=step,
-            visible=visible,
-            min_width=130,
-        )
-
     return {
-        "seed": gr.Number(0, label="Seed", minimum=0, min_width=130, elem_id="seed"),
-        "count": number(1, MOST_IMAGES, 1, "Images", 1),
-        "steps": number(1, min(100, most), usual.steps, "Steps", 1),
+        "seed": _number(fields["seed"], 0, elem_id="seed"),
+        "count": _number(fields["count"], 1),
+        "steps": _number(fields["steps"], usual.steps),
         "sampler": gr.Dropdown(samplers, value=usual.sampler, label="Sampler", min_width=130),
         "stages": gr.Dropdown(
             names, value=usual.stages, label="Stages", visible=two, min_width=130
         ),
-        "guidance": number(0, 15, usual.guidance, "Guidance scale", 0.5),
-        "sketch_guidance": number(0, 5, usual.sketch_guidance, "Sketch guidance scale", 0.1),
-        "sketch_strength": number(0, 2, usual.sketch_strength, "Sketch strength", 0.1),
-        "strength": number(0, 1, usual.strength, "Stage 2 strength", 0.05, visible=two),
+        "guidance": _number(fields["guidance"], usual.guidance),
+        "sketch_guidance": _number(fields["sketch_guidance"], usual.sketch_guidance),
+        "sketch_strength": _number(fields["sketch_strength"], usual.sketch_strength),
+        "strength": _number(fields["strength"], usual.strength, visible=two),
     }
+
+
+def _number(field: NumberField, value: float, **options: Any) -> gr.Number:
+    """A field without Gradio's range: `NumberField.checked` has the errors."""
+    return gr.Number(value, label=field.label, step=field.step, min_width=130, **options)

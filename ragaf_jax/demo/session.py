@@ -27,7 +27,7 @@ class Session(NamedTuple):
       prompts: of regions, by their numbers.
       chosen: the number of the chosen region; None where none is.
       merging: whether the next region that is clicked is merged with the chosen one.
-      notice: a sentence about what the last change of the sketch removed; may be empty.
+      notice: what the last change of the sketch removed or left out; may be empty.
     """
 
     page: SketchPage | None = None

@@ -50,5 +50,9 @@ CSS = """
 #words { height: 122px; overflow-y: auto; line-height: 1.5; }
 #region_prompts, #status { padding: 0 !important; }
 #region_prompts { height: 20px; overflow-y: auto; }
-#status { height: 104px; overflow-y: auto; }
+#status { height: 104px; overflow-y: auto !important; }
+#status .prose { font-size: 13px; line-height: 17px; }
+/* Always visible where there is more to read. */
+#status::-webkit-scrollbar { width: 8px; }
+#status::-webkit-scrollbar-thumb { background: var(--neutral-400); border-radius: 4px; }
 """

@@ -13,14 +13,15 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
 from ragaf_jax.graph.prepare import sketch_regions
-from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS, RegionConfig
+from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS
 from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.images import Window
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.options import Options
 from ragaf_jax.sampling.process import Wishes
-from ragaf_jax.sketch_input import SketchInput, has_faint_lines
+from ragaf_jax.sampling.sketch_notices import sketch_notices
+from ragaf_jax.sketch_input import SketchInput
 from ragaf_jax.tokenizer import Tokenizer
 
 # What other programs read in a prompt: (word:1.3), [word], <lora:name:0.8>, BREAK.
@@ -47,15 +48,9 @@ class SketchPage(NamedTuple):
     neck_splits: int | float = NECK_SPLITS
 
     @property
-    def crop_notice(self) -> str | None:
-        """That the page shows a part of the sketch, and how to keep all of it."""
-        if self.crop is None:
-            return None
-        left, top, right, bottom = self.crop
-        return (
-            f"The sketch was cropped to its ink with a margin, {right - left:.0%} of its width and "
-            f"{bottom - top:.0%} of its height; --nocrop (crop=False in Python) keeps the page."
-        )
+    def given(self) -> SketchInput:
+        """The sketch as it was read, without its regions."""
+        return SketchInput(self.page, self.lines, self.crop)
 
 
 class Told(NamedTuple):
@@ -256,16 +251,7 @@ def _notices(
     length: int,
     tokenizer: Tokenizer,
 ) -> list[str]:
-    notices = []
-    if sketch.crop_notice is not None:
-        notices.append(sketch.crop_notice)
-    if sketch.page.min() == 255:
-        notices.append("The sketch is blank: no line was found on it.")
-    if has_faint_lines(sketch.page, RegionConfig().threshold):
-        notices.append(
-            "Some lines of the sketch are much fainter than the others and were left out of its "
-            "regions; make them darker."
-        )
+    notices = sketch_notices(sketch.given)
     texts = {"prompt": prompt, "negative prompt": negative_prompt}
     texts |= {f"text of region {number}": phrase for number, phrase in words.items()}
     for what, text in texts.items():

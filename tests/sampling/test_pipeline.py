@@ -16,6 +16,7 @@ from commands import python_blocks, run_here
 from fakes import WORDS, random_stage, save_stage
 from pictures import contains
 from PIL import Image
+from skimage.data import astronaut
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import read_grey
@@ -331,6 +332,12 @@ def test_a_blank_page_is_one_region(pipeline):
     assert result.regions.n == 1
     assert result.notices == ["The sketch is blank: no line was found on it."]
     np.testing.assert_allclose(result.attention.sum(-1), 1, rtol=1e-5)
+
+
+def test_a_photo_instead_of_a_sketch_is_noticed(pipeline):
+    (notice,) = pipeline(cv2.cvtColor(astronaut(), cv2.COLOR_RGB2GRAY), "a house").notices
+    assert notice.startswith("The sketch looks like a filled picture or a photo")
+    assert "give a line drawing; --image takes a picture to begin from" in notice
 
 
 def test_a_page_full_of_shapes_is_merged_into_the_budget(pipeline):

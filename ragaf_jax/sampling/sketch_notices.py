@@ -1,0 +1,37 @@
+"""What of a sketch the model cannot take in, as sentences."""
+
+from ragaf_jax.graph.regions import RegionConfig
+from ragaf_jax.sketch_input import SketchInput, has_faint_lines, is_filled
+
+BLANK = "The sketch is blank: no line was found on it."
+
+
+def sketch_notices(sketch: SketchInput, flags: bool = True) -> list[str]:
+    """What was left out of a sketch, or makes it no line drawing; one sentence each.
+
+    Args:
+      sketch: as it was read.
+      flags: whether the sentences name what the command and Python offer; the page offers less.
+    """
+    notices = []
+    if sketch.crop is not None:
+        left, top, right, bottom = sketch.crop
+        notices.append(
+            f"The sketch was cropped to its ink with a margin, {right - left:.0%} of its width and "
+            f"{bottom - top:.0%} of its height"
+            + ("; --nocrop (crop=False in Python) keeps the page." if flags else ".")
+        )
+    if is_filled(sketch.lines):
+        notices.append(
+            "The sketch looks like a filled picture or a photo rather than a line drawing, and "
+            "lines inside dark areas are lost; give a line drawing"
+            + ("; --image takes a picture to begin from." if flags else ".")
+        )
+    elif sketch.page.min() == 255:
+        notices.append(BLANK)
+    if has_faint_lines(sketch.page, RegionConfig().threshold):
+        notices.append(
+            "Some lines of the sketch are much fainter than the others and were left out of its "
+            "regions; make them darker."
+        )
+    return notices
