@@ -3,7 +3,6 @@
 Gradio's own check of a range names no field and prints a traceback on the server.
 """
 
-import numbers
 from typing import Any, NamedTuple
 
 from ragaf_jax.errors import UserError
@@ -39,7 +38,7 @@ class NumberField(NamedTuple):
             return None
         whole = isinstance(self.step, int)
         if (
-            isinstance(value, numbers.Real)
+            isinstance(value, int | float)
             and self.least <= value <= self.most
             and not (whole and value != int(value))
         ):
