@@ -51,7 +51,7 @@ CSS = """
 #region_prompts, #status { padding: 0 !important; }
 #region_prompts { height: 20px; overflow-y: auto; }
 #status { height: 104px; overflow-y: auto !important; }
-#status .prose { font-size: 13px; line-height: 17px; }
+#status .md, #status .md p { font-size: 13px; line-height: 17px; }
 /* Always visible where there is more to read. */
 #status::-webkit-scrollbar { width: 8px; }
 #status::-webkit-scrollbar-thumb { background: var(--neutral-400); border-radius: 4px; }
