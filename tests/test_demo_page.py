@@ -100,12 +100,13 @@ def page(address):
         yield page
 
 
-@pytest.fixture
-def page_of_small_stages(tmp_path):
-    """With random weights, for the gate: images appear after seconds."""
-    workdirs = [save_stage(random_stage(i), tmp_path / f"stage{i}") for i in (1, 2)]
+@pytest.fixture(scope="module")
+def page_of_small_stages(tmp_path_factory):
+    """With random weights, for the gate: images appear after seconds. Loaded once for two tests."""
+    folder = tmp_path_factory.mktemp("page")
+    workdirs = [save_stage(random_stage(i), folder / f"stage{i}") for i in (1, 2)]
     flags = [f"--stage{i}={workdir}" for i, workdir in enumerate(workdirs, 1)]
-    with served(flags, tmp_path) as url, opened(url) as page:
+    with served(flags, folder) as url, opened(url) as page:
         yield page
 
 
@@ -176,7 +177,7 @@ def generate(page, region_prompt, prompt):
     status(page, "Done in ")
 
 
-def test_a_sketch_and_a_region_prompt_become_images(page_of_small_stages, tmp_path):
+def test_the_page_has_one_screen_and_names_what_is_missing_or_wrong(page_of_small_stages):
     page = page_of_small_stages
     assert_on_one_screen(page)
     for label in ("Prompt", "Negative prompt", "Region prompt"):
@@ -191,8 +192,13 @@ def test_a_sketch_and_a_region_prompt_become_images(page_of_small_stages, tmp_pa
     page.get_by_label("Images").fill("99")
     page.locator("#generate").click()
     page.get_by_text("Images is 99; choose").first.wait_for(timeout=WAIT)
-    page.get_by_label("Images").fill("2")
     assert_on_one_screen(page)
+
+
+def test_a_sketch_and_a_region_prompt_become_images(page_of_small_stages):
+    page = page_of_small_stages
+    tab(page, "Settings")
+    page.get_by_label("Images").fill("2")
     tab(page, "Prompt")
     generate(page, "red middle", "a house")
     assert page.locator("#result img").count() == 2

@@ -12,11 +12,15 @@ from fakes import random_stage, save_stage
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-def test_what_nobody_should_give_ends_in_a_sentence_or_a_picture(tmp_path):
-    # Guidance by the sketch as usual, so that a command with another compiles nothing anew.
+@pytest.fixture
+def stages(tmp_path):
+    """Workdirs. Guidance by the sketch is the usual one, for no command to compile another."""
     usual = {"sample.sketch_guidance": 2.0}
-    stages = [save_stage(random_stage(i, **usual), tmp_path / f"stage{i}") for i in (1, 2)]
+    return [save_stage(random_stage(i, **usual), tmp_path / f"stage{i}") for i in (1, 2)]
+
+
+@pytest.mark.slow
+def test_what_nobody_should_give_ends_in_a_sentence_or_a_picture(stages, tmp_path):
     (tmp_path / "work").mkdir()
     done = subprocess.run(
         [sys.executable, TESTS / "hostile_commands.py", *stages, tmp_path / "work"],
