@@ -195,12 +195,20 @@ def test_the_page_has_one_screen_and_names_what_is_missing_or_wrong(page_of_smal
     assert_on_one_screen(page)
 
 
-def test_a_sketch_and_a_region_prompt_become_images(page_of_small_stages):
+@pytest.fixture(scope="module")
+def page_with_images(page_of_small_stages):
+    """After two images of a square were generated."""
     page = page_of_small_stages
     tab(page, "Settings")
     page.get_by_label("Images").fill("2")
+    page.get_by_label("Steps").fill("2")
     tab(page, "Prompt")
     generate(page, "red middle", "a house")
+    return page
+
+
+def test_a_sketch_and_a_region_prompt_become_images(page_with_images):
+    page = page_with_images
     assert page.locator("#result img").count() == 2
     assert picture(page, "result").std() > 0
     assert_on_one_screen(page)
