@@ -57,7 +57,7 @@ def cut_to(text: str, width: int, size: int) -> str:
 
 
 def shortened(text: str, most: int = LONGEST) -> str:
-    """Text of at most so many characters, cut behind a word and ended by an ellipsis."""
+    """Text of at most `most` characters; longer text is cut after a word, with an ellipsis."""
     text = text.strip()
     if len(text) <= most:
         return text

@@ -1,4 +1,4 @@
-"""What records were made of: digests by which pictures replaced under the same names are noticed.
+"""Digests of the files that records were made from: they detect files that were replaced.
 
 Contents are hashed in full. Neither size nor time would do: `cp -p`, `rsync` and archives restore
 times, a mere copy of the data changes them, and uncompressed images of one size have one length.

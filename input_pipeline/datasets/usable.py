@@ -1,8 +1,8 @@
-"""Splits of the examples that can be read: one that cannot takes no place in a split.
+"""Splits of the readable examples: an unreadable one takes no place in a split.
 
-What cannot be decoded is known only once it is tried. In large data that moves no other example,
-as the hash of each group's name decides; in small data, splits are filled up to a least number of
-groups, and those are to be groups of which something is left.
+Only decoding shows which examples are unreadable. In large data they move no other example, because
+the hash of each group's name decides. In small data, splits are filled up to a least number of
+groups, and each of these groups must have a readable example.
 """
 
 import collections
@@ -20,7 +20,7 @@ def cut(scan: Scan) -> list[Item]:
 
 
 def rejects_may_move_splits(scan: Scan, max_rejected: float) -> bool:
-    """Whether so many more rejects could leave a split too few groups without being too many.
+    """Whether as many rejects as `max_rejected` allows could leave a split too few groups.
 
     Args:
       scan: with its splits.

@@ -32,7 +32,7 @@ class NumberField(NamedTuple):
         """The value, a whole number as int; None for the default.
 
         Raises:
-          UserError: no number, out of the range, or not whole.
+          UserError: not a number, out of the range, or not a whole number.
         """
         if value is None and self.optional:
             return None
