@@ -1,24 +1,34 @@
-"""Softmax attention, with the backend chosen in one place.
+"""Softmax attention: the one place that chooses how it is computed.
 
-Accelerators take `jax.nn.dot_product_attention`. On XLA's CPU backend its derived gradient
-multiplies by transposed score matrices, which is several times slower than the same product with
-the small operand transposed. So the CPU has a forward and backward pass of its own, in tiles.
+| device | computed by |
+|---|---|
+| NVIDIA, compute capability 8.0 on | cuDNN's flash attention where its rules allow |
+| TPU | a Pallas kernel (`kernels.flash_tpu`) |
+| any, where those do not apply | tiles of the scores (`kernels.tiled`) |
+
+All scores of a self-attention are in memory on none of them. `main.py --mode=plan` names the
+kernels of a compiled step.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from ragaf_jax.nets.layers import PRODUCT, widened
+from ragaf_jax.nets.kernels.flash_tpu import flash_attention
+from ragaf_jax.nets.kernels.tiled import ACCELERATOR, CPU, tiled_attention
+from ragaf_jax.nets.layers import PRODUCT
 
-# Scores of one tile, small enough to stay in a core's cache between the dots that use them.
-_TILE_BYTES = 4 << 20
-# Fewer query rows than this make the tile's dots inefficient, whatever the cache says.
-_MIN_TILE_ROWS = 256
+Kernel = Callable[[Array, Array, Array, Array | None], Array]
+Shape = tuple[int, ...]
+
+_HALF = (jnp.bfloat16, jnp.float16)
+# cuDNN's longest head in a backward pass on every GPU that has its flash attention.
+_CUDNN_HEAD = 128
 
 
 def attention(
@@ -30,12 +40,12 @@ def attention(
     """softmax(q·kᵀ/√d + bias)·v (Vaswani et al. 2017, eq. 1), differentiable in all four arguments.
 
     `bias` may have size 1 in place of the batch or the heads. A key is hidden by a large negative
-    finite bias (`hide`), not by −inf: a row of −inf alone has no softmax. Forward and reverse mode
-    only. The result has the dtype of `q`; the softmax is taken in no less than float32.
+    finite bias (`hide`), not by −inf: a row of −inf alone has no softmax. Reverse mode only. The
+    result has the dtype of `q`; the softmax is taken in no less than float32. All axes of the mesh
+    that is set divide the examples: XLA cannot partition the kernels.
     """
-    if jax.default_backend() == "cpu":
-        return _cpu_attention(q, k, v, bias)
-    return checkpoint_name(jax.nn.dot_product_attention(q, k, v, bias=bias), PRODUCT)
+    kernel = _KERNELS[kernel_name(*_device(), q.shape, k.shape, q.dtype, bias)]
+    return _sharded(kernel, q, k, v, bias)
 
 
 def hide(visible: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -43,139 +53,82 @@ def hide(visible: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(visible, 0.0, -1e9).astype(jnp.float32)
 
 
-def _cpu_attention(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """The tiled computation: heads before tokens, queries padded to whole tiles, and back."""
-    b, t, h, d = q.shape
-    arrays: Any = (q, k, v)
-    arrays = (*(widened(x.swapaxes(1, 2)) for x in arrays), None)
-    if bias is not None:
-        arrays = (*arrays[:3], widened(jnp.broadcast_to(bias, (b, *bias.shape[1:]))))
-    if bias is None or bias.shape[1] == h:  # Then heads are as independent as examples are.
-        arrays = jax.tree.map(lambda x: x.reshape(b * h, 1, *x.shape[2:]), arrays)
-    queries, keys, values, biases = arrays
-    groups, rows = _tiling((*queries.shape[:3], keys.shape[2]))
+def kernel_name(
+    platform: str, kind: str, q: Shape, k: Shape, dtype: jax.typing.DTypeLike, bias: Array | None
+) -> str:
+    """Which kernel computes an attention: "cudnn", "pallas", "tiles" or, of a CPU, "cpu_tiles".
 
-    def pad(x: Array) -> Array:
-        return jnp.pad(x, ((0, 0), (0, 0), (0, -t % rows), (0, 0)))
-
-    biases = None if biases is None else pad(biases)
-    out = _tiled(pad(queries * d**-0.5), keys, values, biases, groups, rows)[:, :, :t]
-    return out.reshape(b, h, t, d).swapaxes(1, 2).astype(q.dtype)
-
-
-def _tiling(scores: tuple[int, int, int, int]) -> tuple[int, int]:
-    """(groups of examples, query rows of a tile); a tile is whole examples or a part of one."""
-    b, h, t, s = scores
-    row_bytes = 4 * h * s
-    blocks = -(-t // max(_MIN_TILE_ROWS, _TILE_BYTES // row_bytes))
-    if blocks > 1:
-        return b, -(-t // blocks)
-    examples = max(1, _TILE_BYTES // (row_bytes * t))
-    return b // max(n for n in range(1, b + 1) if b % n == 0 and n <= examples), t
+    Args:
+      platform: "cpu", "gpu" or "tpu".
+      kind: JAX's name of the device, such as "NVIDIA H200".
+      q, k: shapes [b, t, h, d] and [b, s, h, d].
+      dtype: of both.
+      bias: the logits' bias.
+    """
+    if platform == "cpu":
+        return "cpu_tiles"
+    by_heads = bias is not None and bias.shape[:2] != (q[0], 1)
+    if platform == "tpu" and dtype in (*_HALF, jnp.float32) and not by_heads:
+        return "pallas"
+    fits = bias is None and q[3] <= _CUDNN_HEAD and not (q[1] % 2 or k[1] % 2)
+    if platform == "gpu" and fits and dtype in _HALF and _has_cudnn_flash(kind):
+        return "cudnn"
+    return "tiles"
 
 
-def _tiled(q: Array, k: Array, v: Array, bias: Array | None, groups: int, rows: int) -> Array:
-    return _tiled_forward(q, k, v, bias, groups, rows)[0]
+def _device() -> tuple[str, str]:
+    """(platform, kind) of the devices that this is traced for: the mesh's, or else the default."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    device = jax.local_devices()[0] if device is None else device
+    return device.platform, device.device_kind
 
 
-def _tiled_forward(
-    q: Array, k: Array, v: Array, bias: Array | None, groups: int, rows: int
-) -> tuple[Array, tuple[Any, ...]]:
-    def group(args: Any) -> Any:
-        q, k, v, bias = args
-        blocks = _split_rows((q, bias), rows)
-        return _join_rows(_map(lambda x: _tile_forward(x[0], k, v, x[1]), blocks))
-
-    out, log_sum = _join(_map(group, _split((q, k, v, bias), groups)))
-    out, log_sum = checkpoint_name((out, log_sum), PRODUCT)
-    return out, (q, k, v, bias, out, log_sum)
+def _has_cudnn_flash(kind: str) -> bool:
+    """Whether a GPU of this kind has compute capability 8.0 or more, and is NVIDIA's."""
+    if not any(name in kind for name in ("NVIDIA", "Tesla")):
+        return False
+    if jax.default_backend() != "gpu":  # compiled for a GPU that is not here
+        return True
+    return float(jax.local_devices()[0].compute_capability) >= 8.0
 
 
-def _tiled_backward(groups: int, rows: int, saved: tuple[Any, ...], g: Array) -> tuple[Any, ...]:
-    def group(args: Any) -> Any:
-        q, k, v, bias, out, log_sum, g = args
+def _cudnn(q: Array, k: Array, v: Array, bias: None) -> Array:
+    """cuDNN's flash attention; heads are filled up with zeros to a multiple of 8 channels."""
+    d = q.shape[-1]
 
-        def block(total: Any, args: Any) -> Any:
-            dq, dk, dv, dbias = _tile_backward(args, k, v)
-            return (total[0] + dk, total[1] + dv), (dq, dbias)
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -d % 8))) if d % 8 else x
 
-        blocks = _split_rows((q, bias, out, log_sum, g), rows)
-        none = jnp.zeros_like(k), jnp.zeros_like(v)
-        (dk, dv), blocks = _scan(block, none, blocks)
-        dq, dbias = _join_rows(blocks)
-        return dq, dk, dv, dbias
-
-    return _join(_map(group, _split((*saved, g), groups)))
+    out = jax.nn.dot_product_attention(
+        padded(q), padded(k), padded(v), scale=d**-0.5, implementation="cudnn"
+    )
+    return checkpoint_name(out[..., :d], PRODUCT)
 
 
-_tiled = jax.custom_vjp(_tiled, nondiff_argnums=(4, 5))
-_tiled.defvjp(_tiled_forward, _tiled_backward)
+def _pallas(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    """The TPU's kernel, whose heads lie side by side."""
+    heads = q.shape[2]
+    joined = [x.reshape(*x.shape[:2], -1) for x in (q, k, v)]
+    out = flash_attention(*joined, None if bias is None else bias[:, 0], heads)
+    return out.reshape(q.shape)
 
 
-def _tile_forward(q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, Array]:
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k)
-    scores = scores if bias is None else scores + bias
-    peak = scores.max(-1, keepdims=True)
-    weights = jnp.exp(scores - peak)
-    total = weights.sum(-1, keepdims=True)
-    return jnp.einsum("bhqk,bhkd->bhqd", weights, v) / total, peak + jnp.log(total)
+_KERNELS: dict[str, Kernel] = {
+    "cudnn": _cudnn,
+    "pallas": _pallas,
+    "tiles": functools.partial(tiled_attention, tiling=ACCELERATOR),
+    "cpu_tiles": functools.partial(tiled_attention, tiling=CPU),
+}
 
 
-def _tile_backward(
-    queries: tuple[Array, Array | None, Array, Array, Array], k: Array, v: Array
-) -> tuple[Array, Array, Array, Array | None]:
-    """FlashAttention's backward pass (Dao et al. 2022, algorithm 4) of one tile."""
-    q, bias, out, log_sum, g = queries
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, k)
-    weights = jnp.exp((scores if bias is None else scores + bias) - log_sum)
-    delta = (g * out).sum(-1, keepdims=True)
-    dscores = weights * (jnp.einsum("bhqd,bhkd->bhqk", g, v) - delta)
-    # The small operand is transposed, never the scores; without the barrier XLA folds the final
-    # swapaxes into the dot and transposes the scores after all.
-    dk = jnp.einsum("bhqd,bhqk->bhdk", q, dscores)
-    dv = jnp.einsum("bhqd,bhqk->bhdk", g, weights)
-    dk, dv = jax.lax.optimization_barrier((dk, dv))
-    dbias = None
-    if bias is not None:
-        dbias = dscores.sum(1, keepdims=True) if bias.shape[1] == 1 else dscores
-    return jnp.einsum("bhqk,bhkd->bhqd", dscores, k), dk.swapaxes(2, 3), dv.swapaxes(2, 3), dbias
-
-
-def _map(f: Callable[[Any], Any], arrays: Any) -> Any:
-    """`jax.lax.map`, by `_scan`."""
-    return _scan(lambda _, x: (None, f(x)), None, arrays)[1]
-
-
-def _scan(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, arrays: Any) -> tuple[Any, Any]:
-    """`jax.lax.scan`, without a loop where it has one round: a loop takes long to trace."""
-    if jax.tree.leaves(arrays)[0].shape[0] > 1:
-        return jax.lax.scan(f, init, arrays)
-    carry, results = f(init, jax.tree.map(lambda x: x[0], arrays))
-    return carry, jax.tree.map(lambda x: x[None], results)
-
-
-def _split(arrays: Any, groups: int) -> Any:
-    """(b, …) → (groups, b/groups, …)."""
-    return jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), arrays)
-
-
-def _join(arrays: Any) -> Any:
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
-
-
-def _split_rows(arrays: Any, rows: int) -> Any:
-    """(b, h, t, …) → (t/rows, b, h, rows, …)."""
-
-    def split(x: Array) -> Array:
-        b, h, t = x.shape[:3]
-        return jnp.moveaxis(x.reshape(b, h, t // rows, rows, *x.shape[3:]), 2, 0)
-
-    return jax.tree.map(split, arrays)
-
-
-def _join_rows(arrays: Any) -> Any:
-    def join(x: Array) -> Array:
-        x = jnp.moveaxis(x, 0, 2)
-        return x.reshape(*x.shape[:2], -1, *x.shape[4:])
-
-    return jax.tree.map(join, arrays)
+def _sharded(kernel: Kernel, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    """Runs `kernel` on each device's own examples; on all of them where they cannot be divided."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return kernel(q, k, v, bias)
+    divided = PartitionSpec(mesh.axis_names if q.shape[0] % mesh.size == 0 else None)
+    shared = PartitionSpec() if bias is not None and bias.shape[0] == 1 else divided
+    mapped = jax.shard_map(
+        kernel, in_specs=(divided, divided, divided, shared), out_specs=divided, check_vma=False
+    )
+    return mapped(q, k, v, bias)

@@ -117,10 +117,28 @@ MUTATIONS = (
     ),
     # Networks.
     Mutation(
+        "ragaf_jax/nets/kernels/tiled.py",
+        "delta = (widened(g) * widened(out)).sum(-1, keepdims=True)",
+        "delta = (widened(g) * widened(out)).mean(-1, keepdims=True)",
+        "training follows wrong attention gradients",
+    ),
+    Mutation(
+        "ragaf_jax/nets/kernels/flash_tpu.py",
+        "keys < sizes.keys, scores, _HIDDEN",
+        "keys <= sizes.keys, scores, _HIDDEN",
+        "on TPUs a padding key takes a share of the attention",
+    ),
+    Mutation(
+        "ragaf_jax/nets/kernels/flash_tpu.py",
+        "of_all += dscores",
+        "of_all = dscores",
+        "on TPUs RAGAF's bias learns from the last head alone",
+    ),
+    Mutation(
         "ragaf_jax/nets/attention.py",
-        "delta = (g * out).sum(-1, keepdims=True)",
-        "delta = (g * out).mean(-1, keepdims=True)",
-        "CPU training follows wrong attention gradients",
+        "bias.shape[0] == 1 else divided",
+        "bias.shape[1] == 1 else divided",
+        "on several devices every example is biased by its neighbours' regions",
     ),
     Mutation(
         "ragaf_jax/nets/blocks.py",

@@ -1,82 +1,80 @@
-"""Attention against float64 NumPy, forward and gradients, with tiles small enough to need many."""
+"""The choice of a kernel, and what holds of each."""
+
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_reference import check, inputs
+from commands import on_eight_devices
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from ragaf_jax.nets import attention as module
-from ragaf_jax.nets.attention import attention, hide
+from ragaf_jax.nets.attention import attention, hide, kernel_name
 
-
-def reference(q, k, v, bias, g):
-    """Output and the gradients of (output · g).sum(), by hand in float64; bias is b|1 h|1 t s."""
-    q, k, v, g = (x.astype(np.float64) for x in (q, k, v, g))
-    scale = q.shape[-1] ** -0.5
-    logits = np.einsum("bthd,bshd->bhts", q, k) * scale + (0.0 if bias is None else bias)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    dweights = np.einsum("bthd,bshd->bhts", g, v)
-    dlogits = weights * (dweights - (dweights * weights).sum(-1, keepdims=True))
-    gradients = [
-        np.einsum("bhts,bshd->bthd", dlogits, k) * scale,
-        np.einsum("bhts,bthd->bshd", dlogits, q) * scale,
-        np.einsum("bhts,bthd->bshd", weights, g),
-    ]
-    if bias is not None:
-        shared = tuple(axis for axis in (0, 1) if bias.shape[axis] == 1)
-        gradients.append(dlogits.sum(shared, keepdims=True))
-    return np.einsum("bhts,bshd->bthd", weights, v), gradients
+COLLECTIVE = " (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?[(]"
 
 
-def normal(rng, *shape):
-    return rng.standard_normal(shape).astype(np.float32)
+H200, A_TPU = ("gpu", "NVIDIA H200"), ("tpu", "TPU v5 lite")
+LATENTS, TEXT = (4, 4096, 8, 40), (4, 77, 8, 40)
 
 
-def inputs(rng, b, t, s, h, d, bias_shape):
-    bias = None if bias_shape is None else normal(rng, *bias_shape, t, s)
-    return normal(rng, b, t, h, d), normal(rng, b, s, h, d), normal(rng, b, s, h, d), bias
+@pytest.mark.parametrize(
+    ("device", "q", "k", "dtype", "bias", "name"),
+    [
+        (("cpu", "cpu"), LATENTS, LATENTS, "float32", None, "cpu_tiles"),
+        (H200, LATENTS, LATENTS, "bfloat16", None, "cudnn"),
+        (H200, LATENTS, TEXT, "bfloat16", None, "tiles"),  # an odd length
+        (H200, LATENTS, LATENTS, "float32", None, "tiles"),
+        (H200, LATENTS, LATENTS, "bfloat16", (4, 1), "tiles"),
+        (H200, (4, 256, 8, 160), (4, 256, 8, 160), "bfloat16", None, "tiles"),
+        (H200, (1, 4096, 1, 512), (1, 4096, 1, 512), "bfloat16", None, "tiles"),
+        (("gpu", "AMD Instinct MI300X"), LATENTS, LATENTS, "bfloat16", None, "tiles"),
+        (A_TPU, LATENTS, LATENTS, "bfloat16", None, "pallas"),
+        (A_TPU, LATENTS, TEXT, "bfloat16", (4, 1), "pallas"),
+        (A_TPU, LATENTS, LATENTS, "float32", None, "pallas"),
+        (A_TPU, (4, 77, 12, 64), (4, 77, 12, 64), "bfloat16", (1, 1), "tiles"),  # of all examples
+        (A_TPU, LATENTS, TEXT, "bfloat16", (4, 8), "tiles"),  # a bias of each head
+    ],
+)
+def test_each_device_has_the_kernel_whose_rules_allow_it(device, q, k, dtype, bias, name):
+    biased = None if bias is None else jnp.zeros((*bias, 1, 1))
+    assert kernel_name(*device, q, k, jnp.dtype(dtype), biased) == name
 
 
-def check(rng, q, k, v, bias):
-    g = normal(rng, *q.shape)
-    expected, expected_gradients = reference(q, k, v, bias, g)
-    arguments = [jnp.asarray(x) for x in (q, k, v, bias) if x is not None]
-    out, pullback = jax.vjp(jax.jit(attention), *arguments)
-    np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5)
-    for gradient, e in zip(pullback(jnp.asarray(g)), expected_gradients, strict=True):
-        assert gradient.shape == e.shape
-        np.testing.assert_allclose(gradient, e, rtol=0, atol=2e-5 * np.abs(e).max())
+def test_old_gpus_have_tiles(monkeypatch):
+    class Device:
+        compute_capability = "7.5"
 
-
-BIASES = [None, (4, 1), (1, 1), (4, 3), (1, 3)]
-
-
-@pytest.mark.parametrize("bias_shape", BIASES)
-@pytest.mark.parametrize("tile", ["default", "groups", "blocks"])
-def test_matches_numpy(rng, monkeypatch, tile, bias_shape):
-    t, s = 37, 11
-    if tile != "default":
-        monkeypatch.setattr(module, "_MIN_TILE_ROWS", 5)
-        # Two whole examples with their heads; or less than one row, so the minimum of rows counts.
-        monkeypatch.setattr(module, "_TILE_BYTES", 2 * 4 * 3 * t * s if tile == "groups" else 1)
-    check(rng, *inputs(rng, 4, t, s, 3, 6, bias_shape))
-
-
-def test_tilings(monkeypatch):
-    monkeypatch.setattr(module, "_TILE_BYTES", 4 * 1000)
-    monkeypatch.setattr(module, "_MIN_TILE_ROWS", 4)
-    assert module._tiling((6, 1, 10, 50)) == (3, 10)  # two examples of 500 scores a tile
-    assert module._tiling((7, 1, 10, 50)) == (7, 10)  # no common divisor: one at a time
-    assert module._tiling((6, 2, 30, 50)) == (6, 10)  # three blocks of an example
-    assert module._tiling((1, 1, 31, 50)) == (1, 16)  # uneven: the second block is padded
-    assert module._tiling((1, 1, 9, 5000)) == (1, 3)  # never fewer rows than the minimum allows
-
-
-@pytest.mark.parametrize("bias_shape", [None, (4, 1)])
-def test_accelerators_compute_the_same(rng, monkeypatch, bias_shape):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    check(rng, *inputs(rng, 4, 12, 7, 3, 8, bias_shape))
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    kind = "gpu", "Tesla T4"
+    assert kernel_name(*kind, LATENTS, LATENTS, jnp.dtype("bfloat16"), None) == "tiles"
+    Device.compute_capability = "8.0"
+    assert kernel_name(*kind, LATENTS, LATENTS, jnp.dtype("bfloat16"), None) == "cudnn"
+
+
+def test_a_mesh_changes_nothing_and_moves_nothing(seed):
+    on_eight_devices(__file__, seed)
+
+
+def on_a_mesh(rng):
+    """Compares with NumPy on 2 × 4 devices; of examples that can be divided, none is moved."""
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        for batch, bias_shape in ((8, None), (8, (1, 1)), (8, (8, 1)), (3, (3, 1))):
+            arguments = inputs(rng, batch, 20, 11, 2, 8, bias_shape)
+            check(attention, rng, *arguments)
+            if batch == 3:
+                continue
+            divided, whole = NamedSharding(mesh, P(mesh.axis_names)), NamedSharding(mesh, P())
+            arrays = [x for x in arguments if x is not None]
+            places = [divided if x.shape[0] == batch else whole for x in arrays]
+            arrays = jax.device_put(arrays, places)
+            jitted = jax.jit(attention, out_shardings=divided)
+            assert not re.search(COLLECTIVE, jitted.lower(*arrays).compile().as_text())
 
 
 def test_hidden_keys_have_no_influence_and_no_gradient(rng):
@@ -101,10 +99,5 @@ def test_large_logits_do_not_overflow(rng):
     np.testing.assert_allclose(raised, attention(q, k, v), atol=1e-3)
 
 
-def test_keeps_the_dtype(rng):
-    q, k, v, bias = (jnp.asarray(x) for x in inputs(rng, 2, 6, 5, 2, 8, (2, 1)))
-    half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
-    out = attention(*half, bias)
-    assert out.dtype == jnp.bfloat16
-    expected = attention(*(x.astype(jnp.float32) for x in half), bias)
-    np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.02)
+if __name__ == "__main__":
+    on_a_mesh(np.random.default_rng(int(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Implementations of softmax attention, of which `nets.attention` chooses one for each backend."""
