@@ -123,13 +123,13 @@ MUTATIONS = (
         "training follows wrong attention gradients",
     ),
     Mutation(
-        "ragaf_jax/nets/kernels/flash_tpu.py",
+        "ragaf_jax/nets/kernels/flash_tpu_blocks.py",
         "keys < sizes.keys, scores, _HIDDEN",
         "keys <= sizes.keys, scores, _HIDDEN",
         "on TPUs a padding key takes a share of the attention",
     ),
     Mutation(
-        "ragaf_jax/nets/kernels/flash_tpu.py",
+        "ragaf_jax/nets/kernels/flash_tpu_blocks.py",
         "of_all += dscores",
         "of_all = dscores",
         "on TPUs RAGAF's bias learns from the last head alone",

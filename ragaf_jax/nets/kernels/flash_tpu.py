@@ -7,8 +7,9 @@ exist only on the chip, as tiles (Dao et al. 2022, algorithms 1 and 4).
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,36 +18,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from ragaf_jax.nets.kernels.flash_tpu_blocks import (
+    LANES,
+    TILE,
+    Sizes,
+    dkv_kernel,
+    dq_kernel,
+    forward_kernel,
+)
 from ragaf_jax.nets.layers import PRODUCT
 
 # One block of tokens that is copied to the chip, at most: 1024 of 384 channels in bfloat16.
 _BLOCK_TOKENS, _BLOCK_BYTES = 1024, 1024 * 384 * 2
-# Queries and keys of a tile of scores, at most. A kernel's code grows with its tile, and with it
-# the time to compile: a few seconds with these.
-_TILE = 256, 512
-_LANES = 128
-_HIDDEN = -1e30  # logit of a padding key
-
-_NT = (((1,), (1,)), ((), ()))  # x·yᵀ
-_NN = (((1,), (0,)), ((), ()))  # x·y
-_TN = (((0,), (0,)), ((), ()))  # xᵀ·y
-
-
-class Sizes(NamedTuple):
-    """How a call is divided.
-
-    Attributes:
-      heads: side by side in the channels.
-      rows, columns: queries and keys of a block.
-      keys: those that are not padding.
-      interpret: by Pallas' interpreter, without a TPU.
-    """
-
-    heads: int
-    rows: int
-    columns: int
-    keys: int
-    interpret: bool
 
 
 def flash_attention(
@@ -73,10 +56,10 @@ def flash_attention(
 
 def _block(length: int, token_bytes: int) -> int:
     """Tokens of a block: a multiple of 128 that needs little padding, or all of a few."""
-    if length <= min(_TILE):
+    if length <= min(TILE):
         return length
-    most = max(_LANES, min(_BLOCK_TOKENS, _BLOCK_BYTES // token_bytes) // _LANES * _LANES)
-    return -(-length // -(-length // most) // _LANES) * _LANES
+    most = max(LANES, min(_BLOCK_TOKENS, _BLOCK_BYTES // token_bytes) // LANES * LANES)
+    return -(-length // -(-length // most) // LANES) * LANES
 
 
 def _padded(x: Array, axis: int, block: int) -> Array:
@@ -116,7 +99,7 @@ def _forward(
     scratch = [(rows, sizes.heads), (rows, sizes.heads), (rows, c)]
     if bias is not None:
         inputs.append((bias, block["bias"]))
-    out, sums = _call(_forward_kernel, sizes, grid, inputs, outputs, scratch)
+    out, sums = _call(forward_kernel, sizes, grid, inputs, outputs, scratch, 2)
     return out, sums
 
 
@@ -131,23 +114,26 @@ def _backward(
     sizes: Sizes,
 ) -> tuple[Array, Array, Array, Array | None]:
     """Gradients of the first four arguments, where the output's is `g`."""
-    (b, t, c), rows, columns = q.shape, sizes.rows, sizes.columns
-    product = (out.astype(jnp.float32) * g.astype(jnp.float32)).reshape(b, t, sizes.heads, -1)
-    delta = product.sum(-1).swapaxes(1, 2)
-
-    def inputs(block: dict[str, pl.BlockSpec]) -> list[tuple[Any, pl.BlockSpec]]:
-        arrays = {"query": [q, g], "key": [k, v], "row": [log_sum, delta], "bias": [bias]}
-        return [(x, block[name]) for name, xs in arrays.items() for x in xs if x is not None]
+    (b, t, c), (rows, columns) = q.shape, (sizes.rows, sizes.columns)
+    log_sum_like = jax.ShapeDtypeStruct(log_sum.shape, log_sum.dtype)
 
     grid = b, t // rows, k.shape[1] // columns
     block = _blocks(sizes, c, lambda b, i, j: (b, i, j))
-    outputs = [(q, block["query"])] + ([] if bias is None else [(bias, block["bias"])])
-    dq, *dbias = _call(_dq_kernel, sizes, grid, inputs(block), outputs, [(rows, c)])
+    query, key, row = block["query"], block["key"], block["row"]
+    inputs = [(q, query), (g, query), (k, key), (v, key), (log_sum, row), (out, query)]
+    outputs, scratch = [(q, query), (log_sum_like, row)], [(rows, c), (rows, sizes.heads)]
+    if bias is not None:
+        inputs, outputs = inputs + [(bias, block["bias"])], outputs + [(bias, block["bias"])]
+    dq, delta, *dbias = _call(dq_kernel, sizes, grid, inputs, outputs, scratch, 3)
 
     grid = b, k.shape[1] // columns, t // rows
     block = _blocks(sizes, c, lambda b, j, i: (b, i, j))
-    outputs = [(k, block["key"]), (v, block["key"])]
-    dk, dv = _call(_dkv_kernel, sizes, grid, inputs(block), outputs, [(columns, c)] * 2)
+    query, key, row = block["query"], block["key"], block["row"]
+    inputs = [(q, query), (g, query), (k, key), (v, key), (log_sum, row), (delta, row)]
+    outputs, scratch = [(k, key), (v, key)], [(columns, c)] * 2
+    if bias is not None:
+        inputs = inputs + [(bias, block["bias"])]
+    dk, dv = _call(dkv_kernel, sizes, grid, inputs, outputs, scratch, 4)
     return dq, dk, dv, dbias[0] if dbias else None
 
 
@@ -174,11 +160,15 @@ def _call(
     inputs: Sequence[tuple[Any, pl.BlockSpec]],
     outputs: Sequence[tuple[Any, pl.BlockSpec]],
     scratch: Sequence[tuple[int, int]],
+    products: int,
 ) -> tuple[Array, ...]:
     """Runs `kernel` at each point of `grid`; the last axis runs in order and adds up in `scratch`.
 
-    Outputs are given as arrays, or shapes, like them.
+    Outputs are given as arrays, or shapes, like them. `products` is how many products each score
+    takes part in, for XLA's analysis of costs.
     """
+    channels = inputs[0][0].shape[-1]
+    scores = math.prod(grid) * sizes.rows * sizes.columns * sizes.heads
     call = pl.pallas_call(
         functools.partial(kernel, sizes, [len(inputs), len(outputs)]),
         grid=grid,
@@ -189,163 +179,20 @@ def _call(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary")
         ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * products * scores // sizes.heads * channels,
+            transcendentals=scores,
+            bytes_accessed=sum(_moved(x, spec, grid) for x, spec in (*inputs, *outputs)),
+        ),
         interpret=sizes.interpret,
-        name=kernel.__name__.strip("_"),
+        name=f"flash_{kernel.__name__}",
     )
     return tuple(call(*(x for x, _ in inputs)))
 
 
-def _first_and_last() -> tuple[Array, Array]:
-    """Whether this grid point is the first, and the last, of those that add up."""
-    step = pl.program_id(2)
-    return step == 0, step == pl.num_programs(2) - 1
-
-
-def _each_tile(sizes: Sizes, body: Callable[[Any, Any, Any], None]) -> None:
-    """Calls `body(rows, columns, first column)` for each tile of a block of scores."""
-    tile = [_tile(n, most) for n, most in zip((sizes.rows, sizes.columns), _TILE, strict=True)]
-    across = sizes.columns // tile[1]
-
-    def one(index: Any, carry: None) -> None:
-        row, column = index // across * tile[0], index % across * tile[1]
-        if not isinstance(index, int):
-            row, column = pl.multiple_of(row, tile[0]), pl.multiple_of(column, tile[1])
-        body(pl.ds(row, tile[0]), pl.ds(column, tile[1]), column)
-
-    count = sizes.rows // tile[0] * across
-    if count == 1:
-        one(0, None)
-    else:
-        jax.lax.fori_loop(0, count, one, None)
-
-
-def _tile(block: int, most: int) -> int:
-    """The longest side of a tile: the block's, or a multiple of 128 that divides it."""
-    if block <= most:
-        return block
-    return max(n for n in range(_LANES, most + 1, _LANES) if block % n == 0)
-
-
-def _dot(x: Array, y: Array, axes: Any) -> Array:
-    return jax.lax.dot_general(x, y, axes, preferred_element_type=jnp.float32)
-
-
-def _heads(sizes: Sizes, channels: int) -> list[tuple[slice, slice]]:
-    """(its place among the heads, its channels) of each head."""
-    d = channels // sizes.heads
-    return [(slice(h, h + 1), slice(h * d, (h + 1) * d)) for h in range(sizes.heads)]
-
-
-def _scores(
-    sizes: Sizes, q: Array, k: Array, bias: Array | None, column: Any
-) -> Float[Array, "r c"]:
-    """Logits of one head's tile, whose first key is `column`; those of padding keys are hidden."""
-    scores = _dot(q, k, _NT) * q.shape[-1] ** -0.5
-    scores = scores if bias is None else scores + bias
-    if sizes.keys % sizes.columns == 0:
-        return scores
-    keys = column + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-    return jnp.where(keys < sizes.keys, scores, _HIDDEN)
-
-
-def _forward_kernel(sizes: Sizes, counts: Sequence[int], *refs: Any) -> None:
-    """Algorithm 1: the softmax of one block of queries, tile by tile of its keys."""
-    (q, k, v, *bias), (out, log_sum), (peak, total, weighted) = _parts(counts, refs)
-    first, last = _first_and_last()
-    begin = pl.program_id(2) * sizes.columns
-    heads = _heads(sizes, q.shape[-1])
-
-    @pl.when(first)
-    def _() -> None:
-        peak[...] = jnp.full(peak.shape, -jnp.inf)
-        total[...] = jnp.zeros(total.shape)
-        weighted[...] = jnp.zeros(weighted.shape)
-
-    def tile(rows: Any, columns: Any, column: Any) -> None:
-        added = bias[0][0, rows, columns] if bias else None
-        for head, lanes in heads:
-            scores = _scores(sizes, q[0, rows, lanes], k[0, columns, lanes], added, begin + column)
-            before = peak[rows, head]
-            now = jnp.maximum(before, scores.max(-1, keepdims=True))
-            weights = jnp.exp(scores - now)
-            rescale = jnp.exp(before - now)
-            peak[rows, head] = now
-            total[rows, head] = total[rows, head] * rescale + weights.sum(-1, keepdims=True)
-            values = _dot(weights.astype(v.dtype), v[0, columns, lanes], _NN)
-            weighted[rows, lanes] = weighted[rows, lanes] * rescale + values
-
-    _each_tile(sizes, tile)
-
-    @pl.when(last)
-    def _() -> None:
-        for head, lanes in heads:
-            out[0, :, lanes] = (weighted[:, lanes] / total[:, head]).astype(out.dtype)
-        log_sum[0] = (peak[...] + jnp.log(total[...])).T
-
-
-def _dq_kernel(sizes: Sizes, counts: Sequence[int], *refs: Any) -> None:
-    """Algorithm 4, of one block of queries and their bias."""
-    inputs, (dq, *dbias), (total,) = _parts(counts, refs)
-    first, last = _first_and_last()
-    k, begin = inputs[2], pl.program_id(2) * sizes.columns
-
-    @pl.when(first)
-    def _() -> None:
-        total[...] = jnp.zeros(total.shape)
-
-    def tile(rows: Any, columns: Any, column: Any) -> None:
-        of_all = 0.0
-        for head, lanes in _heads(sizes, k.shape[-1]):
-            _, dscores = _gradients(sizes, inputs, rows, columns, head, lanes, begin + column)
-            total[rows, lanes] += _dot(dscores.astype(k.dtype), k[0, columns, lanes], _NN)
-            of_all += dscores
-        if dbias:
-            dbias[0][0, rows, columns] = of_all
-
-    _each_tile(sizes, tile)
-
-    @pl.when(last)
-    def _() -> None:
-        dq[0] = (total[...] * (k.shape[-1] // sizes.heads) ** -0.5).astype(dq.dtype)
-
-
-def _dkv_kernel(sizes: Sizes, counts: Sequence[int], *refs: Any) -> None:
-    """Algorithm 4, of one block of keys and values."""
-    inputs, (dk, dv), (keys, values) = _parts(counts, refs)
-    first, last = _first_and_last()
-    (q, g), begin = inputs[:2], pl.program_id(1) * sizes.columns
-
-    @pl.when(first)
-    def _() -> None:
-        keys[...] = jnp.zeros(keys.shape)
-        values[...] = jnp.zeros(values.shape)
-
-    def tile(rows: Any, columns: Any, column: Any) -> None:
-        for head, lanes in _heads(sizes, q.shape[-1]):
-            weights, dscores = _gradients(sizes, inputs, rows, columns, head, lanes, begin + column)
-            values[columns, lanes] += _dot(weights.astype(g.dtype), g[0, rows, lanes], _TN)
-            keys[columns, lanes] += _dot(dscores.astype(q.dtype), q[0, rows, lanes], _TN)
-
-    _each_tile(sizes, tile)
-
-    @pl.when(last)
-    def _() -> None:
-        dk[0] = (keys[...] * (q.shape[-1] // sizes.heads) ** -0.5).astype(dk.dtype)
-        dv[0] = values[...].astype(dv.dtype)
-
-
-def _parts(counts: Sequence[int], refs: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """(inputs, outputs, scratch) of a kernel."""
-    return refs[: counts[0]], refs[counts[0] : sum(counts)], refs[sum(counts) :]
-
-
-def _gradients(
-    sizes: Sizes, inputs: Any, rows: Any, columns: Any, head: slice, lanes: slice, column: Any
-) -> tuple[Float[Array, "r c"], Float[Array, "r c"]]:
-    """Softmax weights of one head's tile, and the gradients of its scores."""
-    q, g, k, v, log_sum, delta, *bias = inputs
-    added = bias[0][0, rows, columns] if bias else None
-    scores = _scores(sizes, q[0, rows, lanes], k[0, columns, lanes], added, column)
-    weights = jnp.exp(scores - log_sum[0, head, rows].T)
-    dweights = _dot(g[0, rows, lanes], v[0, columns, lanes], _NT)
-    return weights, weights * (dweights - delta[0, head, rows].T)
+def _moved(x: Any, spec: pl.BlockSpec, grid: tuple[int, int, int]) -> int:
+    """Bytes copied to or from the chip: a block again wherever the last one was another."""
+    start = spec.index_map(0, 0, 0)
+    along_middle, along_last = (spec.index_map(*at) != start for at in ((0, 1, 0), (0, 0, 1)))
+    again = grid[1] if along_last and not along_middle and grid[2] > 1 else 1
+    return math.prod(x.shape) * x.dtype.itemsize * again

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 from attention_reference import check, inputs, normal
 
-from ragaf_jax.nets.kernels import flash_tpu
+from ragaf_jax.nets.kernels import flash_tpu, flash_tpu_blocks
 from ragaf_jax.nets.kernels.flash_tpu import flash_attention
 
 
@@ -19,7 +19,8 @@ def attention(q, k, v, bias=None):
 def small_blocks(monkeypatch):
     """Blocks of 256 tokens in tiles of 128 × 128, so that few tokens need several of both."""
     monkeypatch.setattr(flash_tpu, "_BLOCK_TOKENS", 256)
-    monkeypatch.setattr(flash_tpu, "_TILE", (128, 128))
+    monkeypatch.setattr(flash_tpu, "TILE", (128, 128))
+    monkeypatch.setattr(flash_tpu_blocks, "TILE", (128, 128))
 
 
 @pytest.mark.parametrize(
