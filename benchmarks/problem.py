@@ -70,8 +70,8 @@ class Job:
       image_size: px; latents have an eighth of it.
       batch: examples of a step, or pictures.
       dtype: of the computation.
-      folder: a checkpoint in diffusers' layout, with its ControlNet in `controlnet/`; empty: our
-        own networks with fresh parameters.
+      folder: a checkpoint in diffusers' layout, with its ControlNet in `controlnet/`; empty: each
+        peer's own networks with fresh parameters.
       stage: ours; 2 trains RAGAF beside the sketch branch.
       regions, edges: of the padded graphs of Stage 2.
       remat: ours, `config.model.remat`.

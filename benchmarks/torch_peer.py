@@ -7,6 +7,7 @@ channels_last, SDPA, fused AdamW; on a GPU bfloat16 and `torch.compile` as well.
 # (Their types are not there where they are not installed, and wrong where they are.)
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
@@ -35,10 +36,16 @@ _SCHEDULE = {
     "beta_end": 0.012,
     "steps_offset": 1,
 }
+_CLASSES = {
+    "unet": diffusers.UNet2DConditionModel,
+    "controlnet": diffusers.ControlNetModel,
+    "vae": diffusers.AutoencoderKL,
+    "text_encoder": transformers.CLIPTextModel,
+}
 
 
-def save_checkpoint(network: str, folder: Path) -> None:
-    """Random weights of `network`, as diffusers writes them; the zero convolutions are not zero."""
+def random_networks(network: str) -> dict[str, torch.nn.Module]:
+    """Fresh networks by their folders' names; the zero convolutions are not zero."""
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(sample_size=64, **UNETS[network])
     control = diffusers.ControlNetModel.from_unet(unet)
@@ -58,29 +65,40 @@ def save_checkpoint(network: str, folder: Path) -> None:
         up_block_types=("UpDecoderBlock2D",) * len(VAES[network]),
         layers_per_block=2,
     )
-    unet.save_pretrained(folder / "unet")
-    control.save_pretrained(folder / "controlnet")
-    vae.save_pretrained(folder / "vae")
-    transformers.CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    encoder = transformers.CLIPTextModel(text)
+    return {"unet": unet, "controlnet": control, "vae": vae, "text_encoder": encoder}
+
+
+def save_checkpoint(network: str, folder: Path) -> None:
+    """Random weights of `network`, as diffusers writes them."""
+    for name, module in random_networks(network).items():
+        module.save_pretrained(folder / name)
     diffusers.PNDMScheduler(skip_prk_steps=True, **_SCHEDULE).save_pretrained(folder / "scheduler")
     index = {"_class_name": "StableDiffusionPipeline"}
     (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def _loader(job: Job, device: torch.device) -> Callable[[str], torch.nn.Module]:
+    """A function of a network's name: from the job's checkpoint, else fresh on the device."""
+    if job.folder:
+        return lambda name: _CLASSES[name].from_pretrained(Path(job.folder) / name)
+    with device:
+        return random_networks(job.network).pop
 
 
 def set_up(job: Job) -> Ready:
     """The job in PyTorch."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, job.dtype)
-    folder = Path(job.folder)
+    load = _loader(job, device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
     def placed(network: torch.nn.Module, dtype: torch.dtype = dtype) -> torch.nn.Module:
         return network.to(device, dtype).to(memory_format=torch.channels_last)
 
-    unet = placed(diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"))
-    control = diffusers.ControlNetModel.from_pretrained(folder / "controlnet")
+    unet = placed(load("unet"))
     # What trains is kept in float32, on either side.
-    control = placed(control, torch.float32 if job.task == "step" else dtype)
+    control = placed(load("controlnet"), torch.float32 if job.task == "step" else dtype)
     unet.requires_grad_(False).eval()
     if device.type == "cuda":
         unet, control = torch.compile(unet), torch.compile(control)
@@ -114,7 +132,7 @@ def set_up(job: Job) -> Ready:
     if job.task == "step":
         run = _training_step(job, predict, control, latents, device)
     else:
-        run = _sampling(job, unet, control, placed, sketch, device)
+        run = _sampling(job, unet, control, load, placed, sketch, device)
 
     def device_peak() -> int | None:
         return torch.cuda.max_memory_allocated() if device.type == "cuda" else None
@@ -153,13 +171,11 @@ def _training_step(job, predict, control, latents, device):
     return run
 
 
-def _sampling(job, unet, control, placed, sketch, device):
+def _sampling(job, unet, control, load, placed, sketch, device):
     """diffusers' own pipeline; prompts come as tokens, so that no tokenizer need be at hand."""
-    folder = Path(job.folder)
-    encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
-    encoder = encoder.to(device, unet.dtype).eval()
+    encoder = load("text_encoder").to(device, unet.dtype).eval()
     pipeline = diffusers.StableDiffusionControlNetPipeline(
-        vae=placed(diffusers.AutoencoderKL.from_pretrained(folder / "vae")),
+        vae=placed(load("vae")),
         text_encoder=encoder,
         tokenizer=None,
         unet=unet,
