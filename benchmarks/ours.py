@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from benchmarks.machine import versions
@@ -77,10 +78,16 @@ def set_up(job: Job) -> Ready:
     return Ready(run_tidily, answer, about, device_peak)
 
 
-def matmul_ceiling(dtype: str) -> float:
-    """FLOP/s of the fastest of ten products of square matrices, the most that any step could do."""
-    side = 8192 if jax.default_backend() != "cpu" else 2048
-    matrix = jnp.ones((side, side), dtype)
+def matmul_ceiling(dtype: str, side: int = 0) -> float:
+    """FLOP/s of the fastest of ten products of square matrices, the most that any step could do.
+
+    Args:
+      dtype: of the matrices.
+      side: of the matrices; 0 for one that keeps the first device busy.
+    """
+    side = side or (8192 if jax.default_backend() != "cpu" else 2048)
+    # Random numbers: a GPU's clock is higher for products of ones, which take less power.
+    matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
     multiply = jax.jit(jnp.matmul)
     jax.block_until_ready(multiply(matrix, matrix))
     seconds = []
@@ -125,12 +132,8 @@ def training_step(
     begin = functools.partial(initial_state, config, model, tx)
     shardings = state_shardings(mesh, jax.eval_shape(begin, params))
     state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
-    run = jax.jit(
-        functools.partial(train_step, model, tx, config.train.ema_decay, objective),
-        donate_argnums=1,
-        out_shardings=(shardings, replicated(mesh)),
-        compiler_options=compiler_options(config),
-    )
+    function = functools.partial(train_step, model, tx, config.train.ema_decay, objective)
+    run = jitted_step(config, function, mesh, shardings)
     rng = jax.device_put(jax.random.key(1), replicated(mesh))
 
     def step(batch: Batch) -> None:
@@ -140,6 +143,18 @@ def training_step(
         jax.block_until_ready(scalars)
 
     return Stepper(step, lambda: merge(state.trainable, state.frozen))
+
+
+def jitted_step(
+    config: ml_collections.ConfigDict, step: Callable[..., Any], mesh: Mesh, shardings: Any
+) -> Any:
+    """`step` of (key, state, batch), which takes over the state, as `training.loop` compiles it."""
+    return jax.jit(
+        step,
+        donate_argnums=1,
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=compiler_options(config),
+    )
 
 
 def random_batch(config: ml_collections.ConfigDict, model: Model) -> Batch:
