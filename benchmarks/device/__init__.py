@@ -1,0 +1,1 @@
+"""Measurements on one accelerator: training steps, sampling, attention, and PyTorch beside them."""

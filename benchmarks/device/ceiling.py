@@ -1,0 +1,27 @@
+"""The speed of the fastest product of two square matrices: the most that any step could reach."""
+
+from collections.abc import Iterator
+
+import jax
+
+from benchmarks.device.problem import GIB
+from benchmarks.ours import matmul_ceiling
+from benchmarks.report import Row
+from ragaf_jax.training.throughput import peak_flops
+
+SIDES, TINY_SIDES = (4096, 8192, 16384), (256, 512)
+
+
+def ceiling_rows(tiny: bool) -> Iterator[Row]:
+    """A row for each size of the matrices, in bfloat16 with the data sheet's peak beside."""
+    device = jax.devices()[0]
+    peak = peak_flops(device.device_kind, "bfloat16")
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    for side in TINY_SIDES if tiny else SIDES:
+        yield {
+            "device": device.device_kind,
+            "memory for this process, GiB": None if limit is None else round(limit / GIB, 2),
+            "side": side,
+            "TFLOP/s": matmul_ceiling("bfloat16", side) / 1e12,
+            "data sheet, TFLOP/s": None if peak is None else peak / 1e12,
+        }

@@ -1,0 +1,68 @@
+"""The jobs of the device benchmark: Stable Diffusion 1.5 at 512 px, or a miniature for dry runs."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from benchmarks.problem import Job
+
+GIB = 2**30
+
+
+def job_of(
+    task: Literal["step", "sample"],
+    stage: int,
+    batch: int,
+    tiny: bool,
+    peer: Literal["ours", "torch"] = "ours",
+) -> Job:
+    """A job in bfloat16."""
+    network, size = ("tiny", 64) if tiny else ("sd15", 512)
+    return Job(peer, task, network, size, batch, "float32" if tiny else "bfloat16", stage=stage)
+
+
+def random_weights(shapes: Mapping[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
+    """Parameters in the given shapes, whose activations stay of order one.
+
+    Kernels have variance 1 / inputs; scales are 1. All leaves are parts of one random vector, since
+    initialisers of a thousand leaves take a minute or more to compile at Stable Diffusion's size.
+    """
+    largest = max(leaf.size for leaf in jax.tree.leaves(shapes))
+    noise = jax.random.normal(key, (largest,))
+
+    def leaf(path: tuple[Any, ...], shape: jax.ShapeDtypeStruct) -> Array:
+        if path[-1].key == "scale":
+            return jnp.ones(shape.shape, shape.dtype)
+        inputs = max(1, shape.size // shape.shape[-1]) if shape.shape else 1
+        deviation = inputs**-0.5 if len(shape.shape) > 1 else 0.02
+        return (deviation * noise[: shape.size]).reshape(shape.shape).astype(shape.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, dict(shapes))
+
+
+def random_key() -> PRNGKeyArray:
+    """A key whose numbers are the device's own, which is quick to compile."""
+    return jax.random.key(0, impl="rbg")
+
+
+class Planned(NamedTuple):
+    """What the compiler says of a compiled program; of one device.
+
+    Attributes:
+      peak: bytes of arguments, results and temporary buffers, less what shares memory.
+      temporary: bytes of temporary buffers.
+    """
+
+    peak: int
+    temporary: int
+
+
+def planned(compiled: Any) -> Planned:
+    """The compiler's account of memory, as `--mode=plan` prints it."""
+    memory = compiled.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    return Planned(peak + temporary - memory.alias_size_in_bytes, temporary)
