@@ -118,7 +118,7 @@ def reason_to_skip(part: Part, done: Mapping[Part, Outcome], left: float) -> Out
         smaller = other.stage == part.stage and other.batch < part.batch
         if outcome.status == "out of memory" and smaller:
             return Outcome("out of memory", f"batch {other.batch} did not fit", [])
-    times = [outcome.seconds for outcome in alike.values() if outcome.status == "measured"]
+    times = [x.seconds for x in alike.values() if x.status in ("measured", "timed out")]
     expected = max(times, default=BUDGETS[part.kind].expected)
     if left < expected:
         return Outcome("skipped", f"{left:.0f} s were left and it takes about {expected:.0f}", [])

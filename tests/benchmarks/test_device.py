@@ -92,6 +92,7 @@ def test_a_part_is_begun_if_it_fits_what_is_left():
     # What is known of its kind is better than the guess.
     assert reason_to_skip(LARGER, {STEP: took}, 71) is None
     skipped = reason_to_skip(LARGER, {STEP: took}, 69)
+    assert reason_to_skip(LARGER, {STEP: took._replace(status="timed out")}, 69) == skipped
     assert skipped.reason == "69 s were left and it takes about 70"
 
 
