@@ -36,6 +36,8 @@ from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.evaluation.showcase import showcase
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.paths import PATH, check_no_pattern, expand_fields
+from ragaf_jax.planning.fitting import within_budget
+from ragaf_jax.planning.table import print_plan
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted, with_distilled_sampling
 from ragaf_jax.training.checkpoint import load_meta
@@ -43,7 +45,6 @@ from ragaf_jax.training.distributed import join, only_training_in
 from ragaf_jax.training.heap import Fragments, keep_freed_memory
 from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
-from ragaf_jax.training.plan_table import print_plan
 from ragaf_jax.training.profiling import parse_window
 from ragaf_jax.training.recorded import check_same_config, with_recorded_data_dir
 from ragaf_jax.training.sharding import make_mesh, put_batch
@@ -164,6 +165,7 @@ def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> None
         profiled,
         source.prepared_caches,
         fragments.retire,
+        within_budget,
     )
 
 

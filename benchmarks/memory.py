@@ -4,7 +4,7 @@ from benchmarks.minimum import least_flops
 from benchmarks.problem import TOKENS, Job, config_of
 from benchmarks.report import Row
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.training.plan import compiled_plan, own_setting
+from ragaf_jax.planning.plan import compiled_plan, own_setting
 
 # (stage, batch, remat) at 512 px, latents and text states cached.
 STEPS = (

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import ml_collections
 
 from configs import stage1, stage2
+from ragaf_jax.planning.shapes import stable_diffusion_15
 from ragaf_jax.training.adopt import with_fields
-from ragaf_jax.training.plan_shapes import stable_diffusion_15
 
 # Fields of diffusers' config.json, by network; sd15 is Stable Diffusion 1.5, whose sizes are
 # diffusers' defaults but for those that are named.

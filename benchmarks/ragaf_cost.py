@@ -5,7 +5,7 @@ from dataclasses import replace
 from benchmarks.problem import Job, config_of
 from benchmarks.report import Row
 from benchmarks.timing import beside
-from ragaf_jax.training.plan import flops_of
+from ragaf_jax.planning.plan import flops_of
 
 # (regions, edges) of the padded graphs, one of the regions being the padding.
 GRAPHS = ((9, 192), (17, 192), (33, 192), (65, 192), (33, 48), (33, 96), (33, 384), (33, 768))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,12 @@ DOWNWARD = {
     "diffusion": set(),
     "nets": {"graph"},
     "weights": {"nets"},
-    "training": {"nets", "diffusion", "weights", "graph"},
+    "runtime": set(),
+    "training": {"runtime", "nets", "diffusion", "weights", "graph"},
     # Reads the checkpoints that training writes.
-    "sampling": {"training", "nets", "diffusion", "weights", "graph"},
+    "sampling": {"runtime", "training", "nets", "diffusion", "weights", "graph"},
+    # Compiles the functions that training and sampling run.
+    "planning": {"runtime", "sampling", "training", "nets", "diffusion", "weights", "graph"},
     "evaluation": {"sampling", "training", "nets", "diffusion", "weights", "graph"},
     "demo": {"sampling", "training", "diffusion", "graph"},
 }
@@ -118,6 +122,9 @@ def allowed(importer: str, name: str) -> bool:
         ("ragaf_jax.graph.build", "ragaf_jax.nets", False),
         ("ragaf_jax.training.loop", "ragaf_jax.sampling.generate", False),
         ("ragaf_jax.training.loop", "input_pipeline.loader", False),
+        ("ragaf_jax.training.loop", "ragaf_jax.planning.plan", False),
+        ("ragaf_jax.planning.plan", "ragaf_jax.training.step", True),
+        ("ragaf_jax.runtime.targets", "ragaf_jax.nets.unet", False),
         ("ragaf_jax.sampling.pipeline", "ragaf_jax.demo.session", False),
         ("ragaf_jax.batch", "ragaf_jax.graph.padding", False),
         ("ragaf_jax.sample", "ragaf_jax.sampling.stages", True),
@@ -133,6 +140,10 @@ def allowed(importer: str, name: str) -> bool:
 )
 def test_the_rule_itself(importer, name, expected):
     assert allowed(importer, name) is expected
+
+
+def test_no_packages_import_each_other():
+    TopologicalSorter(DOWNWARD).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("path", sources(), ids=module_name)

@@ -14,6 +14,7 @@ from ragaf_jax.batch import Batch, BatchIterator
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
+from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.announcing import announce_end, announce_resume, announce_start
@@ -21,8 +22,6 @@ from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
 from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.distributed import agreed
-from ragaf_jax.training.fitting import within_budget
-from ragaf_jax.training.flops import matmul_flops
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.interruption import Interruption
 from ragaf_jax.training.monitor import make_validate
@@ -43,6 +42,9 @@ from ragaf_jax.training.stopwatch import Stopwatch
 from ragaf_jax.training.summaries import Numbers, skipped_in_a_row, summarize
 from ragaf_jax.training.writers import Images, Writer
 
+# Of (config, model, state, tokenizer, prepared): a configuration that fits, and a notice.
+Fit = Callable[..., tuple[ml_collections.ConfigDict, str]]
+
 
 def train(
     config: ml_collections.ConfigDict,
@@ -56,6 +58,7 @@ def train(
     profiled: range = range(0),
     prepared: Callable[[Mapping[str, str]], Sequence[str]] = lambda keys: (),
     between_steps: Callable[[], object] = lambda: None,
+    fit: Fit = lambda config, *_: (config, ""),
 ) -> TrainState:
     """Trains to `config.train.steps`, going on from the workdir's newest checkpoint.
 
@@ -76,6 +79,7 @@ def train(
       prepared: of caches with these keys, the kinds that there are; for a run that chooses by
         itself what fits `config.memory_budget_gib`.
       between_steps: called after each step and what came with it.
+      fit: chooses what keeps a step within `config.memory_budget_gib`, as `planning.fitting` does.
 
     Returns:
       The state after the last step.
@@ -102,7 +106,7 @@ def train(
         params = initial_params(config, model, stage1, mesh)
         state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
         del params, stage1
-        config, chosen = within_budget(config, model, state, tokenizer, prepared)
+        config, chosen = fit(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
     checkpointer = Checkpointer(
@@ -119,7 +123,7 @@ def train(
         if restored.step >= steps:
             checkpointer.close()
             return state
-        config, chosen = within_budget(config, model, state, tokenizer, prepared)
+        config, chosen = fit(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
         iterator.set_state(restored.data_state)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from ragaf_jax.training.throughput import peak_flops
+from ragaf_jax.runtime.devices import peak_flops
 
 # What the loop may wait for.
 PARTS = ("data", "compute", "checkpoint")

@@ -11,8 +11,8 @@ from benchmarks.problem import Job, config_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.unet import UNet, UNetConfig
-from ragaf_jax.training.flops import matmul_flops
-from ragaf_jax.training.plan import flops_of
+from ragaf_jax.planning.plan import flops_of
+from ragaf_jax.runtime.flops import matmul_flops
 
 
 def shape(*sides):

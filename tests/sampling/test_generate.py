@@ -9,9 +9,9 @@ from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_keys, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.sampling.generate import TRACE_LEVELS, _spoken_for, generate, to_pixels
 from ragaf_jax.sampling.process import Settings, process_of
-from ragaf_jax.training.flops import matmul_flops
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ from fakes import random_batch, smallest_config, tiny_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.planning import fitting
+from ragaf_jax.planning.plan import flops_of
 from ragaf_jax.training.checkpoint import best_step, load_params
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.monitor import make_validate
-from ragaf_jax.training.plan import flops_of
 from ragaf_jax.training.setup import objective_of
 from ragaf_jax.training.writers import JsonLines
 
@@ -330,7 +331,7 @@ def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch):
         chosen.train.accumulation = 3  # of four examples: a step that takes this cannot be made
         return chosen, "three parts fit"
 
-    monkeypatch.setattr("ragaf_jax.training.fitting.fitted", fitted)
+    monkeypatch.setattr(fitting, "fitted", fitted)
     with pytest.raises(TypeError, match="reshape"):
         train(
             config,
@@ -340,6 +341,7 @@ def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch):
             tiny_tokenizer(),
             lambda first: JsonLines(tmp_path / "metrics.jsonl", first),
             prepared=prepared,
+            fit=fitting.within_budget,
         )
     assert asked == [("text",), ("text",)]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

@@ -9,11 +9,11 @@ from fakes import command_flags, smallest_config, tiny_tokenizer
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.training import fitting
-from ragaf_jax.training import plan as plans
-from ragaf_jax.training.fitting import fitted
+from ragaf_jax.planning import fitting
+from ragaf_jax.planning import plan as plans
+from ragaf_jax.planning.fitting import fitted
+from ragaf_jax.planning.plan import GIB, Plan, own_setting
 from ragaf_jax.training.limits import check_config
-from ragaf_jax.training.plan import GIB, Plan, own_setting
 from ragaf_jax.training.setup import check_same_run
 
 NEEDS = {"none": 8, "attention": 6, "blocks": 4, "full": 2}

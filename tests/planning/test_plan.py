@@ -10,10 +10,8 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Model, traced_init
-from ragaf_jax.training import plan as plans
-from ragaf_jax.training.flops import matmul_flops
-from ragaf_jax.training.limits import check_config
-from ragaf_jax.training.plan import (
+from ragaf_jax.planning import plan as plans
+from ragaf_jax.planning.plan import (
     GIB,
     Plan,
     Setting,
@@ -25,8 +23,10 @@ from ragaf_jax.training.plan import (
     search,
     settings,
 )
-from ragaf_jax.training.plan_shapes import batch_shapes, with_known_sizes
-from ragaf_jax.training.plan_table import table
+from ragaf_jax.planning.shapes import batch_shapes, with_known_sizes
+from ragaf_jax.planning.table import table
+from ragaf_jax.runtime.flops import matmul_flops
+from ragaf_jax.training.limits import check_config
 
 
 def test_flops_are_those_of_the_products(rng):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 
-from ragaf_jax.training.plan import GIB, Plan, budget_bytes, cheapest, flags_of, plan
-from ragaf_jax.training.plan_shapes import with_known_sizes
+from ragaf_jax.planning.plan import GIB, Plan, budget_bytes, cheapest, flags_of, plan
+from ragaf_jax.planning.shapes import with_known_sizes
 
 
 def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: bool = False) -> str:

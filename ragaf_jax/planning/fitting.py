@@ -7,11 +7,7 @@ import ml_collections
 from ragaf_jax.caches import KINDS, cached_kinds
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model
-from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.adopt import with_fields
-from ragaf_jax.training.caches import cache_keys
-from ragaf_jax.training.distributed import agreed
-from ragaf_jax.training.plan import (
+from ragaf_jax.planning.plan import (
     GIB,
     cacheable,
     cheapest,
@@ -20,6 +16,10 @@ from ragaf_jax.training.plan import (
     search,
     settings,
 )
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.caches import cache_keys
+from ragaf_jax.training.distributed import agreed
 from ragaf_jax.training.state import TrainState
 
 

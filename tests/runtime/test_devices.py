@@ -1,6 +1,6 @@
 import pytest
 
-from ragaf_jax.training.throughput import peak_flops
+from ragaf_jax.runtime.devices import peak_flops
 
 
 @pytest.mark.parametrize(

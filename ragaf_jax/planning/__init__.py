@@ -1,0 +1,1 @@
+"""What a step needs on which device: memory, FLOPs, bytes, collectives."""
