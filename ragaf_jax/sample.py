@@ -266,9 +266,11 @@ def restored(devices: int | None, per_device: int) -> "Pipeline":
     """The stages that are given, on so many devices or on all."""
     import jax
 
+    from ragaf_jax.runtime.gpu_memory import raise_share
     from ragaf_jax.sampling.pipeline import Pipeline
     from ragaf_jax.training.heap import keep_freed_memory
 
+    raise_share()
     keep_freed_memory()
     notify("Reading the checkpoints …")
     where = {"devices": jax.devices()[:devices], "per_device": per_device}

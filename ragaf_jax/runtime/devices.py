@@ -1,4 +1,21 @@
-"""What devices can compute at most."""
+"""What kinds of devices can do at most; a GPU's memory and bandwidth are in its file in `gpus/`."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Memory(NamedTuple):
+    """Of one TPU device.
+
+    Attributes:
+      size: bytes that a program may use: the chip's memory less what the runtime keeps, as
+        libtpu's out-of-memory message states it.
+      bandwidth: bytes/s.
+    """
+
+    size: int
+    bandwidth: float
+
 
 # Peak dense FLOP/s of what JAX calls one device: with bfloat16 and with float32, whose matrix
 # products run as TF32 on NVIDIA's newer cards and in bfloat16 on TPUs unless a precision is asked
@@ -16,6 +33,7 @@ _PEAKS: dict[str, dict[str, float]] = {
     "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 494e12},
     "NVIDIA H200": {"bfloat16": 989e12, "float32": 494e12},
     "NVIDIA GeForce RTX 3090": {"bfloat16": 71e12, "float32": 35.6e12},
+    "NVIDIA GeForce RTX 4080": {"bfloat16": 97.5e12, "float32": 48.7e12},
     "NVIDIA GeForce RTX 4090": {"bfloat16": 165.2e12, "float32": 82.6e12},
     "TPU v2": {"bfloat16": 22.5e12, "float32": 22.5e12},
     "TPU v3": {"bfloat16": 61.5e12, "float32": 61.5e12},
@@ -23,6 +41,14 @@ _PEAKS: dict[str, dict[str, float]] = {
     "TPU v5 lite": {"bfloat16": 197e12, "float32": 197e12},
     "TPU v5": {"bfloat16": 459e12, "float32": 459e12},
     "TPU v6 lite": {"bfloat16": 918e12, "float32": 918e12},
+}
+
+# Of the versions that `targets` compiles for; bandwidths from the same pages as the peaks.
+_TPU_MEMORIES: Mapping[str, Memory] = {
+    "TPU v4": Memory(int(30.75 * 2**30), 1228e9),
+    "TPU v5 lite": Memory(int(15.75 * 2**30), 819e9),
+    "TPU v5": Memory(int(95.74 * 2**30), 2765e9),
+    "TPU v6 lite": Memory(int(31.25 * 2**30), 1638e9),
 }
 
 
@@ -37,3 +63,12 @@ def peak_flops(kind: str, dtype: str) -> float | None:
     words = kind.replace("-", " ") + " "
     known = [name for name in _PEAKS if words.startswith(name + " ")]
     return _PEAKS[max(known, key=len)].get(dtype) if known else None
+
+
+def tpu_memory(kind: str) -> Memory:
+    """The memory of a TPU device of this kind.
+
+    Raises:
+      KeyError: a version that is not in the table.
+    """
+    return _TPU_MEMORIES[kind]

@@ -1,0 +1,184 @@
+"""Devices that programs are only compiled for: none of them needs to be in the machine.
+
+A GPU is described by a text proto (OpenXLA's `GpuTargetConfigProto`): the files in `gpus/`, or one
+that is given by its path. A TPU slice has a name, from which libtpu knows its chips.
+"""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from ragaf_jax.errors import UserError, nearest
+from ragaf_jax.runtime.devices import tpu_memory
+from ragaf_jax.runtime.gpu_memory import share
+
+_GPUS = Path(__file__).parent / "gpus"
+_GPUS_PER_HOST = 8
+# No GPU, no autotuning: Triton's products have no default tiles, so cuBLAS takes all of them.
+_GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
+
+# Chips along each axis of a slice, by the number in its name. Google counts the chips of v5e and
+# v6e, and of v4 and v5p the TensorCores, of which a chip has two; JAX takes a chip as one device.
+_GRIDS_2D = {
+    1: "1x1",
+    4: "2x2",
+    8: "2x4",
+    16: "4x4",
+    32: "4x8",
+    64: "8x8",
+    128: "8x16",
+    256: "16x16",
+}
+_GRIDS_3D = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4"}
+SLICES = {
+    **{f"{kind}-{n}": f"{kind}:{grid}" for kind in ("v5e", "v6e") for n, grid in _GRIDS_2D.items()},
+    **{f"{kind}-{n}": f"{kind}:{grid}" for kind in ("v4", "v5p") for n, grid in _GRIDS_3D.items()},
+}
+
+
+class Target(NamedTuple):
+    """Devices of one kind that programs can be compiled for.
+
+    Attributes:
+      name: as it was given.
+      platform: "cuda" or "tpu", as `lowering_platforms` has it.
+      devices: all of them; they hold nothing and run nothing.
+      memory_bytes: of one device.
+      usable_bytes: what of it a process may use.
+      bandwidth: of one device's memory, bytes/s.
+      compiler_options: for `jax.jit`.
+    """
+
+    name: str
+    platform: str
+    devices: list[jax.Device]
+    memory_bytes: int
+    usable_bytes: int
+    bandwidth: float
+    compiler_options: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """As `jax.Device.device_kind` has it."""
+        return self.devices[0].device_kind
+
+
+def gpu_names() -> list[str]:
+    """The GPUs that have a file in `gpus/`."""
+    return sorted(path.stem for path in _GPUS.glob("*.txtpb"))
+
+
+def open_target(name: str) -> Target:
+    """The devices of a name: a GPU or its file's path, with "x8" behind it for eight; a TPU slice.
+
+    This process looks for no devices of its own but the CPU from then on.
+
+    Raises:
+      UserError: an unknown name, a file that describes no GPU, or a wheel that is not installed.
+    """
+    if name in SLICES:
+        return _tpu(name)
+    path, count = _gpu_file(name)
+    return _gpu(name, path, count)
+
+
+def _gpu_file(name: str) -> tuple[Path, int]:
+    """The file of a GPU, and how many there are."""
+    stem, count, known = name, 1, gpu_names()
+    # "rtx4090" ends like "x4090".
+    whole = name in known or Path(name).expanduser().is_file()
+    if not whole and (match := re.fullmatch(r"(.+)x(\d+)", name)):
+        stem, count = match[1], int(match[2])
+    path = _GPUS / f"{stem}.txtpb" if stem in known else Path(stem).expanduser()
+    if not path.is_file():
+        raise _unknown(name, stem)
+    if count < 1 or (count > _GPUS_PER_HOST and count % _GPUS_PER_HOST):
+        raise UserError(
+            f"--target={name} has {count} GPUs; give 1 to {_GPUS_PER_HOST}, or a multiple of "
+            f"{_GPUS_PER_HOST}."
+        )
+    return path, count
+
+
+def _unknown(name: str, stem: str) -> UserError:
+    if stem.endswith(".txtpb") or "/" in stem:
+        return UserError(
+            f"--target={name} names a file that is not there; give the path of a GPU's "
+            f"description, such as {_GPUS / 'h200.txtpb'}."
+        )
+    known = [*gpu_names(), *(f"{gpu}x8" for gpu in gpu_names()), *SLICES]
+    near = nearest(name, known)
+    listed = ", ".join(near or known)
+    are = "there are" if not near else "the nearest are" if near[1:] else "the nearest is"
+    return UserError(
+        f"There is no target {name!r}; {are} {listed}. Other GPUs are given by the path of a "
+        "description."
+    )
+
+
+def _gpu(name: str, path: Path, count: int) -> Target:
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        text = ""
+    memory, bandwidth = (
+        int(found[1]) if (found := re.search(rf"^\s*{field}:\s*(\d+)", text, re.M)) else 0
+        for field in ("device_memory_size", "memory_bandwidth")
+    )
+    if not (memory and bandwidth and "cuda_compute_capability" in text):
+        raise UserError(
+            f"{path} describes no GPU: it needs cuda_compute_capability, memory_bandwidth and "
+            f"device_memory_size, as {_GPUS / 'h200.txtpb'} has them."
+        )
+    _compile_only()
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    if not any(importlib.util.find_spec(plugin) for plugin in plugins):
+        raise _no_wheel(name, "JAX's CUDA plugin", "plan-cuda")
+    hosts, each = max(count // _GPUS_PER_HOST, 1), min(count, _GPUS_PER_HOST)
+    try:
+        topology = topologies.get_topology_desc(
+            platform="cuda", topology=f"1x{hosts}x{each}", target_config=text
+        )
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as problem:
+        reason = str(problem).partition("\n")[0]
+        raise UserError(
+            f"{path} cannot be compiled for ({reason}); compare it with {_GPUS / 'h200.txtpb'}."
+        ) from problem
+    usable = int(memory * share())
+    return Target(
+        name, "cuda", list(topology.devices), memory, usable, float(bandwidth), _GPU_OPTIONS
+    )
+
+
+def _tpu(name: str) -> Target:
+    _compile_only()
+    if importlib.util.find_spec("libtpu") is None:
+        raise _no_wheel(name, "libtpu", "plan-tpu")
+    slice_, options = SLICES[name], dict[str, Any]()
+    if slice_.endswith(":1x1"):
+        options = {"chips_per_host_bounds": (1, 1, 1)}
+    if slice_.startswith("v4:"):
+        options = {"chip_config_name": "megacore"}  # else each of its cores is a device
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=slice_, **options)
+    devices: list[jax.Device] = list(topology.devices)
+    memory = tpu_memory(devices[0].device_kind)
+    return Target(name, "tpu", devices, memory.size, memory.size, memory.bandwidth, {})
+
+
+def _compile_only() -> None:
+    """Keeps a plan from taking accelerators, and from waiting for those that are taken."""
+    jax.config.update("jax_platforms", "cpu")
+    # libtpu asks no server which machine this is; several processes may compile at once.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+
+
+def _no_wheel(name: str, wheel: str, extra: str) -> UserError:
+    return UserError(
+        f"--target={name} is compiled by {wheel}, which is not installed; run "
+        f"pip install -e '.[{extra}]'."
+    )
