@@ -5,6 +5,8 @@ Data and networks meet here alone.
 python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
 python main.py --mode=plan --config=configs/stage1.py:openmoji_sd \
     --config.memory_budget_gib=24
+python main.py --mode=plan --config=configs/stage1.py:openmoji_sd \
+    --target=h200x8,v5e-16 --config.train.batch_size=64
 python main.py --mode=sample --config=configs/stage2.py:openmoji \
     --workdir=runs/om/stage2 --config.stage1=runs/om/stage1
 python main.py --mode=evaluate --config=configs/stage2.py:openmoji \
@@ -37,7 +39,10 @@ from ragaf_jax.evaluation.showcase import showcase
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.paths import PATH, check_no_pattern, expand_fields
 from ragaf_jax.planning.fitting import within_budget
+from ragaf_jax.planning.sampling import print_sampling_plans
 from ragaf_jax.planning.table import print_plan
+from ragaf_jax.planning.target_table import print_target_plans
+from ragaf_jax.runtime.gpu_memory import raise_share
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted, with_distilled_sampling
 from ragaf_jax.training.checkpoint import load_meta
@@ -63,6 +68,9 @@ flags.DEFINE_enum(
 flags.DEFINE(PATH, "output", None, "sample, evaluate: where to; default in the workdir.")
 flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
 flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
+flags.DEFINE_list("target", [], "plan: devices to compile for, such as h200x8,v5e-4.")
+flags.DEFINE_enum("plan_for", "train", ["train", "sample"], "plan: what is compiled for --target.")
+flags.DEFINE_integer("per_device", 1, "plan: images that a device samples together.", 1)
 flags.DEFINE_bool("distributed", False, "train: with the other processes of this cluster's job.")
 flags.DEFINE_string("coordinator", None, "train: host:port of the first of several processes.")
 flags.DEFINE_integer("process_id", None, "train: which of them this is, from 0.")
@@ -80,6 +88,7 @@ READ_BY = {
     "output": ("sample", "evaluate"),
     "compare": ("evaluate",),
     "profile": ("train",),
+    **dict.fromkeys(("target", "plan_for", "per_device"), ("plan",)),
     **dict.fromkeys(("distributed", "coordinator", "process_id", "process_count"), ("train",)),
 }
 
@@ -96,6 +105,11 @@ def check_flags() -> None:
                 f"--{name} is read by --mode={' and '.join(modes)}, and the mode is {FLAGS.mode}; "
                 "leave it out."
             )
+    for name in ("plan_for", "per_device"):
+        if FLAGS[name].present and not FLAGS.target:
+            raise UserError(f"--{name} is read with --target alone; give --target=h200, or others.")
+    if FLAGS["per_device"].present and FLAGS.plan_for == "train":
+        raise UserError("--per_device is read by --plan_for=sample alone; leave it out.")
 
 
 def loaded_config() -> ConfigDict:
@@ -176,11 +190,19 @@ def main(argv: list[str]) -> None:
     check_flags()
     config = loaded_config()
     if FLAGS.mode == "plan":
+        budget = config.memory_budget_gib or None
+        if FLAGS.target:
+            if FLAGS.plan_for == "sample":
+                print_sampling_plans(config, FLAGS.target, FLAGS.per_device, budget)
+            else:
+                print_target_plans(config, FLAGS.target, budget)
+            return
         keep_compiled()
-        print_plan(config, config.memory_budget_gib or None)
+        print_plan(config, budget)
         return
     workdir = Path(FLAGS.workdir)
     check_no_pattern(workdir, "--workdir")
+    raise_share()
     # First of all: whatever asks for devices sees those of one process from then on.
     address = FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count
     if FLAGS.distributed or any(x is not None for x in address):

@@ -1,5 +1,6 @@
 """What a user can get wrong on the command line ends in one sentence and status 1."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from commands import run_here
 
 from configs.stage1 import get_config
+from ragaf_jax.runtime.gpu_memory import SHARE
 
 ROOT = Path(__file__).parents[1]
 STAGE1, STAGE2 = "--config=configs/stage1.py:quickstart", "--config=configs/stage2.py:quickstart"
@@ -74,6 +76,10 @@ def test_main(tmp_path, flags, said):
         (("--mode=evaluate", "--profile=1:2"), "--profile is read by --mode=train"),
         (("--mode=evaluate", "--distributed"), "--distributed is read by --mode=train"),
         (("--mode=adopt", "--process_count=2"), "--process_count is read by --mode=train"),
+        (("--target=h200",), "--target is read by --mode=plan, and the mode is train"),
+        (("--mode=sample", "--plan_for=sample"), "--plan_for is read by --mode=plan"),
+        (("--mode=plan", "--plan_for=sample"), "--plan_for is read with --target alone"),
+        (("--mode=plan", "--target=h200", "--per_device=2"), "--per_device is read by --plan_for"),
     ],
 )
 def test_flags_of_another_mode_are_refused(tmp_path, flags, said):
@@ -248,9 +254,20 @@ def test_main_without_a_workdir():
     assert "--workdir" in fail("main.py", STAGE1)
 
 
-def test_sampling_from_a_workdir_without_a_checkpoint(tmp_path):
+@pytest.mark.parametrize(("given", "expected"), [("", str(SHARE)), ("0.5", "0.5")])
+def test_a_command_takes_more_of_a_gpu_unless_the_user_has_set_it(
+    tmp_path, monkeypatch, given, expected
+):
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", given)
+    said = fail("main.py", STAGE1, "--mode=evaluate", f"--workdir={tmp_path / 'run'}")
+    assert "Evaluation compares two stages" in said
+    assert os.environ["XLA_CLIENT_MEM_FRACTION"] == expected
+
+
+def test_sampling_from_a_workdir_without_a_checkpoint(tmp_path, monkeypatch):
     from PIL import Image
 
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "")
     sketch = tmp_path / "sketch.png"
     Image.new("L", (1, 1), 255).save(sketch)
     output = tmp_path / "out"
@@ -264,3 +281,4 @@ def test_sampling_from_a_workdir_without_a_checkpoint(tmp_path):
     )
     assert "holds no checkpoint" in said
     assert not output.exists()
+    assert os.environ["XLA_CLIENT_MEM_FRACTION"] == str(SHARE)  # before JAX looks for a GPU

@@ -7,8 +7,7 @@ import dataclasses
 import functools
 import itertools
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +22,11 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
+from ragaf_jax.planning.compiled import account, placed
+from ragaf_jax.planning.hlo import Collective
 from ragaf_jax.planning.shapes import batch_shapes
 from ragaf_jax.runtime.flops import matmul_flops
+from ragaf_jax.runtime.targets import Target
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.compilation import compiler_options
@@ -57,8 +59,9 @@ class Plan(NamedTuple):
         buffers, less what shares memory. It is exact for the backend that compiled it; another's
         kernels need other buffers. On the CPU attention runs in tiles and keeps no scores, as
         cuDNN's does, but XLA computes much of bfloat16 in float32 there.
-      device_bytes: what the device says that it has, or None.
+      device_bytes: what a process may use of the device, or None.
       seconds: how long compiling took.
+      moved_bytes, collectives, attention: of a step compiled for a target; see `compiled.Account`.
     """
 
     setting: Setting
@@ -69,6 +72,9 @@ class Plan(NamedTuple):
     peak_bytes: int
     device_bytes: int | None
     seconds: float
+    moved_bytes: float | None = None
+    collectives: Mapping[str, Collective] = {}
+    attention: Mapping[str, int] = {}
 
 
 def flags_of(setting: Setting) -> str:
@@ -112,36 +118,42 @@ def flops_of(config: ml_collections.ConfigDict) -> float:
 
 
 def compiled_plan(
-    config: ml_collections.ConfigDict, setting: Setting, flops: float | None = None
+    config: ml_collections.ConfigDict,
+    setting: Setting,
+    flops: float | None = None,
+    target: Target | None = None,
 ) -> Plan:
-    """What `setting` needs; compiles, which takes minutes for Stable Diffusion on two CPU cores."""
+    """What `setting` needs; compiles, which takes minutes for Stable Diffusion on two CPU cores.
+
+    Args:
+      config: with the sizes of its networks.
+      setting: what is changed of it.
+      flops: where they are known.
+      target: what to compile for; None: this machine's devices.
+    """
     config = configured(config, setting)
-    mesh = make_mesh(config)
+    mesh = make_mesh(config, None if target is None else target.devices)
     step, (key, state, batch) = step_and_shapes(config)
     shares = NamedSharding(mesh, PartitionSpec(AXES))
     places = replicated(mesh), state_shardings(mesh, state), jax.tree.map(lambda _: shares, batch)
-    begin = time.monotonic()
+    options = compiler_options(config) if target is None else target.compiler_options
     jitted = jax.jit(
-        step,
-        in_shardings=places,
-        out_shardings=(places[1], places[0]),
-        donate_argnums=1,
-        compiler_options=compiler_options(config),
+        step, out_shardings=(places[1], places[0]), donate_argnums=1, compiler_options=options
     )
-    with jax.set_mesh(mesh):
-        memory: Any = jitted.lower(key, state, batch).compile().memory_analysis()
+    arguments = jax.tree.map(placed, (key, state, batch), places)
+    found = account(jitted, arguments, mesh, target)
     return Plan(
         setting,
         count_parameters(state.trainable),
         count_parameters(state.frozen),
         flops_of(config) if flops is None else flops,
-        memory.argument_size_in_bytes,
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes,
-        device_bytes(),
-        time.monotonic() - begin,
+        found.argument_bytes,
+        found.peak_bytes,
+        device_bytes() if target is None else target.usable_bytes,
+        found.seconds,
+        found.moved_bytes,
+        found.collectives,
+        found.attention,
     )
 
 
@@ -167,11 +179,13 @@ def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return kinds
 
 
-def settings(config: ml_collections.ConfigDict, caches: Sequence[str]) -> list[Setting]:
+def settings(
+    config: ml_collections.ConfigDict, caches: Sequence[str], target: Target | None = None
+) -> list[Setting]:
     """All that make the same update, with one of these `config.data.cache`."""
     # The examples that only RAGAF reads are parted as often as those that are denoised, and every
     # device has its share of each part.
-    devices = make_mesh(config).size
+    devices = make_mesh(config, None if target is None else target.devices).size
     sizes = [config.train[name] // devices for name in ("batch_size", "read_examples")]
     parts = [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
     return [Setting(*each) for each in itertools.product(REMAT, parts, caches)]
@@ -182,6 +196,7 @@ def search(
     candidates: Sequence[Setting],
     budget: float,
     known: Sequence[Plan] = (),
+    target: Target | None = None,
 ) -> list[Plan]:
     """Compiles one setting after the other until a step keeps within `budget` bytes.
 
@@ -193,6 +208,7 @@ def search(
       candidates: the settings.
       budget: of one device.
       known: plans that need not be made again.
+      target: as in `compiled_plan`.
 
     Returns:
       `known`, then the plans that were made.
@@ -207,18 +223,24 @@ def search(
     for setting in bar:
         bar.set_postfix(setting._asdict())
         if setting not in found:
-            found[setting] = compiled_plan(config, setting, flops[setting])
+            found[setting] = compiled_plan(config, setting, flops[setting], target)
         if found[setting].peak_bytes <= budget or found[setting].state_bytes > budget:
             break
     return list(found.values())
 
 
-def plan(config: ml_collections.ConfigDict, budget_gib: float | None = None) -> list[Plan]:
+def plan(
+    config: ml_collections.ConfigDict,
+    budget_gib: float | None = None,
+    target: Target | None = None,
+) -> list[Plan]:
     """What `config` needs and, where there is a budget, the settings tried to keep within it.
 
     Args:
       config: with the sizes of its networks, as `with_known_sizes` gives it.
-      budget_gib: memory of a device; None: what the device says, else there is no search.
+      budget_gib: memory of a device; None: what the device says, else there is no search. A
+        target's own memory is searched only where `config` as it is does not fit.
+      target: as in `compiled_plan`.
 
     Returns:
       The plan of `config` as it is, then those of the other settings that were tried; see `search`.
@@ -228,12 +250,14 @@ def plan(config: ml_collections.ConfigDict, budget_gib: float | None = None) -> 
     """
     if budget_gib is not None and not budget_gib > 0:
         raise UserError(f"The memory budget is {budget_gib} GiB; give more than 0.")
-    found = [compiled_plan(config, own_setting(config))]
+    found = [compiled_plan(config, own_setting(config), None, target)]
     budget = budget_bytes(found, budget_gib)
     if budget is None or found[0].state_bytes > budget:
         return found
+    if target is not None and budget_gib is None and found[0].peak_bytes <= budget:
+        return found
     caches = dict.fromkeys((config.data.cache, ",".join(cacheable(config)), ""))
-    return search(config, settings(config, tuple(caches)), budget, found)
+    return search(config, settings(config, tuple(caches), target), budget, found, target)
 
 
 def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | None:
@@ -245,4 +269,6 @@ def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | N
 
 def budget_bytes(plans: Sequence[Plan], budget_gib: float | None) -> float | None:
     """What a device may hold: the budget, else what the first one says that it has."""
-    return plans[0].device_bytes if budget_gib is None else budget_gib * GIB
+    if budget_gib is not None:
+        return budget_gib * GIB
+    return None if (known := plans[0].device_bytes) is None else float(known)

@@ -1,4 +1,4 @@
-"""Plans as a table that tells what is to be set."""
+"""Plans of this machine's devices as a table, with what to set."""
 
 from collections.abc import Sequence
 
@@ -26,13 +26,7 @@ def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: b
                 fits,
             ]
         )
-    if markdown:
-        rows.insert(1, ["---"] * len(rows[0]))
-        lines = [f"| {' | '.join(row)} |" for row in rows]
-    else:
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        padded = [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in rows]
-        lines = ["  ".join(row).rstrip() for row in padded]
+    lines = aligned(rows, markdown=markdown)
     device = plans[0].device_bytes
     said = "does not say how much it has" if device is None else f"has {device / GIB:.2f} GiB"
     head = (
@@ -48,6 +42,16 @@ def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: b
         flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
         end = f"The cheapest that fits {budget / GIB:.2f} GiB: {flags}"
     return "\n".join([head, "", *lines, "", end])
+
+
+def aligned(rows: list[list[str]], *, markdown: bool = False) -> list[str]:
+    """Rows of cells, the first of them the header, as lines of text or Markdown."""
+    if markdown:
+        ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+        return [f"| {' | '.join(row)} |" for row in ruled]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in rows]
+    return ["  ".join(row).rstrip() for row in padded]
 
 
 def print_plan(

@@ -25,7 +25,7 @@ def tried(monkeypatch):
     """The settings that were compiled, by an account that is not: 1 GiB, and some by parts."""
     found = []
 
-    def compiled(config, setting, flops):
+    def compiled(config, setting, flops, target):
         found.append(setting)
         peak = 1 + (NEEDS[setting.remat] - ("text" in setting.cache)) / setting.accumulation
         return Plan(setting, 1, 1, flops, GIB // 2, int(peak * GIB), None, 1.0)

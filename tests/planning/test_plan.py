@@ -26,6 +26,7 @@ from ragaf_jax.planning.plan import (
 from ragaf_jax.planning.shapes import batch_shapes, with_known_sizes
 from ragaf_jax.planning.table import table
 from ragaf_jax.runtime.flops import matmul_flops
+from ragaf_jax.runtime.targets import Target
 from ragaf_jax.training.limits import check_config
 
 
@@ -146,7 +147,7 @@ def test_the_search_tries_the_cheapest_first_and_stops_where_one_fits(monkeypatc
     flops = {"none": 1.0, "attention": 2.0, "blocks": 3.0, "full": 4.0}
     tried = []
 
-    def compiled(config, setting, flops_given=None):
+    def compiled(config, setting, flops_given=None, target=None):
         tried.append(setting)
         gib = needs[setting.remat] / setting.accumulation + 1
         return made(setting.remat, setting.accumulation, flops[setting.remat], gib)
@@ -176,7 +177,7 @@ def test_the_search_tries_the_cheapest_first_and_stops_where_one_fits(monkeypatc
 def test_of_equal_settings_the_own_is_kept(monkeypatch):
     monkeypatch.setattr(plans, "flops_of", lambda config: 1.0)
     monkeypatch.setattr(
-        plans, "compiled_plan", lambda config, setting, flops: made(*setting[:2], flops, 1)
+        plans, "compiled_plan", lambda config, setting, flops, target: made(*setting[:2], flops, 1)
     )
     config = tiny_config(1)
     for config.model.remat in REMAT:
@@ -187,7 +188,7 @@ def test_of_equal_settings_the_own_is_kept(monkeypatch):
 def test_a_search_ends_where_the_state_alone_does_not_fit(monkeypatch):
     monkeypatch.setattr(plans, "flops_of", lambda config: 1.0)
     monkeypatch.setattr(
-        plans, "compiled_plan", lambda config, setting, flops: made(*setting[:2], flops, 1)
+        plans, "compiled_plan", lambda config, setting, flops, target: made(*setting[:2], flops, 1)
     )
     config = tiny_config(1)
     # Ten bytes of state; and three numbers of parts.
@@ -198,3 +199,29 @@ def test_a_search_ends_where_the_state_alone_does_not_fit(monkeypatch):
 def test_a_budget_is_more_than_nothing():
     with pytest.raises(UserError, match="memory budget is 0.0 GiB; give more than 0"):
         plan(tiny_config(1), 0.0)
+
+
+def test_a_targets_own_memory_is_searched_only_where_the_configuration_does_not_fit(monkeypatch):
+    target = Target("h200", "cuda", jax.devices()[:1], 8 * GIB, 6 * GIB, 1e12, {})
+    peaks, tried = {"none": 7, "attention": 6, "blocks": 5, "full": 4}, []
+
+    def compiled(config, setting, flops, target):
+        tried.append(setting.remat)
+        peak = peaks[setting.remat]
+        return made(setting.remat, 1, 1.0, peak)._replace(device_bytes=target.usable_bytes)
+
+    monkeypatch.setattr(plans, "compiled_plan", compiled)
+    monkeypatch.setattr(plans, "REMAT", peaks)
+    monkeypatch.setattr(plans, "flops_of", lambda config: -peaks[config.model.remat])
+    config = tiny_config(1)
+    config.train.batch_size = 1
+    config.model.remat = "blocks"
+    assert len(plan(config, None, target)) == 1 and tried == ["blocks"]
+    config.model.remat = "none"
+    found = plan(config, None, target)
+    chosen = cheapest(found)
+    assert chosen is not None and chosen.setting.remat == "attention"
+    assert tried == ["blocks", "none", "attention"]
+    # A budget is always searched, for what is cheaper than the configuration too.
+    config.model.remat = "blocks"
+    assert [x.setting.remat for x in plan(config, 6.5, target)] == ["blocks", "none", "attention"]

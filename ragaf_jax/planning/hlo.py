@@ -1,0 +1,291 @@
+"""What a compiled program moves and calls, read from XLA's text of it.
+
+The text is `jax.stages.Compiled.as_text()`: computations of instructions, one a line. Loops count
+as often as they run where their text says how often that is, else once.
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+# Instructions that name arrays and move none.
+_FREE = {
+    *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"),
+    *("while", "call", "conditional", "partition-id", "replica-id", "opt-barrier"),
+}
+_SLICES = ("dynamic-slice", "slice", "gather")  # of their operand they read what they return
+_HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
+_NAME = re.compile(r"\s+(ROOT )?%?([\w.-]+) = ")
+_OPCODE = re.compile(r" ([\w-]+)\(")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+_CALLED = re.compile(r"(body|condition|calls|to_apply|\w+_computations?)=\{?((?:%[\w.-]+(?:, )?)+)")
+
+
+class Instruction(NamedTuple):
+    """One line: `name = kind opcode(operands), attributes`; operands by name."""
+
+    name: str
+    kind: str
+    opcode: str
+    operands: list[str]
+    attributes: str
+    root: bool
+
+
+class Program(NamedTuple):
+    """Computations by name, and the name of the one that is run."""
+
+    computations: dict[str, list[Instruction]]
+    entry: str
+
+
+class Collective(NamedTuple):
+    """Collective operations of one kind that a device takes part in.
+
+    Attributes:
+      times: how often it does.
+      moved_bytes: of whole arrays on one device: what is gathered, summed or passed on.
+    """
+
+    times: int
+    moved_bytes: int
+
+
+def parse(text: str) -> Program:
+    """The computations of a program's text."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, lines = "", None
+    for line in text.splitlines():
+        if line.startswith("}"):
+            lines = None
+        elif lines is None and (header := _HEADER.match(line)):
+            lines = computations[header[2]] = []
+            entry = header[2] if header[1] else entry
+        elif lines is not None and (instruction := _instruction(line)):
+            lines.append(instruction)
+    return Program(computations, entry)
+
+
+def _instruction(line: str) -> Instruction | None:
+    name = _NAME.match(line)
+    if name is None:
+        return None
+    start = name.end()
+    end = _closing(line, start) + 1 if line[start] == "(" else line.find(" ", start)
+    opcode = _OPCODE.match(line, end)
+    if opcode is None:
+        return None
+    close = _closing(line, opcode.end() - 1)
+    operands = re.findall(r"%([\w.-]+)", line[opcode.end() : close])
+    if opcode[1] in ("constant", "parameter"):  # their value, or number
+        operands = [line[opcode.end() : close]]
+    return Instruction(
+        name[2], line[start:end], opcode[1], operands, line[close + 1 :], bool(name[1])
+    )
+
+
+def _closing(line: str, start: int) -> int:
+    """Where the bracket that opens at `start` is closed."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(line, start):
+        depth += 1 if match[0] == "(" else -1
+        if depth == 0:
+            return match.start()
+    return len(line)
+
+
+def array_bytes(kind: str) -> int:
+    """Of the arrays in a type, such as `(f32[2,3]{1,0}, pred[])`."""
+    return sum(_sizes(kind))
+
+
+def _sizes(kind: str) -> list[int]:
+    found = []
+    for dtype, shape in _ARRAY.findall(kind):
+        bits = 8 if dtype == "pred" else int(re.sub(r"\D+(\d+).*", r"\1", dtype))
+        count = math.prod(map(int, filter(None, shape.split(","))))
+        found.append(-(-count * bits // 8))
+    return found
+
+
+def _called(instruction: Instruction) -> dict[str, list[str]]:
+    """The computations that an instruction names, by attribute."""
+    return {
+        name: re.findall(r"%([\w.-]+)", value)
+        for name, value in _CALLED.findall(instruction.attributes)
+    }
+
+
+def trip_count(program: Program, loop: Instruction) -> int:
+    """How often a `while` runs: as XLA states it, else what its condition compares with; or 1."""
+    if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+        return int(stated[1])
+    (condition,) = _called(loop)["condition"]
+    lines = program.computations.get(condition, [])
+    constants = [x.operands[0] for x in lines if x.opcode == "constant" and x.kind[:3] == "s32"]
+    below = any("direction=LT" in x.attributes for x in lines)
+    return int(constants[0]) if below and len(constants) == 1 and constants[0].isdigit() else 1
+
+
+def executions(program: Program) -> Iterator[tuple[str, int, bool]]:
+    """(computation, how often it runs, whether it is the inside of a fusion), the entry first."""
+    waiting = [(program.entry, 1, False)]
+    while waiting:
+        name, times, fused = waiting.pop()
+        yield name, times, fused
+        for instruction in program.computations.get(name, []):
+            called = _called(instruction)
+            if instruction.opcode == "while":
+                times_ = times * trip_count(program, instruction)
+                waiting += [(body, times_, fused) for body in called["body"]]
+            elif instruction.opcode == "fusion":
+                waiting += [(body, times, True) for body in called["calls"]]
+            elif instruction.opcode in ("call", "conditional", "async-start"):
+                waiting += [(x, times, fused) for names in called.values() for x in names]
+
+
+class Traffic(NamedTuple):
+    """What instructions read and write in a device's memory.
+
+    Attributes:
+      moved_bytes: operands and results; of arrays that are only sliced or updated, that part.
+      repeated_bytes: those of them that are due to loops after their first round.
+      instructions: how many there are in the text, loops counted once.
+    """
+
+    moved_bytes: int
+    repeated_bytes: int
+    instructions: int
+
+
+def traffic(program: Program) -> Traffic:
+    """Of all that runs; what is inside of fusions stays in registers and moves nothing."""
+    moved = repeated = count = 0
+    for name, times, fused in executions(program):
+        if fused:
+            continue
+        lines = program.computations.get(name, [])
+        kinds = {line.name: line.kind for line in lines}
+        for line in lines:
+            if line.opcode not in _FREE:
+                each = _moved(program, line, kinds)
+                moved, repeated = moved + times * each, repeated + (times - 1) * each
+                count += 1
+    return Traffic(moved, repeated, count)
+
+
+def _moved(program: Program, line: Instruction, kinds: dict[str, str]) -> int:
+    """Bytes that one instruction reads and writes."""
+    operands = [array_bytes(kinds.get(name, "")) for name in line.operands]
+    result = array_bytes(line.kind)
+    if line.opcode.endswith("-start"):  # its result is written by the -done
+        return 0 if line.opcode == "async-start" else sum(operands)
+    if line.opcode.endswith(("-done", "-update")) and line.opcode != "dynamic-update-slice":
+        return 0 if line.opcode.startswith("async") else result
+    if line.opcode in _SLICES:
+        return 2 * result
+    if line.opcode == "dynamic-update-slice":
+        return 2 * operands[1]
+    if line.opcode == "custom-call":
+        if '"AllocateBuffer"' in line.attributes:
+            return 0
+        # Bytes among the results are room to work in.
+        result = sum(_sizes(re.sub(r"\b[su]8\[[\d,]*\]", "", line.kind)))
+    if line.opcode == "fusion":
+        read, result = _fusion(program, _called(line)["calls"][0])
+        operands = [min(read.get(i, size), size) for i, size in enumerate(operands)]
+    return sum(operands) + result
+
+
+def _fusion(program: Program, name: str) -> tuple[dict[int, int], int]:
+    """(bytes that a fusion reads of each parameter, bytes that it writes).
+
+    Of parameters that it only slices it reads the slices; those that it only updates are changed in
+    place.
+    """
+    inside = program.computations.get(name, [])
+    lines = {line.name: line for line in inside}
+    users: dict[str, list[tuple[Instruction, int]]] = defaultdict(list)
+    for line in inside:
+        for i, operand in enumerate(line.operands):
+            users[operand].append((line, i))
+
+    def read(line: Instruction) -> int:
+        size, total = array_bytes(line.kind), 0
+        for user, i in users[line.name]:
+            if user.opcode == "bitcast":
+                total += read(user)
+            elif user.opcode in _SLICES and i == 0:
+                total += array_bytes(user.kind)
+            elif user.opcode == "fusion":
+                total += _fusion(program, _called(user)["calls"][0])[0].get(i, size)
+            elif not (user.opcode == "dynamic-update-slice" and i == 0):
+                return size
+        return min(total, size)
+
+    def written(line: Instruction) -> int:
+        if line.opcode == "tuple":
+            return sum(written(lines[operand]) for operand in line.operands)
+        if line.opcode == "bitcast":
+            return written(lines[line.operands[0]])
+        if line.opcode == "dynamic-update-slice":
+            return array_bytes(lines[line.operands[1]].kind)
+        if line.opcode == "fusion":
+            return _fusion(program, _called(line)["calls"][0])[1]
+        return array_bytes(line.kind)
+
+    reads = {int(x.operands[0]): read(x) for x in inside if x.opcode == "parameter"}
+    return reads, sum(written(line) for line in inside if line.root)
+
+
+def collectives(program: Program) -> dict[str, Collective]:
+    """The collective operations that one device runs, by kind."""
+    found: dict[str, Collective] = {}
+    parts: set[str] = set()  # a TPU may spread one over several fusions, under the same channel
+    for name, times, fused in executions(program):
+        lines = program.computations.get(name, [])
+        kinds = {line.name: line.kind for line in lines}
+        for line in lines:
+            kind = line.opcode.removesuffix("-start")
+            if kind not in COLLECTIVES:
+                continue
+            channel = re.search(r"channel_id=\d+", line.attributes)
+            if fused and channel:
+                if f"{kind} {channel[0]}" in parts:
+                    continue
+                parts.add(f"{kind} {channel[0]}")
+            if name.startswith("all-reduce-scatter"):  # a TPU's fusion of sum and slice
+                kind = "reduce-scatter"
+            read = sum(array_bytes(kinds.get(operand, "")) for operand in line.operands)
+            written = array_bytes(line.kind)
+            if line.opcode.endswith("-start") and line.kind.startswith("("):
+                written -= read  # its tuple begins with the operands
+            before = found.get(kind, Collective(0, 0))
+            found[kind] = Collective(
+                before.times + times, before.moved_bytes + times * max(read, written)
+            )
+    return found
+
+
+def attention_kernels(program: Program) -> dict[str, int]:
+    """Calls of attention kernels by name: cuDNN's, and those written in Pallas."""
+    found: Counter[str] = Counter()
+    for name, times, _ in executions(program):
+        for line in program.computations.get(name, []):
+            if line.opcode == "custom-call" and (kernel := _kernel(line.attributes)):
+                found[kernel] += times
+    return dict(found)
+
+
+def _kernel(attributes: str) -> str | None:
+    target = re.search(r'custom_call_target="([^"]+)"', attributes)
+    if target and target[1].startswith("__cudnn$fmha"):
+        return "cuDNN backward" if target[1].endswith("Backward") else "cuDNN"
+    if scope := re.search(r'op_name="[^"]*?([^/"]+)/pallas_call"', attributes):
+        name = re.sub(r"^jit\((.*)\)$", r"\1", scope[1])
+        return f"Pallas {name.partition('_block')[0]}"
+    return None

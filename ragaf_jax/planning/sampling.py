@@ -1,0 +1,180 @@
+"""What sampling needs on devices that are not in the machine, part by part.
+
+The parts are the functions that `sampling.sampling_loop` runs: `begin` (text, regions, noise),
+`advance` (one denoising step, with guidance), and `finish` (the decoder; of Stage 2 the trace too).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.model import Model
+from ragaf_jax.planning.compiled import Account, account
+from ragaf_jax.planning.plan import GIB
+from ragaf_jax.planning.roofline import bound
+from ragaf_jax.planning.shapes import batch_shapes, with_known_sizes
+from ragaf_jax.planning.table import aligned
+from ragaf_jax.planning.target_table import BOUND_NOTE, bound_cells, contents, memory_notes
+from ragaf_jax.runtime.flops import matmul_flops
+from ragaf_jax.runtime.targets import Target, open_target
+from ragaf_jax.sampling.parts import make_parts
+from ragaf_jax.sampling.process import Course, Wishes, process_of
+from ragaf_jax.sampling.stages import settings_of
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.adopt import with_fields
+from ragaf_jax.training.sharding import AXES, replicated
+
+
+class PartPlan(NamedTuple):
+    """What one part needs.
+
+    Attributes:
+      name: "begin", "advance" or "finish".
+      flops: of its products, over all devices.
+      account: of one device.
+    """
+
+    name: str
+    flops: int
+    account: Account
+
+
+def part_plans(
+    config: ml_collections.ConfigDict, target: Target, per_device: int
+) -> list[PartPlan]:
+    """Compiles the parts of `config.stage` for a target.
+
+    Args:
+      config: with the sizes of its networks.
+      target: all of its devices share the images.
+      per_device: images of each.
+    """
+    model = build_model(config)
+    process = process_of(config, Tokenizer.train([""]))  # of a vocabulary, sizes alone count
+    parts = make_parts(config.stage, model, process)
+    mesh = Mesh(np.array(target.devices)[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
+    count = per_device * len(target.devices)
+    shares, whole = NamedSharding(mesh, PartitionSpec(AXES)), replicated(mesh)
+
+    def each(tree: Any, place: NamedSharding) -> Any:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                jnp.shape(x),
+                jnp.result_type(x),
+                sharding=place,
+                weak_type=isinstance(x, float),
+            ),
+            tree,
+        )
+
+    params = each(model.shapes(), whole)
+    batch = each(_requests(config, model, count), shares)
+    seeds = jax.ShapeDtypeStruct((count,), jnp.uint32, sharding=shares)
+    settings = each(settings_of(config.sample.to_dict()), whole)
+    steps = config.sample.steps
+    course = each(Course(jnp.zeros(steps + 1, jnp.int32), jnp.int32(steps)), whole)
+    tokens, mask = batch.tokens, batch.token_mask
+    heard = jax.ShapeDtypeStruct((count, model.max_regions), jnp.int32, sharding=shares)
+    wishes = Wishes(tokens, mask, tokens, mask, tokens, heard)
+
+    def compiled(name: str, part: Any, *arguments: Any) -> PartPlan:
+        jitted = jax.jit(part, compiler_options=target.compiler_options)
+        return PartPlan(
+            name, matmul_flops(part, *arguments), account(jitted, arguments, mesh, target)
+        )
+
+    begun = compiled("begin", parts.begin, params, batch, seeds, settings, course, None, wishes)
+    drawing = begun.account.results
+    if drawing is None:  # refused: nothing fits behind it
+        return [begun]
+    until = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole, weak_type=True)
+    walk = drawing.walk._replace(
+        x0=jax.ShapeDtypeStruct(
+            drawing.walk.x.shape, drawing.walk.x.dtype, sharding=drawing.walk.x.sharding
+        )
+    )
+    drawing = drawing._replace(walk=walk)
+    step = params, drawing, seeds, settings, course, until, walk
+    return [
+        begun,
+        compiled("advance", parts.advance, *step),
+        compiled("finish", parts.finish, params, drawing, seeds),
+    ]
+
+
+def _requests(config: ml_collections.ConfigDict, model: Model, count: int) -> Batch:
+    """The shapes of a batch of requests: nothing of it is cached."""
+    changes = {"train.batch_size": count, "train.read_examples": 0, "data.cache": ""}
+    return batch_shapes(with_fields(config, changes), model)
+
+
+def print_sampling_plans(
+    config: ml_collections.ConfigDict,
+    names: Sequence[str],
+    per_device: int = 1,
+    budget_gib: float | None = None,
+) -> None:
+    """`--mode=plan --target=… --plan_for=sample`: sampling by `config.stage`, for each target."""
+    config, notice = with_known_sizes(config)
+    targets = [open_target(name) for name in names]
+    if notice:
+        print(notice)
+    plans = [part_plans(config, target, per_device) for target in targets]
+    print(sampling_table(config, targets, plans, per_device, budget_gib))
+
+
+def sampling_table(
+    config: ml_collections.ConfigDict,
+    targets: Sequence[Target],
+    plans: Sequence[Sequence[PartPlan]],
+    per_device: int,
+    budget_gib: float | None = None,
+) -> str:
+    """A row for each part of each target, and the least time of its images."""
+    header = "target,part,arguments GiB,peak GiB,may use GiB,fits,TFLOP,GB moved,least ms,bound by"
+    rows = [[*header.split(","), "compiled in s"]]
+    details, steps = [], config.sample.steps
+    for target, parts in zip(targets, plans, strict=True):
+        budget = target.usable_bytes if budget_gib is None else budget_gib * GIB
+        seconds = 0.0
+        for name, flops, found in parts:
+            flops_here = flops / len(target.devices)
+            least = bound(flops_here, found.moved_bytes, target, config.model.dtype)
+            rows.append(
+                [
+                    target.name,
+                    name,
+                    f"{found.argument_bytes / GIB:.2f}",
+                    f"{found.peak_bytes / GIB:.2f}",
+                    f"{budget / GIB:.2f}",
+                    "yes" if found.peak_bytes <= budget else "no",
+                    f"{flops_here / 1e12:.4g}",
+                    *bound_cells(found.moved_bytes, least),
+                    f"{found.seconds:.0f}",
+                ]
+            )
+            once = math.nan if least is None else least.seconds
+            seconds += (steps if name == "advance" else 1) * once
+        last = parts[min(1, len(parts) - 1)].account
+        details += [f"{target.name}: {len(target.devices)} × {target.kind}"]
+        details += [f"  {line}" for line in contents(last.collectives, last.attention)]
+        if len(parts) == 3:
+            images = per_device * len(target.devices)
+            details.append(
+                f"  {images} images in {steps} steps: {1e3 * seconds:.4g} ms at least, "
+                f"{images / seconds:.4g} images/s"
+            )
+    head = (
+        f"Sampling of Stage {config.stage}, {per_device} images a device, compiled for devices "
+        "that are not here. Memory, TFLOP and bytes are those of one device; advance is one step."
+    )
+    notes = [BOUND_NOTE, *memory_notes(targets)]
+    return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])

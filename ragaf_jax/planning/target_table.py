@@ -1,0 +1,146 @@
+"""Plans of devices that are not in the machine: a row for each, and what is in its program."""
+
+from collections.abc import Mapping, Sequence
+
+import ml_collections
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.planning.hlo import Collective
+from ragaf_jax.planning.plan import GIB, Plan, budget_bytes, cheapest, flags_of, own_setting, plan
+from ragaf_jax.planning.roofline import Bound, bound
+from ragaf_jax.planning.shapes import with_known_sizes
+from ragaf_jax.planning.table import aligned
+from ragaf_jax.runtime.gpu_memory import share
+from ragaf_jax.runtime.targets import Target, open_target
+from ragaf_jax.training.sharding import make_mesh
+
+BOUND_NOTE = (
+    "least ms: the time that the devices' peak arithmetic and memory bandwidth allow, and which of "
+    "them binds. Links between devices are not counted. images/s is the rate at that time."
+)
+GPU_NOTE = (
+    "On a GPU, XLA chooses algorithms of products and convolutions by timing them. That takes the "
+    "device: these programs have its first choices, so that peak and bytes may differ a little."
+)
+
+
+def open_targets(names: Sequence[str], config: ml_collections.ConfigDict) -> list[Target]:
+    """The targets, each checked to share out `config`'s batch, before anything is compiled.
+
+    Raises:
+      UserError: as `open_target` and `make_mesh`.
+    """
+    targets = [open_target(name) for name in names]
+    for target in targets:
+        try:
+            make_mesh(config, target.devices)
+        except UserError as error:
+            raise UserError(f"--target={target.name}: {error}") from None
+    return targets
+
+
+def print_target_plans(
+    config: ml_collections.ConfigDict, names: Sequence[str], budget_gib: float | None = None
+) -> None:
+    """`--mode=plan --target=…`: the training step, compiled for each target."""
+    config, notice = with_known_sizes(config)
+    targets = open_targets(names, config)
+    if notice:
+        print(notice)
+    plans = [plan(config, budget_gib, target) for target in targets]
+    print(target_table(config, targets, plans, budget_gib))
+
+
+def target_table(
+    config: ml_collections.ConfigDict,
+    targets: Sequence[Target],
+    plans: Sequence[Sequence[Plan]],
+    budget_gib: float | None = None,
+) -> str:
+    """A row for each target, with the setting that fits if there is one, and what to know of it.
+
+    Args:
+      config: with the sizes of its networks.
+      targets: what was compiled for.
+      plans: of each, as `plan` gives them.
+      budget_gib: memory of a device; None: what a process may use there.
+    """
+    header = "target,remat,accumulation,cache,state GiB,peak GiB,may use GiB,fits,TFLOP,GB moved"
+    rows = [[*header.split(","), "least ms", "bound by", "images/s", "compiled in s"]]
+    details = []
+    for target, tried in zip(targets, plans, strict=True):
+        chosen = cheapest(tried, budget_gib)
+        shown = min(tried, key=lambda x: x.peak_bytes) if chosen is None else chosen
+        budget = budget_bytes(tried, budget_gib)
+        flops = shown.flops * config.train.batch_size / len(target.devices)
+        least = bound(flops, shown.moved_bytes, target, config.model.dtype)
+        rows.append(
+            [
+                target.name,
+                shown.setting.remat,
+                str(shown.setting.accumulation),
+                shown.setting.cache or "none",
+                f"{shown.state_bytes / GIB:.2f}",
+                f"{shown.peak_bytes / GIB:.2f}",
+                f"{(budget or 0) / GIB:.2f}",
+                "no" if chosen is None else "yes",
+                f"{flops / 1e12:.4g}",
+                *bound_cells(shown.moved_bytes, least),
+                "–" if least is None else f"{config.train.batch_size / least.seconds:.4g}",
+                f"{sum(each.seconds for each in tried):.0f}",
+            ]
+        )
+        details += [f"{target.name}: {_mesh(config, target)}"]
+        details += [f"  {line}" for line in contents(shown.collectives, shown.attention)]
+        if chosen is None:
+            details.append("  Nothing fits: train less, or choose a smaller batch.")
+        elif chosen.setting != own_setting(config):
+            flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
+            details.append(f"  The cheapest of {len(tried)} settings that fits: {flags}")
+    head = (
+        f"{plans[0][0].trainable / 1e6:.2f} M parameters to be trained, "
+        f"{plans[0][0].frozen / 1e6:.2f} M frozen; a step of {config.train.batch_size} images, "
+        "compiled for devices that are not here. Memory, TFLOP and bytes are those of one device."
+    )
+    notes = [BOUND_NOTE, *memory_notes(targets)]
+    return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])
+
+
+def bound_cells(moved: float | None, least: Bound | None) -> list[str]:
+    """Bytes moved, least time and what binds; dashes of a program that the compiler refused."""
+    if moved is None or least is None:
+        return ["–"] * 3
+    return [f"{moved / 1e9:.4g}", f"{1e3 * least.seconds:.4g}", least.by]
+
+
+def contents(collectives: Mapping[str, Collective], attention: Mapping[str, int]) -> list[str]:
+    """What is in a program: its collectives with their bytes, and its attention kernels."""
+    lines = [
+        f"{each.count} {kind}, {each.moved_bytes / 1e9:.4g} GB"
+        for kind, each in collectives.items()
+    ]
+    kernels = [f"{count} {name}" for name, count in attention.items()]
+    return [
+        f"collectives: {'; '.join(sorted(lines)) or 'none'}",
+        f"attention: {', '.join(sorted(kernels)) or 'no kernels'}; all else by XLA, in tiles",
+    ]
+
+
+def memory_notes(targets: Sequence[Target]) -> list[str]:
+    """What "may use" is on these targets, and what is not compiled."""
+    notes = []
+    if any(target.platform == "cuda" for target in targets):
+        notes.append(
+            f"may use: {share():.0%} of a GPU's memory, as main.py and ragaf_jax.sample set it; "
+            "XLA_CLIENT_MEM_FRACTION=0.95 before a command, the plan's too, gives it more."
+        )
+        notes.append(GPU_NOTE)
+    if any(target.platform == "tpu" for target in targets):
+        notes.append("may use: a TPU chip's memory less what its runtime keeps, by libtpu.")
+    return notes
+
+
+def _mesh(config: ml_collections.ConfigDict, target: Target) -> str:
+    axes = make_mesh(config, target.devices).shape
+    sizes = ", ".join(f"{axis}={size}" for axis, size in axes.items())
+    return f"{len(target.devices)} × {target.kind}, mesh {sizes}"
