@@ -7,7 +7,7 @@ import jax
 from benchmarks.device.problem import GIB
 from benchmarks.ours import matmul_ceiling
 from benchmarks.report import Row
-from ragaf_jax.training.throughput import peak_flops
+from ragaf_jax.runtime.devices import peak_flops
 
 SIDES, TINY_SIDES = (4096, 8192, 16384), (256, 512)
 
