@@ -42,9 +42,9 @@ NETWORKS = {"ragaf_jax.nets", "ragaf_jax.weights"}
 DOWNWARD = {
     "graph": set(),
     "diffusion": set(),
-    "nets": {"graph"},
-    "weights": {"nets"},
     "runtime": set(),
+    "nets": {"runtime", "graph"},
+    "weights": {"nets"},
     "training": {"runtime", "nets", "diffusion", "weights", "graph"},
     # Reads the checkpoints that training writes.
     "sampling": {"runtime", "training", "nets", "diffusion", "weights", "graph"},

@@ -14,8 +14,8 @@ from benchmarks.ours import jitted_step, random_batch
 from benchmarks.problem import TOKENS, config_of
 from benchmarks.report import Row
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.training.optim import optimizer
 from ragaf_jax.planning.plan import step_and_shapes
+from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state
 from ragaf_jax.training.sharding import make_mesh, put_batch, replicated, state_shardings
 

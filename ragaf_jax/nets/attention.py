@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 from ragaf_jax.nets.kernels.flash_tpu import flash_attention
 from ragaf_jax.nets.kernels.tiled import ACCELERATOR, CPU, tiled_attention
 from ragaf_jax.nets.layers import PRODUCT
+from ragaf_jax.runtime.devices import has_cudnn_flash
 
 Kernel = Callable[[Array, Array, Array, Array | None], Array]
 Shape = tuple[int, ...]
@@ -71,7 +72,7 @@ def kernel_name(
     if platform == "tpu" and dtype in (*_HALF, jnp.float32) and not by_heads:
         return "pallas"
     fits = bias is None and q[3] <= _CUDNN_HEAD and not (q[1] % 2 or k[1] % 2)
-    if platform == "gpu" and fits and dtype in _HALF and _has_cudnn_flash(kind):
+    if platform == "gpu" and fits and dtype in _HALF and has_cudnn_flash(kind):
         return "cudnn"
     return "tiles"
 
@@ -81,15 +82,6 @@ def _device() -> tuple[str, str]:
     device = jax.sharding.get_abstract_mesh().abstract_device
     device = jax.local_devices()[0] if device is None else device
     return device.platform, device.device_kind
-
-
-def _has_cudnn_flash(kind: str) -> bool:
-    """Whether a GPU of this kind has compute capability 8.0 or more, and is NVIDIA's."""
-    if not any(name in kind for name in ("NVIDIA", "Tesla")):
-        return False
-    if jax.default_backend() != "gpu":  # compiled for a GPU that is not here
-        return True
-    return float(jax.local_devices()[0].compute_capability) >= 8.0
 
 
 def _cudnn(q: Array, k: Array, v: Array, bias: None) -> Array:

@@ -59,10 +59,27 @@ def peak_flops(kind: str, dtype: str) -> float | None:
       kind: `jax.Device.device_kind`, such as "NVIDIA A100-SXM4-40GB".
       dtype: "float32" or "bfloat16".
     """
+    known = _known(kind)
+    return _PEAKS[known].get(dtype) if known else None
+
+
+def has_cudnn_flash(kind: str) -> bool:
+    """Whether cuDNN's flash attention runs on a device: on NVIDIA's of compute capability 8.0 on.
+
+    Those came with bfloat16. A GPU that is not in the table is taken for a newer one.
+    """
+    if not kind.startswith(("NVIDIA", "Tesla")):
+        return False
+    known = _known(kind)
+    return known is None or "bfloat16" in _PEAKS[known]
+
+
+def _known(kind: str) -> str | None:
+    """The longest name of the table that begins `kind`, word for word."""
     # "NVIDIA A10" is not the beginning of "NVIDIA A100" nor of "NVIDIA A10G", which are others.
     words = kind.replace("-", " ") + " "
     known = [name for name in _PEAKS if words.startswith(name + " ")]
-    return _PEAKS[max(known, key=len)].get(dtype) if known else None
+    return max(known, key=len) if known else None
 
 
 def tpu_memory(kind: str) -> Memory:

@@ -31,6 +31,8 @@ LATENTS, TEXT = (4, 4096, 8, 40), (4, 77, 8, 40)
         (H200, LATENTS, LATENTS, "bfloat16", (4, 1), "tiles"),
         (H200, (4, 256, 8, 160), (4, 256, 8, 160), "bfloat16", None, "tiles"),
         (H200, (1, 4096, 1, 512), (1, 4096, 1, 512), "bfloat16", None, "tiles"),
+        (("gpu", "Tesla T4"), LATENTS, LATENTS, "float16", None, "tiles"),
+        (("gpu", "NVIDIA B200"), LATENTS, LATENTS, "float16", None, "cudnn"),
         (("gpu", "AMD Instinct MI300X"), LATENTS, LATENTS, "bfloat16", None, "tiles"),
         (A_TPU, LATENTS, LATENTS, "bfloat16", None, "pallas"),
         (A_TPU, LATENTS, TEXT, "bfloat16", (4, 1), "pallas"),
@@ -42,18 +44,6 @@ LATENTS, TEXT = (4, 4096, 8, 40), (4, 77, 8, 40)
 def test_each_device_has_the_kernel_whose_rules_allow_it(device, q, k, dtype, bias, name):
     biased = None if bias is None else jnp.zeros((*bias, 1, 1))
     assert kernel_name(*device, q, k, jnp.dtype(dtype), biased) == name
-
-
-def test_old_gpus_have_tiles(monkeypatch):
-    class Device:
-        compute_capability = "7.5"
-
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
-    kind = "gpu", "Tesla T4"
-    assert kernel_name(*kind, LATENTS, LATENTS, jnp.dtype("bfloat16"), None) == "tiles"
-    Device.compute_capability = "8.0"
-    assert kernel_name(*kind, LATENTS, LATENTS, jnp.dtype("bfloat16"), None) == "cudnn"
 
 
 def test_a_mesh_changes_nothing_and_moves_nothing(seed):
