@@ -30,7 +30,7 @@ from ragaf_jax.training.objective import Objective
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.partition import merge
 from ragaf_jax.training.setup import initial_state, objective_of
-from ragaf_jax.training.sharding import make_mesh, put_batch, replicated, state_shardings
+from ragaf_jax.training.sharding import cuts, make_mesh, put_batch, replicated, state_shardings
 from ragaf_jax.training.step import train_step
 
 
@@ -128,9 +128,10 @@ def training_step(
     Its parameters are no longer `params`, which the state takes over, but what `Stepper.params`
     answers.
     """
-    mesh, tx = make_mesh(config), optimizer(config.train)
+    mesh = make_mesh(config)
+    tx = optimizer(config.train, cuts(mesh))
     begin = functools.partial(initial_state, config, model, tx)
-    shardings = state_shardings(mesh, jax.eval_shape(begin, params))
+    shardings = state_shardings(mesh, jax.eval_shape(begin, params), config.mesh.frozen)
     state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
     function = functools.partial(train_step, model, tx, config.train.ema_decay, objective)
     run = jitted_step(config, function, mesh, shardings)

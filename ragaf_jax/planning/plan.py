@@ -33,7 +33,7 @@ from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.partition import partition
 from ragaf_jax.training.setup import abstract_state, objective_of
-from ragaf_jax.training.sharding import AXES, make_mesh, replicated, state_shardings
+from ragaf_jax.training.sharding import AXES, cuts, make_mesh, replicated, state_shardings
 from ragaf_jax.training.step import train_step
 
 GIB = 2**30
@@ -97,9 +97,16 @@ def configured(config: ml_collections.ConfigDict, setting: Setting) -> ml_collec
     )
 
 
-def step_and_shapes(config: ml_collections.ConfigDict) -> tuple[Any, tuple[Any, Any, Any]]:
-    """The step that training runs, and the shapes of its key, state and batch."""
-    model, tx = build_model(config), optimizer(config.train)
+def step_and_shapes(
+    config: ml_collections.ConfigDict, cut: bool = False
+) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The step that training runs, and the shapes of its key, state and batch.
+
+    Args:
+      config: of the run.
+      cut: as of `optimizer`.
+    """
+    model, tx = build_model(config), optimizer(config.train, cut)
     objective = objective_of(config, Tokenizer.train([""]))  # of a vocabulary, sizes alone count
     batch = batch_shapes(config, model)
     if batch.text_states is not None:
@@ -133,9 +140,10 @@ def compiled_plan(
     """
     config = configured(config, setting)
     mesh = make_mesh(config, None if target is None else target.devices)
-    step, (key, state, batch) = step_and_shapes(config)
+    step, (key, state, batch) = step_and_shapes(config, cuts(mesh))
     shares = NamedSharding(mesh, PartitionSpec(AXES))
-    places = replicated(mesh), state_shardings(mesh, state), jax.tree.map(lambda _: shares, batch)
+    in_state = state_shardings(mesh, state, config.mesh.frozen)
+    places = replicated(mesh), in_state, jax.tree.map(lambda _: shares, batch)
     options = compiler_options(config) if target is None else target.compiler_options
     jitted = jax.jit(
         step, out_shardings=(places[1], places[0]), donate_argnums=1, compiler_options=options

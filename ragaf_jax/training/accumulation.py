@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ragaf_jax.batch import Array
+from ragaf_jax.training.sharding import scattered
 
 
 def in_parts(tree: Any, parts: int) -> Any:
@@ -33,7 +34,12 @@ def value_and_gradient(
       examples: a tree of arrays [b, …].
       parts: static; divides b. The activations of one part at a time are kept.
     """
-    gradient = jax.value_and_grad(loss_of, has_aux=True)
+    both = jax.value_and_grad(loss_of, has_aux=True)
+
+    def gradient(trainable: Any, piece: Any) -> tuple[tuple[jax.Array, Any], Any]:
+        value, gradients = both(trainable, piece)
+        return value, scattered(gradients)
+
     if parts == 1:
         return gradient(trainable, examples)
     pieces = in_parts(examples, parts)

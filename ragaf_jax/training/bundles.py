@@ -8,13 +8,15 @@ done to all of them at once.
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Tree = Mapping[str, Any]
 Path = tuple[str, ...]
+T = TypeVar("T")
 
 # An array of more numbers is worth its own loops, and too much to be copied.
 _LARGE = 1 << 18
@@ -61,6 +63,22 @@ def unbundle(bundles: Mapping[str, Mapping[str, Any]], like: Tree) -> dict[str, 
                 begin = end
         tree[network] = unflatten_dict(found)
     return tree
+
+
+def bundled(tree: T) -> T:
+    """`tree` with a bundle in place of each tree of parameters, or of moments, that is in it."""
+    return jax.tree.map(lambda x: bundle(x) if _is_tree(x) else x, tree, is_leaf=_is_tree)
+
+
+def unbundled(bundles: T, like: Tree) -> T:
+    """The inverse of `bundled`, given the shapes of the parameters."""
+    return jax.tree.map(
+        lambda x: unbundle(x, like) if _is_tree(x) else x, bundles, is_leaf=_is_tree
+    )
+
+
+def _is_tree(x: Any) -> bool:
+    return isinstance(x, Mapping)
 
 
 def _flat(tree: Tree) -> dict[Path, Any]:

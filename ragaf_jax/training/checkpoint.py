@@ -42,6 +42,7 @@ from ragaf_jax.training.checkpoint_files import (
 )
 from ragaf_jax.training.checkpoint_keeping import best_of, outdated, stored_scores
 from ragaf_jax.training.distributed import agreed
+from ragaf_jax.training.moment_layouts import OtherLayout
 from ragaf_jax.training.partition import merge
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,9 @@ class Checkpointer:
                 ),
             )
 
-    def restore_latest(self, abstract_state: Any) -> Restored | None:
+    def restore_latest(
+        self, abstract_state: Any, other: OtherLayout | None = None
+    ) -> Restored | None:
         """The newest whole checkpoint, or None when the workdir has none.
 
         Damaged checkpoints newer than the one restored are renamed to `damaged-<step>`, because
@@ -167,6 +170,7 @@ class Checkpointer:
         Args:
           abstract_state: the wanted pytree, with `jax.ShapeDtypeStruct` (or arrays) as leaves;
             leaves without a sharding are put on the first device.
+          other: a layout in which the checkpoint may be instead; what is restored is converted.
 
         Raises:
           UserError: every checkpoint is damaged, or the newest whole one was saved by a run of
@@ -174,20 +178,25 @@ class Checkpointer:
         """
         target = jax.tree.map(_with_sharding, abstract_state)
         if jax.process_count() > 1:
-            self._set_aside(self._damaged(target))
+            self._set_aside(self._damaged(target, other))
 
         def read(directory: Path) -> Restored:
             read_through(directory)
-            check_structure(directory, stored_structure(directory), target)
+            stored = stored_structure(directory)
+            layout = _layout(stored, target, other)
+            check_structure(directory, stored, layout)
             items = self._manager.restore(
                 int(directory.name),
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target),
+                    state=ocp.args.StandardRestore(layout),
                     data=ocp.args.JsonRestore(),
                     meta=ocp.args.JsonRestore(),
                 ),
             )
-            return Restored(int(directory.name), items.state, items.data, items.meta)
+            state = items.state
+            if other is not None and layout is other.target:
+                state = other.convert(state)
+            return Restored(int(directory.name), state, items.data, items.meta)
 
         restored, damaged = newest_whole(self._folder, read)
         if damaged:
@@ -251,7 +260,7 @@ class Checkpointer:
             for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
 
-    def _damaged(self, target: Any) -> list[Path]:
+    def _damaged(self, target: Any, other: OtherLayout | None) -> list[Path]:
         """What the first process cannot read; each by itself might go on from another checkpoint.
 
         Raises:
@@ -260,7 +269,8 @@ class Checkpointer:
 
         def verify(directory: Path) -> None:
             read_through(directory)
-            check_structure(directory, stored_structure(directory), target)
+            stored = stored_structure(directory)
+            check_structure(directory, stored, _layout(stored, target, other))
             for item in ("data", "meta"):
                 ocp.JsonCheckpointHandler().restore(directory / item)
 
@@ -286,6 +296,13 @@ class Checkpointer:
             self._scores.pop(int(directory.name), None)
         multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._manager.reload()
+
+
+def _layout(stored: Tree, target: Any, other: OtherLayout | None) -> Any:
+    """Which of the two layouts is stored; `target` if neither is."""
+    if other is not None and types_of(stored) == types_of(other.target):
+        return other.target
+    return target
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -14,6 +14,7 @@ from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.ragaf import FUSIONS
 from ragaf_jax.training.optim import OPTIMIZERS
+from ragaf_jax.training.sharding import FROZEN
 
 MOST = math.inf
 
@@ -73,6 +74,7 @@ LIMITS = {
 # The values that each name can have.
 CHOICES: dict[str, tuple[str, ...]] = {
     "init.prediction": ("", *PREDICTIONS),
+    "mesh.frozen": FROZEN,
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": tuple(REMAT),
     "model.autoencoder": ("haar", "kl"),

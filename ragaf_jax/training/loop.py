@@ -24,6 +24,7 @@ from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.distributed import agreed
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.interruption import Interruption
+from ragaf_jax.training.moment_layouts import other_layout
 from ragaf_jax.training.monitor import make_validate
 from ragaf_jax.training.optim import learning_rate, optimizer
 from ragaf_jax.training.profiling import Profile
@@ -35,7 +36,7 @@ from ragaf_jax.training.setup import (
     load_stage1,
     objective_of,
 )
-from ragaf_jax.training.sharding import local_copy, make_mesh, replicated, with_shardings
+from ragaf_jax.training.sharding import cuts, local_copy, make_mesh, replicated, with_shardings
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
 from ragaf_jax.training.stopwatch import Stopwatch
@@ -87,7 +88,7 @@ def train(
     begun = time.monotonic()
     mesh = make_mesh(config)
     model = build_model(config)
-    tx = optimizer(config.train)
+    tx = optimizer(config.train, cuts(mesh))
     meta = {
         "config": config.to_dict(),
         "tokenizer": tokenizer.to_json(),
@@ -97,7 +98,7 @@ def train(
     # A checkpoint of this workdir comes first; else Stage 2 starts from Stage 1's average; else
     # from config.init's weights, else from random numbers. Nothing is written before it is known
     # that there is a start. Of everything the shape is known first, then the place.
-    abstract = with_shardings(mesh, abstract_state(config, model, tx))
+    abstract = with_shardings(mesh, abstract_state(config, model, tx), config.mesh.frozen)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     state = None
     if not agreed(has_checkpoint(workdir)):
@@ -115,7 +116,7 @@ def train(
     heard: ResponseState = {}
     if state is None:
         # There is a checkpoint, and one that cannot be read ends in an error: never None.
-        restored = checkpointer.restore_latest(abstract)
+        restored = checkpointer.restore_latest(abstract, other_layout(abstract, tx))
         assert restored is not None
         check_same_run(restored.meta, meta, workdir)
         state, steps = restored.state, config.train.steps

@@ -1,7 +1,6 @@
 """The optimiser of a configuration."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +9,20 @@ import numpy as np
 import optax
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.training.bundles import bundle, unbundle
 
 OPTIMIZERS = ("adamw", "adafactor")
 
 
 class Optimizer(NamedTuple):
-    """A transformation of gradients, and the form in which it has them.
+    """A transformation of gradients.
 
     Attributes:
-      rule: whose gradients, parameters and updates are all packed.
-      pack: that form of a tree of parameters by networks, or of one of its shapes.
-      unpack: the tree again, given another of its shapes.
+      rule: the transformation.
+      bundles: whether its gradients, parameters, updates and moments are `bundles.bundled`.
     """
 
     rule: optax.GradientTransformation
-    pack: Callable[[Any], Any] = lambda tree: tree
-    unpack: Callable[[Any, Any], Any] = lambda tree, like: tree
+    bundles: bool
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -41,7 +37,7 @@ def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
     return lambda count: jnp.asarray(table)[jnp.minimum(count, config.steps)]
 
 
-def optimizer(config: ml_collections.ConfigDict) -> Optimizer:
+def optimizer(config: ml_collections.ConfigDict, cut: bool = False) -> Optimizer:
     """AdamW or Adafactor with clipping by the global norm; only matrices and kernels decay.
 
     "adafactor" keeps, of each matrix's second moments, a row and a column, and no first ones
@@ -51,6 +47,7 @@ def optimizer(config: ml_collections.ConfigDict) -> Optimizer:
     Args:
       config: `config.train`: optimizer, learning_rate, warmup_steps, steps, weight_decay,
         clip_norm.
+      cut: whether the mesh cuts parameters along "fsdp" (`sharding.cuts`).
 
     Raises:
       UserError: an unknown optimiser.
@@ -74,7 +71,5 @@ def optimizer(config: ml_collections.ConfigDict) -> Optimizer:
             optax.scale_by_learning_rate(learning_rate(config)),
         ),
     )
-    if config.optimizer == "adamw":
-        return Optimizer(chain, bundle, unbundle)
     # Adafactor goes by the shape of each matrix.
-    return Optimizer(chain)
+    return Optimizer(chain, bundles=config.optimizer == "adamw" and not cut)

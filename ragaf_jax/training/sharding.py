@@ -17,10 +17,16 @@ from ragaf_jax.errors import UserError
 
 AXES = ("data", "fsdp")
 
+# `config.mesh.frozen`: how frozen parameters lie along "fsdp".
+FROZEN = ("replicated", "sharded")
+
 T = TypeVar("T")
 
 # An array of fewer numbers is copied to all devices: to gather it takes longer than it saves.
 _LEAST = 256
+
+# The leaves that networks round to the dtype of their computation before they use them.
+_ROUNDED = ("kernel", "embedding")
 
 
 def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
@@ -71,18 +77,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """The sharding of every leaf of a state (or of parameters), arrays or shapes."""
+def state_shardings(mesh: Mesh, state: Any, frozen: str = "sharded") -> Any:
+    """The sharding of every leaf of a state (or of parameters), arrays or shapes.
+
+    Args:
+      mesh: of all processes.
+      state: with "replicated", a `TrainState`.
+      frozen: `config.mesh.frozen`, one of `FROZEN`.
+    """
     fsdp = mesh.shape["fsdp"]
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, leaf_spec(leaf.shape, fsdp)), state)
+    shardings = jax.tree.map(lambda leaf: NamedSharding(mesh, leaf_spec(leaf.shape, fsdp)), state)
+    if frozen == "replicated":
+        return shardings.replace(frozen=jax.tree.map(lambda _: replicated(mesh), state.frozen))
+    return shardings
 
 
-def with_shardings(mesh: Mesh, shapes: Any) -> Any:
-    """The shapes, each with the place where the array of it is to lie."""
+def with_shardings(mesh: Mesh, shapes: Any, frozen: str = "sharded") -> Any:
+    """The shapes, each with its sharding; arguments as of `state_shardings`."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        state_shardings(mesh, shapes),
+        state_shardings(mesh, shapes, frozen),
     )
 
 
@@ -116,22 +131,49 @@ def local_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
 
 
-def gathered(params: Any) -> Any:
+def cuts(mesh: Mesh | AbstractMesh) -> bool:
+    """Whether a mesh cuts the state along "fsdp"; inside a step, `get_abstract_mesh` has its."""
+    return not mesh.empty and mesh.shape["fsdp"] > 1
+
+
+def gathered(params: T, dtype: jax.typing.DTypeLike) -> T:
     """Inside a step: the parameters whole on every device of the mesh that is set.
 
-    Without it XLA may leave weights where they are and pass activations around instead, hundreds of
-    times a step. Their gradients are summed over devices, and each keeps the part that it updates.
+    A step gathers each weight once. Without this XLA may leave weights where they are and pass
+    activations around instead, hundreds of times a step.
+
+    Args:
+      params: as `state_shardings` cuts them.
+      dtype: of the computation, to which networks round kernels and embeddings before they use
+        them. Those are gathered in it, which halves the bytes of bfloat16's.
     """
-    return _constrained(params, P())
+    if not cuts(jax.sharding.get_abstract_mesh()):
+        return params
+
+    def gather(path: Any, leaf: jax.Array) -> jax.Array:
+        narrow = leaf.astype(dtype) if path[-1].key in _ROUNDED else leaf
+        return jax.lax.with_sharding_constraint(narrow, P()).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(gather, params)
 
 
-def spread(examples: Any) -> Any:
+def scattered(gradients: T) -> T:
+    """Inside a step: gradients of parameters, cut as `state_shardings` cuts these.
+
+    XLA then sums them over devices by reduce-scatter.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not cuts(mesh):
+        return gradients
+    fsdp = mesh.shape["fsdp"]
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(x, leaf_spec(x.shape, fsdp)), gradients
+    )
+
+
+def spread(examples: T) -> T:
     """Inside a step: arrays [b, …] shared out over both axes of the mesh that is set."""
-    return _constrained(examples, P(AXES))
-
-
-def _constrained(tree: Any, spec: P) -> Any:
-    mesh: AbstractMesh = jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return tree
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
+        return examples
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P(AXES)), examples)

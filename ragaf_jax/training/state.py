@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ragaf_jax.training.bundles import bundled
 from ragaf_jax.training.optim import Optimizer
 from ragaf_jax.training.partition import cast, merge
 
@@ -42,7 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
             trainable=trainable,
             frozen=cast(frozen, frozen_dtype),
             ema=jax.tree.map(jnp.copy, trainable),
-            opt_state=tx.rule.init(tx.pack(trainable)),
+            opt_state=tx.rule.init(bundled(trainable) if tx.bundles else trainable),
         )
 
     @property

@@ -8,6 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.training.accumulation import value_and_gradient
+from ragaf_jax.training.bundles import bundled, unbundled
 from ragaf_jax.training.losses import Scalars, step_loss
 from ragaf_jax.training.objective import Denoised, Objective, Read, drawn
 from ragaf_jax.training.optim import Optimizer
@@ -42,13 +43,17 @@ def train_step(
     """
     denoised, read = drawn(objective, jax.random.fold_in(rng, state.step), batch)
 
+    dtype = model.unet.dtype
+    trainable, frozen = gathered(state.trainable, dtype), gathered(state.frozen, dtype)
+
     def loss_of(trainable: Params, examples: tuple[Denoised, Read]) -> tuple[Array, Scalars]:
-        return step_loss(model, objective, gathered(merge(trainable, state.frozen)), *examples)
+        return step_loss(model, objective, merge(trainable, frozen), *examples)
 
     (loss, scalars), gradients = value_and_gradient(
-        loss_of, state.trainable, (denoised, read), objective.accumulation
+        loss_of, trainable, (denoised, read), objective.accumulation
     )
-    gradients, before, average = map(tx.pack, (gradients, state.trainable, state.ema))
+    trees = gradients, state.trainable, state.ema
+    gradients, before, average = bundled(trees) if tx.bundles else trees
     updates, opt_state = tx.rule.update(gradients, state.opt_state, before)
     after = optax.apply_updates(before, updates)
     decay = ema_decay(state.step, ema_maximum)
@@ -60,12 +65,9 @@ def train_step(
         (after, ema, opt_state),
         (before, average, state.opt_state),
     )
-    state = state.replace(
-        step=state.step + 1,
-        trainable=tx.unpack(trainable, state.trainable),
-        ema=tx.unpack(ema, state.ema),
-        opt_state=opt_state,
-    )
+    if tx.bundles:
+        trainable, ema = unbundled((trainable, ema), state.trainable)
+    state = state.replace(step=state.step + 1, trainable=trainable, ema=ema, opt_state=opt_state)
     return state, {
         "loss": loss,
         "grad_norm": norm,

@@ -8,6 +8,7 @@ import ast
 import functools
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,10 +22,13 @@ from hypothesis import strategies as st
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.training.bundles import bundled, unbundled
 from ragaf_jax.training.checkpoint import Checkpointer
+from ragaf_jax.training.moment_layouts import other_layout
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import abstract_state, initial_state, objective_of
 from ragaf_jax.training.sharding import (
+    cuts,
     leaf_spec,
     local_copy,
     make_mesh,
@@ -37,6 +41,9 @@ from ragaf_jax.training.step import train_step
 # The first takes four of the eight devices: a step over more takes twice as long to compile.
 BOTH_AXES, OTHERS = (2, 2), [(2, 4), (8, 1), (1, 8)]
 STEPS = 4
+
+# All kinds of operations in a compiled step that move arrays between devices.
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 def config_on(stage, data, fsdp):
@@ -60,14 +67,14 @@ def found(request, tmp_path_factory, seed):
 
 @pytest.fixture(scope="module")
 def alone(seed, found):
-    """The abstract state, losses, bytes and further steps of a run on one device."""
-    abstract, state, steps = run(config_on(found["stage"], 1, 1), 1, seed)
+    """The abstract state, losses, bytes, further steps and optimiser of a run on one device."""
+    abstract, state, steps, _, tx = run(config_on(found["stage"], 1, 1), 1, seed)
     size = held(state)
-    return abstract, steps(state, STEPS)[1], size, steps
+    return abstract, steps(state, STEPS)[1], size, steps, tx
 
 
 def test_every_mesh_has_the_losses_of_one_device(found, alone):
-    _, expected, _, _ = alone
+    _, expected, *_ = alone
     assert len(expected) == STEPS and found["losses"]
     for losses in found["losses"].values():
         np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -75,21 +82,33 @@ def test_every_mesh_has_the_losses_of_one_device(found, alone):
 
 def test_what_a_device_holds_falls_with_fsdp(found, alone):
     """But for small arrays, and those no side of which divides."""
-    _, _, whole, _ = alone
+    _, _, whole, *_ = alone
     for mesh, size in found["bytes"].items():
         least = 1 / ast.literal_eval(mesh)[1]
         assert least <= size / whole <= least + 0.03
 
 
 def test_a_checkpoint_of_one_mesh_goes_on_on_another(found, alone):
-    """From the last mesh to one device, and to every other mesh."""
-    abstract, _, _, steps = alone
-    state = Checkpointer(found["folder"]).restore_latest(abstract).state
-    assert digest(state) == found["digest"]
+    """From the last mesh to one device, to every other mesh, and from bundles of older versions."""
+    abstract, _, _, steps, tx = alone
+    layout = other_layout(abstract, tx)
+    state = Checkpointer(found["folder"]).restore_latest(abstract, layout).state
+    assert digest(in_trees(state)) == found["digest"]
     np.testing.assert_allclose(steps(state, 1)[1], found["next_loss"], rtol=1e-5)
+    assert found["from_bundles"]
     for restored in found["restored"].values():
         assert restored["equal"]
         np.testing.assert_allclose(restored["next_loss"], found["next_loss"], rtol=1e-5)
+
+
+def test_a_step_moves_no_more_than_weights_once_and_gradients(found):
+    for mesh, moved in found["moved"].items():
+        assert not moved["all-to-all"]
+        # Examples that are denoised, and those that are only read, are shared out anew.
+        assert not moved["collective-permute"] or found["stage"] == 2
+        fsdp = ast.literal_eval(mesh)[1]
+        # XLA's CPU backend has no reduce-scatter of this kind.
+        assert moved["all-gather"] == (found["cut"][mesh] if fsdp > 1 else 0)
 
 
 def test_one_device_alone_gets_the_whole(found):
@@ -137,14 +156,15 @@ def test_a_batch_that_cannot_be_shared_out(name):
 
 
 def run(config, count, seed):
-    """The state on a mesh of so many devices, a compiled step and its batches.
+    """A state on a mesh of so many devices: its shapes, itself, what makes steps, the compiled
+    step once there was one, and the optimiser.
 
     Processes that run it together have a part of each batch each.
     """
     mesh = make_mesh(config, jax.devices()[:count])
-    model, tx = build_model(config), optimizer(config.train)
+    model, tx = build_model(config), optimizer(config.train, cuts(mesh))
     objective = objective_of(config, tiny_tokenizer())
-    abstract = with_shardings(mesh, abstract_state(config, model, tx))
+    abstract = with_shardings(mesh, abstract_state(config, model, tx), config.mesh.frozen)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     begin = functools.partial(initial_state, config, model, tx)
     params = random_params(model, np.random.default_rng(seed))
@@ -153,22 +173,35 @@ def run(config, count, seed):
         functools.partial(train_step, model, tx, 0.999, objective),
         out_shardings=(shardings, replicated(mesh)),
     )
+    compiled = []
     key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(7)
 
-    size, process = 16 // jax.process_count(), jax.process_index()
+    total = config.train.batch_size + config.train.read_examples
+    size, process = total // jax.process_count(), jax.process_index()
     own = slice(process * size, (process + 1) * size)
 
     def steps(state, number):
         losses = []
         for i in range(int(state.step), int(state.step) + number):
-            batch = random_batch(np.random.default_rng([seed, i]), config, 16)
+            batch = random_batch(np.random.default_rng([seed, i]), config, total)
             batch = jax.tree.map(lambda x: x[own], batch)
-            with jax.set_mesh(mesh):
-                state, scalars = step(key, state, put_batch(mesh, batch))
+            batch = put_batch(mesh, batch)
+            if not compiled:
+                with jax.set_mesh(mesh):
+                    compiled.append(step.lower(key, state, batch).compile())
+            state, scalars = compiled[0](key, state, batch)
             losses.append(float(scalars["loss"]))
         return state, losses
 
-    return abstract, state, steps
+    return abstract, state, steps, compiled, tx
+
+
+def arrays_moved(program):
+    """How many arrays each kind of collective operation of a compiled step moves, but scalars."""
+    kinds = dict.fromkeys(COLLECTIVES, 0)
+    for shapes, kind in re.findall(rf" = (.*?) ({'|'.join(COLLECTIVES)})\(", program.as_text()):
+        kinds[kind] += len(re.findall(r"\w\[\d", shapes))
+    return kinds
 
 
 def held(state):
@@ -182,6 +215,20 @@ def digest(state):
     return hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest()
 
 
+def in_trees(state):
+    """The state with the moments of each parameter by themselves, however they are kept."""
+    moments = state.opt_state[1][0].mu
+    if all(kind in ("vectors", "matrices", "large") for net in moments.values() for kind in net):
+        return state.replace(opt_state=unbundled(state.opt_state, state.trainable))
+    return state
+
+
+def lies(state, abstract):
+    """Whether all arrays lie where they should."""
+    places = jax.tree.map(lambda x, y: x.sharding == y.sharding, state, abstract)
+    return all(jax.tree.leaves(places))
+
+
 def equal(a, b):
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in pairs)
@@ -189,28 +236,36 @@ def equal(a, b):
 
 def on_meshes(folder, seed, stage, meshes):
     """Prints losses, bytes and what becomes of a checkpoint, as JSON."""
-    losses, sizes, restored, runs = {}, {}, {}, {}
+    losses, sizes, restored, runs, cut, moved = {}, {}, {}, {}, {}, {}
     for mesh in meshes:
         runs[mesh] = run(config_on(stage, *mesh), mesh[0] * mesh[1], seed)
-        _, state, steps = runs[mesh]
+        _, state, steps, programs, _ = runs[mesh]
         sizes[str(mesh)] = held(state)
+        cut[str(mesh)] = sum(any(x.sharding.spec) for x in jax.tree.leaves(state.trainable))
         state, losses[str(mesh)] = steps(state, STEPS)
+        moved[str(mesh)] = arrays_moved(programs[0])
     checkpointer = Checkpointer(Path(folder))
     checkpointer.save(STEPS, state, {}, {})
     checkpointer.wait()
     for mesh in meshes[:-1]:
-        abstract, _, steps = runs[mesh]
-        again = checkpointer.restore_latest(abstract).state
-        places = jax.tree.map(lambda x, y: x.sharding == y.sharding, again, abstract)
-        same = equal(again, state) and all(jax.tree.leaves(places))
+        abstract, _, steps, _, tx = runs[mesh]
+        again = checkpointer.restore_latest(abstract, other_layout(abstract, tx)).state
+        same = equal(in_trees(again), state) and lies(again, abstract)
         restored[str(mesh)] = {"equal": same, "next_loss": steps(again, 1)[1]}
+    checkpointer.close()
+    checkpointer = Checkpointer(Path(folder) / "older")
+    checkpointer.save(STEPS, state.replace(opt_state=jax.jit(bundled)(state.opt_state)), {}, {})
+    checkpointer.wait()
+    abstract, *_, tx = runs[meshes[-1]]
+    again = checkpointer.restore_latest(abstract, other_layout(abstract, tx)).state
+    from_bundles = equal(again, state) and lies(again, abstract)
     checkpointer.close()
     saved = digest(state)
     whole = local_copy(state.trainable)
     _, next_loss = runs[meshes[-1]][2](state, 1)
     devices = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(whole)}
     result = {"losses": losses, "bytes": sizes, "restored": restored, "next_loss": next_loss}
-    result["digest"] = saved
+    result |= {"digest": saved, "cut": cut, "moved": moved, "from_bundles": from_bundles}
     print(json.dumps(result | {"local": [*devices, equal(whole, state.trainable)]}))
 
 

@@ -14,6 +14,7 @@ from fakes import random_batch, random_params, smallest_config, tiny_config, tin
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.regions import place
+from ragaf_jax.training.bundles import bundled, unbundled
 from ragaf_jax.training.objective import condition, drawn, drop_text, dropped
 from ragaf_jax.training.optim import OPTIMIZERS, learning_rate, optimizer
 from ragaf_jax.training.setup import initial_state, objective_of
@@ -204,10 +205,10 @@ def test_the_optimisers_memory_and_their_first_step(rng):
     for name in OPTIMIZERS:
         config.optimizer = name
         tx = optimizer(config)
-        packed = tx.pack(params)
-        states[name] = tx.rule.init(packed)
-        found, _ = tx.rule.update(tx.pack(gradients), states[name], packed)
-        updates[name] = tx.unpack(found, params)
+        packed = bundled((params, gradients)) if tx.bundles else (params, gradients)
+        states[name] = tx.rule.init(packed[0])
+        found, _ = tx.rule.update(packed[1], states[name], packed[0])
+        updates[name] = unbundled(found, params) if tx.bundles else found
 
     mask = {"net": {"kernel": True, "bias": False}}
     theirs = optax.adamw(config.learning_rate, b2=0.99, weight_decay=0.1, mask=mask)
@@ -261,9 +262,9 @@ def test_an_update_calls_no_functions_in_the_loops_over_parameters(rng):
     params = random_params(model, rng)
 
     def update(gradients, state):
-        updates, state = tx.rule.update(tx.pack(gradients), state, tx.pack(params))
-        return tx.unpack(updates, params), state
+        updates, state = tx.rule.update(bundled(gradients), state, bundled(params))
+        return unbundled(updates, params), state
 
-    compiled = jax.jit(update).lower(params, tx.rule.init(tx.pack(params))).compile()
+    compiled = jax.jit(update).lower(params, tx.rule.init(bundled(params))).compile()
     calls = re.findall(r"= f32\[\S* (cosine|sine|power)\(", compiled.as_text())
     assert len(calls) < 20

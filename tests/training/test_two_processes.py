@@ -111,7 +111,7 @@ def losses(workdir):
 
 def two_losses(seed):
     """Of a Stage 1 over all devices of all processes."""
-    _, state, steps = run(config_on(1, -1, 1), jax.device_count(), seed)
+    _, state, steps, *_ = run(config_on(1, -1, 1), jax.device_count(), seed)
     return steps(state, 2)[1]
 
 
