@@ -33,9 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Devices along each axis of the mesh: batches are shared out over both, parameters, optimiser
     # and average over "fsdp" alone; -1: all that are left.
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})
-    # Frozen parameters along "fsdp": "replicated", a copy on each device; "sharded", cut like the
-    # others and gathered in each step.
-    config.mesh.frozen = "replicated"
+    # Frozen parameters along "fsdp": "sharded", cut like the others and gathered in each step;
+    # "replicated", a copy on each device, for more memory and fewer bytes between devices.
+    config.mesh.frozen = "sharded"
 
     config.data = data = ml_collections.ConfigDict()
     data.dir = "data"

@@ -18,15 +18,12 @@ from ragaf_jax.errors import UserError
 AXES = ("data", "fsdp")
 
 # `config.mesh.frozen`: how frozen parameters lie along "fsdp".
-FROZEN = ("replicated", "sharded")
+FROZEN = ("sharded", "replicated")
 
 T = TypeVar("T")
 
 # An array of fewer numbers is copied to all devices: to gather it takes longer than it saves.
 _LEAST = 256
-
-# The leaves that networks round to the dtype of their computation before they use them.
-_ROUNDED = ("kernel", "embedding")
 
 
 def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
@@ -72,12 +69,12 @@ def leaf_spec(shape: tuple[int, ...], fsdp: int) -> P:
     return P(*(None,) * max(fitting)[1], "fsdp")
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, P())
 
 
-def state_shardings(mesh: Mesh, state: Any, frozen: str = "sharded") -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, state: Any, frozen: str = "sharded") -> Any:
     """The sharding of every leaf of a state (or of parameters), arrays or shapes.
 
     Args:
@@ -144,17 +141,31 @@ def gathered(params: T, dtype: jax.typing.DTypeLike) -> T:
 
     Args:
       params: as `state_shardings` cuts them.
-      dtype: of the computation, to which networks round kernels and embeddings before they use
-        them. Those are gathered in it, which halves the bytes of bfloat16's.
+      dtype: of the computation, in which what networks round to it is gathered: in bfloat16 that
+        is half the bytes.
     """
-    if not cuts(jax.sharding.get_abstract_mesh()):
+    mesh = jax.sharding.get_abstract_mesh()
+    if not cuts(mesh):
         return params
 
     def gather(path: Any, leaf: jax.Array) -> jax.Array:
-        narrow = leaf.astype(dtype) if path[-1].key in _ROUNDED else leaf
+        narrow = leaf
+        if is_rounded(path) and leaf.dtype != dtype:
+            # Constrained, or XLA would gather first and round then.
+            spec = leaf_spec(leaf.shape, mesh.shape["fsdp"])
+            narrow = jax.lax.with_sharding_constraint(leaf.astype(dtype), spec)
         return jax.lax.with_sharding_constraint(narrow, P()).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(gather, params)
+
+
+def is_rounded(path: tuple[Any, ...]) -> bool:
+    """Whether its network rounds a parameter to the dtype of the computation before it is used.
+
+    RAGAF, which is small, has kernels that it uses in float32.
+    """
+    network, name = path[0].key, path[-1].key
+    return network in ("unet", "control", "text_encoder") and name in ("kernel", "embedding")
 
 
 def scattered(gradients: T) -> T:

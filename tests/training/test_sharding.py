@@ -13,29 +13,39 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import on_eight_devices
 from fakes import random_batch, random_params, smallest_config, tiny_config, tiny_tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.bundles import bundled, unbundled
 from ragaf_jax.training.checkpoint import Checkpointer
+from ragaf_jax.training.losses import step_loss
 from ragaf_jax.training.moment_layouts import other_layout
+from ragaf_jax.training.objective import drawn
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import abstract_state, initial_state, objective_of
 from ragaf_jax.training.sharding import (
+    AXES,
+    FROZEN,
     cuts,
+    is_rounded,
     leaf_spec,
     local_copy,
     make_mesh,
     put_batch,
     replicated,
+    state_shardings,
     with_shardings,
 )
+from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
 
 # The first takes four of the eight devices: a step over more takes twice as long to compile.
@@ -128,6 +138,42 @@ def test_the_longest_side_that_divides_is_cut(shape, fsdp):
     else:
         assert [shape[axis] for axis in cut] == [max(fitting)]
         assert spec[cut[0]] == "fsdp"
+
+
+def test_frozen_parameters_are_cut_or_copied():
+    """The rest of the state is cut all the same."""
+    mesh = AbstractMesh((2, 4), AXES)
+    tree = {"net": {"kernel": jax.ShapeDtypeStruct((64, 64), jnp.float32)}}
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(step=step, trainable=tree, frozen=tree, ema=tree, opt_state=tree)
+    for name, spec in zip(FROZEN, [P(None, "fsdp"), P()], strict=True):
+        found = state_shardings(mesh, state, name)
+        assert found.frozen["net"]["kernel"].spec == spec
+        assert found.ema["net"]["kernel"].spec == P(None, "fsdp")
+
+
+def test_what_is_gathered_in_16_bits_is_used_in_16_bits(rng):
+    """Rounded kernels and embeddings change nothing in a bfloat16 network."""
+    config = smallest_config(1)
+    config.model.dtype = "bfloat16"
+    model, objective = build_model(config), objective_of(config, tiny_tokenizer())
+    params = random_params(model, rng)
+
+    def rounded(path, leaf):
+        return np.float32(leaf.astype(jnp.bfloat16)) if is_rounded(path) else leaf
+
+    batch = random_batch(rng, config)
+
+    def loss_of(params, batch):
+        return step_loss(model, objective, params, *drawn(objective, jax.random.key(0), batch))[0]
+
+    # XLA otherwise drops what rounds in between on the CPU, where it computes in float32.
+    exact = jax.jit(loss_of, compiler_options={"xla_allow_excess_precision": False})
+    loss = functools.partial(exact, batch=batch)
+
+    some = jax.tree_util.tree_map_with_path(rounded, params)
+    assert loss(some) == loss(params)
+    assert loss(jax.tree.map(lambda leaf: 1.01 * leaf, params)) != loss(params)
 
 
 @pytest.mark.parametrize(
