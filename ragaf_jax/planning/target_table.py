@@ -91,7 +91,10 @@ def target_table(
             ]
         )
         details += [f"{target.name}: {_mesh(config, target)}"]
-        details += [f"  {line}" for line in contents(shown.collectives, shown.attention)]
+        if shown.moved_bytes is None:
+            details.append("  The compiler refuses it: it needs more memory than the device has.")
+        else:
+            details += [f"  {line}" for line in contents(shown.collectives, shown.attention)]
         if chosen is None:
             details.append("  Nothing fits: train less, or choose a smaller batch.")
         elif chosen.setting != own_setting(config):
@@ -116,7 +119,7 @@ def bound_cells(moved: float | None, least: Bound | None) -> list[str]:
 def contents(collectives: Mapping[str, Collective], attention: Mapping[str, int]) -> list[str]:
     """What is in a program: its collectives with their bytes, and its attention kernels."""
     lines = [
-        f"{each.count} {kind}, {each.moved_bytes / 1e9:.4g} GB"
+        f"{each.times} {kind}, {each.moved_bytes / 1e9:.4g} GB"
         for kind, each in collectives.items()
     ]
     kernels = [f"{count} {name}" for name, count in attention.items()]

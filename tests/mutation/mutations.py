@@ -758,4 +758,34 @@ MUTATIONS = (
         "values.value[finite], rng",
         "intervals are too narrow: regions count as drawings",
     ),
+    Mutation(
+        "ragaf_jax/planning/hlo.py",
+        "times_ = times * trip_count(program, instruction)",
+        "times_ = times",
+        "plans count the bytes and collectives of a loop once",
+    ),
+    Mutation(
+        "ragaf_jax/planning/hlo.py",
+        'if name.startswith("all-reduce-scatter")',
+        'if name.startswith("reduce-scatter")',
+        "plans of TPUs call a reduce-scatter an all-reduce",
+    ),
+    Mutation(
+        "ragaf_jax/planning/roofline.py",
+        "return max(self.arithmetic or 0.0, self.memory)",
+        "return min(self.arithmetic or 0.0, self.memory)",
+        "plans promise a rate that the device cannot reach",
+    ),
+    Mutation(
+        "ragaf_jax/runtime/gpu_memory.py",
+        "for name in (*_FRACTIONS, *_OTHERS)):",
+        "for name in _OTHERS):",
+        "a user's own share of a GPU is overwritten",
+    ),
+    Mutation(
+        "ragaf_jax/runtime/targets.py",
+        "whole = name in known or",
+        "whole =",
+        "rtx4090 counts as 4090 cards",
+    ),
 )

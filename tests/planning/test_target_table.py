@@ -75,6 +75,7 @@ def test_each_target_has_a_row_with_the_setting_that_fits(h200):
     flags = "--config.model.remat=blocks --config.train.accumulation=2 --config.data.cache=text"
     assert f"The cheapest of 2 settings that fits: {flags}" in text
     assert third["fits"] == "no" and third["least ms"] == "–" and "Nothing fits" in text
+    assert text.count("The compiler refuses it") == 1 and text.count("3 all-gather, 1 GB") == 2
     assert "XLA_CLIENT_MEM_FRACTION" in text and "by timing them" in text
 
 

@@ -55,7 +55,9 @@ def test_hosts_are_full(name):
         open_target(name)
 
 
-@pytest.mark.parametrize(("name", "extra"), [("h200x8", "plan-cuda"), ("v5e-4", "plan-tpu")])
+@pytest.mark.parametrize(
+    ("name", "extra"), [("h200x8", "plan-cuda"), ("rtx4090", "plan-cuda"), ("v5e-4", "plan-tpu")]
+)
 def test_a_missing_wheel_is_named_by_its_extra(name, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     with pytest.raises(UserError, match=rf"--target={name} is compiled by .*'\.\[{extra}\]'"):
