@@ -130,7 +130,7 @@ def local_copy(tree: Any) -> Any:
 
 def cuts(mesh: Mesh | AbstractMesh) -> bool:
     """Whether a mesh cuts the state along "fsdp"; inside a step, `get_abstract_mesh` has its."""
-    return not mesh.empty and mesh.shape["fsdp"] > 1
+    return mesh.shape.get("fsdp", 1) > 1
 
 
 def gathered(params: T, dtype: jax.typing.DTypeLike) -> T:

@@ -1,0 +1,93 @@
+"""Stable Diffusion's training steps, compiled for GPUs and TPUs that are not here.
+
+    python -m benchmarks.targets --json=benchmarks/results/targets.json
+    python -m benchmarks.targets --only=h200      # the rows of one target
+
+Needs the extras plan-cuda and plan-tpu. A row takes one to two minutes for a GPU and ten for a TPU
+on two idle cores; rows that the file has are not compiled again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.machine import versions
+from benchmarks.problem import Job, config_of
+from benchmarks.report import Row, table, write_json
+from ragaf_jax.planning.plan import GIB, compiled_plan, own_setting
+from ragaf_jax.planning.roofline import bound
+from ragaf_jax.runtime.targets import open_target
+
+
+class Case(NamedTuple):
+    """A step at 512 px in bfloat16 from cached latents and text; `batch` is of one device."""
+
+    target: str
+    stage: int
+    batch: int
+    remat: str
+    fsdp: bool = False
+
+
+CASES = (
+    Case("h200", 1, 4, "none"),
+    Case("h200", 1, 8, "pointwise"),
+    Case("h200", 2, 8, "pointwise"),
+    Case("rtx4080", 1, 2, "pointwise"),
+    Case("rtx4080", 1, 4, "pointwise"),
+    Case("rtx4090", 1, 8, "pointwise"),
+    Case("h200x8", 1, 4, "none", fsdp=True),
+    Case("v5e-4", 1, 4, "none"),
+    Case("v5e-4", 2, 4, "none"),
+)
+
+
+def measured(case: Case) -> Row:
+    """Compiles one case."""
+    target = open_target(case.target)
+    count = len(target.devices)
+    job = Job(
+        "ours", "step", "sd15", 512, case.batch * count, "bfloat16", stage=case.stage,
+        remat=case.remat,
+    )  # fmt: skip
+    config = config_of(job)
+    config.mesh.data, config.mesh.fsdp = (1, -1) if case.fsdp else (-1, 1)
+    plan = compiled_plan(config, own_setting(config), target=target)
+    flops = plan.flops * case.batch
+    least = bound(flops, plan.moved_bytes, target, "bfloat16")
+    return {
+        **case._asdict(),
+        "state GiB": round(plan.state_bytes / GIB, 2),
+        "peak GiB": round(plan.peak_bytes / GIB, 2),
+        "may use GiB": round(target.usable_bytes / GIB, 2),
+        "TFLOP": round(flops / 1e12, 2),
+        "GB moved": None if plan.moved_bytes is None else round(plan.moved_bytes / 1e9, 1),
+        "least ms": None if least is None else round(1e3 * least.seconds, 1),
+        "bound by": None if least is None else least.by,
+        "collectives": {kind: each._asdict() for kind, each in plan.collectives.items()},
+        "attention": dict(plan.attention),
+        "compiled in, s": round(plan.seconds),
+    }
+
+
+def main() -> None:
+    """Compiles what the file does not have, and prints all of it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="where rows are kept")
+    parser.add_argument("--only", help="a target; default all")
+    args = parser.parse_args()
+    known = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    rows = {Case(*(row[name] for name in Case._fields)): row for row in known}
+    for case in CASES:
+        if case not in rows and args.only in (None, case.target):
+            print(" ".join(map(str, case)), flush=True)
+            rows[case] = measured(case)
+            if args.json:
+                write_json(args.json, {**versions("jax", "flax"), "rows": list(rows.values())})
+    if rows:
+        print(table(list(rows.values())))
+
+
+if __name__ == "__main__":
+    main()
