@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
@@ -23,8 +24,14 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
     # Traced for a CPU, whose attention is written out: kernels of accelerators hide their products.
     device = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
     mesh = AbstractMesh((1,), ("device",), (AxisType.Auto,), abstract_device=device)
+    shapes = jax.tree.map(_unplaced, args)
     with jax.sharding.use_abstract_mesh(mesh):
-        return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+        return _of_jaxpr(jax.make_jaxpr(function)(*shapes).jaxpr)
+
+
+def _unplaced(x: Any) -> jax.ShapeDtypeStruct:
+    """The shape of an array, without the devices where it lies."""
+    return jax.ShapeDtypeStruct(jnp.shape(x), jax.dtypes.result_type(x))
 
 
 def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
