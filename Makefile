@@ -19,6 +19,7 @@ RUNS ?= 3
 unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
+PLAN := $(VENV)/plan
 BIN := $(VENV)/bin
 OVERRIDES := --config.data.dir=$(DATA) $(if $(STEPS),--config.train.steps=$(STEPS) \
   --config.validation_examples=16 --config.evaluation_examples=16)
@@ -26,7 +27,7 @@ STAGE1 := $(BIN)/python main.py --config=configs/stage1.py:quickstart --workdir=
 STAGE2 := $(BIN)/python main.py --config=configs/stage2.py:quickstart --workdir=$(RUN)/stage2 \
   --config.stage1=$(RUN)/stage1 $(OVERRIDES)
 
-.PHONY: help install data quickstart sample evaluate quickstart-smoke test nightly nightly-tests fuzz mutation \
+.PHONY: help install data quickstart sample evaluate quickstart-smoke test targets nightly nightly-tests fuzz mutation \
   parity-install parity parity-full lint types format clean
 
 help:  ## This list
@@ -90,13 +91,25 @@ quickstart-smoke: $(VENV)/ready  ## The same as users compile it; then again, fr
 test: $(VENV)/ready  ## The gate's tests (PYTEST=… passes options on)
 	$(BIN)/python -m pytest -n auto --durations=25 $(PYTEST)
 
+$(PLAN)/ready: $(VENV)/ready
+	@echo "== compilers for devices that are not here into $(PLAN)"
+	@# Beside the other packages: with these among them, JAX looks for GPUs and TPUs at every start.
+	@rm -rf $(PLAN)
+	@wheels=$$(grep -E '^(libtpu|jax-cuda12|nvidia-)' constraints.txt) && \
+	  { $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(PLAN) $$wheels || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PLAN) $$wheels; }
+	@touch $@
+
+targets: $(PLAN)/ready  ## Tests that compile for GPUs and TPUs, without one: 3 GB of compilers, 2 minutes
+	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist=load -m "targets and not products" $(PYTEST)
+
 nightly: parity-install nightly-tests quickstart-smoke fuzz  ## Everything, in some hours
 
-nightly-tests: $(VENV)/ready  ## All tests: the gate's and those of every kind
-	$(BIN)/python -m pytest -n auto --durations=50 -m "" $(PYTEST)
+nightly-tests: $(PLAN)/ready  ## All tests: the gate's and those of every kind
+	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --durations=50 -m "" $(PYTEST)
 
-nightly-%: $(VENV)/ready  ## One kind: products, processes, kills, beam, browser, notebook, full_size
-	$(BIN)/python -m pytest -n auto --durations=25 -m $* $(PYTEST)
+nightly-%: $(PLAN)/ready  ## One kind: products, processes, kills, beam, browser, notebook, full_size, targets
+	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --durations=25 -m $* $(PYTEST)
 
 fuzz: $(VENV)/ready  ## The gate's tests on new random inputs, RUNS times, whatever fails
 	$(BIN)/python tests/fuzz.py $(RUNS) $(PYTEST)

@@ -107,6 +107,8 @@ def test_an_unknown_target_ends_the_command_in_a_sentence():
     assert done.status == 1 and "There is no target 'h20'; the nearest is h200." in done.stderr
 
 
+@pytest.mark.targets
+@pytest.mark.products
 @pytest.mark.skipif(not has_cuda, reason="needs the wheels of plan-cuda")
 def test_a_step_is_compiled_for_eight_gpus():
     done = command("--target=h200x8")
@@ -119,6 +121,8 @@ def test_a_step_is_compiled_for_eight_gpus():
     assert re.search(r"collectives: .*\d+ all-reduce", done.stdout)
 
 
+@pytest.mark.targets
+@pytest.mark.products
 @pytest.mark.skipif(not has_tpu, reason="needs the wheels of plan-tpu")
 def test_a_step_is_compiled_for_a_tpu_slice():
     config = smallest_config(1)
@@ -129,6 +133,8 @@ def test_a_step_is_compiled_for_a_tpu_slice():
     assert "all-gather" in found.collectives
 
 
+@pytest.mark.targets
+@pytest.mark.products
 @pytest.mark.skipif(not has_cuda, reason="needs the wheels of plan-cuda")
 def test_sampling_is_compiled_part_by_part():
     config, target = smallest_config(1), open_target("h200")

@@ -76,6 +76,7 @@ def test_every_target_has_its_facts():
         assert tpu_memory(kind).size > 15 * GIB and peak_flops(kind, "bfloat16")
 
 
+@pytest.mark.targets
 @pytest.mark.skipif(not has_cuda, reason="needs the wheels of plan-cuda")
 @pytest.mark.parametrize(("name", "count"), [("rtx4090", 1), ("h100x8", 8), ("a100-80x16", 16)])
 def test_gpus_are_described(name, count):
@@ -86,6 +87,7 @@ def test_gpus_are_described(name, count):
     assert target.bandwidth > 1e12
 
 
+@pytest.mark.targets
 @pytest.mark.skipif(not has_cuda, reason="needs the wheels of plan-cuda")
 def test_another_card_is_a_file(tmp_path):
     text = (_GPUS / "h200.txtpb").read_text()
@@ -97,6 +99,7 @@ def test_another_card_is_a_file(tmp_path):
         open_target(str(tmp_path / "card.txtpb"))
 
 
+@pytest.mark.targets
 @pytest.mark.skipif(not has_tpu, reason="needs the wheels of plan-tpu")
 @pytest.mark.parametrize(
     ("name", "count"), [("v4-8", 4), ("v5e-1", 1), ("v5e-8", 8), ("v5p-16", 8), ("v6e-4", 4)]
