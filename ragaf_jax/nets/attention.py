@@ -84,8 +84,9 @@ def _device() -> tuple[str, str]:
     return device.platform, device.device_kind
 
 
-def _cudnn(q: Array, k: Array, v: Array, bias: None) -> Array:
+def _cudnn(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
     """cuDNN's flash attention; heads are filled up with zeros to a multiple of 8 channels."""
+    assert bias is None
     d = q.shape[-1]
 
     def padded(x: Array) -> Array:
@@ -99,10 +100,12 @@ def _cudnn(q: Array, k: Array, v: Array, bias: None) -> Array:
 
 def _pallas(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
     """The TPU's kernel, whose heads lie side by side."""
-    heads = q.shape[2]
-    joined = [x.reshape(*x.shape[:2], -1) for x in (q, k, v)]
-    out = flash_attention(*joined, None if bias is None else bias[:, 0], heads)
-    return out.reshape(q.shape)
+
+    def joined(x: Array) -> Array:
+        return x.reshape(*x.shape[:2], -1)
+
+    of_all = None if bias is None else bias[:, 0]
+    return flash_attention(joined(q), joined(k), joined(v), of_all, q.shape[2]).reshape(q.shape)
 
 
 _KERNELS: dict[str, Kernel] = {

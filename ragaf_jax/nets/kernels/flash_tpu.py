@@ -79,7 +79,8 @@ def _flash_forward(
 
 
 def _flash_backward(sizes: Sizes, saved: tuple[Any, ...], g: Array) -> tuple[Any, ...]:
-    return _backward(*saved, g, sizes)
+    q, k, v, bias, out, log_sum = saved
+    return _backward(q, k, v, bias, out, log_sum, g, sizes)
 
 
 _flash = jax.custom_vjp(_flash, nondiff_argnums=(4,))
@@ -192,7 +193,8 @@ def _call(
 
 def _moved(x: Any, spec: pl.BlockSpec, grid: tuple[int, int, int]) -> int:
     """Bytes copied to or from the chip: a block again wherever the last one was another."""
-    start = spec.index_map(0, 0, 0)
-    along_middle, along_last = (spec.index_map(*at) != start for at in ((0, 1, 0), (0, 0, 1)))
+    block_of: Any = spec.index_map
+    start = block_of(0, 0, 0)
+    along_middle, along_last = block_of(0, 1, 0) != start, block_of(0, 0, 1) != start
     again = grid[1] if along_last and not along_middle and grid[2] > 1 else 1
     return math.prod(x.shape) * x.dtype.itemsize * again
