@@ -64,6 +64,7 @@ def measured(case: Case) -> Row:
         "may use GiB": round(target.usable_bytes / GIB, 2),
         "TFLOP": round(flops / 1e12, 2),
         "GB moved": None if plan.moved_bytes is None else round(plan.moved_bytes / 1e9, 1),
+        "GB by XLA": None if plan.analysed_bytes is None else round(plan.analysed_bytes / 1e9, 1),
         "least ms": None if least is None else round(1e3 * least.seconds, 1),
         "bound by": None if least is None else least.by,
         "collectives": {kind: each._asdict() for kind, each in plan.collectives.items()},

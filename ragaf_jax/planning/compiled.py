@@ -16,8 +16,8 @@ from ragaf_jax.planning.hlo import (
     attention_kernels,
     collectives,
     parse,
-    traffic,
 )
+from ragaf_jax.planning.traffic import traffic
 from ragaf_jax.runtime.targets import Target
 
 # libtpu refuses a program that needs more memory than a chip has, in one of these sentences.
@@ -36,6 +36,7 @@ class Account(NamedTuple):
         that the compiler refuses because it needs too much, what that says it needs.
       seconds: how long tracing and compiling took.
       moved_bytes: read and written in the device's memory; None where that is not known.
+      analysed_bytes: "bytes accessed" of XLA's cost analysis, on the chip too; None on a GPU.
       collectives: by kind; see `hlo.collectives`.
       attention: calls of attention kernels by name.
       instructions: of the program that read or write memory.
@@ -46,6 +47,7 @@ class Account(NamedTuple):
     peak_bytes: int
     seconds: float
     moved_bytes: float | None = None
+    analysed_bytes: float | None = None
     collectives: Mapping[str, Collective] = {}
     attention: Mapping[str, int] = {}
     instructions: int = 0
@@ -92,14 +94,15 @@ def account(jitted: Any, arguments: tuple[Any, ...], mesh: Mesh, target: Target 
         return Account(memory.argument_size_in_bytes, peak, seconds)
     program = parse(compiled.as_text())
     read = traffic(program)
-    # Of loops XLA's own account, which CUDA lacks, has the first round only.
+    # XLA's own account, which CUDA lacks, has what moves between a TPU's memory and the chip twice,
+    # what moves on the chip too, and of loops the first round only.
     stated = (compiled.cost_analysis() or {}).get("bytes accessed")
-    moved = float(read.moved_bytes if stated is None else stated + read.repeated_bytes)
     return Account(
         memory.argument_size_in_bytes,
         peak,
         seconds,
-        moved,
+        float(read.moved_bytes),
+        stated,
         collectives(program),
         attention_kernels(program),
         read.instructions,

@@ -1,4 +1,4 @@
-"""What a compiled program moves and calls, read from XLA's text of it.
+"""A compiled program, its collectives and its attention kernels, read from XLA's text of it.
 
 The text is `jax.stages.Compiled.as_text()`: computations of instructions, one a line. Loops count
 as often as they run where their text says how often that is, else once.
@@ -6,22 +6,18 @@ as often as they run where their text says how often that is, else once.
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
-# Instructions that name arrays and move none.
-_FREE = {
-    *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"),
-    *("while", "call", "conditional", "partition-id", "replica-id", "opt-barrier"),
-}
-_SLICES = ("dynamic-slice", "slice", "gather")  # of their operand they read what they return
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAME = re.compile(r"\s+(ROOT )?%?([\w.-]+) = ")
 _OPCODE = re.compile(r" ([\w-]+)\(")
-_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+# Of a TPU's layout: the axes from the fastest on, and the tile whose multiples arrays fill.
+_TILED = re.compile(r"([\d,]*):T\(([\d,]+)\)")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|\w+_computations?)=\{?((?:%[\w.-]+(?:, )?)+)")
 
 
@@ -100,19 +96,36 @@ def _closing(line: str, start: int) -> int:
 
 def array_bytes(kind: str) -> int:
     """Of the arrays in a type, such as `(f32[2,3]{1,0}, pred[])`."""
-    return sum(_sizes(kind))
+    return sum(
+        _bytes(dtype, [int(n) for n in shape.split(",") if n])
+        for dtype, shape, _ in _ARRAY.findall(kind)
+    )
 
 
-def _sizes(kind: str) -> list[int]:
-    found = []
-    for dtype, shape in _ARRAY.findall(kind):
-        bits = 8 if dtype == "pred" else int(re.sub(r"\D+(\d+).*", r"\1", dtype))
-        count = math.prod(map(int, filter(None, shape.split(","))))
-        found.append(-(-count * bits // 8))
-    return found
+def memory_bytes(kind: str) -> int:
+    """What the arrays in a type take of the device's memory.
+
+    On a TPU whole tiles, and nothing for arrays on the chip (memory space 1).
+    """
+    total = 0
+    for dtype, shape, layout in _ARRAY.findall(kind):
+        sizes, tiled = [int(n) for n in shape.split(",") if n], _TILED.match(layout)
+        if tiled and "S(1)" in layout:
+            continue
+        if tiled:
+            axes, tile = ([int(n) for n in part.split(",") if n] for part in tiled.groups())
+            for axis, side in zip(axes, reversed(tile), strict=False):
+                sizes[axis] += -sizes[axis] % side
+        total += _bytes(dtype, sizes)
+    return total
 
 
-def _called(instruction: Instruction) -> dict[str, list[str]]:
+def _bytes(dtype: str, shape: list[int]) -> int:
+    bits = 8 if dtype == "pred" else int(re.sub(r"\D+(\d+).*", r"\1", dtype))
+    return -(-math.prod(shape) * bits // 8)
+
+
+def called(instruction: Instruction) -> dict[str, list[str]]:
     """The computations that an instruction names, by attribute."""
     return {
         name: re.findall(r"%([\w.-]+)", value)
@@ -124,7 +137,7 @@ def trip_count(program: Program, loop: Instruction) -> int:
     """How often a `while` runs: as XLA states it, else what its condition compares with; or 1."""
     if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(stated[1])
-    (condition,) = _called(loop)["condition"]
+    (condition,) = called(loop)["condition"]
     lines = program.computations.get(condition, [])
     constants = [x.operands[0] for x in lines if x.opcode == "constant" and x.kind[:3] == "s32"]
     below = any("direction=LT" in x.attributes for x in lines)
@@ -138,108 +151,14 @@ def executions(program: Program) -> Iterator[tuple[str, int, bool]]:
         name, times, fused = waiting.pop()
         yield name, times, fused
         for instruction in program.computations.get(name, []):
-            called = _called(instruction)
+            inside = called(instruction)
             if instruction.opcode == "while":
                 times_ = times * trip_count(program, instruction)
-                waiting += [(body, times_, fused) for body in called["body"]]
+                waiting += [(body, times_, fused) for body in inside["body"]]
             elif instruction.opcode == "fusion":
-                waiting += [(body, times, True) for body in called["calls"]]
+                waiting += [(body, times, True) for body in inside["calls"]]
             elif instruction.opcode in ("call", "conditional", "async-start"):
-                waiting += [(x, times, fused) for names in called.values() for x in names]
-
-
-class Traffic(NamedTuple):
-    """What instructions read and write in a device's memory.
-
-    Attributes:
-      moved_bytes: operands and results; of arrays that are only sliced or updated, that part.
-      repeated_bytes: those of them that are due to loops after their first round.
-      instructions: how many there are in the text, loops counted once.
-    """
-
-    moved_bytes: int
-    repeated_bytes: int
-    instructions: int
-
-
-def traffic(program: Program) -> Traffic:
-    """Of all that runs; what is inside of fusions stays in registers and moves nothing."""
-    moved = repeated = count = 0
-    for name, times, fused in executions(program):
-        if fused:
-            continue
-        lines = program.computations.get(name, [])
-        kinds = {line.name: line.kind for line in lines}
-        for line in lines:
-            if line.opcode not in _FREE:
-                each = _moved(program, line, kinds)
-                moved, repeated = moved + times * each, repeated + (times - 1) * each
-                count += 1
-    return Traffic(moved, repeated, count)
-
-
-def _moved(program: Program, line: Instruction, kinds: dict[str, str]) -> int:
-    """Bytes that one instruction reads and writes."""
-    operands = [array_bytes(kinds.get(name, "")) for name in line.operands]
-    result = array_bytes(line.kind)
-    if line.opcode.endswith("-start"):  # its result is written by the -done
-        return 0 if line.opcode == "async-start" else sum(operands)
-    if line.opcode.endswith(("-done", "-update")) and line.opcode != "dynamic-update-slice":
-        return 0 if line.opcode.startswith("async") else result
-    if line.opcode in _SLICES:
-        return 2 * result
-    if line.opcode == "dynamic-update-slice":
-        return 2 * operands[1]
-    if line.opcode == "custom-call":
-        if '"AllocateBuffer"' in line.attributes:
-            return 0
-        # Bytes among the results are room to work in.
-        result = sum(_sizes(re.sub(r"\b[su]8\[[\d,]*\]", "", line.kind)))
-    if line.opcode == "fusion":
-        read, result = _fusion(program, _called(line)["calls"][0])
-        operands = [min(read.get(i, size), size) for i, size in enumerate(operands)]
-    return sum(operands) + result
-
-
-def _fusion(program: Program, name: str) -> tuple[dict[int, int], int]:
-    """(bytes that a fusion reads of each parameter, bytes that it writes).
-
-    Of parameters that it only slices it reads the slices; those that it only updates are changed in
-    place.
-    """
-    inside = program.computations.get(name, [])
-    lines = {line.name: line for line in inside}
-    users: dict[str, list[tuple[Instruction, int]]] = defaultdict(list)
-    for line in inside:
-        for i, operand in enumerate(line.operands):
-            users[operand].append((line, i))
-
-    def read(line: Instruction) -> int:
-        size, total = array_bytes(line.kind), 0
-        for user, i in users[line.name]:
-            if user.opcode == "bitcast":
-                total += read(user)
-            elif user.opcode in _SLICES and i == 0:
-                total += array_bytes(user.kind)
-            elif user.opcode == "fusion":
-                total += _fusion(program, _called(user)["calls"][0])[0].get(i, size)
-            elif not (user.opcode == "dynamic-update-slice" and i == 0):
-                return size
-        return min(total, size)
-
-    def written(line: Instruction) -> int:
-        if line.opcode == "tuple":
-            return sum(written(lines[operand]) for operand in line.operands)
-        if line.opcode == "bitcast":
-            return written(lines[line.operands[0]])
-        if line.opcode == "dynamic-update-slice":
-            return array_bytes(lines[line.operands[1]].kind)
-        if line.opcode == "fusion":
-            return _fusion(program, _called(line)["calls"][0])[1]
-        return array_bytes(line.kind)
-
-    reads = {int(x.operands[0]): read(x) for x in inside if x.opcode == "parameter"}
-    return reads, sum(written(line) for line in inside if line.root)
+                waiting += [(x, times, fused) for names in inside.values() for x in names]
 
 
 def collectives(program: Program) -> dict[str, Collective]:

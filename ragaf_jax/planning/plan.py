@@ -61,7 +61,8 @@ class Plan(NamedTuple):
         cuDNN's does, but XLA computes much of bfloat16 in float32 there.
       device_bytes: what a process may use of the device, or None.
       seconds: how long compiling took.
-      moved_bytes, collectives, attention: of a step compiled for a target; see `compiled.Account`.
+      moved_bytes, collectives, attention, analysed_bytes: of a step compiled for a target; see
+        `compiled.Account`.
     """
 
     setting: Setting
@@ -75,6 +76,7 @@ class Plan(NamedTuple):
     moved_bytes: float | None = None
     collectives: Mapping[str, Collective] = {}
     attention: Mapping[str, int] = {}
+    analysed_bytes: float | None = None
 
 
 def flags_of(setting: Setting) -> str:
@@ -162,6 +164,7 @@ def compiled_plan(
         found.moved_bytes,
         found.collectives,
         found.attention,
+        found.analysed_bytes,
     )
 
 

@@ -95,6 +95,9 @@ def target_table(
             details.append("  The compiler refuses it: it needs more memory than the device has.")
         else:
             details += [f"  {line}" for line in contents(shown.collectives, shown.attention)]
+        if shown.analysed_bytes is not None:
+            moved = f"{shown.analysed_bytes / 1e9:.4g} GB"
+            details.append(f"  bytes by XLA's own analysis, those on the chip too: {moved}")
         if chosen is None:
             details.append("  Nothing fits: train less, or choose a smaller batch.")
         elif chosen.setting != own_setting(config):

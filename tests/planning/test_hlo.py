@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from ragaf_jax.planning.hlo import (
     Collective,
@@ -11,9 +12,10 @@ from ragaf_jax.planning.hlo import (
     attention_kernels,
     collectives,
     executions,
+    memory_bytes,
     parse,
-    traffic,
 )
+from ragaf_jax.planning.traffic import traffic
 
 GPU = (Path(__file__).parent / "gpu.hlo").read_text()
 TPU = (Path(__file__).parent / "tpu.hlo").read_text()
@@ -23,6 +25,37 @@ def test_bytes_of_types():
     assert array_bytes("bf16[2,3]{1,0:T(8,128)(2,1)S(1)}") == 12
     assert array_bytes("(f32[], pred[7]{0}, /*index=2*/u8[0]{0}, s4[3]{0}, token[])") == 4 + 7 + 2
     assert array_bytes("f8e4m3fn[10]{0}") == 10
+
+
+def test_a_tpus_memory_holds_whole_tiles_and_nothing_that_is_on_the_chip():
+    assert memory_bytes("bf16[4,9,40]{2,1,0:T(8,128)(2,1)}") == 2 * 4 * 16 * 128
+    assert memory_bytes("f32[40,3,9]{0,2,1:T(8,128)}") == 4 * 128 * 3 * 16
+    assert memory_bytes("f32[300]{0:T(256)}") == 4 * 512
+    assert memory_bytes("(bf16[4,9]{1,0:T(8,128)(2,1)S(1)}, f32[2]{0})") == 8
+
+
+WHOLE, CHIP = "f32[8,128]{1,0:T(8,128)}", "f32[8,128]{1,0:T(8,128)S(1)}"
+
+
+@pytest.mark.parametrize(
+    ("line", "moved"),
+    [
+        # Of the operand, on its way to the chip, the slice alone.
+        (f"(({WHOLE}), f32[1,128]{{1,0:T(8,128)S(1)}}, s32[]) slice-start(%x)", 512 + 4),
+        (f"(({CHIP}), f32[1,128]{{1,0:T(8,128)}}, s32[]) slice-start(%on_chip)", 0),
+        (f'{CHIP} custom-call(%x, %x), custom_call_target="ConcatBitcast"', 0),
+        (f'{CHIP} custom-call(%x), backend_config={{"bytes_accessed":"9000"}}', 9000),
+        (f'{CHIP} custom-call(%on_chip), backend_config={{"bytes_accessed":"9000"}}', 0),
+    ],
+)
+def test_what_is_on_the_chip_moves_nothing(line, moved):
+    program = parse(
+        "ENTRY %main (x: f32[8,128]) -> f32[8,128] {\n"
+        f"  %x = {WHOLE} parameter(0)\n"
+        f"  %on_chip = {CHIP} parameter(1)\n"
+        f"  ROOT %y = {line}\n}}\n"
+    )
+    assert traffic(program).moved_bytes == moved
 
 
 def test_a_loop_moves_what_each_round_reads_and_writes():
@@ -38,7 +71,6 @@ def test_a_loop_moves_what_each_round_reads_and_writes():
     gathered = 2 * 100 + 100 + 800  # with the slice that is gathered
     found = traffic(program)
     assert found.moved_bytes == 5 * each + attention + product + summed + gathered
-    assert found.repeated_bytes == 4 * each
     assert found.instructions == 2 + 2 + 1 + 2 + 3
 
 

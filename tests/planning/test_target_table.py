@@ -52,7 +52,9 @@ def test_contents_are_listed():
 
 def made(setting, peak, moved: float | None = 4.8e9):
     found = {"all-gather": Collective(3, 10**9)}
-    return Plan(setting, 10**6, 0, 1e12, GIB, int(peak * GIB), 100 * GIB, 7.0, moved, found, {})
+    return Plan(
+        setting, 10**6, 0, 1e12, GIB, int(peak * GIB), 100 * GIB, 7.0, moved, found, {}, 9e9
+    )
 
 
 def test_each_target_has_a_row_with_the_setting_that_fits(h200):
@@ -76,6 +78,7 @@ def test_each_target_has_a_row_with_the_setting_that_fits(h200):
     assert f"The cheapest of 2 settings that fits: {flags}" in text
     assert third["fits"] == "no" and third["least ms"] == "–" and "Nothing fits" in text
     assert text.count("The compiler refuses it") == 1 and text.count("3 all-gather, 1 GB") == 2
+    assert "bytes by XLA's own analysis, those on the chip too: 9 GB" in text
     assert "XLA_CLIENT_MEM_FRACTION" in text and "by timing them" in text
 
 
