@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, in_chunks
 from ragaf_jax.sampling.stages import Stage, make_draw, settings_of
-from ragaf_jax.training.sharding import AXES, filled, put_batch, replicated
+from ragaf_jax.training.sharding import AXES, filled, on_mesh, put_batch, replicated
 from ragaf_jax.weights.fingerprint import fingerprint
 
 # Drawings at a time. Which noise a drawing gets depends on it; how many devices share them has no
@@ -64,10 +64,10 @@ def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sampl
     """A function of (drawings, number of their chunk) that all devices share."""
     fields = config.sample
     process1, process2 = one.process(fields.sampler), two.process(fields.sampler)
-    draw = make_draw(one.model, process1, two.model, process2)
     settings = settings_of(fields.to_dict())
     courses = process1.course(fields.steps), process2.course(fields.steps, fields.strength)
     mesh = Mesh(np.array(jax.devices())[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
+    draw = on_mesh(mesh, make_draw(one.model, process1, two.model, process2))
     params1, params2 = jax.device_put((one.params, two.params), replicated(mesh))
 
     def sample(piece: Batch, chunk: int) -> tuple[Pictures, Pictures]:

@@ -17,7 +17,7 @@ from ragaf_jax.sampling.parts import Parts, make_parts
 from ragaf_jax.sampling.request import Told
 from ragaf_jax.sampling.stages import Stage, settings_of
 from ragaf_jax.training.setup import check_stages_match
-from ragaf_jax.training.sharding import AXES, filled, put_batch, replicated
+from ragaf_jax.training.sharding import AXES, filled, on_mesh, put_batch, replicated
 
 
 class SamplingLoop:
@@ -197,7 +197,8 @@ class SamplingLoop:
         key = number, sampler
         if key not in self._parts:
             stage = self.stages[number]
-            self._parts[key] = make_parts(number, stage.model, stage.process(sampler))
+            process, *functions = make_parts(number, stage.model, stage.process(sampler))
+            self._parts[key] = Parts(process, *(on_mesh(self._mesh, f) for f in functions))
         return self._parts[key]
 
     def _shared(self, tree: Any) -> Any:

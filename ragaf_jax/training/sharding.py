@@ -5,7 +5,9 @@ numbers are cut along the axis "fsdp" and copied along "data"; the step gathers 
 used (ZeRO stage 3, Rajbhandari et al. 2020, §5.3; "fully sharded data parallel").
 """
 
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import ml_collections
@@ -21,6 +23,7 @@ AXES = ("data", "fsdp")
 FROZEN = ("sharded", "replicated")
 
 T = TypeVar("T")
+Args = ParamSpec("Args")
 
 # An array of fewer numbers is copied to all devices: to gather it takes longer than it saves.
 _LEAST = 256
@@ -107,6 +110,21 @@ def put_batch(mesh: Mesh, batch: T) -> T:
     """
     sharding = NamedSharding(mesh, P(AXES))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def on_mesh(mesh: Mesh, function: Callable[Args, T]) -> Callable[Args, T]:
+    """`function`, with `mesh` set while it is traced and called.
+
+    Compiled functions with networks need this on several devices: attention divides its examples by
+    the mesh that is set, and XLA cannot partition the kernels.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Args.args, **kwargs: Args.kwargs) -> T:
+        with jax.set_mesh(mesh):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def filled(batch: T, devices: int) -> T:
