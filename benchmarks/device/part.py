@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.device.parts import FULL, TINY, SkippedError, rows
 from benchmarks.report import Row
+from ragaf_jax.runtime.gpu_memory import raise_share
 
 # JAX's and PyTorch's exceptions have no type of their own for it, or one that would be an import.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
@@ -53,6 +54,7 @@ def recorded(measured: Iterable[Row], path: Path) -> str:
 def main() -> None:
     """Measures the part that the command line names."""
     name, path, *options = sys.argv[1:]
+    raise_share()  # as the commands do
     tiny = options == ["--tiny"]
     part = next(part for part in (TINY if tiny else FULL) if part.name == name)
     recorded(rows(part, tiny), Path(path))

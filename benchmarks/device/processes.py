@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 def environment(tiny: bool, cache: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Variables of a part's process: one device, and nearly all of its memory.
+    """Variables of a part's process, which choose one device.
 
     Args:
       tiny: on the CPU, compiled quickly.
@@ -55,9 +55,8 @@ def environment(tiny: bool, cache: str, given: Mapping[str, str]) -> dict[str, s
         default = {"XLA_FLAGS": _QUICK_XLA, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         chosen = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         return default | dict(given) | chosen | shared
-    # JAX takes three quarters by default. A TPU's variables choose the first of a machine's chips.
+    # The first of a machine's TPU chips.
     default = {
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
         "TPU_VISIBLE_CHIPS": "0",
         "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
         "TPU_PROCESS_BOUNDS": "1,1,1",

@@ -12,12 +12,14 @@ from commands import ROOT
 from fakes import smallest_config
 
 from benchmarks.device import attention, ceiling, processes, run, sampling, steps
+from benchmarks.device import part as part_process
 from benchmarks.device.part import recorded
 from benchmarks.device.parts import BUDGETS, FULL, TINY, Budget, Part, SkippedError
 from benchmarks.device.processes import Outcome, environment, reason_to_skip
 from benchmarks.device.report import summary, with_ratios
 from benchmarks.device.requirements import PACKAGES
 from benchmarks.timing import Timed
+from ragaf_jax.runtime.gpu_memory import _FRACTIONS, _OTHERS
 from ragaf_jax.training.adopt import with_fields
 
 STEP, LARGER = Part("step", 1, 8), Part("step", 1, 16)
@@ -209,15 +211,28 @@ def test_the_packages_that_are_checked_are_those_that_are_imported():
     assert third_party(["benchmarks.device.run"]) == set()
 
 
-def test_one_device_is_measured_with_nearly_all_of_its_memory():
+def test_one_device_is_measured():
     given = {"CUDA_VISIBLE_DEVICES": "3,4", "HOME": "/root", "JAX_COMPILATION_CACHE_DIR": "old"}
     found = environment(False, "new", given)
     assert found["CUDA_VISIBLE_DEVICES"] == "3" and found["HOME"] == "/root"
     assert found["JAX_COMPILATION_CACHE_DIR"] == "new"  # compiling is timed
-    assert found["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.92"
-    own = environment(False, "new", {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"})
-    assert own["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5" and own["CUDA_VISIBLE_DEVICES"] == "0"
+    assert environment(False, "new", {})["CUDA_VISIBLE_DEVICES"] == "0"
     assert environment(True, "new", given)["JAX_PLATFORMS"] == "cpu"
+
+
+@pytest.mark.parametrize("chosen", [{}, {"XLA_CLIENT_MEM_FRACTION": "0.5"}])
+def test_a_part_has_the_memory_that_a_command_has(chosen, monkeypatch, tmp_path):
+    """JAX refuses both names of the fraction together."""
+    for name in (*_FRACTIONS, *_OTHERS):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["part", "ceiling", str(tmp_path / "part.json"), "--tiny"])
+    monkeypatch.setattr(part_process, "rows", lambda *_: [{"side": 8}])
+    part_process.main()
+    fractions = {name: x for name, x in os.environ.items() if name in _FRACTIONS}
+    assert fractions == {"XLA_CLIENT_MEM_FRACTION": "0.92", **chosen}
 
 
 def test_the_full_run_has_every_step_and_sample():
