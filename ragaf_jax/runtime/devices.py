@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
+
 
 class Memory(NamedTuple):
     """Of one TPU device.
@@ -66,10 +68,13 @@ def peak_flops(kind: str, dtype: str) -> float | None:
 def has_cudnn_flash(kind: str) -> bool:
     """Whether cuDNN's flash attention runs on a device: on NVIDIA's of compute capability 8.0 on.
 
-    Those came with bfloat16. A GPU that is not in the table is taken for a newer one.
+    Those came with bfloat16. A GPU that is neither here nor in the table is taken for a newer one.
     """
     if not kind.startswith(("NVIDIA", "Tesla")):
         return False
+    for device in jax.local_devices():
+        if device.device_kind == kind:
+            return float(device.compute_capability) >= 8
     known = _known(kind)
     return known is None or "bfloat16" in _PEAKS[known]
 

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
+import jax
 import pytest
 
-from ragaf_jax.runtime.devices import peak_flops
+from ragaf_jax.runtime.devices import has_cudnn_flash, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,12 @@ from ragaf_jax.runtime.devices import peak_flops
 )
 def test_a_device_is_known_by_its_whole_name(kind, dtype, peak):
     assert peak_flops(kind, dtype) == peak
+
+
+@pytest.mark.parametrize(("capability", "runs"), [("7.5", False), ("8.0", True), ("12.0", True)])
+def test_attention_of_an_unknown_gpu_goes_by_its_compute_capability(capability, runs, monkeypatch):
+    """cuDNN refuses its flash attention on older GPUs, such as a GeForce RTX 2080."""
+    gpu = SimpleNamespace(device_kind="NVIDIA A Card", compute_capability=capability)
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+    assert has_cudnn_flash("NVIDIA A Card") is runs
+    assert has_cudnn_flash("NVIDIA Another") and not has_cudnn_flash("Tesla T4")
