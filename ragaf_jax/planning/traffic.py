@@ -58,7 +58,7 @@ def _moved(program: Program, line: Instruction, kinds: dict[str, str]) -> int:
         return array_bytes(line.kind) - whole if any(operands) else 0
     if line.opcode.endswith("-start"):  # its result is written by the -done
         return 0 if line.opcode == "async-start" else sum(operands)
-    if line.opcode.endswith(("-done", "-update")) and line.opcode != "dynamic-update-slice":
+    if line.opcode.endswith(("-done", "-update")):
         return 0 if line.opcode.startswith("async") else result
     if line.opcode in _SLICES:
         return 2 * result
