@@ -25,7 +25,8 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
     device = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
     mesh = AbstractMesh((1,), ("device",), (AxisType.Auto,), abstract_device=device)
     shapes = jax.tree.map(_unplaced, args)
-    with jax.sharding.use_abstract_mesh(mesh):
+    # A mesh of another size can only be replaced after none.
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())), jax.sharding.use_abstract_mesh(mesh):
         return _of_jaxpr(jax.make_jaxpr(function)(*shapes).jaxpr)
 
 

@@ -169,11 +169,9 @@ def train(
                     state, scalars = step_fn(rng, state, batch)
                 pending.append(scalars)
                 if step == first:
-                    # Tracing needs the mesh. Nothing here holds on to the batch.
-                    with jax.set_mesh(mesh):
-                        count = functools.partial(matmul_flops, counted, rng, state, batch)
-                        writer.scalars(step, watch.first_step(scalars, count))
-                        del count
+                    count = functools.partial(matmul_flops, counted, rng, state, batch)
+                    writer.scalars(step, watch.first_step(scalars, count))
+                    del count  # nothing here holds on to the batch
                 stops = asked.requested(step)
                 last = step == config.train.steps
                 saves = step % config.checkpoint_every == 0 or last or stops

@@ -9,8 +9,10 @@ from ragaf_jax.nets.attention import attention
 from ragaf_jax.runtime.flops import matmul_flops
 
 
+@pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize(("kind", "platform"), [("NVIDIA H200", "gpu"), ("TPU v5 lite", "tpu")])
-def test_products_inside_an_accelerators_kernels_are_counted(kind, platform):
+def test_products_inside_an_accelerators_kernels_are_counted(kind, platform, devices):
+    """On a mesh of several devices, those of all of them."""
     b, t, h, d = 2, 64, 2, 8
     q = jax.ShapeDtypeStruct((b, t, h, d), jnp.bfloat16)
 
@@ -21,6 +23,6 @@ def test_products_inside_an_accelerators_kernels_are_counted(kind, platform):
     # which one computes the scores again.
     expected = 7 * 2 * b * h * t * t * d
     device = AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
-    mesh = AbstractMesh((1,), ("device",), (AxisType.Auto,), abstract_device=device)
+    mesh = AbstractMesh((devices,), ("device",), (AxisType.Auto,), abstract_device=device)
     with jax.sharding.use_abstract_mesh(mesh):
         assert matmul_flops(gradients, q) == expected
