@@ -166,7 +166,11 @@ def sampling_table(
         last = parts[min(1, len(parts) - 1)].account
         details += [f"{target.name}: {len(target.devices)} × {target.kind}"]
         details += [f"  {line}" for line in contents(last.collectives, last.attention)]
-        if len(parts) == 3:
+        if any(part.account.moved_bytes is None for part in parts):
+            details.append(
+                "  The compiler refuses a part: it needs more memory than the device has."
+            )
+        else:
             images = per_device * len(target.devices)
             details.append(
                 f"  {images} images in {steps} steps: {1e3 * seconds:.4g} ms at least, "

@@ -10,10 +10,11 @@ from fakes import command_flags, smallest_config
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.planning import target_table as tables
+from ragaf_jax.planning.compiled import Account
 from ragaf_jax.planning.hlo import Collective
 from ragaf_jax.planning.plan import GIB, Plan, Setting, own_setting, plan
 from ragaf_jax.planning.roofline import bound
-from ragaf_jax.planning.sampling import part_plans, sampling_table
+from ragaf_jax.planning.sampling import PartPlan, part_plans, sampling_table
 from ragaf_jax.planning.target_table import contents, open_targets, target_table
 from ragaf_jax.runtime.targets import Target, open_target
 
@@ -96,6 +97,18 @@ def test_a_mesh_that_does_not_divide_the_devices_is_refused(changes, said, monke
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=f"--target=8: {said}"):
         open_targets(["8"], config)
+
+
+def test_a_part_that_is_refused_has_no_rate(h200):
+    """A rate would be without this part's time."""
+    parts = [
+        PartPlan(name, 1, Account(1, GIB, 1.0, moved))
+        for name, moved in (("begin", 1e9), ("advance", None), ("finish", 1e9))
+    ]
+    for refused in (parts, parts[1:2]):
+        text = sampling_table(smallest_config(1), [fake()], [refused], 1)
+        assert "The compiler refuses a part" in text
+        assert "nan" not in text and "images/s" not in text.partition("least ms:")[0]
 
 
 def command(*flags):
