@@ -6,8 +6,8 @@
 | TPU | a Pallas kernel (`kernels.flash_tpu`) |
 | any, where those do not apply | tiles of the scores (`kernels.tiled`) |
 
-All scores of a self-attention are in memory on none of them. `main.py --mode=plan` names the
-kernels of a compiled step.
+None of them keeps all scores of a self-attention in memory. `main.py --mode=plan` names the kernels
+of a step that it compiles for a target.
 """
 
 import functools
@@ -28,7 +28,7 @@ Kernel = Callable[[Array, Array, Array, Array | None], Array]
 Shape = tuple[int, ...]
 
 _HALF = (jnp.bfloat16, jnp.float16)
-# cuDNN's longest head in a backward pass on every GPU that has its flash attention.
+# The longest head that cuDNN's flash attention takes on all GPUs; newer ones take 256 channels.
 _CUDNN_HEAD = 128
 
 
@@ -57,7 +57,7 @@ def hide(visible: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
 def kernel_name(
     platform: str, kind: str, q: Shape, k: Shape, dtype: jax.typing.DTypeLike, bias: Array | None
 ) -> str:
-    """Which kernel computes an attention: "cudnn", "pallas", "tiles" or, of a CPU, "cpu_tiles".
+    """The kernel of an attention: "cudnn", "pallas", "tiles" or, on a CPU, "cpu_tiles".
 
     Args:
       platform: "cpu", "gpu" or "tpu".
@@ -117,7 +117,7 @@ _KERNELS: dict[str, Kernel] = {
 
 
 def _sharded(kernel: Kernel, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """Runs `kernel` on each device's own examples; on all of them where they cannot be divided."""
+    """Runs `kernel` on each device's examples, or on all if the mesh cannot divide them."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return kernel(q, k, v, bias)

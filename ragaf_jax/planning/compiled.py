@@ -22,7 +22,7 @@ from ragaf_jax.runtime.targets import Target
 
 # libtpu refuses a program that needs more memory than a chip has, in one of these sentences.
 _NEEDED = (r"Used ([\d.]+)([KMGT]) of", r"total memory required for [^(]*\(([\d.]+)([KMGT])\)")
-# Of JAX and XLA, where there is no cuDNN, or no compiler of NVIDIA's.
+# Messages of JAX and XLA where cuDNN or NVIDIA's compiler is missing.
 _MISSING = ("cuDNN not found", "Couldn't find a suitable version of")
 _UNITS = {unit: 1024 ** (i + 1) for i, unit in enumerate("KMGT")}
 
@@ -32,8 +32,8 @@ class Account(NamedTuple):
 
     Attributes:
       argument_bytes: what is given to it.
-      peak_bytes: arguments, results and temporary buffers, less what shares memory. Of a program
-        that the compiler refuses because it needs too much, what that says it needs.
+      peak_bytes: arguments, results and temporary buffers, less what shares memory. If the
+        compiler refuses the program because it needs too much, the size that the refusal states.
       seconds: how long tracing and compiling took.
       moved_bytes: read and written in the device's memory; None where that is not known.
       analysed_bytes: "bytes accessed" of XLA's cost analysis, on the chip too; None on a GPU.
@@ -61,10 +61,10 @@ def account(jitted: Any, arguments: tuple[Any, ...], mesh: Mesh, target: Target 
       jitted: what `jax.jit` returned.
       arguments: their shapes, with their shardings.
       mesh: of this machine's devices or of `target`'s.
-      target: None for this machine's devices, of whose programs memory alone is read.
+      target: None for this machine's devices; then only memory is read.
 
     Raises:
-      UserError: libraries of NVIDIA's are missing.
+      UserError: NVIDIA's libraries are missing.
     """
     begin = time.monotonic()
     platforms = None if target is None else (target.platform,)
@@ -112,7 +112,7 @@ def account(jitted: Any, arguments: tuple[Any, ...], mesh: Mesh, target: Target 
 
 @contextlib.contextmanager
 def _kept_on_disk(kept: bool) -> Iterator[None]:
-    """Whether JAX's cache keeps what is compiled: of targets it cannot read it back."""
+    """Lets JAX's cache keep programs if `kept`: it cannot read those for targets back."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[name]
     jax.config.update(name, before if kept else math.inf)
@@ -136,7 +136,7 @@ def refused_bytes(message: str) -> int | None:
 
 
 def _bytes_of(arguments: tuple[Any, ...]) -> int:
-    """Of the arguments' shards on one device."""
+    """Bytes of the arguments' shards on one device."""
     leaves = jax.tree.leaves(arguments)
     shards = [x.sharding.shard_shape(x.shape) if x.sharding else x.shape for x in leaves]
     return sum(math.prod(shard) * x.dtype.itemsize for x, shard in zip(leaves, shards, strict=True))

@@ -7,7 +7,7 @@ from ragaf_jax.runtime.targets import Target
 
 
 class Bound(NamedTuple):
-    """No program is faster; that one is as fast is not to be expected.
+    """The least time of a program; real programs take longer.
 
     Attributes:
       arithmetic: seconds that the products take at peak FLOP/s; None where the peak is unknown.

@@ -1,4 +1,4 @@
-"""What kinds of devices can do at most; a GPU's memory and bandwidth are in its file in `gpus/`."""
+"""Peak FLOP/s and kernels of kinds of devices, and memories of TPUs; a GPU's is in `gpus/`."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The two layouts of an optimiser's moments, and what makes one of the other.
+"""The two layouts of an optimiser's moments, and the conversion between them.
 
 Where each device has whole parameters, the moments are bundles (`bundles.bundled`). Where the mesh
 cuts parameters along "fsdp", moments are trees like the parameters and are cut in the same way: to

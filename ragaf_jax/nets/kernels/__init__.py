@@ -1,1 +1,1 @@
-"""Implementations of softmax attention, of which `nets.attention` chooses one for each backend."""
+"""Implementations of softmax attention; `nets.attention` chooses one for each device."""

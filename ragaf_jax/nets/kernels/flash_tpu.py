@@ -1,9 +1,9 @@
 """FlashAttention in Pallas for TPUs, on tokens whose heads lie side by side.
 
-A TPU's memory holds the last axis of an array in multiples of 128 numbers. Heads of 40 channels as
-[b, h, t, 40] take three times their size there, and so does all that is read and written. These
-kernels read [b, t, h·d], as the projections write it, and separate the heads on the chip. Scores
-exist only on the chip, as tiles (Dao et al. 2022, algorithms 1 and 4).
+A TPU's memory holds the last axis of an array in multiples of 128 numbers. Heads of 40 channels, as
+[b, h, t, 40], take three times their size there, and so three times the traffic. These kernels read
+[b, t, h·d], as the projections write it, and separate the heads on the chip. Scores exist only on
+the chip, as tiles (Dao et al. 2022, algorithms 1 and 4).
 """
 
 import functools
@@ -55,7 +55,7 @@ def flash_attention(
 
 
 def _block(length: int, token_bytes: int) -> int:
-    """Tokens of a block: a multiple of 128 that needs little padding, or all of a few."""
+    """Tokens of a block: a multiple of 128 that needs little padding; all, if one tile has them."""
     if length <= min(TILE):
         return length
     most = max(LANES, min(_BLOCK_TOKENS, _BLOCK_BYTES // token_bytes) // LANES * LANES)
