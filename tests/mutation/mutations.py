@@ -777,6 +777,18 @@ MUTATIONS = (
         "plans promise a rate that the device cannot reach",
     ),
     Mutation(
+        "ragaf_jax/sampling/sampling_loop.py",
+        "(on_mesh(self._mesh, f) for f in functions)",
+        "functions",
+        "sampling on several TPUs ends in an error of the compiler",
+    ),
+    Mutation(
+        "ragaf_jax/runtime/flops.py",
+        "jax.sharding.use_abstract_mesh(AbstractMesh((), ())), ",
+        "",
+        "a step's FLOPs cannot be counted on a mesh",
+    ),
+    Mutation(
         "ragaf_jax/runtime/gpu_memory.py",
         "for name in (*_FRACTIONS, *_OTHERS)):",
         "for name in _OTHERS):",
