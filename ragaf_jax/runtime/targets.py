@@ -19,6 +19,7 @@ from ragaf_jax.runtime.gpu_memory import share
 
 _GPUS = Path(__file__).parent / "gpus"
 _GPUS_PER_HOST = 8
+_MOST_GPUS = 1024  # each takes memory here: of millions the process would be killed
 # No GPU, no autotuning: Triton's products have no default tiles, so cuBLAS takes all of them.
 _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
 
@@ -97,10 +98,11 @@ def _gpu_file(name: str) -> tuple[Path, int]:
     path = _GPUS / f"{stem}.txtpb" if stem in known else Path(stem).expanduser()
     if not path.is_file():
         raise _unknown(name, stem)
-    if count < 1 or (count > _GPUS_PER_HOST and count % _GPUS_PER_HOST):
+    full = count <= _GPUS_PER_HOST or count % _GPUS_PER_HOST == 0
+    if not (1 <= count <= _MOST_GPUS and full):
         raise UserError(
             f"--target={name} has {count} GPUs; give 1 to {_GPUS_PER_HOST}, or a multiple of "
-            f"{_GPUS_PER_HOST}."
+            f"{_GPUS_PER_HOST} up to {_MOST_GPUS}."
         )
     return path, count
 
@@ -108,7 +110,7 @@ def _gpu_file(name: str) -> tuple[Path, int]:
 def _unknown(name: str, stem: str) -> UserError:
     if stem.endswith(".txtpb") or "/" in stem:
         return UserError(
-            f"--target={name} names a file that is not there; give the path of a GPU's "
+            f"--target={name} does not name a file; give the path of a GPU's "
             f"description, such as {_GPUS / 'h200.txtpb'}."
         )
     known = [*gpu_names(), *(f"{gpu}x8" for gpu in gpu_names()), *SLICES]
@@ -126,15 +128,13 @@ def _gpu(name: str, path: Path, count: int) -> Target:
         text = path.read_text()
     except UnicodeDecodeError:
         text = ""
-    memory, bandwidth = (
-        int(found[1]) if (found := re.search(rf"^\s*{field}:\s*(\d+)", text, re.M)) else 0
-        for field in ("device_memory_size", "memory_bandwidth")
-    )
-    if not (memory and bandwidth and "cuda_compute_capability" in text):
+    if absent := _absent_fields(text):
+        others = f" and {len(absent) - 3} others" if absent[3:] else ""
         raise UserError(
-            f"{path} describes no GPU: it needs cuda_compute_capability, memory_bandwidth and "
-            f"device_memory_size, as {_GPUS / 'h200.txtpb'} has them."
+            f"{path} describes no GPU: {', '.join(absent[:3])}{others} must be there and above 0; "
+            f"write them as {_GPUS / 'h200.txtpb'} has them."
         )
+    part = share()  # before JAX reads the same variables, of which it says nothing clear
     _compile_only()
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
     if not any(importlib.util.find_spec(plugin) for plugin in plugins):
@@ -149,10 +149,26 @@ def _gpu(name: str, path: Path, count: int) -> Target:
         raise UserError(
             f"{path} cannot be compiled for ({reason}); compare it with {_GPUS / 'h200.txtpb'}."
         ) from problem
-    usable = int(memory * share())
+    memory, bandwidth = (
+        int(_field(text, field, r"\s*(\d+)")[1])
+        for field in ("device_memory_size", "memory_bandwidth")
+    )
+    usable = int(memory * part)
     return Target(
         name, "cuda", list(topology.devices), memory, usable, float(bandwidth), _GPU_OPTIONS
     )
+
+
+def _absent_fields(text: str) -> list[str]:
+    """What a GPU's description lacks, or has as 0: XLA would compile for a GPU without it."""
+    complete = (_GPUS / "h200.txtpb").read_text()
+    names = re.findall(r"^\s*(\w+)\s*[:{]", complete, re.M)
+    return [name for name in names if not _field(text, name, r'(?!\s*(?:-|0+\s|""))')]
+
+
+def _field(text: str, name: str, value: str) -> Any:
+    """The match of a field of a text proto and the beginning of its value; None without."""
+    return re.search(rf"^[^#\n]*\b{name}\s*[:{{]{value}", text, re.M)
 
 
 def _tpu(name: str) -> Target:
@@ -175,6 +191,9 @@ def _compile_only() -> None:
     jax.config.update("jax_platforms", "cpu")
     # libtpu asks no server which machine this is; several processes may compile at once.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    # Without these libtpu prints errors about a machine that it is not on. A slice's name decides.
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 
 
 def _no_wheel(name: str, wheel: str, extra: str) -> UserError:

@@ -37,21 +37,41 @@ def test_an_unknown_name_comes_with_the_nearest(name, near):
 
 
 def test_a_file_has_to_describe_a_gpu(tmp_path):
-    with pytest.raises(UserError, match=r"names a file that is not there; give the path"):
+    with pytest.raises(UserError, match=r"does not name a file; give the path"):
         open_target(str(tmp_path / "card.txtpb"))
+    (tmp_path / "folder.txtpb").mkdir()
+    with pytest.raises(UserError, match=r"does not name a file; give the path"):
+        open_target(str(tmp_path / "folder.txtpb"))
     for name, content in (("words.txtpb", b"a card"), ("picture.png", b"\x89PNG\xff\xfe")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name} describes no GPU: it needs cuda_compute"):
+        with pytest.raises(
+            UserError, match=f"{name} describes no GPU: .*cuda_compute.*others must"
+        ):
             open_target(str(tmp_path / name))
-    half = (_GPUS / "h200.txtpb").read_text().replace("memory_bandwidth", "# memory_bandwidth")
-    (tmp_path / "half.txtpb").write_text(half)
-    with pytest.raises(UserError, match=r"half.txtpb describes no GPU"):
-        open_target(str(tmp_path / "half.txtpb"))
+    whole = (_GPUS / "h200.txtpb").read_text()
+    for name, given, wrong in (
+        ("memory_bandwidth", "memory_bandwidth", "# memory_bandwidth"),
+        ("core_count", "core_count: 132", ""),
+        ("device_memory_size", "device_memory_size: 150109106995", "device_memory_size: 0"),
+        ("device_description_str", '"NVIDIA H200"', '""'),
+    ):
+        (tmp_path / "half.txtpb").write_text(whole.replace(given, wrong))
+        with pytest.raises(UserError, match=rf"half.txtpb describes no GPU: {name} must be there"):
+            open_target(str(tmp_path / "half.txtpb"))
 
 
-@pytest.mark.parametrize("name", ["h200x0", "h200x9", "h200x20"])
+def test_a_fraction_that_is_no_number_is_refused_before_jax_reads_it(monkeypatch):
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "abc")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match="XLA_CLIENT_MEM_FRACTION is 'abc'"):
+        open_target("h200")
+
+
+@pytest.mark.parametrize("name", ["h200x0", "h200x9", "h200x20", "h200x8000000"])
 def test_hosts_are_full(name):
-    with pytest.raises(UserError, match=rf"{name} has \d+ GPUs; give 1 to 8, or a multiple of 8"):
+    with pytest.raises(
+        UserError, match=rf"{name} has \d+ GPUs; give 1 to 8, or a multiple of 8 up to"
+    ):
         open_target(name)
 
 
@@ -94,7 +114,7 @@ def test_another_card_is_a_file(tmp_path):
     (tmp_path / "card.txtpb").write_text(text.replace("NVIDIA H200", "NVIDIA H300"))
     target = open_target(f"{tmp_path / 'card.txtpb'}x4")
     assert target.kind == "NVIDIA H300" and len(target.devices) == 4
-    (tmp_path / "card.txtpb").write_text(text.replace("core_count", "cores"))
+    (tmp_path / "card.txtpb").write_text(text + "cores: 1")
     with pytest.raises(UserError, match=r"card.txtpb cannot be compiled for \(.*compare it with"):
         open_target(str(tmp_path / "card.txtpb"))
 
@@ -104,7 +124,8 @@ def test_another_card_is_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "count"), [("v4-8", 4), ("v5e-1", 1), ("v5e-8", 8), ("v5p-16", 8), ("v6e-4", 4)]
 )
-def test_slices_have_a_device_a_chip(name, count):
+def test_slices_have_a_device_a_chip(name, count, capfd):
     target = open_target(name)
+    assert "INVALID_ARGUMENT" not in capfd.readouterr().err  # of libtpu's first start
     assert target.platform == "tpu" and len(target.devices) == count
     assert target.usable_bytes == tpu_memory(target.kind).size
