@@ -105,6 +105,11 @@ def check_flags() -> None:
                 f"--{name} is read by --mode={' and '.join(modes)}, and the mode is {FLAGS.mode}; "
                 "leave it out."
             )
+    if FLAGS["target"].present and not (FLAGS.target and all(FLAGS.target)):
+        raise UserError(
+            f"--target={','.join(FLAGS.target)} lacks a name; give devices with a comma between, "
+            "such as --target=h200x8,v5e-4."
+        )
     for name in ("plan_for", "per_device"):
         if FLAGS[name].present and not FLAGS.target:
             raise UserError(f"--{name} is read with --target alone; give --target=h200, or others.")
@@ -192,11 +197,13 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "plan":
         budget = config.memory_budget_gib or None
         if FLAGS.target:
+            names = list(dict.fromkeys(FLAGS.target))
             if FLAGS.plan_for == "sample":
-                print_sampling_plans(config, FLAGS.target, FLAGS.per_device, budget)
+                print_sampling_plans(config, names, FLAGS.per_device, budget)
             else:
-                print_target_plans(config, FLAGS.target, budget)
+                print_target_plans(config, names, budget)
             return
+        raise_share()  # as training has it, or a plan would count with less of a GPU
         keep_compiled()
         print_plan(config, budget)
         return

@@ -80,10 +80,27 @@ def test_main(tmp_path, flags, said):
         (("--mode=sample", "--plan_for=sample"), "--plan_for is read by --mode=plan"),
         (("--mode=plan", "--plan_for=sample"), "--plan_for is read with --target alone"),
         (("--mode=plan", "--target=h200", "--per_device=2"), "--per_device is read by --plan_for"),
+        (("--mode=plan", "--target="), "--target= lacks a name; give devices"),
+        (("--mode=plan", "--target=h200,"), "--target=h200, lacks a name; give devices"),
     ],
 )
 def test_flags_of_another_mode_are_refused(tmp_path, flags, said):
     assert said in fail("main.py", STAGE1, f"--workdir={tmp_path / 'run'}", *flags)
+
+
+def test_plans_are_made_once_and_with_the_memory_that_training_takes(monkeypatch):
+    planned, raised = [], []
+    monkeypatch.setattr(
+        "ragaf_jax.planning.target_table.print_target_plans",
+        lambda config, names, budget: planned.append(names),
+    )
+    monkeypatch.setattr("ragaf_jax.runtime.gpu_memory.raise_share", lambda: raised.append(1))
+    monkeypatch.setattr(
+        "ragaf_jax.planning.table.print_plan", lambda *_: planned.append(raised.copy())
+    )
+    assert run_here("main.py", SD, "--mode=plan", "--target=h200,l4,h200").status == 0
+    assert run_here("main.py", SD, "--mode=plan").status == 0
+    assert planned == [["h200", "l4"], [1]]
 
 
 def test_fields_of_the_command_go_before_a_distilled_checkpoints(tmp_path, monkeypatch):
