@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from benchmarks.command import end_with_sentence
 from ragaf_jax.nets.layers import GroupNorm
 from ragaf_jax.planning.compiled import account
 from ragaf_jax.runtime.targets import open_target
@@ -91,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with_sentence(main)

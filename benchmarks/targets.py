@@ -12,9 +12,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.command import end_with_sentence
 from benchmarks.machine import versions
 from benchmarks.problem import Job, config_of
 from benchmarks.report import Row, table, write_json
+from ragaf_jax.errors import UserError
 from ragaf_jax.planning.plan import GIB, compiled_plan, own_setting
 from ragaf_jax.planning.roofline import bound
 from ragaf_jax.runtime.targets import open_target
@@ -70,14 +72,29 @@ def measured(case: Case) -> Row:
     }
 
 
+def kept_rows(path: Path) -> dict[Case, Row]:
+    """The rows of a file that this benchmark wrote.
+
+    Raises:
+      UserError: another's file, or none.
+    """
+    try:
+        rows = json.loads(path.read_text())["rows"]
+        return {Case(*(row[name] for name in Case._fields)): row for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(
+            f"--json={path} holds no rows of this benchmark; choose another file."
+        ) from problem
+
+
 def main() -> None:
     """Compiles what the file does not have, and prints all of it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, help="where rows are kept")
-    parser.add_argument("--only", help="a target; default all")
+    names = list(dict.fromkeys(case.target for case in CASES))
+    parser.add_argument("--only", choices=names, help="a target; default all")
     args = parser.parse_args()
-    known = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
-    rows = {Case(*(row[name] for name in Case._fields)): row for row in known}
+    rows = kept_rows(args.json) if args.json and args.json.exists() else {}
     for case in CASES:
         if case not in rows and args.only in (None, case.target):
             print(" ".join(map(str, case)), flush=True)
@@ -89,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    end_with_sentence(main)

@@ -56,6 +56,19 @@ def chosen_parts(names: list[str], tiny: bool) -> list[Part] | str:
     return [known[name] for name in names] or list(known.values())
 
 
+def writable(path: Path) -> str | None:
+    """The sentence that a file cannot be written there; None where it can."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("a").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        return f"--json={path} cannot be written: {error.strerror}; choose another file."
+    return None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints tables, writes the file."""
     parser = argparse.ArgumentParser(
@@ -73,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     parts = chosen_parts(args.parts, args.tiny)
     if isinstance(parts, str):
         return fail(parts)
+    if not 0 < args.deadline < float("inf"):
+        return fail(f"--deadline is {args.deadline:g}; give seconds above 0, such as 480.")
     if absent := missing(PACKAGES):
         return fail(complaint(absent))
     begin = time.monotonic()
@@ -80,6 +95,8 @@ def main(argv: list[str] | None = None) -> int:
         return fail(
             "JAX finds no GPU or TPU here; install jax[cuda12] or add --tiny for a dry run."
         )
+    if args.json and (problem := writable(args.json)):
+        return fail(problem)  # before minutes of measuring are lost
     results: dict[str, Any] = {
         "machine": cpu_model(),
         "gpu": None if args.tiny else gpu_facts(),

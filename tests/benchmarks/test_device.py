@@ -158,6 +158,9 @@ def test_pytorch_is_compared_with_the_same_job_of_ours():
     [
         (["step-1-5"], "There is no part 'step-1-5'; choose of ceiling, step-1-4"),
         (["--tiny", "step-1-4"], "There is no part 'step-1-4'; choose of ceiling, attention"),
+        (["--deadline=-1"], "--deadline is -1; give seconds above 0"),
+        (["--tiny", "--deadline=nan"], "--deadline is nan; give seconds above 0"),
+        (["--tiny", "--json=/"], "--json=/ cannot be written: Is a directory; choose another"),
         ([], "JAX finds no GPU or TPU here; install jax[cuda12] or add --tiny"),
     ],
 )
