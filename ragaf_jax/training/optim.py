@@ -22,7 +22,7 @@ class Optimizer(NamedTuple):
     """
 
     rule: optax.GradientTransformation
-    bundles: bool
+    bundles: bool = False
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
