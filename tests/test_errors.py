@@ -143,7 +143,7 @@ def test_a_field_that_is_not_there(flags, said):
         (
             "mesh=4",
             "mesh is a section and cannot be '4'; give its fields: --config.mesh.data, "
-            "--config.mesh.fsdp.",
+            "--config.mesh.frozen, --config.mesh.fsdp.",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from commands import run_here
 
 from configs.stage1 import get_config
-from ragaf_jax.runtime.gpu_memory import SHARE
+from ragaf_jax.runtime.gpu_memory import _FRACTIONS, _OTHERS, SHARE
 
 ROOT = Path(__file__).parents[1]
 STAGE1, STAGE2 = "--config=configs/stage1.py:quickstart", "--config=configs/stage2.py:quickstart"
@@ -271,9 +271,16 @@ def test_main_without_a_workdir():
     assert "--workdir" in fail("main.py", STAGE1)
 
 
+@pytest.fixture
+def no_share(monkeypatch):
+    """A user who has not set how JAX takes a GPU's memory, which `benchmarks.run` does."""
+    for name in (*_FRACTIONS, *_OTHERS):
+        monkeypatch.setenv(name, "")
+
+
 @pytest.mark.parametrize(("given", "expected"), [("", str(SHARE)), ("0.5", "0.5")])
 def test_a_command_takes_more_of_a_gpu_unless_the_user_has_set_it(
-    tmp_path, monkeypatch, given, expected
+    tmp_path, monkeypatch, no_share, given, expected
 ):
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", given)
     said = fail("main.py", STAGE1, "--mode=evaluate", f"--workdir={tmp_path / 'run'}")
@@ -281,10 +288,9 @@ def test_a_command_takes_more_of_a_gpu_unless_the_user_has_set_it(
     assert os.environ["XLA_CLIENT_MEM_FRACTION"] == expected
 
 
-def test_sampling_from_a_workdir_without_a_checkpoint(tmp_path, monkeypatch):
+def test_sampling_from_a_workdir_without_a_checkpoint(tmp_path, no_share):
     from PIL import Image
 
-    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "")
     sketch = tmp_path / "sketch.png"
     Image.new("L", (1, 1), 255).save(sketch)
     output = tmp_path / "out"

@@ -6,7 +6,7 @@ import pytest
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.runtime.devices import peak_flops, tpu_memory
-from ragaf_jax.runtime.gpu_memory import SHARE
+from ragaf_jax.runtime.gpu_memory import _FRACTIONS, _OTHERS, SHARE
 from ragaf_jax.runtime.targets import _GPUS, SLICES, gpu_names, open_target
 
 GIB = 2**30
@@ -16,7 +16,7 @@ has_tpu = importlib.util.find_spec("libtpu") is not None
 
 @pytest.fixture(autouse=True)
 def default_share(monkeypatch):
-    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+    for name in (*_FRACTIONS, *_OTHERS):
         monkeypatch.delenv(name, raising=False)
 
 
