@@ -27,7 +27,7 @@ STAGE1 := $(BIN)/python main.py --config=configs/stage1.py:quickstart --workdir=
 STAGE2 := $(BIN)/python main.py --config=configs/stage2.py:quickstart --workdir=$(RUN)/stage2 \
   --config.stage1=$(RUN)/stage1 $(OVERRIDES)
 
-.PHONY: help install data quickstart sample evaluate quickstart-smoke test targets nightly nightly-tests fuzz mutation \
+.PHONY: help install data quickstart sample evaluate quickstart-smoke test plan-install targets nightly nightly-tests fuzz mutation \
   parity-install parity parity-full lint types format clean
 
 help:  ## This list
@@ -100,7 +100,9 @@ $(PLAN)/ready: $(VENV)/ready
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(PLAN) $$wheels; }
 	@touch $@
 
-targets: $(PLAN)/ready  ## Tests that compile for GPUs and TPUs, without one: 3 GB of compilers, 2 minutes
+plan-install: $(PLAN)/ready  ## Compilers for GPUs and TPUs that are not here: 3 GB, in .venv/plan
+
+targets: $(PLAN)/ready  ## Tests that compile for GPUs and TPUs, without one: 3 minutes
 	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist=load -m "targets and not products" $(PYTEST)
 
 nightly: parity-install nightly-tests quickstart-smoke fuzz  ## Everything, in some hours
