@@ -373,8 +373,11 @@ def test_a_speck_and_a_blank_page_are_no_subjects():
 
 def test_lines_are_kept_at_a_bounded_size(rng):
     grey = line_drawing(rng, 1500, 3000)
+    cv2.rectangle(grey, (450, 225), (2550, 1275), 0, 4)  # as far as its strokes reach at most
     found = read_sketch(grey, 256, crop=True)
-    assert found.lines.shape == (512, 1024) and found.lines.min() == 0
+    assert max(found.lines.shape) == 1024 and found.lines.min() == 0
+    whole = read_sketch(grey, 256, crop=False)
+    assert whole.lines.shape == (512, 1024) and whole.lines.min() == 0
 
 
 def test_a_window_shows_whole_pixels_and_at_least_one(rng):
