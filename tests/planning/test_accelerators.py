@@ -7,7 +7,7 @@ import importlib.util
 import re
 
 import pytest
-from fakes import tiny_config
+from fakes import smallest_config
 
 from ragaf_jax.planning import compiled
 from ragaf_jax.planning.hlo import parse
@@ -36,9 +36,9 @@ def texts(monkeypatch):
 
 def config_of(stage, target, fsdp):
     """Small networks in bfloat16, one example a device."""
-    config = tiny_config(stage)
+    config = smallest_config(stage)
     count = len(target.devices)
-    config.data.image_size, config.model.dtype = 48, "bfloat16"
+    config.data.image_size, config.model.dtype = 24, "bfloat16"
     config.train.batch_size, config.train.read_examples = count, count * (stage - 1)
     config.mesh.data, config.mesh.fsdp = (1, -1) if fsdp else (-1, 1)
     return config
