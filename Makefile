@@ -103,7 +103,8 @@ $(PLAN)/ready: $(VENV)/ready
 plan-install: $(PLAN)/ready  ## Compilers for GPUs and TPUs that are not here: 3 GB, in .venv/plan
 
 targets: $(PLAN)/ready  ## Tests that compile for GPUs and TPUs, without one: 3 minutes
-	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist=load -m "targets and not products" $(PYTEST)
+	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --dist=load \
+	  -m "targets and not products" tests/planning tests/runtime $(PYTEST)
 
 nightly: parity-install nightly-tests quickstart-smoke fuzz  ## Everything, in some hours
 
