@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from benchmarks.problem import Job
+from ragaf_jax.planning.compiled import peak_bytes
 
 GIB = 2**30
 
@@ -63,6 +64,4 @@ class Planned(NamedTuple):
 def planned(compiled: Any) -> Planned:
     """The compiler's account of memory, as `--mode=plan` prints it."""
     memory = compiled.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    temporary = memory.temp_size_in_bytes
-    return Planned(peak + temporary - memory.alias_size_in_bytes, temporary)
+    return Planned(peak_bytes(memory), memory.temp_size_in_bytes)

@@ -84,12 +84,7 @@ def account(jitted: Any, arguments: tuple[Any, ...], mesh: Mesh, target: Target 
         raise
     seconds = time.monotonic() - begin
     memory: Any = compiled.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
+    peak = peak_bytes(memory)
     if target is None:
         return Account(memory.argument_size_in_bytes, peak, seconds)
     program = parse(compiled.as_text())
@@ -120,6 +115,20 @@ def _kept_on_disk(kept: bool) -> Iterator[None]:
         yield
     finally:
         jax.config.update(name, before)
+
+
+def peak_bytes(memory: Any) -> int:
+    """Bytes of arguments, results and temporary buffers, less what shares memory.
+
+    Args:
+      memory: what `jax.stages.Compiled.memory_analysis()` returned.
+    """
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
 
 
 def placed(shape: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
