@@ -26,35 +26,35 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from input_pipeline.augment import AugmentSketch
 from input_pipeline.configured import held_out, held_out_for, open_split, shapes, shown_for
+from input_pipeline.extraction.augment import AugmentSketch
+from input_pipeline.extraction.sketch import canny
 from input_pipeline.loader import DevicePrefetcher, train_iterator
-from input_pipeline.sketch import canny
-from ragaf_jax.compilation_cache import keep_compiled
+from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.overrides import check_overrides
+from ragaf_jax.evaluation.report.showcase import showcase
 from ragaf_jax.evaluation.responses import make_responses
-from ragaf_jax.evaluation.showcase import showcase
+from ragaf_jax.monitoring.profiling import parse_window
+from ragaf_jax.monitoring.writers import workdir_writer
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.paths import PATH, check_no_pattern, expand_fields
 from ragaf_jax.planning.fitting import within_budget
 from ragaf_jax.planning.sampling import print_sampling_plans
 from ragaf_jax.planning.table import print_plan
 from ragaf_jax.planning.target_table import print_target_plans
+from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.runtime.gpu_memory import raise_share
+from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
+from ragaf_jax.runtime.processes import join, only_training_in
+from ragaf_jax.runtime.sharding import make_mesh, put_batch
 from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.training.adopt import adopted, with_distilled_sampling
-from ragaf_jax.training.checkpoint import load_meta
-from ragaf_jax.training.distributed import join, only_training_in
-from ragaf_jax.training.heap import Fragments, keep_freed_memory
-from ragaf_jax.training.limits import check_config
+from ragaf_jax.training.config_checks import check_config
 from ragaf_jax.training.loop import train
-from ragaf_jax.training.profiling import parse_window
 from ragaf_jax.training.recorded import check_same_config, with_recorded_data_dir
-from ragaf_jax.training.sharding import make_mesh, put_batch
 from ragaf_jax.training.untrained import write_untrained
-from ragaf_jax.training.writers import workdir_writer
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py, then :dataset.")

@@ -24,17 +24,17 @@ from benchmarks.ours import training_step
 from benchmarks.preparing import memory_rows, scaling_rows
 from benchmarks.report import Row, table, write_json
 from configs import stage1, stage2
-from input_pipeline.augment import KINDS, AugmentSketch
 from input_pipeline.configured import open_split, shapes
+from input_pipeline.extraction.augment import KINDS, AugmentSketch
 from input_pipeline.loader import DevicePrefetcher, train_iterator
-from input_pipeline.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Options, Running, prepare
 from ragaf_jax.batch import Batch
 from ragaf_jax.errors import run_cli
+from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import traced_init
-from ragaf_jax.training.heap import Fragments, keep_freed_memory
-from ragaf_jax.training.setup import objective_of
-from ragaf_jax.training.sharding import make_mesh, put_batch
+from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
+from ragaf_jax.runtime.sharding import make_mesh, put_batch
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum(

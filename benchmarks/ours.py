@@ -17,20 +17,20 @@ from benchmarks.machine import versions
 from benchmarks.problem import TOKENS, UNETS, VOCABULARY, Job, config_of
 from benchmarks.worker import Ready, inputs_of
 from ragaf_jax.batch import Batch
+from ragaf_jax.losses.objective import Objective, objective_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params, traced_init
+from ragaf_jax.partition import merge
 from ragaf_jax.planning.shapes import batch_shapes
+from ragaf_jax.runtime.compilation import compiler_options
+from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
+from ragaf_jax.runtime.sharding import cuts, make_mesh, put_batch, replicated, state_shardings
 from ragaf_jax.sampling.process import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.compilation import compiler_options
-from ragaf_jax.training.heap import Fragments, keep_freed_memory
 from ragaf_jax.training.initial import initial_params
-from ragaf_jax.training.objective import Objective
 from ragaf_jax.training.optim import optimizer
-from ragaf_jax.training.partition import merge
-from ragaf_jax.training.setup import initial_state, objective_of
-from ragaf_jax.training.sharding import cuts, make_mesh, put_batch, replicated, state_shardings
+from ragaf_jax.training.setup import initial_state
 from ragaf_jax.training.step import train_step
 
 

@@ -30,15 +30,15 @@ from input_pipeline.datasets.openmoji_art import (
     select_drawings,
 )
 from input_pipeline.datasets.recolor import Recolorer
-from input_pipeline.datasets.splits import stable_hash
-from ragaf_jax.compilation_cache import keep_compiled
+from input_pipeline.datasets.scanning.splits import stable_hash
 from ragaf_jax.errors import run_cli
-from ragaf_jax.evaluation.colors import MIN_PIXELS, PAPER
-from ragaf_jax.evaluation.delta_e import delta_e_2000
+from ragaf_jax.evaluation.metrics.colors import MIN_PIXELS, PAPER
+from ragaf_jax.evaluation.metrics.delta_e import delta_e_2000
 from ragaf_jax.palette import PALETTE, nearest, srgb_to_lab
+from ragaf_jax.runtime.compilation_cache import keep_compiled
+from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.request import SketchPage
-from ragaf_jax.training.heap import keep_freed_memory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("stage1", str(ROOT / "pretrained/openmoji/stage1"), "Workdir of Stage 1.")

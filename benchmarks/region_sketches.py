@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from input_pipeline.datasets.openmoji_art import Drawing, Paint, render_lines
-from input_pipeline.datasets.splits import stable_hash
+from input_pipeline.datasets.scanning.splits import stable_hash
 
 THIN = 0.35  # × stroke width
 BREAKS, BREAK_RADII = 8, (2, 4)  # gaps a drawing, px of a page of 256

@@ -29,7 +29,7 @@ from benchmarks.region_sketches import draw_sketches, sample_drawings, true_regi
 from benchmarks.report import Row, write_json
 from input_pipeline.datasets.openmoji_art import Drawing, read_svg, render_paint, select_drawings
 from ragaf_jax.errors import UserError, run_cli
-from ragaf_jax.evaluation.region_scores import score_regions
+from ragaf_jax.evaluation.metrics.region_scores import score_regions
 from ragaf_jax.graph.build import region_graph
 from ragaf_jax.graph.regions import RegionConfig, Regions, extract_regions
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from benchmarks.machine import cpu_model, versions
 from benchmarks.report import Row, table, write_json
 from benchmarks.timing import ROOT
-from input_pipeline.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Options, Running, prepare
 from ragaf_jax.errors import UserError, run_cli
 
 FLAGS = flags.FLAGS

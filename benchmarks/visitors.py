@@ -33,11 +33,11 @@ from tqdm import tqdm
 from benchmarks.machine import cpu_model, versions
 from benchmarks.report import table, write_json
 from benchmarks.timing import ROOT
-from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.demo.generation import SHOWN
 from ragaf_jax.errors import UserError, run_cli
-from ragaf_jax.lettering import enlarge
+from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.palette import PALETTE
+from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.pipeline import Pipeline
 
 FLAGS = flags.FLAGS

@@ -16,9 +16,9 @@ from pathlib import Path
 from absl import flags, logging
 
 from input_pipeline.datasets.building import SPLITS
-from input_pipeline.inspection import FILES, Wanted, inspect, open_splits
-from input_pipeline.inspection_page import markdown
-from input_pipeline.statistics import Budgets
+from input_pipeline.inspection.findings import FILES, Wanted, inspect, open_splits
+from input_pipeline.inspection.page import markdown
+from input_pipeline.inspection.statistics import Budgets
 from ragaf_jax.errors import run_cli
 from ragaf_jax.paths import PATH, check_no_pattern
 from ragaf_jax.tokenizer import Tokenizer

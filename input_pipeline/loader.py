@@ -8,8 +8,8 @@ import grain.python as grain
 import numpy as np
 from grain.experimental import WindowShuffleMapDataset
 
-from input_pipeline.augment import AugmentSketch
 from input_pipeline.datasets.phrases import find_phrases
+from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.mixture import Mixture
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample

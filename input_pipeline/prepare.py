@@ -24,8 +24,9 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import flags, logging
 
-from input_pipeline import record_format, sketch
-from input_pipeline.preparing import Options, Running, names_of, prepare
+from input_pipeline import record_format
+from input_pipeline.extraction import sketch
+from input_pipeline.preparation.preparing import Options, Running, names_of, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError, run_cli

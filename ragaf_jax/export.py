@@ -21,15 +21,15 @@ from pathlib import Path
 import ml_collections
 from absl import flags, logging
 
+from ragaf_jax.checkpoints.parameters import save_parameters
+from ragaf_jax.checkpoints.reading import load_params
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.paths import PATH
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.checkpoint import load_params
-from ragaf_jax.training.parameters import save_parameters
-from ragaf_jax.weights import schedulers
 from ragaf_jax.weights.card import model_card
+from ragaf_jax.weights.configs import schedulers
 from ragaf_jax.weights.save import FOLDERS, pipeline_index, write_json, writers
 
 FLAGS = flags.FLAGS

@@ -127,8 +127,8 @@ def main(argv: list[str]) -> None:
 
 def print_vocabulary() -> None:
     """The words of the stage whose vocabulary counts, the last."""
+    from ragaf_jax.checkpoints.reading import load_meta
     from ragaf_jax.tokenizer import Tokenizer
-    from ragaf_jax.training.checkpoint import load_meta
 
     workdir = FLAGS.stage2 or FLAGS.stage1
     meta = None if workdir is None else load_meta(Path(workdir))
@@ -151,9 +151,13 @@ def draw_one(given: Collection[str], recorded_steps: Mapping[int, int]) -> None:
     # What can be wrong with the sketch and the flags is said before JAX is loaded.
     from ragaf_jax.graph.regions import check_neck_splits
     from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
-    from ragaf_jax.sampling.flag_checks import check_for_one, check_inputs_survive, unused_strength
+    from ragaf_jax.sampling.command.flag_checks import (
+        check_for_one,
+        check_inputs_survive,
+        unused_strength,
+    )
+    from ragaf_jax.sampling.command.tables import parse_merges, parse_regions
     from ragaf_jax.sampling.numbered import check_not_merged
-    from ragaf_jax.sampling.rows import parse_merges, parse_regions
     from ragaf_jax.sketch_input import read_sketch
 
     check_for_one(given)
@@ -167,12 +171,12 @@ def draw_one(given: Collection[str], recorded_steps: Mapping[int, int]) -> None:
         raise UserError(
             "--prompt is missing; say what the picture is to show, or --prompt= for nothing."
         )
+    from ragaf_jax.figures.upscaled import check_upscale
+    from ragaf_jax.sampling.command.step_bar import step_bar
     from ragaf_jax.sampling.options import check_count, check_seed, check_values
     from ragaf_jax.sampling.outputs import FILES, write_regions
     from ragaf_jax.sampling.recorded import INPUT_FILES, checkpoint_notices, file_facts
     from ragaf_jax.sampling.sketch_notices import sketch_notices
-    from ragaf_jax.sampling.step_bar import step_bar
-    from ragaf_jax.sampling.upscaled import check_upscale
 
     check_values(asked())
     check_count(FLAGS.count)
@@ -224,15 +228,19 @@ def draw_one(given: Collection[str], recorded_steps: Mapping[int, int]) -> None:
 def draw_many(given: Collection[str]) -> None:
     """Samples a folder of sketches on all devices; `given` is as in `draw_one`."""
     from ragaf_jax.graph.regions import check_neck_splits
-    from ragaf_jax.sampling.flag_checks import check_batch_output, check_for_batch, unused_strength
+    from ragaf_jax.sampling.command.flag_checks import (
+        check_batch_output,
+        check_for_batch,
+        unused_strength,
+    )
+    from ragaf_jax.sampling.command.tables import read_rows, sketch_files
     from ragaf_jax.sampling.options import check_seed, check_values, setting_notices
-    from ragaf_jax.sampling.rows import read_rows, sketch_files
 
     check_for_batch(given)
     if FLAGS.regions_only:
         raise UserError("--regions-only is for one sketch; give --sketch.")
     check_batch_output(Path(FLAGS.output), Path(FLAGS.sketches))
-    from ragaf_jax.sampling.upscaled import check_upscale
+    from ragaf_jax.figures.upscaled import check_upscale
 
     check_values(asked())
     check_seed(FLAGS.seed)
@@ -244,7 +252,7 @@ def draw_many(given: Collection[str]) -> None:
         if Path(FLAGS.sketches, name).resolve() != Path(FLAGS.output).resolve():
             notify(f"skipped: {name} {reason}")
     pipeline = restored(devices=None, per_device=FLAGS.per_device)
-    from ragaf_jax.sampling.batch import batch_notices, run_batch
+    from ragaf_jax.sampling.command.many import batch_notices, run_batch
 
     options, output = pipeline.options(**asked()), Path(FLAGS.output)
     unused = unused_strength(given, options.stages, has_image=False)
@@ -267,8 +275,8 @@ def restored(devices: int | None, per_device: int) -> "Pipeline":
     import jax
 
     from ragaf_jax.runtime.gpu_memory import raise_share
+    from ragaf_jax.runtime.heap import keep_freed_memory
     from ragaf_jax.sampling.pipeline import Pipeline
-    from ragaf_jax.training.heap import keep_freed_memory
 
     raise_share()
     keep_freed_memory()

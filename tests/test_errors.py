@@ -79,7 +79,7 @@ def test_a_warning_is_printed_above_the_progress_bar_without_a_prefix():
             absl_logging.set_verbosity(absl_logging.WARNING)
             logging.getLogger("orbax").warning("Of others.")
             bar = tqdm(total=2, ncols=40)
-            logging.getLogger("ragaf_jax.training.checkpoint").warning("It waited %d s.", 2)
+            logging.getLogger("ragaf_jax.checkpoints.checkpointer").warning("It waited %d s.", 2)
             bar.close()
         run_cli(main)
     """

@@ -15,12 +15,12 @@ from fakes import random_stage, save_stage
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file
 
+from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.summary import Estimate, as_json
+from ragaf_jax.evaluation.statistics.summary import Estimate, as_json
 from ragaf_jax.nets.lora import merged
 from ragaf_jax.sampling.stages import Stage
-from ragaf_jax.training.checkpoint import Checkpointer
-from ragaf_jax.weights import configs
+from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.lora_files import load_lora
 from ragaf_jax.weights.names import unet_names
 from ragaf_jax.weights.pretrained import open_control

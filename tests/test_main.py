@@ -114,7 +114,7 @@ def test_fields_of_the_command_go_before_a_distilled_checkpoints(tmp_path, monke
     assert run_here("main.py", SD, "--mode=adopt", *flags).status == 0
     assert dict(adopted[0]) == {"sample.steps": 2}
     meta = {"config": {"data": {"dir": "data"}, "diffusion": {"distilled_steps": 4}}}
-    monkeypatch.setattr("ragaf_jax.training.checkpoint.load_meta", lambda workdir: meta)
+    monkeypatch.setattr("ragaf_jax.checkpoints.reading.load_meta", lambda workdir: meta)
     monkeypatch.setattr(
         "ragaf_jax.evaluation.evaluate.evaluate", lambda config, *_: evaluated.append(config.sample)
     )
@@ -248,7 +248,7 @@ def test_flags_that_exclude_each_other_are_refused_before_a_checkpoint_is_read(
 
 
 def test_strength_without_an_image_is_reported():
-    from ragaf_jax.sampling.flag_checks import unused_strength
+    from ragaf_jax.sampling.command.flag_checks import unused_strength
 
     (notice,) = unused_strength({"strength"}, "1", False)
     assert notice == "--strength has no effect: without --image, Stage 1 begins from noise."

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ragaf_jax.figures.results import comparison
 from ragaf_jax.nets.ragaf import RagafTrace
-from ragaf_jax.sampling.drawn import Finished, Progress
-from ragaf_jax.sampling.figures import comparison
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.results import Finished, Progress
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "sampling.ipynb"

@@ -7,9 +7,9 @@ import pytest
 from commands import run_here
 from fakes import tiny_config
 
+from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.errors import UserError
 from ragaf_jax.paths import check_no_pattern, expand_fields
-from ragaf_jax.training.checkpoint import Checkpointer
 
 TRAIN = ("main.py", "--config=configs/stage1.py:quickstart")
 

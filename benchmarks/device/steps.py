@@ -15,9 +15,9 @@ from benchmarks.problem import TOKENS, config_of
 from benchmarks.report import Row
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.planning.plan import step_and_shapes
+from ragaf_jax.runtime.sharding import make_mesh, put_batch, replicated, state_shardings
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state
-from ragaf_jax.training.sharding import make_mesh, put_batch, replicated, state_shardings
 
 
 def step_rows(stage: int, batch: int, tiny: bool) -> Iterator[Row]:

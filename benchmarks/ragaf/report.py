@@ -5,7 +5,7 @@
 
 Prints Markdown. Accuracies are of parts of held-out drawings; ± is the standard deviation over
 seeds. Differences from the full model are paired, part by part of the same drawings and seeds; the
-95 % intervals are over drawings (`ragaf_jax.evaluation.paired`).
+95 % intervals are over drawings (`ragaf_jax.evaluation.statistics.paired`).
 """
 
 import json
@@ -19,7 +19,7 @@ from absl import flags
 from benchmarks.ragaf.variants import VARIANTS
 from benchmarks.report import Row, table
 from ragaf_jax.errors import UserError, run_cli
-from ragaf_jax.evaluation.paired import paired_difference
+from ragaf_jax.evaluation.statistics.paired import paired_difference
 
 FLAGS = flags.FLAGS
 

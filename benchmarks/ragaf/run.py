@@ -24,11 +24,11 @@ from benchmarks.report import write_json
 from benchmarks.timing import ROOT
 from configs import stage2
 from ragaf_jax.batch import Truth
-from ragaf_jax.compilation_cache import keep_compiled
-from ragaf_jax.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.errors import UserError, nearest, run_cli
+from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.runtime.compilation_cache import keep_compiled
+from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.training.adopt import with_fields
-from ragaf_jax.training.heap import keep_freed_memory
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("recipe", "quickstart", ["quickstart", "openmoji"], "configs/stage1.py:<recipe>.")

@@ -8,10 +8,10 @@ from jaxtyping import UInt8
 
 from input_pipeline.configured import held_out_for
 from ragaf_jax.batch import Batch, Truth
-from ragaf_jax.evaluation.attention import attention_scores
-from ragaf_jax.evaluation.edges import edge_f1
 from ragaf_jax.evaluation.evaluate import read
-from ragaf_jax.evaluation.leakage import leakage
+from ragaf_jax.evaluation.metrics.attention import attention_scores
+from ragaf_jax.evaluation.metrics.edges import edge_f1
+from ragaf_jax.evaluation.metrics.leakage import leakage
 from ragaf_jax.evaluation.reading import Reading
 from ragaf_jax.evaluation.sampled import sample_both
 from ragaf_jax.sampling.stages import restore_both

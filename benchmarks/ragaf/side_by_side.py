@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from benchmarks.ragaf.variants import VARIANTS
 from input_pipeline.configured import held_out_for
-from ragaf_jax.compilation_cache import keep_compiled
-from ragaf_jax.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.sampled import sample_both
+from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.stages import restore_both
 from ragaf_jax.training.adopt import with_fields
 

@@ -16,8 +16,8 @@ from tensorflow_datasets.core.example_parser import ExampleParserNp
 from tqdm import tqdm
 
 from input_pipeline import record_format
-from input_pipeline.datasets.items import Rejected
-from input_pipeline.datasets.sources import Source, write_sources
+from input_pipeline.datasets.scanning.items import Rejected
+from input_pipeline.datasets.scanning.sources import Source, write_sources
 from input_pipeline.mirror import swap_sides
 from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
@@ -136,7 +136,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
                 self._nothing_left(split)
         if self.beam:
             # Takes seconds to import, and is not installed with the rest.
-            from input_pipeline import beam
+            from input_pipeline.preparation import beam
 
             self._beam_folder = Path(self.data_path) / "beam"
             return {
@@ -174,7 +174,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         super()._download_and_prepare(*args, **kwargs)
         # Here, too, `data_path` is the incomplete folder: all of it appears at once or not.
         if self.beam:
-            from input_pipeline import beam
+            from input_pipeline.preparation import beam
 
             self._rejections.add(beam.take_rejected(self._beam_folder))
         if self._rejections.list:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from input_pipeline.datasets import captions
-from input_pipeline.datasets.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.listing import data_root, printable, read_folder
-from input_pipeline.datasets.splits import split_groups
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
+from input_pipeline.datasets.scanning.listing import data_root, printable, read_folder
+from input_pipeline.datasets.scanning.splits import split_groups
 from ragaf_jax.errors import UserError
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from input_pipeline.datasets.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.listing import (
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
+from input_pipeline.datasets.scanning.listing import (
     composed,
     data_root,
     is_picture,
@@ -25,9 +25,9 @@ from input_pipeline.datasets.listing import (
     stem,
     walk,
 )
-from input_pipeline.datasets.notes import IMAGE_FOLDERS, SKETCH_FOLDERS, Notes
-from input_pipeline.datasets.splits import split_groups
-from input_pipeline.datasets.tables import TABLES
+from input_pipeline.datasets.scanning.notes import IMAGE_FOLDERS, SKETCH_FOLDERS, Notes
+from input_pipeline.datasets.scanning.splits import split_groups
+from input_pipeline.datasets.scanning.tables import TABLES
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import OTHER_SUFFIXES, unreadable
 

@@ -19,7 +19,7 @@ from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art as art
 from input_pipeline.datasets import recolor
 from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
-from input_pipeline.datasets.splits import stable_hash
+from input_pipeline.datasets.scanning.splits import stable_hash
 from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
 from ragaf_jax.graph.regions import REGION_KINDS

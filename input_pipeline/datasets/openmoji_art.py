@@ -20,7 +20,7 @@ import numpy as np
 import resvg_py
 from jaxtyping import Bool, UInt8
 
-from input_pipeline.datasets.splits import group_drawings, split_of
+from input_pipeline.datasets.scanning.splits import group_drawings, split_of
 from ragaf_jax.errors import UserError
 
 _SVG = "http://www.w3.org/2000/svg"

@@ -15,13 +15,14 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from input_pipeline import record_format, sketch
+from input_pipeline import record_format
 from input_pipeline.datasets import coco, folder, sketchy
 from input_pipeline.datasets.building import SPLITS, Builder, Record, Rejections, Work
-from input_pipeline.datasets.items import Item, Rejected, Scan
-from input_pipeline.datasets.sources import sources_of
-from input_pipeline.datasets.splits import stable_hash
-from input_pipeline.datasets.usable import cut, rejects_may_move_splits, split_usable
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan
+from input_pipeline.datasets.scanning.sources import sources_of
+from input_pipeline.datasets.scanning.splits import stable_hash
+from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits, split_usable
+from input_pipeline.extraction import sketch
 from ragaf_jax import images
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig

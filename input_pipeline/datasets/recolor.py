@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from input_pipeline.datasets.openmoji_art import INKED, Paint
 from input_pipeline.datasets.phrases import size_and_place
-from input_pipeline.datasets.splits import stable_hash
+from input_pipeline.datasets.scanning.splits import stable_hash
 from ragaf_jax.palette import PALETTE, PALETTE_RGB
 
 # Shares of the page from which on something is a part, and is named.

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from input_pipeline.datasets.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.listing import data_root, is_picture, join, read_folder
-from input_pipeline.datasets.splits import split_groups
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
+from input_pipeline.datasets.scanning.listing import data_root, is_picture, join, read_folder
+from input_pipeline.datasets.scanning.splits import split_groups
 from ragaf_jax.errors import UserError
 
 # Its README: which rendering of the photo (the whole of it, or its object's box and 10 % more) each

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         raise UserError("There is no stage to sample with; give --stage1, --stage2 or both.")
     if importlib.util.find_spec("gradio") is None:
         raise UserError("The page needs gradio; run: pip install -e '.[demo]'")
-    from ragaf_jax.sampling.rows import read_rows
+    from ragaf_jax.sampling.command.tables import read_rows
 
     rows = [] if FLAGS.examples is None else read_rows(Path(FLAGS.examples), None)
     if FLAGS.examples is None and FLAGS.stage2 is not None:
@@ -55,8 +55,8 @@ def main(argv: list[str]) -> None:
             rows = read_rows(Path(FLAGS.stage2).absolute().parent / "examples", None)
     from ragaf_jax.demo.app import build
     from ragaf_jax.demo.style import CSS, THEME
+    from ragaf_jax.runtime.heap import keep_freed_memory
     from ragaf_jax.sampling.pipeline import Pipeline
-    from ragaf_jax.training.heap import keep_freed_memory
 
     keep_freed_memory()
     print("Reading the checkpoints …", file=sys.stderr)

@@ -7,9 +7,9 @@ from jaxtyping import UInt8
 
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
+from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import read_grey, subject_of
-from ragaf_jax.lettering import enlarge
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.sketch_notices import BLANK, sketch_notices
 from ragaf_jax.sketch_input import read_sketch, resize_keeping_lines

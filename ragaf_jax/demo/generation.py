@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
-from ragaf_jax.lettering import Picture, enlarge
-from ragaf_jax.sampling.attention_figure import attention_maps
-from ragaf_jax.sampling.drawn import Finished, Pictures, Result, joined, result_of
+from ragaf_jax.figures.attention import attention_maps
+from ragaf_jax.figures.lettering import Picture, enlarge
 from ragaf_jax.sampling.options import check_count, check_seed
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.request import SketchPage, recorded_settings
+from ragaf_jax.sampling.results import Finished, Pictures, Result, joined, result_of
 from ragaf_jax.sampling.sketch_notices import sketch_notices
 
 # Least side of the images that are shown, px.

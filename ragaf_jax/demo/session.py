@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 
 from ragaf_jax.demo.matching import match_regions
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.draw import draw_regions
-from ragaf_jax.lettering import Picture
+from ragaf_jax.figures.graph import draw_regions
+from ragaf_jax.figures.lettering import Picture
 from ragaf_jax.sampling.numbered import NumberedRegions, merged
 from ragaf_jax.sampling.request import SketchPage
 

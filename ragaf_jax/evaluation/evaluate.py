@@ -11,11 +11,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.attention import attention_scores
-from ragaf_jax.evaluation.comparison import NUMBERS, compared, differences, read_evaluation
-from ragaf_jax.evaluation.fusion_balance import region_balance
-from ragaf_jax.evaluation.illustrations import Row, figures, ranked_rows
+from ragaf_jax.evaluation.metrics.attention import attention_scores
+from ragaf_jax.evaluation.metrics.sketch_fidelity import Extract
 from ragaf_jax.evaluation.perception import (
     Networks,
     load_networks,
@@ -25,8 +24,9 @@ from ragaf_jax.evaluation.perception import (
     score_sets,
 )
 from ragaf_jax.evaluation.reading import Reading, make_read
-from ragaf_jax.evaluation.report import STAGES, markdown, sentences
-from ragaf_jax.evaluation.report_page import report_page
+from ragaf_jax.evaluation.report.illustrations import Row, figures, ranked_rows
+from ragaf_jax.evaluation.report.numbers import STAGES, markdown, sentences
+from ragaf_jax.evaluation.report.page import report_page
 from ragaf_jax.evaluation.sampled import sample_both
 from ragaf_jax.evaluation.scoring import (
     Missing,
@@ -36,8 +36,14 @@ from ragaf_jax.evaluation.scoring import (
     score_parts,
     score_pictures,
 )
-from ragaf_jax.evaluation.sketch_fidelity import Extract
-from ragaf_jax.evaluation.summary import (
+from ragaf_jax.evaluation.statistics.comparison import (
+    NUMBERS,
+    compared,
+    differences,
+    read_evaluation,
+)
+from ragaf_jax.evaluation.statistics.fusion_balance import region_balance
+from ragaf_jax.evaluation.statistics.summary import (
     Estimate,
     Json,
     as_json,
@@ -46,12 +52,12 @@ from ragaf_jax.evaluation.summary import (
     spread,
     stored,
 )
+from ragaf_jax.figures.lettering import Picture
 from ragaf_jax.folders import whole_files
-from ragaf_jax.lettering import Picture
+from ragaf_jax.losses.objective import objective_of
+from ragaf_jax.losses.validation import make_validate
 from ragaf_jax.sampling.stages import Stage, restore_both
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.monitor import make_validate
-from ragaf_jax.training.setup import objective_of, schedule_of
 
 SEEDS = (0, 1, 2)
 

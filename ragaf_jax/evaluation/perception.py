@@ -9,19 +9,19 @@ from jaxtyping import Float32, UInt8
 
 from ragaf_jax.batch import Truth
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.clip_score import clip_scores
-from ragaf_jax.evaluation.features import as_samples
-from ragaf_jax.evaluation.frechet import frechet_distance
-from ragaf_jax.evaluation.inception_score import inception_score
-from ragaf_jax.evaluation.kernel import cmmd, polynomial_mmd2
-from ragaf_jax.evaluation.metrics import METRICS, not_computed
+from ragaf_jax.evaluation.metrics.clip_score import clip_scores
+from ragaf_jax.evaluation.metrics.features import as_samples
+from ragaf_jax.evaluation.metrics.frechet import frechet_distance
+from ragaf_jax.evaluation.metrics.inception_score import inception_score
+from ragaf_jax.evaluation.metrics.kernel import cmmd, polynomial_mmd2
 from ragaf_jax.evaluation.networks.chunks import over_chunks
 from ragaf_jax.evaluation.networks.clip import ClipModel
 from ragaf_jax.evaluation.networks.inception import inception
 from ragaf_jax.evaluation.networks.lpips import lpips
 from ragaf_jax.evaluation.networks.weights import load_clip, load_inception, load_lpips
+from ragaf_jax.evaluation.registry import METRICS, not_computed
 from ragaf_jax.evaluation.scoring import Missing, Scores, attempted, of_drawings
-from ragaf_jax.evaluation.set_intervals import SetInterval, set_interval
+from ragaf_jax.evaluation.statistics.set_intervals import SetInterval, set_interval
 from ragaf_jax.weights.load import Tree
 
 Pictures = UInt8[np.ndarray, "b s s 3"]

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ragaf_jax.batch import Batch, in_chunks
+from ragaf_jax.conditioning import condition, latents_of
 from ragaf_jax.diffusion.samplers import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import Schedule, add_noise
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.generate import TRACE_LEVELS
-from ragaf_jax.training.objective import condition, latents_of
 
 # Drawings at a time.
 CHUNK = 16

@@ -9,19 +9,19 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.conditioning import condition
 from ragaf_jax.diffusion.prediction import to_x0
 from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_keys, example_noise, folded
-from ragaf_jax.evaluation.edges import edge_f1
+from ragaf_jax.evaluation.metrics.edges import edge_f1
+from ragaf_jax.losses.objective import objective_of
+from ragaf_jax.losses.terms import validation_losses
+from ragaf_jax.losses.validation import single_changes
+from ragaf_jax.monitoring.response import response
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.sampling.generate import to_pixels
 from ragaf_jax.sampling.process import Course, Process, process_of
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.losses import validation_losses
-from ragaf_jax.training.monitor import single_changes
-from ragaf_jax.training.objective import condition
-from ragaf_jax.training.response import response
-from ragaf_jax.training.setup import objective_of
 
 Responses = Callable[[Params], dict[str, float]]
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, in_chunks
+from ragaf_jax.runtime.sharding import AXES, filled, on_mesh, put_batch, replicated
 from ragaf_jax.sampling.stages import Stage, make_draw, settings_of
-from ragaf_jax.training.sharding import AXES, filled, on_mesh, put_batch, replicated
 from ragaf_jax.weights.fingerprint import fingerprint
 
 # Drawings at a time. Which noise a drawing gets depends on it; how many devices share them has no

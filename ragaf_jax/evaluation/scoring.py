@@ -10,18 +10,18 @@ from tqdm import tqdm
 
 from ragaf_jax.batch import Truth
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.attention import AttentionScores
-from ragaf_jax.evaluation.edges import edge_f1
-from ragaf_jax.evaluation.graph_statistics import graph_statistics
-from ragaf_jax.evaluation.leakage import leakage
-from ragaf_jax.evaluation.metrics import not_computed
-from ragaf_jax.evaluation.similarity import ms_ssim, psnr, ssim
-from ragaf_jax.evaluation.sketch_fidelity import (
+from ragaf_jax.evaluation.metrics.attention import AttentionScores
+from ragaf_jax.evaluation.metrics.edges import edge_f1
+from ragaf_jax.evaluation.metrics.graph_statistics import graph_statistics
+from ragaf_jax.evaluation.metrics.leakage import leakage
+from ragaf_jax.evaluation.metrics.similarity import ms_ssim, psnr, ssim
+from ragaf_jax.evaluation.metrics.sketch_fidelity import (
     Extract,
     edge_map_ssim,
     line_distance,
     region_agreement,
 )
+from ragaf_jax.evaluation.registry import not_computed
 from ragaf_jax.graph.features import EDGE_KINDS
 from ragaf_jax.palette import PALETTE
 

@@ -16,10 +16,10 @@ from ragaf_jax.planning.plan import (
     search,
     settings,
 )
+from ragaf_jax.runtime.processes import agreed
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.caches import cache_keys
-from ragaf_jax.training.distributed import agreed
 from ragaf_jax.training.state import TrainState
 
 

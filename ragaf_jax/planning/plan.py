@@ -19,21 +19,22 @@ from tqdm import tqdm
 
 from ragaf_jax.caches import KINDS
 from ragaf_jax.errors import UserError
+from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
+from ragaf_jax.partition import partition
 from ragaf_jax.planning.compiled import account, placed
 from ragaf_jax.planning.hlo import Collective
 from ragaf_jax.planning.shapes import batch_shapes
+from ragaf_jax.runtime.compilation import compiler_options
 from ragaf_jax.runtime.flops import matmul_flops
+from ragaf_jax.runtime.sharding import AXES, cuts, make_mesh, replicated, state_shardings
 from ragaf_jax.runtime.targets import Target
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
-from ragaf_jax.training.compilation import compiler_options
 from ragaf_jax.training.optim import optimizer
-from ragaf_jax.training.partition import partition
-from ragaf_jax.training.setup import abstract_state, objective_of
-from ragaf_jax.training.sharding import AXES, cuts, make_mesh, replicated, state_shardings
+from ragaf_jax.training.setup import abstract_state
 from ragaf_jax.training.step import train_step
 
 GIB = 2**30

@@ -24,13 +24,13 @@ from ragaf_jax.planning.shapes import batch_shapes, with_known_sizes
 from ragaf_jax.planning.table import aligned
 from ragaf_jax.planning.target_table import BOUND_NOTE, bound_cells, contents, memory_notes
 from ragaf_jax.runtime.flops import matmul_flops
+from ragaf_jax.runtime.sharding import AXES, replicated
 from ragaf_jax.runtime.targets import Target, open_target
 from ragaf_jax.sampling.parts import make_parts
 from ragaf_jax.sampling.process import Course, Wishes, process_of
 from ragaf_jax.sampling.stages import settings_of
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
-from ragaf_jax.training.sharding import AXES, replicated
 
 
 class PartPlan(NamedTuple):

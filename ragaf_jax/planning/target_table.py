@@ -11,8 +11,8 @@ from ragaf_jax.planning.roofline import Bound, bound
 from ragaf_jax.planning.shapes import with_known_sizes
 from ragaf_jax.planning.table import aligned
 from ragaf_jax.runtime.gpu_memory import share
+from ragaf_jax.runtime.sharding import make_mesh
 from ragaf_jax.runtime.targets import Target, open_target
-from ragaf_jax.training.sharding import make_mesh
 
 BOUND_NOTE = (
     "least ms: the time that the devices' peak arithmetic and memory bandwidth allow, and which of "

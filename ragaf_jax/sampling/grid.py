@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ragaf_jax.batch import Batch, Truth
-from ragaf_jax.contact_sheet import SheetRow, contact_sheet
-from ragaf_jax.lettering import GAP, Picture, below, on_page, shortened, text_block
+from ragaf_jax.figures.attention import phrase_maps
+from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.figures.lettering import GAP, Picture, below, on_page, shortened, text_block
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
-from ragaf_jax.sampling.attention_figure import phrase_maps
 from ragaf_jax.sampling.process import process_of
 from ragaf_jax.sampling.stages import make_draw_one, settings_of
 from ragaf_jax.tokenizer import Tokenizer

@@ -14,15 +14,15 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ragaf_jax import __version__
-from ragaf_jax.graph.draw import draw_graph, draw_regions
-from ragaf_jax.sampling.attention_figure import attention_maps
-from ragaf_jax.sampling.drawn import Result
-from ragaf_jax.sampling.figures import comparison, fusion_curves
+from ragaf_jax.figures.attention import attention_maps
+from ragaf_jax.figures.graph import draw_graph, draw_regions
+from ragaf_jax.figures.results import comparison, fusion_curves
+from ragaf_jax.figures.upscaled import upscaled
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import described, label_page
 from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.request import SketchPage
-from ragaf_jax.sampling.upscaled import upscaled
+from ragaf_jax.sampling.results import Result
 
 PICTURES = (
     "sketch",

@@ -9,12 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from ragaf_jax.compilation_cache import keep_compiled
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import Window, check_same_aspect, cut, pad_to_square, read_grey
-from ragaf_jax.sampling.drawn import Pictures, Progress, Result, result_of
+from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.options import STAGES, Asked, Options, check_count, check_seed, chosen
 from ragaf_jax.sampling.request import (
     SketchPage,
@@ -23,6 +22,7 @@ from ragaf_jax.sampling.request import (
     recorded_settings,
     tell,
 )
+from ragaf_jax.sampling.results import Pictures, Progress, Result, result_of
 from ragaf_jax.sampling.sampling_loop import SamplingLoop
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.sketch_input import SketchInput, read_sketch

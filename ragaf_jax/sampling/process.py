@@ -8,12 +8,12 @@ import ml_collections
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
 from ragaf_jax.diffusion.schedule import CLEAN, Schedule, finite_snr
 from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
 from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.setup import schedule_of
 
 
 class Settings(NamedTuple):

@@ -8,16 +8,16 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from ragaf_jax.checkpoints.meta import check_stages_match
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Params
-from ragaf_jax.sampling.drawn import Finished, Pictures, Progress, joined
+from ragaf_jax.runtime.sharding import AXES, filled, on_mesh, put_batch, replicated
 from ragaf_jax.sampling.generate import Drawing
 from ragaf_jax.sampling.options import STAGES, Options
 from ragaf_jax.sampling.parts import Parts, make_parts
 from ragaf_jax.sampling.request import Told
+from ragaf_jax.sampling.results import Finished, Pictures, Progress, joined
 from ragaf_jax.sampling.stages import Stage, settings_of
-from ragaf_jax.training.setup import check_stages_match
-from ragaf_jax.training.sharding import AXES, filled, on_mesh, put_batch, replicated
 
 
 class SamplingLoop:

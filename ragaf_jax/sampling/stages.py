@@ -11,6 +11,8 @@ import ml_collections
 from jaxtyping import Array, PRNGKeyArray, UInt8
 
 from ragaf_jax.batch import Batch
+from ragaf_jax.checkpoints.meta import Meta, check_stages_match
+from ragaf_jax.checkpoints.reading import load_params
 from ragaf_jax.diffusion.samplers import example_keys
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
@@ -19,8 +21,6 @@ from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.generate import generate, to_pixels
 from ragaf_jax.sampling.process import Course, Process, Settings, process_of
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.checkpoint import load_params
-from ragaf_jax.training.setup import Meta, check_stages_match
 
 
 class Drawn(NamedTuple):

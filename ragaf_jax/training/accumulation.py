@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ragaf_jax.batch import Array
-from ragaf_jax.training.sharding import scattered
+from ragaf_jax.runtime.sharding import scattered
 
 
 def in_parts(tree: Any, parts: int) -> Any:

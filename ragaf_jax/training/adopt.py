@@ -8,12 +8,12 @@ from typing import Any
 import ml_collections
 from flax.traverse_util import flatten_dict
 
+from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.errors import UserError, notify
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.checkpoint import load_meta
-from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.pretrained import Pretrained, open_control, open_pretrained
 from ragaf_jax.weights.vocabulary import tokenizer_of
 

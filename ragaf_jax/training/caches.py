@@ -9,11 +9,11 @@ import numpy as np
 
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError
+from ragaf_jax.losses.objective import Objective
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.model import Model
+from ragaf_jax.runtime.sharding import local_copy
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.training.objective import Objective
-from ragaf_jax.training.sharding import local_copy
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.weights.fingerprint import latents_key, text_key
 

@@ -15,8 +15,8 @@ from jaxtyping import PRNGKeyArray
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets import lora
 from ragaf_jax.nets.model import Model, Params, traced_init
-from ragaf_jax.training.partition import merge, partition
-from ragaf_jax.training.sharding import with_shardings
+from ragaf_jax.partition import merge, partition
+from ragaf_jax.runtime.sharding import with_shardings
 from ragaf_jax.weights.load import Tree, placed
 from ragaf_jax.weights.locate import locate
 from ragaf_jax.weights.lora_files import SETTINGS_FILE, TENSOR_FILES, load_lora

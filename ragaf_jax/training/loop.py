@@ -11,37 +11,33 @@ import ml_collections
 
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, BatchIterator
+from ragaf_jax.checkpoints.checkpointer import Checkpointer
+from ragaf_jax.checkpoints.reading import has_checkpoint
 from ragaf_jax.errors import UserError
+from ragaf_jax.losses.objective import objective_of
+from ragaf_jax.losses.validation import make_validate
+from ragaf_jax.monitoring.profiling import Profile
+from ragaf_jax.monitoring.response import ResponseState, observe
+from ragaf_jax.monitoring.stopwatch import Stopwatch
+from ragaf_jax.monitoring.summaries import Numbers, skipped_in_a_row, summarize
+from ragaf_jax.monitoring.writers import Images, Writer
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
+from ragaf_jax.runtime.compilation import compiler_options
 from ragaf_jax.runtime.flops import matmul_flops
+from ragaf_jax.runtime.interruption import Interruption
+from ragaf_jax.runtime.processes import agreed
+from ragaf_jax.runtime.sharding import cuts, local_copy, make_mesh, replicated, with_shardings
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.announcing import announce_end, announce_resume, announce_start
 from ragaf_jax.training.caches import cache_keys, with_empty_states
-from ragaf_jax.training.checkpoint import Checkpointer, has_checkpoint
-from ragaf_jax.training.compilation import compiler_options
-from ragaf_jax.training.distributed import agreed
 from ragaf_jax.training.initial import initial_params
-from ragaf_jax.training.interruption import Interruption
 from ragaf_jax.training.moment_layouts import other_layout
-from ragaf_jax.training.monitor import make_validate
 from ragaf_jax.training.optim import learning_rate, optimizer
-from ragaf_jax.training.profiling import Profile
-from ragaf_jax.training.response import ResponseState, observe
-from ragaf_jax.training.setup import (
-    abstract_state,
-    check_same_run,
-    initial_state,
-    load_stage1,
-    objective_of,
-)
-from ragaf_jax.training.sharding import cuts, local_copy, make_mesh, replicated, with_shardings
+from ragaf_jax.training.setup import abstract_state, check_same_run, initial_state, load_stage1
 from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
-from ragaf_jax.training.stopwatch import Stopwatch
-from ragaf_jax.training.summaries import Numbers, skipped_in_a_row, summarize
-from ragaf_jax.training.writers import Images, Writer
 
 # Of (config, model, state, tokenizer, prepared): a configuration that fits, and a notice.
 Fit = Callable[..., tuple[ml_collections.ConfigDict, str]]

@@ -6,27 +6,15 @@ bundle what is cut, a step would move all of it between devices. A checkpoint ha
 mesh that it was saved on. Older versions saved bundles from every mesh.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
+from ragaf_jax.checkpoints.checkpointer import OtherLayout
+from ragaf_jax.runtime.sharding import with_shardings
 from ragaf_jax.training.bundles import bundled, unbundled
 from ragaf_jax.training.optim import Optimizer
-from ragaf_jax.training.sharding import with_shardings
 from ragaf_jax.training.state import TrainState
-
-
-class OtherLayout(NamedTuple):
-    """Another pytree in which a checkpoint may hold a state.
-
-    Attributes:
-      target: its shapes and shardings.
-      convert: makes the wanted state of one that has this layout.
-    """
-
-    target: Any
-    convert: Callable[[Any], Any]
 
 
 def other_layout(state: TrainState, tx: Optimizer) -> OtherLayout:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ragaf_jax.partition import cast, merge
 from ragaf_jax.training.bundles import bundled
 from ragaf_jax.training.optim import Optimizer
-from ragaf_jax.training.partition import cast, merge
 
 
 class TrainState(flax.struct.PyTreeNode):

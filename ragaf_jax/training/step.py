@@ -6,14 +6,14 @@ import optax
 from jaxtyping import Array, PRNGKeyArray
 
 from ragaf_jax.batch import Batch
+from ragaf_jax.losses.objective import Denoised, Objective, Read, drawn
+from ragaf_jax.losses.terms import Scalars, step_loss
 from ragaf_jax.nets.model import Model, Params
+from ragaf_jax.partition import merge
+from ragaf_jax.runtime.sharding import gathered
 from ragaf_jax.training.accumulation import value_and_gradient
 from ragaf_jax.training.bundles import bundled, unbundled
-from ragaf_jax.training.losses import Scalars, step_loss
-from ragaf_jax.training.objective import Denoised, Objective, Read, drawn
 from ragaf_jax.training.optim import Optimizer
-from ragaf_jax.training.partition import merge
-from ragaf_jax.training.sharding import gathered
 from ragaf_jax.training.state import TrainState, ema_decay
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import ml_collections
 
 from ragaf_jax import __version__
+from ragaf_jax.checkpoints.parameters import save_parameters
+from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.adopt import adopted
-from ragaf_jax.training.checkpoint import load_meta
 from ragaf_jax.training.initial import initial_params
-from ragaf_jax.training.parameters import save_parameters
 from ragaf_jax.weights.pretrained import check_pretrained
 
 

@@ -5,7 +5,7 @@ import re
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.names import Naming, Place, torch_name
 from ragaf_jax.weights.stores import Store, Under
 

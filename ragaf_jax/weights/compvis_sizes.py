@@ -11,7 +11,7 @@ from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.compvis import CLIP, OPEN_CLIP_HEAD, VAE
-from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.stores import Shapes, Store
 
 # Width of a head in SD 2's networks and in every CLIP; SD 1's UNet has eight heads at any width.

@@ -16,8 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import adapters_by_path
-from ragaf_jax.weights.fields import read_json
-from ragaf_jax.weights.kinds import LORA, file_kind
+from ragaf_jax.weights.configs.fields import read_json
+from ragaf_jax.weights.configs.kinds import LORA, file_kind
 from ragaf_jax.weights.load import check_finite
 from ragaf_jax.weights.names import from_torch, to_torch, torch_name, torch_shape
 from ragaf_jax.weights.stores import (

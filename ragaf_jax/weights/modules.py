@@ -11,7 +11,7 @@ from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.unet import UNet, UNetConfig
 from ragaf_jax.nets.vae import Vae, VaeConfig
-from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.load import Tree
 from ragaf_jax.weights.pretrained import Network
 

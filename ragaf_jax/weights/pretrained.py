@@ -13,10 +13,11 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights import compvis, compvis_sizes, kinds, schedulers
-from ragaf_jax.weights.configs import ControlConfig
-from ragaf_jax.weights.fields import read_json
-from ragaf_jax.weights.layout import described, described_control
+from ragaf_jax.weights import compvis, compvis_sizes
+from ragaf_jax.weights.configs import kinds, schedulers
+from ragaf_jax.weights.configs.fields import read_json
+from ragaf_jax.weights.configs.layout import described, described_control
+from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.load import Tree, load_tree
 from ragaf_jax.weights.locate import (
     check_variant,

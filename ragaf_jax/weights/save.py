@@ -13,8 +13,8 @@ from flax.traverse_util import flatten_dict
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.lora import merged
 from ragaf_jax.nets.model import Model, Params
-from ragaf_jax.weights import configs
-from ragaf_jax.weights.configs import ControlConfig
+from ragaf_jax.weights.configs import networks as configs
+from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.lora_files import save_lora
 from ragaf_jax.weights.names import Naming, text_names, to_torch, unet_names, vae_names
 from ragaf_jax.weights.stores import save_tensors

@@ -15,7 +15,7 @@ from configs import stage2
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.adopt import with_fields
-from ragaf_jax.training.limits import check_config
+from ragaf_jax.training.config_checks import check_config
 
 
 @functools.cache

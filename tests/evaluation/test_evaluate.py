@@ -9,14 +9,15 @@ from fakes import random_stage, save_stage, tiny_config, tiny_tokenizer
 from PIL import Image
 from test_reading import told
 
-from input_pipeline.sketch import canny
+from input_pipeline.extraction.sketch import canny
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation import comparison, reading, sampled, summary
 from ragaf_jax.evaluation import evaluate as evaluate_module
+from ragaf_jax.evaluation import reading, sampled
 from ragaf_jax.evaluation.evaluate import evaluate
-from ragaf_jax.evaluation.metrics import METRICS
-from ragaf_jax.training import monitor
-from ragaf_jax.training.writers import JsonLines
+from ragaf_jax.evaluation.registry import METRICS
+from ragaf_jax.evaluation.statistics import comparison, summary
+from ragaf_jax.losses import validation as monitor
+from ragaf_jax.monitoring.writers import JsonLines
 
 WRITTEN = {
     "contact_sheet.png",

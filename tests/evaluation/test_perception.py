@@ -6,7 +6,6 @@ import pytest
 from framed import framed_halves
 from safetensors.numpy import save_file
 
-from ragaf_jax.evaluation.metrics import METRICS
 from ragaf_jax.evaluation.perception import (
     Features,
     Networks,
@@ -16,6 +15,7 @@ from ragaf_jax.evaluation.perception import (
     score_perception,
     score_sets,
 )
+from ragaf_jax.evaluation.registry import METRICS
 
 NONE = {"inception": "", "lpips_alex": "", "lpips_vgg": "", "clip": ""}
 OF_NETWORKS = {name for name, metric in METRICS.items() if metric.weights}

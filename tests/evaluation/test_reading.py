@@ -7,17 +7,17 @@ import pytest
 from fakes import random_batch, random_graph, random_params, tiny_config, tiny_tokenizer
 
 from ragaf_jax.batch import Truth
+from ragaf_jax.conditioning import condition
+from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.diffusion.samplers import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.evaluation import reading as reading_module
-from ragaf_jax.evaluation.attention import attention_scores
-from ragaf_jax.evaluation.fusion_balance import balance, region_balance
+from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.reading import make_read
+from ragaf_jax.evaluation.statistics.fusion_balance import balance, region_balance
 from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.generate import TRACE_LEVELS
-from ragaf_jax.training.objective import condition
-from ragaf_jax.training.setup import schedule_of
 
 
 def made(rng, **changes):

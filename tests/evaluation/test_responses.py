@@ -10,16 +10,16 @@ from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.batch import Truth
+from ragaf_jax.conditioning import condition
 from ragaf_jax.diffusion.samplers import example_keys
 from ragaf_jax.evaluation import responses as responses_module
 from ragaf_jax.evaluation.responses import make_responses, sample_plainly
+from ragaf_jax.losses.validation import single_changes
+from ragaf_jax.monitoring.response import observe
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.generate import generate
 from ragaf_jax.sampling.process import Settings, process_of
-from ragaf_jax.training.monitor import single_changes
-from ragaf_jax.training.objective import condition
-from ragaf_jax.training.response import observe
 
 
 def configured(stage):

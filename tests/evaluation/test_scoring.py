@@ -5,10 +5,10 @@ import pytest
 from fakes import random_batch, tiny_config
 from framed import framed_halves
 
-from input_pipeline.sketch import canny
+from input_pipeline.extraction.sketch import canny
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.attention import AttentionScores
-from ragaf_jax.evaluation.metrics import METRICS
+from ragaf_jax.evaluation.metrics.attention import AttentionScores
+from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.scoring import (
     attempted,
     attention_values,

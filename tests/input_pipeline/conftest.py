@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from miniature import LIMIT, RECOLORINGS, SIZE
 
-from input_pipeline.preparing import Options, prepare
+from input_pipeline.preparation.preparing import Options, prepare
 from input_pipeline.records import RecordSource
 
 

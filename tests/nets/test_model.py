@@ -15,14 +15,14 @@ from fakes import (
     tiny_config,
 )
 
+from ragaf_jax.conditioning import condition
 from ragaf_jax.graph.padding import stack_graphs
+from ragaf_jax.losses.terms import appearance_loss
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.lora import adapted
 from ragaf_jax.nets.ragaf import FUSIONS, INJECTIONS, Fusion
 from ragaf_jax.nets.regions import coarser, pool_regions, region_shares
 from ragaf_jax.training.initial import initial_params
-from ragaf_jax.training.losses import appearance_loss
-from ragaf_jax.training.objective import condition
 
 
 def small_config(number):

@@ -17,13 +17,12 @@ from fakes import (
 from jax.flatten_util import ravel_pytree
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.losses.objective import drawn, objective_of
+from ragaf_jax.losses.terms import step_loss
 from ragaf_jax.nets.blocks import REMAT, RegionSignal
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.lora import LoraConfig, adapted, init_lora
 from ragaf_jax.nets.unet import UNet, UNetConfig, injection_sites
-from ragaf_jax.training.losses import step_loss
-from ragaf_jax.training.objective import drawn
-from ragaf_jax.training.setup import objective_of
 
 
 def unet(policy, down_block_type="CrossAttnDownBlock2D"):

@@ -17,12 +17,12 @@ from test_tokenizer import write_folder  # noqa: E402
 
 from configs import stage1  # noqa: E402
 from ragaf_jax.diffusion.samplers import example_keys, example_noise  # noqa: E402
+from ragaf_jax.monitoring.writers import Writer  # noqa: E402
 from ragaf_jax.sampling.generate import generate, to_pixels  # noqa: E402
 from ragaf_jax.sampling.process import Settings, process_of  # noqa: E402
 from ragaf_jax.sampling.stages import Stage  # noqa: E402
 from ragaf_jax.training.adopt import adopted  # noqa: E402
 from ragaf_jax.training.loop import train  # noqa: E402
-from ragaf_jax.training.writers import Writer  # noqa: E402
 
 PROMPT, OTHER, STEPS, GUIDANCE = "a red house", "a blue tree", 5, 4.0
 

@@ -13,8 +13,8 @@ import transformers  # noqa: E402
 from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
 from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
-from ragaf_jax.weights import configs  # noqa: E402
-from ragaf_jax.weights.configs import ControlConfig  # noqa: E402
+from ragaf_jax.weights.configs import networks as configs  # noqa: E402
+from ragaf_jax.weights.configs.networks import ControlConfig  # noqa: E402
 from ragaf_jax.weights.modules import abstract_params, module_of  # noqa: E402
 from ragaf_jax.weights.names import text_names, torch_shape, unet_names, vae_names  # noqa: E402
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ragaf_jax.evaluation.frechet import frechet_distance
-from ragaf_jax.evaluation.inception_score import inception_score
-from ragaf_jax.evaluation.kernel import kernel_distance
+from ragaf_jax.evaluation.metrics.frechet import frechet_distance
+from ragaf_jax.evaluation.metrics.inception_score import inception_score
+from ragaf_jax.evaluation.metrics.kernel import kernel_distance
 
 torch = pytest.importorskip("torch")
 

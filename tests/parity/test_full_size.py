@@ -21,8 +21,8 @@ from test_diffusers_networks import error  # noqa: E402
 from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
 from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
-from ragaf_jax.weights import configs  # noqa: E402
-from ragaf_jax.weights.configs import ControlConfig  # noqa: E402
+from ragaf_jax.weights.configs import networks as configs  # noqa: E402
+from ragaf_jax.weights.configs.networks import ControlConfig  # noqa: E402
 from ragaf_jax.weights.modules import load_network  # noqa: E402
 from ragaf_jax.weights.names import text_names, unet_names, vae_names  # noqa: E402
 from ragaf_jax.weights.pretrained import Network  # noqa: E402

@@ -10,7 +10,8 @@ transformers = pytest.importorskip("transformers")
 
 from torch_models import SMALL  # noqa: E402
 
-from ragaf_jax.weights import configs, schedulers  # noqa: E402
+from ragaf_jax.weights.configs import networks as configs  # noqa: E402
+from ragaf_jax.weights.configs import schedulers  # noqa: E402
 
 # diffusers with NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

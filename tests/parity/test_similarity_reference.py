@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ragaf_jax.evaluation.similarity import ms_ssim, ssim
+from ragaf_jax.evaluation.metrics.similarity import ms_ssim, ssim
 
 torch = pytest.importorskip("torch")
 theirs = pytest.importorskip("pytorch_msssim")

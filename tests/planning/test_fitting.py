@@ -13,7 +13,7 @@ from ragaf_jax.planning import fitting
 from ragaf_jax.planning import plan as plans
 from ragaf_jax.planning.fitting import fitted
 from ragaf_jax.planning.plan import GIB, Plan, own_setting
-from ragaf_jax.training.limits import check_config
+from ragaf_jax.training.config_checks import check_config
 from ragaf_jax.training.setup import check_same_run
 
 NEEDS = {"none": 8, "attention": 6, "blocks": 4, "full": 2}

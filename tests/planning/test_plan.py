@@ -27,7 +27,7 @@ from ragaf_jax.planning.shapes import batch_shapes, with_known_sizes
 from ragaf_jax.planning.table import table
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.runtime.targets import Target
-from ragaf_jax.training.limits import check_config
+from ragaf_jax.training.config_checks import check_config
 
 
 def test_flops_are_those_of_the_products(rng):

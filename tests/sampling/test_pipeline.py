@@ -19,8 +19,8 @@ from PIL import Image
 from skimage.data import astronaut
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.images import read_grey
-from ragaf_jax.lettering import enlarge
 from ragaf_jax.sampling.generate import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import merged, relabelled
 from ragaf_jax.sampling.parts import make_parts

@@ -10,10 +10,11 @@ from fakes import in_float64, random_batch, random_params, smallest_config, tiny
 from jax.flatten_util import ravel_pytree
 
 from ragaf_jax.batch import Batch
+from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.accumulation import in_parts, value_and_gradient
 from ragaf_jax.training.optim import optimizer
-from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.setup import initial_state
 from ragaf_jax.training.step import train_step
 
 

@@ -11,12 +11,12 @@ from test_tokenizer import write_folder
 from written import CONTROL, TEXT, UNET, VAE, configured, random_trees, write
 
 from configs import stage1
+from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training import adopt
 from ragaf_jax.training.adopt import adopted
-from ragaf_jax.training.checkpoint import Checkpointer
 from ragaf_jax.training.setup import check_same_run
 from ragaf_jax.weights.pretrained import open_pretrained
 from ragaf_jax.weights.vocabulary import tokenizer_of

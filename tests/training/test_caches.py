@@ -15,20 +15,21 @@ from test_tokenizer import write_folder
 from written import configured, random_trees, write
 
 from configs import stage1
+from ragaf_jax.checkpoints.checkpointer import Checkpointer
+from ragaf_jax.conditioning import latents_of, text_states_of
 from ragaf_jax.errors import UserError
+from ragaf_jax.losses.objective import drop_text, objective_of
+from ragaf_jax.losses.terms import reading_loss
+from ragaf_jax.monitoring.writers import Writer
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.adopt import adopted
 from ragaf_jax.training.caches import cache_keys, with_empty_states
-from ragaf_jax.training.checkpoint import Checkpointer
+from ragaf_jax.training.config_checks import check_config
 from ragaf_jax.training.initial import initial_params
-from ragaf_jax.training.limits import check_config
 from ragaf_jax.training.loop import train
-from ragaf_jax.training.losses import reading_loss
-from ragaf_jax.training.objective import drop_text, latents_of, text_states_of
 from ragaf_jax.training.optim import optimizer
-from ragaf_jax.training.setup import check_same_run, initial_state, objective_of
+from ragaf_jax.training.setup import check_same_run, initial_state
 from ragaf_jax.training.step import train_step
-from ragaf_jax.training.writers import Writer
 from ragaf_jax.weights.fingerprint import latents_key, text_key
 
 

@@ -28,12 +28,12 @@ from input_pipeline.loader import (
     held_out_batch,
     train_iterator,
 )
-from input_pipeline.preparing import Options, prepare
+from input_pipeline.preparation.preparing import Options, prepare
 from input_pipeline.records import RecordSource
+from ragaf_jax.checkpoints.reading import load_params
 from ragaf_jax.errors import UserError
-from ragaf_jax.training.checkpoint import load_params
+from ragaf_jax.monitoring.writers import JsonLines
 from ragaf_jax.training.loop import train
-from ragaf_jax.training.writers import JsonLines
 
 TESTS = Path(__file__).parents[1]
 STEPS, SAVED = 8, 3  # the run's steps, and how often it saves
@@ -162,7 +162,7 @@ def test_killed_in_a_step(rng, data_dir, whole, tmp_path):
     """Lost: the steps since the checkpoint. Said: nothing, there was no time."""
     delay = str(rng.uniform(0, 0.01))
     script = "import sys, test_faults; test_faults.until_killed(*sys.argv[1:])"
-    paths = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "training")))
+    paths = os.pathsep.join(map(str, (TESTS.parent, TESTS / "support", TESTS / "training")))
     killed = subprocess.run(
         [sys.executable, "-c", script, str(data_dir), str(tmp_path), delay],
         env=os.environ | {"PYTHONPATH": paths},

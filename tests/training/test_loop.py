@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from fakes import random_batch, smallest_config, tiny_config, tiny_tokenizer
 
+from ragaf_jax.checkpoints.reading import best_step, load_params
 from ragaf_jax.errors import UserError
+from ragaf_jax.losses.objective import objective_of
+from ragaf_jax.losses.validation import make_validate
+from ragaf_jax.monitoring.writers import JsonLines
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.planning import fitting
 from ragaf_jax.planning.plan import flops_of
-from ragaf_jax.training.checkpoint import best_step, load_params
 from ragaf_jax.training.loop import train
-from ragaf_jax.training.monitor import make_validate
-from ragaf_jax.training.setup import objective_of
-from ragaf_jax.training.writers import JsonLines
 
 
 class Batches:
@@ -355,7 +355,7 @@ def test_mfu_is_of_what_the_step_needs_and_not_of_what_it_computes_again(
     tmp_path, run, monkeypatch
 ):
     peak = 1e12
-    monkeypatch.setattr("ragaf_jax.training.stopwatch.peak_flops", lambda kind, dtype: peak)
+    monkeypatch.setattr("ragaf_jax.monitoring.stopwatch.peak_flops", lambda kind, dtype: peak)
     config = short(1, 2)
     needed = flops_of(config) * config.train.batch_size
     config.model.remat = "blocks"  # whose step has more products, as test_plan.py tells

@@ -14,13 +14,14 @@ from fakes import random_batch, random_params, smallest_config, tiny_tokenizer
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import config_flags
 
+from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.lora import init_lora
+from ragaf_jax.partition import partition
 from ragaf_jax.planning.shapes import with_known_sizes
-from ragaf_jax.training.limits import check_config
+from ragaf_jax.training.config_checks import check_config
 from ragaf_jax.training.optim import Optimizer, optimizer
-from ragaf_jax.training.partition import partition
-from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.setup import initial_state
 from ragaf_jax.training.step import train_step
 
 ROOT = Path(__file__).parents[2]

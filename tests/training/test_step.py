@@ -11,13 +11,14 @@ import optax
 import pytest
 from fakes import random_batch, random_params, smallest_config, tiny_config, tiny_tokenizer
 
+from ragaf_jax.conditioning import condition
 from ragaf_jax.errors import UserError
+from ragaf_jax.losses.objective import drawn, drop_text, dropped, objective_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.regions import place
 from ragaf_jax.training.bundles import bundled, unbundled
-from ragaf_jax.training.objective import condition, drawn, drop_text, dropped
 from ragaf_jax.training.optim import OPTIMIZERS, learning_rate, optimizer
-from ragaf_jax.training.setup import initial_state, objective_of
+from ragaf_jax.training.setup import initial_state
 from ragaf_jax.training.state import ema_decay
 from ragaf_jax.training.step import train_step
 

@@ -10,9 +10,10 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights import configs, schedulers
-from ragaf_jax.weights.configs import ControlConfig
-from ragaf_jax.weights.fields import read_json
+from ragaf_jax.weights.configs import networks as configs
+from ragaf_jax.weights.configs import schedulers
+from ragaf_jax.weights.configs.fields import read_json
+from ragaf_jax.weights.configs.networks import ControlConfig
 
 SD21 = UNetConfig(
     sample_size=96,

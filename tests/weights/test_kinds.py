@@ -12,7 +12,8 @@ from written import CONTROL, JSONS, SCHEDULER
 from written import UNET as SIZES
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.weights import compvis, configs
+from ragaf_jax.weights import compvis
+from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.modules import abstract_params, module_of
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
 from ragaf_jax.weights.save import torch_tensors

@@ -8,8 +8,8 @@ from typing import Any
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.networks.clip import DEVIATION, MEAN, ClipConfig, ClipVisionConfig
 from ragaf_jax.nets.clip_text import ClipTextConfig
-from ragaf_jax.weights.configs import text_config
-from ragaf_jax.weights.fields import Json, field, read_json
+from ragaf_jax.weights.configs.fields import Json, field, read_json
+from ragaf_jax.weights.configs.networks import text_config
 
 _BICUBIC = 3  # Pillow's number
 

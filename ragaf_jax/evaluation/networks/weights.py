@@ -18,7 +18,7 @@ from ragaf_jax.evaluation.networks.clip_files import check_preprocessor, clip_co
 from ragaf_jax.evaluation.networks.inception import SIDE, Inception
 from ragaf_jax.evaluation.networks.lpips import BACKBONES, Lpips
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.weights.fields import read_json
+from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.load import Tree, load_tree
 from ragaf_jax.weights.locate import choose_weights, files_below, locate_here
 from ragaf_jax.weights.names import Place, torch_name

@@ -1,0 +1,1 @@
+"""What datasets share when they list files: items, sources, splits, tables."""

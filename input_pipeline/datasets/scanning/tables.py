@@ -1,0 +1,128 @@
+"""Rows of the tables in which people keep captions: metadata.jsonl, metadata.csv, captions.csv."""
+
+import csv
+import json
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from input_pipeline.datasets import captions
+from input_pipeline.datasets.scanning.listing import printable
+
+TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a text in it begins
+_CAPTION_COLUMNS = ("text", "caption", "prompt")
+_SKETCH_COLUMNS = ("conditioning_image", "conditioning_image_file_name")
+
+
+class Row(NamedTuple):
+    """What one row says.
+
+    Attributes:
+      where: the table and the line, for example "train/metadata.jsonl:3".
+      file: the picture's path relative to the table's folder, "" if there is none.
+      sketch: the sketch's, "" if there is none.
+      captions: what is said of the picture; none if the row has a problem.
+      problem: why the row cannot be used, "" if it can.
+    """
+
+    where: str
+    file: str = ""
+    sketch: str = ""
+    captions: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def read_table(root: Path, path: str) -> Iterator[Row]:
+    """The rows of one table; blank lines are none.
+
+    Args:
+      root: the data set.
+      path: the table's path relative to it.
+    """
+    with (root / path).open("rb") as raw:
+        if raw.read(2) in UTF16:
+            yield Row(printable(path), problem="is UTF-16; save it as UTF-8")
+            return
+    # Bytes that are not UTF-8 spoil their own row alone.
+    with (root / path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for line, record in _json_lines(file) if path.endswith(".jsonl") else _csv_rows(file):
+            where = f"{printable(path)}:{line}"
+            yield Row(where, problem=record) if isinstance(record, str) else _row(where, record)
+
+
+def _json_lines(file: Iterator[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            yield line, f"is not JSON ({error})"
+            continue
+        yield line, record if isinstance(record, dict) else "is not a JSON object"
+
+
+def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    reader = csv.reader(file)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if problem := _header_problem(header):
+            yield 1, problem
+            return
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) == len(header):
+                yield reader.line_num, dict(zip(header, fields, strict=True))
+            else:
+                reason = f"has {len(fields)} fields and the header {len(header)}; quote its commas"
+                yield reader.line_num, reason
+    except csv.Error as error:
+        yield reader.line_num, f"is not CSV ({error}), so the rest of the table is left out"
+
+
+def _header_problem(header: list[str]) -> str:
+    """Why the columns of a table cannot be used, "" if they can."""
+    if len(header) == 1 and (separator := next((x for x in ";\t" if x in header[0]), None)):
+        return f"has {separator!r} between its columns; save it with commas between them"
+    for wanted in (("file_name",), _CAPTION_COLUMNS):
+        if not set(wanted) & set(header):
+            listed = ", ".join(map(printable, header)) or "empty"
+            return f"has no column {' or '.join(wanted)} in its header ({listed}); rename one"
+    return ""
+
+
+def _row(where: str, record: dict[str, Any]) -> Row:
+    file = record.get("file_name")
+    if not isinstance(file, str) or not file:
+        return Row(where, problem="has no file_name")
+    if problem := _path_problem(file):
+        return Row(where, problem=f"has a file_name that {problem}")
+    sketch = next((record[name] for name in _SKETCH_COLUMNS if record.get(name)), "")
+    if not isinstance(sketch, str):
+        return Row(where, file, problem="has a conditioning_image that is not the name of a file")
+    if problem := _path_problem(sketch):
+        return Row(where, file, problem=f"has a conditioning_image that {problem}")
+
+    column = next((name for name in _CAPTION_COLUMNS if name in record), None)
+    if column is None:
+        return Row(where, file, sketch, problem=f"has no {' or '.join(_CAPTION_COLUMNS)}")
+    said = record[column]
+    try:
+        texts = [captions.clean(text) for text in (said if isinstance(said, list) else [said])]
+    except ValueError as error:
+        return Row(where, file, sketch, problem=f"has a caption that {error}")
+    texts = [text for text in dict.fromkeys(texts) if text]
+    return Row(where, file, sketch, tuple(texts), "" if texts else "has an empty caption")
+
+
+def _path_problem(name: str) -> str:
+    if "\0" in name:
+        return "holds a NUL byte"
+    if "\\" in name:
+        return "has \\ between its folders instead of /"
+    if posixpath.isabs(name):
+        return "is not relative to the table's folder"
+    return ""

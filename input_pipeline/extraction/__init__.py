@@ -1,0 +1,1 @@
+"""Sketches from images, and what training varies in them."""

@@ -1,0 +1,1 @@
+"""Records are written: processes, Beam, TFDS."""

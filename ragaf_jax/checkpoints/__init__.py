@@ -1,0 +1,1 @@
+"""Checkpoints by Orbax: saved, restored, kept, verified."""

@@ -1,0 +1,323 @@
+"""Checkpoints: what a run needs to go on, and what sampling or Stage 2 needs of it.
+
+Every checkpoint `workdir/checkpoints/<step>/` holds four items: `state` (the `TrainState` arrays),
+`data` (the state of the batch iterator), `meta` (config, tokenizer, stage …: what rebuilds the
+model without its config file) and `scores` (what was measured at its step). Orbax writes it in the
+background into a temporary folder and renames it when it is whole. Older ones go only after it was
+read back: an interrupted or failed save leaves the checkpoints as they were. What remains possible
+is damage done later (a truncated copy, a file lost): readers then use the newest checkpoint that is
+whole and say so.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
+
+from ragaf_jax.checkpoints.files import (
+    check_structure,
+    check_written,
+    checkpoints,
+    folder_of,
+    newest_whole,
+    place_at_fault,
+    read_through,
+    stored_structure,
+    types_of,
+)
+from ragaf_jax.checkpoints.keeping import outdated, stored_scores
+from ragaf_jax.errors import UserError
+from ragaf_jax.paths import check_no_pattern
+from ragaf_jax.runtime.processes import agreed
+
+logger = logging.getLogger(__name__)
+
+Tree = dict[str, Any]
+
+
+_LONG_WAIT = 1.0  # seconds
+
+
+class Restored(NamedTuple):
+    """One whole checkpoint.
+
+    Attributes:
+      step: number of updates that made `state`.
+      state: the pytree that was asked for, its leaves where their shardings say.
+      data_state: what the batch iterator's `set_state` takes.
+      meta: as it was saved.
+    """
+
+    step: int
+    state: Any
+    data_state: Tree
+    meta: Tree
+
+
+class OtherLayout(NamedTuple):
+    """Another pytree in which a checkpoint may hold a state.
+
+    Attributes:
+      target: its shapes and shardings.
+      convert: makes the wanted state of one that has this layout.
+    """
+
+    target: Any
+    convert: Callable[[Any], Any]
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of one workdir, for training.
+
+    Args:
+      workdir: the run's folder; `workdir/checkpoints` is made if missing.
+      keep_last: how many of the newest checkpoints stay on disk.
+      keep_best: how many of those stay whose `best_metric` is greatest.
+      best_metric: a name among the `metrics` that are saved.
+      keep_every: checkpoints of steps that are multiples of it stay too; 0 for none.
+
+    Raises:
+      UserError: the folder cannot be made or written, here or in any later method.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        keep_last: int = 3,
+        keep_best: int = 0,
+        best_metric: str = "",
+        keep_every: int = 0,
+    ):
+        self._folder = folder_of(workdir)
+        check_no_pattern(self._folder.parent, "the workdir")
+        self._metric = best_metric
+        self._scores = stored_scores(self._folder, best_metric)
+        self._outdated = functools.partial(
+            outdated, keep_last=keep_last, keep_best=keep_best, keep_every=keep_every
+        )
+        self._step = 0  # of the save that was begun last
+        self._types: dict[str, str] | None = None  # of its arrays, until it was read back
+        logging.getLogger("absl").addFilter(_not_said_by_us)
+        try:
+            self._remove_unfinished()
+            self._manager = ocp.CheckpointManager(self._folder)  # `wait` deletes older checkpoints
+        except OSError as problem:
+            raise UserError(
+                f"{self._folder} cannot hold checkpoints ({problem.strerror}): "
+                "make it a folder that can be written or give another workdir"
+            ) from problem
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        data_state: Tree,
+        meta: Tree,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Copies `state` off the device and writes it in the background.
+
+        The caller may donate the arrays of `state` once this returns. It first waits for the
+        former save, and warns where that took long. Saving the newest step again does nothing.
+
+        Args:
+          step: number of updates that made `state`.
+          state: a pytree of arrays.
+          data_state: JSON-able; only the first process's is written.
+          meta: JSON-able.
+          metrics: what was measured at this step, the same in all processes. Without a finite
+            `best_metric` in it the checkpoint is never among the best.
+
+        Raises:
+          UserError: this save could not begin, or the former one failed.
+        """
+        begun = time.monotonic()
+        self.wait()
+        if step == self._manager.latest_step():
+            return
+        if (waited := time.monotonic() - begun) > _LONG_WAIT:
+            logger.warning(
+                "training waited %.0f s at step %d for the checkpoint of step %d to be written: "
+                "raise config.checkpoint_every",
+                *(waited, step, self._step),
+            )
+        measured = {name: float(v) for name, v in (metrics or {}).items() if math.isfinite(v)}
+        self._step, self._types = step, types_of(state)
+        if self._metric in measured:
+            self._scores[step] = measured[self._metric]
+        with self._told():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(data_state),
+                    meta=ocp.args.JsonSave(meta),
+                    scores=ocp.args.JsonSave(measured),
+                ),
+            )
+
+    def restore_latest(
+        self, abstract_state: Any, other: OtherLayout | None = None
+    ) -> Restored | None:
+        """The newest whole checkpoint, or None when the workdir has none.
+
+        Damaged checkpoints newer than the one restored are renamed to `damaged-<step>`, because
+        training will reach their steps again.
+
+        Args:
+          abstract_state: the wanted pytree, with `jax.ShapeDtypeStruct` (or arrays) as leaves;
+            leaves without a sharding are put on the first device.
+          other: a layout in which the checkpoint may be instead; what is restored is converted.
+
+        Raises:
+          UserError: every checkpoint is damaged, or the newest whole one was saved by a run of
+            another model or optimiser.
+        """
+        target = jax.tree.map(_with_sharding, abstract_state)
+        if jax.process_count() > 1:
+            self._set_aside(self._damaged(target, other))
+
+        def read(directory: Path) -> Restored:
+            read_through(directory)
+            stored = stored_structure(directory)
+            layout = _layout(stored, target, other)
+            check_structure(directory, stored, layout)
+            items = self._manager.restore(
+                int(directory.name),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(layout),
+                    data=ocp.args.JsonRestore(),
+                    meta=ocp.args.JsonRestore(),
+                ),
+            )
+            state = items.state
+            if other is not None and layout is other.target:
+                state = other.convert(state)
+            return Restored(int(directory.name), state, items.data, items.meta)
+
+        restored, damaged = newest_whole(self._folder, read)
+        if damaged:
+            self._set_aside(damaged)
+        return restored
+
+    def wait(self) -> None:
+        """Returns when the last save has reached the disk and was read back; older ones go then.
+
+        Raises:
+          UserError: it could not be written, or what lies on the disk is something else.
+        """
+        types, self._types = self._types, None
+        with self._told():
+            self._manager.wait_until_finished()
+        if types is None:
+            return
+        problem = None
+        if jax.process_index() == 0:
+            problem = check_written(self._folder / str(self._step), types)
+        if (problem := agreed(problem)) is not None:
+            raise UserError(
+                f"the checkpoint of step {self._step} in {self._folder} cannot be read back "
+                f"({problem}), so that no older one was deleted: use another disk or workdir"
+            )
+        for step in self._outdated(self._manager.all_steps(), self._scores):
+            self._manager.delete(step)
+
+    def close(self) -> None:
+        """Waits, as `wait` does, and frees the background threads."""
+        try:
+            self.wait()
+        finally:
+            with self._told():
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says in a sentence why a checkpoint was not written, and clears away what was of it."""
+        try:
+            yield
+        except Exception as problem:
+            reason = place_at_fault(problem)
+            if reason is None:
+                raise
+            self._remove_unfinished()
+            left = checkpoints(self._folder)
+            raise UserError(
+                f"the checkpoint of step {self._step} could not be written to {self._folder} "
+                f"({reason}): make room for it or mend the place and start again; training then "
+                + (
+                    f"goes on from the checkpoint of step {left[0].name}, which is whole"
+                    if left
+                    else "begins anew, as there is no checkpoint yet"
+                )
+            ) from problem
+
+    def _remove_unfinished(self) -> None:
+        """Deletes what an interrupted save left; Orbax does it in a thread that may end later."""
+        if jax.process_index() == 0:
+            for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _damaged(self, target: Any, other: OtherLayout | None) -> list[Path]:
+        """What the first process cannot read; each by itself might go on from another checkpoint.
+
+        Raises:
+          UserError: in all of them, what the first one met.
+        """
+
+        def verify(directory: Path) -> None:
+            read_through(directory)
+            stored = stored_structure(directory)
+            check_structure(directory, stored, _layout(stored, target, other))
+            for item in ("data", "meta"):
+                ocp.JsonCheckpointHandler().restore(directory / item)
+
+        found: Tree = {}
+        if jax.process_index() == 0:
+            try:
+                _, damaged = newest_whole(self._folder, verify)
+                found = {"damaged": [directory.name for directory in damaged]}
+            except UserError as problem:
+                found = {"refused": str(problem)}
+        found = agreed(found)
+        if "refused" in found:
+            raise UserError(found["refused"])
+        return [self._folder / name for name in found["damaged"]]
+
+    def _set_aside(self, damaged: list[Path]) -> None:
+        if jax.process_index() == 0:
+            for directory in damaged:
+                aside = directory.with_name(f"damaged-{directory.name}")
+                shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged once before
+                directory.rename(aside)
+        for directory in damaged:
+            self._scores.pop(int(directory.name), None)
+        multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._manager.reload()
+
+
+def _layout(stored: Tree, target: Any, other: OtherLayout | None) -> Any:
+    """Which of the two layouts is stored; `target` if neither is."""
+    if other is not None and types_of(stored) == types_of(other.target):
+        return other.target
+    return target
+
+
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _not_said_by_us(record: logging.LogRecord) -> bool:
+    """Drops what Orbax logs of a long wait, and of errors in its threads that it raises as well."""
+    said = record.levelno >= logging.ERROR or str(record.msg).startswith("Waiting for previous")
+    return not (said and "orbax" in record.pathname)

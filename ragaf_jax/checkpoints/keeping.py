@@ -1,0 +1,50 @@
+"""Which checkpoints of a run stay on disk, and which is its best."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+
+from ragaf_jax.checkpoints.files import checkpoints
+
+
+def stored_scores(folder: Path, metric: str) -> dict[int, float]:
+    """The checkpoints of a folder in which `metric` was measured: its value by their steps."""
+    values = {}
+    for directory in checkpoints(folder):
+        try:
+            scores = ocp.JsonCheckpointHandler().restore(directory / "scores")
+        except (OSError, ValueError):  # lost or damaged: it is not worth the checkpoint
+            continue
+        if metric in scores:
+            values[int(directory.name)] = scores[metric]
+    return values
+
+
+def best_of(scores: dict[int, float], n: int) -> list[int]:
+    """The steps with the n greatest scores, the best first and the latest of equals."""
+    return sorted(scores, key=lambda step: (scores[step], step), reverse=True)[:n]
+
+
+def outdated(
+    steps: Collection[int],
+    scores: dict[int, float],
+    keep_last: int,
+    keep_best: int,
+    keep_every: int,
+) -> list[int]:
+    """The steps whose checkpoints are deleted: not the newest, not the best, not every n-th.
+
+    Args:
+      steps: of all checkpoints that there are.
+      scores: by step; some steps may have none.
+      keep_last, keep_best: how many of each; at least 1 and 0.
+      keep_every: those whose step is a multiple of it stay; 0 for none.
+    """
+    newest = sorted(steps)[-keep_last:]
+    best = best_of({step: scores[step] for step in steps if step in scores}, keep_best)
+    return [
+        step
+        for step in sorted(steps)
+        if step not in newest and step not in best and (not keep_every or step % keep_every)
+    ]

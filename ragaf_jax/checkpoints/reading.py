@@ -1,0 +1,87 @@
+"""What sampling, evaluation, export and Stage 2 read of a run's checkpoints."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ragaf_jax.checkpoints.files import (
+    checkpoints,
+    folder_of,
+    newest_whole,
+    only,
+    read_through,
+    restore_numpy,
+    stored_structure,
+)
+from ragaf_jax.checkpoints.keeping import best_of, stored_scores
+from ragaf_jax.errors import UserError
+from ragaf_jax.partition import merge
+
+Tree = dict[str, Any]
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run has saved anything, whole or damaged."""
+    return bool(checkpoints(folder_of(workdir)))
+
+
+def load_meta(workdir: Path) -> Tree | None:
+    """`meta` of a run's newest checkpoint; None where there is none."""
+
+    def read(directory: Path) -> Tree:
+        return ocp.JsonCheckpointHandler().restore(directory / "meta")
+
+    return newest_whole(folder_of(workdir), read)[0]
+
+
+def best_step(workdir: Path, metric: str) -> int | None:
+    """Step of the run's checkpoint in which `metric` is greatest; None where none measured it."""
+    return next(iter(best_of(stored_scores(folder_of(workdir), metric), 1)), None)
+
+
+def load_params(
+    workdir: Path, which: Literal["ema", "trainable"] = "ema", step: int | None = None
+) -> tuple[Tree, Tree]:
+    """The full parameters of a run's newest whole checkpoint, on the host; see also `parameters`.
+
+    Reads only what it returns (no optimiser state) and changes nothing on disk, so it may be used
+    on a run that is still training, and on other devices than the run's.
+
+    Args:
+      workdir: a run's folder.
+      which: the averaged parameters, or the ones that the optimiser last wrote.
+      step: the checkpoint of this step instead, as from `best_step`.
+
+    Returns:
+      The union of the run's frozen and `which` trees, a nested dict of NumPy arrays; and `meta`.
+
+    Raises:
+      UserError: there is no checkpoint, or none, or not the wanted one, is whole.
+    """
+
+    def read(directory: Path) -> tuple[Tree, Tree]:
+        read_through(directory, ("frozen.", f"{which}."))
+        stored = stored_structure(directory)
+        # A workdir of parameters alone has them all in "ema", perhaps in 16 bits.
+        trees = restore_numpy(directory, {k: stored[k] for k in ("frozen", which) if k in stored})
+        trained = jax.tree.map(_in_32_bits, trees[which])
+        meta = ocp.JsonCheckpointHandler().restore(directory / "meta")
+        return merge(trained, trees.get("frozen", {})), meta
+
+    if step is not None:
+        return only(folder_of(workdir), step, read)
+    loaded, _ = newest_whole(folder_of(workdir), read)
+    if loaded is None:
+        raise UserError(
+            f"{workdir} holds no checkpoint (none in {folder_of(workdir)}): "
+            "train it with main.py or give another workdir"
+        )
+    return loaded
+
+
+def _in_32_bits(leaf: np.ndarray) -> np.ndarray:
+    return np.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))

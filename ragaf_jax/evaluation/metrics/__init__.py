@@ -1,0 +1,1 @@
+"""One module a metric: pure functions of images."""

@@ -1,0 +1,39 @@
+"""α over timesteps as a curve: how the balance of sketch and text moves as a picture gets clean."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from ragaf_jax.evaluation.statistics.summary import Json
+
+_KINDS = {"drawn": ("what is drawn", "#4c78a8"), "background": ("background", "#9a9a9a")}
+
+
+def fusion_figure(balance: Json) -> UInt8[np.ndarray, "h w 3"]:
+    """The mean α of drawn and of background regions with its interval, from noise to picture.
+
+    balance: as `summary.fusion_summary` gives it.
+    """
+    from matplotlib.figure import Figure  # takes a second to import; see `sampling.curves`
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    panel = figure.subplots()
+    levels = balance["levels"]
+    for kind, (label, color) in _KINDS.items():
+        if kind in balance:
+            mean, low, high = np.transpose(balance[kind]["alpha"])
+            panel.plot(levels, mean, marker="o", color=color, label=label)
+            panel.fill_between(levels, low, high, color=color, alpha=0.25, linewidth=0)
+    panel.axhline(0.5, color="0.8", linewidth=0.8)
+    panel.set(
+        xlabel="timestep, share of T: noise on the left, picture on the right",
+        ylabel="α, the sketch's share; β = 1 − α",
+        xlim=(1, 0),
+        ylim=(0, 1),
+    )
+    panel.legend()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return np.array(Image.open(file).convert("RGB"))

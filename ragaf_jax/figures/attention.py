@@ -1,0 +1,209 @@
+"""What RAGAF decided for one sketch: which region attends to which phrase, and how much."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw
+
+from ragaf_jax.figures.lettering import (
+    GAP,
+    INK,
+    Picture,
+    below,
+    beside,
+    cut_to,
+    font,
+    framed,
+    on_page,
+    text_block,
+)
+from ragaf_jax.figures.phrases import phrases
+from ragaf_jax.images import resized
+
+# Four maps in a row of about 1000 px, the width at which pages show a figure.
+CELL, COLUMNS, LETTERS = 240, 4, 16  # px of a map, maps in a row, px of its letters
+_BAR = 110, 22  # px, of α and β
+_NUMBER, _VALUES = 34, 100  # px for a region's number before its bar, and for the values behind it
+
+# Light to dark, so that black lines stay visible on all but the strongest (ColorBrewer's YlOrRd).
+HEAT = np.array([(255, 255, 255), (254, 217, 118), (253, 141, 60), (227, 26, 28), (128, 0, 38)])
+SKETCH_COLOR, TEXT_COLOR = (76, 120, 168), (245, 133, 24)
+
+
+def attention_maps(
+    sketch: UInt8[np.ndarray, "S S"],
+    labels: Int[np.ndarray, "s s"],
+    attention: Float[np.ndarray, "r t"],
+    pieces: Sequence[str],
+    fusion: Float[np.ndarray, "r 2"],
+    numbers: Sequence[int],
+    texts: Int[np.ndarray, " t"] | None = None,
+) -> Picture:
+    """A heat map of the page for every phrase of the prompt; α and β of every region.
+
+    Beside α and β stands the phrase to which the region attends most.
+
+    Args:
+      sketch: paper 255, ink 0, of any resolution.
+      labels: the region 0 … r-1 of every pixel.
+      attention: A, each region's attention over the tokens; rows sum to 1.
+      pieces: the text of each token; frame and padding are left out of the figure.
+      fusion: α (share of the sketch) and β (share of the text) of each region.
+      numbers: what each region is called.
+      texts: as in `phrases`.
+    """
+    shown = phrases(pieces, texts)
+    shares = _shares(attention, [positions for _, positions in shown])
+    maps = _maps(sketch, labels, [text for text, _ in shown], shares, CELL, COLUMNS)
+    first = ["" for _ in numbers]
+    if shown:
+        best = shares.argmax(1)
+        first = [f"{share[i]:.2f} {shown[i][0]}" for i, share in zip(best, shares, strict=True)]
+    return on_page(
+        below([maps, _fusion_panel(sketch, labels, fusion, numbers, first)], gap=3 * GAP)
+    )
+
+
+def phrase_maps(
+    sketch: UInt8[np.ndarray, "S S"],
+    labels: Int[np.ndarray, "s s"],
+    attention: Float[np.ndarray, "r t"],
+    pieces: Sequence[str],
+    cell: int,
+    columns: int,
+) -> Picture:
+    """A heat map of the page for every phrase, and what its colours stand for.
+
+    Args:
+      sketch, labels, attention, pieces: as in `attention_maps`. Without words, the figure has
+        height 0.
+      cell: side of a map, px.
+      columns: maps in a row.
+    """
+    shown = phrases(pieces)
+    shares = _shares(attention, [positions for _, positions in shown])
+    return _maps(sketch, labels, [text for text, _ in shown], shares, cell, columns)
+
+
+def heat(values: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
+    """Colours of values in 0 … 1."""
+    stops = np.linspace(0, 1, len(HEAT))
+    channels = [np.interp(values, stops, HEAT[:, channel]) for channel in range(3)]
+    return np.rint(np.stack(channels, -1)).astype(np.uint8)
+
+
+def _shares(
+    attention: Float[np.ndarray, "r t"], phrases: Sequence[Sequence[int]]
+) -> Float[np.ndarray, "r p"]:
+    """Each region's attention to each phrase: to all of its tokens."""
+    shares = np.zeros((len(attention), len(phrases)), attention.dtype)
+    for i, positions in enumerate(phrases):
+        shares[:, i] = attention[:, list(positions)].sum(1)
+    return shares
+
+
+def _maps(
+    sketch: UInt8[np.ndarray, "S S"],
+    labels: Int[np.ndarray, "s s"],
+    titles: Sequence[str],
+    shares: Float[np.ndarray, "r p"],
+    cell: int,
+    columns: int,
+) -> Picture:
+    if not titles:
+        return text_block("", cell)
+    strongest = max(float(shares.max()), 1e-6)
+    maps = [_painted(sketch, labels, heat(share / strongest), cell) for share in shares.T]
+    rows = []
+    for i in range(0, len(maps), columns):
+        names = [text_block(title, cell, LETTERS, True) for title in titles[i : i + columns]]
+        height = max(len(name) for name in names)
+        # Titles of one line stand as near to their maps as those of several.
+        row = [
+            np.pad(x, ((height - len(x), 0), (0, 0), (0, 0)), constant_values=255) for x in names
+        ]
+        rows.append(below([beside(row), beside(maps[i : i + columns])], gap=2))
+    return below([*rows, _heat_scale(strongest, columns * (cell + GAP) - GAP)], gap=2 * GAP)
+
+
+def _painted(
+    sketch: UInt8[np.ndarray, "S S"],
+    labels: Int[np.ndarray, "s s"],
+    colors: UInt8[np.ndarray, "r 3"],
+    side: int,
+) -> Picture:
+    """Every region in its colour with the sketch's lines over it, at a size of its own."""
+    fill = cv2.resize(colors[labels], (side, side), interpolation=cv2.INTER_NEAREST)
+    lines = resized(sketch, side, side)[..., None] / 255
+    return framed(np.rint(fill * lines).astype(np.uint8))
+
+
+def _heat_scale(strongest: float, width: int) -> Picture:
+    """What the colours of the heat maps stand for."""
+    bar = framed(np.repeat(heat(np.linspace(0, 1, 160))[None], LETTERS, axis=0))
+    text = f"0 to {strongest:.2f}: share of a region's attention that goes to the phrase"
+    return beside([bar, text_block(text, width - bar.shape[1] - GAP, LETTERS)])
+
+
+def _fusion_panel(
+    sketch: UInt8[np.ndarray, "S S"],
+    labels: Int[np.ndarray, "s s"],
+    fusion: Float[np.ndarray, "r 2"],
+    numbers: Sequence[int],
+    first: Sequence[str],
+) -> Picture:
+    """Regions by number on the page; for each a bar of α and β, and its first phrase."""
+    of_sketch = fusion[:, :1]
+    strength = np.abs(2 * of_sketch - 1)
+    hue = np.where(of_sketch > 0.5, SKETCH_COLOR, TEXT_COLOR)
+    colors = np.rint(255 + strength * (hue - 255)).astype(np.uint8)
+    side = 2 * CELL + GAP
+    page = _numbered(_painted(sketch, labels, colors, side), labels, numbers)
+    width = COLUMNS * (CELL + GAP) - GAP
+    room = width - side - 2 * GAP - _NUMBER - _BAR[0] - _VALUES
+    heading = "α | β, and the phrase that has most of the attention"
+    rows = [text_block(heading, width - side - 2 * GAP, LETTERS)]
+    for i in np.argsort(numbers):
+        alpha, beta = fusion[i].tolist()
+        note = cut_to(first[i], room, LETTERS - 2)
+        rows.append(_fusion_bar(numbers[i], alpha, beta, note, room))
+    title = "Fusion by region: share of the sketch (α, blue) and of the text (β, orange)"
+    panel = beside([page, below(rows, gap=4)], gap=2 * GAP)
+    return below([text_block(title, width, LETTERS), panel])
+
+
+def _fusion_bar(number: int, alpha: float, beta: float, note: str, room: int) -> Picture:
+    width, height = _BAR
+    image = Image.new("RGB", (_NUMBER + width + _VALUES + room, height), "white")
+    pen, letters = ImageDraw.Draw(image), font(LETTERS - 2)
+    pen.text((_NUMBER - 8, height / 2), str(number), INK, letters, anchor="rm")
+    middle = _NUMBER + round(width * alpha / (alpha + beta))
+    pen.rectangle((_NUMBER, 3, middle, height - 4), fill=SKETCH_COLOR)
+    pen.rectangle((middle, 3, _NUMBER + width, height - 4), fill=TEXT_COLOR)
+    left = _NUMBER + width
+    pen.text((left + 6, height / 2), f"{alpha:.2f} | {beta:.2f}", INK, letters, anchor="lm")
+    pen.text((left + _VALUES, height / 2), note, INK, letters, anchor="lm")
+    return np.array(image)
+
+
+def _numbered(page: Picture, labels: Int[np.ndarray, "s s"], numbers: Sequence[int]) -> Picture:
+    """Writes each region's number where the region is widest."""
+    image = Image.fromarray(page)
+    pen, scale = ImageDraw.Draw(image), page.shape[0] / labels.shape[0]
+    for region in np.unique(labels):
+        # The padding keeps numbers of regions at the border inside.
+        inside = np.pad((labels == region).astype(np.uint8), 1)
+        depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        pen.text(
+            ((x + 0.5) * scale, (y + 0.5) * scale),
+            str(numbers[region]),
+            INK,
+            font(20),
+            anchor="mm",
+            stroke_width=2,
+            stroke_fill="white",
+        )
+    return np.array(image)

@@ -1,0 +1,203 @@
+"""Figures of regions and graphs, large enough to read."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageDraw
+
+from ragaf_jax.figures.lettering import font, wrap
+from ragaf_jax.graph.build import RegionGraph
+from ragaf_jax.graph.features import EDGE_KINDS
+from ragaf_jax.graph.measure import measure_regions
+from ragaf_jax.graph.regions import Regions
+from ragaf_jax.images import resized
+
+LEAST_SIDE = 512  # px of a figure's shorter side; every stroke and letter scales with it
+LETTERS = 20  # height of region numbers, px of a figure of LEAST_SIDE
+# Kinds of edges, the most specific first: blue, red, orange, green are apart in hue and lightness.
+_EDGE_COLORS = {
+    "containment": (30, 90, 200),
+    "adjacency": (200, 30, 45),
+    "radius": (235, 150, 20),
+    "knn": (35, 145, 75),
+}
+_EDGE_NAMES = {
+    "containment": "containment",
+    "adjacency": "adjacency",
+    "radius": "near",
+    "knn": "k nearest",
+}
+_LEGEND = "A pair has one line: its first kind in this order."
+_BACKGROUND = (232, 232, 232)
+_GOLDEN_ANGLE = 137.50776  # degrees; successive multiples never come close together
+_CHROMA = 30  # of CIELAB: calm beside black lines and numbers
+_LIGHTNESS = 86, 76  # of CIELAB, in turn
+
+
+def draw_regions(
+    sketch: UInt8[np.ndarray, "H W"],
+    regions: Regions,
+    numbers: Sequence[int] | None = None,
+    letters: int = LETTERS,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The sketch with each region in a colour of its own, numbered; background pale grey.
+
+    Args:
+        sketch: paper 255, ink 0, of the proportions of `regions.labels` and any resolution.
+        numbers: of the regions, where they are not called by their ids.
+        letters: height of the numbers, px of a figure of LEAST_SIDE.
+
+    Returns:
+        RGB, enlarged so that the shorter side has at least LEAST_SIDE pixels.
+    """
+    size, unit = _figure_size(regions)
+    colors = _region_colors(regions)[regions.labels]
+    fill = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
+    figure = (
+        (fill * (0.1 + 0.9 * resized(sketch, *size[::-1])[..., None] / 255))
+        .round()
+        .astype(np.uint8)
+    )
+    return _numbered(figure, _anchors(regions, size), round(letters * unit), numbers)
+
+
+def draw_graph(
+    sketch: UInt8[np.ndarray, "H W"],
+    regions: Regions,
+    graph: RegionGraph,
+    numbers: Sequence[int] | None = None,
+    letters: int = LETTERS,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The graph over the faded sketch, and below it what the colours of its edges mean.
+
+    A node stands at its region's innermost point, not at the centroid, which of a ring or of the
+    background lies in another region. A pair has one line, of the most specific kind that joins it:
+    containment, adjacency, near (within a radius), k nearest. Arguments as in `draw_regions`.
+    """
+    size, unit = _figure_size(regions)
+    faded = 255 - (255 - resized(sketch, *size[::-1])) // 4
+    figure = cv2.cvtColor(faded, cv2.COLOR_GRAY2RGB)
+    anchors = _anchors(regions, size)
+    for (one, other), kind in _pairs(graph).items():
+        (begin, end), width = anchors[[one, other]].tolist(), max(1, round(2.5 * unit))
+        cv2.line(figure, begin, end, _EDGE_COLORS[kind], width, cv2.LINE_AA)
+    radius = 0.75 * letters * unit
+    for anchor, color in zip(anchors.tolist(), _region_colors(regions).tolist(), strict=True):
+        cv2.circle(figure, anchor, round(radius + 1.5 * unit), (40, 40, 40), -1, cv2.LINE_AA)
+        cv2.circle(figure, anchor, round(radius), color, -1, cv2.LINE_AA)
+    # Within the circles that stand for the nodes, wherever these are.
+    image = Image.fromarray(figure)
+    pen, height = ImageDraw.Draw(image), max(1, round(0.85 * letters * unit))
+    for i, (x, y) in enumerate(anchors.tolist()):
+        pen.text((x, y), str(i if numbers is None else numbers[i]), "black", font(height), "mm")
+    return np.concatenate([np.array(image), _legend(graph, size[0], letters * unit)])
+
+
+def _pairs(graph: RegionGraph) -> dict[tuple[int, int], str]:
+    """The most specific kind of edge between each pair of different regions that has one."""
+    found: dict[tuple[int, int], set[str]] = {}
+    edges = zip(graph.senders.tolist(), graph.receivers.tolist(), graph.edges, strict=True)
+    for sender, receiver, edge in edges:
+        if sender != receiver:
+            kinds = {kind for place, kind in enumerate(EDGE_KINDS) if edge[place] > 0}
+            pair = min(sender, receiver), max(sender, receiver)
+            found[pair] = found.get(pair, set()) | kinds
+    first = {}
+    for pair, kinds in found.items():
+        first[pair] = next(kind for kind in _EDGE_COLORS if kind in kinds)
+    return first
+
+
+def _figure_size(regions: Regions) -> tuple[tuple[int, int], float]:
+    """Width and height in px, and the length of one px of a figure of LEAST_SIDE."""
+    height, width = regions.labels.shape
+    factor = max(1, -(-LEAST_SIDE // min(height, width)))
+    return (width * factor, height * factor), min(height, width) * factor / LEAST_SIDE
+
+
+def _region_colors(regions: Regions) -> UInt8[np.ndarray, "n 3"]:
+    """A muted colour for each region, far from those of the regions that it touches.
+
+    Every region takes, of the colours that are left, the one farthest from its neighbours'.
+    """
+    lab = _muted(regions.n)
+    adjacent: Bool[np.ndarray, "n n"] = measure_regions(regions).adjacent
+    left, chosen = list(range(regions.n)), np.zeros(regions.n, int)
+    for region in range(regions.n):
+        near = chosen[:region][adjacent[region, :region] & ~regions.background[:region]]
+        apart = [
+            np.linalg.norm(lab[near] - lab[color], axis=1).min(initial=np.inf) for color in left
+        ]
+        chosen[region] = left.pop(int(np.argmax(apart)))
+    rgb = cv2.cvtColor(lab[None, chosen], cv2.COLOR_LAB2RGB)[0]
+    colors = (255 * rgb.clip(0, 1)).round().astype(np.uint8)
+    colors[regions.background] = _BACKGROUND
+    return colors
+
+
+def _muted(count: int) -> Float[np.ndarray, "count 3"]:
+    """Colours of CIELAB, similar in lightness and chroma."""
+    hue = np.radians(np.arange(count) * _GOLDEN_ANGLE)
+    lightness = np.where(np.arange(count) % 2, *_LIGHTNESS[::-1])
+    lab = np.stack([lightness, _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
+    return lab.astype(np.float32)
+
+
+def _anchors(regions: Regions, size: tuple[int, int]) -> Int[np.ndarray, "n 2"]:
+    """x, y on the figure of each region's point that is farthest from its borders."""
+    anchors = []
+    for region in range(regions.n):
+        mask = (regions.labels == region).astype(np.uint8)
+        mask = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        anchors.append((x + 0.5, y + 0.5))
+    height, width = regions.labels.shape
+    return (np.array(anchors) * (size[0] / width, size[1] / height)).astype(int)
+
+
+def _legend(graph: RegionGraph, width: int, letters: float) -> UInt8[np.ndarray, "height width 3"]:
+    """White paper with a line and a name for each kind of edge that is drawn."""
+    drawn = set(_pairs(graph).values())
+    size = max(1, round(0.75 * letters))
+    entries, left, row = [], 0.5 * size, 0
+    for kind in (kind for kind in _EDGE_COLORS if kind in drawn):
+        length = 2.2 * size + font(size).getlength(_EDGE_NAMES[kind])
+        if left + length > width:
+            left, row = 0.5 * size, row + 1
+        entries.append((kind, left, row))
+        left += length + 0.9 * size
+    meaning = wrap(_LEGEND, width - size, size) if len(entries) > 1 else []
+    rows, step = row + 1 + len(meaning), round(1.5 * size)
+    strip = Image.new("RGB", (width, rows * step + size // 2), "white")
+    pen = ImageDraw.Draw(strip)
+    for kind, left, row in entries:
+        middle = (row + 0.6) * step
+        line = (left, middle, left + 1.8 * size, middle)
+        pen.line(line, _EDGE_COLORS[kind], max(1, size // 4))
+        place = left + 2.2 * size, middle
+        pen.text(place, _EDGE_NAMES[kind], "black", font(size), anchor="lm")
+    for i, text in enumerate(meaning, rows - len(meaning)):
+        place = 0.5 * size, (i + 0.6) * step
+        pen.text(place, text, (90, 90, 90), font(size), anchor="lm")
+    return np.array(strip)
+
+
+def _numbered(
+    figure: UInt8[np.ndarray, "height width 3"],
+    anchors: Int[np.ndarray, "n 2"],
+    height: int,
+    numbers: Sequence[int] | None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Region numbers, black with a white outline, legible on paper and on ink."""
+    image = Image.fromarray(figure)
+    pen = ImageDraw.Draw(image)
+    # An anchor at the page's edge must not push its number off the page.
+    places = np.clip(anchors, height, (image.width - height, image.height - height))
+    letters, edge = font(height), max(1, height // 10)
+    for i, (x, y) in enumerate(places.tolist()):
+        text = str(i if numbers is None else numbers[i])
+        pen.text((x, y), text, "black", letters, "mm", stroke_width=edge, stroke_fill="white")
+    return np.array(image)

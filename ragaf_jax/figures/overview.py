@@ -1,0 +1,80 @@
+"""The sheet over a batch: what was made of every sketch, at a glance."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.figures.lettering import Picture, below, beside, on_page, text_block
+from ragaf_jax.folders import whole_files
+
+FILE = "overview.png"
+MOST = 100  # rows: with three columns of them about 6000 px high
+CELL = 128  # px
+# Rows of a column before there is another, up to three.
+ROWS, COLUMNS = 10, 3
+# A column of images by the file that it shows; files that no row has are left out.
+_TITLES = {
+    "sketch.png": "sketch",
+    "stage1_output.png": "stage 1",
+    "stage2_output.png": "stage 2",
+}
+
+
+def write_overview(output: Path, names: Sequence[str]) -> None:
+    """Writes overview.png into a batch's folder, of what lies in the folders of its rows.
+
+    Args:
+      output: the batch's folder.
+      names: of its rows; after the first `MOST` none are shown, nor are those whose images were
+        deleted. Without rows nothing is written.
+    """
+    names = [name for name in names if any((output / name / file).exists() for file in _TITLES)]
+    if not names:
+        return
+    with whole_files(output) as partial:
+        Image.fromarray(overview(output, names)).save(partial / FILE)
+
+
+def overview(output: Path, names: Sequence[str]) -> Picture:
+    """A row a sketch: sketch, images, and the name and prompt below; see `write_overview`."""
+    shown = names[:MOST]
+    titles = {
+        title: file
+        for file, title in _TITLES.items()
+        if any((output / name / file).exists() for name in shown)
+    }
+    rows = [
+        SheetRow(
+            [_cell(output / name / file) for file in titles.values()],
+            f"{name}: {_prompt(output / name)}",
+        )
+        for name in shown
+    ]
+    columns = min(COLUMNS, -(-len(rows) // ROWS))
+    height = -(-len(rows) // columns)
+    sheets = [
+        contact_sheet(rows[i : i + height], list(titles), CELL) for i in range(0, len(rows), height)
+    ]
+    if len(shown) == len(names):
+        return beside(sheets, gap=0)
+    note = text_block(f"The first {len(shown)} of {len(names)} sketches", 400)
+    return below([on_page(note), beside(sheets, gap=0)], gap=0)
+
+
+def _cell(file: Path) -> Picture:
+    """An image at the size of a cell; a white cell where it is missing."""
+    if not file.exists():
+        return np.full((CELL, CELL, 3), 255, np.uint8)
+    with Image.open(file) as image:
+        larger = image.width > CELL
+        resample = Image.Resampling.BOX if larger else Image.Resampling.NEAREST
+        return np.array(image.convert("RGB").resize((CELL, CELL), resample))
+
+
+def _prompt(folder: Path) -> str:
+    """The prompt and those of regions, in a line."""
+    file = folder / "prompt.txt"
+    return "; ".join(file.read_text(encoding="utf-8").splitlines()) if file.exists() else ""

@@ -1,0 +1,70 @@
+"""What is shown of one drawing: `comparison` and `fusion_curves`."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
+from ragaf_jax.figures.lettering import Picture
+
+# Lines of a figure that are told apart by colour and by dashes.
+_DASHES = ("-", "--", ":", "-.")
+
+
+def comparison(
+    sketch: UInt8[np.ndarray, "s s"],
+    made: Mapping[str, UInt8[np.ndarray, "n s s 3"]],
+    captions: Sequence[str],
+) -> Picture:
+    """sketch | what each stage made, a row for each of n pictures.
+
+    Args:
+      sketch: of all.
+      made: pictures by the title of their column.
+      captions: below each row.
+    """
+    rows = [
+        SheetRow((sketch, *(pictures[i] for pictures in made.values())), caption)
+        for i, caption in enumerate(captions)
+    ]
+    return contact_sheet(rows, ("sketch", *made))
+
+
+def fusion_curves(
+    levels: Sequence[float], fusion: Float[np.ndarray, "levels r 2"], numbers: Sequence[int]
+) -> Picture:
+    """α of each region from noise to picture; β, which is the rest, on the scale at the right.
+
+    Args:
+      levels: timesteps as shares of T.
+      fusion: α and β of each region at each level.
+      numbers: what each region is called.
+    """
+    from matplotlib.figure import Figure  # takes a second to import; see `sampling.curves`
+
+    rows = -(-len(numbers) // 16)
+    figure = Figure(figsize=(6.4 + 0.9 * rows, 4.4), layout="constrained")
+    panel = figure.subplots()
+    for line, i in enumerate(np.argsort(numbers)):
+        style = _DASHES[line // 10 % len(_DASHES)]
+        panel.plot(levels, fusion[:, i, 0], style, color=f"C{line % 10}", label=str(numbers[i]))
+    panel.axhline(0.5, color="0.8", linewidth=0.8)
+    panel.set(
+        xlabel="timestep, share of T: noise on the left, picture on the right",
+        ylabel="α, the share of the sketch",
+        xlim=(max(levels), min(levels)),
+        ylim=(0, 1),
+    )
+    other = panel.secondary_yaxis("right", functions=(_rest, _rest))
+    other.set_ylabel("β, the share of the text")
+    figure.legend(title="region", loc="outside right upper", ncols=rows, fontsize="small")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return np.array(Image.open(file).convert("RGB"))
+
+
+def _rest(share: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    return 1 - share

@@ -1,0 +1,155 @@
+"""What a step minimises, and what chance decides of it beforehand."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.diffusion.build import schedule_of
+from ragaf_jax.diffusion.schedule import Schedule
+from ragaf_jax.errors import UserError
+from ragaf_jax.runtime.sharding import spread
+from ragaf_jax.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised, and what is left out at random so that guidance has an opposite.
+
+    Attributes:
+      schedule: noise of every timestep.
+      prediction: what the UNet predicts: "epsilon", "v_prediction" or "sample".
+      min_snr_gamma: γ of min-SNR weighting, or None.
+      max_snr: the weight of almost clean examples grows no further than at this SNR.
+      text_dropout: share of examples that see the empty prompt.
+      sketch_dropout: share of examples that see neither sketch nor regions.
+      appearance_weight: weight of the appearance loss.
+      denoised: of each batch, so many examples are denoised; RAGAF reads words and graph of the
+        rest, too, for the appearance loss. That costs a fraction of denoising, and tying words to
+        regions takes many examples.
+      accumulation: each batch goes through the networks in so many parts.
+      empty_tokens: the tokens of the empty prompt.
+      empty_mask: which of them are not padding.
+      empty_states: the text encoder's states of them, where those of captions come with the batch.
+    """
+
+    schedule: Schedule
+    prediction: str
+    min_snr_gamma: float | None
+    max_snr: float
+    text_dropout: float
+    sketch_dropout: float
+    appearance_weight: float
+    denoised: int
+    accumulation: int
+    empty_tokens: Int[np.ndarray, " t"]
+    empty_mask: Bool[np.ndarray, " t"]
+    empty_states: Float[np.ndarray, "t d"] | None = None
+
+
+def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Objective:
+    """The objective of a configuration.
+
+    Raises:
+      UserError: the tokenizer has more words than the text encoder.
+    """
+    if tokenizer.vocab_size > config.model.text_encoder.vocab_size:
+        raise UserError(
+            f"The data's tokenizer has {tokenizer.vocab_size} words and "
+            f"config.model.text_encoder.vocab_size is {config.model.text_encoder.vocab_size}; "
+            "raise the latter."
+        )
+    tokens, mask = tokenizer.encode([""], config.data.text_length)
+    return Objective(
+        schedule=schedule_of(config),
+        prediction=config.diffusion.prediction,
+        min_snr_gamma=config.diffusion.min_snr_gamma,
+        max_snr=config.diffusion.max_snr,
+        text_dropout=config.train.text_dropout,
+        sketch_dropout=config.train.sketch_dropout,
+        appearance_weight=config.train.appearance_weight,
+        denoised=config.train.batch_size,
+        accumulation=config.train.accumulation,
+        empty_tokens=tokens[0],
+        empty_mask=mask[0],
+    )
+
+
+def dropped(
+    objective: Objective, rng: PRNGKeyArray, size: int
+) -> tuple[Bool[Array, "{size}"], Bool[Array, "{size}"]]:
+    """Which of `size` examples lose their text, and which their sketch.
+
+    Half of the smaller share loses both: guidance compares (nothing), (sketch) and (both), so these
+    must all have been seen (Brooks et al. 2023, InstructPix2Pix, sec. 3.2.1).
+    """
+    text, sketch = objective.text_dropout, objective.sketch_dropout
+    chance = jax.random.uniform(rng, (size,))
+    first = text - min(text, sketch) / 2
+    return chance < text, (chance >= first) & (chance < first + sketch)
+
+
+def drop_text(objective: Objective, batch: Batch, dropped: Bool[Array, " b"]) -> Batch:
+    """The batch with the empty prompt in place of the captions that are dropped."""
+    if batch.text_states is not None:
+        empty = jnp.asarray(objective.empty_states, batch.text_states.dtype)[None]
+        states = jnp.where(dropped[:, None, None], empty, batch.text_states)
+        batch = batch._replace(text_states=states)
+    return batch._replace(
+        tokens=jnp.where(dropped[:, None], objective.empty_tokens[None], batch.tokens),
+        token_mask=jnp.where(dropped[:, None], objective.empty_mask[None], batch.token_mask),
+    )
+
+
+class Denoised(NamedTuple):
+    """Examples to be denoised, and all that chance decides of them.
+
+    Attributes:
+      batch: the examples, some without their captions.
+      posterior: the key of each one's draw of latents.
+      noise: the key of what is added to its latents.
+      timesteps: where in 0 … T − 1.
+      keep_sketch: 1 where sketch and regions are shown.
+      dropout: the key of LoRA's dropout; the first example's counts for all.
+    """
+
+    batch: Batch
+    posterior: Key[Array, " b"]
+    noise: Key[Array, " b"]
+    timesteps: Int[Array, " b"]
+    keep_sketch: Float[Array, " b"]
+    dropout: Key[Array, " b"]
+
+
+class Read(NamedTuple):
+    """Examples, maybe none, of which RAGAF only reads words and graph, and at which timesteps."""
+
+    batch: Batch
+    timesteps: Float[Array, " b"]
+
+
+def drawn(objective: Objective, rng: PRNGKeyArray, batch: Batch) -> tuple[Denoised, Read]:
+    """A step's batch with its random numbers, drawn before the batch is parted."""
+    keys = jax.random.split(rng, 6)
+    size, steps = objective.denoised, objective.schedule.alpha.shape[0]
+    read = jax.tree.map(lambda x: x[size:], batch)
+    batch = jax.tree.map(lambda x: x[:size], batch)
+    # Stratified over the batch: the loss varies a thousandfold over timesteps.
+    offsets = (jnp.arange(size) + jax.random.uniform(keys[1], (size,))) / size
+    no_text, no_sketch = dropped(objective, keys[2], size)
+    denoised = Denoised(
+        batch=drop_text(objective, batch, no_text),
+        posterior=jax.random.split(keys[4], size),
+        noise=jax.random.split(keys[0], size),
+        timesteps=jnp.minimum((offsets * steps).astype(jnp.int32), steps - 1),
+        keep_sketch=1.0 - no_sketch,
+        dropout=jax.random.split(keys[5], size),
+    )
+    count = read.tokens.shape[0]
+    times = jax.random.uniform(keys[3], (count,), maxval=steps - 1)
+    return spread(denoised), spread(Read(read, times))

@@ -1,0 +1,160 @@
+"""The losses of training, and the same measured on held-out examples."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.conditioning import condition, latents_of, text_states_of
+from ragaf_jax.diffusion import loss as losses
+from ragaf_jax.diffusion.schedule import add_noise
+from ragaf_jax.losses.objective import Denoised, Objective, Read
+from ragaf_jax.nets.model import Conditioning, Model, Params, Regions
+from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.nets.regions import pool_regions
+
+Scalars = dict[str, Array]
+
+# Parts of the timesteps of which losses and fusion weights are logged.
+QUARTERS = 4
+
+
+def denoising_losses(
+    model: Model,
+    objective: Objective,
+    params: Params,
+    latents: Float[Array, "b h w c"],
+    noise: Float[Array, "b h w c"],
+    timesteps: Int[Array, " b"],
+    conditioning: Conditioning,
+    rng: PRNGKeyArray | None = None,
+) -> tuple[Float[Array, " b"], RagafTrace | None]:
+    """The denoising loss of each example, and RAGAF's trace."""
+    noisy = add_noise(objective.schedule, latents, noise, timesteps)
+    prediction, trace = model.predict(
+        params, noisy, timesteps.astype(jnp.float32), conditioning, rng
+    )
+    loss = losses.denoising_loss(
+        objective.prediction,
+        objective.schedule,
+        prediction,
+        latents,
+        noise,
+        timesteps,
+        objective.min_snr_gamma,
+        objective.max_snr,
+    )
+    return loss, trace
+
+
+def appearance_loss(
+    trace: RagafTrace, regions: Regions, latents: Float[Array, "b h w c"]
+) -> Float[Array, " b"]:
+    """How far each region's feature is from telling the region's mean latent.
+
+    Mean squared error over channels, averaged over regions by their area up to one cell. Denoising
+    alone ties words to regions only through every layer of the UNet; this asks the question where
+    the answer is made, needs no labels beyond the picture, and reaches graph attention, word
+    attention and text encoder from the first step on.
+    """
+    shares = regions.shares[latents.shape[1]]
+    weight = jnp.minimum(shares.sum(1), 1.0) * regions.active[:, None]
+    error = jnp.square(trace.appearance - pool_regions(latents, shares)).mean(-1)
+    return (weight * error).sum(-1) / jnp.maximum(weight.sum(-1), 1.0)
+
+
+def reading_loss(
+    model: Model, params: Params, batch: Batch, timesteps: Float[Array, " b"]
+) -> Float[Array, ""]:
+    """The appearance loss of what RAGAF reads off words and graph alone."""
+    regions = model.locate(batch.labels, batch.graph, batch.token_mask)
+    trace = model.read(params, timesteps, text_states_of(model, params, batch), regions)
+    latents = jax.lax.stop_gradient(latents_of(model, params, batch))
+    return appearance_loss(trace, regions, latents).mean()
+
+
+def step_loss(
+    model: Model, objective: Objective, params: Params, denoised: Denoised, read: Read
+) -> tuple[Float[Array, ""], Scalars]:
+    """The mean loss of some examples, and what it consists of.
+
+    Beside scalars: `by_time`, the sums over examples of (1, denoising loss[, α, β]) in each quarter
+    of the timesteps.
+    """
+    batch, timesteps, dropout = denoised.batch, denoised.timesteps, denoised.dropout[0]
+    latents = jax.lax.stop_gradient(latents_of(model, params, batch, denoised.posterior))
+    noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(denoised.noise)
+    conditioning = condition(model, params, batch, denoised.keep_sketch, dropout)
+    per_example, trace = denoising_losses(
+        model, objective, params, latents, noise, timesteps, conditioning, dropout
+    )
+    loss = per_example.mean()
+    scalars = {"denoising": loss}
+    if trace is not None:
+        # Noisy latents tell a region's mean by themselves where there is little noise.
+        noisiness = jnp.square(objective.schedule.sigma[timesteps])
+        appearance = appearance_loss(trace, conditioning.regions, latents)
+        scalars["appearance"] = (noisiness * appearance).mean()
+        loss = loss + objective.appearance_weight * scalars["appearance"]
+        if read.timesteps.shape[0]:
+            scalars["reading"] = reading_loss(model, params, read.batch, read.timesteps)
+            loss = loss + objective.appearance_weight * scalars["reading"]
+    scalars["by_time"] = by_time(objective, timesteps, per_example, trace, conditioning.regions)
+    return loss, scalars
+
+
+def by_time(
+    objective: Objective,
+    timesteps: Int[Array, " b"],
+    losses: Float[Array, " b"],
+    trace: RagafTrace | None,
+    regions: Regions | None,
+) -> Float[Array, "quarters values"]:
+    """Mean over examples of (1, loss[, α, β]), those in other quarters of time counted as 0."""
+    values = [jnp.ones_like(losses), losses]
+    if trace is not None and regions is not None:
+        real = jnp.arange(trace.fusion.shape[1])[None] < regions.graph.n_node[:, :1]
+        total = (trace.fusion * real[..., None]).sum(1) / jnp.maximum(real.sum(1), 1)[:, None]
+        values += [total[:, 0], total[:, 1]]
+    quarter = timesteps * QUARTERS // objective.schedule.alpha.shape[0]
+    return jax.nn.one_hot(quarter, QUARTERS).T @ jnp.stack(values, -1) / len(losses)
+
+
+def validation_losses(
+    model: Model,
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    conditioned_on: Batch,
+    rng: PRNGKeyArray,
+    levels: int = 4,
+) -> Float[Array, " b"]:
+    """The denoising loss of each example over fixed noise and evenly spread timesteps.
+
+    Args:
+      model: static.
+      objective: static; what is minimised.
+      params: parameters.
+      batch: whose pictures are to be predicted.
+      conditioned_on: whose sketch, regions and text are shown; `batch` itself, or with some of its
+        fields shuffled.
+      rng: the same key gives the same noise.
+      levels: static; how many timesteps.
+
+    Returns:
+      The mean over the timesteps, an example.
+    """
+    latents = latents_of(model, params, batch)
+    size = latents.shape[0]
+    conditioning = condition(model, params, conditioned_on, jnp.ones(size))
+    steps = objective.schedule.alpha.shape[0]
+
+    def at_level(level: Int[Array, ""]) -> Float[Array, " b"]:
+        noise = jax.random.normal(jax.random.fold_in(rng, level), latents.shape)
+        timestep = ((level + 0.5) * steps / levels).astype(jnp.int32)
+        loss, _ = denoising_losses(
+            model, objective, params, latents, noise, jnp.full(size, timestep), conditioning
+        )
+        return loss
+
+    return jax.lax.map(at_level, jnp.arange(levels)).mean(0)

@@ -1,0 +1,85 @@
+"""Does the model listen? The held-out loss with what is true, and with what belongs to others."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ragaf_jax.batch import Batch, in_chunks
+from ragaf_jax.losses.objective import Objective
+from ragaf_jax.losses.terms import validation_losses
+from ragaf_jax.nets.model import Model, Params
+
+# Examples a call of the compiled loss.
+CHUNK = 16
+
+# The fields of a batch that are its regions, and those that are its captions.
+GRAPH = ("labels", "graph")
+TEXT = ("tokens", "token_mask", "text_states")
+
+Validate = Callable[[Params, Batch, int], dict[str, float]]
+
+
+def shuffled(batch: Batch, *fields: str) -> Batch:
+    """The batch with each example's `fields` taken from the example before it."""
+    roll = functools.partial(np.roll, shift=1, axis=0)
+    return batch._replace(**{field: jax.tree.map(roll, getattr(batch, field)) for field in fields})
+
+
+def variants(batch: Batch, has_regions: bool) -> dict[str, Batch]:
+    """The batch as it is, and with the sketch, the caption or the region graph of another.
+
+    A shuffled sketch brings its own regions along; a shuffled graph leaves the sketch in place.
+    """
+    wrong = {
+        "true": batch,
+        "shuffled_sketch": shuffled(batch, "sketch", *GRAPH),
+        "shuffled_text": shuffled(batch, *TEXT),
+    }
+    if has_regions:
+        wrong["shuffled_graph"] = shuffled(batch, *GRAPH)
+    return wrong
+
+
+def single_changes(batch: Batch, has_regions: bool) -> dict[str, Batch]:
+    """The batch as it is, and with one of its conditions changed while all others stay.
+
+    Only so does a branch that is cut off leave the loss as it was, to the last bit: a sketch that
+    brings its regions along would be noticed by RAGAF. An empty graph has its regions nowhere,
+    which is the same to the networks as regions that are dropped.
+    """
+    changed = {
+        "true": batch,
+        "shuffled_sketch": shuffled(batch, "sketch"),
+        "blank_sketch": batch._replace(sketch=np.zeros_like(batch.sketch)),
+        "shuffled_text": shuffled(batch, *TEXT),
+    }
+    if has_regions:
+        changed["shuffled_graph"] = shuffled(batch, *GRAPH)
+        changed["empty_graph"] = batch._replace(labels=np.full_like(batch.labels, -1))
+    return changed
+
+
+def make_validate(model: Model, objective: Objective) -> Validate:
+    """A function of (parameters, held-out examples, seed) that compiles once.
+
+    It gives the mean loss of each of `variants`. The examples, two or more, should be of different
+    drawings.
+    """
+    losses = jax.jit(functools.partial(validation_losses, model, objective))
+
+    def validate(params: Params, batch: Batch, seed: int) -> dict[str, float]:
+        key = jax.random.key(seed)
+        result = {}
+        for name, conditioned_on in variants(batch, model.ragaf is not None).items():
+            pieces = []
+            pairs = zip(in_chunks(batch, CHUNK), in_chunks(conditioned_on, CHUNK), strict=True)
+            for i, ((piece, fresh), (shown, _)) in enumerate(pairs):
+                noise = jax.random.fold_in(key, i)
+                pieces.append(losses(params, piece, shown, noise)[fresh])
+            result[name] = float(jnp.concatenate(pieces).mean())
+        return result
+
+    return validate

@@ -1,0 +1,1 @@
+"""What a run records of itself: logs, timers, profiles, the condition response."""

@@ -1,0 +1,29 @@
+"""A progress bar over the denoising steps of a call of the pipeline."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from tqdm import tqdm
+
+from ragaf_jax.sampling.results import Progress
+
+
+@contextlib.contextmanager
+def step_bar(total: int) -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr, and the function that takes it one step on.
+
+    It appears with the first step, after compilation: an error before that leaves no empty bar.
+
+    Args:
+      total: steps of all stages, as `Pipeline.steps` counts them.
+    """
+    bars: list[tqdm] = []
+    with contextlib.ExitStack() as stack:
+
+        def show(progress: Progress) -> None:
+            if not bars:
+                bars.append(stack.enter_context(tqdm(total=total, unit=" steps")))
+            bars[0].set_description(f"stage {progress.stage}", refresh=False)
+            bars[0].update()
+
+        yield show

@@ -1,0 +1,192 @@
+"""What a configuration's fields may be, checked before anything is read or written."""
+
+import math
+from typing import Any
+
+import ml_collections
+
+from ragaf_jax.caches import cached_kinds
+from ragaf_jax.diffusion.prediction import PREDICTIONS
+from ragaf_jax.diffusion.samplers import SAMPLERS
+from ragaf_jax.diffusion.timesteps import SPACINGS
+from ragaf_jax.errors import UserError, nearest
+from ragaf_jax.graph.regions import REGION_KINDS
+from ragaf_jax.nets.blocks import REMAT
+from ragaf_jax.nets.ragaf import FUSIONS
+from ragaf_jax.runtime.sharding import FROZEN
+from ragaf_jax.training.optim import OPTIMIZERS
+
+MOST = math.inf
+
+# Least and greatest value of each number.
+LIMITS = {
+    "stage": (1, 2),
+    "mesh.data": (-1, MOST),
+    "mesh.fsdp": (-1, MOST),
+    "data.recolorings": (1, MOST),
+    "data.image_size": (8, MOST),
+    "data.text_length": (3, MOST),  # a word in its frame
+    "data.max_regions": (2, 256),  # labels are stored in eight bits
+    "data.max_edges": (1, MOST),
+    "data.augment.stroke_width": (0, 1),
+    "data.augment.gaps": (0, 1),
+    "data.augment.wobble": (0, 1),
+    "data.augment.erasure": (0, 1),
+    "data.augment.noise": (0, 1),
+    "model.haar_levels": (1, MOST),
+    "model.clip_skip": (0, MOST),
+    "model.lora.rank": (1, MOST),
+    "model.lora.dropout": (0, 0.99),
+    "diffusion.steps_offset": (0, MOST),
+    "diffusion.distilled_steps": (0, MOST),
+    "train.steps": (1, MOST),
+    "train.batch_size": (1, MOST),
+    "train.accumulation": (1, MOST),
+    "train.max_skipped": (1, MOST),
+    "train.read_examples": (0, MOST),
+    "train.learning_rate": (0, MOST),
+    "train.warmup_steps": (0, MOST),
+    "train.weight_decay": (0, MOST),
+    "train.clip_norm": (0, MOST),
+    "train.ema_decay": (0, 1),
+    "train.text_dropout": (0, 1),
+    "train.sketch_dropout": (0, 1),
+    "train.appearance_weight": (0, MOST),
+    "log_every": (1, MOST),
+    "validate_every": (1, MOST),
+    "validation_examples": (2, MOST),  # one is shown what belongs to the other
+    "sample_every": (1, MOST),
+    "sample_examples": (1, MOST),
+    "checkpoint_every": (1, MOST),
+    "response.every": (0, MOST),
+    "response.examples": (2, MOST),
+    "response.sample_steps": (1, MOST),
+    "response.warn_after": (1, MOST),
+    "evaluation_examples": (2, MOST),
+    "keep_last": (1, MOST),
+    "memory_budget_gib": (0, MOST),
+    "keep_best": (0, MOST),
+    "keep_every": (0, MOST),
+    "sample.guidance_until": (0, 1),
+    "sample.strength": (0, 1),
+}
+
+# The values that each name can have.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "init.prediction": ("", *PREDICTIONS),
+    "mesh.frozen": FROZEN,
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": tuple(REMAT),
+    "model.autoencoder": ("haar", "kl"),
+    "data.regions": tuple(REGION_KINDS),
+    "model.ragaf.fusion": FUSIONS,
+    "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
+    "diffusion.prediction": PREDICTIONS,
+    "diffusion.timestep_spacing": SPACINGS,
+    "train.optimizer": OPTIMIZERS,
+    "sample.sampler": tuple(SAMPLERS),
+}
+
+# Of these the greatest is the best; in losses and errors it is the worst.
+METRICS = ("response/sketch", "response/text", "response/sketch_edge_f1", "response/true_edge_f1")
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Refuses numbers out of their range, names that nothing has, and what cannot go together.
+
+    Raises:
+      UserError: names the first field, its value and what it may be.
+    """
+    limits = {**LIMITS, "sample.steps": (1, config.diffusion.steps)}
+    for name, (least, most) in limits.items():
+        value = _value(config, name)
+        if not least <= value <= most:
+            span = f"{least} or more" if most == MOST else f"from {least} to {most}"
+            hint = "; to leave it out, choose more than train.steps" if "_every" in name else ""
+            raise UserError(f"config.{name} is {value}; it must be {span}{hint}.")
+    for name, choices in CHOICES.items():
+        value = _value(config, name)
+        if value not in choices:
+            near = nearest(value, choices)
+            meant = f" ({near[0]!r} comes near)" if near else ""
+            listed = ", ".join(repr(choice) for choice in choices)
+            raise UserError(f"config.{name} is {value!r}; choose one of {listed}{meant}.")
+    cached_kinds(config.data.cache, "config.data.cache")
+    _check_batch(config)
+    _check_mesh(config.mesh)
+    if config.keep_best and config.response.every:
+        _check_metric(config)
+
+
+def _value(config: ml_collections.ConfigDict, name: str) -> Any:
+    value = config
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def _check_batch(config: ml_collections.ConfigDict) -> None:
+    """What a step is made of can be shared out over its parts, and somebody reads it."""
+    train = config.train
+    if config.stage == 1 and train.read_examples:
+        raise UserError(
+            f"config.train.read_examples is {train.read_examples} and Stage 1 has no RAGAF "
+            "that could read them; set it to 0."
+        )
+    dropouts = train.text_dropout, train.sketch_dropout
+    if sum(dropouts) - min(dropouts) / 2 > 1:  # `objective.dropped`
+        raise UserError(
+            f"config.train.text_dropout is {dropouts[0]} and sketch_dropout {dropouts[1]}; half of "
+            "the smaller share loses both, and the others are more than there are examples: choose "
+            "smaller ones."
+        )
+    for name in ("batch_size", "read_examples"):
+        if train[name] % train.accumulation:
+            raise UserError(
+                f"config.train.{name} is {train[name]} and cannot go through the networks in "
+                f"{train.accumulation} equal parts; choose a config.train.accumulation that "
+                "divides it."
+            )
+
+
+def _check_mesh(mesh: ml_collections.ConfigDict) -> None:
+    """Each axis has devices, and at most one of them takes what the other leaves."""
+    for name in ("data", "fsdp"):
+        if mesh[name] == 0:
+            raise UserError(
+                f"config.mesh.{name} is 0; give the number of devices along it, or -1 for all that "
+                "are left."
+            )
+    if mesh.data == mesh.fsdp == -1:
+        raise UserError(
+            "config.mesh.data and config.mesh.fsdp are both -1, all devices that the other leaves; "
+            "give the number of devices of one of them, such as --config.mesh.fsdp=1."
+        )
+
+
+def _check_metric(config: ml_collections.ConfigDict) -> None:
+    """By what the best checkpoints are told is measured, and where there are checkpoints."""
+    metric, every, saves = config.best_metric, config.response.every, config.checkpoint_every
+    no_graph = config.stage == 1 or not config.model.ragaf.inject
+    if no_graph and metric.startswith("response/graph"):
+        reader = "Stage 1" if config.stage == 1 else "Stage 2 without RAGAF"
+        raise UserError(
+            f"config.best_metric is {metric!r}, and {reader} reads no graph; choose one of "
+            f"{', '.join(METRICS)}."
+        )
+    known = METRICS if no_graph else (*METRICS, "response/graph")
+    if metric not in known:
+        near = nearest(metric, known)
+        meant = f" ({near[0]} comes near)" if near else ""
+        raise UserError(
+            f"config.best_metric is {metric!r}, which is not measured or whose greatest value is "
+            f"not its best; choose one of {', '.join(known)}{meant}, or --config.keep_best=0."
+        )
+    # After the last step both are done; a run shorter than that of either has no choice to make.
+    steps = config.train.steps
+    if max(every, saves) < steps < math.lcm(every, saves):
+        raise UserError(
+            f"config.response.every is {every} and config.checkpoint_every is {saves}: no step "
+            f"before the last of {steps} has both, so that no checkpoint could be told to be "
+            "the best; make one a multiple of the other, or set config.keep_best to 0."
+        )

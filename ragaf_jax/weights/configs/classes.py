@@ -1,0 +1,117 @@
+"""What a folder of diffusers is by the class that its JSON file names, where another is wanted."""
+
+from collections.abc import Collection
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.weights.configs.fields import Json, shown
+from ragaf_jax.weights.configs.kinds import CONTROL, INSTEAD, WHOLE, check_unet
+
+# Classes of pipelines, in diffusers' model_index.json, whose networks can be those of a Stable
+# Diffusion 1 or 2: they differ in how they sample. Their networks are checked all the same, because
+# an inpainting UNet or a latent consistency model has other inputs. Without a class, or with the
+# one that all pipelines are derived from, only the networks show what it is. Any other is refused.
+_SD = "StableDiffusion"
+_PIPELINES = {
+    "",
+    "DiffusionPipeline",
+    *(f"{_SD}{task}Pipeline" for task in ("", "Img2Img", "Inpaint")),
+    *(f"{_SD}ControlNet{task}Pipeline" for task in ("", "Img2Img", "Inpaint")),
+    *(f"{_SD}PAG{task}Pipeline" for task in ("", "Img2Img", "Inpaint")),
+    *(f"{_SD}ControlNetPAG{task}Pipeline" for task in ("", "Inpaint")),
+    *(f"{_SD}{way}Pipeline" for way in ("Adapter", "AttendAndExcite", "DiffEdit", "KDiffusion")),
+    *(f"{_SD}{way}Pipeline" for way in ("ModelEditing", "Panorama", "Paradigms", "SAG")),
+    f"{_SD}InpaintPipelineLegacy",
+    f"{_SD}PipelineSafe",
+    f"{_SD}Pix2PixZeroPipeline",
+    f"Semantic{_SD}Pipeline",
+    "CycleDiffusionPipeline",
+    "LatentConsistencyModelPipeline",
+    "LatentConsistencyModelImg2ImgPipeline",
+}
+# Classes of networks, in the config.json of their own folders.
+_ALONE = {
+    "UNet2DConditionModel": "a UNet",
+    "AutoencoderKL": "a VAE",
+    "CLIPTextModel": "a text encoder",
+    "ControlNetModel": CONTROL,
+}
+
+
+def check_index(index: Json, source: str) -> None:
+    """Refuses a folder by the class of its pipeline.
+
+    Args:
+      index: its model_index.json.
+      source: the folder or hub id.
+
+    Raises:
+      UserError: names a class whose networks are not those of a Stable Diffusion 1 or 2.
+    """
+    if _class(index).removeprefix("Flax") not in _PIPELINES:
+        raise UserError(
+            f"{source} is {_named(index)}, as _class_name in its model_index.json shows, expected "
+            "a Stable Diffusion 1 or 2 (StableDiffusionPipeline); give one of those."
+        )
+
+
+def check_no_pipeline(index: Json, names: Collection[str], source: str) -> None:
+    """Refuses a whole pipeline where a ControlNet was to be given.
+
+    Args:
+      index: its model_index.json; empty where there is none.
+      names: of its files, relative to it.
+      source: the folder or hub id.
+
+    Raises:
+      UserError: says which pipeline it is.
+    """
+    name = _class(index).removeprefix("Flax")
+    if name not in _PIPELINES:
+        raise UserError(
+            f"{source} is {_named(index)}, as its model_index.json shows, expected a ControlNet; "
+            "give one of Stable Diffusion 1 or 2."
+        )
+    if name or any(part.startswith("unet/") for part in names):
+        raise UserError(
+            f"{source} is {WHOLE}, expected a ControlNet; {INSTEAD[WHOLE]}, and give a "
+            "ControlNet's own folder here."
+        )
+
+
+def check_alone(config: Json, source: str) -> None:
+    """Refuses the folder of one network where a whole Stable Diffusion was to be given.
+
+    Args:
+      config: its config.json.
+      source: the folder or hub id.
+
+    Raises:
+      UserError: says which network it is.
+    """
+    name = _class(config)
+    if not name and isinstance(found := config.get("architectures"), list) and found:
+        name = str(found[0])
+    if "UNet" in name:
+        check_unet(config, source)
+    kind = _ALONE.get(name.removeprefix("Flax"))
+    if kind == CONTROL:
+        raise UserError(
+            f"{source} is {CONTROL}, expected a whole Stable Diffusion 1 or 2; {INSTEAD[CONTROL]}."
+        )
+    what = kind or f"one network ({shown(name)})"
+    raise UserError(
+        f"{source} is {what} alone, expected a whole Stable Diffusion 1 or 2; give the folder "
+        "above it, with unet/, vae/, text_encoder/ and scheduler/."
+    )
+
+
+def _class(config: Json) -> str:
+    """The class that a JSON file of diffusers is of, or ""; of a custom one, the last of a list."""
+    found = config.get("_class_name")
+    found = found[-1] if isinstance(found, list) and found else found
+    return found if isinstance(found, str) else ""
+
+
+def _named(index: Json) -> str:
+    name = shown(_class(index))[1:-1]
+    return f"{'an' if name.startswith(('A', 'E', 'I', 'O', 'UnC')) else 'a'} {name}"

@@ -1,0 +1,200 @@
+"""What a folder, a UNet or a file of tensors is that is not a Stable Diffusion 1 or 2: for errors.
+
+Each is recognised by what only that kind has: a component's folder, a field of the UNet's
+configuration, or the name of a tensor.
+"""
+
+import re
+from collections.abc import Collection
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.weights.configs.fields import Json, shown
+
+# Components of a folder in diffusers' layout, and what alone has them.
+_COMPONENTS = {
+    "text_encoder_3": "Stable Diffusion 3",
+    "text_encoder_2": "Stable Diffusion XL or a later model, which has several text encoders",
+    "transformer": "a diffusion transformer, such as Stable Diffusion 3, Flux or PixArt",
+    "image_noising_scheduler": "a Stable unCLIP, whose UNet also reads an image's embedding",
+    "image_normalizer": "a Stable unCLIP, whose UNet also reads an image's embedding",
+    "depth_estimator": "a depth-to-image model, whose UNet also reads a depth map",
+    "low_res_scheduler": "an upscaler, whose UNet also reads a small image",
+    "prior": "a cascade of a prior and a decoder, such as Kandinsky or Stable Cascade",
+    "movq": "Kandinsky, which has another autoencoder",
+    "vqgan": "Wuerstchen or Stable Cascade, which have another autoencoder",
+    "motion_adapter": "AnimateDiff, a model of videos",
+}
+_INSTEAD_OF_UNET = ("transformer", "prior")
+# Fields of a UNet's config.json: name, value or None for any that is set, and the kind.
+_UNETS = (
+    ("_class_name", "UNetSpatioTemporalConditionModel", "of Stable Video Diffusion"),
+    ("_class_name", "UNet3DConditionModel", "of a model of videos"),
+    ("_class_name", "UNetMotionModel", "of AnimateDiff, a model of videos"),
+    ("_class_name", "Kandinsky3UNet", "of Kandinsky 3"),
+    ("_class_name", "StableCascadeUNet", "of Stable Cascade"),
+    ("addition_embed_type", "text_time", "of Stable Diffusion XL"),
+    ("addition_embed_type", None, "of another model (Kandinsky, DeepFloyd IF)"),
+    ("encoder_hid_dim_type", "ip_image_proj", "with an IP-Adapter in it"),
+    ("encoder_hid_dim_type", None, "of another model (Kandinsky, DeepFloyd IF)"),
+    ("time_cond_proj_dim", None, "of a latent consistency model (LCM), which reads the guidance"),
+    ("class_embed_type", "projection", "of a Stable unCLIP, which reads an image's embedding"),
+    ("num_class_embeds", None, "of an upscaler, which reads a noise level"),
+)
+# Channels that a UNet reads beside a latent of four.
+_INPUTS = {
+    5: "depth-to-image, which reads a depth map",
+    7: "an upscaler, which reads a small image",
+    8: "editing (InstructPix2Pix) or a latent upscaler, which read a second image",
+    9: "inpainting, which reads a mask and the masked image",
+}
+WHOLE = "a whole Stable Diffusion"
+CONTROL = "a ControlNet"
+ONE_NETWORK = "one network in diffusers' layout"
+LORA = "a LoRA or LyCORIS adapter"
+# Names of tensors, in the order in which they are looked for.
+_FILES = (
+    (r"(^|\.)ia3_l\b|\.on_input$", "an IA³ adapter"),
+    (r"^lora_.*\.[ab][12]\.weight$", "a GLoRA adapter"),
+    (r"lllite_", "a ControlNet-LLLite"),
+    (r"^lora_controlnet$", "a control-LoRA, a ControlNet as differences to a UNet's weights"),
+    (r"^(image_proj|ip_adapter)\.|_ip\.weight$", "an IP-Adapter"),
+    (r"^emb_params$|string_to_param|^clip_[lg]$", "a textual inversion"),
+    (r"^(adapter\.)?body\.\d+\.(resnets|block1|in_conv)", "a T2I-Adapter"),
+    (r"motion_modules\.", "a motion module of AnimateDiff"),
+    (
+        r"double_blocks[._]\d|joint_blocks[._]\d|single_blocks[._]\d|^(lora_)?transformer[._]",
+        "of a diffusion transformer, such as Stable Diffusion 3 or Flux",
+    ),
+    (
+        r"^conditioner\.embedders\.|^lora_te2_|^text_encoder_2\.|down_blocks[._]\d[._]attentions"
+        r"[._]\d[._]transformer_blocks[._][2-9]|input_blocks[._]\d+[._]1[._]transformer_blocks"
+        r"[._][1-9]",
+        "of Stable Diffusion XL",
+    ),
+    (r"^noise_augmentor\.", "a Stable unCLIP, whose UNet also reads an image's embedding"),
+    (r"\btime_embed(ding)?\.cond_proj\.", "a latent consistency model (LCM)"),
+    (r"^model\.diffusion_model\.label_emb\.", "a model whose UNet reads a class or an image"),
+    (r"^lora_|\.lora_(A|B|up|down)\b|\.hada_w|\.lokr_w", LORA),
+    (r"^(control_model\.)?input_hint_block\.|^controlnet_", CONTROL),
+    (r"^model\.diffusion_model\.", WHOLE),
+    (r"^down_blocks\.\d+\.(resnets|attentions)\.", ONE_NETWORK),
+    (r"^(encoder|decoder)\.(down|up|mid)", "a VAE alone"),
+    (r"^(text_model\.)?encoder\.layers\.|^text_model\.", "a text encoder alone"),
+)
+# What belongs where.
+INSTEAD = {
+    LORA: "name it as config.init.lora",
+    CONTROL: "name it as config.init.control",
+    WHOLE: "name it as config.init.checkpoint",
+    ONE_NETWORK: "give the folder that its own folder is in",
+}
+
+
+def check_components(names: Collection[str], source: str) -> None:
+    """Refuses a folder in diffusers' layout of another model.
+
+    Args:
+      names: of its files, relative to it.
+      source: the folder or hub id.
+
+    Raises:
+      UserError: names the component that shows what it is.
+    """
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    for component, kind in _COMPONENTS.items():
+        if component in folders and not (component in _INSTEAD_OF_UNET and "unet" in folders):
+            raise UserError(
+                f"{source} is {kind} (it has {component}/), expected a Stable Diffusion 1 or 2; "
+                "give one of those."
+            )
+
+
+def check_unet(config: Json, source: str) -> None:
+    """Refuses the config.json of a UNet, or of a copy of half of one, of another model.
+
+    Raises:
+      UserError: names the field that shows what it is.
+    """
+    for name, value, kind in _UNETS:
+        found = config.get(name)
+        if found is not None and found is not False and value in (None, found):
+            raise UserError(
+                f"{name} in {source} is {shown(found)}: the network is {kind}; give a Stable "
+                "Diffusion 1 or 2."
+            )
+
+
+def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) -> None:
+    """Refuses networks of another task by the channels that they read; None of what is not there.
+
+    Raises:
+      UserError: with the task that has so many channels.
+    """
+    if vae is not None and (vae.in_channels, vae.out_channels) != (3, 3):
+        raise UserError(
+            f"in_channels and out_channels of the VAE of {source} are {vae.in_channels} and "
+            f"{vae.out_channels}, expected the 3 of an RGB image: it is for another task (LDM3D, "
+            "whose images have a depth map); give a text-to-image model."
+        )
+    if unet is None:
+        return
+    # Without a VAE, no more than the UNet predicts; some predict a variance besides.
+    latent = vae.latent_channels if vae is not None else min(unet.in_channels, unet.out_channels)
+    if unet.in_channels != latent:
+        task = _INPUTS.get(unet.in_channels, "another task (inpainting, depth, editing)")
+        raise UserError(
+            f"in_channels of the UNet of {source} is {unet.in_channels}, expected the {latent} of "
+            f"a latent: it is for {task}; give a text-to-image model."
+        )
+
+
+def file_kind(names: Collection[str]) -> tuple[str, str] | None:
+    """(kind, tensor that shows it) of a file by the names of its tensors, or None if unknown."""
+    for pattern, kind in _FILES:
+        for name in names:
+            if re.search(pattern, name):
+                return kind, name
+    return None
+
+
+def check_file(names: Collection[str], expected: str, source: str) -> None:
+    """Refuses a file where `expected` was to be given, if it is known what the file is.
+
+    Raises:
+      UserError: names the tensor that shows what it is.
+    """
+    if (found := file_kind(names)) is not None:
+        kind, tensor = found
+        hint = INSTEAD.get(kind, "give one of those")
+        raise UserError(
+            f"{source} is {kind}, as its tensor {tensor} shows, expected {expected}; {hint}."
+        )
+
+
+def check_control(names: Collection[str], source: str) -> None:
+    """Refuses a file that is no ControlNet, if it is known what it is; raises as `check_file`."""
+    if (found := file_kind(names)) is not None and found[0] not in (CONTROL, ONE_NETWORK):
+        check_file(names, "a ControlNet of Stable Diffusion 1 or 2", source)
+
+
+def check_whole_file(names: Collection[str], source: str) -> None:
+    """Refuses a single file with a UNet in the original layout of another model.
+
+    Raises:
+      UserError: names the tensor that shows what it is.
+    """
+    prefixes = "model.diffusion_model.", "conditioner.", "noise_augmentor."
+    parts = [name for name in names if name.startswith(prefixes)]
+    if (found := file_kind(parts)) is not None and found[0] != WHOLE:
+        check_file(parts, "a Stable Diffusion 1 or 2", source)
+
+
+def check_not_unet_alone(names: Collection[str], source: str) -> None:
+    """Refuses a single file that was cut to its UNet; raises UserError."""
+    if all(name.startswith("model.diffusion_model.") for name in names):
+        raise UserError(
+            f"{source} is a UNet alone in the original layout, expected a whole Stable Diffusion 1 "
+            "or 2; give the file that it was cut from, which has a text encoder and a VAE."
+        )

@@ -1,0 +1,93 @@
+"""What the JSON files of a folder in diffusers' layout describe, before there are any weights."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.weights.configs import classes, kinds, schedulers
+from ragaf_jax.weights.configs import networks as configs
+from ragaf_jax.weights.configs.fields import Json, read_json
+
+_INDEX = "model_index.json"
+_SCHEDULER = "scheduler/scheduler_config.json"
+_READERS = {
+    "unet": configs.unet_config,
+    "vae": configs.vae_config,
+    "text_encoder": configs.text_config,
+}
+
+
+class Described(NamedTuple):
+    """The sizes of the networks of a Stable Diffusion."""
+
+    unet: UNetConfig
+    vae: VaeConfig
+    text_encoder: ClipTextConfig
+
+
+def described(path: Path, names: Collection[str], source: str) -> Described:
+    """The networks of a folder in diffusers' layout.
+
+    What is there is checked before what is missing: it shows which other model it is.
+
+    Args:
+      path: the folder, with its `descriptions` at least.
+      names: of all files of the folder, relative to it.
+      source: what errors call it: the folder or a hub id.
+
+    Raises:
+      UserError: it is not a Stable Diffusion 1 or 2, or a part of one alone.
+    """
+    if (path / _INDEX).exists():
+        classes.check_index(read_json(path / _INDEX), source)
+    kinds.check_components(names, source)
+    if not any(name.startswith("unet/") for name in names):
+        _check_part(path, source)
+    sizes = {
+        folder: read(read_json(file), f"{source}/{folder}/config.json")
+        for folder, read in _READERS.items()
+        if (file := path / folder / "config.json").exists()
+    }
+    kinds.check_channels(sizes.get("unet"), sizes.get("vae"), source)
+    if (path / _SCHEDULER).exists():
+        schedulers.diffusion_fields(read_json(path / _SCHEDULER), f"{source}/{_SCHEDULER}")
+    for folder in _READERS:
+        if folder not in sizes:
+            raise UserError(
+                f"{source}/{folder}/config.json is missing; give a whole Stable Diffusion in "
+                "diffusers' layout, with unet/, vae/, text_encoder/ and scheduler/."
+            )
+    return Described(**sizes)
+
+
+def described_control(path: Path, names: Collection[str], source: str) -> configs.ControlConfig:
+    """The ControlNet of a folder in diffusers' layout; the arguments are those of `described`.
+
+    Raises:
+      UserError: it is not a ControlNet of Stable Diffusion 1 or 2.
+    """
+    if "config.json" not in names:
+        if any(name.startswith("controlnet/") for name in names):
+            raise UserError(f"{source} is no ControlNet but holds one; give {source}/controlnet.")
+        index = read_json(path / _INDEX) if (path / _INDEX).exists() else {}
+        classes.check_no_pipeline(index, names, source)
+    return configs.control_config(read_json(path / "config.json"), f"{source}/config.json")
+
+
+def _check_part(path: Path, source: str) -> None:
+    """Refuses a folder without unet/.
+
+    Raises:
+      UserError: with what it is instead.
+    """
+    hint = "give a folder with unet/, vae/, text_encoder/, scheduler/ and tokenizer/"
+    if (path / "config.json").exists():
+        config: Json = read_json(path / "config.json")
+        classes.check_alone(config, source)
+    elif (path / "checkpoints").exists():
+        hint = "it is a workdir of ours: go on with it, or name it as --config.stage1"
+    raise UserError(f"{source} holds no Stable Diffusion in diffusers' layout; {hint}.")

@@ -1,0 +1,171 @@
+"""diffusers' `scheduler_config.json` into the fields of `config.diffusion`, and back."""
+
+from typing import Any
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.weights.configs.fields import Json, field, shown
+
+_SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+_KNOWN = {
+    "beta_schedule": tuple(_SCHEDULES),
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
+}
+# Without these, diffusers' schedulers mean the values here.
+_SCHEDULE_DEFAULTS = {
+    "beta_schedule": "linear",
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "prediction_type": "epsilon",
+    "rescale_betas_zero_snr": False,
+    "steps_offset": 0,
+}
+# Classes whose noise schedule is DDPM's, with diffusers' defaults for betas that a file leaves out.
+# Any other class is read only if its file has a beta_schedule.
+_DDPM_LIKE = (
+    "",
+    *(f"{name}Scheduler" for name in ("DDIM", "DDIMParallel", "DDIMInverse")),
+    *(f"{name}Scheduler" for name in ("DDPM", "DDPMParallel", "PNDM", "LCM", "TCD")),
+    *(f"{name}DiscreteScheduler" for name in ("Euler", "EulerAncestral", "Heun", "LMS")),
+    *(f"KDPM2{name}Scheduler" for name in ("Discrete", "AncestralDiscrete")),
+    *(f"DPMSolver{name}Scheduler" for name in ("Multistep", "Singlestep", "MultistepInverse")),
+    *(f"{name}Scheduler" for name in ("DPMSolverSDE", "DEISMultistep", "UniPCMultistep")),
+    "SASolverScheduler",
+)
+# Parts of names of classes that are not, whatever fields they have.
+_OTHER_DIFFUSION = ("Flow", "EDM", "CogVideoX")
+# Without a timestep_spacing, these mean "leading" and all others "linspace".
+_LEADING = ("", "DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
+# Of consistency models. They read no timestep_spacing: their timesteps are spread as "trailing".
+_CONSISTENCY = ("LCMScheduler", "TCDScheduler")
+# With "trailing" and epsilon, schedulers of SD-Turbo (Sauer et al. 2023) and Hyper-SD: other
+# checkpoints have "trailing" only with a zero terminal SNR, at which epsilon is undefined.
+_TURBO = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler")
+# Their model cards: SD-Turbo 1 to 4 steps, LCM 4 to 8, TCD 4; all without guidance.
+DISTILLED_STEPS = 4
+# Settings of diffusers' samplers that have no effect here, with the values that ours correspond to.
+_IGNORED = {
+    "use_karras_sigmas": (False,),
+    "use_exponential_sigmas": (False,),
+    "use_beta_sigmas": (False,),
+    "use_lu_lambdas": (False,),
+    "thresholding": (False,),
+    "clip_sample": (False,),
+    "solver_order": (2,),
+    "algorithm_type": ("dpmsolver++", "deis"),
+    "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
+    "lower_order_final": (True,),
+    "euler_at_final": (False,),
+    "final_sigmas_type": ("zero",),
+    "lambda_min_clipped": (float("-inf"),),
+    "variance_type": ("fixed_small",),
+    "interpolation_type": ("linear",),
+    "timestep_type": ("discrete",),
+    "sigma_min": (),
+    "sigma_max": (),
+}
+
+
+def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
+    """The fields of `config.diffusion` that a scheduler_config.json decides.
+
+    What it says of diffusers' own sampler (its class, its solver's order …) is not obeyed: how to
+    sample is said by `config.sample`.
+
+    Raises:
+      UserError: another kind of diffusion.
+    """
+    kind = _kind(config)
+    has_betas = kind in _DDPM_LIKE or config.get("beta_schedule") is not None
+    if not has_betas or any(part in kind for part in _OTHER_DIFFUSION):
+        raise UserError(
+            f"{source} is of class {shown(kind)}, which is of another kind of diffusion (no DDPM's "
+            "betas), expected one of the schedulers of Stable Diffusion 1 and 2; give their "
+            "scheduler/."
+        )
+    if (betas := config.get("trained_betas")) is not None:
+        raise UserError(
+            f"trained_betas in {source} is {shown(betas)}, expected null: the noise schedule is "
+            "read from beta_schedule, beta_start and beta_end."
+        )
+    defaults = {
+        **_SCHEDULE_DEFAULTS,
+        "timestep_spacing": "leading" if kind in _LEADING else "linspace",
+        "set_alpha_to_one": kind != "PNDMScheduler",
+    }
+    said = {name: field(config, name, default, source) for name, default in defaults.items()}
+    for name, known in _KNOWN.items():
+        if said[name] not in known:
+            raise UserError(
+                f"{name} in {source} is {shown(said[name])}, expected one of {', '.join(known)}."
+            )
+    if kind in _CONSISTENCY:
+        said["timestep_spacing"] = "trailing"
+    return {
+        "schedule": _SCHEDULES[said["beta_schedule"]],
+        "steps": said["num_train_timesteps"],
+        "beta_start": said["beta_start"],
+        "beta_end": said["beta_end"],
+        "zero_terminal_snr": said["rescale_betas_zero_snr"],
+        "prediction": said["prediction_type"],
+        "timestep_spacing": said["timestep_spacing"],
+        "steps_offset": said["steps_offset"],
+        "set_alpha_to_one": said["set_alpha_to_one"],
+    }
+
+
+def distilled_steps(config: Json) -> int:
+    """Steps in which a checkpoint with this scheduler_config.json is sampled without guidance.
+
+    0 of a checkpoint that is not distilled to few steps.
+    """
+    turbo = (
+        _kind(config) in _TURBO
+        and config.get("timestep_spacing") == "trailing"
+        and config.get("prediction_type", "epsilon") == "epsilon"
+        and not config.get("rescale_betas_zero_snr")
+    )
+    return DISTILLED_STEPS if turbo or _kind(config) in _CONSISTENCY else 0
+
+
+def ignored(config: Json, source: str) -> str:
+    """A sentence on what a scheduler_config.json has that has no effect here, or ""."""
+    fields = [
+        f"{name}={shown(value)}"
+        for name, usual in _IGNORED.items()
+        if (value := config.get(name)) is not None and value not in usual
+    ]
+    if (kind := _kind(config)) not in _DDPM_LIKE:
+        return (
+            f"{source} is of class {shown(kind)}, which is not known here: the noise schedule is "
+            "read from its betas, and config.sample chooses the sampler."
+        )
+    if not fields:
+        return ""
+    return (
+        f"{source} has {', '.join(fields)}, which {'has' if len(fields) == 1 else 'have'} no "
+        "effect here: config.sample chooses the sampler."
+    )
+
+
+def _kind(config: Json) -> str:
+    return str(config.get("_class_name") or "").removeprefix("Flax")
+
+
+def scheduler_json(fields: Json) -> dict[str, Any]:
+    """The inverse of `diffusion_fields`, for DDIM."""
+    names = {ours: theirs for theirs, ours in _SCHEDULES.items()}
+    return {
+        "_class_name": "DDIMScheduler",
+        "beta_schedule": names[fields["schedule"]],
+        "num_train_timesteps": fields["steps"],
+        "beta_start": fields["beta_start"],
+        "beta_end": fields["beta_end"],
+        "rescale_betas_zero_snr": fields["zero_terminal_snr"],
+        "prediction_type": fields["prediction"],
+        "timestep_spacing": fields["timestep_spacing"],
+        "steps_offset": fields["steps_offset"],
+        "set_alpha_to_one": fields["set_alpha_to_one"],
+        "clip_sample": False,
+    }

@@ -1,0 +1,283 @@
+"""What the page does, without a browser."""
+
+import re
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from fakes import random_stage
+from skimage.data import astronaut
+
+from ragaf_jax.demo.canvas import (
+    canvas_side,
+    flattened,
+    on_canvas,
+    read_canvas,
+    read_upload,
+    upload_sketch,
+)
+from ragaf_jax.demo.generation import SHOWN, generate, write_archive
+from ragaf_jax.demo.matching import match_regions
+from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
+from ragaf_jax.demo.session import HIGHLIGHT, Session
+from ragaf_jax.errors import UserError
+from ragaf_jax.figures.lettering import enlarge
+from ragaf_jax.graph.regions import Regions
+from ragaf_jax.sampling.numbered import NumberedRegions
+from ragaf_jax.sampling.pipeline import Pipeline
+
+WALL, BALL, OUTSIDE = (0.34, 0.5), (0.74, 0.49), (0.999, 1.0)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(random_stage(1), random_stage(2))
+
+
+def strokes(side=512):
+    """What a canvas holds: black strokes, the rest transparent."""
+    ink = np.zeros((side, side), np.uint8)
+    cv2.rectangle(ink, (100, 100), (250, 400), 255, 10)
+    cv2.circle(ink, (380, 250), 80, 255, 10)
+    return np.dstack([np.zeros((side, side, 3), np.uint8), ink])
+
+
+@pytest.fixture(scope="module")
+def drawn(pipeline):
+    """A wall and a ball."""
+    return read_canvas(pipeline, Session(), strokes())
+
+
+def numbered(labels, background=()):
+    """Regions of a label map under numbers from 10 on."""
+    count = int(np.max(labels)) + 1
+    flags = np.isin(np.arange(count), background)
+    regions = Regions(np.array(labels, np.int32), count, flags)
+    return NumberedRegions(regions, tuple(range(10, 10 + count)))
+
+
+def test_a_drawn_sketch_has_regions_that_can_be_clicked(drawn):
+    assert drawn.page.numbered.regions.n == 3
+    assert drawn.figure.shape[0] >= 512 and drawn.prompts == {}
+    wall, ball, outside = (drawn.click(*place) for place in (WALL, BALL, OUTSIDE))
+    assert len({wall.chosen, ball.chosen, outside.chosen}) == 3
+    regions = drawn.page.numbered
+    assert regions.regions.background[regions.id_of(outside.chosen)]
+    applied = wall.apply(" a red wall ").click(*BALL).apply("blue")
+    assert applied.prompts == {wall.chosen: "a red wall", ball.chosen: "blue"}
+    assert applied.prompt == "blue" and applied.click(*OUTSIDE).prompt == ""
+    assert applied.apply(" ").prompts == {wall.chosen: "a red wall"}
+
+
+def test_the_chosen_region_is_highlighted_and_no_other(drawn):
+    chosen = drawn.click(*BALL)
+    changed = (chosen.figure != drawn.figure).any(-1)
+    assert (chosen.figure[changed] == HIGHLIGHT).all()
+    factor = len(changed) // len(drawn.page.sketch)
+    labels = drawn.page.numbered.regions.labels.repeat(factor, 0).repeat(factor, 1)
+    inside = labels == drawn.page.numbered.id_of(chosen.chosen)
+    assert changed.any() and not changed[~inside].any() and changed[inside].mean() < 0.5
+
+
+def test_merged_regions_are_one_until_they_are_unmerged(drawn):
+    wall = drawn.click(*WALL).apply("red")
+    ball = drawn.click(*BALL).chosen
+    merged = wall.begin_merge().click(*BALL)
+    assert merged.page.numbered.regions.n == 2 and not merged.merging
+    assert merged.chosen == min(wall.chosen, ball)
+    assert merged.prompts == {merged.chosen: "red"}
+    assert merged.click(*BALL).chosen == merged.click(*WALL).chosen == merged.chosen
+    everything = merged.begin_merge().click(*OUTSIDE)
+    assert everything.page.numbered.regions.n == 1
+    apart = merged.unmerge()
+    assert apart.page.numbered.numbers == drawn.page.numbered.numbers
+    assert wall.begin_merge().begin_merge().click(*BALL).merges == ()
+    assert wall.begin_merge().click(*WALL).merges == ()
+    with pytest.raises(UserError, match=f"Region {ball} was not merged"):
+        drawn.click(*BALL).unmerge()
+
+
+def test_a_new_stroke_keeps_prompts_and_merges_of_regions_that_still_exist(pipeline, drawn):
+    wall = drawn.click(*WALL).apply("red").click(*OUTSIDE).apply("sky").click(*BALL).apply("blue")
+    more = strokes()
+    cv2.rectangle(more, (160, 300), (200, 400), (0, 0, 0, 255), 8)  # a door in the wall
+    cv2.rectangle(more, (20, 430), (490, 500), (0, 0, 0, 255), 8)  # larger than the ball
+    after = read_canvas(pipeline, wall, more)
+    assert after.page.numbered.regions.n == 5 and after.notice == ""
+    assert after.click(*BALL).chosen != wall.chosen  # numbers go by area
+    prompts = [after.click(*place).prompt for place in (WALL, BALL, OUTSIDE)]
+    assert prompts == ["red", "blue", "sky"] and len(after.prompts) == 3
+    assert after.chosen == after.click(*BALL).chosen
+    merged = read_canvas(pipeline, wall.begin_merge().click(*WALL), more)
+    assert merged.page.numbered.regions.n == 4
+    assert merged.click(*WALL).chosen == merged.click(*BALL).chosen
+    assert merged.click(*WALL).prompt == "blue"
+    # The ball is erased: its prompt goes, and a sentence says so.
+    less = strokes()
+    less[:, 290:] = 0
+    erased = read_canvas(pipeline, wall, less)
+    assert sorted(erased.prompts.values()) == ["red", "sky"] and erased.chosen is None
+    assert erased.notice == f"Removed with their regions: the prompts of {wall.chosen}."
+
+
+def test_regions_continue_by_overlap_and_never_into_the_background():
+    before = numbered([[0, 0, 0, 1], [0, 0, 0, 1], [2, 2, 2, 2]])
+    assert match_regions(before, before) == {10: 10, 11: 11, 12: 12}
+    # Half of the first; the whole of the second, now first; a third of the third, and a new one.
+    after = numbered([[1, 1, 2, 0], [1, 1, 2, 0], [3, 4, 4, 4]])
+    assert match_regions(before, after) == {10: 11, 11: 10, 12: 14}
+    # One old region in many parts continues in none.
+    assert match_regions(numbered([[0] * 8]), numbered([[0, 1, 2, 3, 4, 5, 6, 7]])) == {}
+    # What fills the page after a frame was drawn around it is not its background.
+    sky = numbered([[0] * 8], background=[0])
+    assert match_regions(sky, numbered([[1, 0, 0, 0, 0, 0, 1, 1]], background=[1])) == {10: 11}
+
+
+def test_an_uploaded_sketch_on_the_canvas_is_the_same_sketch_and_can_be_drawn_on(pipeline, rng):
+    grey = np.full((90, 70), 40, np.uint8)  # chalk on a board
+    cv2.circle(grey, (35, 45), 20, 230, 3)
+    session = upload_sketch(pipeline, grey).click(0.5, 0.5).apply("blue")
+    assert session.page.numbered.regions.n == 2
+    canvas = on_canvas(session, pipeline.page_size)
+    assert canvas.shape == (canvas_side(pipeline.page_size),) * 2 + (3,)
+    layers = np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
+    assert read_canvas(pipeline, session, layers) is session
+    cv2.line(layers, (256, 0), (256, 511), (0, 0, 0, 255), 6)
+    assert read_canvas(pipeline, session, layers).page.numbered.regions.n == 4
+    for size in (64, 256, 300, 512, 1024):
+        assert canvas_side(size) >= 512 and canvas_side(size) % size == 0
+
+
+def test_the_setting_for_splits_finds_regions_anew_and_keeps_prompts(pipeline):
+    grey = np.full((256, 256), 255, np.uint8)
+    cv2.rectangle(grey, (30, 40), (226, 240), 0, 5)
+    cv2.rectangle(grey, (46, 110), (210, 170), 0, 5)  # a window that narrows its wall at both sides
+    session = upload_sketch(pipeline, grey).click(0.5, 0.55).apply("blue")
+    canvas = on_canvas(session, pipeline.page_size)
+    layers = np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
+    whole = read_canvas(pipeline, session, layers, 0)
+    assert (session.page.numbered.regions.n, whole.page.numbered.regions.n) == (4, 3)
+    assert whole.click(0.5, 0.55).prompt == "blue"
+    assert whole.page.neck_splits == 0 and (whole.page.lines == session.page.lines).all()
+    assert read_canvas(pipeline, whole, layers, 0) is whole
+    with pytest.raises(UserError, match="neck_splits is -1"):
+        read_canvas(pipeline, whole, layers, -1)
+
+
+def test_without_a_sketch_there_is_nothing_to_choose(pipeline, drawn):
+    blank = np.zeros((512, 512, 4), np.uint8)
+    sessions = [read_canvas(pipeline, drawn, layers) for layers in (None, blank)]
+    # A notice on an upload without lines is not lost when the empty canvas is read.
+    uploads = [np.full((9, 9), 7, np.uint8), cv2.cvtColor(astronaut(), cv2.COLOR_RGB2GRAY)]
+    for grey, notice in zip(uploads, ("is blank", "filled picture or a photo"), strict=True):
+        session = upload_sketch(pipeline, grey)
+        assert notice in session.notice and "--" not in session.notice
+        assert read_canvas(pipeline, session, blank) is session
+        sessions.append(session._replace(notice=""))
+    for session in sessions:
+        assert session == Session() and session.figure is None
+        assert on_canvas(session, pipeline.page_size) is None
+        assert session.click(0.5, 0.5).chosen is None
+        for change in (Session.begin_merge, Session.unmerge, lambda x: x.apply("red")):
+            with pytest.raises(UserError, match="No region is chosen"):
+                change(session)
+        with pytest.raises(UserError, match="There is no sketch yet"):
+            next(generate(pipeline, session, "a house", "", 0))
+
+
+def test_an_upload_that_is_cropped_says_so_at_once_and_with_the_result(pipeline):
+    grey = np.full((300, 300), 255, np.uint8)
+    cv2.circle(grey, (150, 150), 40, 0, 4)
+    session = upload_sketch(pipeline, grey)
+    expected = (
+        r"The sketch was cropped to its ink with a margin, \d+% of its width and \d+% of its "
+    )
+    assert re.fullmatch(expected + r"height\.", session.notice)
+    *_, last = generate(pipeline, session, "a house", "", 0, steps=3, guidance=0.0)
+    assert session.notice in last.status and "--" not in last.status
+    assert "guidance is 0" in last.status
+
+
+def test_an_upload_that_is_no_image_is_named_without_the_servers_folder(tmp_path):
+    for name in ("x.heic", "no picture.png", "a\u200b.png"):
+        path = tmp_path / name
+        path.write_bytes(b"no picture")
+        with pytest.raises(UserError, match="^The sketch ") as caught:
+            read_upload(str(path))
+        assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("seed", -1, "Seed is -1; choose a whole number from 0 to 4294967295."),
+        ("count", 99, "Images is 99; choose a whole number from 1 to 9."),
+        ("count", None, "Images is empty; choose a whole number from 1 to 9."),
+        ("steps", 51, "Steps is 51; choose a whole number from 1 to 50."),
+        ("steps", 2.5, "Steps is 2.5; choose a whole number from 1 to 50."),
+        ("guidance", 15.5, "Guidance scale is 15.5; choose a number from 0 to 15."),
+        ("sketch_guidance", 10**30, f"Sketch guidance scale is {10**30}; choose a number"),
+        ("sketch_strength", float("nan"), "Sketch strength is nan; choose a number from 0 to 2."),
+        ("strength", "abc", "Stage 2 strength is abc; choose a number from 0 to 1."),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_by_the_name_of_its_field(name, value, expected):
+    with pytest.raises(UserError) as caught:
+        checked_settings({"sampler": "ddim", name: value}, 50)
+    assert str(caught.value).startswith(expected)
+
+
+def test_numbers_in_their_range_are_kept_and_empty_fields_are_defaults():
+    given = {"seed": 3.0, "count": 9, "steps": None, "guidance": 1.5, "sampler": "ddim"}
+    checked = checked_settings(given, 1000)
+    assert checked == given and isinstance(checked["seed"], int)
+    with pytest.raises(UserError, match="Region splits at necks is 1001; choose a number"):
+        NECK_SPLITS_FIELD.checked(1001)
+
+
+def test_transparent_is_white_and_half_of_it_half():
+    layers = np.zeros((1, 3, 4), np.uint8)
+    layers[0, 1] = 0, 0, 0, 255
+    layers[0, 2] = 255, 255, 255, 128
+    assert flattened(layers).tolist() == [[255, 0, 255]]
+
+
+def test_what_is_shown_is_what_the_pipeline_samples(rng, pipeline, drawn, tmp_path):
+    session = drawn.click(*WALL).apply("red")
+    seed = int(rng.integers(2**32 - 1))
+    asked = {"negative_prompt": "green", "seed": seed, "count": 2, "steps": 3}
+    *shown, last = generate(pipeline, session, "a house", **asked)
+    assert shown[0].status.startswith("Compiling: usually")
+    assert [x.status for x in shown[1:]] == [
+        f"Image {image} of 2: Stage {stage}, step {i} of 3"
+        for image in (1, 2)
+        for stage in (1, 2)
+        for i in (1, 2, 3)
+    ]
+    # Previews of the stage that is sampled, after the images that are finished.
+    assert [len(x.images) for x in shown] == [0] + [1] * 6 + [2] * 6
+    assert [len(x.coarse) for x in shown] == [0] + [1] * 6 + [2] * 6
+    expected = pipeline(session.page, "a house", session.prompts, **asked)
+    np.testing.assert_array_equal(last.images, [enlarge(x, SHOWN) for x in expected.images])
+    np.testing.assert_array_equal(last.coarse, [enlarge(x, SHOWN) for x in expected.coarse])
+    assert last.attention is not None and re.match(r"Done in \d+\.\d s\.", last.status)
+    assert last.result.settings == expected.settings
+    files = zipfile.ZipFile(write_archive(last.result, tmp_path)).namelist()
+    for name in ("metadata.json", "stage2_output.png", f"images/{seed + 1}.png"):
+        assert f"ragaf_seed{seed}/{name}" in files
+
+
+def test_one_stage_alone_is_the_result_and_wrong_settings_are_refused(pipeline, drawn):
+    *_, both = generate(pipeline, drawn, "a house", "", 0, steps=3)
+    *shown, alone = generate(pipeline, drawn, "a house", "", 0, steps=3, stages="1")
+    np.testing.assert_array_equal(alone.images, both.coarse)
+    assert alone.attention is None and not any(x.coarse for x in (*shown, alone))
+    assert shown[1].status == "Stage 1, step 1 of 3"
+    for wrong, reason in (
+        ({"steps": 0}, "steps is 0"),
+        ({"count": 0}, "count is 0"),
+        ({"count": 2, "seed": 2**32 - 1}, f"The seed is {2**32}"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            next(generate(pipeline, drawn, "a house", "", **({"seed": 0} | wrong)))

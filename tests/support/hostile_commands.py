@@ -1,0 +1,137 @@
+"""Runs `ragaf_jax.sample` a hundred times in one process, with what nobody should give it.
+
+    python tests/support/hostile_commands.py <workdir of Stage 1> <of Stage 2> <an empty folder>
+
+Prints, as JSON, how each ended: "drawn", or with which sentence; or the exception that it should
+not have ended with.
+"""
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from hostile_files import hostile_files
+
+from ragaf_jax import errors, sample
+from ragaf_jax.sampling.pipeline import Pipeline
+
+FLAGS = flags.FLAGS
+NUMBERS = (
+    *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
+    "neck_splits",
+)
+# What an edited metadata.json may hold.
+ENTRIES = (
+    *({"seed": [1]}, {"steps": {}}, {"prompt": ["\ud800"]}, {"region_prompts": {"x": 1}}),
+    *({"sketch": "/dev/zero"}, {"sketch": "a\0b"}, {"merge": [[]]}, {"labels": 3}),
+    *({"stage1": 5}, {"neck_splits": None}, {"sampler": "heun"}),
+)
+CRASH = "not caught:"
+VALUES = "nan", "-inf", "-1", "1e39", "abc", ""
+
+
+def commands(files: dict[str, Path], folder: Path) -> dict[str, list[str]]:
+    """The flags of every command, by what is wrong with them."""
+    good, drawn = f"--sketch={files['whole.png']}", "--prompt=a house"
+    settings = [f"--{name}={value}" for name in NUMBERS for value in VALUES]
+    settings += [f"--seed={value}" for value in ("-1", "4294967296", "1e3", "x", "")]
+    settings += [f"--count={value}" for value in ("0", "-3", "1000000000", "nan")]
+    settings += ["--sampler=heun", "--stages=3", "--dtype=int8", "--nothing=1", "word"]
+    words = [
+        "77=red",
+        "-1=red",
+        "x=red",
+        "0=",
+        "=red",
+        "0",
+        "0= ",
+        f"{10**30}=red",
+        "0=red red red",
+    ]
+    words += ["0=" + "red " * 5000, "0=\ud800", "\x00=red"]
+    asked = [[f"--region={text}"] for text in words] + [["--region=0=red", "--region=0=top"]]
+    groups = "0", "0,0", "0,99", "a,b", "", "0,1,1", "-1,0", "0;1", f"0,{10**30}"
+    asked += [[f"--merge={group}"] for group in groups]
+    asked += [[f"--labels={path}"] for path in (files["text.png"], folder / "none.png")]
+    asked += [[f"--image={path}"] for path in (files["nan.tiff"], files["truncated.jpg"])]
+    prompts = (
+        "",
+        " ",
+        "house " * 10_000,
+        "\x1b[31mred\x07\r\n\t",
+        "\u202ehouse",
+        "🏠" * 999,
+        "\ud800",
+    )
+    records = [files["text.png"], files["whole.png"], folder, folder / "none", "/dev/zero"]
+    for i, entries in enumerate(({}, *ENTRIES)):
+        records.append(folder / f"record{i}.json")
+        records[-1].write_text(
+            json.dumps({"prompt": "a", "sketch": str(files["whole.png"])} | entries)
+        )
+    return {
+        **{f"sketch {name}": [f"--sketch={path}", drawn] for name, path in files.items()},
+        "sketch none": ["--sketch=/nowhere/\x07sketch.png", drawn],
+        "sketch of a device": ["--sketch=/dev/zero", drawn],
+        "no prompt": [good],
+        **{f"prompt {text[:20]!r}": [good, f"--prompt={text}"] for text in prompts},
+        **{f"setting {text}": [good, drawn, text] for text in settings},
+        **{f"words {text}"[:40]: [good, drawn, *text] for text in asked},
+        **{f"from {path}": [f"--from={path}"] for path in records},
+        "output is a file": [good, drawn, f"--output={files['text.png']}"],
+        "output below a file": [good, drawn, f"--output={files['text.png']}/out"],
+        "output has other things": [good, drawn, f"--output={files['text.png'].parent}"],
+        "output of a long name": [good, drawn, f"--output={folder / ('x' * 300)}"],
+        "output in proc": [good, drawn, "--output=/proc/out"],
+    }
+
+
+def run(given: list[str], output: Path) -> str:
+    """How a command ends."""
+    if not any(flag.startswith("--output=") for flag in given):
+        given = [*given, f"--output={output}"]
+    for name in FLAGS:
+        FLAGS[name].unparse()
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            argv = errors._parse_flags(["sample", "--steps=2", *given])
+            sample.main(argv)
+        except errors.UserError as error:
+            return str(error)
+        except SystemExit:
+            return said.getvalue().strip().removeprefix("error: ")
+        except OSError as error:
+            if error.errno not in errors._NO_PLACE:
+                return f"{CRASH} {error!r}"
+            return str(error)
+        except Exception as error:
+            return f"{CRASH} {error!r}"
+    return "drawn"
+
+
+def main() -> None:
+    """Runs all."""
+    stage1, stage2, folder = (Path(argument) for argument in sys.argv[1:])
+    pipeline = Pipeline.restore(stage1, stage2)
+    sample.restored = lambda **asked: pipeline
+    (folder / "files").mkdir()
+    files = hostile_files(folder / "files")
+    stages = [f"--stage1={stage1}", f"--stage2={stage2}"]
+    ends = {}
+    for i, (name, given) in enumerate(commands(files, folder).items()):
+        output = folder / f"out{i}"
+        ends[name] = run([*stages, *given], output)
+        if ends[name] != "drawn" and output.exists():
+            ends[name] = f"{CRASH} left {output} behind: {ends[name]}"
+    ends["and at last"] = run(
+        [*stages, f"--sketch={files['whole.png']}", "--prompt=a"], folder / "z"
+    )
+    print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main()
