@@ -25,8 +25,9 @@ from ragaf_jax.planning.shapes import batch_shapes
 from ragaf_jax.runtime.compilation import compiler_options
 from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
 from ragaf_jax.runtime.sharding import cuts, make_mesh, put_batch, replicated, state_shardings
-from ragaf_jax.sampling.process import process_of
-from ragaf_jax.sampling.stages import make_draw_one, settings_of
+from ragaf_jax.sampling.loop import StageRun, sample_stages
+from ragaf_jax.sampling.sampling_config import sampling_config_of, scales_of
+from ragaf_jax.sampling.stage_sampler import batch_keys, make_stage_sampler
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.optim import optimizer
@@ -181,18 +182,17 @@ def _sampling(
     params: Params,
     sketch: Float[np.ndarray, "b s s 3"],
 ) -> Callable[[], None]:
-    """Tokens and sketches to pixels, as the sampler of one stage does it."""
-    process = process_of(config, Tokenizer.train([""]))
-    draw, course = make_draw_one(model, process), process.course(config.sample.steps)
+    """Tokens and sketches to pixels, by the sampling loop of one stage."""
+    sampler = make_stage_sampler(model, sampling_config_of(config, Tokenizer.train([""])))
     shapes = batch_shapes(config, model)
     batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (len(sketch), TOKENS), np.int32)
     batch = batch._replace(sketch=sketch, tokens=tokens, token_mask=np.ones(tokens.shape, bool))
-    seeds = iter(range(1 << 30))
+    scales, seeds = scales_of(config.sample.to_dict()), iter(range(1 << 30))
 
     def run() -> None:
-        key = jax.random.key(next(seeds))
-        settings = settings_of(config.sample.to_dict())
-        np.asarray(draw(params, batch, key, settings, course)[0])
+        keys = batch_keys(jax.random.key(next(seeds)), len(sketch))
+        stage = StageRun(config.stage, sampler, params, keys)
+        *_, _ = sample_stages([stage], batch, scales, config.sample.steps)
 
     return run

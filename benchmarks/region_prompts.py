@@ -82,15 +82,15 @@ def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
             continue
         page = pipeline.page(lines)
         background = page.numbered.regions.background
-        spoken = [
+        prompted = [
             region
             for region, paint in enumerate(paint_of(page))
             if paint.sum() >= LEAST and not background[region]
         ][: len(WORDS)]
         caption = recolorer.paint(seed=f"{drawing.key}/0").caption
         whole = stage.tokenizer.count(", ".join((caption, *WORDS)))[0]
-        if len(spoken) == len(WORDS) and whole <= stage.model.text_length:
-            yield page, caption, spoken
+        if len(prompted) == len(WORDS) and whole <= stage.model.text_length:
+            yield page, caption, prompted
 
 
 def paint_of(page: SketchPage) -> list[Bool[np.ndarray, "s s"]]:
@@ -100,16 +100,20 @@ def paint_of(page: SketchPage) -> list[Bool[np.ndarray, "s s"]]:
 
 
 def effect(
-    before: Picture, after: Picture, page: SketchPage, spoken: Sequence[int], words: Sequence[str]
+    before: Picture,
+    after: Picture,
+    page: SketchPage,
+    prompted: Sequence[int],
+    words: Sequence[str],
 ) -> Effect:
-    """Compares two pictures of a drawing; `spoken` are the regions of `words`."""
+    """Compares two pictures of a drawing; `prompted` are the regions of `words`."""
     paints = paint_of(page)
-    shown = np.array([np.median(after[paints[region]], 0) for region in spoken])
+    shown = np.array([np.median(after[paints[region]], 0) for region in prompted])
     named = [PALETTE[color] for color in nearest(shown)]
     others = [
         paint
         for region, paint in enumerate(paints)
-        if region not in spoken and paint.sum() >= MIN_PIXELS
+        if region not in prompted and paint.sum() >= MIN_PIXELS
     ]
     means = [np.array([image[paint].mean(0) for paint in others]) for image in (before, after)]
     labs = [srgb_to_lab(mean.reshape(-1, 3)) for mean in means]
@@ -122,14 +126,14 @@ def measure(pipeline: Pipeline, count: int, seed: int) -> dict[str, list[Effect]
     ways = "for the regions", "in the prompt"
     found: dict[str, list[Effect]] = {way: [] for way in ways}
     drawings = held_out(pipeline)
-    for page, caption, spoken in tqdm(itertools.islice(drawings, count), "drawings", count):
+    for page, caption, prompted in tqdm(itertools.islice(drawings, count), "drawings", count):
         before = pipeline(page, caption, seed=seed).images[0]
         for words in (WORDS, WORDS[::-1]):
-            said = dict(zip(spoken, words, strict=True))
+            said = dict(zip(prompted, words, strict=True))
             after = pipeline(page, caption, said, seed=seed).images[0]
-            found[ways[0]].append(effect(before, after, page, spoken, words))
+            found[ways[0]].append(effect(before, after, page, prompted, words))
             after = pipeline(page, ", ".join((caption, *words)), seed=seed).images[0]
-            found[ways[1]].append(effect(before, after, page, spoken, words))
+            found[ways[1]].append(effect(before, after, page, prompted, words))
     return found
 
 

@@ -125,7 +125,7 @@ def allowed(importer: str, name: str) -> bool:
         ("ragaf_jax.diffusion.loss", "ragaf_jax.errors.UserError", True),
         ("ragaf_jax.diffusion.loss", "ragaf_jax.nets.unet", False),
         ("ragaf_jax.graph.build", "ragaf_jax.nets", False),
-        ("ragaf_jax.training.loop", "ragaf_jax.sampling.generate", False),
+        ("ragaf_jax.training.loop", "ragaf_jax.sampling.denoising", False),
         ("ragaf_jax.sampling.stages", "ragaf_jax.training.setup", False),
         ("ragaf_jax.sampling.stages", "ragaf_jax.checkpoints.reading", True),
         ("ragaf_jax.evaluation.evaluate", "ragaf_jax.training.step", False),

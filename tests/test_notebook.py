@@ -14,9 +14,9 @@ from PIL import Image
 
 from ragaf_jax.figures.results import comparison
 from ragaf_jax.nets.ragaf import RagafTrace
-from ragaf_jax.sampling.generate import TRACE_LEVELS
+from ragaf_jax.sampling.denoising import TRACE_LEVELS
+from ragaf_jax.sampling.loop import Finished, Progress
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.results import Finished, Progress
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "sampling.ipynb"

@@ -12,7 +12,7 @@ _COLUMNS = {
     ),
     "sample": (
         *("stage", "batch", "latency, s", "latency, ± %", "images/s", "peak, GiB"),
-        *("planned peak, GiB", "compiled in, s"),
+        "first run, s",
     ),
     "torch": (
         *("task", "batch", "torch, s", "torch, ± %", "ours / torch", "images/s", "peak, GiB"),

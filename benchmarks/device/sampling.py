@@ -6,17 +6,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from benchmarks.device.problem import GIB, job_of, planned, random_key, random_weights
+from benchmarks.device.problem import GIB, job_of, random_key, random_weights
 from benchmarks.device.repeat import device_peak, timed
 from benchmarks.ours import random_batch
 from benchmarks.problem import STEPS, config_of
 from benchmarks.report import Row
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.sampling.process import process_of
-from ragaf_jax.sampling.stages import make_draw_one, settings_of
+from ragaf_jax.sampling.loop import StageRun, sample_stages
+from ragaf_jax.sampling.sampling_config import sampling_config_of, scales_of
+from ragaf_jax.sampling.stage_sampler import batch_keys, make_stage_sampler
 from ragaf_jax.tokenizer import Tokenizer
 
 
@@ -24,7 +24,7 @@ def sample_rows(stage: int, batch: int, tiny: bool) -> Iterator[Row]:
     """One row: 20 steps of the sampler with guidance from pure noise, then the decoder."""
     job = job_of("sample", stage, batch, tiny)
     config = config_of(job)
-    model, process = build_model(config), process_of(config, Tokenizer.train([""]))
+    model, sampling = build_model(config), sampling_config_of(config, Tokenizer.train([""]))
     shapes = model.shapes()
 
     def make(key: PRNGKeyArray) -> Any:
@@ -33,21 +33,25 @@ def sample_rows(stage: int, batch: int, tiny: bool) -> Iterator[Row]:
 
     params = jax.jit(make)(random_key())
     examples = jax.device_put(random_batch(config, model)._replace(image=None))
-    inputs = jax.random.key(0), settings_of(config.sample.to_dict()), process.course(STEPS)
-    draw: Any = make_draw_one(model, process)  # jitted, which its type leaves out
+    scales = scales_of(config.sample.to_dict())
+    sampler = make_stage_sampler(model, sampling)
+    run = StageRun(stage, sampler, params, batch_keys(jax.random.key(0), batch))
+
+    def sample() -> None:
+        *_, _ = sample_stages([run], examples, scales, STEPS)
+
     start = time.perf_counter()
-    compiled = draw.lower(params, examples, *inputs).compile()
+    sample()
     seconds = time.perf_counter() - start
     row: Row = {
         "stage": stage,
         "px": job.image_size,
         "batch": batch,
         "steps": STEPS,
-        "compiled in, s": round(seconds, 1),
-        "planned peak, GiB": round(planned(compiled).peak / GIB, 2),
+        "first run, s": round(seconds, 1),
     }
     yield row
-    measured = timed(lambda: np.asarray(compiled(params, examples, *inputs)[0]), seconds)
+    measured = timed(sample, seconds)
     peak = device_peak()
     row |= {
         "latency, s": round(measured.median, 4),

@@ -10,10 +10,12 @@ from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.attention import attention_maps
 from ragaf_jax.figures.lettering import Picture, enlarge
+from ragaf_jax.sampling.loaded_stages import joined
+from ragaf_jax.sampling.loop import Finished, Images
 from ragaf_jax.sampling.options import check_count, check_seed
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.request import SketchPage, recorded_settings
-from ragaf_jax.sampling.results import Finished, Pictures, Result, joined, result_of
+from ragaf_jax.sampling.results import Result, result_of
 from ragaf_jax.sampling.sketch_notices import sketch_notices
 
 # Least side of the images that are shown, px.
@@ -71,7 +73,7 @@ def generate(
     seeds = [seed + i for i in range(count)]
     check_seed(seeds[-1])
     options = pipeline.options(**choices)
-    request = pipeline.tell(page, prompt, session.prompts, negative_prompt)
+    request = pipeline.request(page, prompt, session.prompts, negative_prompt)
     yield Shown(STARTING)
     began, pieces = time.perf_counter(), list[Finished]()
     for i in range(0, count, pipeline.together):
@@ -122,7 +124,7 @@ def _shown_so_far(pieces: Sequence[Finished]) -> Shown:
     return Shown("", _enlarged(done.images), _enlarged(done.coarse))
 
 
-def _enlarged(images: Pictures | None) -> list[Picture]:
+def _enlarged(images: Images | None) -> list[Picture]:
     return [] if images is None else [enlarge(image, SHOWN) for image in images]
 
 
@@ -137,5 +139,5 @@ def _attention(result: Result) -> Picture | None:
         result.pieces,
         result.fusion[:, 0].mean(0),
         result.numbers,
-        result.request.wishes.texts[0],
+        result.request.text.text_ids[0],
     )

@@ -74,11 +74,13 @@ def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
                 with gr.Column(min_width=270):
                     sketch = _sketch(canvas_side(pipeline.page_size), examples)
                 with gr.Column(min_width=270):
-                    regions = _regions(pipeline.binds_words)
-            listed = gr.Markdown("", visible=pipeline.binds_words, elem_id="region_prompts")
+                    regions = _regions(pipeline.takes_region_prompts)
+            listed = gr.Markdown(
+                "", visible=pipeline.takes_region_prompts, elem_id="region_prompts"
+            )
             inputs = _inputs(pipeline, examples)
         with gr.Column(scale=5, min_width=320):
-            results = _results(len(pipeline.stages) == 2, pipeline.binds_words)
+            results = _results(len(pipeline.stages) == 2, pipeline.takes_region_prompts)
     return Layout(session=session, region_prompts=listed, **sketch, **regions, **inputs, **results)
 
 

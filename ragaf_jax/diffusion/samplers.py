@@ -27,7 +27,7 @@ from ragaf_jax.diffusion.timesteps import Spacing
 Denoise = Callable[[Float[Array, "b *rest"], Int[Array, "b"]], Float[Array, "b *rest"]]
 
 
-class Walk(NamedTuple):
+class SamplerState(NamedTuple):
     """Where a sampler stands.
 
     Attributes:
@@ -41,7 +41,7 @@ class Walk(NamedTuple):
     step: Int[Array, ""]
 
     @classmethod
-    def begin(cls, x: Float[Array, "b *rest"]) -> "Walk":
+    def begin(cls, x: Float[Array, "b *rest"]) -> "SamplerState":
         """Before the first step."""
         return cls(x, jnp.zeros_like(x), jnp.int32(0))
 
@@ -69,18 +69,18 @@ class Sampler:
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b *rest"]:
         """All steps from timesteps[0] to timesteps[-1]; `keys` as `walk` has them."""
-        begun = Walk.begin(x)
-        return self.walk(denoise, begun, schedule, timesteps, keys, len(timesteps) - 1).x
+        begun = SamplerState.begin(x)
+        return self.advance(denoise, begun, schedule, timesteps, keys, len(timesteps) - 1).x
 
-    def walk(
+    def advance(
         self,
         denoise: Denoise,
-        walk: Walk,
+        state: SamplerState,
         schedule: Schedule,
         timesteps: Int[Array, "times"],
         keys: Key[Array, " b"] | None,
         until: int | Int[Array, ""],
-    ) -> Walk:
+    ) -> SamplerState:
         """Goes on to step `until`, at timesteps[until]; what follows there is not read.
 
         Args:
@@ -92,18 +92,18 @@ class Sampler:
           until: may be traced.
         """
         if timesteps.shape[0] == 1:  # there already
-            return walk
+            return state
         coefficients = self.coefficients(schedule, timesteps)
 
-        def body(k: int | Int[Array, ""], walk: Walk) -> Walk:
-            x = walk.x
+        def body(k: int | Int[Array, ""], state: SamplerState) -> SamplerState:
+            x = state.x
             x0 = denoise(x, jnp.full(x.shape[0], timesteps[k])).astype(x.dtype)
             noise = step_noise(keys, k, x.shape[1:]) if self.ancestral else None
             now = [numbers[k] for numbers in coefficients]
-            x = self.step(x, x0, walk.x0, noise, *now).astype(x.dtype)
-            return Walk(x, x0, jnp.asarray(k + 1, jnp.int32))
+            x = self.step(x, x0, state.x0, noise, *now).astype(x.dtype)
+            return SamplerState(x, x0, jnp.asarray(k + 1, jnp.int32))
 
-        return jax.lax.fori_loop(walk.step, jnp.int32(until), body, walk)
+        return jax.lax.fori_loop(state.step, jnp.int32(until), body, state)
 
 
 def _ode_coefficients(

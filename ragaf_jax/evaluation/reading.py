@@ -14,7 +14,7 @@ from ragaf_jax.diffusion.samplers import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import Schedule, add_noise
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
-from ragaf_jax.sampling.generate import TRACE_LEVELS
+from ragaf_jax.sampling.denoising import TRACE_LEVELS
 
 # Drawings at a time.
 CHUNK = 16

@@ -1,26 +1,23 @@
-"""Does the model listen? Losses and samples under its own conditions, and under others."""
+"""Condition response: losses and samples under the true conditions, and under shuffled ones."""
 
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ragaf_jax.batch import Batch, Truth
-from ragaf_jax.conditioning import condition
-from ragaf_jax.diffusion.prediction import to_x0
-from ragaf_jax.diffusion.samplers import SAMPLERS, Walk, example_keys, example_noise, folded
 from ragaf_jax.evaluation.metrics.edges import edge_f1
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.terms import validation_losses
 from ragaf_jax.losses.validation import single_changes
 from ragaf_jax.monitoring.response import response
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.model import Conditioning, Model, Params
-from ragaf_jax.sampling.generate import to_pixels
-from ragaf_jax.sampling.process import Course, Process, process_of
+from ragaf_jax.nets.model import Params
+from ragaf_jax.sampling.loop import Finished, StageRun, sample_stages
+from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of
+from ragaf_jax.sampling.stage_sampler import batch_keys, make_stage_sampler
 from ragaf_jax.tokenizer import Tokenizer
 
 Responses = Callable[[Params], dict[str, float]]
@@ -44,38 +41,39 @@ def make_responses(
       truth: what is true of them.
 
     Returns:
-      The function. It answers, by name:
+      The function. It returns, by name:
         response/sketch, response/text, in Stage 2 response/graph: how much the loss grows with that
-          of another drawing, as `training.response.response` says, and `…_error`;
+          of another drawing, as `monitoring.response.response` computes it, and `…_error`;
         response/sketch_edge_f1: by how much edge F1 against the true sketch falls with another;
         response/<variant>_loss, response/<variant>_edge_f1: the means, of the variants in
-          `training.monitor.single_changes`. Edge F1 is of drawn lines; on photographs see the loss.
+          `losses.validation.single_changes`. Edge F1 is for line art; for photographs see the loss.
     """
     count = config.response.examples
     batch = jax.tree.map(lambda x: x[:count], batch)
     sketches = truth.sketch_u8[:count]
     model = build_model(config)
     objective = objective_of(config, tokenizer)
-    process = process_of(config, tokenizer)
-    course = process.course(config.response.sample_steps)
+    sampler = make_stage_sampler(model, sampling_config_of(config, tokenizer))
+    unguided = Scales(guidance=None, sketch_guidance=None)
     variants = single_changes(batch, model.ragaf is not None)
+    for_losses, for_samples = jax.random.split(jax.random.key(config.seed))
+    keys = batch_keys(for_samples, len(batch.tokens))
 
     @jax.jit
-    def measure(
+    def losses_of(
         params: Params, batch: Batch, shown: Batch, key: PRNGKeyArray
-    ) -> tuple[Float[Array, " b"], UInt8[Array, "b s s 3"]]:
-        for_losses, for_samples = jax.random.split(key)
-        losses = validation_losses(model, objective, params, batch, shown, for_losses)
-        conditioning = condition(model, params, shown, jnp.ones(len(shown.tokens)))
-        latents = sample_plainly(model, process, params, conditioning, for_samples, course)
-        return losses, to_pixels(model, params, latents)
+    ) -> Float[Array, " b"]:
+        return validation_losses(model, objective, params, batch, shown, key)
 
     def responses(params: Params) -> dict[str, float]:
         losses, scores = {}, {}
+        run = StageRun(config.stage, sampler, params, keys)
         for name, shown in variants.items():
-            key = jax.random.key(config.seed)
-            losses[name], samples = jax.device_get(measure(params, batch, shown, key))
-            pairs = zip(samples, sketches, strict=True)
+            losses[name] = jax.device_get(losses_of(params, batch, shown, for_losses))
+            steps = config.response.sample_steps
+            *_, finished = sample_stages([run], shown, unguided, steps, trace=False)
+            assert isinstance(finished, Finished)
+            pairs = zip(finished.images, sketches, strict=True)
             scores[name] = float(np.mean([edge_f1(*pair)[2] for pair in pairs]))
         values = {f"response/{name}_loss": float(x.mean()) for name, x in losses.items()}
         values |= {f"response/{name}_edge_f1": score for name, score in scores.items()}
@@ -87,28 +85,3 @@ def make_responses(
         return values
 
     return responses
-
-
-def sample_plainly(
-    model: Model,
-    process: Process,
-    params: Params,
-    conditioning: Conditioning,
-    key: PRNGKeyArray,
-    course: Course,
-) -> Float[Array, "b h w c"]:
-    """Latents from pure noise without guidance: `sampling.generate.generate` at scales of 1.
-
-    There, every step evaluates the networks for two conditions or three; here for one.
-    """
-    schedule = process.schedule
-
-    def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
-        prediction, _ = model.predict(params, x, t.astype(jnp.float32), conditioning)
-        return to_x0(process.prediction, schedule, prediction.astype(jnp.float32), x, t)
-
-    keys = example_keys(key, len(conditioning.text_states))
-    begun = Walk.begin(example_noise(keys, model.latent_shape))
-    keys = folded(keys, 2**32 - 1)  # as in `generate.advance`
-    sampler = SAMPLERS[process.sampler]
-    return sampler.walk(denoise, begun, schedule, course.timesteps, keys, course.steps).x

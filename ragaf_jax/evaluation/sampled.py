@@ -1,4 +1,4 @@
-"""Pictures of both stages of held-out drawings: over all devices, and kept as they are made."""
+"""Images of both stages for held-out examples: over all devices, and kept as they are made."""
 
 import zipfile
 from collections.abc import Callable
@@ -7,22 +7,22 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import AxisType, Mesh
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, in_chunks
-from ragaf_jax.runtime.sharding import AXES, filled, on_mesh, put_batch, replicated
-from ragaf_jax.sampling.stages import Stage, make_draw, settings_of
+from ragaf_jax.sampling.loaded_stages import LoadedStages
+from ragaf_jax.sampling.loop import Images
+from ragaf_jax.sampling.options import chosen
+from ragaf_jax.sampling.stage_sampler import batch_keys
+from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.weights.fingerprint import fingerprint
 
 # Drawings at a time. Which noise a drawing gets depends on it; how many devices share them has no
 # part in that.
 CHUNK = 8
 
-Pictures = UInt8[np.ndarray, "b s s 3"]
-Sample = Callable[[Batch, int], tuple[Pictures, Pictures]]
+Sample = Callable[[Batch, int], tuple[Images, Images]]
 
 
 def sample_both(
@@ -31,7 +31,7 @@ def sample_both(
     two: Stage,
     batch: Batch,
     kept: Path | None = None,
-) -> tuple[Pictures, Pictures]:
+) -> tuple[Images, Images]:
     """The pictures of both stages, as `config.sample` and `config.seed` say.
 
     Args:
@@ -43,7 +43,7 @@ def sample_both(
     """
     folder = None if kept is None else kept / _fingerprint(config, one, two, batch)
     sample: Sample | None = None
-    pieces: list[tuple[Pictures, Pictures]] = []
+    pieces: list[tuple[Images, Images]] = []
     with tqdm(total=len(batch.tokens), desc="sampling", unit=" drawings") as bar:
         for i, (piece, fresh) in enumerate(in_chunks(batch, CHUNK)):
             file = None if folder is None else folder / f"{i:05}.npz"
@@ -61,20 +61,19 @@ def sample_both(
 
 
 def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sample:
-    """A function of (drawings, number of their chunk) that all devices share."""
-    fields = config.sample
-    process1, process2 = one.process(fields.sampler), two.process(fields.sampler)
-    settings = settings_of(fields.to_dict())
-    courses = process1.course(fields.steps), process2.course(fields.steps, fields.strength)
-    mesh = Mesh(np.array(jax.devices())[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
-    draw = on_mesh(mesh, make_draw(one.model, process1, two.model, process2))
-    params1, params2 = jax.device_put((one.params, two.params), replicated(mesh))
+    """A function of (examples, number of their chunk) that all devices share."""
+    stages = LoadedStages(one, two, jax.devices())
+    options = chosen(config.sample.to_dict(), {}, two.config.diffusion.steps, "both")
 
-    def sample(piece: Batch, chunk: int) -> tuple[Pictures, Pictures]:
-        key = jax.random.fold_in(jax.random.key(config.seed), chunk)
-        shared, count = put_batch(mesh, filled(piece, mesh.size)), len(piece.tokens)
-        drawn = jax.device_get(draw(params1, params2, shared, key, settings, *courses))
-        return drawn.stage1[:count], drawn.stage2[:count]
+    def sample(piece: Batch, chunk: int) -> tuple[Images, Images]:
+        chunk_key = jax.random.fold_in(jax.random.key(config.seed), chunk)
+        keys = {
+            number: batch_keys(key, len(piece.tokens))
+            for number, key in enumerate(jax.random.split(chunk_key), 1)
+        }
+        finished = stages.sample_batch(piece, keys, options)
+        assert finished.coarse is not None
+        return finished.coarse, finished.images
 
     return sample
 
@@ -97,7 +96,7 @@ def _fingerprint(config: ml_collections.ConfigDict, one: Stage, two: Stage, batc
     )
 
 
-def _read(file: Path) -> tuple[Pictures, Pictures] | None:
+def _read(file: Path) -> tuple[Images, Images] | None:
     """The pictures of a chunk; None where there are none that can be read."""
     try:
         with np.load(file) as arrays:
@@ -106,7 +105,7 @@ def _read(file: Path) -> tuple[Pictures, Pictures] | None:
         return None
 
 
-def _write(file: Path, stage1: Pictures, stage2: Pictures) -> None:
+def _write(file: Path, stage1: Images, stage2: Images) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     with partial.open("wb") as opened:

@@ -1,7 +1,7 @@
 """What sampling needs on devices that are not in the machine, part by part.
 
-The parts are the functions that `sampling.sampling_loop` runs: `begin` (text, regions, noise),
-`advance` (one denoising step, with guidance), and `finish` (the decoder; of Stage 2 the trace too).
+The parts are the functions of `sampling.stage_sampler`: `begin` (text, regions, noise), `advance`
+(one denoising step, with guidance), `decode`, and in Stage 2 with RAGAF `trace`.
 """
 
 import math
@@ -26,9 +26,13 @@ from ragaf_jax.planning.target_table import BOUND_NOTE, bound_cells, contents, m
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.runtime.sharding import AXES, replicated
 from ragaf_jax.runtime.targets import Target, open_target
-from ragaf_jax.sampling.parts import make_parts
-from ragaf_jax.sampling.process import Course, Wishes, process_of
-from ragaf_jax.sampling.stages import settings_of
+from ragaf_jax.sampling.sampling_config import (
+    TextConditioning,
+    TimestepGrid,
+    sampling_config_of,
+    scales_of,
+)
+from ragaf_jax.sampling.stage_sampler import key_shapes, make_stage_sampler
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 
@@ -37,7 +41,7 @@ class PartPlan(NamedTuple):
     """What one part needs.
 
     Attributes:
-      name: "begin", "advance" or "finish".
+      name: "begin", "advance", "decode" or "trace".
       flops: of its products, over all devices.
       account: of one device.
     """
@@ -58,8 +62,8 @@ def part_plans(
       per_device: images of each.
     """
     model = build_model(config)
-    process = process_of(config, Tokenizer.train([""]))  # of a vocabulary, sizes alone count
-    parts = make_parts(config.stage, model, process)
+    # Of a vocabulary, sizes alone count.
+    sampler = make_stage_sampler(model, sampling_config_of(config, Tokenizer.train([""])))
     mesh = Mesh(np.array(target.devices)[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
     count = per_device * len(target.devices)
     shares, whole = NamedSharding(mesh, PartitionSpec(AXES)), replicated(mesh)
@@ -77,13 +81,13 @@ def part_plans(
 
     params = each(model.shapes(), whole)
     batch = each(_requests(config, model, count), shares)
-    seeds = jax.ShapeDtypeStruct((count,), jnp.uint32, sharding=shares)
-    settings = each(settings_of(config.sample.to_dict()), whole)
+    keys = each(key_shapes(count), shares)
+    scales = each(scales_of(config.sample.to_dict()), whole)
     steps = config.sample.steps
-    course = each(Course(jnp.zeros(steps + 1, jnp.int32), jnp.int32(steps)), whole)
+    grid = each(TimestepGrid(jnp.zeros(steps + 1, jnp.int32), jnp.int32(steps)), whole)
     tokens, mask = batch.tokens, batch.token_mask
-    heard = jax.ShapeDtypeStruct((count, model.max_regions), jnp.int32, sharding=shares)
-    wishes = Wishes(tokens, mask, tokens, mask, tokens, heard)
+    region_text_ids = jax.ShapeDtypeStruct((count, model.max_regions), jnp.int32, sharding=shares)
+    text = TextConditioning(tokens, mask, tokens, mask, tokens, region_text_ids)
 
     def compiled(name: str, part: Any, *arguments: Any) -> PartPlan:
         jitted = jax.jit(part, compiler_options=target.compiler_options)
@@ -91,23 +95,23 @@ def part_plans(
             name, matmul_flops(part, *arguments), account(jitted, arguments, mesh, target)
         )
 
-    begun = compiled("begin", parts.begin, params, batch, seeds, settings, course, None, wishes)
-    drawing = begun.account.results
-    if drawing is None:  # refused: nothing fits behind it
+    begun = compiled("begin", sampler.begin, params, batch, keys, scales, grid, None, text)
+    denoising = begun.account.results
+    if denoising is None:  # refused: nothing fits behind it
         return [begun]
     until = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole, weak_type=True)
-    walk = drawing.walk._replace(
-        x0=jax.ShapeDtypeStruct(
-            drawing.walk.x.shape, drawing.walk.x.dtype, sharding=drawing.walk.x.sharding
-        )
-    )
-    drawing = drawing._replace(walk=walk)
-    step = params, drawing, seeds, settings, course, until, walk
-    return [
+    x = denoising.state.x
+    state = denoising.state._replace(x0=jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding))
+    denoising = denoising._replace(state=state)
+    step = params, denoising, keys, scales, grid, until, state
+    plans = [
         begun,
-        compiled("advance", parts.advance, *step),
-        compiled("finish", parts.finish, params, drawing, seeds),
+        compiled("advance", sampler.advance, *step),
+        compiled("decode", sampler.decode, params, x),
     ]
+    if model.ragaf is not None:
+        plans.append(compiled("trace", sampler.trace, params, denoising, keys))
+    return plans
 
 
 def _requests(config: ml_collections.ConfigDict, model: Model, count: int) -> Batch:

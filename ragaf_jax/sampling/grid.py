@@ -13,8 +13,9 @@ from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.lettering import GAP, Picture, below, on_page, shortened, text_block
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
-from ragaf_jax.sampling.process import process_of
-from ragaf_jax.sampling.stages import make_draw_one, settings_of
+from ragaf_jax.sampling.loop import Finished, StageRun, sample_stages
+from ragaf_jax.sampling.sampling_config import sampling_config_of, scales_of
+from ragaf_jax.sampling.stage_sampler import batch_keys, make_stage_sampler
 from ragaf_jax.tokenizer import Tokenizer
 
 # px of a map in the attention figure, which is about 1000 px wide, and maps in a row.
@@ -29,14 +30,16 @@ def make_grid(
     `samples` has a row sketch | sample | true an example; either stage is sampled from the same
     noise, and in one go. In Stage 2, `attention` has a block an example: see `attention_sheet`.
     """
-    count, settings = config.sample_examples, settings_of(config.sample.to_dict())
+    count, scales = config.sample_examples, scales_of(config.sample.to_dict())
     shown = jax.tree.map(lambda x: x[:count], batch)
-    process = process_of(config, tokenizer)
-    draw, course = make_draw_one(build_model(config), process), process.course(config.sample.steps)
+    sampler = make_stage_sampler(build_model(config), sampling_config_of(config, tokenizer))
+    keys = batch_keys(jax.random.key(config.seed), len(shown.tokens))
 
     def grid(params: Params) -> dict[str, Picture]:
-        key = jax.random.key(config.seed)
-        samples, trace = jax.device_get(draw(params, shown, key, settings, course))
+        run = StageRun(config.stage, sampler, params, keys)
+        *_, finished = sample_stages([run], shown, scales, config.sample.steps)
+        assert isinstance(finished, Finished)
+        samples, trace = finished.images, finished.trace
         rows = [
             SheetRow((truth.sketch_u8[i], samples[i], truth.image_u8[i]), truth.captions[i])
             for i in range(len(samples))

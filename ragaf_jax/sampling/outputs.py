@@ -18,7 +18,7 @@ from ragaf_jax.figures.attention import attention_maps
 from ragaf_jax.figures.graph import draw_graph, draw_regions
 from ragaf_jax.figures.results import comparison, fusion_curves
 from ragaf_jax.figures.upscaled import upscaled
-from ragaf_jax.sampling.generate import TRACE_LEVELS
+from ragaf_jax.sampling.denoising import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import described, label_page
 from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.request import SketchPage
@@ -75,7 +75,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     s, r, numbers = result.sketch, result.regions, result.numbers
     made = _by_stage(result)
     seeds = [result.settings["seed"] + i for i in range(len(result.images))]
-    text = "; ".join(result.request.text.splitlines())
+    text = "; ".join(result.request.prompts.splitlines())
     captions = [text] if len(seeds) == 1 else [f"seed {seed}: {text}" for seed in seeds]
     shown = made
     if result.given is not None:
@@ -94,7 +94,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
             result.pieces,
             fusion.mean(0),
             numbers,
-            result.request.wishes.texts[0],
+            result.request.text.text_ids[0],
         )
         pictures["fusion"] = fusion_curves(TRACE_LEVELS, fusion, numbers)
     for name, picture in pictures.items():
@@ -106,7 +106,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     larger = upscale > result.images.shape[1]
     if larger:
         _write_upscaled(folder, result, seeds, upscale)
-    (folder / "prompt.txt").write_text(f"{result.request.text}\n", encoding="utf-8")
+    (folder / "prompt.txt").write_text(f"{result.request.prompts}\n", encoding="utf-8")
     metadata = {
         **result.settings,
         **facts,

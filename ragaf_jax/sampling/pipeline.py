@@ -14,16 +14,17 @@ from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import Window, check_same_aspect, cut, pad_to_square, read_grey
 from ragaf_jax.runtime.compilation_cache import keep_compiled
+from ragaf_jax.sampling.loaded_stages import LoadedStages
+from ragaf_jax.sampling.loop import Images, Progress
 from ragaf_jax.sampling.options import STAGES, Asked, Options, check_count, check_seed, chosen
 from ragaf_jax.sampling.request import (
+    Request,
     SketchPage,
-    Told,
     find_regions,
+    make_request,
     recorded_settings,
-    tell,
 )
-from ragaf_jax.sampling.results import Pictures, Progress, Result, result_of
-from ragaf_jax.sampling.sampling_loop import SamplingLoop
+from ragaf_jax.sampling.results import Result, result_of
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.sketch_input import SketchInput, read_sketch
 
@@ -31,7 +32,7 @@ from ragaf_jax.sketch_input import SketchInput, read_sketch
 Sketch = str | Path | SketchInput | UInt8[np.ndarray, "h w"]
 
 
-class Pipeline(SamplingLoop):
+class Pipeline(LoadedStages):
     """One or two trained stages, from sketches and texts to images."""
 
     @classmethod
@@ -52,7 +53,7 @@ class Pipeline(SamplingLoop):
           stage1, stage2: one may be left out.
           dtype: of the computation and of what is kept, "float32" or "bfloat16"; by default as the
             stages were trained.
-          devices, per_device: as in `SamplingLoop`.
+          devices, per_device: as in `LoadedStages`.
 
         Raises:
           UserError: no whole checkpoint in one of them, or stages that do not fit each other, as
@@ -97,17 +98,17 @@ class Pipeline(SamplingLoop):
         kind = self.leading.config.data.get("regions", "strokes")
         return find_regions(given, self.leading.model, kind, neck_splits)
 
-    def tell(
+    def request(
         self,
-        drawing: SketchPage,
+        page: SketchPage,
         prompt: str,
         region_prompts: Mapping[int, str] | None = None,
         negative_prompt: str = "",
-    ) -> Told:
-        """What the networks are told of one request; `request.tell` with this model's sizes."""
+    ) -> Request:
+        """The inputs of the networks for one image: `make_request` with this model's sizes."""
         stage = self.leading
         words = prompt, region_prompts or {}, negative_prompt
-        return tell(drawing, *words, stage.model, stage.tokenizer)
+        return make_request(page, *words, stage.model, stage.tokenizer)
 
     def options(self, **asked: Unpack[Asked]) -> Options:
         """Choices as Stage 2's config has them, but for what is asked; see `Options`.
@@ -124,7 +125,7 @@ class Pipeline(SamplingLoop):
                     f"Stage {number} is to draw and its workdir was not given; give --stage{number}"
                     f", or choose stages={usual!r}."
                 )
-            self._part(number, options.sampler)
+            self._sampler(number, options.sampler)
         return options
 
     def __call__(
@@ -141,15 +142,15 @@ class Pipeline(SamplingLoop):
         progress: Callable[[Progress], None] | None = None,
         **asked: Unpack[Asked],
     ) -> Result:
-        """Draws one sketch, once or several times.
+        """Samples one sketch, once or several times.
 
         Args:
           sketch: as `page` takes it, or what `page` answered, with its regions changed or not.
           prompt: may be empty.
-          region_prompts: words for some regions, by their numbers; see `request.tell`.
-          negative_prompt: what is not to be seen; may be empty.
-          seed: in 0 … 2³² − 1. The same seed and settings give the same picture.
-          count: pictures; their seeds are seed, seed + 1 …
+          region_prompts: region prompts by region number; see `make_request`.
+          negative_prompt: may be empty.
+          seed: in 0 … 2³² − 1. The same seed and settings give the same image.
+          count: images; their seeds are seed, seed + 1 …
           image: to begin from, instead of noise, in the first of the stages, noised to `strength`;
             of the sketch's proportions, and cropped and placed on a white square as the sketch is.
           crop: as in `page`; without effect on what `page` returned.
@@ -172,21 +173,21 @@ class Pipeline(SamplingLoop):
             sketch = read_sketch(grey, self.page_size, crop)
         elif image is not None and isinstance(sketch, np.ndarray):
             check_same_aspect(sketch.shape, image.shape)
-        drawing = sketch if isinstance(sketch, SketchPage) else self.page(sketch, crop=crop)
-        told = self.tell(drawing, prompt, region_prompts, negative_prompt)
+        page = sketch if isinstance(sketch, SketchPage) else self.page(sketch, crop=crop)
+        request = self.request(page, prompt, region_prompts, negative_prompt)
         ready = time.perf_counter()
-        images = None if image is None else self.starts([image] * count, drawing.crop)
-        finished = self.run([told] * count, seeds, options, images, progress)
+        images = None if image is None else self.starts([image] * count, page.crop)
+        finished = self.run([request] * count, seeds, options, images, progress)
         done = time.perf_counter()
         words = prompt, region_prompts, negative_prompt
         settings = recorded_settings(*words, seed, count, options)
         seconds = {"regions": ready - began, "sampling": done - ready}
         given = None if images is None else images[0]
-        return result_of(drawing, told, finished, settings, seconds, given)
+        return result_of(page, request, finished, settings, seconds, given)
 
     def starts(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], crop: Window | None = None
-    ) -> Pictures:
+    ) -> Images:
         """Images to begin from, at the model's size, cropped and placed as their sketch is."""
         side = self.leading.model.image_size
         shown = images if crop is None else [cut(image, crop) for image in images]

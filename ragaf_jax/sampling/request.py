@@ -1,4 +1,4 @@
-"""What one picture is asked for with, and what the networks are told of it."""
+"""A request for one image: sketch, regions and texts as inputs of the networks."""
 
 import dataclasses
 import re
@@ -19,7 +19,7 @@ from ragaf_jax.images import Window
 from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.options import Options
-from ragaf_jax.sampling.process import Wishes
+from ragaf_jax.sampling.sampling_config import TextConditioning
 from ragaf_jax.sampling.sketch_notices import sketch_notices
 from ragaf_jax.sketch_input import SketchInput
 from ragaf_jax.tokenizer import Tokenizer
@@ -53,43 +53,43 @@ class SketchPage(NamedTuple):
         return SketchInput(self.page, self.lines, self.crop)
 
 
-class Told(NamedTuple):
-    """What the networks are told of one request.
+class Request(NamedTuple):
+    """The inputs of the networks for one image, and what describes them.
 
     Attributes:
-      batch: of one example, with the prompt alone; there is no image yet.
-      wishes: of one example, with the words of its regions.
+      batch: of one example, with the prompt alone; its image is blank.
+      text: of one example, with region prompts.
       graph: of its regions, not padded.
-      text: the prompt, and a line for the words of each region behind it.
-      pieces: the text of each token of `wishes`.
+      prompts: the prompt, and below it a line for each region prompt.
+      pieces: the text of each token of `text`.
       notices: what of sketch and text the model cannot take in, as sentences.
     """
 
     batch: Batch
-    wishes: Wishes
+    text: TextConditioning
     graph: RegionGraph
-    text: str
+    prompts: str
     pieces: list[str]
     notices: list[str]
 
     @property
-    def spoken(self) -> bool:
-        """Whether regions have words of their own."""
-        return bool(self.wishes.heard.any())
+    def has_region_text(self) -> bool:
+        """Whether some regions have their own prompts."""
+        return bool(self.text.region_text_ids.any())
 
     @property
-    def all_spoken(self) -> bool:
-        """Whether all have."""
-        return bool(self.wishes.heard[:, : len(self.graph.nodes)].all())
+    def all_regions_have_text(self) -> bool:
+        """Whether all regions have."""
+        return bool(self.text.region_text_ids[:, : len(self.graph.nodes)].all())
 
     @property
-    def silent(self) -> Wishes:
-        """The wishes without the words of regions."""
-        return self.wishes._replace(
+    def without_region_text(self) -> TextConditioning:
+        """The text without region prompts."""
+        return self.text._replace(
             tokens=self.batch.tokens,
             token_mask=self.batch.token_mask,
-            texts=np.zeros_like(self.wishes.texts),
-            heard=np.zeros_like(self.wishes.heard),
+            text_ids=np.zeros_like(self.text.text_ids),
+            region_text_ids=np.zeros_like(self.text.region_text_ids),
         )
 
 
@@ -144,14 +144,14 @@ def find_regions(
     return SketchPage(*given, found.sketch, NumberedRegions.of(found.regions), neck_splits)
 
 
-def tell(
+def make_request(
     drawing: SketchPage,
     prompt: str,
     region_prompts: Mapping[int, str],
     negative_prompt: str,
     model: Model,
     tokenizer: Tokenizer,
-) -> Told:
+) -> Request:
     """Sketch, regions and texts in the form that the networks take.
 
     In RAGAF the words of a region are all that it attends to, and it alone: others attend to the
@@ -170,9 +170,9 @@ def tell(
         reads.
     """
     regions, numbers = drawing.numbered.regions, sorted(region_prompts)
-    heard = np.zeros((1, model.max_regions), np.int32)
+    region_text_ids = np.zeros((1, model.max_regions), np.int32)
     for text, number in enumerate(numbers, 1):
-        heard[0, drawing.numbered.id_of(number)] = text
+        region_text_ids[0, drawing.numbered.id_of(number)] = text
     words = {number: region_prompts[number].strip() for number in numbers}
     for said in (prompt, negative_prompt, *words.values()):
         _check_text(said)
@@ -195,9 +195,9 @@ def tell(
         token_mask=mask,
     )
     negative = tokenizer.encode([negative_prompt], model.text_length)
-    return Told(
+    return Request(
         batch,
-        Wishes(*negative, packed[None], packed_mask[None], texts[None], heard),
+        TextConditioning(*negative, packed[None], packed_mask[None], texts[None], region_text_ids),
         graph,
         "\n".join([prompt.strip(), *(f"{number}: {said}" for number, said in words.items())]),
         tokenizer.pieces(packed.tolist()),

@@ -1,10 +1,9 @@
 """What drawing gives: how it goes on, the pictures, and all that is known of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -12,41 +11,9 @@ from ragaf_jax.figures import upscaled
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.regions import Regions
-from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.sampling.loop import Finished
 from ragaf_jax.sampling.options import setting_notices
-from ragaf_jax.sampling.request import SketchPage, Told
-
-Pictures = UInt8[np.ndarray, "b s s 3"]
-
-
-class Progress(NamedTuple):
-    """Where a drawing stands.
-
-    Attributes:
-      stage: 1 or 2.
-      step, steps: denoising steps of this stage that are made, and all.
-      preview: what the network expects the images to become; None where none was computed.
-    """
-
-    stage: int
-    step: int
-    steps: int
-    preview: Pictures | None
-
-
-class Finished(NamedTuple):
-    """Pictures of b requests.
-
-    Attributes:
-      images: of the last stage.
-      coarse: what Stage 2 began from: Stage 1's pictures, or those given; None where it began from
-        noise or there is no Stage 2.
-      trace: RAGAF's over `generate.TRACE_LEVELS`; None without RAGAF or Stage 2.
-    """
-
-    images: Pictures
-    coarse: Pictures | None
-    trace: RagafTrace | None
+from ragaf_jax.sampling.request import Request, SketchPage
 
 
 class Result(NamedTuple):
@@ -61,8 +28,8 @@ class Result(NamedTuple):
       graph: how they hang together.
       pieces: the text of each token.
       attention: each region's attention over the tokens, averaged over timesteps; rows sum to 1.
-      fusion: α (sketch) and β (text) of each region at each of `generate.TRACE_LEVELS`; they sum to
-        1. Both are None without RAGAF.
+      fusion: α (sketch) and β (text) of each region at each of `denoising.TRACE_LEVELS`; they sum
+        to 1. Both are None without RAGAF.
       settings: every choice of the call, defaults filled in.
       notices: what of sketch and prompt the model could not take in, as sentences.
       seconds: time spent by part; "sampling" includes compilation the first time.
@@ -85,7 +52,7 @@ class Result(NamedTuple):
     notices: list[str]
     seconds: dict[str, float]
     sketch_page: SketchPage
-    request: Told
+    request: Request
     given: UInt8[np.ndarray, "s s 3"] | None = None
 
     def save(
@@ -118,22 +85,9 @@ class Result(NamedTuple):
         return output
 
 
-def joined(pieces: Sequence[Finished]) -> Finished:
-    """The pictures of all pieces, in order."""
-    if len(pieces) == 1:
-        return pieces[0]
-    coarse = [piece.coarse for piece in pieces if piece.coarse is not None]
-    traces = [piece.trace for piece in pieces if piece.trace is not None]
-    return Finished(
-        np.concatenate([piece.images for piece in pieces]),
-        np.concatenate(coarse) if coarse else None,
-        jax.tree.map(lambda *x: np.concatenate(x, 1), *traces) if traces else None,
-    )
-
-
 def result_of(
     drawing: SketchPage,
-    told: Told,
+    request: Request,
     finished: Finished,
     settings: dict[str, Any],
     seconds: dict[str, float],
@@ -155,14 +109,14 @@ def result_of(
         sketch=drawing.sketch,
         regions=regions,
         numbers=drawing.numbered.numbers,
-        graph=told.graph,
-        pieces=told.pieces,
+        graph=request.graph,
+        pieces=request.pieces,
         attention=attention,
         fusion=fusion,
         settings=settings,
-        notices=[*told.notices, *setting_notices(settings)],
+        notices=[*request.notices, *setting_notices(settings)],
         seconds=seconds,
         sketch_page=drawing,
-        request=told,
+        request=request,
         given=given,
     )

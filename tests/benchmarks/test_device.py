@@ -316,7 +316,7 @@ def test_a_step_is_measured(once, monkeypatch):
 def test_networks_with_encoders_are_measured(once, task):
     rows = steps.step_rows if task == "step" else sampling.sample_rows
     (row,) = rows(1, 1, tiny=True)
-    assert row["batch"] == 1 and row["images/s"] == 1 and row["compiled in, s"] > 0
+    assert row["batch"] == 1 and row["images/s"] == 1 and row["first run, s"] > 0
 
 
 def test_a_ceiling_has_the_data_sheet_beside_it(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from ragaf_jax.diffusion.guidance import guided
 from ragaf_jax.diffusion.samplers import (
     SAMPLERS,
-    Walk,
+    SamplerState,
     ddim,
     ddpm,
     dpm_solver_pp_2m,
@@ -230,15 +230,15 @@ def test_a_way_in_parts_is_the_whole_way(rng, name, zero_terminal_snr):
     whole = sampler(denoise, start, schedule, grid[: steps + 1], TWO)
 
     @jax.jit
-    def go(walk, until):
-        return sampler.walk(denoise, walk, schedule, grid, TWO, until)
+    def go(state, until):
+        return sampler.advance(denoise, state, schedule, grid, TWO, until)
 
-    walk = Walk.begin(start)
+    state = SamplerState.begin(start)
     for until in (1, 2, 2, steps):
-        walk = go(walk, until)
-        assert walk.step == until
+        state = go(state, until)
+        assert state.step == until
     assert go._cache_size() == 1
-    np.testing.assert_allclose(walk.x, whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(state.x, whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -254,7 +254,7 @@ def test_nothing_recompiles(name):
         one = gaussian_denoiser(schedule)
         denoise = guided(one, text_scale, sketch_scale)
         keys = example_keys(jax.random.key(seed), 2)
-        return SAMPLERS[name].walk(denoise, Walk.begin(x), schedule, grid, keys, steps).x
+        return SAMPLERS[name].advance(denoise, SamplerState.begin(x), schedule, grid, keys, steps).x
 
     settings = [(1, 4, 1.0, 7.5, 1.0), (2, 9, 0.6, 3.0, 1.5), (3, 1, 0.3, 1.0, 0.0)]
     results = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fakes import random_stage, save_stage, tiny_config, tiny_tokenizer
 from PIL import Image
-from test_reading import told
+from quarters import quarters
 
 from input_pipeline.extraction.sketch import canny
 from ragaf_jax.errors import UserError
@@ -18,6 +18,7 @@ from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.statistics import comparison, summary
 from ragaf_jax.losses import validation as monitor
 from ragaf_jax.monitoring.writers import JsonLines
+from ragaf_jax.sampling import loaded_stages
 
 WRITTEN = {
     "contact_sheet.png",
@@ -49,7 +50,7 @@ def quick():
     few = {"resamples": 200}
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
-            (sampled, "make_draw"),
+            (loaded_stages, "make_stage_sampler"),
             (evaluate_module, "make_read"),
             (evaluate_module, "make_validate"),
         ):
@@ -89,7 +90,7 @@ def asked(trained):
 
 def drawings(rng, config, count):
     """Quarters with a line between, three of them asked a colour."""
-    batch, truth = told(rng, config, count)
+    batch, truth = quarters(rng, config, count)
     sketch = truth.sketch_u8.copy()
     sketch[:, 7:9] = sketch[:, :, 7:9] = 0
     images = ((batch.image + 1) * 127.5).astype(np.uint8)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_graph, random_params, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from quarters import quarters
 
-from ragaf_jax.batch import Truth
 from ragaf_jax.conditioning import condition
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.diffusion.samplers import example_keys, example_noise
@@ -15,9 +15,8 @@ from ragaf_jax.evaluation import reading as reading_module
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.reading import make_read
 from ragaf_jax.evaluation.statistics.fusion_balance import balance, region_balance
-from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.sampling.generate import TRACE_LEVELS
+from ragaf_jax.sampling.denoising import TRACE_LEVELS
 
 
 def made(rng, **changes):
@@ -115,34 +114,10 @@ def test_the_heuristic_balance_is_its_formula(rng):
     np.testing.assert_allclose(found.sd, 0, atol=1e-6)
 
 
-def told(rng, config, count):
-    """Drawings in quarters, and captions in which three of them have words."""
-    captions = ("house red top green left blue bottom", "house blue top red left green bottom")
-    captions = tuple(captions[i % 2] for i in range(count))
-    phrases = [["red top", "green left", "blue bottom"], ["blue top", "red left", "green bottom"]]
-    side = config.data.image_size
-    rows, columns = np.mgrid[:side, :side] // (side // 2)
-    labels = np.stack([(2 * rows + columns).astype(np.int32)] * count)
-    spans = [
-        [(c.index(x), c.index(x) + len(x)) for x in phrases[i % 2]] for i, c in enumerate(captions)
-    ]
-    colors = np.array([[3, 6, 7], [7, 3, 6]], np.int32)[np.arange(count) % 2]
-    tokens, mask = tiny_tokenizer().encode(captions, config.data.text_length)
-    graph = stack_graphs([random_graph(x, config.data.max_regions, 64) for x in labels])
-    batch = random_batch(rng, config, count)._replace(
-        labels=labels, graph=graph, tokens=tokens, token_mask=mask
-    )
-    pages = np.full((count, side, side), 255, np.uint8)
-    images = np.repeat(pages[..., None], 3, -1)
-    parts = (labels % 4).astype(np.uint8)  # region 0 is nobody's
-    nothing = ("",) * count
-    return batch, Truth(images, pages, parts, colors, captions, nothing, np.array(spans, np.int32))
-
-
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_model_that_cannot_tell_words_apart_is_at_chance(rng, trained):
     config, _, params, read = made(rng)
-    batch, truth = told(rng, config, 4)
+    batch, truth = quarters(rng, config, 4)
     if not trained:  # parameters of 0 attend to every word alike
         params = jax.tree.map(np.zeros_like, params)
     attention = read(params, batch, 0).attention.mean(0)

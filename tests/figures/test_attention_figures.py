@@ -163,8 +163,10 @@ def test_attention_is_shown_by_phrase(prompt, expected):
     found = phrases(pieces)
     assert [text for text, _ in found] == expected
     positions = [position for _, each in found for position in each]
-    spoken = [i for i, piece in enumerate(pieces) if piece[0] not in ",:<" or piece == UNKNOWN]
-    assert positions == spoken  # each once, in order
+    expected_positions = [
+        i for i, piece in enumerate(pieces) if piece[0] not in ",:<" or piece == UNKNOWN
+    ]
+    assert positions == expected_positions  # each once, in order
 
 
 def test_a_phrase_ends_with_its_text():

@@ -505,25 +505,25 @@ MUTATIONS = (
         "a row's seed 0 is ignored",
     ),
     Mutation(
-        "ragaf_jax/sampling/generate.py",
+        "ragaf_jax/sampling/denoising.py",
         "heard = heard & text_mask[:, None]",
         "...",
         "regions without a prompt attend to padding",
     ),
     Mutation(
-        "ragaf_jax/sampling/generate.py",
+        "ragaf_jax/sampling/denoising.py",
         "jnp.round((image + 1) * 127.5)",
         "(image + 1) * 127.5",
         "images are half a level too dark",
     ),
     Mutation(
-        "ragaf_jax/sampling/generate.py",
+        "ragaf_jax/sampling/denoising.py",
         "(share >= SPOKEN_SHARE) | home.any(-1) | ~spoken",
         "(share >= SPOKEN_SHARE) | ~spoken",
         "prompts of small regions have no effect",
     ),
     Mutation(
-        "ragaf_jax/sampling/generate.py",
+        "ragaf_jax/sampling/denoising.py",
         "jax.tree.map(lambda x: x[-count:], conditioning)",
         "jax.tree.map(lambda x: x[:count], conditioning)",
         "attention figures show the run without text",
@@ -541,7 +541,7 @@ MUTATIONS = (
         "seed 2**32 overflows instead of an error",
     ),
     Mutation(
-        "ragaf_jax/sampling/parts.py",
+        "ragaf_jax/sampling/stage_sampler.py",
         "jax.random.split(jax.random.key(seed))[number - 1]",
         "jax.random.split(jax.random.key(seed))[0]",
         "both stages sample the same noise",
@@ -553,7 +553,7 @@ MUTATIONS = (
         "all images of a request are the same",
     ),
     Mutation(
-        "ragaf_jax/sampling/sampling_loop.py",
+        "ragaf_jax/sampling/loaded_stages.py",
         "key = number, sampler",
         'key = number, ""',
         "a second sampler of one session is ignored",
@@ -777,7 +777,7 @@ MUTATIONS = (
         "plans promise a rate that the device cannot reach",
     ),
     Mutation(
-        "ragaf_jax/sampling/sampling_loop.py",
+        "ragaf_jax/sampling/loaded_stages.py",
         "(on_mesh(self._mesh, f) for f in functions)",
         "functions",
         "sampling on several TPUs ends in an error of the compiler",

@@ -13,13 +13,14 @@ diffusers = pytest.importorskip("diffusers")
 import torch_models  # noqa: E402
 from commands import ROOT, run_here  # noqa: E402
 from fakes import random_batch  # noqa: E402
+from sampled import sample_latents  # noqa: E402
 from test_tokenizer import write_folder  # noqa: E402
 
 from configs import stage1  # noqa: E402
 from ragaf_jax.diffusion.samplers import example_keys, example_noise  # noqa: E402
 from ragaf_jax.monitoring.writers import Writer  # noqa: E402
-from ragaf_jax.sampling.generate import generate, to_pixels  # noqa: E402
-from ragaf_jax.sampling.process import Settings, process_of  # noqa: E402
+from ragaf_jax.sampling.denoising import to_pixels  # noqa: E402
+from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of  # noqa: E402
 from ragaf_jax.sampling.stages import Stage  # noqa: E402
 from ragaf_jax.training.adopt import adopted  # noqa: E402
 from ragaf_jax.training.loop import train  # noqa: E402
@@ -101,16 +102,16 @@ def test_the_same_picture(rng, trained, tmp_path):
     pipe.set_progress_bar_config(disable=True)
 
     stage = Stage.restore(trained / "run", 1)
-    process = process_of(stage.config, stage.tokenizer, scheduler)
+    sampling = sampling_config_of(stage.config, stage.tokenizer, scheduler)
     batch = random_batch(rng, stage.config, size=1)
     tokens, mask = stage.tokenizer.encode([PROMPT], stage.config.data.text_length)
     batch = batch._replace(tokens=tokens, token_mask=mask)
     keys = example_keys(jax.random.key(int(rng.integers(2**31))), 1)
-    asked = keys, Settings(GUIDANCE, 1.0), process.course(STEPS)
+    asked = keys, Scales(GUIDANCE, 1.0), sampling.timestep_grid(STEPS)
 
     @jax.jit
     def draw(params, batch):
-        latents, _ = generate(stage.model, process, params, batch, *asked)
+        latents = sample_latents(stage.model, sampling, params, batch, *asked)
         return latents, to_pixels(stage.model, params, latents)
 
     noise = np.asarray(example_noise(keys, stage.model.latent_shape))

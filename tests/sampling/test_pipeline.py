@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from commands import python_blocks, run_here
 from fakes import WORDS, random_stage, save_stage
+from pages import FILES, random_page
 from pictures import contains
 from PIL import Image
 from skimage.data import astronaut
@@ -21,33 +22,18 @@ from skimage.data import astronaut
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.images import read_grey
-from ragaf_jax.sampling.generate import TRACE_LEVELS
+from ragaf_jax.sampling.denoising import TRACE_LEVELS
 from ragaf_jax.sampling.numbered import merged, relabelled
-from ragaf_jax.sampling.parts import make_parts
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA
-from ragaf_jax.sampling.stages import settings_of
+from ragaf_jax.sampling.sampling_config import scales_of
+from ragaf_jax.sampling.stage_sampler import make_stage_sampler, seed_keys
 from ragaf_jax.sketch_input import to_page
 from ragaf_jax.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 PROMPT = " ".join(WORDS[:6])
 # Of the design; other programs look for these names.
-FILES = {
-    "sketch.png",
-    "regions.png",
-    "region_graph.png",
-    "stage1_output.png",
-    "stage2_output.png",
-    "stage2_upscaled.png",
-    "comparison.png",
-    "attention_maps.png",
-    "fusion.png",
-    "regions.json",
-    "labels.png",
-    "prompt.txt",
-    "metadata.json",
-}
 
 
 pytestmark = pytest.mark.slow
@@ -63,14 +49,6 @@ def workdirs(tmp_path_factory, pipeline):
     folder = tmp_path_factory.mktemp("runs")
     stages = pipeline.stages.items()
     return [save_stage(stage, folder / f"stage{number}") for number, stage in stages]
-
-
-def random_page(rng, side=256):
-    page = np.full((side, side), 255, np.uint8)
-    for _ in range(3):
-        centre, radius = rng.integers(60, 196, 2), rng.integers(20, 60)
-        cv2.circle(page, centre.tolist(), int(radius), 0, 7)
-    return page
 
 
 def test_a_result_is_whole(rng, pipeline):
@@ -121,8 +99,8 @@ def test_what_is_drawn_together_is_what_each_would_be_alone(rng, pipeline):
     pages = [pipeline.page(random_page(rng)) for _ in range(3)]
     words = [" ".join(rng.choice(WORDS, 3)) for _ in pages]
     seeds = rng.integers(0, 2**32, 3).tolist()
-    told = [pipeline.tell(page, text) for page, text in zip(pages, words, strict=True)]
-    together = pipeline.run(told, seeds, pipeline.options())
+    request = [pipeline.request(page, text) for page, text in zip(pages, words, strict=True)]
+    together = pipeline.run(request, seeds, pipeline.options())
     for i, page in enumerate(pages):
         alone = pipeline(page, words[i], seed=seeds[i])
         np.testing.assert_array_equal(together.images[i], alone.images[0])
@@ -176,8 +154,8 @@ def test_every_setting_has_an_effect_and_none_compiles_again(rng, pipeline, capl
 
 def test_progress_is_told_and_changes_nothing(rng, pipeline):
     drawing, seed = pipeline.page(random_page(rng)), int(rng.integers(2**32))
-    told, options = pipeline.tell(drawing, PROMPT), pipeline.options(steps=5)
-    *told_of, finished = pipeline.stream([told], [seed], options, every=2)
+    request, options = pipeline.request(drawing, PROMPT), pipeline.options(steps=5)
+    *told_of, finished = pipeline.stream([request], [seed], options, every=2)
     assert [(p.stage, p.step, p.steps) for p in told_of] == [
         *((1, 2, 5), (1, 4, 5), (1, 5, 5)),
         *((2, 2, 5), (2, 4, 5), (2, 5, 5)),
@@ -188,7 +166,7 @@ def test_progress_is_told_and_changes_nothing(rng, pipeline):
     np.testing.assert_array_equal(told_of[-1].preview, finished.images)
     np.testing.assert_array_equal(told_of[2].preview, finished.coarse)
     # Who stops asking has stopped it.
-    stream = pipeline.stream([told], [seed], options, every=1)
+    stream = pipeline.stream([request], [seed], options, every=1)
     assert next(stream).step == 1
     stream.close()
 
@@ -219,16 +197,21 @@ def test_each_stage_may_draw_alone(rng, pipeline):
 
 def test_the_stages_begin_with_different_noise(rng, pipeline):
     """Stage 2 would otherwise add what Stage 1 has removed."""
-    stage, told = pipeline.stages[2], pipeline.tell(pipeline.page(random_page(rng)), PROMPT)
-    process, options = stage.process("ddim"), pipeline.options()
-    asked = settings_of(dataclasses.asdict(options)), process.course(options.steps)
+    stage, request = pipeline.stages[2], pipeline.request(pipeline.page(random_page(rng)), PROMPT)
+    sampling, options = stage.sampling_config("ddim"), pipeline.options()
+    asked = scales_of(dataclasses.asdict(options)), sampling.timestep_grid(options.steps)
     begun = [
-        make_parts(number, stage.model, process).begin(
-            stage.params, told.batch, np.array([7], np.uint32), *asked, None, told.silent
+        make_stage_sampler(stage.model, sampling).begin(
+            stage.params,
+            request.batch,
+            seed_keys(np.array([7], np.uint32), number),
+            *asked,
+            None,
+            request.without_region_text,
         )
         for number in (1, 2)
     ]
-    correlation = np.corrcoef(*(np.ravel(drawing.walk.x) for drawing in begun))[0, 1]
+    correlation = np.corrcoef(*(np.ravel(drawing.state.x) for drawing in begun))[0, 1]
     assert abs(correlation) < 0.5
 
 
@@ -250,7 +233,7 @@ def test_a_stage_alone_is_a_pipeline(rng, pipeline, workdirs):
     with pytest.raises(UserError, match="Stage 2 is to draw and its workdir was not given"):
         alone(page, PROMPT, stages="both")
     assert Pipeline.restore(stage2=two).options().stages == "2"
-    with pytest.raises(UserError, match="no stage to draw with"):
+    with pytest.raises(UserError, match="no stage to sample with"):
         Pipeline.restore()
 
 
@@ -288,8 +271,8 @@ def test_what_is_not_spoken_for_is_drawn_as_without_words(rng, pipeline):
     one, other = two_regions(rng, drawing)
     asked = {"seed": int(rng.integers(2**32)), "steps": 3}
     plain = pipeline(drawing, "a house", **asked)
-    spoken = pipeline(drawing, "a house", {one: "red", other: "blue"}, **asked)
-    np.testing.assert_array_equal(spoken.coarse, plain.coarse)
+    prompted = pipeline(drawing, "a house", {one: "red", other: "blue"}, **asked)
+    np.testing.assert_array_equal(prompted.coarse, plain.coarse)
     side = pipeline.leading.model.latent_shape[0]
     cell = len(labels) // side
     shares = [
@@ -297,7 +280,9 @@ def test_what_is_not_spoken_for_is_drawn_as_without_words(rng, pipeline):
         for number in (one, other)
     ]
     own = (sum(shares) >= 0.25) | np.any([share == share.max() for share in shares], 0)
-    apart = (spoken.images[0] != plain.images[0]).reshape(side, cell, side, cell, 3).any((1, 3, 4))
+    apart = (
+        (prompted.images[0] != plain.images[0]).reshape(side, cell, side, cell, 3).any((1, 3, 4))
+    )
     np.testing.assert_array_equal(apart, own)
     # With words for all nothing is held.
     every = dict.fromkeys(drawing.numbered.numbers, "red")
@@ -309,8 +294,8 @@ def test_one_with_words_and_one_without_are_drawn_together_as_alone(rng, pipelin
     pairs = Pipeline(stage2=pipeline.stages[2], per_device=2)
     drawings = [pipeline.page(random_page(rng)) for _ in range(2)]
     words = [{drawings[0].numbered.numbers[-1]: "red"}, {}]
-    told = [pipeline.tell(drawings[i], "a house", words[i]) for i in range(2)]
-    together = pairs.run(told, [3, 4], pairs.options(steps=2)).images
+    request = [pipeline.request(drawings[i], "a house", words[i]) for i in range(2)]
+    together = pairs.run(request, [3, 4], pairs.options(steps=2)).images
     for i in range(2):
         asked = {"seed": 3 + i, "steps": 2, "stages": "2"}
         alone = pipeline(drawings[i], "a house", words[i], **asked).images[0]

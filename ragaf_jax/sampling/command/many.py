@@ -14,12 +14,13 @@ from ragaf_jax.figures.upscaled import SIDE
 from ragaf_jax.folders import whole_folder
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.command.tables import Row
+from ragaf_jax.sampling.loop import Finished
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
-from ragaf_jax.sampling.request import SketchPage, Told, recorded_settings
-from ragaf_jax.sampling.results import Finished, Result, result_of
+from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
+from ragaf_jax.sampling.results import Result, result_of
 
 
 class Batch(NamedTuple):
@@ -53,7 +54,7 @@ def batch_notices(notices: Mapping[str, Sequence[str]]) -> list[str]:
 class _Ready(NamedTuple):
     row: Row
     drawing: SketchPage
-    told: Told
+    request: Request
     settings: dict[str, Any]
     facts: dict[str, Any]
 
@@ -127,13 +128,13 @@ def _ready(
                 bar.update()
                 continue
             drawing = pipeline.page(row.sketch, crop=facts["crop"], neck_splits=neck_splits)
-            told = pipeline.tell(drawing, row.prompt, row.region_prompts, row.negative_prompt)
-            pipeline.check(told, options)
+            request = pipeline.request(drawing, row.prompt, row.region_prompts, row.negative_prompt)
+            pipeline.check(request, options)
         except (UserError, OSError) as error:
             done.failed[row.name] = _sentence(error)
             bar.update()
             continue
-        yield _Ready(row, drawing, told, settings, about)
+        yield _Ready(row, drawing, request, settings, about)
 
 
 def _sentence(error: UserError | OSError) -> str:
@@ -150,15 +151,15 @@ def _draw(
     done: Batch,
     bar: tqdm,
 ) -> None:
-    told = [ready.told for ready in together]
-    finished = pipeline.run(told, [ready.settings["seed"] for ready in together], options)
+    request = [ready.request for ready in together]
+    finished = pipeline.run(request, [ready.settings["seed"] for ready in together], options)
     for i, ready in enumerate(together):
         result = _result(ready, finished, i)
         with whole_folder(output / ready.row.name) as folder:
             write_outputs(folder, result, ready.facts, ready.facts["upscale"])
         done.drawn.append(ready.row.name)
-        if ready.told.notices:
-            done.notices[ready.row.name] = ready.told.notices
+        if ready.request.notices:
+            done.notices[ready.row.name] = ready.request.notices
         bar.update()
 
 
@@ -168,7 +169,7 @@ def _result(ready: _Ready, finished: Finished, i: int) -> Result:
         None if finished.coarse is None else finished.coarse[i : i + 1],
         jax.tree.map(lambda x: x[:, i : i + 1], finished.trace),
     )
-    return result_of(ready.drawing, ready.told, one, ready.settings, {})
+    return result_of(ready.drawing, ready.request, one, ready.settings, {})
 
 
 def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:

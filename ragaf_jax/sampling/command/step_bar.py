@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
-from ragaf_jax.sampling.results import Progress
+from ragaf_jax.sampling.loop import Progress
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fakes import random_stage, save_stage, tiny_config
 from PIL import Image
-from test_reading import told
+from quarters import quarters
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.report import showcase as module
@@ -28,7 +28,7 @@ def asked(runs):
 
 def shown(rng, drawings, others):
     def open_shown(config, tokenizer):
-        batch, truth = told(rng, config, drawings + others)
+        batch, truth = quarters(rng, config, drawings + others)
         keys = tuple(f"key{i}" for i in range(drawings + others))
         images = ((batch.image + 1) * 127.5).astype(np.uint8)
         return batch, truth._replace(image_u8=images, keys=keys), drawings

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from commands import on_eight_devices, run_here
 from fakes import random_stage, save_stage
+from pages import FILES, random_page
 from pictures import contains
 from PIL import Image
-from test_pipeline import FILES, random_page
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import enlarge
@@ -146,14 +146,19 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
     rows.append(rows[2]._replace(name="row4", seed=2**32))
     rows.append(rows[2]._replace(name="overview.png"))
     rows.append(rows[2]._replace(name="row6", sketch=tmp_path / "none.png"))
-    silent = Pipeline(pipeline.stages[1])
+    stage2_alone = Pipeline(pipeline.stages[1])
     rows.append(rows[2]._replace(name="row5", region_prompts={0: "red"}))
     alone = run_batch(
-        silent, [rows[-1], rows[2]], tmp_path / "alone", silent.options(steps=2), 4, FACTS
+        stage2_alone,
+        [rows[-1], rows[2]],
+        tmp_path / "alone",
+        stage2_alone.options(steps=2),
+        4,
+        FACTS,
     )
     assert alone.drawn == ["row2"] and "takes a Stage 2 with RAGAF" in alone.failed["row5"]
     del rows[-1]
-    done = run_batch(pipeline, rows, output, options, 4, FACTS)
+    done = run_batch(pipeline, rows, output, options, 4, FACTS, crop=False)  # some pages are small
     assert done.drawn == ["row2"]
     assert done.notices == {"row2": ["The model does not know these words of the prompt: purple."]}
     said = [
@@ -195,13 +200,12 @@ pages = np.load(folder / "pages.npy")
 shared = Pipeline.restore(folder / "1", folder / "2", devices=jax.devices())
 assert shared.together == 8
 words = [{}, {0: "red"}, {}]
-told = [shared.tell(shared.page(page), "a house", said) for page, said in zip(pages, words)]
+requests = [shared.request(shared.page(page), "a house", x) for page, x in zip(pages, words)]
 options = shared.options(steps=2)
-silent = told[:1] * 3
-shared.run(silent, range(3), options)
-advances = [shared._part(i, options.sampler).advance.__wrapped__ for i in (1, 2)]
+shared.run(requests[:1] * 3, range(3), options)
+advances = [shared._sampler(i, options.sampler).advance.__wrapped__ for i in (1, 2)]
 compiled = [advance._cache_size() for advance in advances]
-np.save(folder / "eight.npy", shared.run(told, range(len(pages)), options).images)
+np.save(folder / "eight.npy", shared.run(requests, range(len(pages)), options).images)
 assert compiled == [advance._cache_size() for advance in advances]
 # XLA cannot partition the kernels of accelerators.
 assert {mesh.size for mesh in meshes} == {8}
@@ -249,6 +253,6 @@ def test_the_command_draws_many(pipeline, rows, tmp_path, monkeypatch):
 
 
 def test_rows_need_a_pipeline_that_draws(pipeline):
-    with pytest.raises(UserError, match="Pictures per device are 0"):
+    with pytest.raises(UserError, match="Images per device are 0"):
         Pipeline(*pipeline.stages.values(), per_device=0)
     assert Pipeline(pipeline.stages[1], devices=jax.devices()[:1], per_device=3).together == 3

@@ -4,7 +4,7 @@ import pytest
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.command.step_bar import step_bar
-from ragaf_jax.sampling.results import Progress
+from ragaf_jax.sampling.loop import Progress
 
 
 def test_the_last_step_is_shown_however_fast_they_are(capsys):

@@ -1,7 +1,8 @@
 """How a stage samples: what is static, and what may change without compiling again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
@@ -16,46 +17,46 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
 
 
-class Settings(NamedTuple):
-    """Scales, which may change from call to call without compiling again.
+class Scales(NamedTuple):
+    """Scales of a call. Values do not compile again; to go from None to a number or back does.
 
     Attributes:
-      guidance: of the text; 1 is the plain conditional model.
-      sketch_guidance: of the sketch and its regions; 1 likewise. None is 1, at a third less work: a
-        step evaluates the networks for two conditions instead of three. To go from None to a number
-        or back compiles again.
+      guidance: of the text. 1 is the model without guidance, and so is None, with which a step
+        evaluates the networks once.
+      sketch_guidance: of the sketch and its regions; 1 likewise. With None, which is 1, a step
+        evaluates the networks for two conditions instead of three.
       guidance_until: below this share of T both scales count as 1.
       sketch_strength: of what the sketch branch adds to the UNet; 1 as in training.
     """
 
-    guidance: float | Float[Array, ""]
+    guidance: float | Float[Array, ""] | None
     sketch_guidance: float | Float[Array, ""] | None
     guidance_until: float | Float[Array, ""] = 0.0
     sketch_strength: float | Float[Array, ""] = 1.0
 
 
-class Wishes(NamedTuple):
-    """What may be asked for beside sketch and prompt.
+class TextConditioning(NamedTuple):
+    """The texts of requests.
 
     Attributes:
-      negative_tokens: of what the picture is not to show: guidance leads away from it.
+      negative_tokens: of the negative prompt.
       negative_mask: which of them are not padding.
-      tokens: the prompt, framed, behind it the words of regions, and padding.
+      tokens: the prompt with its start and end tokens, behind it region prompts, and padding.
       token_mask: which of them are not padding.
-      texts: what each belongs to: 0 the prompt, and padding; i > 0 the words of some region.
-      heard: which of these texts each region hears, and attends to alone.
+      text_ids: the text of each token: 0 the prompt, and padding; i > 0 a region prompt.
+      region_text_ids: the text that each region attends to, alone.
     """
 
     negative_tokens: Int[Array, "b t"]
     negative_mask: Bool[Array, "b t"]
     tokens: Int[Array, "b t"]
     token_mask: Bool[Array, "b t"]
-    texts: Int[Array, "b t"]
-    heard: Int[Array, "b r"]
+    text_ids: Int[Array, "b t"]
+    region_text_ids: Int[Array, "b r"]
 
 
-class Course(NamedTuple):
-    """Which timesteps are gone through; it may change without compiling again, too.
+class TimestepGrid(NamedTuple):
+    """The timesteps of a sampler; they may change without compiling again.
 
     Attributes:
       timesteps: those that are evaluated, falling, and then the end, as often as there is room.
@@ -67,7 +68,7 @@ class Course(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Process:
+class SamplingConfig:
     """How a stage was trained to denoise and how it is to be sampled: all that is static.
 
     Attributes:
@@ -86,7 +87,7 @@ class Process:
     empty_tokens: Int[np.ndarray, " t"]
     empty_mask: Bool[np.ndarray, " t"]
 
-    def course(self, steps: int, strength: float = 1.0) -> Course:
+    def timestep_grid(self, steps: int, strength: float = 1.0) -> TimestepGrid:
         """The way from pure noise, or from pictures noised to `strength` in 0 … 1; 0 is no way.
 
         Raises:
@@ -95,13 +96,13 @@ class Process:
         room = self.schedule.alpha.shape[0]
         grid = timestep_grid(room, steps, strength, self.spacing, room)
         if strength == 0:
-            return Course(jnp.full_like(grid, CLEAN), jnp.int32(0))
-        return Course(grid, jnp.int32(steps))
+            return TimestepGrid(jnp.full_like(grid, CLEAN), jnp.int32(0))
+        return TimestepGrid(grid, jnp.int32(steps))
 
 
-def process_of(
+def sampling_config_of(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, sampler: str | None = None
-) -> Process:
+) -> SamplingConfig:
     """How to sample what `config` trained: as it says, unless told otherwise.
 
     Raises:
@@ -118,4 +119,13 @@ def process_of(
         # As diffusers samples v. "sample" is ours, and needs no such care where alpha is 0.
         schedule = finite_snr(schedule)
     tokens, mask = tokenizer.encode([""], config.data.text_length)
-    return Process(schedule, fields.prediction, name, spacing, tokens[0], mask[0])
+    return SamplingConfig(schedule, fields.prediction, name, spacing, tokens[0], mask[0])
+
+
+def scales_of(sample: Mapping[str, Any]) -> Scales:
+    """The scales of the fields of `config.sample`, or of `Options`."""
+    chosen = {name: float(sample[name]) for name in Scales._fields if name in sample}
+    guidance, sketch_guidance = chosen.pop("guidance"), chosen.pop("sketch_guidance")
+    by_sketch = None if sketch_guidance == 1 else sketch_guidance
+    unguided = guidance == 1 and by_sketch is None
+    return Scales(None if unguided else guidance, by_sketch, **chosen)

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from sampled import sample_latents
 
 from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_keys, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.runtime.flops import matmul_flops
-from ragaf_jax.sampling.generate import TRACE_LEVELS, _spoken_for, generate, to_pixels
-from ragaf_jax.sampling.process import Settings, process_of
+from ragaf_jax.sampling.conditions import own_cells
+from ragaf_jax.sampling.denoising import to_pixels
+from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of
 
 
 @pytest.fixture(scope="module")
@@ -20,87 +22,94 @@ def stage2():
     config.sample.steps = 3
     model, noise = build_model(config), np.random.default_rng(5)
     params = random_params(model, noise)
-    process = process_of(config, tiny_tokenizer())
-    three = process.course(3)
+    sampling = sampling_config_of(config, tiny_tokenizer())
+    three = sampling.timestep_grid(3)
 
     @jax.jit
-    def draw(batch, key, settings, start=None, course=three):
+    def draw(batch, key, settings, start=None, grid=three):
         keys = example_keys(key, len(batch.tokens))
-        return generate(model, process, params, batch, keys, settings, course, start)[0]
+        return sample_latents(model, sampling, params, batch, keys, settings, grid, start)
 
-    return config, model, process, draw
+    return config, model, sampling, draw
 
 
 def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(np.abs(b).max()))
 
 
-def empty_prompt(batch, process):
+def empty_prompt(batch, sampling):
     count = len(batch.tokens)
     return batch._replace(
-        tokens=np.repeat(process.empty_tokens[None], count, 0),
-        token_mask=np.repeat(process.empty_mask[None], count, 0),
+        tokens=np.repeat(sampling.empty_tokens[None], count, 0),
+        token_mask=np.repeat(sampling.empty_mask[None], count, 0),
     )
 
 
 def test_at_scale_zero_a_condition_has_no_say(rng, stage2):
-    config, _, process, draw = stage2
+    config, _, sampling, draw = stage2
     batch, other = random_batch(rng, config, 2), random_batch(rng, config, 2)
     key = jax.random.key(int(rng.integers(2**31)))
-    wordless = empty_prompt(batch, process)
+    wordless = empty_prompt(batch, sampling)
     other_text = batch._replace(tokens=other.tokens, token_mask=other.token_mask)
     other_sketch = batch._replace(sketch=other.sketch, labels=other.labels, graph=other.graph)
 
-    plain = draw(batch, key, Settings(1.0, 1.0))
-    assert np.abs(draw(other_text, key, Settings(1.0, 1.0)) - plain).max() > 1e-2
-    assert np.abs(draw(other_sketch, key, Settings(1.0, 1.0)) - plain).max() > 1e-2
+    plain = draw(batch, key, Scales(1.0, 1.0))
+    assert np.abs(draw(other_text, key, Scales(1.0, 1.0)) - plain).max() > 1e-2
+    assert np.abs(draw(other_sketch, key, Scales(1.0, 1.0)) - plain).max() > 1e-2
     # No text: as with the empty prompt, whatever the caption.
-    close(draw(batch, key, Settings(0.0, 1.0)), draw(wordless, key, Settings(1.0, 1.0)))
-    close(draw(other_text, key, Settings(0.0, 1.0)), draw(batch, key, Settings(0.0, 1.0)))
+    close(draw(batch, key, Scales(0.0, 1.0)), draw(wordless, key, Scales(1.0, 1.0)))
+    close(draw(other_text, key, Scales(0.0, 1.0)), draw(batch, key, Scales(0.0, 1.0)))
     # Nothing: sketch and regions have no say either.
-    close(draw(other_sketch, key, Settings(0.0, 0.0)), draw(batch, key, Settings(0.0, 0.0)))
+    close(draw(other_sketch, key, Scales(0.0, 0.0)), draw(batch, key, Scales(0.0, 0.0)))
 
 
 def test_guidance_that_ends_before_it_begins_is_none(rng, stage2):
     config, _, _, draw = stage2
     batch, key = random_batch(rng, config, 2), jax.random.key(int(rng.integers(2**31)))
-    guided, plain = Settings(4.0, 2.0), Settings(1.0, 1.0)
+    guided, plain = Scales(4.0, 2.0), Scales(1.0, 1.0)
     assert np.abs(draw(batch, key, guided) - draw(batch, key, plain)).max() > 1e-2
     close(draw(batch, key, guided._replace(guidance_until=1.0)), draw(batch, key, plain))
 
 
-def test_without_guidance_by_the_sketch_a_third_of_each_step_is_left_out(rng, stage2):
+@pytest.mark.parametrize(
+    ("lean", "whole", "evaluations"),
+    [
+        (Scales(4.0, None), Scales(4.0, 1.0), (2, 3)),
+        (Scales(None, None), Scales(1.0, None), (1, 2)),
+    ],
+)
+def test_scales_of_none_leave_evaluations_out(rng, stage2, lean, whole, evaluations):
+    """They give the samples of scales of 1."""
     config, _, _, draw = stage2
     batch, key = random_batch(rng, config, 2), jax.random.key(int(rng.integers(2**31)))
-    lean, whole = Settings(4.0, None), Settings(4.0, 1.0)
     close(draw(batch, key, lean), draw(batch, key, whole))
-    work = [matmul_flops(draw, batch, key, settings) for settings in (lean, whole)]
-    # A loop of as many steps as it is told counts as one.
-    expected = (2 + len(TRACE_LEVELS)) / (3 + len(TRACE_LEVELS))
-    assert work[0] / work[1] == pytest.approx(expected, rel=0.03)  # text and decoding are the rest
+    # A loop of a traced number of steps counts as one.
+    work = [matmul_flops(draw, batch, key, scales) for scales in (lean, whole)]
+    expected = evaluations[0] / evaluations[1]
+    assert work[0] / work[1] == pytest.approx(expected, rel=0.03)  # encoding of text is the rest
 
 
 def test_no_strength_gives_back_the_start(rng, stage2):
-    config, model, process, draw = stage2
+    config, model, sampling, draw = stage2
     batch, key = random_batch(rng, config, 2), jax.random.key(0)
     start = jnp.asarray(rng.standard_normal((2, *model.latent_shape)), jnp.float32)
-    drawn = draw(batch, key, Settings(3.0, 1.0), start, process.course(3, 0.0))
+    drawn = draw(batch, key, Scales(3.0, 1.0), start, sampling.timestep_grid(3, 0.0))
     np.testing.assert_array_equal(drawn, start)
     for strength in (0.1, 1.0):
-        drawn = draw(batch, key, Settings(3.0, 1.0), start, process.course(3, strength))
+        drawn = draw(batch, key, Scales(3.0, 1.0), start, sampling.timestep_grid(3, strength))
         assert np.abs(drawn - start).mean() > 0.1
 
 
 def test_noise_of_an_example_does_not_depend_on_its_batch(rng):
     config = tiny_config(1)
     model = build_model(config)
-    process = process_of(config, tiny_tokenizer(), "ddpm")
-    course = process.course(3)
+    sampling = sampling_config_of(config, tiny_tokenizer(), "ddpm")
+    grid = sampling.timestep_grid(3)
     params, batch = random_params(model, rng), random_batch(rng, config, 2)
 
     @jax.jit
     def draw(batch, keys):
-        return generate(model, process, params, batch, keys, Settings(1.0, 1.0), course)[0]
+        return sample_latents(model, sampling, params, batch, keys, Scales(1.0, 1.0), grid)
 
     keys = example_keys(jax.random.key(int(rng.integers(2**31))), 2)
     both = draw(batch, keys)
@@ -117,12 +126,12 @@ def test_a_process_is_as_the_config_says(name):
         steps_offset=1,
         set_alpha_to_one=False,
     )
-    process = process_of(config, tiny_tokenizer(), name)
-    assert process.spacing == spacing_of(name, "leading", 1, False)
+    sampling = sampling_config_of(config, tiny_tokenizer(), name)
+    assert sampling.spacing == spacing_of(name, "leading", 1, False)
     # Zero terminal SNR, as the sampler's scheduler in diffusers reads it.
-    assert process.schedule.alpha[-1] == (2.0**-12 if name in FINITE_SNR else 0)
+    assert sampling.schedule.alpha[-1] == (2.0**-12 if name in FINITE_SNR else 0)
     config.diffusion.prediction = "sample"
-    assert process_of(config, tiny_tokenizer(), name).schedule.alpha[-1] == 0
+    assert sampling_config_of(config, tiny_tokenizer(), name).schedule.alpha[-1] == 0
 
 
 @pytest.mark.parametrize(
@@ -136,7 +145,7 @@ def test_timesteps_that_cannot_be_are_refused_at_once(fields, steps, words):
     config = tiny_config(1)
     config.diffusion.update(fields)
     with pytest.raises(UserError, match=words):
-        process_of(config, tiny_tokenizer()).course(steps)
+        sampling_config_of(config, tiny_tokenizer()).timestep_grid(steps)
 
 
 def test_pixels_are_those_of_the_image(rng, stage2):
@@ -148,7 +157,7 @@ def test_pixels_are_those_of_the_image(rng, stage2):
 
 def test_an_unknown_sampler_is_named(stage2):
     with pytest.raises(UserError, match="The sampler is 'heun'; choose one of ddim"):
-        process_of(stage2[0], tiny_tokenizer(), "heun")
+        sampling_config_of(stage2[0], tiny_tokenizer(), "heun")
 
 
 @pytest.mark.parametrize("side", [4, 8])
@@ -156,9 +165,9 @@ def test_a_small_region_with_a_prompt_has_a_cell_of_its_own(side):
     """One pixel of sixteen is less than the share at which a cell counts as a region's."""
     labels = np.zeros((1, 16, 16), np.int32)
     labels[0, 5, 9] = 1  # within one cell
-    heard = np.zeros((1, 3), np.int32)
-    heard[0, 1] = 1
-    labels, heard = jnp.asarray(labels), jnp.asarray(heard)
-    own = np.asarray(_spoken_for(labels, heard, side))[0, ..., 0]
+    region_text_ids = np.zeros((1, 3), np.int32)
+    region_text_ids[0, 1] = 1
+    labels, region_text_ids = jnp.asarray(labels), jnp.asarray(region_text_ids)
+    own = np.asarray(own_cells(labels, region_text_ids, side))[0, ..., 0]
     assert np.argwhere(own).tolist() == [[5 * side // 16, 9 * side // 16]]
-    assert np.asarray(_spoken_for(labels, jnp.zeros_like(heard), side)).all()
+    assert np.asarray(own_cells(labels, jnp.zeros_like(region_text_ids), side)).all()

@@ -1,0 +1,161 @@
+"""The parts of sampling by one stage: start, denoising steps, RAGAF's trace, pixels."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.diffusion.guidance import guided
+from ragaf_jax.diffusion.prediction import to_x0
+from ragaf_jax.diffusion.samplers import (
+    SAMPLERS,
+    Denoise,
+    SamplerState,
+    example_noise,
+    folded,
+)
+from ragaf_jax.diffusion.schedule import add_noise
+from ragaf_jax.nets.model import Conditioning, Model, Params
+from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.sampling.conditions import evaluations, own_cells, stacked_conditions
+from ragaf_jax.sampling.sampling_config import (
+    SamplingConfig,
+    Scales,
+    TextConditioning,
+    TimestepGrid,
+)
+
+# Timesteps, as shares of T, at which RAGAF's attention and balance are read.
+TRACE_LEVELS = (0.9, 0.7, 0.5, 0.3, 0.1)
+
+# No step has this number: the noise of the start is not used again.
+_AFTER_ALL_STEPS = 2**32 - 1
+
+
+class Denoising(NamedTuple):
+    """Latents between two steps.
+
+    Attributes:
+      state: of the sampler.
+      conditioning: of all evaluations of a step, stacked on the batch axis.
+      own: the cells that these latents decide; others are copied from other latents. None: all.
+    """
+
+    state: SamplerState
+    conditioning: Conditioning
+    own: Bool[Array, "b h w 1"] | None = None
+
+    @property
+    def preview(self) -> Float[Array, "b h w c"]:
+        """The network's latest prediction of the clean latents."""
+        return self.state.x0
+
+
+def begin(
+    model: Model,
+    sampling: SamplingConfig,
+    params: Params,
+    batch: Batch,
+    keys: Key[Array, " b"],
+    scales: Scales,
+    grid: TimestepGrid,
+    start: Float[Array, "b h w c"] | None = None,
+    text: TextConditioning | None = None,
+) -> Denoising:
+    """The latents before their first step.
+
+    Args:
+      model: static.
+      sampling: static.
+      params: the stage's parameters.
+      batch: sketches, regions and text; its images are not read.
+      keys: one an example: with batch and scales it decides the image, whatever the others are.
+      scales: traced; which of them are None is static.
+      grid: traced.
+      start: latents to begin from, noised to the first timestep; without it, pure noise.
+      text: traced; see `stacked_conditions`.
+    """
+    x = noise = example_noise(keys, model.latent_shape)
+    conditioning = stacked_conditions(model, sampling, params, batch, evaluations(scales), text)
+    if start is not None:
+        first = jnp.broadcast_to(grid.timesteps[0], len(noise))
+        x = add_noise(sampling.schedule, start, noise, first)
+    own = None if text is None else own_cells(batch.labels, text.region_text_ids, x.shape[1])
+    return Denoising(SamplerState.begin(x), conditioning, own)
+
+
+def advance(
+    model: Model,
+    sampling: SamplingConfig,
+    params: Params,
+    denoising: Denoising,
+    keys: Key[Array, " b"],
+    scales: Scales,
+    grid: TimestepGrid,
+    until: int | Int[Array, ""],
+    others: SamplerState | None = None,
+) -> Denoising:
+    """The latents at step `until`, traced; the other arguments are as in `begin`.
+
+    With `others`, pass the next step: cells that are not `own` are copied from others at the same
+    step (Avrahami et al. 2022, "Blended Diffusion for Text-driven Editing of Natural Images",
+    algorithm 2), so blending is valid one step at a time.
+    """
+    schedule, conditioning = sampling.schedule, denoising.conditioning
+    strength = scales.sketch_strength
+
+    def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
+        prediction, _ = model.predict(
+            params, x, t.astype(jnp.float32), conditioning, sketch_strength=strength
+        )
+        return to_x0(sampling.prediction, schedule, prediction.astype(jnp.float32), x, t)
+
+    denoiser: Denoise = denoise
+    if scales.guidance is not None:
+        last = scales.guidance_until * schedule.alpha.shape[0]
+        denoiser = guided(denoise, scales.guidance, scales.sketch_guidance, last)
+    keys = folded(keys, _AFTER_ALL_STEPS)
+    sampler = SAMPLERS[sampling.sampler]
+    state = sampler.advance(denoiser, denoising.state, schedule, grid.timesteps, keys, until)
+    if others is not None and denoising.own is not None:
+        x, x0 = (
+            jnp.where(denoising.own, mine, theirs)
+            for mine, theirs in ((state.x, others.x), (state.x0, others.x0))
+        )
+        state = state._replace(x=x, x0=x0)
+    return denoising._replace(state=state)
+
+
+def ragaf_trace(
+    model: Model,
+    sampling: SamplingConfig,
+    params: Params,
+    conditioning: Conditioning,
+    latents: Float[Array, "b h w c"],
+    keys: Key[Array, " b"],
+) -> RagafTrace | None:
+    """RAGAF's attention and balance on these latents, noised to each of `TRACE_LEVELS`.
+
+    Returns:
+      Arrays with the levels as their first axis; None without RAGAF.
+    """
+    if model.ragaf is None:
+        return None
+    schedule, count = sampling.schedule, len(latents)
+    steps, noise = schedule.alpha.shape[0], example_noise(keys, model.latent_shape)
+    conditional = jax.tree.map(lambda x: x[-count:], conditioning)
+
+    def at(level: Float[Array, ""]) -> RagafTrace | None:
+        t = jnp.full(count, jnp.int32(level * steps))
+        noisy = add_noise(schedule, latents, noise, t)
+        return model.predict(params, noisy, t.astype(jnp.float32), conditional)[1]
+
+    return jax.lax.map(at, jnp.array(TRACE_LEVELS))
+
+
+def to_pixels(model: Model, params: Params, latents: Float[Array, "b h w c"]) -> Array:
+    """Decodes latents to u8[b, s, s, 3]."""
+    image = model.decode_image(params, latents)
+    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)

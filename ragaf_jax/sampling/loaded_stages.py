@@ -1,0 +1,247 @@
+"""Trained stages on their devices, and batches and requests sampled by them."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jaxtyping import UInt32
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.checkpoints.meta import check_stages_match
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.model import Params
+from ragaf_jax.runtime.sharding import AXES, filled, put_batch, replicated
+from ragaf_jax.sampling.loop import Finished, Images, Progress, StageRun, sample_stages
+from ragaf_jax.sampling.options import STAGES, Options
+from ragaf_jax.sampling.request import Request
+from ragaf_jax.sampling.sampling_config import TextConditioning, scales_of
+from ragaf_jax.sampling.stage_sampler import StageSampler, make_stage_sampler, seed_keys
+from ragaf_jax.sampling.stages import Stage
+
+
+class LoadedStages:
+    """One or two trained stages on their devices.
+
+    Attributes:
+      stages: by their numbers, 1 and 2.
+    """
+
+    def __init__(
+        self,
+        stage1: Stage | None = None,
+        stage2: Stage | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        per_device: int = 1,
+    ):
+        """Puts the parameters on the devices.
+
+        Args:
+          stage1, stage2: at least one of them.
+          devices: that share batches; the first of all by default.
+          per_device: images that each samples together. More than one is faster on a GPU, and may
+            round the last bit otherwise than one does.
+
+        Raises:
+          UserError: no stage, or stages that do not fit each other.
+        """
+        self.stages = {i: stage for i, stage in ((1, stage1), (2, stage2)) if stage is not None}
+        if not self.stages:
+            raise UserError("There is no stage to sample with; give the workdir of one or both.")
+        if stage1 is not None and stage2 is not None:
+            check_stages_match(stage1.meta, stage2.meta, stage1.config.data.dataset)
+        if per_device < 1:
+            raise UserError(f"Images per device are {per_device}; choose 1 or more.")
+        self._per_device = per_device
+        places = np.array(devices or jax.devices()[:1])[:, None]
+        self._mesh = Mesh(places, AXES, axis_types=(AxisType.Auto,) * 2)
+        self._params: dict[int, Params] = {
+            i: jax.device_put(stage.params, replicated(self._mesh))
+            for i, stage in self.stages.items()
+        }
+        self._samplers: dict[tuple[int, str], StageSampler] = {}
+
+    @property
+    def together(self) -> int:
+        """How many images are sampled together."""
+        return self._mesh.size * self._per_device
+
+    @property
+    def leading(self) -> Stage:
+        """The stage whose defaults, vocabulary and regions count: the last."""
+        return self.stages[max(self.stages)]
+
+    @property
+    def takes_region_prompts(self) -> bool:
+        """Whether regions can have their own prompts: that takes a Stage 2 with RAGAF."""
+        return 2 in self.stages and self.stages[2].model.ragaf is not None
+
+    def check(self, request: Request, options: Options) -> None:
+        """Refuses region prompts where nothing binds text to regions.
+
+        Raises:
+          UserError: with what to do instead.
+        """
+        if request.has_region_text and not (
+            self.takes_region_prompts and 2 in STAGES[options.stages]
+        ):
+            raise UserError(
+                "Regions are given words, which takes a Stage 2 with RAGAF, and this drawing has "
+                f"none (stages={options.stages!r}); put the words into the prompt, or let such a "
+                "Stage 2 draw."
+            )
+
+    def steps(self, options: Options, count: int = 1, from_image: bool = False) -> int:
+        """Denoising steps that `run` makes for `count` requests, those of one batch counted once.
+
+        Args:
+          options: of all.
+          count: of the requests.
+          from_image: whether they begin from images.
+        """
+        stages = STAGES[options.stages]
+        # The first stage begins from noise unless there is an image; strength 0 leaves no step.
+        skipped = (len(stages) - (not from_image)) if options.strength == 0 else 0
+        return -(-count // self.together) * options.steps * (len(stages) - skipped)
+
+    def run(
+        self,
+        requests: Sequence[Request],
+        seeds: Sequence[int],
+        options: Options,
+        images: Images | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Finished:
+        """The images of several requests, `together` at a time.
+
+        Args:
+          requests, seeds, options, images: as in `stream`.
+          progress: called after each of the `steps`.
+        """
+        pieces: list[Finished] = []
+        for i in range(0, len(requests), self.together):
+            some = slice(i, i + self.together)
+            starts = None if images is None else images[some]
+            every = None if progress is None else 1
+            given = requests[some], seeds[some], options, starts, every
+            for event in self.stream(*given, preview=False):
+                if isinstance(event, Finished):
+                    pieces.append(event)
+                elif progress is not None:
+                    progress(event)
+        return joined(pieces)
+
+    def stream(
+        self,
+        requests: Sequence[Request],
+        seeds: Sequence[int],
+        options: Options,
+        images: Images | None = None,
+        every: int | None = None,
+        *,
+        preview: bool = True,
+    ) -> Iterator[Progress | Finished]:
+        """Samples several requests together; leaving the iterator cancels.
+
+        Args:
+          requests: as `make_request` returns them.
+          seeds: of each.
+          options: of all.
+          images: to begin from, of each, at the model's size.
+          every: steps between two `Progress`; None: there are none.
+          preview: whether each `Progress` has one, which takes a run of the decoder.
+
+        Yields:
+          `Progress`, and at the end `Finished`.
+        """
+        for one in requests:
+            self.check(one, options)
+        batch, text, plain = jax.tree.map(
+            lambda *x: np.concatenate(x),
+            *((one.batch, one.text, one.without_region_text) for one in requests),
+        )
+        texts: dict[int, tuple[TextConditioning, TextConditioning | None]] = {1: (plain, None)}
+        partly = any(one.has_region_text and not one.all_regions_have_text for one in requests)
+        texts[2] = text, plain if partly else None
+        keys = {i: seed_keys(np.array(seeds, np.uint32), i) for i in STAGES[options.stages]}
+        yield from self._sample(batch, keys, options, texts, images, every, preview=preview)
+
+    def sample_batch(
+        self, batch: Batch, keys: Mapping[int, UInt32[np.ndarray, "b words"]], options: Options
+    ) -> Finished:
+        """The images of a batch with its captions, without RAGAF's trace.
+
+        Args:
+          batch: examples; their images are not read.
+          keys: of each stage, `batch_keys`.
+          options: of all.
+        """
+        texts = dict.fromkeys(STAGES[options.stages], (None, None))
+        *_, finished = self._sample(batch, keys, options, texts, trace=False)
+        assert isinstance(finished, Finished)
+        return finished
+
+    def _sample(
+        self,
+        batch: Batch,
+        keys: Mapping[int, UInt32[np.ndarray, "b words"]],
+        options: Options,
+        texts: Mapping[int, tuple[TextConditioning | None, TextConditioning | None]],
+        images: Images | None = None,
+        every: int | None = None,
+        **choices: bool,
+    ) -> Iterator[Progress | Finished]:
+        """`sample_stages` on the devices, which get some examples twice where they are too few."""
+        count = len(batch.tokens)
+        runs = [
+            StageRun(
+                i,
+                self._sampler(i, options.sampler),
+                self._params[i],
+                *self._shared((keys[i], *texts[i])),
+            )
+            for i in STAGES[options.stages]
+        ]
+        scales = scales_of(dataclasses.asdict(options))
+        starts = None if images is None else self._shared(images)
+        given = self._shared(batch), scales, options.steps, options.strength, starts, every
+        for event in sample_stages(runs, *given, **choices):
+            yield _first(event, count)
+
+    def _sampler(self, number: int, sampler: str) -> StageSampler:
+        key = number, sampler
+        if key not in self._samplers:
+            stage = self.stages[number]
+            made = make_stage_sampler(stage.model, stage.sampling_config(sampler))
+            self._samplers[key] = made.on_mesh(self._mesh)
+        return self._samplers[key]
+
+    def _shared(self, tree: Any) -> Any:
+        """Examples on the devices."""
+        return put_batch(self._mesh, filled(tree, self._mesh.size))
+
+
+def _first(event: Progress | Finished, count: int) -> Progress | Finished:
+    """The first `count` images of an event."""
+    if isinstance(event, Progress):
+        return event._replace(preview=None if event.preview is None else event.preview[:count])
+    return Finished(
+        event.images[:count],
+        None if event.coarse is None else event.coarse[:count],
+        jax.tree.map(lambda x: x[:, :count], event.trace),
+    )
+
+
+def joined(pieces: Sequence[Finished]) -> Finished:
+    """The images of all pieces, in order."""
+    if len(pieces) == 1:
+        return pieces[0]
+    coarse = [piece.coarse for piece in pieces if piece.coarse is not None]
+    traces = [piece.trace for piece in pieces if piece.trace is not None]
+    return Finished(
+        np.concatenate([piece.images for piece in pieces]),
+        np.concatenate(coarse) if coarse else None,
+        jax.tree.map(lambda *x: np.concatenate(x, 1), *traces) if traces else None,
+    )

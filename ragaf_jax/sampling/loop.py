@@ -1,0 +1,150 @@
+"""The sampling loop: from conditions and noise to images, by one stage or both.
+
+Command, page, notebook, training's sample grids, the condition response and the metrics all run it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from ragaf_jax.batch import Batch
+from ragaf_jax.nets.model import Params
+from ragaf_jax.nets.ragaf import RagafTrace
+from ragaf_jax.sampling.denoising import Denoising
+from ragaf_jax.sampling.sampling_config import Scales, TextConditioning
+from ragaf_jax.sampling.stage_sampler import KeyData, Pixels, StageSampler
+
+Images = UInt8[np.ndarray, "b s s 3"]
+
+
+class StageRun(NamedTuple):
+    """What one stage contributes to a call.
+
+    Attributes:
+      number: 1 or 2.
+      sampler: its compiled functions.
+      params: its parameters.
+      keys: `jax.random.key_data` of a key an example.
+      text: texts of requests; None: the captions of the batch.
+      blended: the same texts without region prompts; cells that no region with its own text decides
+        are then sampled with these, as a second set of latents. None: all cells are the text's.
+    """
+
+    number: int
+    sampler: StageSampler
+    params: Params
+    keys: KeyData
+    text: TextConditioning | None = None
+    blended: TextConditioning | None = None
+
+
+class Progress(NamedTuple):
+    """A step that is done.
+
+    Attributes:
+      stage: 1 or 2.
+      step, steps: denoising steps of this stage: done so far, and all.
+      preview: images of the predicted clean latents; None where none were decoded.
+    """
+
+    stage: int
+    step: int
+    steps: int
+    preview: Images | None
+
+
+class Finished(NamedTuple):
+    """Images of b requests.
+
+    Attributes:
+      images: of the last stage.
+      coarse: the images that Stage 2 began from: Stage 1's, or given ones; None where it began from
+        noise or there is no Stage 2.
+      trace: RAGAF's over `denoising.TRACE_LEVELS`; None without RAGAF or Stage 2.
+    """
+
+    images: Images
+    coarse: Images | None
+    trace: RagafTrace | None
+
+
+def sample_stages(
+    runs: Sequence[StageRun],
+    batch: Batch,
+    scales: Scales,
+    steps: int,
+    strength: float = 1.0,
+    images: Pixels | None = None,
+    every: int | None = None,
+    *,
+    preview: bool = False,
+    trace: bool = True,
+) -> Iterator[Progress | Finished]:
+    """Samples a batch by each stage in turn; leaving the iterator cancels.
+
+    A stage begins from the latents of the one before, or from `images`, noised to `strength`; the
+    first from pure noise unless there are images. No value of scales, steps, strength or keys
+    compiles again, except where a scale becomes None or a number.
+
+    Args:
+      runs: the stages in their order.
+      batch: sketches, regions and text, on the devices that share it; its images are not read.
+      scales: guidance of all steps.
+      steps: of each stage.
+      strength: in 0 … 1.
+      images: to begin from.
+      every: steps between two `Progress`; None: there are none.
+      preview: whether each `Progress` has one, which takes a run of the decoder.
+      trace: whether Stage 2's is computed, which takes a few evaluations of its networks.
+
+    Yields:
+      `Progress`, and at the end `Finished`.
+    """
+    latents = coarse = result = None
+    pixels = images
+    for run in runs:
+        if run.number == 2 and pixels is not None:
+            coarse = np.asarray(pixels)
+        if latents is None and pixels is not None:
+            latents = run.sampler.encode(run.params, pixels)
+        grid = run.sampler.sampling.timestep_grid(steps, 1.0 if latents is None else strength)
+        given = run.keys, scales, grid
+        denoising = _begin(run, batch, given, latents, run.text)
+        plain = None
+        if run.blended is not None:
+            plain = _begin(run, batch, given, latents, run.blended)
+        count = int(grid.steps)
+        reported = _reported(count, every)
+        for until in reported if plain is None else range(1, count + 1):
+            if plain is not None:
+                plain = run.sampler.advance(run.params, plain, *given, until, plain.state)
+            others = denoising if plain is None else plain
+            denoising = run.sampler.advance(run.params, denoising, *given, until, others.state)
+            if every is not None and until in reported:
+                jax.block_until_ready(denoising.state.x)  # else progress runs ahead of devices
+                seen = run.sampler.decode(run.params, denoising.preview) if preview else None
+                yield Progress(run.number, until, count, None if seen is None else np.asarray(seen))
+        latents = denoising.state.x
+        pixels = run.sampler.decode(run.params, latents)
+        result = run.sampler.trace(run.params, denoising, run.keys) if trace else None
+    assert pixels is not None, "there is at least one stage"
+    yield Finished(np.asarray(pixels), coarse, jax.tree.map(np.asarray, result))
+
+
+def _begin(
+    run: StageRun, batch: Batch, given: Any, latents: Any, text: TextConditioning | None
+) -> Denoising:
+    """The start, with all of its state where the steps will leave it: they compile once."""
+    begun = run.sampler.begin(run.params, batch, *given, latents, text)
+    state = begun.state
+    return begun._replace(state=state._replace(x0=jax.device_put(state.x0, state.x.sharding)))
+
+
+def _reported(steps: int, every: int | None) -> list[int]:
+    """The steps after which there is progress, or the last alone."""
+    if steps == 0:
+        return []
+    return [steps] if every is None else [*range(every, steps, every), steps]

@@ -1,0 +1,10 @@
+"""Latents sampled at once, for tests of what a scale, a key or a start does."""
+
+from ragaf_jax.sampling.denoising import advance, begin
+
+
+def sample_latents(model, sampling, params, batch, keys, scales, grid, start=None):
+    """All steps of one stage: [b, h, w, c]; may be traced."""
+    given = keys, scales, grid
+    begun = begin(model, sampling, params, batch, *given, start)
+    return advance(model, sampling, params, begun, *given, grid.steps).state.x
