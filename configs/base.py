@@ -1,4 +1,4 @@
-"""Every field of a configuration, once, with what it means.
+"""Every field of a configuration, documented once.
 
 `stage1.py` and `stage2.py` name only what differs. Sizes here are those of the small pixel model on
 64 × 64 drawings, which two CPU cores can train.

@@ -1,4 +1,4 @@
-"""What differs on photographs and other pictures of one's own: both stages' configs use it."""
+"""The differences of photograph data sets, for both stages."""
 
 import ml_collections
 

@@ -1,4 +1,4 @@
-"""What differs where a run begins from Stable Diffusion's weights: both stages' configs use it."""
+"""The differences of runs from Stable Diffusion's weights, for both stages."""
 
 import ml_collections
 

@@ -1,4 +1,4 @@
-"""Computes once what frozen networks say of every record: `prepare --cache=latents,text`.
+"""Computes outputs of frozen networks for all records: `prepare --cache=latents,text`.
 
 This is the one file here that runs networks. The training step then runs neither the VAE's encoder
 nor the text encoder; how a cache is laid out and read is in `input_pipeline.cached`.

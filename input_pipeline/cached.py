@@ -1,4 +1,4 @@
-"""Caches beside the records: latents and text states that `input_pipeline.cache` computed.
+"""Reads cached latents and text states beside the records.
 
 A cache lies in `<folder of the records>/cache/<kind>-<key>/`, its key the fingerprint of the
 networks that made it; `RECORDS_FILE` in it has that of the records. There is bfloat16, stored as

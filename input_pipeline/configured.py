@@ -1,4 +1,4 @@
-"""The records and held-out batches that a configuration names."""
+"""The records and held-out batches of a configuration."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Batches for training, drawn at random with a state that can be saved, and held-out ones."""
+"""Training batches with a resumable random order, and held-out batches."""
 
 import collections
 from collections.abc import Callable, Sequence

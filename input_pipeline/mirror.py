@@ -1,4 +1,4 @@
-"""A record seen in a mirror: everything that knows left from right changes together."""
+"""Mirrors a record: image, sketch, regions, graph and caption together."""
 
 import re
 from typing import Any

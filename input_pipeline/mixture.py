@@ -1,4 +1,4 @@
-"""Several data sets as one, each with a weight: "sketchy:0.5,coco:0.5"."""
+"""Several data sets as one with weights: "sketchy:0.5,coco:0.5"."""
 
 import bisect
 import dataclasses

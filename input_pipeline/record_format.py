@@ -1,4 +1,4 @@
-"""What one example on disk is made of, whatever data set it comes from.
+"""The format of an example on disk, common to all data sets.
 
 Stored are the pixels, the regions and their graph, which cost milliseconds to compute and never
 change; drawn afresh at every reading are the flip and the choice of caption (`transforms`).

@@ -1,4 +1,4 @@
-"""Record → example: what is drawn afresh at every reading, and the model's scales and shapes."""
+"""From a record to an example: random choices of every reading, and the model's shapes."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What one training or evaluation step is given."""
+"""The inputs of a training or evaluation step, and the ground truth of evaluation."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable

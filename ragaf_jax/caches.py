@@ -1,4 +1,4 @@
-"""What frozen networks say of an example and can be computed beforehand."""
+"""Outputs of frozen networks that can be computed once and stored: latents and text states."""
 
 from ragaf_jax.errors import UserError
 

@@ -1,4 +1,4 @@
-"""What the networks are conditioned on, from a batch and parameters: for training and sampling."""
+"""The networks' conditioning and latents, computed from a batch and parameters."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read, and how a command ends with it."""
+"""`UserError`, the exception for users, and how commands exit with it."""
 
 import difflib
 import errno

@@ -1,4 +1,4 @@
-"""Folders and files that are there whole or not at all."""
+"""Writes folders and files completely or not at all."""
 
 import contextlib
 import errno

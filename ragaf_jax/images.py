@@ -1,4 +1,4 @@
-"""Image files that nobody vouches for → arrays: one checked way in for sketches and photos.
+"""Reads image files of users, checked, for sketches and photographs.
 
 `read_grey`, `read_rgb` and `read_labels` decode, and end in one sentence on whatever is no usable
 picture. For training `crop_square` and `to_square` cut a square out; for sampling `pad_to_square`

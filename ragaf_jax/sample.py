@@ -1,4 +1,4 @@
-r"""A sketch and a prompt to pictures, by trained stages; or many of them.
+"""Samples images from a sketch and a prompt, or from many, by trained stages.
 
     python -m ragaf_jax.sample --stage1=runs/om/stage1 --stage2=runs/om/stage2 \
         --sketch=dog.png --prompt="dog: large brown in the middle" \

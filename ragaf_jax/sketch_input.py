@@ -1,4 +1,4 @@
-"""Any picture of a drawing → the page that the networks were trained on: paper 255, ink 0.
+"""From any image of a sketch to the page that the networks were trained on: paper 255, ink 0.
 
 Find out which side is paper (`is_light_on_dark`), crop a small subject to its ink (`ink_window`),
 reduce without losing thin lines (`resize_keeping_lines`), even out paper and ink

@@ -1,4 +1,4 @@
-"""Captions to token ids and back, by the data's own vocabulary or a Stable Diffusion checkpoint's.
+"""Captions to token ids and back, by the data's vocabulary or Stable Diffusion's tokenizer.
 
 The first is one of words, built when the data was prepared and stored with it; the second is CLIP's
 byte-level BPE. Either is stored in every checkpoint, so that sampling needs neither the data nor a

@@ -1,1 +1,1 @@
-"""What each data set is made of; `input_pipeline.prepare` writes them."""
+"""The data sets, which `input_pipeline.prepare` writes."""

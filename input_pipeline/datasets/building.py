@@ -1,4 +1,4 @@
-"""What the builders of all data sets share: tasks become records, in processes or with Beam.
+"""The common part of all builders: tasks become records, in processes or by Beam.
 
 A data set says which tasks there are, by split, and how a task becomes records. A task that cannot
 (a broken image) is left out, listed in `rejected.jsonl`, and too many of them stop the build.

@@ -1,4 +1,4 @@
-"""Captions as they are found, made one line each."""
+"""Captions as single lines."""
 
 
 def clean(text: object) -> str:

@@ -1,4 +1,4 @@
-"""COCO 2017 (Lin et al. 2014, "Microsoft COCO") with its captions, as it is downloaded.
+"""COCO 2017 (Lin et al. 2014, "Microsoft COCO") with its captions, as downloaded.
 
     annotations/captions_train2017.json  annotations/captions_val2017.json
     train2017/<12 digits>.jpg            val2017/<12 digits>.jpg

@@ -1,4 +1,4 @@
-"""A folder of pictures with captions, in the layouts that other trainers have made common.
+"""A folder of images with captions, in the common layouts of trainers.
 
     10_cat name/a.jpg  10_cat name/a.txt               kohya: a text file (or .caption) beside each
     a.jpg  metadata.jsonl (or metadata.csv)            diffusers, Hugging Face's imagefolder

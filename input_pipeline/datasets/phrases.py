@@ -1,4 +1,4 @@
-"""What a caption says of a part: its size and place in words, and which phrase is about which part.
+"""The phrases of a caption that describe parts: size, place and colour.
 
 Apart from `recolor`, which writes the phrases, so that reading them takes none of what draws.
 """

@@ -1,4 +1,4 @@
-"""New colours for a drawing's fills, and the caption that says them by place.
+"""Recolours the fills of a drawing, with a caption that states the colours by place.
 
 A caption reads "house: large white in the middle, large red at the top, small brown bottom left".
 Every phrase is true of all parts of that size at that place, so that which word belongs to which

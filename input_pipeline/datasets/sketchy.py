@@ -1,4 +1,4 @@
-"""The Sketchy database (Sangkloy et al. 2016, "The Sketchy Database") as it is downloaded.
+"""The Sketchy database (Sangkloy et al. 2016, "The Sketchy Database"), as downloaded.
 
     info/testset.txt  info/invalid-*.txt                                 (the official lists)
     256x256/photo/tx_<12 digits>/<category>/<photo>.jpg

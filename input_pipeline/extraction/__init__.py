@@ -1,1 +1,1 @@
-"""Sketches from images, and what training varies in them."""
+"""Sketches extracted from images, and their augmentation."""

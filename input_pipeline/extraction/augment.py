@@ -1,4 +1,4 @@
-"""A sketch as another hand would have drawn it, afresh at every reading.
+"""Sketch augmentation: other line widths, gaps and wobble at every reading.
 
 The regions stay those of the clean sketch: what a line means does not change with its wobble. How
 strong a change is, is drawn at random within the ranges below, of which lengths are shares of the

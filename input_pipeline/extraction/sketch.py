@@ -1,4 +1,4 @@
-"""Photo → sketch: white paper (255) and dark ink (0), by any of three methods.
+"""From a photograph to a sketch by one of three methods: paper 255, ink 0.
 
 `canny` draws every contrast, `xdog` the dark side of it, in tones, `hed` what people would outline.
 Only `hed` needs JAX, which is imported when it is called: a data set is prepared by a process a

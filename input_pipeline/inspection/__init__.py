@@ -1,1 +1,1 @@
-"""What a prepared data set holds, as numbers and a page."""
+"""Inspection of a prepared data set: statistics and a page."""

@@ -1,4 +1,4 @@
-"""Looks at prepared data: counts, draws a few examples, writes a page, a sheet and the numbers."""
+"""Counts and examples of prepared data, written as a page, a sheet and numbers."""
 
 import json
 from collections.abc import Sequence

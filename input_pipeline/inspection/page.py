@@ -1,4 +1,4 @@
-"""What `input_pipeline.inspect` found, as a web page in one file and as Markdown."""
+"""The findings as a web page in one file and as Markdown."""
 
 import html
 from collections.abc import Sequence

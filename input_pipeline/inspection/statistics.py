@@ -1,4 +1,4 @@
-"""What prepared data are like in numbers: what there is, and what the model's budgets would cut."""
+"""Statistics of prepared data, and what the model's budgets would cut."""
 
 import collections
 import itertools

@@ -1,1 +1,1 @@
-"""Records are written: processes, Beam, TFDS."""
+"""Writing of records: processes, Beam, TFDS."""

@@ -1,4 +1,4 @@
-"""The same tasks as an Apache Beam pipeline, for more machines than one.
+"""Preparation as an Apache Beam pipeline, on several machines.
 
 All that workers share is a file system: the tasks lie in files there, since a pipeline itself may
 hold but some megabytes of them, and what is rejected is written beside them.

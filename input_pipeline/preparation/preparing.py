@@ -1,4 +1,4 @@
-"""From a data set's name to its records on disk, once; `input_pipeline.prepare` has the flags."""
+"""From a data set's name to its records on disk."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Many tasks over the cores of one machine, in their order, with little of them in memory."""
+"""Runs many tasks over the cores of one machine, in order, with little memory."""
 
 import collections
 import contextlib

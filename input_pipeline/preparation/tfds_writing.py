@@ -1,4 +1,4 @@
-"""Three things in which TFDS 4.9 must write otherwise than it does."""
+"""Three corrections of how TFDS 4.9 writes."""
 
 import struct
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to go on, and what sampling or Stage 2 needs of it.
+"""Saves and restores checkpoints, from which a run resumes and sampling or Stage 2 starts.
 
 Every checkpoint `workdir/checkpoints/<step>/` holds four items: `state` (the `TrainState` arrays),
 `data` (the state of the batch iterator), `meta` (config, tokenizer, stage …: what rebuilds the

@@ -1,4 +1,4 @@
-"""What lies in a folder of checkpoints: which of them are whole, and what they hold."""
+"""The files of checkpoints: which are complete, and what they hold."""
 
 import json
 import logging

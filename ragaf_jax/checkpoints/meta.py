@@ -1,4 +1,4 @@
-"""What a checkpoint records beside its arrays, and whether two stages fit each other by it."""
+"""The metadata of a checkpoint, and the check that two stages are compatible."""
 
 from collections.abc import Mapping
 from typing import Any

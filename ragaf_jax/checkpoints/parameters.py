@@ -1,4 +1,4 @@
-"""A workdir of the averaged parameters alone: small enough to be handed on.
+"""A workdir with the averaged parameters alone, small enough to share.
 
 Whatever reads a trained stage (sampling, evaluation, Stage 2) reads it as it reads any workdir.
 """

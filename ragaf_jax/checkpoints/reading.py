@@ -1,4 +1,4 @@
-"""What sampling, evaluation, export and Stage 2 read of a run's checkpoints."""
+"""Reads parameters and metadata for sampling, evaluation, export and Stage 2."""
 
 from pathlib import Path
 from typing import Any, Literal

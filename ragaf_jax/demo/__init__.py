@@ -1,1 +1,1 @@
-"""A page in the browser: sketch, see its regions, prompt and merge them, watch the sampling."""
+"""The web page: draw a sketch, see and edit its regions, prompt them, watch sampling."""

@@ -1,4 +1,4 @@
-r"""Serves the page.
+"""Serves the web page.
 
     python -m ragaf_jax.demo --stage1=pretrained/openmoji/stage1 \
         --stage2=pretrained/openmoji/stage2

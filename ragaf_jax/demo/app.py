@@ -1,4 +1,4 @@
-"""The page of a pipeline: its layout, connected with what it does."""
+"""The web page of a pipeline: its layout, connected with its event handlers."""
 
 from collections.abc import Sequence
 

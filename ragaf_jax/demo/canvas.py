@@ -1,4 +1,4 @@
-"""Between the page's canvas and the pages of sketches on which regions are found."""
+"""Converts between the page's canvas and the sketches on which regions are found."""
 
 from pathlib import Path
 

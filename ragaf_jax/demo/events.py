@@ -1,4 +1,4 @@
-"""What calls what on the page."""
+"""The event handlers of the page."""
 
 import contextlib
 import tempfile

@@ -1,4 +1,4 @@
-"""From a session to images: what the page shows at each step, and the files at the end."""
+"""From a session to images: the page's content at each step, and the files at the end."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""What the page consists of, and where it stands. No behaviour: see `events`."""
+"""The components of the page and their places, without behaviour."""
 
 import html
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which region of a changed sketch continues which region of the sketch before."""
+"""Matches the regions of an edited sketch with those of the sketch before."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The page's fields for numbers: labels and ranges, and the error for what is out of them.
+"""The page's number fields: labels, ranges, and errors for values out of range.
 
 Gradio's own check of a range names no field and prints a traceback on the server.
 """

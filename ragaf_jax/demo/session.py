@@ -1,4 +1,4 @@
-"""What one visitor has done: sketch, merged regions, region prompts. Pure, without a browser."""
+"""The state of one visitor: sketch, merged regions, region prompts; without a browser."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""How the page looks: all of it on a screen of 1366 × 768 px."""
+"""The style sheet of the page, which fits a screen of 1366 × 768 px."""
 
 import gradio as gr
 

@@ -1,1 +1,1 @@
-"""Diffusion as pure functions of `(denoise, x, …)`; nothing here knows a network."""
+"""Diffusion as pure functions of `(denoise, x, …)`, independent of the networks."""

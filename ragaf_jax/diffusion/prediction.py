@@ -1,4 +1,4 @@
-"""What the network predicts (noise, velocity or data) and the way from each to the others.
+"""Prediction types (noise, velocity, data) and the conversions between them.
 
 With `x_t = alpha · x_0 + sigma · ε` and `v = alpha · ε − sigma · x_0` (Salimans & Ho 2022, app. D),
 any one of ε, v, x_0 gives the rest. Names are those of diffusers' scheduler configurations.

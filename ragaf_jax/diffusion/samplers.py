@@ -1,4 +1,4 @@
-"""Samplers: ways from noise to data along the timesteps of a schedule.
+"""Samplers: integrate from noise to data along the timesteps of a schedule.
 
 A sampler is `sampler(denoise, x, schedule, timesteps, keys) -> x at timesteps[-1]`, where
 `denoise(x, t[b])` answers the network's x_0. It may also be walked a few steps at a time, see

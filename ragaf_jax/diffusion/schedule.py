@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the data and how much noise each timestep holds."""
+"""Noise schedules: the share of data and of noise at each timestep."""
 
 from typing import NamedTuple
 

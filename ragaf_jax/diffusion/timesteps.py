@@ -1,4 +1,4 @@
-"""Which timesteps a sampler evaluates and where it ends."""
+"""The timesteps that a sampler evaluates, and its end."""
 
 from typing import NamedTuple
 

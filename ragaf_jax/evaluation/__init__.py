@@ -1,1 +1,1 @@
-"""How near a sample is to what was asked: its lines, its colours, and how sure we are."""
+"""Measures samples against their sketches and captions, with confidence intervals."""

@@ -1,4 +1,4 @@
-"""Both stages on held-out drawings: all metrics, a report, and what they come to in words."""
+"""Evaluates both stages on held-out examples: all metrics, a report and a summary in words."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Fields on a command line that evaluation would take from the checkpoint instead."""
+"""Refuses command-line fields that evaluation takes from the checkpoint."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Metrics that stand on pretrained networks: which are here, and what they see in pictures."""
+"""Metrics by pretrained networks: loads those that are available, and scores images."""
 
 import functools
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What is measured: names, units and which way is better, once."""
+"""The registry of metrics: names, units, and which direction is better."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Pictures and what is true of them → values by metric; no network has a part in these."""
+"""Scores images against their ground truth by the metrics that need no network."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar

@@ -1,1 +1,1 @@
-"""Pictures and pages for people: lettering, sheets, heat maps, HTML."""
+"""Figures and HTML pages: lettering, contact sheets, heat maps."""

@@ -1,4 +1,4 @@
-"""What RAGAF decided for one sketch: which region attends to which phrase, and how much."""
+"""Attention maps of one sketch: which region attends to which phrase, and how much."""
 
 from collections.abc import Sequence
 

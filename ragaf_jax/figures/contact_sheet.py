@@ -1,4 +1,4 @@
-"""Pictures of many drawings on one page, a row each.
+"""Contact sheets: images of many examples on one page, a row each.
 
 Pictures are enlarged by repeating pixels: what there is is shown, not what smoothing makes of it.
 """

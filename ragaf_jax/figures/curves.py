@@ -1,4 +1,4 @@
-"""Loss curves of finished or running trainings, read from their metrics.jsonl."""
+"""Loss curves of training runs, read from their metrics.jsonl."""
 
 import io
 import json

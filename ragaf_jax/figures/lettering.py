@@ -1,4 +1,4 @@
-"""Words and pictures on white: the parts that figures are put together from.
+"""Text and images on white, the elements of figures.
 
 Text is set in DejaVu Sans, which comes with Matplotlib and has the Latin letters with all accents,
 Greek, Cyrillic, Hebrew and Arabic ones. Everything is u8 RGB of shape [height, width, 3].

@@ -1,4 +1,4 @@
-"""The sheet over a batch: what was made of every sketch, at a glance."""
+"""The overview of a batch: every sketch beside its image."""
 
 from collections.abc import Sequence
 from pathlib import Path

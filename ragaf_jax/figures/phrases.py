@@ -1,4 +1,4 @@
-"""The phrases of a tokenized prompt, which figures of attention are labelled with."""
+"""The phrases of a tokenized prompt, with which attention figures are labelled."""
 
 from collections.abc import Iterator, Sequence
 

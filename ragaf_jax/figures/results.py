@@ -1,4 +1,4 @@
-"""What is shown of one drawing: `comparison` and `fusion_curves`."""
+"""Figures of one result: `comparison` and `fusion_curves`."""
 
 import io
 from collections.abc import Mapping, Sequence

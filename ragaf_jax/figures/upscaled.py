@@ -1,4 +1,4 @@
-"""An image at the size of a page to look at, with the sketch's own lines over it."""
+"""An image enlarged for viewing, with the lines of the sketch over it."""
 
 import numbers
 from typing import Any

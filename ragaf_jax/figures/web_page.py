@@ -1,4 +1,4 @@
-"""A web page in one file that runs no script and loads nothing, and its tables as Markdown."""
+"""A web page in one file without scripts or downloads, and its tables as Markdown."""
 
 import base64
 import html

@@ -1,4 +1,4 @@
-"""A page as a coarser map of square blocks: pooled, counted, and written out again."""
+"""Pages as coarser maps of square blocks: pooled, counted and expanded."""
 
 import cv2
 import numpy as np

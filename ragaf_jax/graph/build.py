@@ -1,4 +1,4 @@
-"""Regions → graph: which regions are joined, and by what."""
+"""From regions to a graph: which regions are connected, and how."""
 
 import dataclasses
 from typing import Literal, NamedTuple

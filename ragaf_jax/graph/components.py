@@ -1,4 +1,4 @@
-"""Where the paper of a drawing widens and narrows: a tree of distance-map components.
+"""A tree of distance-map components: where the paper widens and narrows.
 
 A stroke with a gap leaves the paper on its two sides connected, yet only through a narrow pass.
 Raising a threshold on the distance to the ink cuts narrow passes before wide rooms, so the rooms

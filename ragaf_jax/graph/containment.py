@@ -1,4 +1,4 @@
-"""Which regions lie within which."""
+"""Containment of regions in regions."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""What the graph says of each region and of each pair of regions, in numbers near [−1, 1]."""
+"""Node and edge features of regions and their pairs, near [−1, 1]."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int

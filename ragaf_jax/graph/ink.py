@@ -1,4 +1,4 @@
-"""Regions as the original research code has them: the connected pieces of the ink."""
+"""Regions as connected ink components, as in the original research code."""
 
 import cv2
 import numpy as np

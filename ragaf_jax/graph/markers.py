@@ -1,4 +1,4 @@
-"""Seeds → cells: a complete partition of the page with one cell around every seed."""
+"""From seeds to cells: a complete partition of the page with one cell a seed."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Sizes, places and borders of the regions of a label map."""
+"""Sizes, positions and borders of the regions of a label map."""
 
 import math
 from typing import NamedTuple

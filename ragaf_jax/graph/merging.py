@@ -1,4 +1,4 @@
-"""Cells → regions: borders that are no necks are opened, then small regions are absorbed."""
+"""From cells to regions: wide borders are opened, then small regions are absorbed."""
 
 import heapq
 import math

@@ -1,4 +1,4 @@
-"""Unlabelled pixels take the label of the nearest labelled one."""
+"""Assigns unlabelled pixels the label of the nearest labelled one."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Graphs of any size → arrays of one size, by jraph's padding-graph convention."""
+"""Pads graphs to fixed sizes by jraph's padding-graph convention."""
 
 from collections.abc import Sequence
 

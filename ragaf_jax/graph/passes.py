@@ -1,4 +1,4 @@
-"""What lies between two cells: the length of their border and its widest opening."""
+"""Borders between cells: their length and their widest opening."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A drawn page → all that a model is told of it: the way of training records and of sampling."""
+"""From a page to the sketch, regions and graph of a model: for records and for sampling."""
 
 import dataclasses
 from typing import NamedTuple

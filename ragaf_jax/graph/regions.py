@@ -1,4 +1,4 @@
-"""Sketch → regions: a complete partition of the page into the areas that its strokes enclose."""
+"""From a sketch to regions: a complete partition into the areas that its strokes enclose."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Graphs with more edges than there is room for: the least important ones go."""
+"""Removes the least important edges of graphs that exceed the model's budget."""
 
 import numpy as np
 from jaxtyping import Int

@@ -1,1 +1,1 @@
-"""What training minimises and validation measures."""
+"""The objective that training minimises and validation measures."""

@@ -1,4 +1,4 @@
-"""What a step minimises, and what chance decides of it beforehand."""
+"""The objective of a configuration, and the random numbers of a step."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The losses of training, and the same measured on held-out examples."""
+"""The loss terms of training, and the same terms on held-out examples."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Does the model listen? The held-out loss with what is true, and with what belongs to others."""
+"""The held-out loss under true conditions and under conditions of other examples."""
 
 import functools
 from collections.abc import Callable

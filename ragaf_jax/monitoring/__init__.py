@@ -1,1 +1,1 @@
-"""What a run records of itself: logs, timers, profiles, the condition response."""
+"""Records of a run: logs, timers, profiles, the condition response."""

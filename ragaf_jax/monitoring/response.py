@@ -1,4 +1,4 @@
-"""What the measured responses mean: does the model listen yet, since when, or not at all?
+"""Interprets the condition response: does the model use its conditions, and since when?
 
 A diffusion model's loss falls whether or not it looks at its conditions, and a ControlNet begins to
 follow its own all at once, after thousands of steps in which it does not ("sudden convergence",

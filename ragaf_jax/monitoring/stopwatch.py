@@ -1,4 +1,4 @@
-"""Where the time of training steps goes, and how much of the device they use."""
+"""Times the parts of training steps, and the use of the device."""
 
 import resource
 import sys

@@ -1,4 +1,4 @@
-"""What several steps come to: one number a name, over the steps that changed something."""
+"""Means of logged values over the steps that changed the parameters."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: terminal, metrics.jsonl, TensorBoard, PNG files, W&B."""
+"""Writers of numbers and images: terminal, metrics.jsonl, TensorBoard, PNG files, W&B."""
 
 import importlib
 import json

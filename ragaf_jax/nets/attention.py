@@ -1,4 +1,4 @@
-"""Softmax attention: the one place that chooses how it is computed.
+"""Softmax attention; the one place that chooses an implementation.
 
 | device | computed by |
 |---|---|

@@ -1,4 +1,4 @@
-"""The layers every network here is made of, under the parameter names that flax.linen's own have.
+"""Layers of all networks, under the parameter names of flax.linen's own.
 
 They compute what `nn.Dense`, `nn.Conv` and `nn.GroupNorm` compute, in the form that is fast on
 XLA's CPU backend and no worse elsewhere. Parameters are float32, the arithmetic is in `dtype`.

@@ -1,4 +1,4 @@
-"""RAGAF, region-adaptive graph-attention fusion: what each region of a sketch has to say.
+"""RAGAF, region-adaptive graph-attention fusion.
 
 The regions are nodes of a graph. Graph attention gives each its context, each attends to the words
 that concern it, sketch and text are balanced per region and per timestep, and the result is handed

@@ -1,4 +1,4 @@
-"""Where regions lie on the latent grid, and what is carried between regions and cells."""
+"""Regions on the latent grid, and pooling between regions and cells."""
 
 import math
 

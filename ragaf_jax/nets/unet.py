@@ -1,4 +1,4 @@
-"""The conditional UNet of Stable Diffusion, with room for a ControlNet and for RAGAF."""
+"""The conditional UNet of Stable Diffusion, with inputs for a ControlNet and for RAGAF."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

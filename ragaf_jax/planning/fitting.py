@@ -1,4 +1,4 @@
-"""A run's own choice of what keeps it within `config.memory_budget_gib`."""
+"""Chooses settings that keep a run within `config.memory_budget_gib`."""
 
 from collections.abc import Callable, Mapping, Sequence
 

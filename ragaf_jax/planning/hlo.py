@@ -1,4 +1,4 @@
-"""A compiled program, its collectives and its attention kernels, read from XLA's text of it.
+"""Parses XLA's text of a compiled program: collectives and attention kernels.
 
 The text is `jax.stages.Compiled.as_text()`: computations of instructions, one a line. Loops count
 as often as they run where their text says how often that is, else once.

@@ -1,4 +1,4 @@
-"""What a configuration needs, from shapes alone: nothing is allocated, no weights are read.
+"""Memory and FLOPs of a configuration from shapes alone; nothing is allocated.
 
 Bytes are those of one device of `config.mesh`.
 """

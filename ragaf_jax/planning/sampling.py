@@ -1,4 +1,4 @@
-"""What sampling needs on devices that are not in the machine, part by part.
+"""Plans of sampling on devices that are not in the machine, part by part.
 
 The parts are the functions of `sampling.stage_sampler`: `begin` (text, regions, noise), `advance`
 (one denoising step, with guidance), `decode`, and in Stage 2 with RAGAF `trace`.

@@ -1,4 +1,4 @@
-"""Sizes of networks and batches that are not at hand, for a plan."""
+"""Shapes of networks and batches that a plan does not have."""
 
 import dataclasses
 from pathlib import Path

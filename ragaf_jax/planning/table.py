@@ -1,4 +1,4 @@
-"""Plans of this machine's devices as a table, with what to set."""
+"""Plans for this machine's devices as a table, with the flags to set."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Plans of devices that are not in the machine: a row for each, and what is in its program."""
+"""Plans for devices that are not in the machine, as a table with the program's contents."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What a compiled program reads and writes in a device's memory, from XLA's text of it."""
+"""Memory traffic of a compiled program, from XLA's text of it."""
 
 import re
 from collections import defaultdict

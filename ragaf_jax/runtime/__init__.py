@@ -1,1 +1,1 @@
-"""The devices that a command runs on, or is only compiled for."""
+"""Devices, meshes, processes and memory of a command, and devices it only compiles for."""

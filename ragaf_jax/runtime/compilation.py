@@ -1,4 +1,4 @@
-"""How a training step is compiled."""
+"""Compiler options of a training step."""
 
 import jax
 import ml_collections

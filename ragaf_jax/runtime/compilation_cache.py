@@ -1,4 +1,4 @@
-"""What XLA compiled is kept on disk, so that a command's next start need not compile it again."""
+"""Keeps compiled programs on disk, so that the next start does not compile again."""
 
 import logging
 import os

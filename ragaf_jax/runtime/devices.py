@@ -1,4 +1,4 @@
-"""Peak FLOP/s and kernels of kinds of devices, and memories of TPUs; a GPU's is in `gpus/`."""
+"""Peak FLOP/s and kernels of device kinds, and memories of TPUs; GPUs are in `gpus/`."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Counts the multiplications and additions of a function without running or compiling it."""
+"""Counts the FLOPs of a function without running or compiling it."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How much of a GPU's memory a process takes."""
+"""The share of a GPU's memory that a process takes."""
 
 import os
 from collections.abc import Mapping, MutableMapping

@@ -1,4 +1,4 @@
-"""The process's heap under the steps of training and sampling on the CPU."""
+"""The allocator settings of a process that computes on the CPU."""
 
 import ctypes
 import gc

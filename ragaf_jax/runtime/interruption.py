@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, as a cluster sends it before it takes the machine away."""
+"""Handles SIGTERM, which a cluster sends before it takes the machine away."""
 
 import os
 import signal

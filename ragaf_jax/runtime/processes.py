@@ -1,4 +1,4 @@
-"""Several processes, of one or more machines, that train one model together."""
+"""Several processes, on one or more machines, that train one model together."""
 
 import contextlib
 import json

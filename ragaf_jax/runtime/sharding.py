@@ -1,4 +1,4 @@
-"""Where arrays lie: a mesh of devices, and what of state and batches each of them holds.
+"""The mesh of devices, and the shardings of state and batches.
 
 Batches are shared out over both axes of the mesh. Parameters, their average and the optimiser's
 numbers are cut along the axis "fsdp" and copied along "data"; the step gathers a weight where it is

@@ -1,4 +1,4 @@
-"""Devices that programs are only compiled for: none of them needs to be in the machine.
+"""Devices that programs are compiled for without being in the machine.
 
 A GPU is described by a text proto (OpenXLA's `GpuTargetConfigProto`): the files in `gpus/`, or one
 that is given by its path. A TPU slice has a name, from which libtpu knows its chips.

@@ -1,4 +1,4 @@
-"""The pictures that training writes now and then."""
+"""The sample grids that training writes."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Regions under the numbers that a user sees, and what a user changes about them."""
+"""Regions by the numbers that users see, and users' edits of them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple

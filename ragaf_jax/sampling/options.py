@@ -1,4 +1,4 @@
-"""How pictures are to be drawn: every choice that is not sketch, words or seed."""
+"""The options of a call: all settings but sketch, texts and seed."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The folder that one call of the pipeline leaves: pictures, figures, prompt and metadata."""
+"""The output folder of a call: images, figures, prompt and metadata."""
 
 import datetime
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Sketch and prompt in, images out: the trained stages behind one call."""
+"""The pipeline: sketch and prompt in, images out."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

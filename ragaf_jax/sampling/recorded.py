@@ -1,4 +1,4 @@
-"""What metadata.json records of an output's inputs, and the flags that repeat the output."""
+"""Inputs recorded in metadata.json, and the flags that repeat an output."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""What drawing gives: how it goes on, the pictures, and all that is known of them."""
+"""The result of a call: images, regions, attention, settings."""
 
 from collections.abc import Mapping
 from pathlib import Path

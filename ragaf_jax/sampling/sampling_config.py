@@ -1,4 +1,4 @@
-"""How a stage samples: what is static, and what may change without compiling again."""
+"""How a stage samples: static settings, and those that may change without compiling again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

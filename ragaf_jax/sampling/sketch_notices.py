@@ -1,4 +1,4 @@
-"""What of a sketch the model cannot take in, as sentences."""
+"""Notices about sketches that the model cannot represent."""
 
 from ragaf_jax.graph.regions import RegionConfig
 from ragaf_jax.sketch_input import SketchInput, has_faint_lines, is_filled

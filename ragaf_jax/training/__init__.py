@@ -1,1 +1,1 @@
-"""One stage's training: state, step, loop, optimiser, checkpoints, what is logged."""
+"""Training of one stage: state, step, loop, optimiser, initial parameters."""

@@ -1,4 +1,4 @@
-"""Gradients of a batch that goes through the networks in parts."""
+"""Gradients of a batch that is processed in parts."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The configuration of a run that begins from Stable Diffusion's weights: their sizes, not ours."""
+"""The configuration of a run that begins from Stable Diffusion's weights."""
 
 import dataclasses
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""What a training run reports on the terminal at its start and end."""
+"""Messages of a training run on the terminal at its start and end."""
 
 import json
 from collections.abc import Mapping

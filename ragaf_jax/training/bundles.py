@@ -1,4 +1,4 @@
-"""Hundreds of small parameters as a few arrays, for what is done to all of them alike.
+"""Hundreds of small parameters as a few arrays, for elementwise updates.
 
 A network has hundreds of biases, norms and small kernels. To update each by itself is some ten
 small loops an array, which take longer to compile, and to load when they were compiled before, than

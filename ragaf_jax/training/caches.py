@@ -1,4 +1,4 @@
-"""What a run takes from caches instead of its own frozen networks, and by what names."""
+"""Keys of the caches that replace a run's frozen networks."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a configuration's fields may be, checked before anything is read or written."""
+"""Checks the fields of a configuration before anything is read or written."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The first parameters of a run: from Stage 1, from Stable Diffusion's weights, or fresh."""
+"""The initial parameters: from Stage 1, Stable Diffusion's weights, or random."""
 
 import dataclasses
 from collections.abc import Collection

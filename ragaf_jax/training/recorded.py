@@ -1,4 +1,4 @@
-"""What a workdir's newest checkpoint records of its run, beside the command's configuration."""
+"""Compares a workdir's recorded configuration with that of the command."""
 
 import json
 from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""What a run begins with, from its configuration: Stage 1's parameters and the first state."""
+"""Stage 1's parameters and the initial state of a configuration."""
 
 import functools
 from pathlib import Path

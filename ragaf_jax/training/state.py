@@ -1,4 +1,4 @@
-"""Everything that changes while training; with the iterator's state, all that resuming needs."""
+"""The training state; with the iterator's state it is all that resuming needs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A Stage 1 that nobody trained: a Stable Diffusion and its ControlNet, to be drawn with."""
+"""Writes Stable Diffusion and a ControlNet as a Stage 1 workdir, untrained."""
 
 import sys
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""Model cards: what a folder of weights is, from the run's own configuration and metrics."""
+"""Model cards of exported weights, from the run's configuration and metrics."""
 
 import json
 from collections.abc import Mapping, Sequence

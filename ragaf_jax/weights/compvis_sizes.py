@@ -1,4 +1,4 @@
-"""The sizes of networks in single files, which carry no configuration.
+"""The sizes of networks in single files, which have no configuration.
 
 They are read off the shapes; what shapes do not tell (heads, groups, activations) is what the
 authors of Stable Diffusion used.

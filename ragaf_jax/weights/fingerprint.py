@@ -1,4 +1,4 @@
-"""Which networks made something: a short name for parameters and all that changes their answer."""
+"""Fingerprints of parameters and settings, by which caches and samples are found."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Tensors of a file into a tree of parameters: every leaf found, none left over."""
+"""Loads the tensors of a file into a parameter tree: all leaves, and no tensor left."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where weights are: a local folder or file, or a repository on the Hugging Face hub."""
+"""Locates weights: a local folder or file, or a Hugging Face repository."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""LoRA in the files that other programs write and read: diffusers (PEFT's names) and kohya.
+"""LoRA files of other programs, read and written: diffusers (PEFT's names) and kohya.
 
 A file holds two matrices a module. Ours are told by the paths of the parameters that they adapt, so
 reading is: give every adapted module of the networks its names in each format, and look them up.

@@ -1,4 +1,4 @@
-"""From weights somewhere to a Flax module with its parameters, outside of a training run."""
+"""A Flax module with its parameters from weights, outside of a training run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What our parameters are called in PyTorch's diffusers and transformers, and how they lie there.
+"""Our parameter names and shapes in PyTorch's diffusers and transformers.
 
 Our trees are those of diffusers' Flax models, so one rule serves every network: modules in a list
 carry their number behind an underscore here and behind a dot there, and every kernel, scale and

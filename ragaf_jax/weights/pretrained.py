@@ -1,4 +1,4 @@
-"""A Stable Diffusion or a ControlNet somewhere: what its networks are, and their parameters."""
+"""Opens a Stable Diffusion or ControlNet: its networks and their parameters."""
 
 import functools
 from collections.abc import Callable, Collection

@@ -1,4 +1,4 @@
-"""A trained stage as folders that PyTorch's diffusers and transformers load."""
+"""Writes a trained stage as folders for PyTorch's diffusers and transformers."""
 
 import dataclasses
 import json

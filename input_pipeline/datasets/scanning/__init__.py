@@ -1,1 +1,1 @@
-"""What datasets share when they list files: items, sources, splits, tables."""
+"""Listing of files that data sets share: items, sources, splits, tables."""

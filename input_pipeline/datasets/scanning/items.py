@@ -1,4 +1,4 @@
-"""What a scan of a folder finds: the pictures that can be used, and what cannot, each with why."""
+"""The result of a scan: usable images, and rejected files with reasons."""
 
 from collections.abc import Sequence
 from pathlib import Path

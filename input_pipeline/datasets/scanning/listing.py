@@ -1,4 +1,4 @@
-"""What lies in a data set's folders, without ever leaving them.
+"""Lists the files of a data set's folders, without leaving them.
 
 Names come from the file system and from tables that nobody vouches for. A file is used only if a
 listing of its folder has it: no name is ever opened that was not listed before, and no link is

@@ -1,4 +1,4 @@
-"""What tables and text files in a folder of pictures say of each of them."""
+"""Captions of images in a folder, from tables and text files."""
 
 import collections
 import posixpath

@@ -1,4 +1,4 @@
-"""Which split a drawing or a photo belongs to: what is a variant of one another stays together.
+"""Assigns examples to splits; variants of one drawing stay together.
 
 Everything here depends on names and pixels alone, so that every process and every machine makes
 the same splits.

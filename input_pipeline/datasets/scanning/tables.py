@@ -1,4 +1,4 @@
-"""Rows of the tables in which people keep captions: metadata.jsonl, metadata.csv, captions.csv."""
+"""Caption tables: metadata.jsonl, metadata.csv, captions.csv."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Splits of the readable examples: an unreadable one takes no place in a split.
+"""Splits of the readable examples; unreadable ones do not count.
 
 Only decoding shows which examples are unreadable. In large data they move no other example, because
 the hash of each group's name decides. In small data, splits are filled up to a least number of

@@ -1,4 +1,4 @@
-"""Do regions attend to the words that are about them?"""
+"""Attention accuracy: do regions attend to the words that describe them?"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Which tokens of a caption are about which part of the drawing."""
+"""Finds the tokens of a caption that describe each part of an image."""
 
 import re
 from typing import NamedTuple

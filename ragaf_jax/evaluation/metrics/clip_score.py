@@ -1,4 +1,4 @@
-"""CLIP score: does a picture show what its text says?"""
+"""CLIP score: how well an image matches its text."""
 
 import numpy as np
 from jaxtyping import Float, Float64

@@ -1,4 +1,4 @@
-"""Did each region get the colour that the text asked for, and how far is it off?"""
+"""Region colour accuracy, and the difference from the requested colour."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""How different do two colours look? CIEDE2000."""
+"""CIEDE2000, the perceived difference of two colours."""
 
 import numpy as np
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""Does a picture keep to its sketch? Line precision and recall."""
+"""Edge precision, recall and F1 of an image against its sketch."""
 
 from typing import NamedTuple
 

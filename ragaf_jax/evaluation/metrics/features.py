@@ -1,4 +1,4 @@
-"""Rows of features as the metrics take them: finite, in double precision, enough of them."""
+"""Checks rows of features before a metric uses them: finite, float64, enough of them."""
 
 import numpy as np
 from jaxtyping import Float, Float64

@@ -1,4 +1,4 @@
-"""FID: the Fréchet distance between two sets of features taken for Gaussian."""
+"""FID: the Fréchet distance between two sets of features, taken as Gaussian."""
 
 import numpy as np
 from jaxtyping import Float, Float64

@@ -1,4 +1,4 @@
-"""What the region graphs of a batch are like in numbers."""
+"""Statistics of the region graphs of a batch."""
 
 from typing import NamedTuple
 

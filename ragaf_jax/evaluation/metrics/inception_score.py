@@ -1,4 +1,4 @@
-"""Inception score: are the pictures each of one class, and all of many?"""
+"""Inception score: images are each of one class, and all of many classes."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Where a part has the wrong colour: is it one that was asked of another part of its drawing?"""
+"""Colour leakage: parts that have the colour requested for another part."""
 
 from typing import NamedTuple
 

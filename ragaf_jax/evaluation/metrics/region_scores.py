@@ -1,4 +1,4 @@
-"""How well a partition of the page agrees with the true one."""
+"""Agreement of a partition with the true one."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""How alike two pictures are, pixel by pixel and window by window: PSNR, SSIM and MS-SSIM.
+"""Image similarity by pixels and windows: PSNR, SSIM and MS-SSIM.
 
 All take pictures of 8 bits, compare them one by one and count every channel alike.
 """

@@ -1,4 +1,4 @@
-"""Does a picture keep to its sketch? Distance of lines, likeness of edges, agreement of regions.
+"""Sketch fidelity: distance of lines, similarity of edges, agreement of regions.
 
 Beside the share of lines that match (`edges.edge_f1`): how far off they are, what an edge detector
 makes of the picture, and whether the lines divide the page as the sketch does.

@@ -1,1 +1,1 @@
-"""The networks that image metrics stand on: Inception (FID, KID, IS), LPIPS and CLIP, in Flax."""
+"""The networks of image metrics in Flax: Inception (FID, KID, IS), LPIPS and CLIP."""

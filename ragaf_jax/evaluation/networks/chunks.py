@@ -1,4 +1,4 @@
-"""Many examples through a compiled network, a fixed number at a time."""
+"""Runs many examples through a compiled network in chunks of a fixed size."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

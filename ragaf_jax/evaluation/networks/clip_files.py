@@ -1,4 +1,4 @@
-"""What the JSON files beside CLIP's weights say, as transformers writes them."""
+"""The JSON files beside CLIP's weights, as transformers writes them."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Inception as FID, KID and IS know it: TensorFlow's graph of 2015-12-05 (Szegedy et al. 2016).
+"""Inception for FID, KID and IS: TensorFlow's graph of 2015-12-05 (Szegedy et al. 2016).
 
 It is not torchvision's: average pools leave padding out of the count, the last block takes a
 maximum where the paper takes an average, and there are 1,008 classes. The parameters have the names

@@ -1,4 +1,4 @@
-"""The weights of the metrics' networks, from what is on this machine; nothing is ever fetched.
+"""Weights of the metrics' networks from local files; nothing is downloaded.
 
 A path may be a local one, or "owner/repository[/file]" of a repository that is in the hub's cache.
 """

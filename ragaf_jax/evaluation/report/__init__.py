@@ -1,1 +1,1 @@
-"""The pages and pictures of an evaluation."""
+"""The pages and figures of an evaluation."""

@@ -1,4 +1,4 @@
-"""α over timesteps as a curve: how the balance of sketch and text moves as a picture gets clean."""
+"""α over timesteps as a curve: the balance of sketch and text as noise decreases."""
 
 import io
 

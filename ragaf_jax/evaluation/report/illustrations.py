@@ -1,4 +1,4 @@
-"""What the report shows: a contact sheet, the best and the worst drawings, heat maps, curves."""
+"""Figures of the report: a contact sheet, best and worst examples, heat maps, curves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which colours were asked and which were painted, as a heat map with its numbers."""
+"""Requested against painted colours, as a heat map with numbers."""
 
 import numpy as np
 from jaxtyping import Int

@@ -1,4 +1,4 @@
-"""What an evaluation found, as tables, as Markdown and in a few sentences.
+"""The numbers of an evaluation as tables, Markdown and sentences.
 
 All read what metrics.json holds, which `evaluate.evaluate` describes.
 """

@@ -1,4 +1,4 @@
-"""report.html: what an evaluation found, images first, in one file."""
+"""report.html: an evaluation in one file, images first."""
 
 import html
 from collections.abc import Mapping, Sequence

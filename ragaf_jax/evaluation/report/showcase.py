@@ -1,4 +1,4 @@
-"""Pictures of held-out drawings, to be looked at: what two trained stages make of them."""
+"""Contact sheets of held-out examples by two trained stages."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap confidence intervals."""
+"""Bootstrap confidence intervals of a mean."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

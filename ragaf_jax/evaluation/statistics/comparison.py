@@ -1,4 +1,4 @@
-"""Runs side by side: differences on the same drawings, with paired tests."""
+"""Compares runs: differences on the same examples, with paired tests."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How much sketch and how much text: α and β of regions at fixed timesteps, in numbers."""
+"""α and β of regions at fixed timesteps: the balance of sketch and text in numbers."""
 
 from typing import NamedTuple
 

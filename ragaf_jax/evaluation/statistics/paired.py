@@ -1,4 +1,4 @@
-"""Is one run better than another on the same examples?"""
+"""Paired comparison of two runs on the same examples."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""How sure a metric of a whole set is: intervals for FID, KID, CMMD and the Inception score."""
+"""Intervals of metrics of whole sets: FID, KID, CMMD and the Inception score."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

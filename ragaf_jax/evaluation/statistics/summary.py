@@ -1,4 +1,4 @@
-"""Values → numbers with 95 % intervals over drawings, in the form that metrics.json holds."""
+"""Estimates with 95 % intervals over examples, in the form of metrics.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

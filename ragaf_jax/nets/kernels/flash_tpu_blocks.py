@@ -1,4 +1,4 @@
-"""What the TPU's FlashAttention computes of one block of queries and one block of keys.
+"""The TPU's FlashAttention for one block of queries and one block of keys.
 
 Blocks are divided further into tiles of scores. Grid points that share an output run in order, and
 add up in scratch memory on the chip.

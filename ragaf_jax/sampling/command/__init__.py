@@ -1,1 +1,1 @@
-"""What `python -m ragaf_jax.sample` needs beside the pipeline: tables, checks, progress."""
+"""Parts of `python -m ragaf_jax.sample`: tables of requests, checks, progress."""

@@ -1,4 +1,4 @@
-"""Flags of `ragaf_jax.sample` that exclude each other, or that have no effect."""
+"""Refuses flags of `ragaf_jax.sample` that exclude each other or have no effect."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path

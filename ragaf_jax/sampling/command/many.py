@@ -1,4 +1,4 @@
-"""Many drawings, a folder each, over all devices of a pipeline; none that is there already."""
+"""Samples many sketches over all devices, a folder each; completed ones are kept."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

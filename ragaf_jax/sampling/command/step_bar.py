@@ -1,4 +1,4 @@
-"""A progress bar over the denoising steps of a call of the pipeline."""
+"""A progress bar over the denoising steps of a call."""
 
 import contextlib
 from collections.abc import Callable, Iterator

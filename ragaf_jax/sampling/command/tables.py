@@ -1,4 +1,4 @@
-"""What a batch of drawings is to become: a folder of sketches, and prompts in a file."""
+"""The requests of a batch: a folder of sketches, and prompts in a file."""
 
 import re
 import unicodedata

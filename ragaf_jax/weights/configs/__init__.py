@@ -1,1 +1,1 @@
-"""The JSON files beside weights: what they describe, as our configuration, and back."""
+"""JSON files beside weights, converted to our configuration and back."""

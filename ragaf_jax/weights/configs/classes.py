@@ -1,4 +1,4 @@
-"""What a folder of diffusers is by the class that its JSON file names, where another is wanted."""
+"""Detects folders of another diffusers class than expected, for errors."""
 
 from collections.abc import Collection
 

@@ -1,4 +1,4 @@
-"""Fields of JSON files that others wrote, read with their types."""
+"""Reads fields of JSON files with checked types."""
 
 import json
 import reprlib

@@ -1,4 +1,4 @@
-"""What a folder, a UNet or a file of tensors is that is not a Stable Diffusion 1 or 2: for errors.
+"""Detects weights that are not of Stable Diffusion 1 or 2, for errors.
 
 Each is recognised by what only that kind has: a component's folder, a field of the UNet's
 configuration, or the name of a tensor.

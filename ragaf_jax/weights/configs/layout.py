@@ -1,4 +1,4 @@
-"""What the JSON files of a folder in diffusers' layout describe, before there are any weights."""
+"""The networks of a folder in diffusers' layout, from its JSON files alone."""
 
 from collections.abc import Collection
 from pathlib import Path
