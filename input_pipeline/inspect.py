@@ -1,4 +1,4 @@
-"""Images and statistics of prepared data, to look at before training.
+r"""Images and statistics of prepared data, before training.
 
     python -m input_pipeline.inspect --dataset=openmoji/recolor --data_dir=data
     python -m input_pipeline.inspect --dataset=sketchy --size=256 --split=test \

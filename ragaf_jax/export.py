@@ -1,4 +1,4 @@
-"""Exports a trained stage for diffusers, its LoRA, or its parameters alone.
+r"""Exports a trained stage for diffusers, its LoRA, or its parameters alone.
 
     python -m ragaf_jax.export --workdir=runs/sd/stage1 --format=diffusers \
         --output=exported

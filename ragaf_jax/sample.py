@@ -1,4 +1,4 @@
-"""Samples images from a sketch and a prompt, or from many, by trained stages.
+r"""Samples images from a sketch and a prompt, or from many of them.
 
     python -m ragaf_jax.sample --stage1=runs/om/stage1 --stage2=runs/om/stage2 \
         --sketch=dog.png --prompt="dog: large brown in the middle" \

@@ -58,3 +58,25 @@ def test_a_commands_help_has_room_on_a_terminal_of_80_columns(command):
     """`--help` prints the docstring; unless that is raw, the lines of a command run together."""
     text = ast.get_docstring(ast.parse((ROOT / f"{command}.py").read_text(encoding="utf-8")), False)
     assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def test_the_architecture_names_every_module_with_its_first_sentence():
+    """A reader finds a module by one table; the error is the line that is missing or outdated."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = {}
+    for section in text.split("\n### ")[1:]:
+        folder = section.split("`")[1].rstrip("/")
+        listed |= {
+            f"{folder}/{line.split('`')[1]}": line
+            for line in section.splitlines()
+            if line.startswith("| `")
+        }
+    expected = {}
+    for package in ("ragaf_jax", "input_pipeline", "configs"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name != "__init__.py":
+                docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+                sentence = " ".join(docstring.split("\n\n")[0].split())
+                name = path.relative_to(ROOT).as_posix()
+                expected[name] = f"| `{path.name}` | {sentence} |"
+    assert listed == expected

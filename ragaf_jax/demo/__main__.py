@@ -1,4 +1,4 @@
-"""Serves the web page.
+r"""Serves the web page.
 
     python -m ragaf_jax.demo --stage1=pretrained/openmoji/stage1 \
         --stage2=pretrained/openmoji/stage2
