@@ -505,8 +505,8 @@ MUTATIONS = (
         "a row's seed 0 is ignored",
     ),
     Mutation(
-        "ragaf_jax/sampling/denoising.py",
-        "heard = heard & text_mask[:, None]",
+        "ragaf_jax/sampling/conditions.py",
+        "own = own & mask[:, None]",
         "...",
         "regions without a prompt attend to padding",
     ),
@@ -517,9 +517,9 @@ MUTATIONS = (
         "images are half a level too dark",
     ),
     Mutation(
-        "ragaf_jax/sampling/denoising.py",
-        "(share >= SPOKEN_SHARE) | home.any(-1) | ~spoken",
-        "(share >= SPOKEN_SHARE) | ~spoken",
+        "ragaf_jax/sampling/conditions.py",
+        "(share >= OWN_TEXT_SHARE) | home.any(-1) | ~with_text",
+        "(share >= OWN_TEXT_SHARE) | ~with_text",
         "prompts of small regions have no effect",
     ),
     Mutation(
@@ -527,6 +527,24 @@ MUTATIONS = (
         "jax.tree.map(lambda x: x[-count:], conditioning)",
         "jax.tree.map(lambda x: x[:count], conditioning)",
         "attention figures show the run without text",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/loop.py",
+        "others = denoising if plain is None else plain",
+        "others = denoising",
+        "regions without a prompt lose the image of the main prompt",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/loop.py",
+        "1.0 if latents is None else strength",
+        "strength",
+        "Stage 1 begins from noise that it takes for a noisy image",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/sampling_config.py",
+        "unguided = guidance == 1 and by_sketch is None",
+        "unguided = guidance == 1",
+        "guidance by the sketch alone has no effect",
     ),
     Mutation(
         "ragaf_jax/sampling/numbered.py",
@@ -542,7 +560,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/stage_sampler.py",
-        "jax.random.split(jax.random.key(seed))[number - 1]",
+        "jax.random.split(jax.random.key(seed))[index]",
         "jax.random.split(jax.random.key(seed))[0]",
         "both stages sample the same noise",
     ),
@@ -778,8 +796,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/loaded_stages.py",
-        "(on_mesh(self._mesh, f) for f in functions)",
-        "functions",
+        "made.on_mesh(self._mesh)",
+        "made",
         "sampling on several TPUs ends in an error of the compiler",
     ),
     Mutation(
