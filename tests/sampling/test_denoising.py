@@ -13,7 +13,7 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.sampling.conditions import own_cells
 from ragaf_jax.sampling.denoising import to_pixels
-from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of
+from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of, scales_of
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +171,12 @@ def test_a_small_region_with_a_prompt_has_a_cell_of_its_own(side):
     own = np.asarray(own_cells(labels, region_text_ids, side))[0, ..., 0]
     assert np.argwhere(own).tolist() == [[5 * side // 16, 9 * side // 16]]
     assert np.asarray(own_cells(labels, jnp.zeros_like(region_text_ids), side)).all()
+
+
+@pytest.mark.parametrize(
+    ("guidance", "sketch_guidance", "expected"),
+    [(1, 1, (None, None)), (3, 1, (3, None)), (1, 3, (1, 3)), (0, 1, (0, None))],
+)
+def test_only_scales_that_change_nothing_are_left_out(guidance, sketch_guidance, expected):
+    scales = scales_of({"guidance": guidance, "sketch_guidance": sketch_guidance})
+    assert scales[:2] == expected
