@@ -50,7 +50,7 @@ class Timed(NamedTuple):
         return float((high - low) / 2 / self.median)
 
 
-# What `training.heap.keep_freed_memory` does for our commands; the peers have the same.
+# What `runtime.heap.keep_freed_memory` does for our commands; the peers have the same.
 _KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",

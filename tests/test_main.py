@@ -131,8 +131,8 @@ def trained(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     config.data.update({"image_size": 32, "recolorings": 2, "dir": str(tmp_path / "data")})
     meta = {"config": config.to_dict()}
-    for place in ("checkpoint", "adopt"):
-        monkeypatch.setattr(f"ragaf_jax.training.{place}.load_meta", lambda workdir: meta)
+    for place in ("checkpoints.reading", "training.adopt"):
+        monkeypatch.setattr(f"ragaf_jax.{place}.load_meta", lambda workdir: meta)
     return tmp_path / "run"
 
 

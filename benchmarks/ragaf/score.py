@@ -54,7 +54,7 @@ def values_of(pictures: Pictures, truth: Truth) -> Values:
     Returns:
       keys, edge_f1: of each drawing.
       drawing, part, requested, obtained, near, far, near_chance, far_chance: of each judged part,
-        see `evaluation.leakage.Leakage`.
+        see `evaluation.metrics.leakage.Leakage`.
     """
     lines = [edge_f1(*pair)[2] for pair in zip(pictures, truth.sketch_u8, strict=True)]
     parts = leakage(pictures, truth)
@@ -72,7 +72,7 @@ def words_of(reading: Reading, batch: Batch, truth: Truth, tokenizer: Tokenizer)
 
     Returns:
       attention_drawing, attention_color, attention_color_chance, attention_pointing,
-      attention_pointing_chance: of each judged region, see `evaluation.attention.AttentionScores`.
+      attention_pointing_chance: of each judged region, see `evaluation.metrics.attention.AttentionScores`.
     """
     scores = attention_scores(reading.attention[0], batch, truth, tokenizer)._asdict()
     kept = ("drawing", "color", "color_chance", "pointing", "pointing_chance")

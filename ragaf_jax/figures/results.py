@@ -43,7 +43,7 @@ def fusion_curves(
       fusion: α and β of each region at each level.
       numbers: what each region is called.
     """
-    from matplotlib.figure import Figure  # takes a second to import; see `sampling.curves`
+    from matplotlib.figure import Figure  # takes a second to import; see `figures.curves`
 
     rows = -(-len(numbers) // 16)
     figure = Figure(figsize=(6.4 + 0.9 * rows, 4.4), layout="constrained")

@@ -71,7 +71,7 @@ def train(
       make_writer: given the step that the run begins after, what gets the scalars and pictures.
       draw: pictures by name, of samples from given parameters.
       responses: how much a model of given parameters listens to its conditions, by name: see
-        `training.response.observe`.
+        `monitoring.response.observe`.
       profiled: steps to be traced into logs/profile.
       prepared: of caches with these keys, the kinds that there are; for a run that chooses by
         itself what fits `config.memory_budget_gib`.

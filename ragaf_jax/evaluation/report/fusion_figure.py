@@ -16,7 +16,7 @@ def fusion_figure(balance: Json) -> UInt8[np.ndarray, "h w 3"]:
 
     balance: as `summary.fusion_summary` gives it.
     """
-    from matplotlib.figure import Figure  # takes a second to import; see `sampling.curves`
+    from matplotlib.figure import Figure  # takes a second to import; see `figures.curves`
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     panel = figure.subplots()

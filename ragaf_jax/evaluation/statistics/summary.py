@@ -92,7 +92,7 @@ def spread(losses: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]
     """Over seeds: each loss's mean and spread (greatest less least), and its gap to the true one.
 
     Args:
-      losses: one dict a seed, as `training.monitor.make_validate` gives them.
+      losses: one dict a seed, as `losses.validation.make_validate` gives them.
     """
     result = {}
     for name in losses[0]:
