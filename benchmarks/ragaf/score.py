@@ -72,7 +72,7 @@ def words_of(reading: Reading, batch: Batch, truth: Truth, tokenizer: Tokenizer)
 
     Returns:
       attention_drawing, attention_color, attention_color_chance, attention_pointing,
-      attention_pointing_chance: of each judged region, see `evaluation.metrics.attention.AttentionScores`.
+      attention_pointing_chance: of each judged region, see `AttentionScores`.
     """
     scores = attention_scores(reading.attention[0], batch, truth, tokenizer)._asdict()
     kept = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
