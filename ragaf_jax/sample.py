@@ -262,7 +262,7 @@ def draw_many(given: Collection[str]) -> None:
     done = run_batch(pipeline, rows, output, options, FLAGS.seed, facts_of(pipeline), **changes)
     for notice in batch_notices(done.notices):
         notify(notice)
-    counts = f"{len(done.drawn)} drawn, {len(done.kept)} were there"
+    counts = f"{len(done.sampled)} drawn, {len(done.kept)} were there"
     print(f"{counts}: {FLAGS.output}: {image_sizes(pipeline)}")
     if done.failed:
         for name, why in done.failed.items():

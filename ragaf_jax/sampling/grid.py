@@ -25,7 +25,7 @@ CELL, COLUMNS = 160, 6
 def make_grid(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, batch: Batch, truth: Truth
 ) -> Callable[[Params], dict[str, Picture]]:
-    """A function from parameters to pictures of the first held-out examples.
+    """A function from parameters to figures of the first held-out examples.
 
     `samples` has a row sketch | sample | true an example; either stage is sampled from the same
     noise, and in one go. In Stage 2, `attention` has a block an example: see `attention_sheet`.
@@ -44,11 +44,11 @@ def make_grid(
             SheetRow((truth.sketch_u8[i], samples[i], truth.image_u8[i]), truth.captions[i])
             for i in range(len(samples))
         ]
-        pictures = {"samples": contact_sheet(rows, ("sketch", "sample", "true"))}
+        figures = {"samples": contact_sheet(rows, ("sketch", "sample", "true"))}
         if trace is not None:
             attention = trace.attention.mean(0)
-            pictures["attention"] = attention_sheet(tokenizer, shown, truth, attention)
-        return pictures
+            figures["attention"] = attention_sheet(tokenizer, shown, truth, attention)
+        return figures
 
     return grid
 

@@ -88,9 +88,8 @@ class LoadedStages:
             self.takes_region_prompts and 2 in STAGES[options.stages]
         ):
             raise UserError(
-                "Regions are given words, which takes a Stage 2 with RAGAF, and this drawing has "
-                f"none (stages={options.stages!r}); put the words into the prompt, or let such a "
-                "Stage 2 draw."
+                "There are region prompts, which takes a Stage 2 with RAGAF, and none is used "
+                f"(stages={options.stages!r}); put the words into the prompt, or use such a stage."
             )
 
     def steps(self, options: Options, count: int = 1, from_image: bool = False) -> int:

@@ -16,7 +16,7 @@ class NumberedRegions(NamedTuple):
 
     Attributes:
       regions: the partition.
-      numbers: of each region, what it is called in pictures, options and files. Without changes
+      numbers: of each region, its number in figures, options and files. Without changes
         these are its ids.
     """
 
@@ -86,7 +86,7 @@ def merged(numbered: NumberedRegions, groups: Sequence[Sequence[int]]) -> Number
 def relabelled(
     numbered: NumberedRegions, labels: Integer[np.ndarray, "h w"], max_regions: int
 ) -> NumberedRegions:
-    """The partition that a user has drawn, whose pixels are the numbers of their regions.
+    """A partition made by a user, whose pixels are the numbers of their regions.
 
     Background is what lies mostly on background.
 

@@ -37,28 +37,28 @@ PICTURES = (
     "fusion",
     "labels",
 )
-# Of the pictures of several seeds.
+# Of the images of several seeds.
 IMAGES = "images"
 FILES = {*(f"{name}.png" for name in PICTURES), "prompt.txt", "regions.json", METADATA, IMAGES}
 _AVERAGED = {"attention_averaged_over_timesteps": [f"{level} T" for level in TRACE_LEVELS]}
 PACKAGES = ("jax", "flax", "numpy", "jraph", "opencv-python-headless", "pillow", "tokenizers")
 
 
-def write_regions(folder: Path, drawing: SketchPage) -> None:
-    """What there is to see of the regions before anything is drawn.
+def write_regions(folder: Path, page: SketchPage) -> None:
+    """Figures and files of the regions, before any image is sampled.
 
     sketch.png, the page; regions.png, with their numbers; labels.png, whose pixels are these
     numbers, to be edited and given back; regions.json, what is known of each.
     """
-    regions, numbers = drawing.numbered
-    pictures = {
-        "sketch": drawing.page,
-        "regions": draw_regions(drawing.page, regions, numbers),
-        "labels": label_page(drawing.numbered, len(drawing.page)),
+    regions, numbers = page.numbered
+    images = {
+        "sketch": page.page,
+        "regions": draw_regions(page.page, regions, numbers),
+        "labels": label_page(page.numbered, len(page.page)),
     }
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f"{name}.png")
-    text = json.dumps(described(drawing.numbered), indent=1)
+    for name, image in images.items():
+        Image.fromarray(image).save(folder / f"{name}.png")
+    text = json.dumps(described(page.numbered), indent=1)
     (folder / "regions.json").write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -80,14 +80,14 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     shown = made
     if result.given is not None:
         shown = {"given image": np.stack([result.given] * len(seeds)), **made}
-    pictures = {
+    images = {
         "region_graph": draw_graph(result.sketch_page.page, r, result.graph, numbers),
         **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in made.items()},
         "comparison": comparison(s, shown, captions),
     }
     if result.attention is not None and result.fusion is not None:
         attention, fusion = result.attention[0], result.fusion[:, 0]
-        pictures["attention_maps"] = attention_maps(
+        images["attention_maps"] = attention_maps(
             result.sketch_page.page,
             r.labels,
             attention,
@@ -96,9 +96,9 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
             numbers,
             result.request.text.text_ids[0],
         )
-        pictures["fusion"] = fusion_curves(TRACE_LEVELS, fusion, numbers)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f"{name}.png")
+        images["fusion"] = fusion_curves(TRACE_LEVELS, fusion, numbers)
+    for name, image in images.items():
+        Image.fromarray(image).save(folder / f"{name}.png")
     if len(seeds) > 1:
         (folder / IMAGES).mkdir()
         for seed, image in zip(seeds, result.images, strict=True):

@@ -104,7 +104,7 @@ def recorded_settings(
     """A request as metadata.json records it, which leaves empty texts out.
 
     Args:
-      prompt, region_prompts, negative_prompt: as in `tell`.
+      prompt, region_prompts, negative_prompt: as in `make_request`.
       seed: of the first image; the next ones have seed + 1 …
       count: images.
       options: of all.
@@ -145,7 +145,7 @@ def find_regions(
 
 
 def make_request(
-    drawing: SketchPage,
+    page: SketchPage,
     prompt: str,
     region_prompts: Mapping[int, str],
     negative_prompt: str,
@@ -154,33 +154,32 @@ def make_request(
 ) -> Request:
     """Sketch, regions and texts in the form that the networks take.
 
-    In RAGAF the words of a region are all that it attends to, and it alone: others attend to the
-    prompt.
+    In RAGAF a region attends to its own prompt alone, or else to the main prompt.
 
     Args:
-      drawing: the sketch.
+      page: the sketch and its regions.
       prompt: may be empty.
-      region_prompts: words for some regions, by their numbers.
+      region_prompts: prompts of some regions, by region number.
       negative_prompt: may be empty.
       model: its sizes.
-      tokenizer: its words.
+      tokenizer: of the model.
 
     Raises:
       UserError: a number that no region has, a phrase without words, or more of them than the model
         reads.
     """
-    regions, numbers = drawing.numbered.regions, sorted(region_prompts)
+    regions, numbers = page.numbered.regions, sorted(region_prompts)
     region_text_ids = np.zeros((1, model.max_regions), np.int32)
     for text, number in enumerate(numbers, 1):
-        region_text_ids[0, drawing.numbered.id_of(number)] = text
+        region_text_ids[0, page.numbered.id_of(number)] = text
     words = {number: region_prompts[number].strip() for number in numbers}
-    for said in (prompt, negative_prompt, *words.values()):
-        _check_text(said)
+    for written in (prompt, negative_prompt, *words.values()):
+        _check_text(written)
     packed, packed_mask, texts = _packed(prompt, words, model.text_length, tokenizer)
     tokens, mask = tokenizer.encode([prompt], model.text_length)
     batch = Batch(
-        image=np.zeros((1, *drawing.sketch.shape, 3), np.float32),
-        sketch=ink_on_black(drawing.sketch[None]),
+        image=np.zeros((1, *page.sketch.shape, 3), np.float32),
+        sketch=ink_on_black(page.sketch[None]),
         labels=regions.labels[None],
         graph=stack_graphs(
             [
@@ -199,9 +198,9 @@ def make_request(
         batch,
         TextConditioning(*negative, packed[None], packed_mask[None], texts[None], region_text_ids),
         graph,
-        "\n".join([prompt.strip(), *(f"{number}: {said}" for number, said in words.items())]),
+        "\n".join([prompt.strip(), *(f"{number}: {words[number]}" for number in words)]),
         tokenizer.pieces(packed.tolist()),
-        _notices(drawing, prompt, words, negative_prompt, model.text_length, tokenizer),
+        _notices(page, prompt, words, negative_prompt, model.text_length, tokenizer),
     )
 
 

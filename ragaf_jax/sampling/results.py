@@ -17,12 +17,12 @@ from ragaf_jax.sampling.request import Request, SketchPage
 
 
 class Result(NamedTuple):
-    """n pictures of one sketch, r regions, T tokens, and how they came about.
+    """n images of one sketch with r regions and T tokens, and how they were sampled.
 
     Attributes:
-      images: the pictures, one a seed.
+      images: one for each seed.
       coarse: as in `Finished`.
-      sketch: the drawing as the networks saw it; paper 255, ink 0.
+      sketch: the input of the networks; paper 255, ink 0.
       regions: where its regions lie.
       numbers: what they are called, as in `NumberedRegions`.
       graph: how they hang together.
@@ -86,7 +86,7 @@ class Result(NamedTuple):
 
 
 def result_of(
-    drawing: SketchPage,
+    page: SketchPage,
     request: Request,
     finished: Finished,
     settings: dict[str, Any],
@@ -97,8 +97,8 @@ def result_of(
 
     `given` is the image that they began from.
     """
-    settings = {**settings, "neck_splits": drawing.neck_splits}
-    regions, trace = drawing.numbered.regions, finished.trace
+    settings = {**settings, "neck_splits": page.neck_splits}
+    regions, trace = page.numbered.regions, finished.trace
     attention = fusion = None
     if trace is not None:
         attention = np.asarray(trace.attention.mean(0))[:, : regions.n]
@@ -106,9 +106,9 @@ def result_of(
     return Result(
         images=finished.images,
         coarse=finished.coarse,
-        sketch=drawing.sketch,
+        sketch=page.sketch,
         regions=regions,
-        numbers=drawing.numbered.numbers,
+        numbers=page.numbered.numbers,
         graph=request.graph,
         pieces=request.pieces,
         attention=attention,
@@ -116,7 +116,7 @@ def result_of(
         settings=settings,
         notices=[*request.notices, *setting_notices(settings)],
         seconds=seconds,
-        sketch_page=drawing,
+        sketch_page=page,
         request=request,
         given=given,
     )

@@ -88,7 +88,7 @@ class SamplingConfig:
     empty_mask: Bool[np.ndarray, " t"]
 
     def timestep_grid(self, steps: int, strength: float = 1.0) -> TimestepGrid:
-        """The way from pure noise, or from pictures noised to `strength` in 0 … 1; 0 is no way.
+        """Timesteps from pure noise, or from images noised to `strength` in 0 … 1; 0: none.
 
         Raises:
           UserError: timesteps that the schedule does not have.
@@ -103,7 +103,7 @@ class SamplingConfig:
 def sampling_config_of(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, sampler: str | None = None
 ) -> SamplingConfig:
-    """How to sample what `config` trained: as it says, unless told otherwise.
+    """How to sample what `config` trained; `sampler` replaces that of the configuration.
 
     Raises:
       UserError: an unknown sampler, or an unknown spacing of timesteps.

@@ -7,7 +7,7 @@ BLANK = "The sketch is blank: no line was found on it."
 
 
 def sketch_notices(sketch: SketchInput, flags: bool = True) -> list[str]:
-    """What was left out of a sketch, or makes it no line drawing; one sentence each.
+    """Losses of a sketch at reading, and why it is no line art; one sentence each.
 
     Args:
       sketch: as it was read.

@@ -303,7 +303,7 @@ def test_one_with_words_and_one_without_are_drawn_together_as_alone(rng, pipelin
 
 
 def test_stage_1_alone_has_no_regions_to_speak_of(rng, pipeline):
-    with pytest.raises(UserError, match="takes a Stage 2 with RAGAF, and this drawing has none"):
+    with pytest.raises(UserError, match="takes a Stage 2 with RAGAF, and none is used"):
         pipeline(random_page(rng), PROMPT, {0: "red"}, stages="1")
 
 

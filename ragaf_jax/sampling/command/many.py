@@ -27,13 +27,13 @@ class Batch(NamedTuple):
     """What became of a batch's rows, by their names.
 
     Attributes:
-      drawn: now.
+      sampled: in this call.
       kept: were there already, made of the same sketch, words, seed, settings and checkpoints.
       failed: and why, in a sentence.
-      notices: of the sketches and texts of `drawn`, where there are any.
+      notices: of the sketches and texts of `sampled`, where there are any.
     """
 
-    drawn: list[str]
+    sampled: list[str]
     kept: list[str]
     failed: dict[str, str]
     notices: dict[str, list[str]]
@@ -53,7 +53,7 @@ def batch_notices(notices: Mapping[str, Sequence[str]]) -> list[str]:
 
 class _Ready(NamedTuple):
     row: Row
-    drawing: SketchPage
+    page: SketchPage
     request: Request
     settings: dict[str, Any]
     facts: dict[str, Any]
@@ -74,7 +74,7 @@ def run_batch(
 
     Args:
       pipeline: whose devices share the rows.
-      rows: what is to be drawn.
+      rows: the requests.
       output: gets a folder a row, each whole or not at all.
       options: of all.
       seed: of the rows that have none of their own.
@@ -85,7 +85,7 @@ def run_batch(
     facts = {**facts, "crop": crop, "upscale": upscale}
     done = Batch([], [], {}, {})
     together: list[_Ready] = []
-    with tqdm(total=len(rows), desc="drawing", unit=" sketches") as bar:
+    with tqdm(total=len(rows), desc="sampling", unit=" sketches") as bar:
         given = options, seed, facts, neck_splits
         for ready in _ready(pipeline, rows, output, *given, done, bar):
             together.append(ready)
@@ -94,7 +94,7 @@ def run_batch(
                 together = []
         if together:
             _draw(pipeline, together, output, options, done, bar)
-    made = {*done.drawn, *done.kept}
+    made = {*done.sampled, *done.kept}
     write_overview(output, [row.name for row in rows if row.name in made])
     return done
 
@@ -110,7 +110,7 @@ def _ready(
     done: Batch,
     bar: tqdm,
 ) -> Iterator[_Ready]:
-    """What is still to be drawn; the rest goes into `done`."""
+    """The rows that are still to be sampled; the others go into `done`."""
     for row in rows:
         own = seed if row.seed is None else row.seed
         words = row.prompt, row.region_prompts, row.negative_prompt
@@ -127,14 +127,14 @@ def _ready(
                 done.kept.append(row.name)
                 bar.update()
                 continue
-            drawing = pipeline.page(row.sketch, crop=facts["crop"], neck_splits=neck_splits)
-            request = pipeline.request(drawing, row.prompt, row.region_prompts, row.negative_prompt)
+            page = pipeline.page(row.sketch, crop=facts["crop"], neck_splits=neck_splits)
+            request = pipeline.request(page, row.prompt, row.region_prompts, row.negative_prompt)
             pipeline.check(request, options)
         except (UserError, OSError) as error:
             done.failed[row.name] = _sentence(error)
             bar.update()
             continue
-        yield _Ready(row, drawing, request, settings, about)
+        yield _Ready(row, page, request, settings, about)
 
 
 def _sentence(error: UserError | OSError) -> str:
@@ -157,7 +157,7 @@ def _draw(
         result = _result(ready, finished, i)
         with whole_folder(output / ready.row.name) as folder:
             write_outputs(folder, result, ready.facts, ready.facts["upscale"])
-        done.drawn.append(ready.row.name)
+        done.sampled.append(ready.row.name)
         if ready.request.notices:
             done.notices[ready.row.name] = ready.request.notices
         bar.update()
@@ -169,7 +169,7 @@ def _result(ready: _Ready, finished: Finished, i: int) -> Result:
         None if finished.coarse is None else finished.coarse[i : i + 1],
         jax.tree.map(lambda x: x[:, i : i + 1], finished.trace),
     )
-    return result_of(ready.drawing, ready.request, one, ready.settings, {})
+    return result_of(ready.page, ready.request, one, ready.settings, {})
 
 
 def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name")
 
 
 class Row(NamedTuple):
-    """One picture of a batch.
+    """One image of a batch.
 
     Attributes:
       name: of its folder; no other row has it.

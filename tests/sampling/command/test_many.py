@@ -63,8 +63,8 @@ def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
         )
         assert (metadata["seed"], metadata["steps"]) == (4 if row.seed is None else 0, 2)
         assert words == row.region_prompts
-        drawn = np.array(Image.open(folder / "stage2_output.png"))
-        np.testing.assert_array_equal(drawn, again.images[0])
+        sampled = np.array(Image.open(folder / "stage2_output.png"))
+        np.testing.assert_array_equal(sampled, again.images[0])
 
 
 def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch)
     assert [path.name for path in output.iterdir()] == ["row0"]
     monkeypatch.setattr(module, "_draw", draw)
     done = run_batch(pipeline, rows, output, options, 4, FACTS)
-    assert (done.drawn, done.kept) == (["row1", "row2"], ["row0"])
+    assert (done.sampled, done.kept) == (["row1", "row2"], ["row0"])
     # The overview has all, and the next run passes over it.
     overview = np.array(Image.open(output / "overview.png"))
     for row in rows:
@@ -91,7 +91,7 @@ def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch)
     assert run_batch(pipeline, rows[:1], output, other, 5, facts, crop=False).kept == []
     assert run_batch(pipeline, rows[:1], output, other, 5, facts, upscale=0).kept == []
     assert not (output / "row0" / "stage2_upscaled.png").exists()
-    assert run_batch(pipeline, rows[:1], output, other, 5, facts).drawn == ["row0"]
+    assert run_batch(pipeline, rows[:1], output, other, 5, facts).sampled == ["row0"]
     page = np.full((256, 256), 255, np.uint8)
     cv2.circle(page, (128, 128), 60, 0, 7)
     Image.fromarray(page).save(rows[2].sketch)
@@ -107,27 +107,29 @@ def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_pat
             (output / ready.row.name).mkdir(parents=True, exist_ok=True)
             metadata = json.dumps({**ready.settings, **ready.facts})
             (output / ready.row.name / METADATA).write_text(metadata)
-            done.drawn.append(ready.row.name)
+            done.sampled.append(ready.row.name)
 
     monkeypatch.setattr(module, "_draw", noted)
     row, output, options = rows[1], tmp_path / "out", pipeline.options(steps=2)
 
-    def drawn(row, neck_splits=1.0):
-        return run_batch(pipeline, [row], output, options, 4, FACTS, neck_splits=neck_splits).drawn
+    def sampled(row, neck_splits=1.0):
+        return run_batch(
+            pipeline, [row], output, options, 4, FACTS, neck_splits=neck_splits
+        ).sampled
 
-    assert drawn(row) == ["row1"] and drawn(row) == []
+    assert sampled(row) == ["row1"] and sampled(row) == []
     for changed in (row._replace(negative_prompt=""), row._replace(region_prompts={})):
-        assert drawn(changed) == ["row1"] and drawn(changed) == [] and drawn(row) == ["row1"]
-    assert drawn(row, 0.5) == ["row1"] and drawn(row, 0.5) == [] and drawn(row) == ["row1"]
+        assert sampled(changed) == ["row1"] and sampled(changed) == [] and sampled(row) == ["row1"]
+    assert sampled(row, 0.5) == ["row1"] and sampled(row, 0.5) == [] and sampled(row) == ["row1"]
     path = output / row.name / METADATA
     metadata = json.loads(path.read_text())
     del metadata["neck_splits"]
     # Paths were once recorded as they were given; the same file has the same SHA-256.
     metadata["sketch"] = "elsewhere.png"
     path.write_text(json.dumps(metadata))
-    assert drawn(row) == [] and drawn(row, 0.5) == ["row1"]
+    assert sampled(row) == [] and sampled(row, 0.5) == ["row1"]
     path.write_text("[]")
-    assert drawn(row) == ["row1"]
+    assert sampled(row) == ["row1"]
 
 
 def _killed(draw, *args):
@@ -156,10 +158,10 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
         4,
         FACTS,
     )
-    assert alone.drawn == ["row2"] and "takes a Stage 2 with RAGAF" in alone.failed["row5"]
+    assert alone.sampled == ["row2"] and "takes a Stage 2 with RAGAF" in alone.failed["row5"]
     del rows[-1]
     done = run_batch(pipeline, rows, output, options, 4, FACTS, crop=False)  # some pages are small
-    assert done.drawn == ["row2"]
+    assert done.sampled == ["row2"]
     assert done.notices == {"row2": ["The model does not know these words of the prompt: purple."]}
     said = [
         ("row0", "is not an image"),
@@ -218,11 +220,11 @@ def test_eight_devices_draw_what_one_draws(rng, pipeline, tmp_path):
     for number, stage in pipeline.stages.items():
         save_stage(stage, tmp_path / str(number))
     on_eight_devices("-c", EIGHT, tmp_path)
-    drawn = np.load(tmp_path / "eight.npy")
+    sampled = np.load(tmp_path / "eight.npy")
     for i, page in enumerate(pages):
         words = {0: "red"} if i == 1 else {}
         alone = pipeline(page, "a house", words, seed=i, steps=2).images[0]
-        error = np.square(drawn[i].astype(float) - alone).mean()
+        error = np.square(sampled[i].astype(float) - alone).mean()
         assert error == 0 or 10 * np.log10(255**2 / error) >= 50
 
 
