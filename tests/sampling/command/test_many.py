@@ -103,7 +103,7 @@ def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_pat
 
     def noted(pipeline, together, output, options, done, bar):
         for ready in together:
-            assert ready.drawing.neck_splits == ready.settings["neck_splits"]
+            assert ready.page.neck_splits == ready.settings["neck_splits"]
             (output / ready.row.name).mkdir(parents=True, exist_ok=True)
             metadata = json.dumps({**ready.settings, **ready.facts})
             (output / ready.row.name / METADATA).write_text(metadata)
