@@ -30,6 +30,7 @@ from input_pipeline.configured import held_out, held_out_for, open_split, shapes
 from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.extraction.sketch import canny
 from input_pipeline.loader import DevicePrefetcher, train_iterator
+from ragaf_jax.checkpoints.choice import NEWEST, check_choice
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.evaluate import evaluate
@@ -66,6 +67,12 @@ flags.DEFINE_enum(
     "What to do; adopt: write config.init's weights as a workdir to draw with.",
 )
 flags.DEFINE(PATH, "output", None, "sample, evaluate: where to; default in the workdir.")
+flags.DEFINE_string(
+    "checkpoint",
+    NEWEST,
+    "sample, evaluate: of Stage 2: newest, best (by config.best_metric) or a step; "
+    "config.stage1_checkpoint has Stage 1's.",
+)
 flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
 flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
 flags.DEFINE_list("target", [], "plan: devices to compile for, such as h200x8,v5e-4.")
@@ -85,7 +92,7 @@ flags.register_multi_flags_validator(
 
 # The modes that read a flag; in others it is refused, not ignored.
 READ_BY = {
-    "output": ("sample", "evaluate"),
+    **dict.fromkeys(("output", "checkpoint"), ("sample", "evaluate")),
     "compare": ("evaluate",),
     "profile": ("train",),
     **dict.fromkeys(("target", "plan_for", "per_device"), ("plan",)),
@@ -105,6 +112,7 @@ def check_flags() -> None:
                 f"--{name} is read by --mode={' and '.join(modes)}, and the mode is {FLAGS.mode}; "
                 "leave it out."
             )
+    check_choice(FLAGS.checkpoint, "--checkpoint")
     if FLAGS["target"].present and not (FLAGS.target and all(FLAGS.target)):
         raise UserError(
             f"--target={','.join(FLAGS.target)} lacks a name; give devices with a comma between, "
@@ -231,11 +239,12 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "sample":
         open_shown = functools.partial(shown_for, config, drawings=8, colorings=3)
         output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"
-        showcase(config, workdir, open_shown, output)
+        showcase(config, workdir, open_shown, output, FLAGS.checkpoint)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"
     others = [Path(folder) for folder in FLAGS.compare]
-    evaluate(config, workdir, functools.partial(held_out_for, config), output, canny, others)
+    open_held_out = functools.partial(held_out_for, config)
+    evaluate(config, workdir, open_held_out, output, canny, others, FLAGS.checkpoint)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.stage = 1
     # Stage 2 starts from this workdir's averaged parameters, and samples from its pictures.
     config.stage1 = ""
+    # Which of its checkpoints: "newest", "best" (by that run's best_metric) or a step.
+    config.stage1_checkpoint = "newest"
 
     # Stable Diffusion's weights to begin with; what they are decides config.model's networks but
     # for RAGAF, config.diffusion and data.text_length.

@@ -21,6 +21,7 @@ from pathlib import Path
 import ml_collections
 from absl import flags, logging
 
+from ragaf_jax.checkpoints.choice import NEWEST, check_choice
 from ragaf_jax.checkpoints.parameters import save_parameters
 from ragaf_jax.checkpoints.reading import load_params
 from ragaf_jax.errors import UserError, run_cli
@@ -38,6 +39,7 @@ flags.DEFINE_enum(
     "format", "diffusers", ["diffusers", "kohya", "orbax"], "kohya: the LoRA alone; orbax: for us."
 )
 flags.DEFINE(PATH, "output", None, "Folder to be written; an earlier export is replaced.")
+flags.DEFINE_string("checkpoint", NEWEST, "newest, best (by config.best_metric) or a step.")
 flags.DEFINE_list("parts", [], f"Only these of {', '.join(FOLDERS.values())}; default all.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of what is stored.")
 flags.DEFINE_bool("merge_lora", False, "Merges the LoRA into its networks.")
@@ -74,36 +76,48 @@ WHAT = {
 _CARD = re.compile(r"loss|denoising|appearance|reading|validation/.*|response/(sketch|graph|text)")
 
 
-def measured(workdir: Path) -> dict[str, float]:
-    """The numbers that a run measured last: its logs' and, where there is one, its evaluation's."""
+def measured(workdir: Path, number: int, step: int) -> dict[str, float]:
+    """The numbers that a run measured last up to a step, and those of an evaluation of that step.
+
+    Args:
+      workdir: of Stage `number`.
+      number: 1 or 2.
+      step: of the checkpoint that is exported.
+    """
     numbers: dict[str, float] = {}
     log = workdir / "logs" / "metrics.jsonl"
     if log.exists():
         for line in log.read_text().splitlines():
-            said = json.loads(line)
-            numbers |= {name: value for name, value in said.items() if _CARD.fullmatch(name)}
+            logged = json.loads(line)
+            if logged["step"] <= step:
+                numbers |= {name: value for name, value in logged.items() if _CARD.fullmatch(name)}
     evaluation = workdir / "evaluation" / "metrics.json"
     if evaluation.exists():
-        for stage, scores in json.loads(evaluation.read_text())["metrics"].items():
+        found = json.loads(evaluation.read_text())
+        if found.get("steps", {}).get(f"stage {number}", step) != step:
+            return numbers
+        for stage, scores in found["metrics"].items():
             for name, estimate in scores.items():
                 numbers[f"{stage}: {name}"] = estimate["value"]
     return numbers
 
 
 def main(argv: list[str]) -> None:
-    """Reads the newest checkpoint and writes its averaged parameters."""
+    """Reads a checkpoint and writes its averaged parameters."""
     del argv
     logging.set_verbosity(logging.WARNING)
     workdir, output = Path(FLAGS.workdir), Path(FLAGS.output).resolve()
+    check_choice(FLAGS.checkpoint, "--checkpoint")
     check_writable(output, ENTRIES)
     print("Reading the checkpoint …", file=sys.stderr)
-    params, meta = load_params(workdir)
+    params, meta = load_params(workdir, checkpoint=FLAGS.checkpoint)
     # Places on this machine are nobody else's.
     meta["config"]["stage1"], meta["config"]["data"]["dir"] = "", "data"
 
     def card(title: str, parts: list[str], usage: str) -> str:
-        metrics = measured(workdir)
-        return model_card(title, parts, usage, meta["config"], int(meta["step"]), metrics)
+        step = int(meta["step"])
+        metrics = measured(workdir, meta["config"]["stage"], step)
+        return model_card(title, parts, usage, meta["config"], step, metrics)
 
     if FLAGS.format == "orbax":
         if FLAGS.parts or FLAGS.merge_lora:

@@ -78,6 +78,12 @@ flags.DEFINE_float("strength", None, "How far a picture to begin from is noised,
 flags.DEFINE_string(
     "sampler", None, "ddim, dpm_solver_pp_2m, euler or ddpm; default as Stage 2's config."
 )
+flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Of both stages: newest (the default), best (by config.best_metric) or a step; newest,4500 is "
+    "Stage 1's and Stage 2's.",
+)
 flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
 flags.DEFINE(
     PATH, "from", None, "A metadata.json, whose output is repeated; flags beside it override it."
@@ -183,10 +189,11 @@ def draw_one(given: Collection[str], recorded_steps: Mapping[int, int]) -> None:
     check_seed(FLAGS.seed)
     check_neck_splits(FLAGS.neck_splits)
     check_upscale(FLAGS.upscale)
+    checkpoint = chosen_checkpoints(recorded_steps)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
     check_inputs_survive(output, {name: FLAGS[name].value for name in ("sketch", "image")})
-    pipeline = restored(devices=1, per_device=1)
+    pipeline = restored(devices=1, per_device=1, checkpoint=checkpoint)
     now = {number: stage.step for number, stage in pipeline.stages.items()}
     for notice in checkpoint_notices(recorded_steps, now):
         notify(notice)
@@ -246,12 +253,13 @@ def draw_many(given: Collection[str]) -> None:
     check_seed(FLAGS.seed)
     check_neck_splits(FLAGS.neck_splits)
     check_upscale(FLAGS.upscale)
+    checkpoint = chosen_checkpoints({})
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     rows = read_rows(Path(FLAGS.sketches), prompts)
     for name, reason in sketch_files(Path(FLAGS.sketches))[1].items():
         if Path(FLAGS.sketches, name).resolve() != Path(FLAGS.output).resolve():
             notify(f"skipped: {name} {reason}")
-    pipeline = restored(devices=None, per_device=FLAGS.per_device)
+    pipeline = restored(devices=None, per_device=FLAGS.per_device, checkpoint=checkpoint)
     from ragaf_jax.sampling.command.many import batch_notices, run_batch
 
     options, output = pipeline.options(**asked()), Path(FLAGS.output)
@@ -270,8 +278,31 @@ def draw_many(given: Collection[str]) -> None:
         raise UserError(f"{len(done.failed)} of {len(rows)} could not be drawn; see above.")
 
 
-def restored(devices: int | None, per_device: int) -> "Pipeline":
-    """The stages that are given, on so many devices or on all."""
+def chosen_checkpoints(recorded_steps: Mapping[int, int]) -> str:
+    """The checkpoint of each stage: --checkpoint, else of the recorded step if it is kept.
+
+    Args:
+      recorded_steps: as `set_recorded_flags` returns them.
+
+    Raises:
+      UserError: --checkpoint names no checkpoint.
+    """
+    from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
+    from ragaf_jax.checkpoints.reading import saved_steps
+
+    if FLAGS.checkpoint is not None:
+        choices_of_stages(FLAGS.checkpoint)
+        return FLAGS.checkpoint
+    kept = {
+        number: str(step)
+        for number, step in recorded_steps.items()
+        if step in saved_steps(Path(FLAGS[f"stage{number}"].value))
+    }
+    return ",".join(kept.get(number, NEWEST) for number in (1, 2))
+
+
+def restored(devices: int | None, per_device: int, checkpoint: str) -> "Pipeline":
+    """The stages that are given, of these checkpoints, on so many devices or on all."""
     import jax
 
     from ragaf_jax.runtime.gpu_memory import raise_share
@@ -282,7 +313,8 @@ def restored(devices: int | None, per_device: int) -> "Pipeline":
     keep_freed_memory()
     notify("Reading the checkpoints …")
     where = {"devices": jax.devices()[:devices], "per_device": per_device}
-    return Pipeline.restore(FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, **where)
+    choices = {"dtype": FLAGS.dtype, "checkpoint": checkpoint}
+    return Pipeline.restore(FLAGS.stage1, FLAGS.stage2, **choices, **where)
 
 
 def changed(

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.statistics.summary import Estimate, as_json
+from ragaf_jax.export import measured
 from ragaf_jax.nets.lora import merged
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.weights.configs import networks as configs
@@ -46,7 +47,7 @@ def workdir(stage, tmp_path_factory):
     estimated = as_json({"edge_f1": Estimate(0.75, 0.5, 1.0, 12)})
     (folder / "evaluation").mkdir()
     (folder / "evaluation" / "metrics.json").write_text(
-        json.dumps({"metrics": {"stage 2": estimated}})
+        json.dumps({"metrics": {"stage 2": estimated}, "steps": {"stage 1": 5, "stage 2": 7}})
     )
     return folder
 
@@ -163,12 +164,20 @@ def test_merging_does_not_round_the_update_away(stage, tmp_path):
         (["--format=kohya", "--parts=unet"], "leave one of them out"),
         (["--format=orbax", "--parts=unet"], "leave out --parts"),
         (["--dtype=float64"], "float64"),
+        (["--checkpoint=last"], "--checkpoint is 'last'; give newest, best or the step"),
+        (["--checkpoint=3"], "holds no checkpoint of step 3: its steps are 7"),
+        (["--checkpoint=best"], "no best checkpoint, because 'response/sketch'"),
     ],
 )
 def test_what_cannot_be_exported(workdir, tmp_path, flags, said):
     done = export(workdir, tmp_path / "out", *flags)
     assert done.status == 1 and re.search(said, done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_card_has_the_numbers_of_its_own_checkpoint(workdir):
+    assert measured(workdir, 2, 7) == {"loss": 0.25, "stage 2: edge_f1": 0.75}
+    assert measured(workdir, 2, 6) == {"loss": 0.5}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

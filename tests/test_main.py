@@ -73,6 +73,12 @@ def test_main(tmp_path, flags, said):
         ),
         (("--compare=a",), "--compare is read by --mode=evaluate, and the mode is train"),
         (("--mode=sample", "--compare=a"), "--compare is read by --mode=evaluate"),
+        (
+            ("--checkpoint=best",),
+            "--checkpoint is read by --mode=sample and evaluate, and the mode",
+        ),
+        (("--mode=sample", "--checkpoint=last"), "--checkpoint is 'last'; give newest, best or"),
+        (("--config.stage1_checkpoint=5.5",), "config.stage1_checkpoint is '5.5'; give newest,"),
         (("--mode=evaluate", "--profile=1:2"), "--profile is read by --mode=train"),
         (("--mode=evaluate", "--distributed"), "--distributed is read by --mode=train"),
         (("--mode=adopt", "--process_count=2"), "--process_count is read by --mode=train"),

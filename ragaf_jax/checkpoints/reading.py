@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ragaf_jax.checkpoints.choice import BEST, NEWEST
 from ragaf_jax.checkpoints.files import (
     checkpoints,
     folder_of,
@@ -29,6 +30,11 @@ def has_checkpoint(workdir: Path) -> bool:
     return bool(checkpoints(folder_of(workdir)))
 
 
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps of a run's checkpoints, whole or damaged, newest first."""
+    return [int(directory.name) for directory in checkpoints(folder_of(workdir))]
+
+
 def load_meta(workdir: Path) -> Tree | None:
     """`meta` of a run's newest checkpoint; None where there is none."""
 
@@ -43,10 +49,38 @@ def best_step(workdir: Path, metric: str) -> int | None:
     return next(iter(best_of(stored_scores(folder_of(workdir), metric), 1)), None)
 
 
+def chosen_step(workdir: Path, checkpoint: str) -> int | None:
+    """The step of the chosen checkpoint; None for the newest that is whole.
+
+    Args:
+      workdir: a run's folder.
+      checkpoint: "newest"; "best", in which `config.best_metric` of the run is greatest; or a step.
+
+    Raises:
+      UserError: the best is chosen, and no checkpoint has that metric.
+    """
+    if checkpoint == NEWEST:
+        return None
+    if checkpoint != BEST:
+        return int(checkpoint)
+    meta = load_meta(workdir)
+    if meta is None:
+        return None
+    metric = meta["config"].get("best_metric", "")
+    step = best_step(workdir, metric)
+    if step is None:
+        steps = ", ".join(map(str, saved_steps(workdir)))
+        raise UserError(
+            f"{folder_of(workdir)} has no best checkpoint, because {metric!r} (config.best_metric) "
+            f"was measured at none of its steps; choose {NEWEST} or one of the steps {steps}."
+        )
+    return step
+
+
 def load_params(
-    workdir: Path, which: Literal["ema", "trainable"] = "ema", step: int | None = None
+    workdir: Path, which: Literal["ema", "trainable"] = "ema", checkpoint: str = NEWEST
 ) -> tuple[Tree, Tree]:
-    """The full parameters of a run's newest whole checkpoint, on the host; see also `parameters`.
+    """The full parameters of one of a run's checkpoints, on the host; see also `parameters`.
 
     Reads only what it returns (no optimiser state) and changes nothing on disk, so it may be used
     on a run that is still training, and on other devices than the run's.
@@ -54,7 +88,7 @@ def load_params(
     Args:
       workdir: a run's folder.
       which: the averaged parameters, or the ones that the optimiser last wrote.
-      step: the checkpoint of this step instead, as from `best_step`.
+      checkpoint: as in `chosen_step`; of damaged ones, "newest" takes the newest that is whole.
 
     Returns:
       The union of the run's frozen and `which` trees, a nested dict of NumPy arrays; and `meta`.
@@ -72,6 +106,7 @@ def load_params(
         meta = ocp.JsonCheckpointHandler().restore(directory / "meta")
         return merge(trained, trees.get("frozen", {})), meta
 
+    step = chosen_step(workdir, checkpoint)
     if step is not None:
         return only(folder_of(workdir), step, read)
     loaded, _ = newest_whole(folder_of(workdir), read)

@@ -32,6 +32,11 @@ flags.DEFINE(
     "A folder of sketches, a .txt of its prompt beside each; default `examples` beside Stage 2's "
     "workdir, where that is.",
 )
+flags.DEFINE_string(
+    "checkpoint",
+    "newest",
+    "newest, best or a step; of both stages, or Stage 1's and Stage 2's: newest,4500.",
+)
 flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
 
 LARGEST = "20mb"  # of an upload
@@ -60,7 +65,9 @@ def main(argv: list[str]) -> None:
 
     keep_freed_memory()
     print("Reading the checkpoints …", file=sys.stderr)
-    pipeline = Pipeline.restore(FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype)
+    pipeline = Pipeline.restore(
+        FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, checkpoint=FLAGS.checkpoint
+    )
     page = build(pipeline, [(row.sketch, row.prompt) for row in rows])
     page.queue(max_size=FLAGS.queue)
     try:

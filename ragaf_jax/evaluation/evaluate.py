@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.checkpoints.choice import NEWEST
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.metrics.attention import attention_scores
@@ -75,12 +76,13 @@ def evaluate(
     output: Path,
     extract: Extract,
     compare: Sequence[Path] = (),
+    checkpoint: str = NEWEST,
 ) -> Json:
     """Scores a Stage 2 workdir and the Stage 1 that it came from; prints and writes what it finds.
 
     Args:
-      config: Stage 2's; `stage1`, `seed`, `sample` and `metrics` are used. What is trained comes
-        from the checkpoints.
+      config: Stage 2's; `stage1`, `stage1_checkpoint`, `seed`, `sample` and `metrics` are used.
+        What is trained comes from the checkpoints.
       workdir: Stage 2's.
       open_held_out: gives two or more held-out examples of different drawings and what is true of
         them, made for the configuration and the vocabulary of Stage 2's checkpoint.
@@ -88,6 +90,7 @@ def evaluate(
         them or none, and as they are made the sampled pictures: what was interrupted goes on.
       extract: as in `sketch_fidelity.edge_maps`.
       compare: outputs of other evaluations, of the same drawings and seed.
+      checkpoint: of Stage 2: "newest", "best" or a step.
 
     Returns:
       What metrics.json holds:
@@ -106,7 +109,7 @@ def evaluate(
             f"{config.stage1!r}; use configs/stage2.py with --config.stage1=<workdir of Stage 1>."
         )
     workdirs = (Path(config.stage1), workdir)
-    stages = restore_both(*workdirs)
+    stages = restore_both(*workdirs, config.stage1_checkpoint, checkpoint)
     two = stages[1]
     batch, truth = open_held_out(two.config, two.tokenizer)
     size = two.config.data.image_size

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from ragaf_jax.errors import UserError
 
 # What a command that samples from checkpoints reads of its own configuration.
-_READ = ("stage1", "data.dir", "seed", "evaluation_examples")
+_READ = ("stage1", "stage1_checkpoint", "data.dir", "seed", "evaluation_examples")
 _READ_SECTIONS = ("sample", "metrics")
 
 

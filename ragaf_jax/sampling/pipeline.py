@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
@@ -44,6 +45,7 @@ class Pipeline(LoadedStages):
         dtype: str | None = None,
         devices: Sequence[jax.Device] | None = None,
         per_device: int = 1,
+        checkpoint: str = NEWEST,
     ) -> "Pipeline":
         """From the workdirs of the stages alone; their averaged parameters.
 
@@ -54,14 +56,19 @@ class Pipeline(LoadedStages):
           dtype: of the computation and of what is kept, "float32" or "bfloat16"; by default as the
             stages were trained.
           devices, per_device: as in `LoadedStages`.
+          checkpoint: "newest", "best" or a step, of both stages; or Stage 1's and Stage 2's with a
+            comma between, such as "best,4500".
 
         Raises:
-          UserError: no whole checkpoint in one of them, or stages that do not fit each other, as
-            those of different image sizes.
+          UserError: no such or no whole checkpoint in one of them, or stages that do not fit each
+            other, as those of different image sizes.
         """
+        choices = choices_of_stages(checkpoint, "checkpoint")
         keep_compiled()
         one, two = (
-            None if workdir is None else Stage.restore(Path(workdir).expanduser(), i, dtype)
+            None
+            if workdir is None
+            else Stage.restore(Path(workdir).expanduser(), i, dtype, choices[i])
             for i, workdir in ((1, stage1), (2, stage2))
         )
         return cls(one, two, devices, per_device)

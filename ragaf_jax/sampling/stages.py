@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from ragaf_jax.checkpoints.choice import NEWEST
 from ragaf_jax.checkpoints.meta import Meta, check_stages_match
 from ragaf_jax.checkpoints.reading import load_params
 from ragaf_jax.errors import UserError
@@ -35,7 +36,9 @@ class Stage:
     step: int
 
     @classmethod
-    def restore(cls, workdir: Path, number: int, dtype: str | None = None) -> "Stage":
+    def restore(
+        cls, workdir: Path, number: int, dtype: str | None = None, checkpoint: str = NEWEST
+    ) -> "Stage":
         """Stage `number` from its workdir alone.
 
         Args:
@@ -43,11 +46,12 @@ class Stage:
           number: 1 or 2.
           dtype: of the computation and of what is kept, "float32" or "bfloat16"; by default as the
             stage was trained, its averages in float32.
+          checkpoint: "newest", "best" or a step; see `reading.chosen_step`.
 
         Raises:
-          UserError: no whole checkpoint, or the workdir is that of the other stage.
+          UserError: no such or no whole checkpoint, or the workdir is that of the other stage.
         """
-        params, meta = load_params(workdir)
+        params, meta = load_params(workdir, checkpoint=checkpoint)
         config = ml_collections.ConfigDict(meta["config"])
         if config.stage != number:
             raise UserError(
@@ -70,12 +74,15 @@ class Stage:
         return sampling_config_of(self.config, self.tokenizer, sampler)
 
 
-def restore_both(stage1: Path, stage2: Path) -> tuple[Stage, Stage]:
-    """Both stages from their workdirs.
+def restore_both(
+    stage1: Path, stage2: Path, checkpoint1: str = NEWEST, checkpoint2: str = NEWEST
+) -> tuple[Stage, Stage]:
+    """Both stages from their workdirs, each of its chosen checkpoint.
 
     Raises:
       UserError: as `Stage.restore`, or the stages do not fit each other.
     """
-    one, two = Stage.restore(stage1, 1), Stage.restore(stage2, 2)
+    one = Stage.restore(stage1, 1, checkpoint=checkpoint1)
+    two = Stage.restore(stage2, 2, checkpoint=checkpoint2)
     check_stages_match(one.meta, two.meta, str(stage1))
     return one, two

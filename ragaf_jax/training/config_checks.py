@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 
 from ragaf_jax.caches import cached_kinds
+from ragaf_jax.checkpoints.choice import check_choice
 from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.diffusion.timesteps import SPACINGS
@@ -111,6 +112,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             meant = f" ({near[0]!r} comes near)" if near else ""
             listed = ", ".join(repr(choice) for choice in choices)
             raise UserError(f"config.{name} is {value!r}; choose one of {listed}{meant}.")
+    check_choice(config.stage1_checkpoint, "config.stage1_checkpoint")
     cached_kinds(config.data.cache, "config.data.cache")
     _check_batch(config)
     _check_mesh(config.mesh)

@@ -21,15 +21,17 @@ from ragaf_jax.training.state import TrainState
 def load_stage1(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Params:
     """The averaged parameters of the workdir `config.stage1`, checked to fit `config` and the data.
 
+    Of its checkpoints `config.stage1_checkpoint` is read.
+
     Raises:
-      UserError: no workdir named, no checkpoint in it, or one that does not fit.
+      UserError: no workdir named, no such checkpoint in it, or one that does not fit.
     """
     if not config.stage1:
         raise UserError(
             "Stage 2 starts from a trained Stage 1 and config.stage1 is empty; "
             "give --config.stage1=<workdir of Stage 1>."
         )
-    params, meta = load_params(Path(config.stage1))
+    params, meta = load_params(Path(config.stage1), checkpoint=config.stage1_checkpoint)
     if meta["config"]["stage"] != 1:
         raise UserError(
             f"config.stage1={config.stage1} holds Stage {meta['config']['stage']}; "

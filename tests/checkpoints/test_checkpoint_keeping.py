@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
+from ragaf_jax.checkpoints.choice import choices_of_stages
 from ragaf_jax.checkpoints.files import check_written, types_of
 from ragaf_jax.checkpoints.reading import best_step, load_params
 from ragaf_jax.errors import UserError
 
 LISTENS = "response/sketch"
+
+
+def meta(step):
+    return {"step": step, "config": {"best_metric": LISTENS}}
 
 
 def save(workdir, scores, **keep):
@@ -22,7 +27,7 @@ def save(workdir, scores, **keep):
     for step, score in scores.items():
         metrics = None if score is None else {LISTENS: score, "loss": 1 / step}
         state = {"frozen": {}, "ema": {"unet": {"bias": jnp.full(3, step)}}}
-        checkpointer.save(step, state, {}, {"step": step}, metrics)
+        checkpointer.save(step, state, {}, meta(step), metrics)
     checkpointer.close()
 
 
@@ -61,7 +66,7 @@ def test_what_cannot_be_read_back_costs_no_older_checkpoint(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"of step 3 in \S+ cannot be read back \(.*\), so that no"):
         checkpointer.close()
     assert kept(tmp_path) == [2, 3]
-    assert load_params(tmp_path)[1] == {"step": 2}
+    assert load_params(tmp_path)[1] == meta(2)
 
 
 @pytest.mark.parametrize(
@@ -111,14 +116,31 @@ def test_damaged_scores_cost_no_checkpoint(tmp_path, content):
     assert kept(tmp_path) == [2, 3, 4]
 
 
-def test_parameters_of_a_wanted_step(tmp_path):
+def test_parameters_of_the_chosen_checkpoint(tmp_path):
     save(tmp_path, {1: 0.1, 2: 0.7, 3: 0.3}, keep_last=3)
-    best = best_step(tmp_path, LISTENS)
-    params, meta = load_params(tmp_path, step=best)
-    np.testing.assert_array_equal(params["unet"]["bias"], np.full(3, 2))
-    assert meta == {"step": 2}
+    for checkpoint, step in (("newest", 3), ("best", 2), ("1", 1)):
+        params, found = load_params(tmp_path, checkpoint=checkpoint)
+        np.testing.assert_array_equal(params["unet"]["bias"], np.full(3, step))
+        assert found == meta(step)
     with pytest.raises(UserError, match=r"no checkpoint of step 7: its steps are 3, 2, 1"):
-        load_params(tmp_path, step=7)
+        load_params(tmp_path, checkpoint="7")
     (tmp_path / "checkpoints" / "2" / "meta" / "metadata").write_text("{")
     with pytest.raises(UserError, match=r"checkpoints/2 is damaged \(.*\): bring it back"):
-        load_params(tmp_path, step=2)
+        load_params(tmp_path, checkpoint="best")
+
+
+def test_no_best_checkpoint_without_a_measurement(tmp_path):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        load_params(tmp_path, checkpoint="best")
+    save(tmp_path, {1: None, 2: None})
+    said = rf"no best checkpoint, because '{LISTENS}' \(config.best_metric\) was .* steps 2, 1\."
+    with pytest.raises(UserError, match=said):
+        load_params(tmp_path, checkpoint="best")
+
+
+def test_a_choice_for_each_stage():
+    assert choices_of_stages("best") == {1: "best", 2: "best"}
+    assert choices_of_stages("newest,4500") == {1: "newest", 2: "4500"}
+    for text in ("latest", "", "-1", "1.5", "best,", "1,2,3"):
+        with pytest.raises(UserError, match=r"^--checkpoint is '.*'; give "):
+            choices_of_stages(text)

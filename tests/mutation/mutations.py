@@ -42,6 +42,31 @@ class Mutation:
 
 
 MUTATIONS = (
+    # The choice of a checkpoint.
+    Mutation(
+        "ragaf_jax/checkpoints/reading.py",
+        "if checkpoint != BEST:",
+        "if checkpoint == BEST:",
+        "--checkpoint=best and a step are confused",
+    ),
+    Mutation(
+        "ragaf_jax/training/setup.py",
+        "load_params(Path(config.stage1), checkpoint=config.stage1_checkpoint)",
+        "load_params(Path(config.stage1))",
+        "Stage 2 starts from the newest Stage 1 whatever config.stage1_checkpoint says",
+    ),
+    Mutation(
+        "ragaf_jax/sample.py",
+        "if step in saved_steps(",
+        "if step not in saved_steps(",
+        "--from samples a stage that was trained further, though the recorded checkpoint is kept",
+    ),
+    Mutation(
+        "ragaf_jax/export.py",
+        'if logged["step"] <= step:',
+        'if logged["step"] >= 0:',
+        "the card of an earlier checkpoint has numbers of later steps",
+    ),
     # Regions and their graphs.
     Mutation(
         "ragaf_jax/graph/measure.py",

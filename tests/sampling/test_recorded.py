@@ -130,6 +130,38 @@ def test_a_command_that_cannot_repeat_says_why(tmp_path, entries, flags, said):
     assert ended.status == 1 and said in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "newest,7"),  # Stage 1's is not kept
+        (["--stage2={workdir}"], "newest,newest"),
+        (["--checkpoint=best"], "best"),
+        (["--checkpoint=newest,9"], "newest,9"),
+    ],
+)
+def test_the_checkpoints_of_the_recorded_steps_are_read_again(
+    tmp_path, monkeypatch, flags, expected
+):
+    Image.new("L", (64, 64), 255).save(tmp_path / "sketch.png")
+    stages = {}
+    for number in (1, 2):
+        workdir = tmp_path / f"stage{number}"
+        for step in (7, 9) if number == 2 else (9,):
+            (workdir / "checkpoints" / str(step)).mkdir(parents=True)
+        stages[f"stage{number}"] = {"workdir": str(workdir), "checkpoint_step": 7}
+    path = written(tmp_path, sketch=str(tmp_path / "sketch.png"), **stages)
+    chosen = []
+
+    def restore(*workdirs, checkpoint, **_):
+        chosen.append(checkpoint)
+        raise UserError("enough")
+
+    monkeypatch.setattr("ragaf_jax.sampling.pipeline.Pipeline.restore", restore)
+    flags = [flag.format(workdir=tmp_path / "stage2") for flag in flags]
+    run_here("ragaf_jax.sample", f"--from={path}", f"--output={tmp_path / 'out'}", *flags)
+    assert chosen == [expected]
+
+
 def test_a_stage_that_was_trained_further_is_told_of():
     assert checkpoint_notices({1: 5, 2: 7}, {2: 7}) == []
     (notice,) = checkpoint_notices({1: 5, 2: 7}, {1: 5, 2: 9})

@@ -1,7 +1,10 @@
 """What a run may begin from, and go on with."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from fakes import random_params, random_stage, save_stage, tiny_config, tiny_tokenizer
 
@@ -52,6 +55,26 @@ def test_stage_2_begins_with_a_stage_1_of_the_same_vocabulary(tmp_path):
     config.stage1 = str(save_stage(random_stage(2), tmp_path / "two"))
     with pytest.raises(UserError, match="holds Stage 2; give the workdir of Stage 1"):
         load_stage1(config, tiny_tokenizer())
+
+
+def test_stage_2_begins_with_the_chosen_checkpoint_of_stage_1(tmp_path):
+    config = tiny_config(2)
+    newest = random_stage(1)
+    for step, seed in ((5, 1), (7, 0)):
+        save_stage(dataclasses.replace(random_stage(1, seed), step=step), tmp_path)
+    config.stage1 = str(tmp_path)
+    chosen = {}
+    for checkpoint in ("newest", "7", "5"):
+        config.stage1_checkpoint = checkpoint
+        chosen[checkpoint] = load_stage1(config, tiny_tokenizer())["unet"]
+    jax.tree.map(np.testing.assert_array_equal, chosen["newest"], newest.params["unet"])
+    jax.tree.map(np.testing.assert_array_equal, chosen["newest"], chosen["7"])
+    assert not np.array_equal(*(jax.tree.leaves(chosen[step])[0] for step in ("7", "5")))
+    refused = {"6": "no checkpoint of step 6: its steps are 7, 5", "best": "no best checkpoint"}
+    for checkpoint, said in refused.items():
+        config.stage1_checkpoint = checkpoint
+        with pytest.raises(UserError, match=said):
+            load_stage1(config, tiny_tokenizer())
 
 
 def test_what_stage_1_kept_in_bfloat16_stage_2_begins_in_float32(rng):

@@ -57,6 +57,10 @@ def test_nothing_is_drawn_for_a_folder_that_cannot_be_written(
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match="holds other files"):
         showcase(asked, runs / "stage2", shown(rng, 2, 0), tmp_path)
+    for stage, choice in (("stage1", "newest"), ("stage2", "5")):
+        asked.stage1_checkpoint = "5" if stage == "stage1" else "newest"
+        with pytest.raises(UserError, match=rf"{stage}/checkpoints holds no checkpoint of step 5"):
+            showcase(asked, runs / "stage2", shown(rng, 2, 0), tmp_path / "out", choice)
     asked.stage1 = ""
     with pytest.raises(UserError, match=r"config.stage1=''; use configs/stage2.py"):
         showcase(asked, runs / "stage2", shown(rng, 2, 0), tmp_path / "out")

@@ -229,9 +229,9 @@ def test_eight_devices_draw_what_one_draws(rng, pipeline, tmp_path):
 
 
 def test_the_command_draws_many(pipeline, rows, tmp_path, monkeypatch):
-    def restore(*workdirs, dtype, devices, per_device):
+    def restore(*workdirs, dtype, devices, per_device, checkpoint):
         assert (workdirs, dtype) == (("runs/stage1", "runs/stage2"), "float32")
-        assert (devices, per_device) == (jax.devices(), 3)
+        assert (devices, per_device, checkpoint) == (jax.devices(), 3, "best")
         return pipeline
 
     monkeypatch.setattr(Pipeline, "restore", restore)
@@ -240,7 +240,7 @@ def test_the_command_draws_many(pipeline, rows, tmp_path, monkeypatch):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a house\na house red\na house blue\n")
     command = [*stages, f"--sketches={folder}", f"--output={tmp_path / 'out'}", "--steps=2"]
-    command += ["--dtype=float32", "--per_device=3"]
+    command += ["--dtype=float32", "--per_device=3", "--checkpoint=best"]
     done = run_here("ragaf_jax.sample", *command, f"--prompts={prompts}")
     assert done.status == 0, done.stderr
     assert done.stdout.strip().startswith("3 drawn, 0 were there")

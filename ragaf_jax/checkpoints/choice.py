@@ -1,0 +1,39 @@
+"""Which checkpoint of a run is read: the newest, the best, or that of a step."""
+
+from ragaf_jax.errors import UserError
+
+NEWEST, BEST = "newest", "best"
+
+
+def check_choice(choice: str, name: str) -> None:
+    """Refuses what names no checkpoint.
+
+    Args:
+      choice: "newest", "best" or a step.
+      name: of the flag or field that has this value.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if choice not in (NEWEST, BEST) and not choice.isdecimal():
+        raise UserError(
+            f"{name} is {choice!r}; give {NEWEST}, {BEST} or the step of a checkpoint, such as "
+            "2500."
+        )
+
+
+def choices_of_stages(text: str, name: str = "--checkpoint") -> dict[int, str]:
+    """The choice of each stage: one for both, or Stage 1's and Stage 2's with a comma between.
+
+    Raises:
+      UserError: one of them names no checkpoint, or there are more than two.
+    """
+    choices = text.split(",")
+    if len(choices) > 2:
+        raise UserError(
+            f"{name} is {text!r}; give one checkpoint for both stages, or Stage 1's and Stage 2's, "
+            "such as best,4500."
+        )
+    for choice in choices:
+        check_choice(choice, name)
+    return {1: choices[0], 2: choices[-1]}
