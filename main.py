@@ -1,16 +1,19 @@
 r"""Trains, plans, samples, evaluates or adopts a stage.
 
-Data and networks meet here alone.
+Data and networks meet here alone. A run lies in runs/<dataset>/<name of the
+config file> unless --workdir names another folder, and Stage 2 starts from the
+Stage 1 beside it unless --config.stage1 names another one.
 
-python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
+python main.py --config=configs/stage1.py            # in runs/openmoji/stage1
+python main.py --config=configs/stage2.py            # in runs/openmoji/stage2
+python main.py --mode=both --config=configs/stage2.py:quickstart
+python main.py --mode=evaluate --config=configs/stage2.py:quickstart
 python main.py --mode=plan --config=configs/stage1.py:openmoji_sd \
     --config.memory_budget_gib=24
 python main.py --mode=plan --config=configs/stage1.py:openmoji_sd \
     --target=h200x8,v5e-16 --config.train.batch_size=64
 python main.py --mode=sample --config=configs/stage2.py:openmoji \
-    --workdir=runs/om/stage2 --config.stage1=runs/om/stage1
-python main.py --mode=evaluate --config=configs/stage2.py:openmoji \
-    --workdir=runs/om/stage2 --config.stage1=runs/om/stage1
+    --workdir=pretrained/openmoji/stage2
 python main.py --mode=adopt --config=configs/stage1.py:openmoji_sd \
     --workdir=runs/sd15 \
     --config.init.checkpoint=stable-diffusion-v1-5/stable-diffusion-v1-5 \
@@ -18,7 +21,7 @@ python main.py --mode=adopt --config=configs/stage1.py:openmoji_sd \
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from input_pipeline.configured import held_out, held_out_for, open_split, shapes
 from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.extraction.sketch import canny
 from input_pipeline.loader import DevicePrefetcher, train_iterator
+from input_pipeline.preparation.automatic import prepare_openmoji
 from ragaf_jax.checkpoints.choice import NEWEST, check_choice
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError, run_cli
@@ -51,20 +55,36 @@ from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
 from ragaf_jax.runtime.processes import join, only_training_in
 from ragaf_jax.runtime.sharding import make_mesh, put_batch
 from ragaf_jax.sampling.grid import make_grid
+from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import adopted, with_distilled_sampling
+from ragaf_jax.training.announcing import announce
 from ragaf_jax.training.config_checks import check_config
+from ragaf_jax.training.config_files import (
+    default_workdir,
+    load_config,
+    stage1_beside,
+    stage1_file,
+)
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.recorded import check_same_config, with_recorded_data_dir
+from ragaf_jax.training.setup import check_start
 from ragaf_jax.training.untrained import write_untrained
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py, then :dataset.")
-flags.DEFINE(PATH, "workdir", None, "Checkpoints, logs and samples of this stage.")
+flags.DEFINE(
+    PATH,
+    "workdir",
+    None,
+    "Checkpoints, logs and samples of this stage, or of both: the folder of their workdirs stage1 "
+    "and stage2; default runs/<dataset>/<name of the config file>.",
+)
 flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "plan", "sample", "evaluate", "adopt"],
-    "What to do; adopt: write config.init's weights as a workdir to draw with.",
+    ["train", "both", "plan", "sample", "evaluate", "adopt"],
+    "What to do; both: train Stage 1, then the Stage 2 of --config from it; adopt: write "
+    "config.init's weights as a workdir to sample from.",
 )
 flags.DEFINE(PATH, "output", None, "sample, evaluate: where to; default in the workdir.")
 flags.DEFINE_string(
@@ -78,17 +98,11 @@ flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, suc
 flags.DEFINE_list("target", [], "plan: devices to compile for, such as h200x8,v5e-4.")
 flags.DEFINE_enum("plan_for", "train", ["train", "sample"], "plan: what is compiled for --target.")
 flags.DEFINE_integer("per_device", 1, "plan: images that a device samples together.", 1)
-flags.DEFINE_bool("distributed", False, "train: with the other processes of this cluster's job.")
-flags.DEFINE_string("coordinator", None, "train: host:port of the first of several processes.")
-flags.DEFINE_integer("process_id", None, "train: which of them this is, from 0.")
-flags.DEFINE_integer("process_count", None, "train: how many they are.")
+flags.DEFINE_bool("distributed", False, "train, both: with the other processes of a cluster job.")
+flags.DEFINE_string("coordinator", None, "train, both: host:port of the first of the processes.")
+flags.DEFINE_integer("process_id", None, "train, both: which of them this is, from 0.")
+flags.DEFINE_integer("process_count", None, "train, both: how many they are.")
 flags.mark_flag_as_required("config")
-flags.register_multi_flags_validator(
-    ["mode", "workdir"],
-    lambda given: given["mode"] == "plan" or given["workdir"] is not None,
-    message="Flag --workdir must have a value other than None.",
-)
-
 
 # The modes that read a flag; in others it is refused, not ignored.
 READ_BY = {
@@ -96,7 +110,10 @@ READ_BY = {
     "compare": ("evaluate",),
     "profile": ("train",),
     **dict.fromkeys(("target", "plan_for", "per_device"), ("plan",)),
-    **dict.fromkeys(("distributed", "coordinator", "process_id", "process_count"), ("train",)),
+    **dict.fromkeys(
+        ("distributed", "coordinator", "process_id", "process_count"), ("train", "both")
+    ),
+    "workdir": ("train", "both", "sample", "evaluate", "adopt"),
 }
 
 
@@ -108,10 +125,12 @@ def check_flags() -> None:
     """
     for name, modes in READ_BY.items():
         if FLAGS[name].present and FLAGS.mode not in modes:
+            named = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
             raise UserError(
-                f"--{name} is read by --mode={' and '.join(modes)}, and the mode is {FLAGS.mode}; "
-                "leave it out."
+                f"--{name} is read by --mode={named}, and the mode is {FLAGS.mode}; leave it out."
             )
+    if FLAGS.mode == "adopt" and FLAGS.workdir is None:
+        raise UserError("--mode=adopt has no default folder; give --workdir=<a new folder>.")
     check_choice(FLAGS.checkpoint, "--checkpoint")
     if FLAGS["target"].present and not (FLAGS.target and all(FLAGS.target)):
         raise UserError(
@@ -138,21 +157,66 @@ def loaded_config() -> ConfigDict:
     return FLAGS.config
 
 
+def both_stages(config: ConfigDict) -> list[tuple[ConfigDict, Path]]:
+    """What --mode=both trains: the configuration and the workdir of Stage 1, then of Stage 2.
+
+    Fields that the command line sets are those of both.
+
+    Args:
+      config: Stage 2's.
+    """
+    file = config_flags.get_config_filename(FLAGS["config"])
+    first = stage1_file(file)
+    if config.stage != 2 or first is None:
+        raise UserError(
+            f"--config is {file}; --mode=both takes the configuration of Stage 2, such as "
+            "configs/stage2.py, and trains the Stage 1 of configs/stage1.py before it."
+        )
+    if config.stage1:
+        raise UserError(
+            f"config.stage1 is {config.stage1}, and --mode=both trains a Stage 1 itself; leave it "
+            "out, or choose --mode=train."
+        )
+    one = load_config(first)
+    one.update_from_flattened_dict(set_fields())
+    expand_fields(one)
+    check_config(one)
+    if FLAGS.workdir is None:
+        workdirs = default_workdir(first), default_workdir(file)
+    else:
+        workdirs = Path(FLAGS.workdir, "stage1"), Path(FLAGS.workdir, "stage2")
+    config.stage1 = str(workdirs[0])
+    return [(one, workdirs[0]), (config, workdirs[1])]
+
+
 def set_fields() -> dict[str, Any]:
     """The fields of the configuration that the command line sets, by their paths."""
     return config_flags.get_override_values(FLAGS["config"])
 
 
-def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> None:
-    """Trains `config.stage` in `workdir`."""
+def prepared(open_examples: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
+    """`open_examples` of a checkpoint's configuration, with OpenMoji's data there."""
+
+    def open_prepared(trained: ConfigDict, tokenizer: Tokenizer) -> Any:
+        prepare_openmoji(ConfigDict({**trained.data, "dir": config.data.dir}))
+        return open_examples(config, trained, tokenizer)
+
+    return open_prepared
+
+
+def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> bool:
+    """Trains `config.stage` in `workdir`; returns whether it has all its steps."""
     profiled = parse_window(FLAGS.profile)
     config, tokenizer = adopted(config, workdir, set_fields())
     # What the fields alone decide is refused before the data are looked for.
     if (meta := load_meta(workdir)) is not None:
         check_same_config(meta["config"], config.to_dict(), workdir)
         config = with_recorded_data_dir(config, meta["config"], set_fields(), workdir)
+    check_start(config, workdir)
     build_model(config)
     mesh = make_mesh(config)
+    if jax.process_count() == 1:  # else the command to run is named
+        prepare_openmoji(config.data)
     source = open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
     augment = AugmentSketch(**config.data.augment)
@@ -180,7 +244,7 @@ def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> None
         wandb_project=config.wandb_project,
         config=config.to_dict(),
     )
-    train(
+    state = train(
         config,
         workdir,
         open_iterator,
@@ -194,6 +258,7 @@ def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> None
         fragments.retire,
         within_budget,
     )
+    return int(state.step) >= config.train.steps
 
 
 def main(argv: list[str]) -> None:
@@ -215,8 +280,10 @@ def main(argv: list[str]) -> None:
         keep_compiled()
         print_plan(config, budget)
         return
-    workdir = Path(FLAGS.workdir)
+    file = config_flags.get_config_filename(FLAGS["config"])
+    workdir = default_workdir(file) if FLAGS.workdir is None else Path(FLAGS.workdir)
     check_no_pattern(workdir, "--workdir")
+    runs = both_stages(config) if FLAGS.mode == "both" else [(config, workdir)]
     raise_share()
     # First of all: whatever asks for devices sees those of one process from then on.
     address = FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count
@@ -224,9 +291,15 @@ def main(argv: list[str]) -> None:
         join(*address)
     keep_compiled()
     kept = keep_freed_memory()
-    if FLAGS.mode == "train":
-        with only_training_in(workdir), Fragments(kept) as fragments:
-            train_stage(config, workdir, fragments)
+    if config.stage == 2 and not config.stage1 and (beside := stage1_beside(workdir)):
+        config.stage1 = beside
+        announce(f"Stage 1 is {beside}; --config.stage1 selects another one.")
+    if FLAGS.mode in ("train", "both"):
+        for stage_config, folder in runs:
+            announce(f"Stage {stage_config.stage}: {folder}")
+            with only_training_in(folder), Fragments(kept) as fragments:
+                if not train_stage(stage_config, folder, fragments):
+                    break
         return
     if FLAGS.mode == "adopt":
         write_untrained(config, workdir, set_fields())
@@ -237,14 +310,15 @@ def main(argv: list[str]) -> None:
         config = with_distilled_sampling(config, distilled, set_fields())
         config = with_recorded_data_dir(config, meta["config"], set_fields(), workdir)
     if FLAGS.mode == "sample":
-        open_shown = functools.partial(shown_for, config, drawings=8, colorings=3)
+        open_shown = prepared(functools.partial(shown_for, drawings=8, colorings=3), config)
         output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"
         showcase(config, workdir, open_shown, output, FLAGS.checkpoint)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"
     others = [Path(folder) for folder in FLAGS.compare]
-    open_held_out = functools.partial(held_out_for, config)
-    evaluate(config, workdir, open_held_out, output, canny, others, FLAGS.checkpoint)
+    evaluate(
+        config, workdir, prepared(held_out_for, config), output, canny, others, FLAGS.checkpoint
+    )
 
 
 if __name__ == "__main__":

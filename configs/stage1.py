@@ -1,12 +1,12 @@
 """Stage 1: a UNet with a ControlNet branch that reads the sketch.
 
-python main.py --config=configs/stage1.py:quickstart --workdir=runs/quickstart/stage1
+python main.py --config=configs/stage1.py:quickstart
     5 minutes on 2 CPU cores; edge F1 0.92, region colour accuracy 0.30 on held-out drawings.
-python main.py --config=configs/stage1.py:openmoji --workdir=runs/om/stage1
+python main.py --config=configs/stage1.py:openmoji
     15 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.44.
-python main.py --config=configs/stage1.py:openmoji_sd --workdir=runs/sd/stage1
+python main.py --config=configs/stage1.py:openmoji_sd
     From Stable Diffusion 1.5, at 512 px on a GPU; not trained to its end by us yet.
-python main.py --config=configs/stage1.py:folder --workdir=runs/own/stage1
+python main.py --config=configs/stage1.py:folder
     The small model on one's own pictures; also sketchy, coco, both, and sketchy_sd, coco_sd …
 """
 

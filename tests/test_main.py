@@ -1,9 +1,11 @@
 """What a user can get wrong on the command line ends in one sentence and status 1."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import run_here
@@ -48,7 +50,7 @@ def test_a_command_that_fails_ends_with_status_1():
         (("--config=configs/stage2.py:quickstrt",), "with _sd; did you mean quickstart?"),
         ((STAGE1, "--mode=paint"), "paint"),
         ((STAGE1, "--config.data.image_size=33"), "config.data.image_size is 33; networks of 2"),
-        ((STAGE1, "--config.data.dir=nowhere"), "python -m input_pipeline.prepare"),
+        ((STAGE1.replace("quickstart", "coco"), "--config.data.dir=nowhere"), "run: python -m inp"),
         ((STAGE2, "--mode=evaluate"), "config.stage1=''; use configs/stage2.py with"),
         ((STAGE2, "--mode=evaluate", "--config.stage1=nowhere"), "holds no checkpoint"),
         ((STAGE1, "--config.validate_every=0"), "config.validate_every is 0; it must be 1 or more"),
@@ -88,10 +90,120 @@ def test_main(tmp_path, flags, said):
         (("--mode=plan", "--target=h200", "--per_device=2"), "--per_device is read by --plan_for"),
         (("--mode=plan", "--target="), "--target= lacks a name; give devices"),
         (("--mode=plan", "--target=h200,"), "--target=h200, lacks a name; give devices"),
+        (
+            ("--mode=plan", "--workdir=run"),
+            "--workdir is read by --mode=train, both, sample, evaluate and adopt, and the mode is ",
+        ),
+        (("--mode=both", "--profile=1:2"), "--profile is read by --mode=train, and the mode is bo"),
+        (("--mode=both",), "stage1.py:quickstart; --mode=both takes the configuration of Stage 2"),
+        (("--mode=adopt",), "--mode=adopt has no default folder; give --workdir=<a new folder>"),
     ],
 )
-def test_flags_of_another_mode_are_refused(tmp_path, flags, said):
-    assert said in fail("main.py", STAGE1, f"--workdir={tmp_path / 'run'}", *flags)
+def test_flags_of_another_mode_are_refused(flags, said):
+    assert said in fail("main.py", STAGE1, *flags)
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """(stage, workdir, Stage 1's, steps) of each training, instead of which it is listed alone."""
+    seen = []
+
+    def train(config, workdir, *_):
+        seen.append((config.stage, str(workdir), config.stage1, config.train.steps))
+        return SimpleNamespace(step=config.train.steps if STOPPED not in str(workdir) else 1)
+
+    source = SimpleNamespace(tokenizer=None, prepared_caches=None)
+    for name, stand_in in {
+        "input_pipeline.configured.open_split": lambda *_: source,
+        "input_pipeline.configured.held_out": lambda *_: (None, None),
+        "input_pipeline.preparation.automatic.prepare_openmoji": lambda data: None,
+        "ragaf_jax.evaluation.responses.make_responses": lambda *_: None,
+        "ragaf_jax.runtime.processes.only_training_in": contextlib.nullcontext,
+        "ragaf_jax.sampling.grid.make_grid": lambda *_: None,
+        "ragaf_jax.training.loop.train": train,
+        "ragaf_jax.training.setup.check_start": lambda *_: None,
+    }.items():
+        monkeypatch.setattr(name, stand_in)
+    return seen
+
+
+STOPPED, ONE, TWO = "stopped", "runs/quickstart/stage1", "runs/quickstart/stage2"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((STAGE1,), [(1, ONE, "", 800)]),
+        ((STAGE2,), [(2, TWO, ONE, 620)]),
+        (("--config=configs/stage2.py",), [(2, TWO.replace("quickstart", "openmoji"), None, 1500)]),
+        ((STAGE2, "--workdir=a/my_stage2"), [(2, "a/my_stage2", "a/my_stage1", 620)]),
+        ((STAGE2, "--workdir=a/other"), [(2, "a/other", "", 620)]),
+        ((STAGE2, "--config.stage1=b"), [(2, TWO, "b", 620)]),
+        ((STAGE2, "--mode=both"), [(1, ONE, "", 800), (2, TWO, ONE, 620)]),
+        (
+            (STAGE2, "--mode=both", "--workdir=a", "--config.train.steps=9"),
+            [(1, "a/stage1", "", 9), (2, "a/stage2", "a/stage1", 9)],
+        ),
+        # Stage 1 was ended by a signal.
+        ((STAGE2, "--mode=both", f"--workdir={STOPPED}"), [(1, f"{STOPPED}/stage1", "", 800)]),
+    ],
+)
+def test_where_runs_lie_and_which_stage_1_is_theirs(trainings, flags, expected):
+    done = run_here("main.py", *flags)
+    assert done.status == 0, done.stderr
+    assert len(trainings) == len(expected)
+    for found, wanted in zip(trainings, expected, strict=True):
+        stage1 = wanted[1].replace("stage2", "stage1") if wanted[2] is None else wanted[2]
+        assert found == (*wanted[:2], stage1, wanted[3])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--config.stage1=a",), "config.stage1 is a, and --mode=both trains a Stage 1 itself"),
+        (("--config.train.batch_size=0",), "config.train.batch_size is 0"),
+    ],
+)
+def test_both_stages_are_checked_before_one_is_trained(trainings, flags, said):
+    assert said in fail("main.py", STAGE2, "--mode=both", *flags)
+    assert trainings == []
+
+
+def test_stage_2_is_refused_before_its_data_are_prepared(tmp_path):
+    said = fail("main.py", STAGE2, f"--workdir={tmp_path / 'stage2'}", "--config.data.dir=nowhere")
+    assert f"{tmp_path / 'stage1'} holds no checkpoint; train it first, both with --mode=" in said
+    said = fail("main.py", STAGE2, f"--workdir={tmp_path / 'run'}", "--config.data.dir=nowhere")
+    assert "config.stage1 is empty; give --config.stage1=<workdir of Stage 1>" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def preparations(monkeypatch):
+    """What would be prepared."""
+    seen = []
+    monkeypatch.setattr(
+        "input_pipeline.preparation.preparing.prepare",
+        lambda name, folder, options, running: seen.append((name, str(folder), options)),
+    )
+    return seen
+
+
+def test_only_openmoji_prepares_itself_and_not_for_several_processes(
+    tmp_path, monkeypatch, preparations
+):
+    flags = [f"--workdir={tmp_path / 'run'}", f"--config.data.dir={tmp_path / 'data'}"]
+    flags += ["--config.data.regions=ink", "--config.data.recolorings=4"]
+    said = "There is no data in"
+    assert said in fail("main.py", STAGE1, *flags)
+    (found,) = preparations
+    assert found[:2] == ("openmoji/recolor", str(tmp_path / "data"))
+    assert (found[2].size, found[2].recolorings, found[2].regions) == (64, 4, "ink")
+    assert found[2].limit == 0
+    assert said in fail("main.py", STAGE1, *flags, "--config.data.dataset=coco")
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("ragaf_jax.runtime.processes.agreed", lambda value: value)
+    assert said in fail("main.py", STAGE1, *flags)
+    assert len(preparations) == 1
 
 
 def test_plans_are_made_once_and_with_the_memory_that_training_takes(monkeypatch):
@@ -142,12 +254,13 @@ def trained(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def test_a_repeated_training_names_changed_fields_before_it_looks_for_data(trained):
+def test_a_repeated_training_names_changed_fields_before_it_looks_for_data(trained, preparations):
     said = fail("main.py", STAGE1, f"--workdir={trained}")
     assert f"config.data.image_size was 32 when {trained} was begun and is 64 now; config." in said
     assert "config.data.recolorings was 2 and is 16 now: repeat the command with the old" in said
     said = fail("main.py", STAGE2, f"--workdir={trained}")
     assert f"{trained} holds Stage 1 and this configuration trains Stage 2; give Stage 2" in said
+    assert preparations == []
     same = "--config.data.image_size=32", "--config.data.recolorings=2"
     said = fail("main.py", STAGE1, f"--workdir={trained}", *same)
     assert f"There is no data in {trained.parent / 'data'}/" in said
@@ -271,10 +384,6 @@ def test_the_words_that_a_model_knows(tmp_path):
     assert {"house", "red", "large", "middle"} <= set(done.stdout.split())
     assert "none in None" in fail("ragaf_jax.sample", "--vocabulary")
     assert f"none in {tmp_path}" in fail("ragaf_jax.sample", "--vocabulary", f"--stage1={tmp_path}")
-
-
-def test_main_without_a_workdir():
-    assert "--workdir" in fail("main.py", STAGE1)
 
 
 @pytest.fixture

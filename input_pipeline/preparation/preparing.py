@@ -61,12 +61,14 @@ class Running:
       max_rejected: share of the examples that may be left out.
       beam_runner: the name of a Beam runner, which then does the work instead.
       beam_options: see `beam.options`.
+      place: the flag or field that names the folder of the data, for errors.
     """
 
     workers: int = 1
     max_rejected: float = 0.01
     beam_runner: str | None = None
     beam_options: str = ""
+    place: str = "--data_dir"
 
 
 def prepare(
@@ -101,7 +103,7 @@ def prepare(
     # With Beam, its workers do the work.
     workers = 1 if running.beam_runner else running.workers
     with (
-        alone_in(data_dir, "preparation", "--data_dir"),
+        alone_in(data_dir, "preparation", running.place),
         mapping(workers, WORKER_MODULES) as over_processes,
     ):
         for name, builder in builders.items():
@@ -236,7 +238,7 @@ def _write(name: str, builder: Builder, running: Running) -> None:
             if "No space left on device" in str(error):
                 raise UserError(
                     f"There is no space left in {folder.parent}; make room or choose another "
-                    "--data_dir."
+                    f"{running.place}."
                 ) from error
             if not beam_config:
                 raise

@@ -7,7 +7,9 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,12 +47,24 @@ def mapping(workers: int, modules: Sequence[str] = ()) -> Iterator[Map]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
     with ProcessPoolExecutor(workers, context, _start_worker) as pool:
-        for _ in range(workers):
-            pool.submit(int)  # starts a process while this one sees what there is to do
+        with _without_command():
+            for _ in range(workers):
+                pool.submit(int)  # starts a process while this one sees what there is to do
         try:
             yield functools.partial(_bounded_map, pool, workers * _AHEAD)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_command() -> Iterator[None]:
+    """Processes that start meanwhile do not import the command, whose networks they do not use."""
+    command = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = command
 
 
 def _bounded_map(

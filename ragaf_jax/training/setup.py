@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from ragaf_jax.checkpoints.meta import Meta, check_stages_match
-from ragaf_jax.checkpoints.reading import load_params
+from ragaf_jax.checkpoints.reading import has_checkpoint, load_params
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.partition import partition
@@ -16,6 +16,30 @@ from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.optim import Optimizer
 from ragaf_jax.training.recorded import check_same_config
 from ragaf_jax.training.state import TrainState
+
+
+def check_start(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Refuses a Stage 2 that has nothing to start from, before its data are read.
+
+    Raises:
+      UserError: neither `workdir` nor `config.stage1` holds a checkpoint.
+    """
+    if config.stage == 1 or has_checkpoint(workdir):
+        return
+    _check_named(config)
+    if not has_checkpoint(Path(config.stage1)):
+        raise UserError(
+            f"Stage 2 starts from a trained Stage 1 and {config.stage1} holds no checkpoint; train "
+            "it first, both with --mode=both, or give another --config.stage1."
+        )
+
+
+def _check_named(config: ml_collections.ConfigDict) -> None:
+    if not config.stage1:
+        raise UserError(
+            "Stage 2 starts from a trained Stage 1 and config.stage1 is empty; "
+            "give --config.stage1=<workdir of Stage 1>."
+        )
 
 
 def load_stage1(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Params:
@@ -26,11 +50,7 @@ def load_stage1(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Para
     Raises:
       UserError: no workdir named, no such checkpoint in it, or one that does not fit.
     """
-    if not config.stage1:
-        raise UserError(
-            "Stage 2 starts from a trained Stage 1 and config.stage1 is empty; "
-            "give --config.stage1=<workdir of Stage 1>."
-        )
+    _check_named(config)
     params, meta = load_params(Path(config.stage1), checkpoint=config.stage1_checkpoint)
     if meta["config"]["stage"] != 1:
         raise UserError(

@@ -42,6 +42,43 @@ class Mutation:
 
 
 MUTATIONS = (
+    # Where runs lie, and what they start from.
+    Mutation(
+        "main.py",
+        "                if not train_stage(stage_config, folder, fragments):",
+        "                if train_stage(stage_config, folder, fragments) is None:",
+        "--mode=both starts Stage 2 from a Stage 1 that was stopped",
+    ),
+    Mutation(
+        "main.py",
+        "    one.update_from_flattened_dict(set_fields())",
+        "    set_fields()",
+        "--mode=both trains Stage 1 without the fields of the command line",
+    ),
+    Mutation(
+        "main.py",
+        "    if jax.process_count() == 1:  # else",
+        "    if jax.process_count() > 0:  # else",
+        "several processes that train together prepare the same data at once",
+    ),
+    Mutation(
+        "ragaf_jax/training/config_files.py",
+        "    dataset = dataset or _default_dataset(path)",
+        "    dataset = dataset or ''",
+        "configs/stage2.py:openmoji does not find what configs/stage1.py has trained",
+    ),
+    Mutation(
+        "input_pipeline/preparation/automatic.py",
+        'regions=data.get("regions", "strokes")',
+        'regions="strokes"',
+        "config.data.regions has no effect on data that prepare themselves",
+    ),
+    Mutation(
+        "input_pipeline/preparation/processes.py",
+        'sys.modules["__main__"] = types.ModuleType("__main__")',
+        "pass",
+        "each process that prepares data imports JAX with main.py",
+    ),
     # The choice of a checkpoint.
     Mutation(
         "ragaf_jax/checkpoints/reading.py",

@@ -67,6 +67,8 @@ def test_a_process_that_is_killed_ends_in_a_sentence():
 _KILLED = """
 import os, sys, time
 from input_pipeline.preparation.processes import mapping
+if __name__ == "__mp_main__":
+    print("a worker imports the command, which may import JAX", flush=True)
 if __name__ == "__main__":
     with mapping(2) as over:
         results = over(time.sleep, [0, 0, 0, 0, 0, 0, 0, 0])

@@ -1,0 +1,62 @@
+"""What --config names: a file of a stage and a dataset; and where its runs lie by default."""
+
+import inspect
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ragaf_jax.errors import UserError
+
+_STAGE1, _STAGE2 = "stage1", "stage2"
+
+
+def load_config(file: str) -> ConfigDict:
+    """The configuration of "configs/stage1.py" or "configs/stage1.py:<dataset>", nothing set.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    path, colon, dataset = file.partition(":")
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+    except FileNotFoundError:
+        raise UserError(f"There is no configuration file {path}.") from None
+    return get_config(dataset) if colon else get_config()
+
+
+def stage1_file(file: str) -> str | None:
+    """Stage 1's "configs/stage1.py:<dataset>" of Stage 2's; None of a file of another name."""
+    path, colon, dataset = file.partition(":")
+    name = _with_stage1(Path(path).name)
+    return None if name is None else f"{Path(path).with_name(name)}{colon}{dataset}"
+
+
+def default_workdir(file: str) -> Path:
+    """The workdir of a run for which none is given: runs/<dataset>/<name of the file>.
+
+    Without a dataset it is the default of the file's `get_config`; runs/<name of the file> where
+    that has none. So configs/stage1.py and configs/stage1.py:openmoji have runs/openmoji/stage1.
+    """
+    path, _, dataset = file.partition(":")
+    dataset = dataset or _default_dataset(path)
+    return Path("runs", dataset.replace("/", "_"), Path(path).stem)
+
+
+def stage1_beside(workdir: Path) -> str:
+    """The Stage 1 beside a workdir of Stage 2: runs/openmoji/stage1 of runs/openmoji/stage2.
+
+    Empty where the folder's name has no "stage2".
+    """
+    name = _with_stage1(workdir.name)
+    return "" if name is None else str(workdir.with_name(name))
+
+
+def _with_stage1(name: str) -> str | None:
+    return name.replace(_STAGE2, _STAGE1) if _STAGE2 in name else None
+
+
+def _default_dataset(path: str) -> str:
+    parameters = inspect.signature(runpy.run_path(path)["get_config"]).parameters.values()
+    default = next((parameter.default for parameter in parameters), "")
+    return default if isinstance(default, str) else ""
