@@ -71,38 +71,51 @@ from ragaf_jax.training.setup import check_start
 from ragaf_jax.training.untrained import write_untrained
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "configs/stage1.py or stage2.py, then :dataset.")
-flags.DEFINE(
-    PATH,
-    "workdir",
-    None,
-    "Checkpoints, logs and samples of this stage, or of both: the folder of their workdirs stage1 "
-    "and stage2; default runs/<dataset>/<name of the config file>.",
-)
-flags.DEFINE_enum(
-    "mode",
-    "train",
-    ["train", "both", "plan", "sample", "evaluate", "adopt"],
-    "What to do; both: train Stage 1, then the Stage 2 of --config from it; adopt: write "
-    "config.init's weights as a workdir to sample from.",
-)
-flags.DEFINE(PATH, "output", None, "sample, evaluate: where to; default in the workdir.")
-flags.DEFINE_string(
-    "checkpoint",
-    NEWEST,
-    "sample, evaluate: of Stage 2: newest, best (by config.best_metric) or a step; "
-    "config.stage1_checkpoint has Stage 1's.",
-)
-flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
-flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
-flags.DEFINE_list("target", [], "plan: devices to compile for, such as h200x8,v5e-4.")
-flags.DEFINE_enum("plan_for", "train", ["train", "sample"], "plan: what is compiled for --target.")
-flags.DEFINE_integer("per_device", 1, "plan: images that a device samples together.", 1)
-flags.DEFINE_bool("distributed", False, "train, both: with the other processes of a cluster job.")
-flags.DEFINE_string("coordinator", None, "train, both: host:port of the first of the processes.")
-flags.DEFINE_integer("process_id", None, "train, both: which of them this is, from 0.")
-flags.DEFINE_integer("process_count", None, "train, both: how many they are.")
-flags.mark_flag_as_required("config")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    config_flags.DEFINE_config_file(
+        "config", None, "configs/stage1.py or stage2.py, then :dataset."
+    )
+    flags.DEFINE(
+        PATH,
+        "workdir",
+        None,
+        "Checkpoints, logs and samples of this stage; of both: the folder of their workdirs stage1 "
+        "and stage2. Default: runs/<dataset>/<name of the config file>.",
+    )
+    flags.DEFINE_enum(
+        "mode",
+        "train",
+        ["train", "both", "plan", "sample", "evaluate", "adopt"],
+        "What to do; both: train Stage 1, then the Stage 2 of --config from it; adopt: write "
+        "config.init's weights as a workdir to sample from.",
+    )
+    flags.DEFINE(PATH, "output", None, "sample, evaluate: where to; default in the workdir.")
+    flags.DEFINE_string(
+        "checkpoint",
+        NEWEST,
+        "sample, evaluate: of Stage 2: newest, best (by config.best_metric) or a step; "
+        "config.stage1_checkpoint has Stage 1's.",
+    )
+    flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
+    flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
+    flags.DEFINE_list("target", [], "plan: devices to compile for, such as h200x8,v5e-4.")
+    flags.DEFINE_enum(
+        "plan_for", "train", ["train", "sample"], "plan: what is compiled for --target."
+    )
+    flags.DEFINE_integer("per_device", 1, "plan: images that a device samples together.", 1)
+    flags.DEFINE_bool(
+        "distributed", False, "train, both: with the other processes of a cluster job."
+    )
+    flags.DEFINE_string(
+        "coordinator", None, "train, both: host:port of the first of the processes."
+    )
+    flags.DEFINE_integer("process_id", None, "train, both: which of them this is, from 0.")
+    flags.DEFINE_integer("process_count", None, "train, both: how many they are.")
+    flags.mark_flag_as_required("config")
+
 
 # The modes that read a flag; in others it is refused, not ignored.
 READ_BY = {
@@ -322,4 +335,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

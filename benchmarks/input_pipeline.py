@@ -37,12 +37,17 @@ from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
 from ragaf_jax.runtime.sharding import make_mesh, put_batch
 
 FLAGS = flags.FLAGS
-flags.DEFINE_multi_enum(
-    "only", [], ["loader", "scaling", "memory"], "What to measure; without it, all of it."
-)
-flags.DEFINE_string("data_dir", None, "Prepared openmoji/recolor at 64 px; else it is made.")
-flags.DEFINE_integer("steps", 40, "Training steps that are timed.", lower_bound=5)
-flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_multi_enum(
+        "only", [], ["loader", "scaling", "memory"], "What to measure; without it, all of it."
+    )
+    flags.DEFINE_string("data_dir", None, "Prepared openmoji/recolor at 64 px; else it is made.")
+    flags.DEFINE_integer("steps", 40, "Training steps that are timed.", lower_bound=5)
+    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
 
 WARM_UP = 4  # steps; the first compiles
 
@@ -138,4 +143,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

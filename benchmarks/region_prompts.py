@@ -41,11 +41,16 @@ from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.request import SketchPage
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("stage1", str(ROOT / "pretrained/openmoji/stage1"), "Workdir of Stage 1.")
-flags.DEFINE_string("stage2", str(ROOT / "pretrained/openmoji/stage2"), "Workdir of Stage 2.")
-flags.DEFINE_integer("drawings", 50, "How many are drawn.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of the pictures.")
-flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string("stage1", str(ROOT / "pretrained/openmoji/stage1"), "Workdir of Stage 1.")
+    flags.DEFINE_string("stage2", str(ROOT / "pretrained/openmoji/stage2"), "Workdir of Stage 2.")
+    flags.DEFINE_integer("drawings", 50, "How many are drawn.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the pictures.")
+    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
 
 WORDS = ("blue", "red")
 LEAST = 20  # px beside the lines of a region that is spoken to
@@ -180,4 +185,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

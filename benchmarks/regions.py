@@ -34,9 +34,14 @@ from ragaf_jax.graph.build import region_graph
 from ragaf_jax.graph.regions import RegionConfig, Regions, extract_regions
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("drawings", 400, "How many drawings; 0: all.", lower_bound=0)
-flags.DEFINE_list("size", ["256", "512"], "Sides of the pages, px.")
-flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_integer("drawings", 400, "How many drawings; 0: all.", lower_bound=0)
+    flags.DEFINE_list("size", ["256", "512"], "Sides of the pages, px.")
+    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
 
 INK = RegionConfig().threshold
 REPEATS = 5  # of one sketch, of which the fastest counts: what is slower, others have disturbed
@@ -186,4 +191,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

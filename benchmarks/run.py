@@ -32,13 +32,17 @@ from benchmarks.timing import ROOT
 from ragaf_jax.errors import UserError, nearest, run_cli
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list(
-    "networks",
-    ["small", "sd15"],
-    f"Of {', '.join(UNETS)}: those whose steps and samples are measured; the rest has its own.",
-)
-flags.DEFINE_integer("repeats", 0, "Timed runs of each; 0: as many as a case is worth.")
-flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_list(
+        "networks",
+        ["small", "sd15"],
+        f"Of {', '.join(UNETS)}: those whose steps and samples are measured; the rest has its own.",
+    )
+    flags.DEFINE_integer("repeats", 0, "Timed runs of each; 0: as many as a case is worth.")
+    flags.DEFINE_string("json", None, "File that the numbers are written to.")
 
 
 def _cases(on_cpu: Sequence[peers.Case], on_gpu: Sequence[peers.Case]) -> list[peers.Case]:
@@ -125,4 +129,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

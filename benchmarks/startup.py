@@ -30,8 +30,13 @@ from input_pipeline.preparation.preparing import Options, Running, prepare
 from ragaf_jax.errors import UserError, run_cli
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("runs", 3, "Pairs of starts; medians are of these.", lower_bound=1)
-flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_integer("runs", 3, "Pairs of starts; medians are of these.", lower_bound=1)
+    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
 
 Environment = Mapping[str, str]
 
@@ -128,4 +133,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

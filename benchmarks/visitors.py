@@ -41,9 +41,14 @@ from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.pipeline import Pipeline
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("visitors", 8, "How many at once.", lower_bound=1)
-flags.DEFINE_float("minutes", 2, "How long they stay.", lower_bound=0)
-flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_integer("visitors", 8, "How many at once.", lower_bound=1)
+    flags.DEFINE_float("minutes", 2, "How long they stay.", lower_bound=0)
+    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+
 
 STAGES = [ROOT / "pretrained/openmoji" / name for name in ("stage1", "stage2")]
 STEPS = 4
@@ -183,4 +188,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

@@ -24,33 +24,39 @@ from ragaf_jax.paths import PATH, check_no_pattern
 from ragaf_jax.tokenizer import Tokenizer
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "dataset", None, "openmoji/plain, openmoji/recolor, sketchy, coco, folder or folder/<name>."
-)
-flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
-flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
-flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
-flags.DEFINE_enum("split", "train", SPLITS, "Where the examples to look at are drawn from.")
-flags.DEFINE_integer("examples", 24, "How many of them.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Decides which.", lower_bound=0)
-flags.DEFINE_integer("text_length", 40, "config.data.text_length of the run.", lower_bound=3)
-flags.DEFINE_integer("max_regions", 33, "config.data.max_regions of the run.", lower_bound=2)
-flags.DEFINE_integer(
-    "max_edges",
-    None,
-    "config.data.max_edges of the run; default 192 for openmoji, 320 for others, as in configs/.",
-    lower_bound=1,
-)
-flags.DEFINE(
-    PATH,
-    "tokenizer",
-    None,
-    "The tokenizer/ of a Stable Diffusion, in place of the data's own words.",
-)
-flags.DEFINE(
-    PATH, "output", None, "Folder to be written; default <data_dir>/inspect/<dataset>_<size>px."
-)
-flags.mark_flag_as_required("dataset")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string(
+        "dataset", None, "openmoji/plain, openmoji/recolor, sketchy, coco, folder or folder/<name>."
+    )
+    flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
+    flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
+    flags.DEFINE_integer(
+        "recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1
+    )
+    flags.DEFINE_enum("split", "train", SPLITS, "Where the examples to look at are drawn from.")
+    flags.DEFINE_integer("examples", 24, "How many of them.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Decides which.", lower_bound=0)
+    flags.DEFINE_integer("text_length", 40, "config.data.text_length of the run.", lower_bound=3)
+    flags.DEFINE_integer("max_regions", 33, "config.data.max_regions of the run.", lower_bound=2)
+    flags.DEFINE_integer(
+        "max_edges",
+        None,
+        "config.data.max_edges of the run; default as in configs/: 192 for openmoji, else 320.",
+        lower_bound=1,
+    )
+    flags.DEFINE(
+        PATH,
+        "tokenizer",
+        None,
+        "The tokenizer/ of a Stable Diffusion, in place of the data's own words.",
+    )
+    flags.DEFINE(
+        PATH, "output", None, "Folder to be written; default <data_dir>/inspect/<dataset>_<size>px."
+    )
+    flags.mark_flag_as_required("dataset")
 
 
 def main(argv: list[str]) -> None:
@@ -79,4 +85,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

@@ -39,48 +39,65 @@ from ragaf_jax.paths import PATH, check_no_pattern
 SIDE_FACTOR = 8
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "dataset",
-    "openmoji",
-    "openmoji, openmoji/plain, openmoji/recolor, sketchy, coco, both, folder or folder/<name>.",
-)
-flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
-flags.DEFINE(
-    PATH, "root", None, "Folder of the pictures as downloaded; default $SKETCHY_ROOT or $COCO_ROOT."
-)
-flags.DEFINE_integer("size", 64, "Side of the images, px; a multiple of 8.", lower_bound=32)
-flags.DEFINE_integer("recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1)
-flags.DEFINE_enum(
-    "sketch", "canny", sketch.METHODS, "How pictures become sketches where none were drawn."
-)
-flags.DEFINE_enum(
-    "regions",
-    "strokes",
-    REGION_KINDS,
-    "What regions are: areas that strokes enclose; pieces of ink; or the whole page, which is one.",
-)
-flags.DEFINE_string("transform", None, "Alignment of Sketchy's sketches, such as tx_000100000000.")
-flags.DEFINE_integer(
-    "limit", 0, "Drawings or photos a split, for a quick trial; 0: all.", lower_bound=0
-)
-flags.DEFINE_float(
-    "max_rejected", 0.01, "Share of broken examples at which to stop.", lower_bound=0, upper_bound=1
-)
-flags.DEFINE_integer("workers", 0, "Processes that draw; 0: one a core.", lower_bound=0)
-flags.DEFINE_string(
-    "beam_runner", None, "Prepare as an Apache Beam pipeline, for example with DirectRunner."
-)
-flags.DEFINE_string("cache", "", "latents,text: also compute what frozen networks say of them.")
-flags.DEFINE(PATH, "checkpoint", "", "These networks, as config.init.checkpoint.")
-flags.DEFINE_string("variant", "", "As config.init.variant.")
-flags.DEFINE(
-    PATH,
-    "tokenizer",
-    "openai/clip-vit-large-patch14",
-    "For a single file, as config.init.tokenizer.",
-)
-flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
-flags.DEFINE_string("beam_options", "", "Beam's own flags, without dashes, separated by commas.")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string(
+        "dataset",
+        "openmoji",
+        "openmoji, openmoji/plain, openmoji/recolor, sketchy, coco, both, folder or folder/<name>.",
+    )
+    flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
+    flags.DEFINE(
+        PATH,
+        "root",
+        None,
+        "Folder of the pictures as downloaded; default $SKETCHY_ROOT or $COCO_ROOT.",
+    )
+    flags.DEFINE_integer("size", 64, "Side of the images, px; a multiple of 8.", lower_bound=32)
+    flags.DEFINE_integer(
+        "recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1
+    )
+    flags.DEFINE_enum(
+        "sketch", "canny", sketch.METHODS, "How pictures become sketches where none were drawn."
+    )
+    flags.DEFINE_enum(
+        "regions",
+        "strokes",
+        REGION_KINDS,
+        "What regions are: areas that strokes enclose; pieces of ink; or one, the whole page.",
+    )
+    flags.DEFINE_string(
+        "transform", None, "Alignment of Sketchy's sketches, such as tx_000100000000."
+    )
+    flags.DEFINE_integer(
+        "limit", 0, "Drawings or photos a split, for a quick trial; 0: all.", lower_bound=0
+    )
+    flags.DEFINE_float(
+        "max_rejected",
+        0.01,
+        "Share of broken examples at which to stop.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+    flags.DEFINE_integer("workers", 0, "Processes that draw; 0: one a core.", lower_bound=0)
+    flags.DEFINE_string(
+        "beam_runner", None, "Prepare as an Apache Beam pipeline, for example with DirectRunner."
+    )
+    flags.DEFINE_string("cache", "", "latents,text: also compute what frozen networks say of them.")
+    flags.DEFINE(PATH, "checkpoint", "", "These networks, as config.init.checkpoint.")
+    flags.DEFINE_string("variant", "", "As config.init.variant.")
+    flags.DEFINE(
+        PATH,
+        "tokenizer",
+        "openai/clip-vit-large-patch14",
+        "For a single file, as config.init.tokenizer.",
+    )
+    flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
+    flags.DEFINE_string(
+        "beam_options", "", "Beam's own flags, without dashes, separated by commas."
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -150,4 +167,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

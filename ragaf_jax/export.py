@@ -34,17 +34,24 @@ from ragaf_jax.weights.configs import schedulers
 from ragaf_jax.weights.save import FOLDERS, pipeline_index, write_json, writers
 
 FLAGS = flags.FLAGS
-flags.DEFINE(PATH, "workdir", None, "Of the stage to be exported.")
-flags.DEFINE_enum(
-    "format", "diffusers", ["diffusers", "kohya", "orbax"], "kohya: the LoRA alone; orbax: for us."
-)
-flags.DEFINE(PATH, "output", None, "Folder to be written; an earlier export is replaced.")
-flags.DEFINE_string("checkpoint", NEWEST, "newest, best (by config.best_metric) or a step.")
-flags.DEFINE_list("parts", [], f"Only these of {', '.join(FOLDERS.values())}; default all.")
-flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of what is stored.")
-flags.DEFINE_bool("merge_lora", False, "Merges the LoRA into its networks.")
-REQUIRED = ("workdir", "output")
-flags.mark_flags_as_required(REQUIRED)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE(PATH, "workdir", None, "Of the stage to be exported.")
+    flags.DEFINE_enum(
+        "format",
+        "diffusers",
+        ["diffusers", "kohya", "orbax"],
+        "kohya: the LoRA alone; orbax: for us.",
+    )
+    flags.DEFINE(PATH, "output", None, "Folder to be written; an earlier export is replaced.")
+    flags.DEFINE_string("checkpoint", NEWEST, "newest, best (by config.best_metric) or a step.")
+    flags.DEFINE_list("parts", [], f"Only these of {', '.join(FOLDERS.values())}; default all.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of what is stored.")
+    flags.DEFINE_bool("merge_lora", False, "Merges the LoRA into its networks.")
+    flags.mark_flags_as_required(("workdir", "output"))
+
 
 ENTRIES = {*FOLDERS.values(), "tokenizer", "scheduler", "model_index.json", "README.md"}
 ENTRIES |= {"config.json", "checkpoints"}
@@ -187,4 +194,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

@@ -43,62 +43,84 @@ if TYPE_CHECKING:
     from ragaf_jax.sampling.request import SketchPage
 
 FLAGS = flags.FLAGS
-flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2.")
-flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it draws from noise or --image.")
-flags.DEFINE(PATH, "sketch", None, "Any image of a drawing, dark on light or light on dark.")
-flags.DEFINE_string("prompt", None, "What the picture is to show; may be empty.")
-flags.DEFINE_string("negative_prompt", "", "What it is not to show.")
-flags.DEFINE(PATH, "output", None, "Folder to be written; an earlier output is replaced.")
-flags.DEFINE_multi_string(
-    "region", [], 'Words for one region: 3="red brick wall". May be repeated.'
-)
-flags.DEFINE_multi_string("merge", [], "Regions that become one, such as 2,7. May be repeated.")
-flags.DEFINE(PATH, "labels", None, "An edited labels.png: pixels are the numbers of regions.")
-flags.DEFINE_float(
-    "neck_splits",
-    1.0,
-    "How eagerly areas are split at narrow openings: 0: only closed outlines separate regions; 1 "
-    "as in training; more: at wider ones, too.",
-)
-flags.DEFINE_bool("regions_only", False, "Writes the numbered regions, and draws nothing.")
-flags.DEFINE_integer("seed", 0, "The same seed and settings give the same pictures.")
-flags.DEFINE_integer("count", 1, "Pictures, of seed, seed + 1 …")
-flags.DEFINE(PATH, "image", None, "A picture to begin from instead of noise, as far as --strength.")
-flags.DEFINE_bool("crop", True, "Crops a sketch to its ink where that is under half of its page.")
-flags.DEFINE_integer(
-    "upscale", 512, "Side in pixels of an enlarged image with the sketch's own lines; 0: none."
-)
-flags.DEFINE_enum("stages", None, ["both", "1", "2"], "Which draw; default those that are given.")
-flags.DEFINE_integer("steps", None, "Denoising steps of either stage; default as Stage 2's config.")
-flags.DEFINE_float("guidance", None, "Scale of the text; default as Stage 2's config.")
-flags.DEFINE_float("sketch_guidance", None, "Scale of the sketch; default as Stage 2's config.")
-flags.DEFINE_float("sketch_strength", None, "Of what the sketch branch adds; 1 as in training.")
-flags.DEFINE_float("guidance_until", None, "Share of the timesteps below which scales are 1.")
-flags.DEFINE_float("strength", None, "How far a picture to begin from is noised, 0 to 1.")
-flags.DEFINE_string(
-    "sampler", None, "ddim, dpm_solver_pp_2m, euler or ddpm; default as Stage 2's config."
-)
-flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "Of both stages: newest (the default), best (by config.best_metric) or a step; newest,4500 is "
-    "Stage 1's and Stage 2's.",
-)
-flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
-flags.DEFINE(
-    PATH, "from", None, "A metadata.json, whose output is repeated; flags beside it override it."
-)
-flags.DEFINE(PATH, "sketches", None, "A folder of sketches, instead of --sketch.")
-flags.DEFINE(PATH, "prompts", None, "Their prompts: .txt, .csv or .jsonl; default a .txt beside.")
-flags.DEFINE_integer("per_device", 1, "Sketches that a device draws together: faster on a GPU.")
-flags.DEFINE_bool(
-    "vocabulary", False, "Prints the words that the model knows, and samples nothing."
-)
-flags.register_multi_flags_validator(
-    ["output", "vocabulary"],
-    lambda given: given["vocabulary"] or given["output"] is not None,
-    message="Flag --output must have a value other than None.",
-)
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE(
+        PATH, "stage1", None, "Workdir of Stage 1; it draws alone where there is no Stage 2."
+    )
+    flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it draws from noise or --image.")
+    flags.DEFINE(PATH, "sketch", None, "Any image of a drawing, dark on light or light on dark.")
+    flags.DEFINE_string("prompt", None, "What the picture is to show; may be empty.")
+    flags.DEFINE_string("negative_prompt", "", "What it is not to show.")
+    flags.DEFINE(PATH, "output", None, "Folder to be written; an earlier output is replaced.")
+    flags.DEFINE_multi_string(
+        "region", [], 'Words for one region: 3="red brick wall". May be repeated.'
+    )
+    flags.DEFINE_multi_string("merge", [], "Regions that become one, such as 2,7. May be repeated.")
+    flags.DEFINE(PATH, "labels", None, "An edited labels.png: pixels are the numbers of regions.")
+    flags.DEFINE_float(
+        "neck_splits",
+        1.0,
+        "How eagerly areas are split at narrow openings. 0: only closed outlines separate regions; "
+        "1: as in training; more: at wider ones, too.",
+    )
+    flags.DEFINE_bool("regions_only", False, "Writes the numbered regions, and draws nothing.")
+    flags.DEFINE_integer("seed", 0, "The same seed and settings give the same pictures.")
+    flags.DEFINE_integer("count", 1, "Pictures, of seed, seed + 1 …")
+    flags.DEFINE(
+        PATH, "image", None, "A picture to begin from instead of noise, as far as --strength."
+    )
+    flags.DEFINE_bool(
+        "crop", True, "Crops a sketch to its ink where that is under half of its page."
+    )
+    flags.DEFINE_integer(
+        "upscale", 512, "Side in pixels of an enlarged image with the sketch's own lines; 0: none."
+    )
+    flags.DEFINE_enum(
+        "stages", None, ["both", "1", "2"], "Which draw; default those that are given."
+    )
+    flags.DEFINE_integer(
+        "steps", None, "Denoising steps of either stage; default as Stage 2's config."
+    )
+    flags.DEFINE_float("guidance", None, "Scale of the text; default as Stage 2's config.")
+    flags.DEFINE_float("sketch_guidance", None, "Scale of the sketch; default as Stage 2's config.")
+    flags.DEFINE_float("sketch_strength", None, "Of what the sketch branch adds; 1 as in training.")
+    flags.DEFINE_float("guidance_until", None, "Share of the timesteps below which scales are 1.")
+    flags.DEFINE_float("strength", None, "How far a picture to begin from is noised, 0 to 1.")
+    flags.DEFINE_string(
+        "sampler", None, "ddim, dpm_solver_pp_2m, euler or ddpm; default as Stage 2's config."
+    )
+    flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "Of both stages: newest (the default), best (by config.best_metric) or a step. newest,4500 "
+        "are Stage 1's and Stage 2's.",
+    )
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained."
+    )
+    flags.DEFINE(
+        PATH,
+        "from",
+        None,
+        "A metadata.json, whose output is repeated; flags beside it override it.",
+    )
+    flags.DEFINE(PATH, "sketches", None, "A folder of sketches, instead of --sketch.")
+    flags.DEFINE(
+        PATH, "prompts", None, "Their prompts: .txt, .csv or .jsonl; default a .txt beside."
+    )
+    flags.DEFINE_integer("per_device", 1, "Sketches that a device draws together: faster on a GPU.")
+    flags.DEFINE_bool(
+        "vocabulary", False, "Prints the words that the model knows, and samples nothing."
+    )
+    flags.register_multi_flags_validator(
+        ["output", "vocabulary"],
+        lambda given: given["vocabulary"] or given["output"] is not None,
+        message="Flag --output must have a value other than None.",
+    )
+
 
 COMPILING = "Compiling: half a minute or more, seconds where it was compiled before …"
 OPTIONS = (
@@ -357,4 +379,5 @@ def facts_of(pipeline: "Pipeline") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

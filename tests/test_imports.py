@@ -167,25 +167,28 @@ def test_the_graph_package_is_cheap_to_import():
     assert imported(ast.parse((ROOT / "ragaf_jax" / "graph" / "__init__.py").read_text())) == set()
 
 
-def test_no_tensorflow_and_no_torch(tmp_path):
-    """Not even where they are installed: empty packages of these names stand in for them."""
+def test_imports_bring_no_tensorflow_no_torch_and_no_flags(tmp_path):
+    """Not even where they are installed: empty packages of these names stand in for them.
+
+    Entry points have flags of the same names: defined at import, no two of them could be imported.
+    """
     for name in ("tensorflow", "torch"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").touch()
     script = """
         import importlib, sys
         from pathlib import Path
-        from absl import flags
         for name in sys.argv[1:]:
-            # Entry points define flags of the same names, since only one of them runs.
-            for flag in list(flags.FLAGS):
-                delattr(flags.FLAGS, flag)
             importlib.import_module(name)
             found = {"tensorflow", "torch"} & set(sys.modules)
             assert not found, f"{name} imports {found}"
         from ragaf_jax.monitoring.writers import TensorBoard  # imports more when it is made
         TensorBoard(Path("logs")).close()
         assert not {"tensorflow", "torch"} & set(sys.modules)
+        from absl import flags
+        defined = set(sys.argv[1:]) & set(flags.FLAGS.flags_by_module_dict())
+        assert not defined, f"{defined} define flags when they are imported"
+        assert not flags.FLAGS.is_parsed()
     """
     modules = [module_name(path) for path in sources()]
     if importlib.util.find_spec("gradio") is None:

@@ -23,6 +23,13 @@ from ragaf_jax.evaluation.statistics.paired import paired_difference
 
 FLAGS = flags.FLAGS
 
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string("recipe", "quickstart", "Of which recipe.")
+    flags.DEFINE_string("results", None, "Folder of the numbers, instead of the recipe's.")
+
+
 Result = Mapping[str, Any]
 Hits = dict[tuple[int, str, int], float]
 
@@ -134,6 +141,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("recipe", "quickstart", "Of which recipe.")
-    flags.DEFINE_string("results", None, "Folder of the numbers, instead of the recipe's.")
+    define_flags()
     run_cli(main)

@@ -31,13 +31,21 @@ from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.training.adopt import with_fields
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("recipe", "quickstart", ["quickstart", "openmoji"], "configs/stage1.py:<recipe>.")
-flags.DEFINE_list("seeds", ["0"], "Each trains everything anew.")
-flags.DEFINE_string("folder", "runs/ragaf", "Data, workdirs and pictures.")
-flags.DEFINE_integer("examples", 144, "Test drawings that are sampled.", lower_bound=2)
-flags.DEFINE_multi_string("set", [], "A field of both stages, such as train.steps=4, for a trial.")
 
-flags.DEFINE_string("results", None, "Folder of the numbers; default benchmarks/ragaf/results.")
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_enum(
+        "recipe", "quickstart", ["quickstart", "openmoji"], "configs/stage1.py:<recipe>."
+    )
+    flags.DEFINE_list("seeds", ["0"], "Each trains everything anew.")
+    flags.DEFINE_string("folder", "runs/ragaf", "Data, workdirs and pictures.")
+    flags.DEFINE_integer("examples", 144, "Test drawings that are sampled.", lower_bound=2)
+    flags.DEFINE_multi_string(
+        "set", [], "A field of both stages, such as train.steps=4, for a trial."
+    )
+    flags.DEFINE_string("results", None, "Folder of the numbers; default benchmarks/ragaf/results.")
+
 
 SHOWN = 8  # drawings on a variant's contact sheet
 
@@ -134,4 +142,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

@@ -24,6 +24,16 @@ from ragaf_jax.sampling.stages import restore_both
 from ragaf_jax.training.adopt import with_fields
 
 FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string("recipe", "quickstart", "Of which recipe.")
+    flags.DEFINE_string("folder", "runs/ragaf", "Where the workdirs are.")
+    flags.DEFINE_integer("seed", 0, "Which of them.")
+    flags.DEFINE_string("output", "variants.png", "The picture to be written.")
+
+
 # The first test drawings whose captions ask for so many colours, among so many.
 SHOWN, COLORS, AMONG = 6, 3, 40
 
@@ -61,8 +71,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("recipe", "quickstart", "Of which recipe.")
-    flags.DEFINE_string("folder", "runs/ragaf", "Where the workdirs are.")
-    flags.DEFINE_integer("seed", 0, "Which of them.")
-    flags.DEFINE_string("output", "variants.png", "The picture to be written.")
+    define_flags()
     run_cli(main)

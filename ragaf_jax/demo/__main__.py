@@ -18,26 +18,33 @@ from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.paths import PATH
 
 FLAGS = flags.FLAGS
-flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; alone, its image is the result.")
-flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it samples from noise.")
-flags.DEFINE_string(
-    "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for access from other machines."
-)
-flags.DEFINE_integer("port", 7860, "Port to listen at; 0 for any that is free.", lower_bound=0)
-flags.DEFINE_integer("queue", 16, "Visitors who may wait; any more get an error.", 1)
-flags.DEFINE(
-    PATH,
-    "examples",
-    None,
-    "A folder of sketches, a .txt of its prompt beside each; default `examples` beside Stage 2's "
-    "workdir, where that is.",
-)
-flags.DEFINE_string(
-    "checkpoint",
-    "newest",
-    "newest, best or a step; of both stages, or Stage 1's and Stage 2's: newest,4500.",
-)
-flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained.")
+
+
+def define_flags() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; alone, its image is the result.")
+    flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it samples from noise.")
+    flags.DEFINE_string(
+        "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for access from other machines."
+    )
+    flags.DEFINE_integer("port", 7860, "Port to listen at; 0 for any that is free.", lower_bound=0)
+    flags.DEFINE_integer("queue", 16, "Visitors who may wait; any more get an error.", 1)
+    flags.DEFINE(
+        PATH,
+        "examples",
+        None,
+        "A folder of sketches, each with a .txt of its prompt; default `examples` beside Stage 2's "
+        "workdir, where that is.",
+    )
+    flags.DEFINE_string(
+        "checkpoint",
+        "newest",
+        "newest, best or a step; of both stages, or Stage 1's and Stage 2's: newest,4500.",
+    )
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained."
+    )
+
 
 LARGEST = "20mb"  # of an upload
 
@@ -89,4 +96,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     run_cli(main)

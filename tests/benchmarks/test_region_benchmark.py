@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from commands import own_flags
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
@@ -122,13 +123,10 @@ def command(monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "pin_to_one_core", lambda: None)
 
     def run(*arguments):
-        try:
+        with own_flags():
+            benchmark.define_flags()
             with pytest.raises(SystemExit) as ended:
                 run_cli(benchmark.main, ["regions", *arguments])
-        finally:
-            benchmark.FLAGS.unparse_flags()
-            for name in ("drawings", "size", "json"):
-                benchmark.FLAGS[name].unparse()
         return ended.value.code, *capsys.readouterr()
 
     return run

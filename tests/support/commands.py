@@ -54,42 +54,20 @@ class Ended(NamedTuple):
 
 
 @contextlib.contextmanager
-def _without_flags_of_commands() -> Iterator[None]:
-    """Takes out the flags that modules of this project have defined, and puts them back.
-
-    The modules themselves are taken out too, so that a command that imports them defines them anew.
-    """
-
-    def take_out() -> list[tuple[str, flags.Flag]]:
-        found = [
-            (module, flag)
+def own_flags() -> Iterator[None]:
+    """The flags that a command defines and sets meanwhile are taken out at the end."""
+    try:
+        yield
+    finally:
+        names = {
+            flag.name
             for module, of_module in flags.FLAGS.flags_by_module_dict().items()
             # A script is no module: absl names it by its file.
             if module.partition(".")[0] in OWN or module.endswith(".py")
             for flag in of_module
-        ]
-        for name in {flag.name for _, flag in found} | {x for x in flags.FLAGS if "." in x}:
-            if name in flags.FLAGS:
-                delattr(flags.FLAGS, name)
-        return found
-
-    before = take_out()
-    modules = {name: sys.modules.pop(name) for name, _ in before if name in sys.modules}
-    try:
-        yield
-    finally:
-        new = {name for name, _ in take_out()}
-        for name in new:
-            sys.modules.pop(name, None)
-        for name, module in modules.items():
-            sys.modules[name] = module
-            parent, _, last = name.rpartition(".")
-            if parent in sys.modules:
-                setattr(sys.modules[parent], last, module)
-        for name, flag in before:
-            if flag.name not in flags.FLAGS:
-                flags.FLAGS[flag.name] = flag
-            flags.FLAGS.register_flag_by_module(name, flag)
+        }
+        for name in names | {name for name in flags.FLAGS if "." in name}:
+            delattr(flags.FLAGS, name)
         flags.FLAGS.unparse_flags()
 
 
@@ -105,7 +83,7 @@ def run_here(script: str, *arguments: object) -> Ended:
     """
     app.define_help_flags()  # once in a process: they must outlive this call
     stdout, stderr, level, status = io.StringIO(), io.StringIO(), logging.get_verbosity(), 0
-    with pytest.MonkeyPatch.context() as patch, _without_flags_of_commands():
+    with pytest.MonkeyPatch.context() as patch, own_flags():
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
         patch.setattr("ragaf_jax.runtime.heap.keep_freed_memory", lambda: False)

@@ -116,6 +116,7 @@ def run(given: list[str], output: Path) -> str:
 def main() -> None:
     """Runs all."""
     stage1, stage2, folder = (Path(argument) for argument in sys.argv[1:])
+    sample.define_flags()
     pipeline = Pipeline.restore(stage1, stage2)
     sample.restored = lambda **asked: pipeline
     (folder / "files").mkdir()
