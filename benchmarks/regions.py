@@ -28,6 +28,7 @@ from benchmarks.original_graph import original_graph
 from benchmarks.region_sketches import draw_sketches, sample_drawings, true_regions
 from benchmarks.report import Row, write_json
 from input_pipeline.datasets.openmoji_art import Drawing, read_svg, render_paint, select_drawings
+from input_pipeline.preparation.processes import keep_freed_arrays
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.metrics.region_scores import score_regions
 from ragaf_jax.graph.build import region_graph
@@ -105,9 +106,7 @@ def summarize(measured: Sequence[Measured]) -> dict[str, float]:
 def measure(drawings: Sequence[Drawing], sizes: Sequence[int]) -> list[Row]:
     """A row for each size, kind of sketch and method."""
     rows = []
-    # glibc hands freed memory back to the system, and pays for every page of it again, until a
-    # program has once freed something larger: any that has read a photograph.
-    np.ones(1 << 24, np.uint8)
+    keep_freed_arrays()  # as preparation does
     for size in sizes:
         for drawing in drawings[:WARM_UP]:
             measure_drawing(drawing, size)

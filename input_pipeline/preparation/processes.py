@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import cv2
+import numpy as np
 
 from ragaf_jax.errors import UserError
 
@@ -36,6 +37,7 @@ def mapping(workers: int, modules: Sequence[str] = ()) -> Iterator[Map]:
     in the process that all others are copies of.
     """
     if workers == 1:
+        keep_freed_arrays()
         before = cv2.getNumThreads()
         cv2.setNumThreads(1)  # processes are the unit of work here too
         try:
@@ -91,7 +93,18 @@ def _apply(function: Callable[[Task], Result], parcel: Sequence[Task]) -> list[R
     return [function(task) for task in parcel]
 
 
+def keep_freed_arrays() -> None:
+    """Makes glibc keep freed arrays of up to 16 MiB for the next ones, in this process.
+
+    Otherwise their pages go back to the system after each page of regions, and come anew: 2.8
+    instead of 1.9 ms of CPU time for a page of 512 px, 7 instead of 3.5 ms for one of 1024 px.
+    """
+    # Mapped on its own and freed at once, it raises glibc's dynamic M_MMAP_THRESHOLD to its size.
+    np.empty(1 << 24, np.uint8)
+
+
 def _start_worker() -> None:
+    keep_freed_arrays()
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the pool
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -16,10 +16,6 @@ from ragaf_jax.graph.markers import grow_cells
 from ragaf_jax.graph.merging import merge_cells
 from ragaf_jax.graph.passes import frame_pixels, measure_cells
 
-# Freed at once: from then on glibc keeps freed memory of up to this size for the next call, which
-# else goes back to the system after each: that can cost as much again as all the rest.
-np.empty(1 << 24, np.uint8)
-
 ROOM_BLOCK = 2  # px of a page of `work_size` to one pixel of the map on which rooms are found
 
 # A region is background if its paper covers at least this share of the page's outermost pixels:
