@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ragaf_jax.diffusion.samplers import Denoise
+from ragaf_jax.diffusion.sampler_interface import Denoise
 
 # Of two or three conditions in a row, n examples altogether.
 DenoiseConditions = Callable[[Float[Array, "n *rest"], Int[Array, "n"]], Float[Array, "n *rest"]]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from ragaf_jax.batch import Batch, in_chunks
 from ragaf_jax.conditioning import condition, latents_of
-from ragaf_jax.diffusion.samplers import example_keys, example_noise
+from ragaf_jax.diffusion.noise import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import Schedule, add_noise
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace

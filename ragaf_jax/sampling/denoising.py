@@ -8,14 +8,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.guidance import guided
+from ragaf_jax.diffusion.noise import example_noise, folded
 from ragaf_jax.diffusion.prediction import to_x0
-from ragaf_jax.diffusion.samplers import (
-    SAMPLERS,
-    Denoise,
-    SamplerState,
-    example_noise,
-    folded,
-)
+from ragaf_jax.diffusion.sampler_interface import Denoise, SamplerState
+from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
@@ -83,7 +79,7 @@ def begin(
         first = jnp.broadcast_to(grid.timesteps[0], len(noise))
         x = add_noise(sampling.schedule, start, noise, first)
     own = None if text is None else own_cells(batch.labels, text.region_text_ids, x.shape[1])
-    return Denoising(SamplerState.begin(x), conditioning, own)
+    return Denoising(SAMPLERS[sampling.sampler].begin(x), conditioning, own)
 
 
 def advance(
@@ -120,11 +116,13 @@ def advance(
     sampler = SAMPLERS[sampling.sampler]
     state = sampler.advance(denoiser, denoising.state, schedule, grid.timesteps, keys, until)
     if others is not None and denoising.own is not None:
-        x, x0 = (
-            jnp.where(denoising.own, mine, theirs)
-            for mine, theirs in ((state.x, others.x), (state.x0, others.x0))
+        own = denoising.own
+        blended = jax.tree.map(
+            lambda mine, theirs: jnp.where(own, mine, theirs),
+            (state.x, state.x0, state.memory),
+            (others.x, others.x0, others.memory),
         )
-        state = state._replace(x=x, x0=x0)
+        state = SamplerState(blended[0], blended[1], state.step, blended[2])
     return denoising._replace(state=state)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ragaf_jax.batch import Batch
+from ragaf_jax.diffusion.sampler_interface import SamplerState
 from ragaf_jax.nets.model import Params
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.denoising import Denoising
@@ -139,8 +140,9 @@ def _begin(
 ) -> Denoising:
     """The start, with all of its state where the steps will leave it: they compile once."""
     begun = run.sampler.begin(run.params, batch, *given, latents, text)
-    state = begun.state
-    return begun._replace(state=state._replace(x0=jax.device_put(state.x0, state.x.sharding)))
+    x, x0, step, memory = begun.state
+    x0, memory = jax.device_put((x0, memory), x.sharding)
+    return begun._replace(state=SamplerState(x, x0, step, memory))
 
 
 def _reported(steps: int, every: int | None) -> list[int]:

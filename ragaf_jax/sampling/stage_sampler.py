@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
 
 from ragaf_jax.batch import Batch
-from ragaf_jax.diffusion.samplers import SamplerState, example_keys
+from ragaf_jax.diffusion.noise import example_keys
+from ragaf_jax.diffusion.sampler_interface import SamplerState
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.runtime.sharding import on_mesh

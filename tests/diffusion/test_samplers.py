@@ -10,17 +10,14 @@ import numpy as np
 import pytest
 
 from ragaf_jax.diffusion.guidance import guided
+from ragaf_jax.diffusion.noise import example_keys, example_noise, step_noise
 from ragaf_jax.diffusion.samplers import (
     SAMPLERS,
-    SamplerState,
     ddim,
     ddpm,
     dpm_solver_pp_2m,
     euler,
-    example_keys,
-    example_noise,
     spacing_of,
-    step_noise,
 )
 from ragaf_jax.diffusion.schedule import Schedule, add_noise, finite_snr, make_schedule
 from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
@@ -233,7 +230,7 @@ def test_a_way_in_parts_is_the_whole_way(rng, name, zero_terminal_snr):
     def go(state, until):
         return sampler.advance(denoise, state, schedule, grid, TWO, until)
 
-    state = SamplerState.begin(start)
+    state = sampler.begin(start)
     for until in (1, 2, 2, steps):
         state = go(state, until)
         assert state.step == until
@@ -243,7 +240,7 @@ def test_a_way_in_parts_is_the_whole_way(rng, name, zero_terminal_snr):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_nothing_recompiles(name):
-    schedule = make_schedule("scaled_linear")
+    schedule, sampler = make_schedule("scaled_linear"), SAMPLERS[name]
     traces = 0
 
     @jax.jit
@@ -254,7 +251,7 @@ def test_nothing_recompiles(name):
         one = gaussian_denoiser(schedule)
         denoise = guided(one, text_scale, sketch_scale)
         keys = example_keys(jax.random.key(seed), 2)
-        return SAMPLERS[name].advance(denoise, SamplerState.begin(x), schedule, grid, keys, steps).x
+        return sampler.advance(denoise, sampler.begin(x), schedule, grid, keys, steps).x
 
     settings = [(1, 4, 1.0, 7.5, 1.0), (2, 9, 0.6, 3.0, 1.5), (3, 1, 0.3, 1.0, 0.0)]
     results = [

@@ -9,7 +9,7 @@ from quarters import quarters
 
 from ragaf_jax.conditioning import condition
 from ragaf_jax.diffusion.build import schedule_of
-from ragaf_jax.diffusion.samplers import example_keys, example_noise
+from ragaf_jax.diffusion.noise import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.evaluation import reading as reading_module
 from ragaf_jax.evaluation.metrics.attention import attention_scores

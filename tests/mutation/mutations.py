@@ -318,7 +318,7 @@ MUTATIONS = (
         "DDPM adds too little noise",
     ),
     Mutation(
-        "ragaf_jax/diffusion/samplers.py",
+        "ragaf_jax/diffusion/noise.py",
         "return example_noise(folded(keys, step), shape)",
         "return example_noise(keys, shape)",
         "DDPM adds the same noise in every step",

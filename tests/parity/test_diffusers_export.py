@@ -17,7 +17,7 @@ from sampled import sample_latents  # noqa: E402
 from test_tokenizer import write_folder  # noqa: E402
 
 from configs import stage1  # noqa: E402
-from ragaf_jax.diffusion.samplers import example_keys, example_noise  # noqa: E402
+from ragaf_jax.diffusion.noise import example_keys, example_noise  # noqa: E402
 from ragaf_jax.monitoring.writers import Writer  # noqa: E402
 from ragaf_jax.sampling.denoising import to_pixels  # noqa: E402
 from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of  # noqa: E402

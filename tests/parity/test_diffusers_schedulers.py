@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ragaf_jax.diffusion.noise import example_keys, step_noise
 from ragaf_jax.diffusion.prediction import PREDICTIONS, to_x0
-from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_keys, spacing_of, step_noise
+from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
 from ragaf_jax.diffusion.schedule import add_noise, finite_snr, make_schedule
 from ragaf_jax.diffusion.timesteps import timestep_grid
 

@@ -7,7 +7,8 @@ import pytest
 from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 from sampled import sample_latents
 
-from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, example_keys, spacing_of
+from ragaf_jax.diffusion.noise import example_keys
+from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.runtime.flops import matmul_flops
