@@ -199,7 +199,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.wandb_project = ""  # empty: no Weights & Biases
 
     config.sample = sample = ml_collections.ConfigDict()
-    sample.sampler = "dpm_solver_pp_2m"  # or "ddim", "euler", "ddpm"
+    sample.sampler = "dpm_solver_pp_2m"  # or "ddim", "unipc", "euler", "heun", "ddpm"
     sample.steps = 20
     sample.guidance = 3.0
     sample.sketch_guidance = 1.0

@@ -90,7 +90,9 @@ def define_flags() -> None:
     flags.DEFINE_float("guidance_until", None, "Share of the timesteps below which scales are 1.")
     flags.DEFINE_float("strength", None, "How far a picture to begin from is noised, 0 to 1.")
     flags.DEFINE_string(
-        "sampler", None, "ddim, dpm_solver_pp_2m, euler or ddpm; default as Stage 2's config."
+        "sampler",
+        None,
+        "ddim, dpm_solver_pp_2m, unipc, euler, heun or ddpm; default as Stage 2's config.",
     )
     flags.DEFINE_string(
         "checkpoint",

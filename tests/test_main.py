@@ -302,7 +302,7 @@ def test_fields_that_the_checkpoint_decides_are_refused(mode, field, value):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--sampler=heun", "sampler is 'heun'; choose one of ddim"),
+        ("--sampler=plms", "sampler is 'plms'; choose one of ddim"),
         ("--strength=1.5", "strength is 1.5; choose 0 to 1"),
         ("--guidance=nan", "guidance is nan"),
         ("--steps=0", "steps is 0; choose a whole number, 1 or more"),

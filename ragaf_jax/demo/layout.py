@@ -22,7 +22,9 @@ KEPT = 600, 3600  # s: every so often, uploads and images of such an age are del
 SAMPLER_NAMES = {
     "ddim": "DDIM",
     "dpm_solver_pp_2m": "DPM-Solver++ 2M",
+    "unipc": "UniPC",
     "euler": "Euler",
+    "heun": "Heun",
     "ddpm": "DDPM",
 }
 STAGE_NAMES = {"both": "Both", "1": "Stage 1", "2": "Stage 2"}

@@ -7,6 +7,7 @@ is not theirs: diffusers' DDIM goes from t to t − ⌊T/N⌋, which is not the 
 evaluates in "linspace", in "trailing" of an N that does not divide T, and from an offset ≥ ⌊T/N⌋.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -50,6 +51,78 @@ def _second_order_step(x, x0, x0_before, noise, keep, take, extrapolation):
     return keep * x + take * (x0 + extrapolation * (x0 - x0_before))
 
 
+def _heun_coefficients(
+    schedule: Schedule, timesteps: Int[Array, "times"]
+) -> tuple[Float[Array, "times-1 2"], Float[Array, "times-1 2"], Int[Array, "times-1"]]:
+    """(keep, take) of both evaluations, and how many of them a step needs.
+
+    The trapezoidal rule for x/α as a function of s = σ/α adds `α'/2 (s/s' − 1) · (x_0' − x_0)` to
+    Euler's x', where x_0' is the prediction at x' and t'. That is infinite where α or σ' is 0: out
+    of pure noise and into clean data the step is Euler's.
+    """
+    alpha, sigma = levels(schedule, timesteps)
+    keep, take = _ode_coefficients(schedule, timesteps)
+    finite = (alpha[:-1] > 0) & (sigma[1:] > 0)
+    ratio = sigma[:-1] * alpha[1:] / jnp.where(finite, alpha[:-1] * sigma[1:], 1)
+    correction = jnp.where(finite, alpha[1:] * (ratio - 1) / 2, 0)
+    evaluations = jnp.where(correction == 0, 1, 2)
+    return jnp.stack([keep, jnp.ones_like(keep)], 1), jnp.stack([take, correction], 1), evaluations
+
+
+def _heun_step(denoise, state, ends, noise, keep, take, evaluations):
+    at = jnp.stack(ends)
+
+    def evaluation(i, reached):
+        x, before = reached
+        x0 = denoise(x, at[i])
+        return (keep[i] * x + take[i] * (x0 - i * before)).astype(x.dtype), x0
+
+    # A loop, because two calls would compile the networks twice.
+    x, x0 = jax.lax.fori_loop(0, evaluations, evaluation, (state.x, state.x0))
+    return state._replace(x=x, x0=x0)
+
+
+def _unipc_coefficients(
+    schedule: Schedule, timesteps: Int[Array, "times"]
+) -> tuple[Float[Array, "times-1"], ...]:
+    """The numbers of the predictor, and those of the corrector of the step before.
+
+    With h the log-SNR span of a step and r its ratio to the span before, UniC of order 2 with
+    B₂(h) = e^h − 1 is `σ'/σ · x + take · (x_0 + old · (x_0 − x_0 before) + new · (x_0' − x_0))`,
+    where `old = g r²/(1 + r)`, `new = (1 + h g)/2 − g r/(1 + r)` and `g = (coth(h/2) − 2/h)/h`.
+    """
+    keep, take, extrapolation = _second_order_coefficients(schedule, timesteps)
+    alpha, sigma = levels(schedule, timesteps)
+    second = extrapolation > 0
+    h = jnp.where(second, jnp.diff(jnp.log(alpha) - jnp.log(sigma)), 1)
+    # Lambert's continued fraction: its terms are positive, so g keeps its digits at a small h.
+    fraction = jnp.zeros_like(h)
+    for odd in range(33, 3, -2):
+        fraction = h**2 / 4 / (odd + fraction)
+    g, r = 0.5 / (3 + fraction), 2 * extrapolation
+    old = g * r**2 / (1 + r)
+    new = jnp.where(second, (1 + h * g) / 2 - g * r / (1 + r), 0.5)
+
+    def before(numbers, at_first):
+        return jnp.concatenate([jnp.full(1, at_first, numbers.dtype), numbers[:-1]])
+
+    # The first step corrects nothing: the step before it counts as one that stood still.
+    corrector = before(keep, 1), before(take, 0), before(old, 0), before(new, 0)
+    return keep, take, extrapolation, *corrector
+
+
+def _unipc_step(
+    denoise, state, ends, noise, keep, take, extrapolation, keep_before, take_before, old, new
+):
+    x_before, x0_older = state.memory  # x is corrected; x_0 is of two steps before
+    x0_before = state.x0
+    x0 = denoise(state.x, ends[0])
+    change = old * (x0_before - x0_older) + new * (x0 - x0_before)
+    x = keep_before * x_before + take_before * (x0_before + change)
+    after = keep * x + take * (x0 + extrapolation * (x0 - x0_before))
+    return state._replace(x=after, x0=x0, memory=(x, x0_before))
+
+
 def _ancestral_coefficients(
     schedule: Schedule, timesteps: Int[Array, "times"]
 ) -> tuple[Float[Array, "times-1"], ...]:
@@ -81,6 +154,20 @@ dpm_solver_pp_2m = Sampler(_second_order_coefficients, one_evaluation(_second_or
 The step into clean data is first order: it spans an infinite log-SNR.
 """
 
+heun = Sampler(_heun_coefficients, _heun_step)
+"""Heun's method (Karras et al. 2022, algorithm 1 without noise): second order.
+
+It evaluates x_0 twice a step, and once in the step into clean data, which is Euler's. So is a step
+from zero terminal SNR, which diffusers' has not.
+"""
+
+unipc = Sampler(_unipc_coefficients, _unipc_step, memory=2)
+"""UniPC-2 with B₂(h), predicting x_0 (Zhao et al. 2023, algorithms 1 and 2): third order.
+
+UniP-2 predicts, as DPM-Solver++(2M) does; UniC-2 corrects at the next step, with the x_0 that it
+evaluates anyway. Its last x is predicted: the step into clean data is UniP-1.
+"""
+
 ddpm = Sampler(_ancestral_coefficients, one_evaluation(_ancestral_step), ancestral=True)
 """Ancestral sampling (Ho et al. 2020, eq. 7): x' ~ q(x' | x, x_0); "fixed_small" in diffusers.
 
@@ -89,8 +176,15 @@ Steps `x ← σ'/σ r · x + α' (1 − r²) · x_0 + σ' √(1 − r²) · nois
 float32 at both ends.
 """
 
-SAMPLERS = {"ddim": ddim, "dpm_solver_pp_2m": dpm_solver_pp_2m, "euler": euler, "ddpm": ddpm}
-FINITE_SNR = ("dpm_solver_pp_2m", "euler")
+SAMPLERS = {
+    "ddim": ddim,
+    "dpm_solver_pp_2m": dpm_solver_pp_2m,
+    "unipc": unipc,
+    "euler": euler,
+    "heun": heun,
+    "ddpm": ddpm,
+}
+FINITE_SNR = ("dpm_solver_pp_2m", "unipc", "euler")
 """Samplers whose schedulers in diffusers read the schedule as `schedule.finite_snr` answers it."""
 
 
@@ -102,6 +196,6 @@ def spacing_of(sampler: str, kind: str, offset: int, set_alpha_to_one: bool) -> 
     return Spacing(
         kind,
         offset,
-        spans_end=sampler == "dpm_solver_pp_2m",
+        spans_end=sampler in ("dpm_solver_pp_2m", "unipc"),
         clean_end=set_alpha_to_one or sampler != "ddim",
     )

@@ -69,9 +69,9 @@ def _betas(name: str, steps: int, start: float, end: float) -> Float[np.ndarray,
 def finite_snr(schedule: Schedule) -> Schedule:
     """`schedule` with `alpha² = 2⁻²⁴` instead of 0 at the last timestep, if 0 it is.
 
-    So do diffusers' Euler and DPM-Solver++ read zero terminal SNR, whose sigma/alpha would be
-    infinite. It changes x by up to 2⁻¹² in a step, and gives the second step of DPM-Solver++(2M) a
-    finite log-SNR to extrapolate from, without which it is first order.
+    So do diffusers' Euler, DPM-Solver++ and UniPC read zero terminal SNR, whose sigma/alpha would
+    be infinite. It changes x by up to 2⁻¹² in a step, and gives the second step of multistep
+    samplers a finite log-SNR to extrapolate from, without which it is first order.
     """
     last = schedule.alpha[-1]
     return schedule._replace(alpha=schedule.alpha.at[-1].set(jnp.where(last == 0, 2.0**-12, last)))

@@ -45,7 +45,7 @@ class Asked(TypedDict, total=False):
     sketch_guidance: float
     guidance_until: float
     strength: float
-    sampler: Literal["ddim", "dpm_solver_pp_2m", "euler", "ddpm"]
+    sampler: Literal["ddim", "dpm_solver_pp_2m", "unipc", "euler", "heun", "ddpm"]
     sketch_strength: float
     stages: Literal["both", "1", "2"]
 

@@ -17,7 +17,9 @@ from ragaf_jax.diffusion.samplers import (
     ddpm,
     dpm_solver_pp_2m,
     euler,
+    heun,
     spacing_of,
+    unipc,
 )
 from ragaf_jax.diffusion.schedule import Schedule, add_noise, finite_snr, make_schedule
 from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
@@ -25,7 +27,7 @@ from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
 MEAN, SPREAD = 0.7, 0.4
 KEY = jax.random.key(0)
 TWO, THREE, FOUR = (example_keys(KEY, count) for count in (2, 3, 4))
-DETERMINISTIC = ("ddim", "dpm_solver_pp_2m", "euler")
+DETERMINISTIC = ("ddim", "dpm_solver_pp_2m", "unipc", "euler", "heun")
 
 
 def gaussian_denoiser(schedule):
@@ -60,10 +62,20 @@ def error_on(sampler, steps, z, first, last):
         return np.abs(np.asarray(sampled) - exact(alpha[last], sigma[last], z)).max()
 
 
-@pytest.mark.parametrize("sampler, order", [(ddim, 1), (euler, 1), (dpm_solver_pp_2m, 2)])
-def test_converges_at_its_order(rng, sampler, order):
+@pytest.mark.parametrize(
+    "sampler, order, many",
+    [
+        (ddim, 1, (50, 100, 200, 400)),
+        (euler, 1, (50, 100, 200, 400)),
+        (dpm_solver_pp_2m, 2, (50, 100, 200, 400)),
+        (heun, 2, (50, 100, 200, 400)),
+        # Its first step is of lower order, which more steps make insignificant.
+        (unipc, 3, (750, 1500)),
+    ],
+)
+def test_converges_at_its_order(rng, sampler, order, many):
     z = rng.normal(size=(3, 4)) + 0.1
-    errors = [error_on(sampler, steps, z, 18_400, 6_400) for steps in (50, 100, 200, 400)]
+    errors = [error_on(sampler, steps, z, 18_400, 6_400) for steps in many]
     measured = np.log2(errors[:-1]) - np.log2(errors[1:])
     np.testing.assert_allclose(measured, order, atol=0.02)
 
@@ -129,17 +141,13 @@ def test_first_steps_do_not_know_what_follows(rng, name, zero_terminal_snr):
     """A prefix of the timesteps gives what the whole way passes through."""
     schedule = make_schedule("scaled_linear", zero_terminal_snr=zero_terminal_snr)
     start = jnp.asarray(rng.normal(size=(2, 6)), jnp.float32)
-    grid, passed = timestep_grid(1000, 6), []
-
-    def denoise(x, t):
-        passed.append(np.asarray(x))
-        return gaussian_denoiser(schedule)(x, t)
-
-    with jax.disable_jit():
-        SAMPLERS[name](denoise, start, schedule, grid, TWO)
-    for k, x in enumerate(passed):
-        prefix = SAMPLERS[name](gaussian_denoiser(schedule), start, schedule, grid[: k + 1], TWO)
-        np.testing.assert_allclose(prefix, x, rtol=1e-5, atol=1e-6)
+    grid, sampler = timestep_grid(1000, 6), SAMPLERS[name]
+    denoise, state = gaussian_denoiser(schedule), SAMPLERS[name].begin(start)
+    for k in range(7):
+        with jax.disable_jit():
+            state = sampler.advance(denoise, state, schedule, grid, TWO, k)
+        prefix = sampler(denoise, start, schedule, grid[: k + 1], TWO)
+        np.testing.assert_allclose(prefix, state.x, rtol=1e-5, atol=1e-6)
 
 
 def test_ancestral_sampling_has_the_marginals_of_the_schedule(rng):
@@ -203,10 +211,30 @@ def test_second_order_begins_a_step_later_at_an_infinite_log_snr(rng):
         assert np.abs(after(dpm_solver_pp_2m, schedule, steps) - other).max() > 1e-5
 
 
+@pytest.mark.parametrize("zero_terminal_snr", (False, True))
+def test_heun_evaluates_twice_a_step_but_once_at_infinite_slopes(zero_terminal_snr):
+    """And from a timestep to itself; x_0 is that of the last evaluation."""
+    schedule = make_schedule("scaled_linear", zero_terminal_snr=zero_terminal_snr)
+    grid, seen = jnp.array([999, 600, 600, 250, -1]), []
+
+    def denoise(x, t):
+        seen.append(int(t[0]))
+        return x + len(seen)
+
+    state = heun.begin(jnp.ones((2, 3)))
+    with jax.disable_jit():
+        state = heun.advance(denoise, state, schedule, grid, None, 1)
+        assert seen == [999] + [600] * (not zero_terminal_snr)
+        assert float(state.x0[0, 0]) > len(seen)
+        heun.advance(denoise, state, schedule, grid, None, 4)
+    assert seen[-4:] == [600, 600, 250, 250]
+
+
 def test_each_sampler_has_the_spacing_of_its_scheduler():
-    for name in ("ddim", "euler", "ddpm"):
+    for name in ("ddim", "euler", "heun", "ddpm"):
         assert spacing_of(name, "leading", 1, True) == Spacing("leading", 1, False, True)
-    assert spacing_of("dpm_solver_pp_2m", "leading", 1, True) == Spacing("leading", 1, True, True)
+    for name in ("dpm_solver_pp_2m", "unipc"):
+        assert spacing_of(name, "leading", 1, True) == Spacing("leading", 1, True, True)
     # DDIM alone may leave timestep 0's noise in place.
     assert [spacing_of(name, "trailing", 0, False).clean_end for name in SAMPLERS] == [
         name != "ddim" for name in SAMPLERS

@@ -23,8 +23,11 @@ import values  # noqa: E402
 SCHEDULERS = {
     "ddim": diffusers.DDIMScheduler,
     "dpm_solver_pp_2m": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
     "euler": diffusers.EulerDiscreteScheduler,
+    "heun": diffusers.HeunDiscreteScheduler,
 }
+DIVIDED = ("euler", "heun")  # theirs keep x / alpha
 
 
 def named(network):
@@ -95,15 +98,17 @@ def trajectory(sampler, prediction, spacing):
     scheduler.set_timesteps(values.STEPS)
     x, steps = nchw(values.start()), []
     for i, t in enumerate(scheduler.timesteps):
-        if sampler == "euler":  # theirs keeps x / alpha
+        if sampler in DIVIDED:
             if i == 0:
                 x = x * (scheduler.sigmas[0] ** 2 + 1) ** 0.5
             given = scheduler.scale_model_input(x, t)
         else:
             given = x
         x = scheduler.step(0.5 * torch.sin(given) + t / 1000, t, x).prev_sample
-        end = x / (scheduler.sigmas[i + 1] ** 2 + 1) ** 0.5 if sampler == "euler" else x
+        end = x / (scheduler.sigmas[i + 1] ** 2 + 1) ** 0.5 if sampler in DIVIDED else x
         steps.append(nhwc(end.double()))
+    if sampler == "heun":  # two evaluations a step, but one in the last
+        steps = [*steps[1::2], steps[-1]]
     return np.stack(steps)
 
 

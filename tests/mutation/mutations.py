@@ -313,6 +313,24 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/diffusion/samplers.py",
+        "take[i] * (x0 - i * before)",
+        "take[i] * (x0 - before)",
+        "Heun's first evaluation reads the step before",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/samplers.py",
+        "memory=(x, x0_before)",
+        "memory=(after, x0_before)",
+        "UniPC corrects from an uncorrected x",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/denoising.py",
+        "(others.x, others.x0, others.memory),",
+        "(others.x, others.x0, state.memory),",
+        "blending mixes the states of multistep samplers",
+    ),
+    Mutation(
+        "ragaf_jax/diffusion/samplers.py",
         "fresh = (1 - ratio) * (1 + ratio)",
         "fresh = 1 - ratio",
         "DDPM adds too little noise",
@@ -331,8 +349,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/diffusion/samplers.py",
-        'FINITE_SNR = ("dpm_solver_pp_2m", "euler")',
-        'FINITE_SNR = ("dpm_solver_pp_2m",)',
+        'FINITE_SNR = ("dpm_solver_pp_2m", "unipc", "euler")',
+        'FINITE_SNR = ("dpm_solver_pp_2m", "unipc")',
         "Euler differs from diffusers at zero terminal SNR",
     ),
     Mutation(

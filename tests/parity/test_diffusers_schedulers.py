@@ -27,8 +27,11 @@ SCHEDULERS = {
     "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
     "ddpm": (diffusers.DDPMScheduler, {"clip_sample": False}),
     "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "heun": (diffusers.HeunDiscreteScheduler, {}),
     "dpm_solver_pp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
+    "unipc": (diffusers.UniPCMultistepScheduler, {}),
 }
+NO_ZERO_SNR = ("heun",)  # whose scheduler has no rescale_betas_zero_snr
 SHAPE = (2, 4, 4, 3)
 
 
@@ -43,10 +46,11 @@ def theirs_of(sampler, name, kind, zero_snr, spacing, offset, to_one):
     scheduler, extra = SCHEDULERS[sampler]
     if sampler == "ddim":
         extra = {**extra, "set_alpha_to_one": to_one}
+    if sampler not in NO_ZERO_SNR:
+        extra = {**extra, "rescale_betas_zero_snr": zero_snr}
     return scheduler(
         beta_schedule=THEIR_SCHEDULE[name],
         prediction_type=kind,
-        rescale_betas_zero_snr=zero_snr,
         timestep_spacing=spacing,
         steps_offset=offset,
         **BETAS,
@@ -55,17 +59,19 @@ def theirs_of(sampler, name, kind, zero_snr, spacing, offset, to_one):
 
 
 def their_steps(scheduler, network, start, noises, monkeypatch):
-    """x after each step, in float64 and preserving variance, from `network(x, t)`."""
+    """x after each evaluation, in float64 and preserving variance, from `network(x, t)`."""
     drawn = iter(noises)
     monkeypatch.setattr(
         "diffusers.schedulers.scheduling_ddpm.randn_tensor",
         lambda *_, **__: torch.from_numpy(np.array(next(drawn), np.float64)),
     )
-    is_euler = isinstance(scheduler, diffusers.EulerDiscreteScheduler)
+    divided = isinstance(
+        scheduler, diffusers.EulerDiscreteScheduler | diffusers.HeunDiscreteScheduler
+    )
 
     def scale(i):
-        """Euler's x is x / alpha, and alpha is 1 / √(sigma² + 1)."""
-        return (scheduler.sigmas[i].double() ** 2 + 1) ** 0.5 if is_euler else 1.0
+        """Euler's and Heun's x is x / alpha, and alpha is 1 / √(sigma² + 1)."""
+        return (scheduler.sigmas[i].double() ** 2 + 1) ** 0.5 if divided else 1.0
 
     x, steps = torch.from_numpy(start).double() * scale(0), []
     for i, t in enumerate(scheduler.timesteps):
@@ -76,7 +82,7 @@ def their_steps(scheduler, network, start, noises, monkeypatch):
 
 
 def our_steps(sampler, kind, schedule, grid, network, start, keys):
-    """x after each step: what the network is shown next, and the sample."""
+    """x after each evaluation: what the network is shown next, and the sample."""
     shown = []
 
     def denoise(x, t):
@@ -99,14 +105,17 @@ def check_steps(
     def network(x, t):
         return x @ mix + np.sin(t / 100)
 
-    if sampler == "euler" and zero_snr:
-        # From sigma 4096 on, its cast to float32 alone costs up to 1e-5.
-        module = "diffusers.schedulers.scheduling_euler_discrete.torch"
+    if sampler == "heun" or (sampler == "euler" and zero_snr):
+        # From sigma 4096 on, its cast to float32 alone costs Euler up to 1e-5. Heun multiplies the
+        # error of sigma at the first timesteps, where 1 - alpha_bar cancels, by the step's ratio.
+        module = f"{SCHEDULERS[sampler][0].__module__}.torch"
         monkeypatch.setattr(module, Double("torch"))
     scheduler = theirs_of(sampler, name, kind, zero_snr, spacing, offset, to_one)
     scheduler.set_timesteps(steps)
     grid = timestep_grid(1000, steps, spacing=spacing_of(sampler, spacing, offset, to_one))
-    np.testing.assert_array_equal(grid[:-1], scheduler.timesteps.numpy())
+    # Heun's has every timestep but the first twice: it predicts x there, and corrects it.
+    evaluated = np.repeat(grid[:-1], 2)[1:] if sampler == "heun" else grid[:-1]
+    np.testing.assert_array_equal(evaluated, scheduler.timesteps.numpy())
 
     schedule = make_schedule(name, zero_terminal_snr=zero_snr, **BETAS)
     if sampler in FINITE_SNR:
@@ -114,18 +123,18 @@ def check_steps(
     noises = [step_noise(keys, k, SHAPE[1:]) for k in range(steps if sampler == "ddpm" else 0)]
     theirs = their_steps(scheduler, network, start, noises, monkeypatch)
     ours = our_steps(sampler, kind, schedule, grid, network, start, keys)
-    assert len(ours) == len(theirs) == steps
+    assert len(ours) == len(theirs) == len(evaluated)
     errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True)]
-    assert max(errors) <= 1e-5, f"step {np.argmax(errors)} of {steps}: {max(errors):.1e}"
+    assert max(errors) <= 1e-5, f"evaluation {np.argmax(errors)}: {max(errors):.1e}"
 
 
 @pytest.mark.parametrize("zero_snr", (False, True))
 @pytest.mark.parametrize("name", THEIR_SCHEDULE)
 def test_schedule(name, zero_snr):
-    for sampler, (scheduler, _) in SCHEDULERS.items():
-        theirs = scheduler(
-            beta_schedule=THEIR_SCHEDULE[name], rescale_betas_zero_snr=zero_snr, **BETAS
-        )
+    for sampler in SCHEDULERS:
+        if zero_snr and sampler in NO_ZERO_SNR:
+            continue
+        theirs = theirs_of(sampler, name, "epsilon", zero_snr, "leading", 0, True)
         ours = make_schedule(name, zero_terminal_snr=zero_snr, **BETAS)
         if sampler in FINITE_SNR:
             ours = finite_snr(ours)
@@ -173,8 +182,13 @@ FIELDS = (("leading", 1, False), ("trailing", 0, True))
 PREDICTED = (("epsilon", False), ("v_prediction", False), ("v_prediction", True))
 
 
-def steps_as_it_evaluates(sampler, steps, predicted, fields):
-    """Elsewhere diffusers steps to other timesteps than it evaluates: see samplers.py."""
+def comparable(sampler, steps, predicted, fields):
+    """Whether diffusers has the case, and steps to the timestep that it evaluates next.
+
+    See samplers.py.
+    """
+    if sampler in NO_ZERO_SNR and predicted[1]:
+        return False
     return sampler != "ddim" or fields[0] != "trailing" or 1000 % steps == 0
 
 
@@ -185,7 +199,7 @@ def steps_as_it_evaluates(sampler, steps, predicted, fields):
         (1, 2, 5, 7, 20, 30, 50),
         PREDICTED,
         FIELDS,
-        allowed=steps_as_it_evaluates,
+        allowed=comparable,
     ),
 )
 def test_steps(rng, monkeypatch, sampler, predicted, fields, steps):
@@ -198,13 +212,13 @@ def test_steps(rng, monkeypatch, sampler, predicted, fields, steps):
 )
 def test_steps_of_other_fields(rng, monkeypatch, sampler, kind, name):
     """Of every prediction and schedule; timestep 0 among the timesteps; DDIM's other ends."""
-    zero_snr = kind != "epsilon"
+    zero_snr = kind != "epsilon" and sampler not in NO_ZERO_SNR
     for fields in (("leading", 0, True), ("leading", 0, False), ("trailing", 0, False)):
         check_steps(rng, monkeypatch, sampler, kind, zero_snr, *fields, 10, name)
 
 
 @pytest.mark.parametrize("steps", (2, 10, 28))
-@pytest.mark.parametrize("sampler", ("ddpm", "dpm_solver_pp_2m"))
+@pytest.mark.parametrize("sampler", ("ddpm", "dpm_solver_pp_2m", "unipc"))
 def test_steps_of_linspace(rng, monkeypatch, sampler, steps):
     """Of the schedulers that round its timesteps and step to them."""
     check_steps(rng, monkeypatch, sampler, "v_prediction", False, "linspace", 0, True, steps)
@@ -218,6 +232,8 @@ def test_timesteps(rng, sampler, spacing):
         theirs = theirs_of(sampler, "scaled_linear", "epsilon", False, spacing, 1, True)
         theirs.set_timesteps(steps)
         grid = timestep_grid(1000, steps, spacing=spacing_of(sampler, spacing, 1, True))
-        # Rounding may give diffusers' "trailing" one more timestep, −1; Euler rounds no "linspace".
-        expected = theirs.timesteps.numpy()[:steps]
+        # Rounding may give diffusers' "trailing" one more timestep, −1; Euler and Heun do not round
+        # "linspace".
+        timesteps = theirs.timesteps.numpy()
+        expected = (timesteps[::2] if sampler == "heun" else timesteps)[:steps]
         np.testing.assert_allclose(grid[:-1], expected, atol=0.5 if spacing == "linspace" else 0)

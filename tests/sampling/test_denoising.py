@@ -13,7 +13,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.sampling.conditions import own_cells
-from ragaf_jax.sampling.denoising import to_pixels
+from ragaf_jax.sampling.denoising import Denoising, advance, to_pixels
 from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of, scales_of
 
 
@@ -157,8 +157,41 @@ def test_pixels_are_those_of_the_image(rng, stage2):
 
 
 def test_an_unknown_sampler_is_named(stage2):
-    with pytest.raises(UserError, match="The sampler is 'heun'; choose one of ddim"):
-        sampling_config_of(stage2[0], tiny_tokenizer(), "heun")
+    with pytest.raises(UserError, match="The sampler is 'plms'; choose one of ddim"):
+        sampling_config_of(stage2[0], tiny_tokenizer(), "plms")
+
+
+def test_blended_cells_have_all_of_the_others_state(rng, stage2, monkeypatch):
+    """Also what a multistep sampler carries to its next step."""
+    config, model, _, _ = stage2
+    sampling = sampling_config_of(config, tiny_tokenizer(), "unipc")
+    monkeypatch.setattr(
+        type(model), "predict", lambda self, params, x, *_, **__: (jnp.sin(3 * x), None)
+    )
+    grid, keys = sampling.timestep_grid(3), example_keys(jax.random.key(0), 1)
+
+    def advanced(denoising, until, others=None):
+        given = keys, Scales(None, None), grid, until, others
+        return advance(model, sampling, {}, denoising, *given)
+
+    own = jnp.asarray(rng.random((1, 4, 4, 1)) < 0.5)
+    mine, theirs = (
+        Denoising(SAMPLERS["unipc"].begin(jnp.asarray(x, jnp.float32)), None, own)
+        for x in rng.standard_normal((2, 1, 4, 4, 3))
+    )
+    blended = mine
+    for until in (1, 2, 3):
+        mine, theirs = advanced(mine, until), advanced(theirs, until)
+        blended = advanced(blended, until, theirs.state)
+        expected = [jnp.where(own, a, b) for a, b in zip(arrays(mine), arrays(theirs), strict=True)]
+        assert len(expected) == 4
+        jax.tree.map(np.testing.assert_array_equal, arrays(blended), expected)
+
+
+def arrays(denoising):
+    """All of a sampler's state but the number of steps."""
+    x, x0, _, memory = denoising.state
+    return [x, x0, *memory]
 
 
 @pytest.mark.parametrize("side", [4, 8])

@@ -370,7 +370,7 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
         ({"strength": 1.5}, "strength is 1.5"),
         ({"strength": float("nan")}, "strength is nan"),
         ({"guidance": float("inf")}, "guidance is inf"),
-        ({"sampler": "heun"}, "dpm_solver_pp_2m"),
+        ({"sampler": "plms"}, "dpm_solver_pp_2m"),
         ({"stages": "3"}, "stages is '3'; choose one of both, 1, 2"),
     ],
 )

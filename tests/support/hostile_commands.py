@@ -27,7 +27,7 @@ NUMBERS = (
 ENTRIES = (
     *({"seed": [1]}, {"steps": {}}, {"prompt": ["\ud800"]}, {"region_prompts": {"x": 1}}),
     *({"sketch": "/dev/zero"}, {"sketch": "a\0b"}, {"merge": [[]]}, {"labels": 3}),
-    *({"stage1": 5}, {"neck_splits": None}, {"sampler": "heun"}),
+    *({"stage1": 5}, {"neck_splits": None}, {"sampler": "plms"}),
 )
 CRASH = "not caught:"
 VALUES = "nan", "-inf", "-1", "1e39", "abc", ""
@@ -39,7 +39,7 @@ def commands(files: dict[str, Path], folder: Path) -> dict[str, list[str]]:
     settings = [f"--{name}={value}" for name in NUMBERS for value in VALUES]
     settings += [f"--seed={value}" for value in ("-1", "4294967296", "1e3", "x", "")]
     settings += [f"--count={value}" for value in ("0", "-3", "1000000000", "nan")]
-    settings += ["--sampler=heun", "--stages=3", "--dtype=int8", "--nothing=1", "word"]
+    settings += ["--sampler=plms", "--stages=3", "--dtype=int8", "--nothing=1", "word"]
     words = [
         "77=red",
         "-1=red",
