@@ -157,8 +157,8 @@ The step into clean data is first order: it spans an infinite log-SNR.
 heun = Sampler(_heun_coefficients, _heun_step)
 """Heun's method (Karras et al. 2022, algorithm 1 without noise): second order.
 
-It evaluates x_0 twice a step, and once in the step into clean data, which is Euler's. So is a step
-from zero terminal SNR, which diffusers' has not.
+It evaluates x_0 twice a step, and once in the step into clean data, which is Euler's. So is the
+step from zero terminal SNR, which diffusers' scheduler does not support.
 """
 
 unipc = Sampler(_unipc_coefficients, _unipc_step, memory=2)
