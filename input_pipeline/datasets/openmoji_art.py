@@ -7,7 +7,7 @@ the artist drew, its filled shapes only stand for dark paint.
 """
 
 import collections
-import functools
+import copy
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -69,23 +69,32 @@ class Paint(NamedTuple):
     painted: Bool[np.ndarray, "p p"]
 
 
-@functools.cache
-def select_drawings() -> tuple[Drawing, ...]:
-    """`find_drawings`, once."""
-    return find_drawings(map)
+# By the folder that they are in: to examine all takes five seconds, and a process may prepare them
+# both as they are and recoloured.
+_found: dict[Path, tuple[Drawing, ...]] = {}
 
 
-def find_drawings(mapping: Callable) -> tuple[Drawing, ...]:
-    """All usable drawings in the order of their keys; `mapping` is a `map` that does the work.
+def find_drawings(mapping: Callable = map) -> tuple[Drawing, ...]:
+    """All usable drawings in the order of their keys, which are examined once in a process.
 
     Left out: flags of regional indicators, skin tones, code points that `emoji` does not name, and
     files with next to no ink or paint.
 
+    Args:
+      mapping: a `map` that does the work.
+
     Raises:
       UserError: the package with the drawings is not installed.
     """
+    folder = _svg_folder()
+    if folder not in _found:
+        _found[folder] = _drawings_in(folder, mapping)
+    return _found[folder]
+
+
+def _drawings_in(folder: Path, mapping: Callable) -> tuple[Drawing, ...]:
     keys, names, paths, thumbnails = [], [], [], []
-    named = [path for path in _svg_folder().glob("*.svg") if _name(path.stem) is not None]
+    named = [path for path in folder.glob("*.svg") if _name(path.stem) is not None]
     named.sort(key=lambda path: path.stem)
     for path, thumbnail in zip(named, mapping(_ink_if_usable, named), strict=True):
         if thumbnail is None:
@@ -180,11 +189,9 @@ def base_of(key: str) -> str:
 
 def _with_groups(root: ElementTree.Element, keep: Callable[[str], bool]) -> ElementTree.Element:
     """A copy of the drawing with some of its top-level groups, which may be changed."""
-    copy = ElementTree.Element(root.tag, root.attrib)
-    for group in root:
-        if keep(group.get("id", "")):
-            copy.append(ElementTree.fromstring(ElementTree.tostring(group)))
-    return copy
+    drawing = ElementTree.Element(root.tag, root.attrib)
+    drawing.extend(copy.deepcopy(group) for group in root if keep(group.get("id", "")))
+    return drawing
 
 
 def _drop_filled_shapes(group: ElementTree.Element) -> None:

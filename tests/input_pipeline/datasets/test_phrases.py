@@ -12,7 +12,7 @@ FINE, SIZE = 256, 64
 
 def test_phrases_found_are_those_that_were_written(rng):
     found_of, parts_seen = 0, 0
-    for drawing in art.select_drawings()[::150]:
+    for drawing in art.find_drawings()[::150]:
         root = art.read_svg(drawing.path)
         paint, lines = art.render_paint(root, FINE), art.render_lines(root, FINE)
         recolorer = recolor.Recolorer(drawing.name, paint, lines, SIZE)

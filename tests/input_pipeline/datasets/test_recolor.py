@@ -79,7 +79,7 @@ def test_true_labels_are_what_fills_most_of_the_pixel(drawn):
 
 @pytest.fixture(scope="module")
 def some_drawings() -> list[art.Drawing]:
-    return list(art.select_drawings()[::60])
+    return list(art.find_drawings()[::60])
 
 
 def test_every_phrase_is_true_and_means_one_size_and_place(some_drawings):

@@ -11,7 +11,7 @@ import pytest
 from commands import run_here
 from miniature import LIMIT, RECOLORINGS, SIZE
 
-from input_pipeline.datasets.openmoji_art import select_drawings
+from input_pipeline.datasets.openmoji_art import find_drawings
 from input_pipeline.preparation.preparing import Options, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
@@ -53,7 +53,7 @@ def contents(data_dir: Path) -> dict[str, str]:
 
 
 def test_every_split_has_its_own_drawings(data_dir):
-    split_of_key = {drawing.key: drawing.split for drawing in select_drawings()}
+    split_of_key = {drawing.key: drawing.split for drawing in find_drawings()}
     for split in ("train", "validation", "test"):
         plain = RecordSource(data_dir, "openmoji/plain", split, SIZE)
         recolored = RecordSource(data_dir, "openmoji/recolor", split, SIZE, RECOLORINGS)

@@ -49,7 +49,7 @@ def test_drawings_are_grouped_by_base_by_likeness_and_by_both_in_turn(rng):
 
 
 def test_no_variant_of_a_test_drawing_is_in_train():
-    drawings = art.select_drawings()
+    drawings = art.find_drawings()
     splits = [drawing.split for drawing in drawings]
     first = [drawing.key.split("-")[0] for drawing in drawings]
     for a, b in itertools.combinations(set(splits), 2):
@@ -67,7 +67,7 @@ def test_no_variant_of_a_test_drawing_is_in_train():
 @functools.cache
 def groups():
     """The group of every drawing by its key."""
-    drawings = art.select_drawings()
+    drawings = art.find_drawings()
     keys = [drawing.key for drawing in drawings]
     lines = [255 - art.render_lines(art.read_svg(drawing.path), 64) for drawing in drawings]
     found = group_drawings(keys, [art.base_of(key) for key in keys], np.stack(lines))
@@ -93,7 +93,7 @@ def test_variants_share_a_group(keys):
 
 
 def test_every_split_has_many_drawings_and_few_of_a_kind():
-    drawings = art.select_drawings()
+    drawings = art.find_drawings()
     for split, least in (("train", 1000), ("validation", 50), ("test", 100)):
         kinds = collections.Counter(groups()[d.key] for d in drawings if d.split == split)
         assert kinds.total() >= least
