@@ -85,7 +85,7 @@ def random_params(model, rng):
         deviation = max(1, np.prod(leaf.shape[:-1])) ** -0.5
         return (deviation * rng.standard_normal(leaf.shape)).astype(np.float32)
 
-    return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0)))
+    return jax.tree.map(draw, model.shapes())
 
 
 def in_float64(tree):
