@@ -23,7 +23,6 @@ from ragaf_jax.monitoring.summaries import Numbers, skipped_in_a_row, summarize
 from ragaf_jax.monitoring.writers import Images, Writer
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
-from ragaf_jax.runtime.compilation import compiler_options
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.runtime.interruption import Interruption
 from ragaf_jax.runtime.processes import agreed
@@ -37,7 +36,7 @@ from ragaf_jax.training.moment_layouts import other_layout
 from ragaf_jax.training.optim import learning_rate, optimizer
 from ragaf_jax.training.setup import abstract_state, check_same_run, initial_state, load_stage1
 from ragaf_jax.training.state import TrainState
-from ragaf_jax.training.step import train_step
+from ragaf_jax.training.step import jitted_step, train_step
 
 # Of (config, model, state, tokenizer, prepared): a configuration that fits, and a notice.
 Fit = Callable[..., tuple[ml_collections.ConfigDict, str]]
@@ -136,12 +135,7 @@ def train(
         (workdir / "config.json").write_text(json.dumps(meta["config"], indent=1) + "\n")
     else:
         profiled = range(0)
-    step_fn = jax.jit(
-        functools.partial(train_step, model, tx, config.train.ema_decay, objective),
-        donate_argnums=1,
-        out_shardings=(shardings, replicated(mesh)),
-        compiler_options=compiler_options(config),
-    )
+    step_fn = jitted_step(config, model, tx, objective, shardings, mesh)
     counted: Callable[..., object] = step_fn
     if config.model.remat != "none":
         # What is computed again to save memory is no use that is made of the devices.

@@ -1,8 +1,13 @@
 """One update of one stage."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from ragaf_jax.batch import Batch
@@ -10,7 +15,8 @@ from ragaf_jax.losses.objective import Denoised, Objective, Read, drawn
 from ragaf_jax.losses.terms import Scalars, step_loss
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.partition import merge
-from ragaf_jax.runtime.sharding import gathered
+from ragaf_jax.runtime.compilation import compiler_options
+from ragaf_jax.runtime.sharding import gathered, replicated
 from ragaf_jax.training.accumulation import value_and_gradient
 from ragaf_jax.training.bundles import bundled, unbundled
 from ragaf_jax.training.optim import Optimizer
@@ -76,3 +82,27 @@ def train_step(
         **{f"update_norm/{name}": optax.tree.norm(tree) for name, tree in updates.items()},
         **scalars,
     }
+
+
+def jitted_step(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    tx: Optimizer,
+    objective: Objective,
+    shardings: Any,
+    mesh: Mesh,
+) -> Any:
+    """`train_step` as a jitted function of (key, state, batch), which takes the state's memory.
+
+    Args:
+      config: of the run.
+      model, tx, objective: made from `config`.
+      shardings: of the state's arrays, before and after.
+      mesh: of the run; every device gets the step's numbers.
+    """
+    return jax.jit(
+        functools.partial(train_step, model, tx, config.train.ema_decay, objective),
+        donate_argnums=1,
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=compiler_options(config),
+    )

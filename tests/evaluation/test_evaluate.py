@@ -8,6 +8,7 @@ import pytest
 from fakes import random_stage, save_stage, tiny_config, tiny_tokenizer
 from PIL import Image
 from quarters import quarters
+from shared_programs import shared
 
 from input_pipeline.extraction.sketch import canny
 from ragaf_jax.errors import UserError
@@ -29,19 +30,6 @@ WRITTEN = {
     "sampled",
 }
 OF_WEIGHTS = {name for name, metric in METRICS.items() if metric.weights}
-
-
-def shared(make):
-    """`make`, which compiles: for equal models and settings it returns the same function."""
-    made = {}
-
-    @functools.wraps(make)
-    def once(*args):
-        if (key := repr(args)) not in made:
-            made[key] = make(*args)
-        return made[key]
-
-    return once
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from fakes import smallest_config, tiny_config
 from flax.traverse_util import flatten_dict
+from shared_programs import share_training
 
 from input_pipeline.loader import (
     DevicePrefetcher,
@@ -109,6 +110,14 @@ def wait_for_the_first_save(workdir):
     """It is written in the background."""
     while str(SAVED) not in saved(workdir):
         time.sleep(0.001)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """All runs in this process share their programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_training(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
