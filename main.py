@@ -190,8 +190,7 @@ def both_stages(config: ConfigDict) -> list[tuple[ConfigDict, Path]]:
             f"config.stage1 is {config.stage1}, and --mode=both trains a Stage 1 itself; leave it "
             "out, or choose --mode=train."
         )
-    one = load_config(first)
-    one.update_from_flattened_dict(set_fields())
+    one = load_config(first, set_fields())
     expand_fields(one)
     check_config(one)
     if FLAGS.workdir is None:

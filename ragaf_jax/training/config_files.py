@@ -2,8 +2,11 @@
 
 import inspect
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from ragaf_jax.errors import UserError
@@ -11,18 +14,27 @@ from ragaf_jax.errors import UserError
 _STAGE1, _STAGE2 = "stage1", "stage2"
 
 
-def load_config(file: str) -> ConfigDict:
-    """The configuration of "configs/stage1.py" or "configs/stage1.py:<dataset>", nothing set.
+def load_config(file: str, fields: Mapping[str, Any]) -> ConfigDict:
+    """The configuration of "configs/stage1.py" or "configs/stage1.py:<dataset>".
+
+    Args:
+      file: as --config names it.
+      fields: values of fields by their paths, which replace those of the file.
 
     Raises:
-      UserError: there is no such file.
+      UserError: there is no such file, or it has no such field.
     """
     path, colon, dataset = file.partition(":")
     try:
         get_config = runpy.run_path(path)["get_config"]
     except FileNotFoundError:
         raise UserError(f"There is no configuration file {path}.") from None
-    return get_config(dataset) if colon else get_config()
+    config = get_config(dataset) if colon else get_config()
+    known = flatten_dict(config.to_dict(), sep=".")
+    if unknown := ", ".join(f"config.{name}" for name in fields if name not in known):
+        raise UserError(f"{path} has no {unknown}; leave it out, or train each stage by itself.")
+    config.update_from_flattened_dict(fields)
+    return config
 
 
 def stage1_file(file: str) -> str | None:

@@ -51,8 +51,8 @@ MUTATIONS = (
     ),
     Mutation(
         "main.py",
-        "    one.update_from_flattened_dict(set_fields())",
-        "    set_fields()",
+        "    one = load_config(first, set_fields())",
+        "    one = load_config(first, {})",
         "--mode=both trains Stage 1 without the fields of the command line",
     ),
     Mutation(
