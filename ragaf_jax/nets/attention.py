@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 from ragaf_jax.nets.kernels.flash_tpu import flash_attention
 from ragaf_jax.nets.kernels.tiled import ACCELERATOR, CPU, tiled_attention
 from ragaf_jax.nets.layers import PRODUCT
-from ragaf_jax.runtime.devices import has_cudnn_flash
+from ragaf_jax.runtime.devices import has_cudnn_flash, traced_device
 
 Kernel = Callable[[Array, Array, Array, Array | None], Array]
 Shape = tuple[int, ...]
@@ -45,7 +45,7 @@ def attention(
     result has the dtype of `q`; the softmax is taken in no less than float32. All axes of the mesh
     that is set divide the examples: XLA cannot partition the kernels.
     """
-    kernel = _KERNELS[kernel_name(*_device(), q.shape, k.shape, q.dtype, bias)]
+    kernel = _KERNELS[kernel_name(*traced_device(), q.shape, k.shape, q.dtype, bias)]
     return _sharded(kernel, q, k, v, bias)
 
 
@@ -75,13 +75,6 @@ def kernel_name(
     if platform == "gpu" and fits and dtype in _HALF and has_cudnn_flash(kind):
         return "cudnn"
     return "tiles"
-
-
-def _device() -> tuple[str, str]:
-    """(platform, kind) of the devices that this is traced for: the mesh's, or else the default."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    device = jax.local_devices()[0] if device is None else device
-    return device.platform, device.device_kind
 
 
 def _cudnn(q: Array, k: Array, v: Array, bias: Array | None) -> Array:

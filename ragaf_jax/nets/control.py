@@ -1,17 +1,26 @@
 """ControlNet: a copy of the UNet's first half that reads the sketch (Zhang et al. 2023)."""
 
+from itertools import pairwise
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
 from ragaf_jax.nets.blocks import down_block, mid_block
+from ragaf_jax.nets.kernels.pixel_blocks import to_blocks
 from ragaf_jax.nets.layers import Conv3x3, Dense, zeros_init
 from ragaf_jax.nets.unet import UNetConfig, embed_time
+from ragaf_jax.runtime.devices import traced_device
+
+_LANES = 128  # channels that a TPU computes and stores side by side
 
 
 class ConditioningEmbedding(nn.Module):
-    """Convolutions that bring the sketch to the latent's size: a halving per step of `channels`."""
+    """Convolutions that bring the sketch to the latent's size: a halving per step of `channels`.
+
+    On a TPU the first ones, whose few channels it is slow with, compute on blocks of pixels.
+    """
 
     features: int
     channels: tuple[int, ...]
@@ -19,12 +28,21 @@ class ConditioningEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, sketch: Float[Array, "b s1 s2 3"]) -> Float[Array, "b h w c"]:
-        dtype = self.dtype
-        x = nn.silu(Conv3x3(self.channels[0], name="conv_in", dtype=dtype)(sketch.astype(dtype)))
-        for i, (same, wider) in enumerate(zip(self.channels, self.channels[1:], strict=False)):
-            x = nn.silu(Conv3x3(same, name=f"blocks_{2 * i}", dtype=dtype)(x))
-            x = nn.silu(Conv3x3(wider, name=f"blocks_{2 * i + 1}", stride=2, dtype=dtype)(x))
+        dtype, widths = self.dtype, self.channels
+        block = _block(widths)
+        x = to_blocks(sketch.astype(dtype), block)
+        x = nn.silu(Conv3x3(widths[0], name="conv_in", block=block, dtype=dtype)(x))
+        for i, (same, wider) in enumerate(pairwise(widths)):
+            x = nn.silu(Conv3x3(same, name=f"blocks_{2 * i}", block=block, dtype=dtype)(x))
+            halved = Conv3x3(wider, name=f"blocks_{2 * i + 1}", stride=2, block=block, dtype=dtype)
+            x, block = nn.silu(halved(x)), max(block // 2, 1)
         return Conv3x3(self.features, name="conv_out", kernel_init=zeros_init, dtype=dtype)(x)
+
+
+def _block(channels: tuple[int, ...]) -> int:
+    """Pixels a side of the blocks that the sketch is read in; two halvings leave single pixels."""
+    few = traced_device()[0] == "tpu" and channels[0] < _LANES
+    return min(4, 2 ** (len(channels) - 1)) if few else 1
 
 
 class ControlNet(nn.Module):

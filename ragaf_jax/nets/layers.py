@@ -13,6 +13,8 @@ from flax.typing import Dtype, Initializer
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
+from ragaf_jax.nets.kernels.pixel_blocks import block_kernel
+
 default_init = nn.initializers.lecun_normal()
 zeros_init = nn.initializers.zeros_init()
 
@@ -72,7 +74,8 @@ class Dense(nn.Module):
 class Conv3x3(nn.Module):
     """A 3×3 convolution with `padding` zeros before and after each side.
 
-    With the default a side n becomes ⌈n / stride⌉.
+    With the default a side n becomes ⌈n / stride⌉. With `block` > 1, input and output are in blocks
+    of pixels (`kernels.pixel_blocks`) of `block` and `block` / `stride` a side; padding is (1, 1).
     """
 
     features: int
@@ -81,21 +84,27 @@ class Conv3x3(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = default_init
     dtype: Dtype = jnp.float32
+    block: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ f"]:
-        shape = (3, 3, x.shape[-1], self.features)
+        shape = (3, 3, x.shape[-1] // self.block**2, self.features)
         kernel = parameter(self, "kernel", self.kernel_init, shape)
+        stride = self.stride
+        if self.block > 1:
+            kernel, stride = block_kernel(kernel, self.block, self.stride), 1
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
-            (self.stride, self.stride),
+            (stride, stride),
             (self.padding, self.padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         y = checkpoint_name(y, PRODUCT)
         if self.use_bias:
             bias = parameter(self, "bias", zeros_init, (self.features,))
+            if self.block > 1:
+                bias = jnp.tile(bias, (self.block // self.stride) ** 2)
             y = y + bias.astype(self.dtype)[None, None, None]
         return y
 

@@ -54,6 +54,16 @@ _TPU_MEMORIES: Mapping[str, Memory] = {
 }
 
 
+def traced_device() -> tuple[str, str]:
+    """(platform, kind) of the devices that this is traced for: the mesh's, or else the default.
+
+    The platform is "cpu", "gpu" or "tpu"; the kind is JAX's name, such as "NVIDIA H200".
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    device = jax.local_devices()[0] if device is None else device
+    return device.platform, device.device_kind
+
+
 def peak_flops(kind: str, dtype: str) -> float | None:
     """Peak FLOP/s of a device; None for CPUs and for what is not in the table.
 

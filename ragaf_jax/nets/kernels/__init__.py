@@ -1,1 +1,1 @@
-"""Implementations of softmax attention; `nets.attention` chooses one for each device."""
+"""How attention and convolutions are computed where XLA's own way is slow, by device."""
