@@ -88,7 +88,7 @@ def run_here(script: str, *arguments: object) -> Ended:
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
         patch.delitem(sys.modules, script, raising=False)  # runpy warns of a module that is there
         patch.setattr("ragaf_jax.runtime.heap.keep_freed_memory", lambda: False)
-        for module in ("compilation_cache", "sampling.pipeline"):
+        for module in ("runtime.compilation_cache", "sampling.pipeline"):
             patch.setattr(f"ragaf_jax.{module}.keep_compiled", lambda: None)
         try:
             with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
