@@ -30,7 +30,8 @@ class ConditioningEmbedding(nn.Module):
     def __call__(self, sketch: Float[Array, "b s1 s2 3"]) -> Float[Array, "b h w c"]:
         dtype, widths = self.dtype, self.channels
         block = _block(widths)
-        x = to_blocks(sketch.astype(dtype), block)
+        x = sketch.astype(dtype)
+        x = to_blocks(x, block) if block > 1 else x
         x = nn.silu(Conv3x3(widths[0], name="conv_in", block=block, dtype=dtype)(x))
         for i, (same, wider) in enumerate(pairwise(widths)):
             x = nn.silu(Conv3x3(same, name=f"blocks_{2 * i}", block=block, dtype=dtype)(x))
