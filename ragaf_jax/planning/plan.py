@@ -147,7 +147,9 @@ def compiled_plan(
     shares = NamedSharding(mesh, PartitionSpec(AXES))
     in_state = state_shardings(mesh, state, config.mesh.frozen)
     places = replicated(mesh), in_state, jax.tree.map(lambda _: shares, batch)
-    options = compiler_options(config) if target is None else target.compiler_options
+    device = mesh.devices.flat[0]
+    options: dict[str, Any] = compiler_options(config, (device.platform, device.device_kind))
+    options = options if target is None else target.compiler_options | options
     jitted = jax.jit(
         step, out_shardings=(places[1], places[0]), donate_argnums=1, compiler_options=options
     )

@@ -39,6 +39,17 @@ def test_memory_is_spared_where_it_is_asked_for():
     assert compiler_options(config) == by_budget != {}
 
 
+def test_a_v5e_prefetches_nothing():
+    config = tiny_config(1)
+    config.model.remat = "blocks"
+
+    found = [
+        compiler_options(config, device)
+        for device in (("tpu", "TPU v5 lite"), ("tpu", "TPU v6 lite"), ("gpu", "NVIDIA H200"))
+    ]
+    assert found == [{"xla_vf_vmem_max_outstanding_prefetches": "0"}, {}, {}]
+
+
 def test_what_is_computed_again_is_not_kept(rng):
     """In the usual order it spares next to nothing; in ours much, to the same bits."""
     x = jnp.asarray(rng.standard_normal((4, 32, 32, 32)), jnp.float32)
