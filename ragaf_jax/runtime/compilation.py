@@ -1,5 +1,7 @@
 """Compiler options of a training step."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 import ml_collections
 
 from ragaf_jax.runtime.devices import traced_device
@@ -8,6 +10,9 @@ from ragaf_jax.runtime.devices import traced_device
 # some of them for nothing. Without that a step of Stable Diffusion moves less and needs less memory
 # (docs/performance.md).
 _NO_PREFETCHES = {"xla_vf_vmem_max_outstanding_prefetches": "0"}
+_WITH_PREFETCHES = (
+    "0.0.42."  # versions of libtpu that have this option: others would refuse to compile
+)
 
 
 def compiler_options(
@@ -26,9 +31,17 @@ def compiler_options(
       device: platform and kind of what the step is compiled for; None: as of `traced_device`.
     """
     platform, kind = traced_device() if device is None else device
-    if kind == "TPU v5 lite":
+    if kind == "TPU v5 lite" and _libtpu().startswith(_WITH_PREFETCHES):
         return _NO_PREFETCHES
     asked = config.model.remat != "none" or config.memory_budget_gib > 0
     if not asked or platform != "cpu":
         return {}
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def _libtpu() -> str:
+    """The version of libtpu; empty where no package of it is installed."""
+    try:
+        return version("libtpu")
+    except PackageNotFoundError:
+        return ""
