@@ -10,9 +10,8 @@ from ragaf_jax.runtime.devices import traced_device
 # some of them for nothing. Without that a step of Stable Diffusion moves less and needs less memory
 # (docs/performance.md).
 _NO_PREFETCHES = {"xla_vf_vmem_max_outstanding_prefetches": "0"}
-_WITH_PREFETCHES = (
-    "0.0.42."  # versions of libtpu that have this option: others would refuse to compile
-)
+# Versions of libtpu that have this option; others would refuse to compile.
+_WITH_PREFETCHES = "0.0.42."
 
 
 def compiler_options(

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from fakes import tiny_config
 
 from ragaf_jax.nets.blocks import ResnetBlock, rematerialized
