@@ -1,5 +1,6 @@
 """Gradients of a batch that is processed in parts."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ def value_and_gradient(
     """
     both = jax.value_and_grad(loss_of, has_aux=True)
 
+    @functools.partial(jax.jit, inline=True)  # traced once, though it is asked for its shapes first
     def gradient(trainable: Any, piece: Any) -> tuple[tuple[jax.Array, Any], Any]:
         value, gradients = both(trainable, piece)
         return value, scattered(gradients)

@@ -57,7 +57,10 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 
 
 def config_on(stage, data, fsdp):
+    """Some networks are trained and others frozen, as both are cut: fewer updates to compile."""
     config = smallest_config(stage)
+    config.train.trainable = ("control/.*", "ragaf/.*")[:stage]
+    config.train.frozen = (".*",)
     config.train.batch_size, config.train.read_examples = 8, 8 * (stage - 1)
     config.mesh.data, config.mesh.fsdp = data, fsdp
     return config
@@ -290,7 +293,8 @@ def on_meshes(folder, seed, stage, meshes):
         runs[mesh] = run(config_on(stage, *mesh), mesh[0] * mesh[1], seed)
         _, state, steps, programs, _ = runs[mesh]
         sizes[str(mesh)] = held(state)
-        cut[str(mesh)] = sum(any(x.sharding.spec) for x in jax.tree.leaves(state.trainable))
+        weights = jax.tree.leaves((state.trainable, state.frozen))
+        cut[str(mesh)] = sum(any(x.sharding.spec) for x in weights)
         state, losses[str(mesh)] = steps(state, STEPS)
         moved[str(mesh)] = arrays_moved(programs[0])
     checkpointer = Checkpointer(Path(folder))

@@ -19,7 +19,7 @@ from ragaf_jax.training.step import train_step
 
 
 def configured():
-    """Stage 2 with few layers, which compile soon, and 12 examples of which 4 are denoised.
+    """Two trained networks of Stage 2 with few layers, which compile soon; 4 of 12 examples denoised.
 
     In float64: normalisation makes some 10 times more of one part's last bits in float32.
     """
@@ -28,6 +28,7 @@ def configured():
     config.model.unet.block_out_channels = (64,)
     config.model.dtype = "float64"
     config.train.read_examples = 8
+    config.train.trainable, config.train.frozen = ("ragaf/.*", "control/.*"), (".*",)
     return config
 
 

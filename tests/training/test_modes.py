@@ -200,7 +200,7 @@ def test_a_gradient_reaches_all_that_trains_and_nothing_else(rng, name, stage, t
     such a layer, and its way to the UNet in another, so the third step is the first to change all.
     """
     config = smallest(name, stage, trainable)
-    rule = Optimizer(optax.sign_sgd(lambda count: 1e-3 * 0.5**count))
+    rule = Optimizer(optax.sign_sgd(lambda count: 1e-3 * 0.5**count), bundles=True)
     before, after = trained(rng, config, rule, 4)
     assert {path.split("/")[0] for path in before[0]} == networks_of(name)
     assert_only_what_trains_has_changed(before, after)
