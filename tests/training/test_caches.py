@@ -54,11 +54,16 @@ def kl_config(stage):
     return config
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def computed(model, params, batch):
+    """Moments of the latents, and text states."""
+    moments = model.autoencoder.moments(params["autoencoder"], batch.image)
+    return *moments, model.encode_text(params, batch.tokens)
+
+
 def cached(model, params, batch, dtype):
     """The batch as a loader with caches would give it."""
-    moments = model.autoencoder.moments(params["autoencoder"], jnp.asarray(batch.image))
-    mean, std = (jnp.asarray(x, dtype) for x in moments)
-    states = jnp.asarray(model.encode_text(params, jnp.asarray(batch.tokens)), dtype)
+    mean, std, states = (jnp.asarray(x, dtype) for x in computed(model, params, batch))
     return batch._replace(image=None, latent_mean=mean, latent_std=std, text_states=states)
 
 
@@ -112,8 +117,9 @@ def test_the_same_draw_up_to_rounding(rng):
     params = state.params
     key = jax.random.split(jax.random.key(int(rng.integers(2**31))), len(batch.tokens))
     fast = cached(model, params, batch, jnp.bfloat16)
-    mode, draw = (latents_of(model, params, batch, k) for k in (None, key))
-    std = model.autoencoder.moments(params["autoencoder"], batch.image)[1]
+    _, std, computed_states = computed(model, params, batch)
+    latents = jax.jit(latents_of, static_argnums=0)
+    mode, draw = (latents(model, params, batch, k) for k in (None, key))
     for k, expected in ((None, mode), (key, draw)):
         found = latents_of(model, {}, fast, k)
         assert found.dtype == jnp.float32
@@ -123,7 +129,7 @@ def test_the_same_draw_up_to_rounding(rng):
     assert np.abs(draw - mode).max() > 0.1 * std.max()
     states = text_states_of(model, {}, fast)
     assert states.dtype == jnp.float32
-    np.testing.assert_allclose(states, text_states_of(model, params, batch), rtol=2**-8, atol=1e-6)
+    np.testing.assert_allclose(states, computed_states, rtol=2**-8, atol=1e-6)
 
 
 def test_dropped_text_has_the_states_of_the_empty_prompt(rng):
