@@ -19,7 +19,7 @@ from ragaf_jax.training.step import train_step
 
 
 def configured():
-    """Two trained networks of Stage 2 with few layers, which compile soon; 4 of 12 examples denoised.
+    """Two trained networks of Stage 2 with few layers; 4 of 12 examples are denoised.
 
     In float64: normalisation makes some 10 times more of one part's last bits in float32.
     """
