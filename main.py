@@ -62,7 +62,6 @@ from ragaf_jax.training.config_checks import check_config
 from ragaf_jax.training.config_files import (
     default_workdir,
     load_config,
-    stage1_beside,
     stage1_file,
 )
 from ragaf_jax.training.loop import train
@@ -224,6 +223,12 @@ def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> bool
     if (meta := load_meta(workdir)) is not None:
         check_same_config(meta["config"], config.to_dict(), workdir)
         config = with_recorded_data_dir(config, meta["config"], set_fields(), workdir)
+    elif config.stage == 2 and config.stage1:
+        # A new Stage 2 reads the data that its Stage 1 was trained with.
+        first = load_meta(Path(config.stage1))
+        if first is not None and first["config"]["data"]["dataset"] == config.data.dataset:
+            of_stage1 = first["config"], set_fields(), Path(config.stage1)
+            config = with_recorded_data_dir(config, *of_stage1)
     check_start(config, workdir)
     build_model(config)
     mesh = make_mesh(config)
@@ -303,9 +308,11 @@ def main(argv: list[str]) -> None:
         join(*address)
     keep_compiled()
     kept = keep_freed_memory()
-    if config.stage == 2 and not config.stage1 and (beside := stage1_beside(workdir)):
-        config.stage1 = beside
-        announce(f"Stage 1 is {beside}; --config.stage1 selects another one.")
+    meta = load_meta(workdir)
+    recorded = None if meta is None else meta["config"]
+    if FLAGS.mode != "both":
+        config = with_stage1(config, recorded, set_fields(), workdir)
+        runs = [(config, workdir)]
     if FLAGS.mode in ("train", "both"):
         for stage_config, folder in runs:
             announce(f"Stage {stage_config.stage}: {folder}")
@@ -316,11 +323,11 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode == "adopt":
         write_untrained(config, workdir, set_fields())
         return
-    if (meta := load_meta(workdir)) is not None:
-        check_overrides(set_fields(), meta["config"], FLAGS.mode)
-        distilled = meta["config"]["diffusion"].get("distilled_steps", 0)
+    if recorded is not None:
+        check_overrides(set_fields(), recorded, FLAGS.mode)
+        distilled = recorded["diffusion"].get("distilled_steps", 0)
         config = with_distilled_sampling(config, distilled, set_fields())
-        config = with_recorded_data_dir(config, meta["config"], set_fields(), workdir)
+        config = with_recorded_data_dir(config, recorded, set_fields(), workdir)
     if FLAGS.mode == "sample":
         open_shown = prepared(functools.partial(shown_for, drawings=8, colorings=3), config)
         output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"

@@ -152,6 +152,13 @@ def test_the_rule_itself(importer, name, expected):
     assert allowed(importer, name) is expected
 
 
+def test_every_package_has_a_place_in_the_law():
+    packages = {
+        path.name for path in (ROOT / "ragaf_jax").iterdir() if (path / "__init__.py").exists()
+    }
+    assert packages == set(DOWNWARD) - {"conditioning"}
+
+
 def test_no_packages_import_each_other():
     TopologicalSorter(DOWNWARD).prepare()  # raises CycleError
 

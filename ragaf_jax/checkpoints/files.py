@@ -82,7 +82,7 @@ def only(folder: Path, step: int, read: Callable[[Path], T]) -> T:
     except Exception as problem:
         raise UserError(
             f"checkpoint {directory} is damaged ({_reason(problem)}): "
-            "bring it back from a copy or use the newest"
+            "bring it back from a copy, or choose the newest with --checkpoint=newest"
         ) from problem
 
 

@@ -37,7 +37,7 @@ def phrases(pieces: Sequence[str], texts: Int[np.ndarray, " t"] | None = None) -
     Args:
       pieces: the text of each token. Frame and padding are left out. Where pieces mark the ends of
         words, as CLIP's "</w>" does, the pieces of one word are joined; else each is a word.
-      texts: the number of the text that each token is of, as in `Wishes`; a phrase ends with its
+      texts: the text of each token by its number, as in `TextConditioning`; a phrase ends with its
         text. By default all are of one.
     """
     texts = np.zeros(len(pieces), int) if texts is None else texts

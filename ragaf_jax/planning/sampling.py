@@ -185,4 +185,6 @@ def sampling_table(
         "that are not here. Memory, TFLOP and bytes are those of one device; advance is one step."
     )
     notes = [BOUND_NOTE, *memory_notes(targets)]
+    if config.sample.sampler == "heun":
+        notes.append("Heun evaluates the networks twice a step; advance counts one evaluation.")
     return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])

@@ -48,7 +48,7 @@ def stacked_conditions(
     if text is not None:
         negative_tokens, negative_mask = text.negative_tokens, text.negative_mask
         tokens, mask, text_ids = text.tokens, text.token_mask, text.text_ids
-    if count == 1:  # nothing is guided away from
+    if count == 1:  # without guidance
         states = model.encode_text(params, tokens, texts=text_ids)
     else:
         if text_ids is not None:

@@ -12,8 +12,8 @@ from ragaf_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Choices of a call. None of them compiles anew but `sampler`, and the first `sketch_guidance`
-    that is not 1, as that takes a third evaluation of the networks.
+    """Choices of a call. `sampler` compiles anew, and so does another number of evaluations a step:
+    one where both scales are 1, two where `sketch_guidance` is 1, else three.
 
     Attributes:
       steps: denoising steps of either stage.

@@ -21,8 +21,8 @@ class Scales(NamedTuple):
     """Scales of a call. Values do not compile again; to go from None to a number or back does.
 
     Attributes:
-      guidance: of the text. 1 is the model without guidance, and so is None, with which a step
-        evaluates the networks once.
+      guidance: of the text; 1 is the model without guidance. None equals 1 and needs one evaluation
+        of the networks a step.
       sketch_guidance: of the sketch and its regions; 1 likewise. With None, which is 1, a step
         evaluates the networks for two conditions instead of three.
       guidance_until: below this share of T both scales count as 1.

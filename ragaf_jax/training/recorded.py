@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.announcing import announce
+from ragaf_jax.training.config_files import stage1_beside
 
 # The location of the data, their caches, and rematerialisation: none changes a number.
 _FREE = ("data.dir", "data.cache", "model.remat")
@@ -58,6 +59,35 @@ def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir
     raise UserError(
         f"{sentence}: repeat the command with the old values, or choose another --workdir."
     )
+
+
+def with_stage1(
+    config: ml_collections.ConfigDict,
+    recorded: Mapping[str, Any] | None,
+    given: Collection[str],
+    workdir: Path,
+) -> ml_collections.ConfigDict:
+    """`config` with a Stage 1 where it names none: the recorded one, or that beside the workdir.
+
+    Args:
+      config: of this command.
+      recorded: the configuration in the checkpoint of `workdir`, as nested dicts; None without one.
+      given: paths of the fields that the command sets.
+      workdir: of the run.
+    """
+    if config.stage != 2 or config.stage1:
+        return config
+    if recorded is not None and recorded.get("stage1") and Path(recorded["stage1"]).is_dir():
+        fields = {"stage1": recorded["stage1"]}
+        if "stage1_checkpoint" not in given:
+            fields["stage1_checkpoint"] = recorded.get("stage1_checkpoint", "newest")
+        why = f", as in the training of {workdir}"
+    elif beside := stage1_beside(workdir):
+        fields, why = {"stage1": beside}, ""
+    else:
+        return config
+    announce(f"Stage 1 is {fields['stage1']}{why}; --config.stage1 selects another one.")
+    return with_fields(config, fields)
 
 
 def with_recorded_data_dir(

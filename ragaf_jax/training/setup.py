@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from ragaf_jax.checkpoints.meta import Meta, check_stages_match
-from ragaf_jax.checkpoints.reading import has_checkpoint, load_params
+from ragaf_jax.checkpoints.reading import (
+    chosen_step,
+    has_checkpoint,
+    load_params,
+    saved_steps,
+)
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.partition import partition
@@ -31,6 +36,13 @@ def check_start(config: ml_collections.ConfigDict, workdir: Path) -> None:
         raise UserError(
             f"Stage 2 starts from a trained Stage 1 and {config.stage1} holds no checkpoint; train "
             "it first, both with --mode=both, or give another --config.stage1."
+        )
+    workdir1 = Path(config.stage1)
+    step = chosen_step(workdir1, config.stage1_checkpoint)
+    if step is not None and step not in saved_steps(workdir1):
+        raise UserError(
+            f"config.stage1_checkpoint is {step}, and {workdir1} holds checkpoints of the steps "
+            f"{', '.join(map(str, saved_steps(workdir1)))}; choose one of them, newest or best."
         )
 
 

@@ -47,7 +47,9 @@ def share_training(patch: pytest.MonkeyPatch) -> None:
 
     def settings(args):
         config, model, _, objective, _, mesh = args
-        return repr((config.train, config.memory_budget_gib, model, objective, mesh))
+        # NumPy abbreviates the objective's arrays.
+        made = config.train, config.diffusion, config.data, config.memory_budget_gib
+        return repr((*made, model, objective, mesh))
 
     patch.setattr(loop, "initial_params", initial_params)
     patch.setattr(loop, "jitted_step", shared(loop.jitted_step, settings))
