@@ -65,7 +65,7 @@ from ragaf_jax.training.config_files import (
     stage1_file,
 )
 from ragaf_jax.training.loop import train
-from ragaf_jax.training.recorded import check_same_config, with_recorded_data_dir
+from ragaf_jax.training.recorded import check_same_config, with_recorded_data_dir, with_stage1
 from ragaf_jax.training.setup import check_start
 from ragaf_jax.training.untrained import write_untrained
 

@@ -46,6 +46,7 @@ Tree = dict[str, Any]
 
 
 _LONG_WAIT = 1.0  # seconds
+_DELETIONS, _PAUSE = 100, 0.1  # of an unfinished checkpoint, and seconds between them
 
 
 class Restored(NamedTuple):
@@ -239,6 +240,7 @@ class Checkpointer:
         finally:
             with self._told():
                 self._manager.close()
+            self._remove_unfinished()  # of a failed save, whose threads have ended now
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -249,6 +251,8 @@ class Checkpointer:
             reason = place_at_fault(problem)
             if reason is None:
                 raise
+            with contextlib.suppress(Exception):  # other threads of the save may not have ended yet
+                self._manager.wait_until_finished()
             self._remove_unfinished()
             left = checkpoints(self._folder)
             raise UserError(
@@ -262,10 +266,17 @@ class Checkpointer:
             ) from problem
 
     def _remove_unfinished(self) -> None:
-        """Deletes what an interrupted save left; Orbax does it in a thread that may end later."""
+        """Deletes what an interrupted save left; Orbax does it in a thread that may end later.
+
+        Threads of a failed save may still write into the folder, so deletion is repeated.
+        """
         if jax.process_index() == 0:
             for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+                for _ in range(_DELETIONS):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                    if not unfinished.exists():
+                        break
+                    time.sleep(_PAUSE)
 
     def _damaged(self, target: Any, other: OtherLayout | None) -> list[Path]:
         """What the first process cannot read; each by itself might go on from another checkpoint.
