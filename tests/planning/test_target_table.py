@@ -103,7 +103,7 @@ def test_a_part_that_is_refused_has_no_rate(h200):
     """A rate would be without this part's time."""
     parts = [
         PartPlan(name, 1, Account(1, GIB, 1.0, moved))
-        for name, moved in (("begin", 1e9), ("advance", None), ("finish", 1e9))
+        for name, moved in (("begin", 1e9), ("advance", None), ("decode", 1e9))
     ]
     for refused in (parts, parts[1:2]):
         text = sampling_table(smallest_config(1), [fake()], [refused], 1)
@@ -155,7 +155,7 @@ def test_a_step_is_compiled_for_a_tpu_slice():
 def test_sampling_is_compiled_part_by_part():
     config, target = smallest_config(1), open_target("h200")
     parts = part_plans(config, target, 2)
-    assert [part.name for part in parts] == ["begin", "advance", "finish"]
+    assert [part.name for part in parts] == ["begin", "advance", "decode"]
     assert all(part.account.moved_bytes for part in parts)
     assert parts[1].flops > parts[0].flops > 0  # Haar's decoder has no products
     text = sampling_table(config, [target], [parts], 2)
