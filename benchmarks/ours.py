@@ -16,7 +16,7 @@ from jaxtyping import Float
 from benchmarks.machine import versions
 from benchmarks.problem import TOKENS, UNETS, VOCABULARY, Job, config_of
 from benchmarks.worker import Ready, inputs_of
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, Text
 from ragaf_jax.losses.objective import Objective, objective_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params, traced_init
@@ -46,9 +46,10 @@ def set_up(job: Job) -> Ready:
     inputs = inputs_of(job, UNETS[job.network]["cross_attention_dim"])
     run: Callable[[], None]
     if job.task == "step":
-        empty = np.zeros((TOKENS, model.text_encoder.config.hidden_size), np.float32)
+        empty = np.zeros((1, TOKENS, model.text_encoder.config.hidden_size), np.float32)
         objective = objective_of(config, Tokenizer.train([""]))
-        objective = dataclasses.replace(objective, empty_states=empty)
+        text = objective.empty_text._replace(states=empty)
+        objective = dataclasses.replace(objective, empty_text=text)
         step, now = training_step(config, model, params, objective)
         del params  # they are the state's now, and memory holds them once
         batch = put_batch(make_mesh(config), random_batch(config, model))
@@ -57,7 +58,10 @@ def set_up(job: Job) -> Ready:
         run, now = _sampling(config, model, params, inputs["sketch"]), lambda: params
 
     def answer() -> Float[np.ndarray, "b h w c"]:
-        conditioning = Conditioning(jnp.asarray(inputs["text"]), jnp.asarray(inputs["sketch"]))
+        states = jnp.asarray(inputs["text"])
+        tokens = jnp.zeros(states.shape[:2], jnp.int32)
+        text = Text(tokens, jnp.ones(tokens.shape, bool), states=states)
+        conditioning = Conditioning(text, jnp.asarray(inputs["sketch"]))
         predict = jax.jit(lambda *args: model.predict(*args)[0])
         latents, timesteps = inputs["latents"], inputs["timesteps"]
         return np.asarray(predict(now(), latents, timesteps, conditioning), np.float32)
@@ -172,7 +176,7 @@ def random_batch(config: ml_collections.ConfigDict, model: Model) -> Batch:
 
     batch = jax.tree.map(draw, shapes)
     count = np.array([[model.max_regions - 1, 1], [model.max_edges - 1, 1]], np.int32)
-    nodes, edges = (np.tile(row, (len(batch.tokens), 1)) for row in count)
+    nodes, edges = (np.tile(row, (len(batch.text.tokens), 1)) for row in count)
     return batch._replace(graph=batch.graph._replace(n_node=nodes, n_edge=edges))
 
 
@@ -187,7 +191,7 @@ def _sampling(
     shapes = batch_shapes(config, model)
     batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (len(sketch), TOKENS), np.int32)
-    batch = batch._replace(sketch=sketch, tokens=tokens, token_mask=np.ones(tokens.shape, bool))
+    batch = batch._replace(sketch=sketch, text=Text(tokens, np.ones(tokens.shape, bool)))
     scales, seeds = scales_of(config.sample.to_dict()), iter(range(1 << 30))
 
     def run() -> None:

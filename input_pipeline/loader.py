@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain.python as grain
+import jax
 import numpy as np
 from grain.experimental import WindowShuffleMapDataset
 
@@ -14,7 +15,6 @@ from input_pipeline.mixture import Mixture
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample
 from ragaf_jax.batch import Batch, BatchIterator, Truth
-from ragaf_jax.graph.padding import stack_graphs
 
 # Reading is light beside a training step: two threads keep four batches ahead of it.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -165,13 +165,7 @@ def distinct_drawings(source: RecordSource, n: int) -> list[int]:
 
 def stack_examples(examples: Sequence[Batch]) -> Batch:
     """Examples → one batch."""
-    arrays = {
-        name: np.stack([getattr(example, name) for example in examples])
-        for name in Batch._fields
-        if name != "graph" and getattr(examples[0], name) is not None
-    }
-    arrays.setdefault("image", None)  # where there are latents instead
-    return Batch(**arrays, graph=stack_graphs([example.graph for example in examples]))
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *examples)
 
 
 class DevicePrefetcher:

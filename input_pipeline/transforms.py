@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from input_pipeline.mirror import mirror_record
-from ragaf_jax.batch import Batch, ink_on_black
+from ragaf_jax.batch import Batch, Text, ink_on_black
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.trimming import trim_edges
@@ -50,6 +50,7 @@ class ToExample(grain.RandomMapTransform):
         """
         chosen = record["captions"][caption]
         tokens, mask = self.tokenizer.encode([chosen], self.text_length)
+        states = record["text_states"][chosen] if "text_states" in record else None
         graph = RegionGraph(*(record[name] for name in RegionGraph._fields))
         image = mean = std = None
         if "latents" in record:
@@ -61,11 +62,9 @@ class ToExample(grain.RandomMapTransform):
             sketch=ink_on_black(record["sketch"][..., 0]),
             labels=record["labels"].astype(np.int32),
             graph=pad_graph(trim_edges(graph, self.max_edges), self.max_regions, self.max_edges),
-            tokens=tokens[0],
-            token_mask=mask[0],
+            text=Text(tokens[0], mask[0], states=states),
             latent_mean=mean,
             latent_std=std,
-            text_states=record["text_states"][chosen] if "text_states" in record else None,
         )
 
 

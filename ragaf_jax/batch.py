@@ -12,8 +12,25 @@ Array = jax.Array | np.ndarray
 T = TypeVar("T")
 
 
+class Text(NamedTuple):
+    """B rows of T tokens for the text encoder, each one text or several.
+
+    Attributes:
+      tokens: token ids.
+      mask: True on tokens of a text, False on padding.
+      ids: the text of each token, where a row has several: 0 the first, and padding. No text
+        attends to another. None: one text a row.
+      states: the text encoder's states of `tokens`; None until they are computed.
+    """
+
+    tokens: Int[Array, "b t"]
+    mask: Bool[Array, "b t"]
+    ids: Int[Array, "b t"] | None = None
+    states: Float[Array, "b t d"] | None = None
+
+
 class Batch(NamedTuple):
-    """B examples of side S, with R padded regions, E padded edges and T text tokens.
+    """B examples of side S, with R padded regions and E padded edges.
 
     Attributes:
       image: the picture to be made, in [-1, 1].
@@ -23,22 +40,18 @@ class Batch(NamedTuple):
       graph: the regions' graph, padded by jraph's convention: `nodes` f32[B, R, F], `edges`
         f32[B, E, Fe], `senders` and `receivers` i32[B, E], `n_node` = [n, R - n] and `n_edge` =
         [e, E - e] per example. The second graph of each pair is the padding.
-      tokens: the caption's token ids.
-      token_mask: true on the tokens that are the caption's, false on padding.
+      text: the captions, with their states if these were computed beforehand.
       latent_mean, latent_std: where they were computed beforehand, the distribution of the image's
         latents as the autoencoder scales them; there is no `image` then.
-      text_states: where they were computed beforehand, the text encoder's states of `tokens`.
     """
 
     image: Float[Array, "b s s 3"] | None
     sketch: Float[Array, "b s s 3"]
     labels: Int[Array, "b s s"]
     graph: jraph.GraphsTuple
-    tokens: Int[Array, "b t"]
-    token_mask: Bool[Array, "b t"]
+    text: Text
     latent_mean: Float[Array, "b h w c"] | None = None
     latent_std: Float[Array, "b h w c"] | None = None
-    text_states: Float[Array, "b t d"] | None = None
 
 
 @runtime_checkable

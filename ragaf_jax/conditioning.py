@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, Text
 from ragaf_jax.nets.kl_autoencoder import draw
 from ragaf_jax.nets.model import Conditioning, Model, Params
 
@@ -17,13 +17,11 @@ def latents_of(
     return draw(batch.latent_mean, batch.latent_std, rng)
 
 
-def text_states_of(
-    model: Model, params: Params, batch: Batch, rng: PRNGKeyArray | None = None
-) -> Float[Array, "b t d"]:
-    """The text encoder's states of a batch's captions; `rng` is for LoRA's dropout."""
-    if batch.text_states is None:
-        return model.encode_text(params, batch.tokens, rng)
-    return jnp.asarray(batch.text_states, jnp.float32)
+def encoded(model: Model, params: Params, text: Text, rng: PRNGKeyArray | None = None) -> Text:
+    """The text with the text encoder's states in float32; `rng` is for LoRA's dropout."""
+    if text.states is None:
+        return model.encode_text(params, text, rng)
+    return text._replace(states=jnp.asarray(text.states, jnp.float32))
 
 
 def condition(
@@ -39,6 +37,6 @@ def condition(
     """
     regions = None
     if model.ragaf is not None:
-        regions = model.locate(batch.labels, batch.graph, batch.token_mask, keep_sketch)
+        regions = model.locate(batch.labels, batch.graph, batch.text.mask, keep_sketch)
     sketch = batch.sketch * keep_sketch[:, None, None, None]
-    return Conditioning(text_states_of(model, params, batch, rng), sketch, regions)
+    return Conditioning(encoded(model, params, batch.text, rng), sketch, regions)

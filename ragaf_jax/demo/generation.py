@@ -139,5 +139,5 @@ def _attention(result: Result) -> Picture | None:
         result.pieces,
         result.fusion[:, 0].mean(0),
         result.numbers,
-        result.request.text.text_ids[0],
+        result.request.text_ids,
     )

@@ -53,7 +53,7 @@ def make_read(model: Model, schedule: Schedule) -> Read:
 
     @jax.jit
     def traces(params: Params, batch: Batch, noise: Float[Array, "b h w c"]) -> RagafTrace:
-        count = len(batch.tokens)
+        count = len(batch.text.tokens)
         latents = latents_of(model, params, batch)
         conditioning = condition(model, params, batch, jnp.ones(count))
 
@@ -66,11 +66,11 @@ def make_read(model: Model, schedule: Schedule) -> Read:
 
     def read(params: Params, batch: Batch, seed: int) -> Reading:
         noise = example_noise(
-            example_keys(jax.random.key(seed), len(batch.tokens)), model.latent_shape
+            example_keys(jax.random.key(seed), len(batch.text.tokens)), model.latent_shape
         )
         pieces, done = [], 0
         for piece, fresh in in_chunks(batch, CHUNK):
-            first, count = done - fresh.start, len(piece.tokens)
+            first, count = done - fresh.start, len(piece.text.tokens)
             trace = traces(params, piece, noise[first : first + count])
             pieces.append(jax.device_get((trace.attention[:, fresh], trace.fusion[:, fresh])))
             done = first + count

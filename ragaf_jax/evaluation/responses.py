@@ -57,7 +57,7 @@ def make_responses(
     unguided = Scales(guidance=None, sketch_guidance=None)
     variants = single_changes(batch, model.ragaf is not None)
     for_losses, for_samples = jax.random.split(jax.random.key(config.seed))
-    keys = batch_keys(for_samples, len(batch.tokens))
+    keys = batch_keys(for_samples, len(batch.text.tokens))
 
     @jax.jit
     def losses_of(

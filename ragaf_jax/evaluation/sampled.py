@@ -44,7 +44,7 @@ def sample_both(
     folder = None if kept is None else kept / _fingerprint(config, one, two, batch)
     sample: Sample | None = None
     pieces: list[tuple[Images, Images]] = []
-    with tqdm(total=len(batch.tokens), desc="sampling", unit=" drawings") as bar:
+    with tqdm(total=len(batch.text.tokens), desc="sampling", unit=" drawings") as bar:
         for i, (piece, fresh) in enumerate(in_chunks(batch, CHUNK)):
             file = None if folder is None else folder / f"{i:05}.npz"
             found = None if file is None else _read(file)
@@ -68,7 +68,7 @@ def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sampl
     def sample(piece: Batch, chunk: int) -> tuple[Images, Images]:
         chunk_key = jax.random.fold_in(jax.random.key(config.seed), chunk)
         keys = {
-            number: batch_keys(key, len(piece.tokens))
+            number: batch_keys(key, len(piece.text.tokens))
             for number, key in enumerate(jax.random.split(chunk_key), 1)
         }
         finished = stages.sample_batch(piece, keys, options)
@@ -80,14 +80,14 @@ def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sampl
 
 def _fingerprint(config: ml_collections.ConfigDict, one: Stage, two: Stage, batch: Batch) -> str:
     """Of parameters, conditions and all settings: what has another is another picture."""
-    given = {"sketch": batch.sketch, "labels": batch.labels, "mask": batch.token_mask}
+    given = {"sketch": batch.sketch, "labels": batch.labels, "mask": batch.text.mask}
     given |= batch.graph._asdict()
     arrays = {
         "stage1": one.params,
         "stage2": two.params,
         "drawings": {name: x for name, x in given.items() if x is not None},
     }
-    tokens = np.asarray(batch.tokens).tolist()
+    tokens = np.asarray(batch.text.tokens).tolist()
     trained = [stage.config.to_dict() for stage in (one, two)]
     made = [[x["model"], x["diffusion"]] for x in trained]
     steps = [one.step, two.step]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jraph
 import numpy as np
 
@@ -44,12 +45,7 @@ def pad_graph(graph: RegionGraph, max_nodes: int, max_edges: int) -> jraph.Graph
 
 def stack_graphs(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
     """Padded graphs of one size → one GraphsTuple whose arrays have a leading batch axis."""
-    fields = {
-        name: np.stack([getattr(graph, name) for graph in graphs])
-        for name in jraph.GraphsTuple._fields
-        if name != "globals"
-    }
-    return jraph.GraphsTuple(**fields, globals=None)
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *graphs)
 
 
 def _extended(rows: np.ndarray, length: int, value: int) -> np.ndarray:

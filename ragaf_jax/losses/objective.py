@@ -1,15 +1,14 @@
 """The objective of a configuration, and the random numbers of a step."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, Text
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.diffusion.schedule import Schedule
 from ragaf_jax.errors import UserError
@@ -33,9 +32,7 @@ class Objective:
         rest, too, for the appearance loss. That costs a fraction of denoising, and tying words to
         regions takes many examples.
       accumulation: each batch goes through the networks in so many parts.
-      empty_tokens: the tokens of the empty prompt.
-      empty_mask: which of them are not padding.
-      empty_states: the text encoder's states of them, where those of captions come with the batch.
+      empty_text: the empty prompt in one row, with its states if captions come with theirs.
     """
 
     schedule: Schedule
@@ -47,9 +44,7 @@ class Objective:
     appearance_weight: float
     denoised: int
     accumulation: int
-    empty_tokens: Int[np.ndarray, " t"]
-    empty_mask: Bool[np.ndarray, " t"]
-    empty_states: Float[np.ndarray, "t d"] | None = None
+    empty_text: Text
 
 
 def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Objective:
@@ -64,7 +59,6 @@ def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Obj
             f"config.model.text_encoder.vocab_size is {config.model.text_encoder.vocab_size}; "
             "raise the latter."
         )
-    tokens, mask = tokenizer.encode([""], config.data.text_length)
     return Objective(
         schedule=schedule_of(config),
         prediction=config.diffusion.prediction,
@@ -75,8 +69,7 @@ def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Obj
         appearance_weight=config.train.appearance_weight,
         denoised=config.train.batch_size,
         accumulation=config.train.accumulation,
-        empty_tokens=tokens[0],
-        empty_mask=mask[0],
+        empty_text=Text(*tokenizer.encode([""], config.data.text_length)),
     )
 
 
@@ -96,14 +89,12 @@ def dropped(
 
 def drop_text(objective: Objective, batch: Batch, dropped: Bool[Array, " b"]) -> Batch:
     """The batch with the empty prompt in place of the captions that are dropped."""
-    if batch.text_states is not None:
-        empty = jnp.asarray(objective.empty_states, batch.text_states.dtype)[None]
-        states = jnp.where(dropped[:, None, None], empty, batch.text_states)
-        batch = batch._replace(text_states=states)
-    return batch._replace(
-        tokens=jnp.where(dropped[:, None], objective.empty_tokens[None], batch.tokens),
-        token_mask=jnp.where(dropped[:, None], objective.empty_mask[None], batch.token_mask),
-    )
+
+    def replaced(empty: Any, given: Any) -> Array:
+        chosen = dropped.reshape(-1, *[1] * (given.ndim - 1))
+        return jnp.where(chosen, jnp.asarray(empty, given.dtype), given)
+
+    return batch._replace(text=jax.tree.map(replaced, objective.empty_text, batch.text))
 
 
 class Denoised(NamedTuple):
@@ -150,6 +141,6 @@ def drawn(objective: Objective, rng: PRNGKeyArray, batch: Batch) -> tuple[Denois
         keep_sketch=1.0 - no_sketch,
         dropout=jax.random.split(keys[5], size),
     )
-    count = read.tokens.shape[0]
+    count = read.text.tokens.shape[0]
     times = jax.random.uniform(keys[3], (count,), maxval=steps - 1)
     return spread(denoised), spread(Read(read, times))

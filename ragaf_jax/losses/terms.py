@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ragaf_jax.batch import Batch
-from ragaf_jax.conditioning import condition, latents_of, text_states_of
+from ragaf_jax.conditioning import condition, encoded, latents_of
 from ragaf_jax.diffusion import loss as losses
 from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.losses.objective import Denoised, Objective, Read
@@ -67,8 +67,8 @@ def reading_loss(
     model: Model, params: Params, batch: Batch, timesteps: Float[Array, " b"]
 ) -> Float[Array, ""]:
     """The appearance loss of what RAGAF reads off words and graph alone."""
-    regions = model.locate(batch.labels, batch.graph, batch.token_mask)
-    trace = model.read(params, timesteps, text_states_of(model, params, batch), regions)
+    regions = model.locate(batch.labels, batch.graph, batch.text.mask)
+    trace = model.read(params, timesteps, encoded(model, params, batch.text), regions)
     latents = jax.lax.stop_gradient(latents_of(model, params, batch))
     return appearance_loss(trace, regions, latents).mean()
 

@@ -15,9 +15,8 @@ from ragaf_jax.nets.model import Model, Params
 # Examples a call of the compiled loss.
 CHUNK = 16
 
-# The fields of a batch that are its regions, and those that are its captions.
+# The fields of a batch that are its regions.
 GRAPH = ("labels", "graph")
-TEXT = ("tokens", "token_mask", "text_states")
 
 Validate = Callable[[Params, Batch, int], dict[str, float]]
 
@@ -36,7 +35,7 @@ def variants(batch: Batch, has_regions: bool) -> dict[str, Batch]:
     wrong = {
         "true": batch,
         "shuffled_sketch": shuffled(batch, "sketch", *GRAPH),
-        "shuffled_text": shuffled(batch, *TEXT),
+        "shuffled_text": shuffled(batch, "text"),
     }
     if has_regions:
         wrong["shuffled_graph"] = shuffled(batch, *GRAPH)
@@ -54,7 +53,7 @@ def single_changes(batch: Batch, has_regions: bool) -> dict[str, Batch]:
         "true": batch,
         "shuffled_sketch": shuffled(batch, "sketch"),
         "blank_sketch": batch._replace(sketch=np.zeros_like(batch.sketch)),
-        "shuffled_text": shuffled(batch, *TEXT),
+        "shuffled_text": shuffled(batch, "text"),
     }
     if has_regions:
         changed["shuffled_graph"] = shuffled(batch, *GRAPH)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
+from ragaf_jax.batch import Text
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.autoencoder import Autoencoder
 from ragaf_jax.nets.clip_text import ClipText
@@ -43,12 +44,12 @@ class Conditioning(NamedTuple):
     """What the picture is to be like.
 
     Attributes:
-      text_states: the text encoder's states.
+      text: with its states.
       sketch: ink 1 on black; all zero where the sketch is dropped.
       regions: for Stage 2, else None.
     """
 
-    text_states: Float[Array, "b t d"]
+    text: Text
     sketch: Float[Array, "b s s 3"]
     regions: Regions | None = None
 
@@ -88,7 +89,7 @@ class Model:
         conditioning = self._example_conditioning()
         latents, timesteps = jnp.zeros((1, *self.latent_shape)), jnp.zeros(1)
         keys = jax.random.split(rng, 6)
-        text, sketch = conditioning.text_states, conditioning.sketch
+        text, sketch = conditioning.text.states, conditioning.sketch
         params = {
             "unet": self.unet.init(keys[0], latents, timesteps, text)["params"],
             "control": self.control.init(keys[1], latents, timesteps, text, sketch)["params"],
@@ -131,18 +132,11 @@ class Model:
         """Images of latents, not clipped."""
         return self.autoencoder.decode(params.get("autoencoder", {}), latents)
 
-    def encode_text(
-        self,
-        params: Params,
-        tokens: Int[Array, "b t"],
-        rng: PRNGKeyArray | None = None,
-        texts: Int[Array, "b t"] | None = None,
-    ) -> Float[Array, "b t d"]:
-        """The text encoder's last hidden states.
-
-        `rng` is for LoRA's dropout; `texts` tells several texts of one row apart, see `ClipText`.
-        """
-        return self._apply("text_encoder", self.text_encoder, params, rng, tokens, None, texts)
+    def encode_text(self, params: Params, text: Text, rng: PRNGKeyArray | None = None) -> Text:
+        """The text with the text encoder's last hidden states; `rng` is for LoRA's dropout."""
+        inputs = text.tokens, None, text.ids
+        states = self._apply("text_encoder", self.text_encoder, params, rng, *inputs)
+        return text._replace(states=states)
 
     def locate(
         self,
@@ -185,7 +179,7 @@ class Model:
         Returns:
           The prediction and, where RAGAF ran, what it decided.
         """
-        text = conditioning.text_states
+        text = conditioning.text.states
         sketch = conditioning.sketch, sketch_strength
         down, mid, features = self._apply(
             "control", self.control, params, rng, latents, timesteps, text, *sketch
@@ -214,7 +208,7 @@ class Model:
         self,
         params: Params,
         timesteps: Float[Array, " b"],
-        text_states: Float[Array, "b t d"],
+        text: Text,
         regions: Regions,
     ) -> RagafTrace:
         """What RAGAF makes of words and graph alone: no latents, no UNet, a small part of the cost.
@@ -227,7 +221,7 @@ class Model:
             regions.graph,
             None,
             timesteps,
-            text_states,
+            text.states,
             regions.allowed,
         )
         return trace
@@ -260,7 +254,9 @@ class Model:
     def _example_conditioning(self) -> Conditioning:
         """All-zero inputs of the right shapes, to make parameters with."""
         size, tokens = self.image_size, self.text_length
-        text = jnp.zeros((1, tokens, self.unet.config.cross_attention_dim))
+        mask = jnp.ones((1, tokens), bool)
+        states = jnp.zeros((1, tokens, self.unet.config.cross_attention_dim))
+        text = Text(jnp.zeros((1, tokens), jnp.int32), mask, states=states)
         sketch = jnp.zeros((1, size, size, 3))
         if self.ragaf is None:
             return Conditioning(text, sketch)
@@ -274,7 +270,6 @@ class Model:
             globals=None,
         )
         labels = jnp.zeros((1, size, size), jnp.int32)
-        mask = jnp.ones((1, tokens), bool)
         return Conditioning(text, sketch, self.locate(labels, graph, mask))
 
 

@@ -112,9 +112,10 @@ def step_and_shapes(
     model, tx = build_model(config), optimizer(config.train, cut)
     objective = objective_of(config, Tokenizer.train([""]))  # of a vocabulary, sizes alone count
     batch = batch_shapes(config, model)
-    if batch.text_states is not None:
-        empty = np.zeros(batch.text_states.shape[1:], np.float32)
-        objective = dataclasses.replace(objective, empty_states=empty)
+    if batch.text.states is not None:
+        empty = np.zeros((1, *batch.text.states.shape[1:]), np.float32)
+        text = objective.empty_text._replace(states=empty)
+        objective = dataclasses.replace(objective, empty_text=text)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = abstract_state(config, model, tx)
     step = functools.partial(train_step, model, tx, config.train.ema_decay, objective)

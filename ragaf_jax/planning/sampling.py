@@ -85,9 +85,9 @@ def part_plans(
     scales = each(scales_of(config.sample.to_dict()), whole)
     steps = config.sample.steps
     grid = each(TimestepGrid(jnp.zeros(steps + 1, jnp.int32), jnp.int32(steps)), whole)
-    tokens, mask = batch.tokens, batch.token_mask
+    prompt = batch.text._replace(ids=batch.text.tokens)
     region_text_ids = jax.ShapeDtypeStruct((count, model.max_regions), jnp.int32, sharding=shares)
-    text = TextConditioning(tokens, mask, tokens, mask, tokens, region_text_ids)
+    text = TextConditioning(prompt, prompt, region_text_ids)
 
     def compiled(name: str, part: Any, *arguments: Any) -> PartPlan:
         jitted = jax.jit(part, compiler_options=target.compiler_options)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jraph
 import ml_collections
 
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, Text
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.clip_text import ClipTextConfig
@@ -89,9 +89,11 @@ def batch_shapes(config: ml_collections.ConfigDict, model: Model) -> Batch:
             n_edge=of(2, dtype=jnp.int32),
             globals=None,
         ),
-        tokens=of(model.text_length, dtype=jnp.int32),
-        token_mask=of(model.text_length, dtype=jnp.bool_),
+        text=Text(
+            of(model.text_length, dtype=jnp.int32),
+            of(model.text_length, dtype=jnp.bool_),
+            states=of(model.text_length, width, dtype=jnp.bfloat16) if "text" in kinds else None,
+        ),
         latent_mean=latents,
         latent_std=latents,
-        text_states=of(model.text_length, width, dtype=jnp.bfloat16) if "text" in kinds else None,
     )

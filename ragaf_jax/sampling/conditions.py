@@ -1,5 +1,8 @@
 """Conditions of the evaluations of a guided step, and the cells that region prompts decide."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -8,6 +11,8 @@ from ragaf_jax.batch import Batch
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.nets.regions import region_shares
 from ragaf_jax.sampling.sampling_config import SamplingConfig, Scales, TextConditioning
+
+T = TypeVar("T")
 
 # The least share of a cell in regions with their own text at which the cell is theirs. At 0.5 the
 # rims of such regions keep the colours of the main prompt; near 0 small neighbours lose theirs.
@@ -40,41 +45,41 @@ def stacked_conditions(
       text: texts of requests. Without it, (nothing) has the empty prompt, and all regions attend to
         the captions.
     """
-    examples = batch.tokens.shape[0]
-    negative_tokens, negative_mask = (
-        jnp.asarray(x[None]) for x in (sampling.empty_tokens, sampling.empty_mask)
-    )
-    tokens, mask, text_ids = batch.tokens, batch.token_mask, None
+    examples = len(batch.labels)
+    # States in the batch are the caches' bfloat16; images do not depend on caches.
+    negative, positive = sampling.empty_text, batch.text._replace(states=None)
     if text is not None:
-        negative_tokens, negative_mask = text.negative_tokens, text.negative_mask
-        tokens, mask, text_ids = text.tokens, text.token_mask, text.text_ids
+        negative, positive = text.negative, text.positive
     if count == 1:  # without guidance
-        states = model.encode_text(params, tokens, texts=text_ids)
+        texts = model.encode_text(params, positive)
     else:
-        if text_ids is not None:
-            text_ids = jnp.concatenate([jnp.zeros_like(text_ids), text_ids])
-        both = model.encode_text(params, jnp.concatenate([negative_tokens, tokens]), texts=text_ids)
-        negative, positive = both[:-examples], both[-examples:]
-        negative = jnp.broadcast_to(negative, positive.shape)
-        states = jnp.concatenate([negative] * (count - 1) + [positive])
+        both = model.encode_text(params, _stacked([negative, positive]))
+        negative = jax.tree.map(lambda x: x[:-examples], both)
+        positive = jax.tree.map(lambda x: x[-examples:], both)
+        negative = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), negative, positive)
+        texts = _stacked([negative] * (count - 1) + [positive])
     shown = jnp.repeat(jnp.array([0.0, 1.0, 1.0][-count:]), examples)
     regions = None
     if model.ragaf is not None:
-        negative_mask = jnp.broadcast_to(negative_mask, mask.shape)
         regions = model.locate(
             jnp.concatenate([batch.labels] * count),
-            jax.tree.map(lambda x: jnp.concatenate([x] * count), batch.graph),
-            jnp.concatenate([negative_mask] * (count - 1) + [mask]),
+            _stacked([batch.graph] * count),
+            texts.mask,
             shown,
         )
-        if text is not None:
-            own = text.text_ids[:, None] == text.region_text_ids[..., None]
-            own = own & mask[:, None]
-            others = jnp.broadcast_to(negative_mask[:, None], own.shape)
-            allowed = jnp.concatenate([others] * (count - 1) + [own])
-            regions = regions._replace(allowed=allowed)
+        if text is not None and texts.ids is not None:
+            # Negative prompts have no region prompts: all of their tokens have the id 0.
+            none = jnp.zeros_like(text.region_text_ids)
+            ids = jnp.concatenate([none] * (count - 1) + [text.region_text_ids])
+            own = (texts.ids[:, None] == ids[..., None]) & texts.mask[:, None]
+            regions = regions._replace(allowed=own)
     sketch = jnp.concatenate([batch.sketch] * count) * shown[:, None, None, None]
-    return Conditioning(states, sketch, regions)
+    return Conditioning(texts, sketch, regions)
+
+
+def _stacked(trees: Sequence[T]) -> T:
+    """The arrays of several trees, one tree's after another's on the batch axis."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 
 
 def own_cells(

@@ -33,7 +33,7 @@ def make_grid(
     count, scales = config.sample_examples, scales_of(config.sample.to_dict())
     shown = jax.tree.map(lambda x: x[:count], batch)
     sampler = make_stage_sampler(build_model(config), sampling_config_of(config, tokenizer))
-    keys = batch_keys(jax.random.key(config.seed), len(shown.tokens))
+    keys = batch_keys(jax.random.key(config.seed), len(shown.text.tokens))
 
     def grid(params: Params) -> dict[str, Picture]:
         run = StageRun(config.stage, sampler, params, keys)
@@ -66,7 +66,7 @@ def attention_sheet(
     """
     blocks = []
     for i, weights in enumerate(attention):
-        pieces = tokenizer.pieces(batch.tokens[i].tolist())
+        pieces = tokenizer.pieces(batch.text.tokens[i].tolist())
         real = weights[: int(batch.graph.n_node[i, 0])]
         maps = phrase_maps(truth.sketch_u8[i], batch.labels[i], real, pieces, CELL, COLUMNS)
         caption = shortened(truth.captions[i].strip()) or "(no words)"

@@ -193,7 +193,7 @@ class LoadedStages:
         **choices: bool,
     ) -> Iterator[Progress | Finished]:
         """`sample_stages` on the devices, which get some examples twice where they are too few."""
-        count = len(batch.tokens)
+        count = len(batch.text.tokens)
         runs = [
             StageRun(
                 i,

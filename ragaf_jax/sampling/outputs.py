@@ -94,7 +94,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
             result.pieces,
             fusion.mean(0),
             numbers,
-            result.request.text.text_ids[0],
+            result.request.text_ids,
         )
         images["fusion"] = fusion_curves(TRACE_LEVELS, fusion, numbers)
     for name, image in images.items():

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 
-from ragaf_jax.batch import Batch, ink_on_black
+from ragaf_jax.batch import Batch, Text, ink_on_black
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
@@ -61,7 +61,7 @@ class Request(NamedTuple):
       text: of one example, with region prompts.
       graph: of its regions, not padded.
       prompts: the prompt, and below it a line for each region prompt.
-      pieces: the text of each token of `text`.
+      pieces: the characters of each token of `text.positive`.
       notices: what of sketch and text the model cannot take in, as sentences.
     """
 
@@ -71,6 +71,12 @@ class Request(NamedTuple):
     prompts: str
     pieces: list[str]
     notices: list[str]
+
+    @property
+    def text_ids(self) -> Int[np.ndarray, " t"]:
+        """The text of each token, as in `Text.ids`."""
+        assert self.text.positive.ids is not None
+        return np.asarray(self.text.positive.ids[0])
 
     @property
     def has_region_text(self) -> bool:
@@ -86,9 +92,7 @@ class Request(NamedTuple):
     def without_region_text(self) -> TextConditioning:
         """The text without region prompts."""
         return self.text._replace(
-            tokens=self.batch.tokens,
-            token_mask=self.batch.token_mask,
-            text_ids=np.zeros_like(self.text.text_ids),
+            positive=self.batch.text._replace(ids=np.zeros_like(self.text.positive.ids)),
             region_text_ids=np.zeros_like(self.text.region_text_ids),
         )
 
@@ -175,8 +179,7 @@ def make_request(
     words = {number: region_prompts[number].strip() for number in numbers}
     for written in (prompt, negative_prompt, *words.values()):
         _check_text(written)
-    packed, packed_mask, texts = _packed(prompt, words, model.text_length, tokenizer)
-    tokens, mask = tokenizer.encode([prompt], model.text_length)
+    packed = _packed(prompt, words, model.text_length, tokenizer)
     batch = Batch(
         image=np.zeros((1, *page.sketch.shape, 3), np.float32),
         sketch=ink_on_black(page.sketch[None]),
@@ -190,16 +193,15 @@ def make_request(
                 )
             ]
         ),
-        tokens=tokens,
-        token_mask=mask,
+        text=Text(*tokenizer.encode([prompt], model.text_length)),
     )
-    negative = tokenizer.encode([negative_prompt], model.text_length)
+    negative = _packed(negative_prompt, {}, model.text_length, tokenizer)
     return Request(
         batch,
-        TextConditioning(*negative, packed[None], packed_mask[None], texts[None], region_text_ids),
+        TextConditioning(negative, packed, region_text_ids),
         graph,
         "\n".join([prompt.strip(), *(f"{number}: {words[number]}" for number in words)]),
-        tokenizer.pieces(packed.tolist()),
+        tokenizer.pieces(packed.tokens[0].tolist()),
         _notices(page, prompt, words, negative_prompt, model.text_length, tokenizer),
     )
 
@@ -215,10 +217,8 @@ def _check_text(text: str) -> None:
         ) from None
 
 
-def _packed(
-    prompt: str, words: Mapping[int, str], length: int, tokenizer: Tokenizer
-) -> tuple[Int[np.ndarray, " t"], Bool[np.ndarray, " t"], Int[np.ndarray, " t"]]:
-    """The prompt and behind it, without a frame, the words of each region: tokens, mask, texts.
+def _packed(prompt: str, words: Mapping[int, str], length: int, tokenizer: Tokenizer) -> Text:
+    """The prompt in one row and behind it, without a frame, the words of each region.
 
     Raises:
       UserError: a region without words, or more tokens than the model reads.
@@ -239,7 +239,7 @@ def _packed(
         place = slice(end, end + count)
         tokens[place], mask[place], texts[place] = rows[text][1 : 1 + count], True, text
         end += count
-    return tokens, mask, texts
+    return Text(tokens[None], mask[None], texts[None])
 
 
 def _notices(

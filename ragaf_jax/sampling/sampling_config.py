@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from ragaf_jax.batch import Text
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
 from ragaf_jax.diffusion.schedule import CLEAN, Schedule, finite_snr
@@ -39,19 +39,14 @@ class TextConditioning(NamedTuple):
     """The texts of requests.
 
     Attributes:
-      negative_tokens: of the negative prompt.
-      negative_mask: which of them are not padding.
-      tokens: the prompt with its start and end tokens, behind it region prompts, and padding.
-      token_mask: which of them are not padding.
-      text_ids: the text of each token: 0 the prompt, and padding; i > 0 a region prompt.
+      negative: the negative prompt.
+      positive: the prompt with its start and end tokens, behind it region prompts, and padding;
+        `ids` is 0 for the prompt and padding, i > 0 for a region prompt.
       region_text_ids: the text that each region attends to, alone.
     """
 
-    negative_tokens: Int[Array, "b t"]
-    negative_mask: Bool[Array, "b t"]
-    tokens: Int[Array, "b t"]
-    token_mask: Bool[Array, "b t"]
-    text_ids: Int[Array, "b t"]
+    negative: Text
+    positive: Text
     region_text_ids: Int[Array, "b r"]
 
 
@@ -76,16 +71,14 @@ class SamplingConfig:
       prediction: what the UNet predicts.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       spacing: which timesteps it evaluates.
-      empty_tokens: the tokens of the empty prompt.
-      empty_mask: which of them are not padding.
+      empty_text: the empty prompt, in one row.
     """
 
     schedule: Schedule
     prediction: str
     sampler: str
     spacing: Spacing
-    empty_tokens: Int[np.ndarray, " t"]
-    empty_mask: Bool[np.ndarray, " t"]
+    empty_text: Text
 
     def timestep_grid(self, steps: int, strength: float = 1.0) -> TimestepGrid:
         """Timesteps from pure noise, or from images noised to `strength` in 0 … 1; 0: none.
@@ -118,8 +111,8 @@ def sampling_config_of(
     if fields.prediction == "v_prediction" and name in FINITE_SNR:
         # As diffusers samples v. "sample" is ours, and needs no such care where alpha is 0.
         schedule = finite_snr(schedule)
-    tokens, mask = tokenizer.encode([""], config.data.text_length)
-    return SamplingConfig(schedule, fields.prediction, name, spacing, tokens[0], mask[0])
+    empty = Text(*tokenizer.encode([""], config.data.text_length))
+    return SamplingConfig(schedule, fields.prediction, name, spacing, empty)
 
 
 def scales_of(sample: Mapping[str, Any]) -> Scales:

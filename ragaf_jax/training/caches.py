@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import jax
 import ml_collections
-import numpy as np
 
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError
@@ -61,5 +60,5 @@ def with_empty_states(objective: Objective, model: Model, state: TrainState) -> 
     encode = jax.jit(model.encode_text)
     # A LoRA of the text encoder was refused: it is all that there is to encode with.
     params = {"text_encoder": local_copy(state.params["text_encoder"])}
-    states = encode(params, objective.empty_tokens[None])[0]
-    return dataclasses.replace(objective, empty_states=np.asarray(states))
+    text = jax.device_get(encode(params, objective.empty_text))
+    return dataclasses.replace(objective, empty_text=text)

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from fakes import WORDS, random_stage, save_stage
+from fakes import SMALLEST, WORDS, random_stage, save_stage
 from hostile_files import hostile_files
 from PIL import Image
 from ports import reserve_port
@@ -104,7 +104,7 @@ def page(address):
 def page_of_small_stages(tmp_path_factory):
     """With random weights, for the gate: images appear after seconds. Loaded once for two tests."""
     folder = tmp_path_factory.mktemp("page")
-    workdirs = [save_stage(random_stage(i), folder / f"stage{i}") for i in (1, 2)]
+    workdirs = [save_stage(random_stage(i, **SMALLEST), folder / f"stage{i}") for i in (1, 2)]
     flags = [f"--stage{i}={workdir}" for i, workdir in enumerate(workdirs, 1)]
     with served(flags, folder) as url, opened(url) as page:
         yield page

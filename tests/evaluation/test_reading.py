@@ -37,7 +37,7 @@ def test_it_is_the_models_trace_on_noised_pictures(rng):
     assert found.fusion.shape == (count, 3, regions, 2)
     np.testing.assert_allclose(found.attention.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(found.fusion.sum(-1), 1, rtol=1e-5)
-    hidden = ~batch.token_mask[None, :, None].repeat(count, 0).repeat(regions, 2)
+    hidden = ~batch.text.mask[None, :, None].repeat(count, 0).repeat(regions, 2)
     assert (found.attention[hidden] == 0).all()
 
     schedule, keys = schedule_of(config), example_keys(jax.random.key(5), 3)

@@ -115,7 +115,7 @@ def test_what_was_made_otherwise_is_not_taken(rng, tmp_path, drawn):
         (config, one, dataclasses.replace(two, step=two.step + 1), batch),
         (config, one, dataclasses.replace(two, params=params), batch),
         (config, one, two, batch._replace(sketch=1 - batch.sketch)),
-        (config, one, two, batch._replace(tokens=np.zeros_like(batch.tokens))),
+        (config, one, two, batch._replace(text=jax.tree.map(np.zeros_like, batch.text))),
     )
     for number, case in enumerate(cases):
         sample_both(*case, tmp_path)

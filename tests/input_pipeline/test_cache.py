@@ -94,15 +94,15 @@ def test_batches_bring_what_the_networks_would_say_of_them(
     read = jax.jit(lambda x: ClipText(TEXT).apply({"params": trees["text_encoder"]}, x))
     for _ in range(3):
         batch, cached = next(plain), next(fast)
-        assert cached.image is None and batch.latent_mean is None and batch.text_states is None
+        assert cached.image is None and batch.latent_mean is None and batch.text.states is None
         np.testing.assert_array_equal(cached.sketch, batch.sketch)
-        np.testing.assert_array_equal(cached.tokens, batch.tokens)
+        np.testing.assert_array_equal(cached.text.tokens, batch.text.tokens)
         mean, log_variance = (np.float64(x) for x in encode(batch.image))
         scale = VAE.scaling_factor
         for found, expected in (
             (cached.latent_mean, mean * scale),
             (cached.latent_std, np.exp(log_variance / 2) * scale),
-            (cached.text_states, np.float64(read(batch.tokens))),
+            (cached.text.states, np.float64(read(batch.text.tokens))),
         ):
             assert found.dtype == jnp.bfloat16
             np.testing.assert_allclose(found.astype(float), expected, **ROUNDING)
@@ -135,7 +135,7 @@ def test_one_cache_without_the_other(rng, cached_dir, keys):
         train_iterator(source.with_caches({"latents": keys["latents"]}), 2, seed, **shapes)
     )
     text = next(train_iterator(source.with_caches({"text": keys["text"]}), 2, seed, **shapes))
-    assert latents.image is None and latents.text_states is None
+    assert latents.image is None and latents.text.states is None
     assert text.latent_mean is None and text.image.shape == (2, SIZE, SIZE, 3)
     assert source.with_caches({}) is source
 

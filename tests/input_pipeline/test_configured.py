@@ -68,7 +68,7 @@ def test_a_checkpoint_is_tested_on_its_own_vocabulary_and_shapes(config):
     trained.data.recolorings, trained.data.text_length = RECOLORINGS, 20
     tokenizer = open_split(config.data, "test").tokenizer
     batch, _ = held_out_for(config, trained, tokenizer)
-    assert batch.tokens.shape == (LIMIT, 20)
+    assert batch.text.tokens.shape == (LIMIT, 20)
     with pytest.raises(UserError, match="The vocabulary of the data in .* is not the one"):
         held_out_for(config, trained, tiny_tokenizer())
 
@@ -77,7 +77,7 @@ def test_drawings_to_look_at_and_one_of_them_in_several_colours(config):
     trained, tokenizer = stage1.get_config(), tiny_tokenizer()
     trained.data.recolorings, trained.data.text_length = RECOLORINGS, 20
     batch, truth, drawings = shown_for(config, trained, tokenizer, 3, 8)
-    assert drawings == 3 and batch.tokens.shape == (3 + RECOLORINGS, 20)
+    assert drawings == 3 and batch.text.tokens.shape == (3 + RECOLORINGS, 20)
     names = [key.rsplit("/", 1)[0] for key in truth.keys]
     assert len(set(names[:3])) == 3 and len(set(names[3:])) == 1 and names[3] in names[:3]
     assert len(set(truth.keys[3:])) == len(set(truth.captions[3:])) == RECOLORINGS
@@ -85,7 +85,7 @@ def test_drawings_to_look_at_and_one_of_them_in_several_colours(config):
     asked = [len({c for c in colors if c >= 0}) for colors in truth.true_colors.tolist()]
     assert min(abs(n - 3) for n in asked[:3]) == abs(asked[names.index(names[3])] - 3)
     # The checkpoint's own words are those that are read, whatever words the data have.
-    assert batch.tokens.max() < tokenizer.vocab_size
+    assert batch.text.tokens.max() < tokenizer.vocab_size
     trained.data.dataset = "openmoji/plain"
     _, truth, drawings = shown_for(config, trained, tokenizer, 3, 8)
     assert drawings == 3 and len(truth.keys) == 3

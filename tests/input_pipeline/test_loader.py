@@ -1,5 +1,6 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 from miniature import LIMIT, RECOLORINGS, SIZE
@@ -20,8 +21,7 @@ RECORDS = LIMIT * RECOLORINGS
 
 def same(a: Batch, b: Batch) -> bool:
     """Whether all arrays of two batches are equal to the last bit."""
-    arrays = [(*batch[:3], *batch.graph[:4], *batch[4:]) for batch in (a, b)]
-    return all(np.array_equal(x, y) for x, y in zip(*arrays, strict=True))
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
 
 def pictures(*batches: Batch) -> list[bytes]:
@@ -39,8 +39,8 @@ def test_batches_have_their_shapes(source, seed):
     assert batch.image.shape == batch.sketch.shape == (3, SIZE, SIZE, 3)
     assert batch.image.dtype == batch.sketch.dtype == np.float32
     assert batch.labels.shape == (3, SIZE, SIZE) and batch.labels.dtype == np.int32
-    assert batch.tokens.shape == (3, 40) and batch.tokens.dtype == np.int32
-    assert batch.token_mask.shape == (3, 40) and batch.token_mask.dtype == bool
+    assert batch.text.tokens.shape == (3, 40) and batch.text.tokens.dtype == np.int32
+    assert batch.text.mask.shape == (3, 40) and batch.text.mask.dtype == bool
     assert batch.graph.nodes.shape[:2] == (3, 33) and batch.graph.edges.shape[:2] == (3, 192)
     assert (batch.graph.n_node.sum(1) == 33).all() and batch.graph.globals is None
 

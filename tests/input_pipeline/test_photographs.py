@@ -63,7 +63,7 @@ def test_batches_and_held_out_drawings(dataset, data_dir):
     # Each has lines, regions and words.
     assert all(0 < ink.mean() < 1 for ink in batch.sketch)
     assert all(labels.max() > 0 for labels in batch.labels)
-    assert (batch.token_mask.sum(-1) > 2).all()
+    assert (batch.text.mask.sum(-1) > 2).all()
     shown, truth = held_out(config.data, "test", 2)
     assert len(shown.image) == len(set(truth.keys)) == 2
     assert not parts_known(truth)  # nobody said any colour

@@ -98,8 +98,10 @@ def test_cached_states_are_those_of_the_caption_that_was_chosen(source, record):
     to_example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192)
     for i, caption in enumerate(captions):
         example = to_example.example(told, i)
-        np.testing.assert_array_equal(example.text_states, states[caption])
-        np.testing.assert_array_equal(example.tokens, source.tokenizer.encode([caption], 40)[0][0])
+        np.testing.assert_array_equal(example.text.states, states[caption])
+        np.testing.assert_array_equal(
+            example.text.tokens, source.tokenizer.encode([caption], 40)[0][0]
+        )
 
 
 def test_an_example_is_what_the_model_takes(source, record):
@@ -119,7 +121,7 @@ def test_an_example_is_what_the_model_takes(source, record):
     assert example.graph.nodes.shape[0] == 33 and example.graph.edges.shape[0] == 192
     np.testing.assert_array_equal(example.graph.nodes[:n], record["nodes"])
 
-    words = source.tokenizer.pieces(example.tokens[example.token_mask].tolist())[1:-1]
+    words = source.tokenizer.pieces(example.text.tokens[example.text.mask].tolist())[1:-1]
     assert "".join(words) == record["captions"][0].lower().replace(" ", "")
 
 
@@ -140,5 +142,5 @@ def test_regions_over_the_budget_are_an_error(source, record):
 def test_one_of_several_captions_is_chosen(source, record, rng):
     record["captions"] = [source[i]["captions"][0] for i in (0, 2, 4)]
     to_example = ToExample(source.tokenizer, 40, 33, 192)
-    chosen = {tuple(to_example.random_map(record, rng).tokens) for _ in range(60)}
-    assert chosen == {tuple(to_example.example(record, i).tokens) for i in range(3)}
+    chosen = {tuple(to_example.random_map(record, rng).text.tokens) for _ in range(60)}
+    assert chosen == {tuple(to_example.example(record, i).text.tokens) for i in range(3)}

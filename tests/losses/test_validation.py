@@ -12,7 +12,6 @@ from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.terms import validation_losses
 from ragaf_jax.losses.validation import (
     GRAPH,
-    TEXT,
     make_validate,
     shuffled,
     single_changes,
@@ -44,7 +43,7 @@ def test_a_single_change_leaves_every_other_condition_in_place(rng):
     changed = {
         "shuffled_sketch": ("sketch",),
         "blank_sketch": ("sketch",),
-        "shuffled_text": TEXT,
+        "shuffled_text": ("text",),
         "shuffled_graph": GRAPH,
         "empty_graph": ("labels",),
     }
@@ -67,10 +66,11 @@ def test_a_single_change_leaves_every_other_condition_in_place(rng):
 def test_states_of_captions_go_with_their_captions(rng):
     batch = random_batch(rng, tiny_config(1), 3)
     states = rng.standard_normal((3, 12, 16)).astype(np.float32)
+    text = batch.text._replace(states=states)
     for changed in (single_changes, variants):
-        shown = changed(batch._replace(text_states=states), False)["shuffled_text"]
-        np.testing.assert_array_equal(shown.text_states[1:], states[:-1])
-        np.testing.assert_array_equal(shown.tokens[1:], batch.tokens[:-1])
+        shown = changed(batch._replace(text=text), False)["shuffled_text"]
+        np.testing.assert_array_equal(shown.text.states[1:], states[:-1])
+        np.testing.assert_array_equal(shown.text.tokens[1:], batch.text.tokens[:-1])
 
 
 def test_the_seed_alone_decides_the_loss(rng, stage2):

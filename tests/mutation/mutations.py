@@ -512,10 +512,10 @@ MUTATIONS = (
         "examples without regions enter the appearance loss",
     ),
     Mutation(
-        "ragaf_jax/losses/validation.py",
-        'TEXT = ("tokens", "token_mask", "text_states")',
-        'TEXT = ("tokens", "token_mask")',
-        "shuffled text is the true text with a cache",
+        "ragaf_jax/losses/objective.py",
+        "jnp.where(chosen, jnp.asarray(empty, given.dtype), given)",
+        "given if given.ndim == 3 else jnp.where(chosen, empty, given)",
+        "dropped text keeps its states with a cache",
     ),
     Mutation(
         "ragaf_jax/losses/objective.py",

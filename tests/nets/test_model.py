@@ -157,7 +157,7 @@ def test_padding_tokens_are_not_attended_to(inputs):
     _, trace = predict(model, params, batch, latents, timesteps)
     attention = np.asarray(trace.attention)
     np.testing.assert_allclose(attention.sum(-1), 1, rtol=1e-5)
-    assert attention[~np.repeat(batch.token_mask[:, None], attention.shape[1], 1)].max() == 0
+    assert attention[~np.repeat(batch.text.mask[:, None], attention.shape[1], 1)].max() == 0
     np.testing.assert_allclose(np.asarray(trace.fusion).sum(-1), 1, rtol=1e-5)
 
 

@@ -17,6 +17,7 @@ from sampled import sample_latents  # noqa: E402
 from test_tokenizer import write_folder  # noqa: E402
 
 from configs import stage1  # noqa: E402
+from ragaf_jax.batch import Text  # noqa: E402
 from ragaf_jax.diffusion.noise import example_keys, example_noise  # noqa: E402
 from ragaf_jax.monitoring.writers import Writer  # noqa: E402
 from ragaf_jax.sampling.denoising import to_pixels  # noqa: E402
@@ -104,8 +105,8 @@ def test_the_same_picture(rng, trained, tmp_path):
     stage = Stage.restore(trained / "run", 1)
     sampling = sampling_config_of(stage.config, stage.tokenizer, scheduler)
     batch = random_batch(rng, stage.config, size=1)
-    tokens, mask = stage.tokenizer.encode([PROMPT], stage.config.data.text_length)
-    batch = batch._replace(tokens=tokens, token_mask=mask)
+    text = Text(*stage.tokenizer.encode([PROMPT], stage.config.data.text_length))
+    batch = batch._replace(text=text)
     keys = example_keys(jax.random.key(int(rng.integers(2**31))), 1)
     asked = keys, Scales(GUIDANCE, 1.0), sampling.timestep_grid(STEPS)
 

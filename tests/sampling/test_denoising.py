@@ -28,7 +28,7 @@ def stage2():
 
     @jax.jit
     def draw(batch, key, settings, start=None, grid=three):
-        keys = example_keys(key, len(batch.tokens))
+        keys = example_keys(key, len(batch.text.tokens))
         return sample_latents(model, sampling, params, batch, keys, settings, grid, start)
 
     return config, model, sampling, draw
@@ -39,11 +39,9 @@ def close(a, b):
 
 
 def empty_prompt(batch, sampling):
-    count = len(batch.tokens)
-    return batch._replace(
-        tokens=np.repeat(sampling.empty_tokens[None], count, 0),
-        token_mask=np.repeat(sampling.empty_mask[None], count, 0),
-    )
+    count = len(batch.text.tokens)
+    text = jax.tree.map(lambda x: np.repeat(x, count, 0), sampling.empty_text)
+    return batch._replace(text=text)
 
 
 def test_at_scale_zero_a_condition_has_no_say(rng, stage2):
@@ -51,7 +49,7 @@ def test_at_scale_zero_a_condition_has_no_say(rng, stage2):
     batch, other = random_batch(rng, config, 2), random_batch(rng, config, 2)
     key = jax.random.key(int(rng.integers(2**31)))
     wordless = empty_prompt(batch, sampling)
-    other_text = batch._replace(tokens=other.tokens, token_mask=other.token_mask)
+    other_text = batch._replace(text=other.text)
     other_sketch = batch._replace(sketch=other.sketch, labels=other.labels, graph=other.graph)
 
     plain = draw(batch, key, Scales(1.0, 1.0))

@@ -6,7 +6,7 @@ import pytest
 from fakes import random_batch, random_labels, random_params, tiny_config, tiny_tokenizer
 from pictures import contains
 
-from ragaf_jax.batch import Truth
+from ragaf_jax.batch import Text, Truth
 from ragaf_jax.figures.phrases import phrases
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.grid import attention_sheet, make_grid
@@ -24,7 +24,7 @@ def drawings(rng, config, count):
 
 
 def pieces_of(batch, example):
-    return tiny_tokenizer().pieces(batch.tokens[example].tolist())
+    return tiny_tokenizer().pieces(batch.text.tokens[example].tolist())
 
 
 def test_the_grid_shows_what_the_parameters_draw(rng):
@@ -90,8 +90,8 @@ def test_the_attention_sheet_paints_regions_under_the_phrases_they_attend_to(rng
 def test_drawings_without_words_have_no_maps_and_are_named(rng):
     config = tiny_config(2)
     batch, truth = drawings(rng, config, 2)
-    tokens, mask = tiny_tokenizer().encode(["", ""], config.data.text_length)
-    batch = batch._replace(tokens=tokens, token_mask=mask)
+    text = Text(*tiny_tokenizer().encode(["", ""], config.data.text_length))
+    batch = batch._replace(text=text)
     attention = np.ones((2, config.data.max_regions, config.data.text_length), np.float32)
     sheet = attention_sheet(tiny_tokenizer(), batch, truth._replace(captions=("", " ")), attention)
     assert sheet.shape[0] < 128 and sheet.min() < 100

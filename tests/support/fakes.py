@@ -5,7 +5,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from configs import stage1, stage2
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, Text
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.graph.build import GraphConfig, region_graph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
@@ -50,18 +50,20 @@ def tiny_config(stage, levels=1, dataset="quickstart"):
     return config
 
 
+# The fewest layers that every network can have: they compile soon.
+SMALLEST = {
+    "model.haar_levels": 1,
+    "model.conditioning_channels": (8, 16),
+    "model.unet.down_block_types": ("DownBlock2D",),
+    "model.unet.up_block_types": ("UpBlock2D",),
+    "model.ragaf.layers": 1,
+}
+
+
 def smallest_config(stage):
-    """The fewest layers that every network can have: they compile soon."""
+    """With the fewest layers."""
     config = tiny_config(stage)
-    config.update_from_flattened_dict(
-        {
-            "model.haar_levels": 1,
-            "model.conditioning_channels": (8, 16),
-            "model.unet.down_block_types": ("DownBlock2D",),
-            "model.unet.up_block_types": ("UpBlock2D",),
-            "model.ragaf.layers": 1,
-        }
-    )
+    config.update_from_flattened_dict(SMALLEST)
     return config
 
 
@@ -117,15 +119,13 @@ def random_batch(rng, config, size=4):
         random_labels(rng, side, int(rng.integers(2, data.max_regions - 1))) for _ in range(size)
     ]
     captions = [" ".join(rng.choice(WORDS, int(rng.integers(2, 9)))) for _ in range(size)]
-    tokens, mask = tiny_tokenizer().encode(captions, data.text_length)
     ink = (rng.random((size, side, side, 1)) < 0.2).astype(np.float32)
     return Batch(
         image=rng.uniform(-1, 1, (size, side, side, 3)).astype(np.float32),
         sketch=np.repeat(ink, 3, -1),
         labels=np.stack(labels),
         graph=stack_graphs([random_graph(x, data.max_regions, data.max_edges) for x in labels]),
-        tokens=tokens,
-        token_mask=mask,
+        text=Text(*tiny_tokenizer().encode(captions, data.text_length)),
     )
 
 

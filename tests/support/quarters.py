@@ -3,7 +3,7 @@
 import numpy as np
 from fakes import random_batch, random_graph, tiny_tokenizer
 
-from ragaf_jax.batch import Truth
+from ragaf_jax.batch import Text, Truth
 from ragaf_jax.graph.padding import stack_graphs
 
 
@@ -19,11 +19,9 @@ def quarters(rng, config, count):
         [(c.index(x), c.index(x) + len(x)) for x in phrases[i % 2]] for i, c in enumerate(captions)
     ]
     colors = np.array([[3, 6, 7], [7, 3, 6]], np.int32)[np.arange(count) % 2]
-    tokens, mask = tiny_tokenizer().encode(captions, config.data.text_length)
+    text = Text(*tiny_tokenizer().encode(captions, config.data.text_length))
     graph = stack_graphs([random_graph(x, config.data.max_regions, 64) for x in labels])
-    batch = random_batch(rng, config, count)._replace(
-        labels=labels, graph=graph, tokens=tokens, token_mask=mask
-    )
+    batch = random_batch(rng, config, count)._replace(labels=labels, graph=graph, text=text)
     pages = np.full((count, side, side), 255, np.uint8)
     images = np.repeat(pages[..., None], 3, -1)
     parts = (labels % 4).astype(np.uint8)  # region 0 is nobody's

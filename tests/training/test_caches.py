@@ -3,6 +3,7 @@
 Nor their parameters, which says more than a count of operations.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -16,7 +17,7 @@ from written import configured, random_trees, write
 
 from configs import stage1
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
-from ragaf_jax.conditioning import latents_of, text_states_of
+from ragaf_jax.conditioning import encoded, latents_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.losses.objective import drop_text, objective_of
 from ragaf_jax.losses.terms import reading_loss
@@ -58,13 +59,14 @@ def kl_config(stage):
 def computed(model, params, batch):
     """Moments of the latents, and text states."""
     moments = model.autoencoder.moments(params["autoencoder"], batch.image)
-    return *moments, model.encode_text(params, batch.tokens)
+    return *moments, model.encode_text(params, batch.text).states
 
 
 def cached(model, params, batch, dtype):
     """The batch as a loader with caches would give it."""
     mean, std, states = (jnp.asarray(x, dtype) for x in computed(model, params, batch))
-    return batch._replace(image=None, latent_mean=mean, latent_std=std, text_states=states)
+    text = batch.text._replace(states=states)
+    return batch._replace(image=None, latent_mean=mean, latent_std=std, text=text)
 
 
 def parts(number, rng):
@@ -104,7 +106,7 @@ def test_a_step_is_the_same_without_the_networks(rng):
 def test_reading_is_the_same_without_the_networks(rng):
     model, state, _, _, batch = parts(2, rng)
     params = state.params
-    times = jnp.asarray(rng.uniform(0, 999, len(batch.tokens)), jnp.float32)
+    times = jnp.asarray(rng.uniform(0, 999, len(batch.text.tokens)), jnp.float32)
     reading = jax.jit(functools.partial(reading_loss, model))
     expected = reading(params, batch, times)
     batch = cached(model, params, batch, jnp.float32)
@@ -115,7 +117,7 @@ def test_reading_is_the_same_without_the_networks(rng):
 def test_the_same_draw_up_to_rounding(rng):
     model, state, _, _, batch = parts(1, rng)
     params = state.params
-    key = jax.random.split(jax.random.key(int(rng.integers(2**31))), len(batch.tokens))
+    key = jax.random.split(jax.random.key(int(rng.integers(2**31))), len(batch.text.tokens))
     fast = cached(model, params, batch, jnp.bfloat16)
     _, std, computed_states = computed(model, params, batch)
     latents = jax.jit(latents_of, static_argnums=0)
@@ -127,7 +129,7 @@ def test_the_same_draw_up_to_rounding(rng):
         bound = 2**-8 * (np.abs(mode) + (np.abs(draw - mode) if k is key else 0)) + 1e-6
         assert (np.abs(found - expected) <= bound).all()
     assert np.abs(draw - mode).max() > 0.1 * std.max()
-    states = text_states_of(model, {}, fast)
+    states = encoded(model, {}, fast.text).states
     assert states.dtype == jnp.float32
     np.testing.assert_allclose(states, computed_states, rtol=2**-8, atol=1e-6)
 
@@ -135,11 +137,13 @@ def test_the_same_draw_up_to_rounding(rng):
 def test_dropped_text_has_the_states_of_the_empty_prompt(rng):
     model, state, _, objective, batch = parts(1, rng)
     fast = cached(model, state.params, batch, jnp.bfloat16)
-    dropped = jnp.arange(len(batch.tokens)) % 2 == 0
+    dropped = jnp.arange(len(batch.text.tokens)) % 2 == 0
     result = drop_text(objective, fast, dropped)
-    expected = model.encode_text(state.params, drop_text(objective, batch, dropped).tokens)
-    np.testing.assert_allclose(result.text_states.astype(float), expected, rtol=2**-8, atol=1e-5)
-    np.testing.assert_array_equal(result.text_states[1::2], fast.text_states[1::2])
+    without = objective.empty_text._replace(states=None)
+    plain = drop_text(dataclasses.replace(objective, empty_text=without), batch, dropped)
+    expected = model.encode_text(state.params, plain.text).states
+    np.testing.assert_allclose(result.text.states.astype(float), expected, rtol=2**-8, atol=1e-5)
+    np.testing.assert_array_equal(result.text.states[1::2], fast.text.states[1::2])
 
 
 def keys_of(config, *caches):

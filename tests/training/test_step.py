@@ -72,14 +72,14 @@ def test_dropped_text_is_the_empty_prompt(rng, cached):
     tokens, mask = tiny_tokenizer().encode([""], config.data.text_length)
     if cached:
         states = rng.standard_normal((5, *tokens.shape[1:], 16)).astype(np.float32)
-        objective = dataclasses.replace(objective, empty_states=states[4])
-        batch = batch._replace(text_states=jnp.bfloat16(states[:4]))
+        empty = objective.empty_text._replace(states=states[4:])
+        objective = dataclasses.replace(objective, empty_text=empty)
+        batch = batch._replace(text=batch.text._replace(states=jnp.bfloat16(states[:4])))
     lost = rng.permutation([True, False, True, False])
-    expected = batch._replace(tokens=batch.tokens.copy(), token_mask=batch.token_mask.copy())
-    expected.tokens[lost], expected.token_mask[lost] = tokens[0], mask[0]
+    expected = batch._replace(text=jax.tree.map(np.array, batch.text))
+    expected.text.tokens[lost], expected.text.mask[lost] = tokens[0], mask[0]
     if cached:
-        expected = expected._replace(text_states=np.array(batch.text_states))
-        expected.text_states[lost] = states[4].astype(jnp.bfloat16)
+        expected.text.states[lost] = states[4].astype(jnp.bfloat16)
     found = drop_text(objective, batch, jnp.asarray(lost))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
@@ -104,7 +104,7 @@ def test_a_dropped_sketch_and_its_regions_are_not_seen(rng):
     model = build_model(config)
     params, batch = random_params(model, rng), random_batch(rng, config)
     keep = rng.permutation([1.0, 0.0, 1.0, 0.0]).astype(np.float32)
-    other = random_batch(rng, config)._replace(tokens=batch.tokens, token_mask=batch.token_mask)
+    other = random_batch(rng, config)._replace(text=batch.text)
     latents = rng.standard_normal((4, *model.latent_shape)).astype(np.float32)
     times = rng.uniform(0, 999, 4).astype(np.float32)
 

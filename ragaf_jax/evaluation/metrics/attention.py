@@ -55,9 +55,9 @@ def attention_scores(
     """
     rows: list[tuple[float, ...]] = []
     for i, phrases in enumerate(() if truth.true_phrases is None else truth.true_phrases):
-        tokens, colors = np.asarray(batch.tokens[i]), truth.true_colors[i]
+        tokens, colors = np.asarray(batch.text.tokens[i]), truth.true_colors[i]
         words = caption_words(tokenizer, tokens, truth.captions[i], phrases, colors)
-        count, valid = int(batch.graph.n_node[i, 0]), int(batch.token_mask[i].sum())
+        count, valid = int(batch.graph.n_node[i, 0]), int(batch.text.mask[i].sum())
         ink = truth.sketch_u8[i] < PAPER
         parts = parts_of_regions(np.asarray(batch.labels[i]), truth.true_labels[i], ink, count)
         for region, part in enumerate(parts.tolist()):

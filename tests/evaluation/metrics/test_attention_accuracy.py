@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fakes import random_batch, random_graph, random_labels, tiny_config
 
-from ragaf_jax.batch import Truth
+from ragaf_jax.batch import Text, Truth
 from ragaf_jax.evaluation.metrics.attention import attention_scores, parts_of_regions
 from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.palette import PALETTE
@@ -39,9 +39,9 @@ def drawings(rng, count=4, length=LENGTH, max_regions=REGIONS):
             true_labels[i][labels[i] == region], true_colors[i, part] = part + 1, color
         captions.append(caption.removesuffix(", "))
         places.append(own)
-    tokens, mask = TOKENIZER.encode(captions, length)
+    text = Text(*TOKENIZER.encode(captions, length))
     graph = stack_graphs([random_graph(x, max_regions, 90) for x in labels])
-    batch = batch._replace(labels=labels, graph=graph, tokens=tokens, token_mask=mask)
+    batch = batch._replace(labels=labels, graph=graph, text=text)
     paper = np.full((count, SIDE, SIDE), 255, np.uint8)
     truth = Truth(
         np.repeat(paper[..., None], 3, -1),
@@ -57,12 +57,12 @@ def drawings(rng, count=4, length=LENGTH, max_regions=REGIONS):
 
 def zeros(batch):
     return np.zeros(
-        (len(batch.tokens), batch.graph.nodes.shape[1], batch.tokens.shape[1]), np.float32
+        (len(batch.text.tokens), batch.graph.nodes.shape[1], batch.text.tokens.shape[1]), np.float32
     )
 
 
 def random_attention(rng, batch):
-    attention = rng.random(zeros(batch).shape).astype(np.float32) * batch.token_mask[:, None]
+    attention = rng.random(zeros(batch).shape).astype(np.float32) * batch.text.mask[:, None]
     return attention / attention.sum(-1, keepdims=True)
 
 
@@ -107,8 +107,8 @@ def test_attention_on_the_words_of_others_is_0(rng):
 
 def test_attention_on_every_token_alike_is_at_chance(rng):
     batch, truth, places = drawings(rng)
-    valid = batch.token_mask.sum(1)
-    attention = zeros(batch) + (batch.token_mask / valid[:, None])[:, None].astype(np.float32)
+    valid = batch.text.mask.sum(1)
+    attention = zeros(batch) + (batch.text.mask / valid[:, None])[:, None].astype(np.float32)
     scores = attention_scores(attention, batch, truth, TOKENIZER)
     for name in SCORES:
         chance = getattr(scores, f"{name}_chance")
@@ -159,9 +159,9 @@ def test_padding_never_counts(rng):
         attention[i, count:] = np.nan
     wider = np.pad(attention, ((0, 0), (0, 5), (0, 7)), constant_values=np.nan)
     wider[..., -7:] = 0
-    tokens, mask = TOKENIZER.encode(truth.captions, LENGTH + 7)
+    text = Text(*TOKENIZER.encode(truth.captions, LENGTH + 7))
     more = stack_graphs([random_graph(x, REGIONS + 5, 95) for x in batch.labels])
-    padded = batch._replace(tokens=tokens, token_mask=mask, graph=more)
+    padded = batch._replace(text=text, graph=more)
     assert_same(attention_scores(attention, batch, truth, TOKENIZER), expected)
     assert_same(attention_scores(wider, padded, truth, TOKENIZER), expected)
 
@@ -172,18 +172,17 @@ def test_what_the_model_was_not_told_is_not_judged(rng):
     everything = attention_scores(attention, batch, truth, TOKENIZER)
     assert set(everything.drawing) == {0, 1, 2, 3}
     empty, mask = TOKENIZER.encode([""], LENGTH)
-    tokens, masks = batch.tokens.copy(), batch.token_mask.copy()
+    tokens, masks = batch.text.tokens.copy(), batch.text.mask.copy()
     tokens[1], masks[1] = empty[0], mask[0]
-    dropped = batch._replace(tokens=tokens, token_mask=masks)
+    dropped = batch._replace(text=Text(tokens, masks))
     assert set(attention_scores(attention, dropped, truth, TOKENIZER).drawing) == {0, 2, 3}
     plain = truth._replace(true_phrases=None)
     assert all(len(x) == 0 for x in attention_scores(attention, batch, plain, TOKENIZER))
     nothing = truth._replace(true_phrases=np.full_like(truth.true_phrases, -1))
     assert all(len(x) == 0 for x in attention_scores(attention, batch, nothing, TOKENIZER))
     # Cut within the last phrase of the longest caption, which its region is then not judged by.
-    length = int(batch.token_mask.sum(1).max()) - 1
-    tokens, mask = TOKENIZER.encode(truth.captions, length)
-    short = batch._replace(tokens=tokens, token_mask=mask)
+    length = int(batch.text.mask.sum(1).max()) - 1
+    short = batch._replace(text=Text(*TOKENIZER.encode(truth.captions, length)))
     scores = attention_scores(attention[..., :length], short, truth, TOKENIZER)
     judged = set(zip(scores.drawing.tolist(), scores.region.tolist(), strict=True))
     for i, own in enumerate(places):
