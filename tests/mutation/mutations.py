@@ -586,8 +586,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",
-        "own = own & mask[:, None]",
-        "...",
+        "(texts.ids[:, None] == ids[..., None]) & texts.mask[:, None]",
+        "texts.ids[:, None] == ids[..., None]",
         "regions without a prompt attend to padding",
     ),
     Mutation(
