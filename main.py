@@ -41,6 +41,7 @@ from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.overrides import check_overrides
 from ragaf_jax.evaluation.report.showcase import showcase
 from ragaf_jax.evaluation.responses import make_responses
+from ragaf_jax.evaluation.sample_grid import make_grid
 from ragaf_jax.monitoring.profiling import parse_window
 from ragaf_jax.monitoring.writers import workdir_writer
 from ragaf_jax.nets.build import build_model
@@ -51,10 +52,9 @@ from ragaf_jax.planning.table import print_plan
 from ragaf_jax.planning.target_table import print_target_plans
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.runtime.gpu_memory import raise_share
-from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
+from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.runtime.processes import join, only_training_in
 from ragaf_jax.runtime.sharding import make_mesh, put_batch
-from ragaf_jax.sampling.grid import make_grid
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import adopted, with_distilled_sampling
 from ragaf_jax.training.announcing import announce
@@ -215,7 +215,7 @@ def prepared(open_examples: Callable[..., Any], config: ConfigDict) -> Callable[
     return open_prepared
 
 
-def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> bool:
+def train_stage(config: ConfigDict, workdir: Path) -> bool:
     """Trains `config.stage` in `workdir`; returns whether it has all its steps."""
     profiled = parse_window(FLAGS.profile)
     config, tokenizer = adopted(config, workdir, set_fields())
@@ -272,7 +272,6 @@ def train_stage(config: ConfigDict, workdir: Path, fragments: Fragments) -> bool
         make_responses(config, source.tokenizer, validation, truth),
         profiled,
         source.prepared_caches,
-        fragments.retire,
         within_budget,
     )
     return int(state.step) >= config.train.steps
@@ -307,7 +306,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.distributed or any(x is not None for x in address):
         join(*address)
     keep_compiled()
-    kept = keep_freed_memory()
+    keep_freed_memory()
     meta = load_meta(workdir)
     recorded = None if meta is None else meta["config"]
     if FLAGS.mode != "both":
@@ -316,8 +315,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.mode in ("train", "both"):
         for stage_config, folder in runs:
             announce(f"Stage {stage_config.stage}: {folder}")
-            with only_training_in(folder), Fragments(kept) as fragments:
-                if not train_stage(stage_config, folder, fragments):
+            with only_training_in(folder):
+                if not train_stage(stage_config, folder):
                     break
         return
     if FLAGS.mode == "adopt":

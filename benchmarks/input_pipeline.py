@@ -33,7 +33,7 @@ from ragaf_jax.errors import run_cli
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import traced_init
-from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
+from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.runtime.sharding import make_mesh, put_batch
 
 FLAGS = flags.FLAGS
@@ -52,7 +52,7 @@ def define_flags() -> None:
 WARM_UP = 4  # steps; the first compiles
 
 
-def loader_row(stage: int, data_dir: Path, steps: int, augment: float, fragments: Fragments) -> Row:
+def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
     """The loader alone, and in front of the step of a quickstart's stage.
 
     Args:
@@ -60,7 +60,6 @@ def loader_row(stage: int, data_dir: Path, steps: int, augment: float, fragments
       data_dir: holds openmoji/recolor at 64 px.
       steps: timed.
       augment: probability of each change to a sketch.
-      fragments: of the heap, to be retired between steps as training does.
     """
     config = (stage1 if stage == 1 else stage2).get_config("quickstart")
     config.data.dir = str(data_dir)
@@ -85,7 +84,6 @@ def loader_row(stage: int, data_dir: Path, steps: int, augment: float, fragments
         batch = next(batches)
         there = time.perf_counter()
         step(batch)
-        fragments.retire()
         if i >= WARM_UP:
             waited.append(there - begin)
             whole.append(time.perf_counter() - begin)
@@ -117,19 +115,19 @@ def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
     logging.set_verbosity(logging.ERROR)
-    fragments = Fragments(keep_freed_memory())
+    keep_freed_memory()
     chosen = FLAGS.only or ["loader", "scaling", "memory"]
     results: dict[str, Any] = {
         "machine": cpu_model(),
         "versions": versions("jax", "grain", "tensorflow-datasets"),
     }
     print(f"{results['machine']}\n")
-    with tempfile.TemporaryDirectory() as folder, fragments:
+    with tempfile.TemporaryDirectory() as folder:
         if "loader" in chosen:
             data = Path(FLAGS.data_dir or folder)
             prepare("openmoji/recolor", data, Options(64), Running(workers=2))
             results["loader"] = [
-                loader_row(stage, data, FLAGS.steps, augment, fragments)
+                loader_row(stage, data, FLAGS.steps, augment)
                 for stage, augment in ((1, 0.0), (1, 1.0), (2, 0.0))
             ]
         if "scaling" in chosen:

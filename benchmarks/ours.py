@@ -23,7 +23,7 @@ from ragaf_jax.nets.model import Conditioning, Model, Params, traced_init
 from ragaf_jax.partition import merge
 from ragaf_jax.planning.shapes import batch_shapes
 from ragaf_jax.runtime.compilation import compiler_options
-from ragaf_jax.runtime.heap import Fragments, keep_freed_memory
+from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.runtime.sharding import cuts, make_mesh, put_batch, replicated, state_shardings
 from ragaf_jax.sampling.loop import StageRun, sample_stages
 from ragaf_jax.sampling.sampling_config import sampling_config_of, scales_of
@@ -37,8 +37,7 @@ from ragaf_jax.training.step import train_step
 
 def set_up(job: Job) -> Ready:
     """The job in JAX."""
-    # As our commands do; this process ends with its measurements, and so does this context.
-    fragments = Fragments(keep_freed_memory()).__enter__()
+    keep_freed_memory()  # as our commands do
     config = config_of(job)
     model = build_model(config)
     params = _params(job, config, model)
@@ -66,10 +65,6 @@ def set_up(job: Job) -> Ready:
         latents, timesteps = inputs["latents"], inputs["timesteps"]
         return np.asarray(predict(now(), latents, timesteps, conditioning), np.float32)
 
-    def run_tidily() -> None:
-        run()
-        fragments.retire()
-
     device = jax.devices()[0]
 
     def device_peak() -> int | None:
@@ -80,7 +75,7 @@ def set_up(job: Job) -> Ready:
         "parameters": sizes,
         "ceiling": matmul_ceiling(job.dtype) if job.task == "step" else None,
     }
-    return Ready(run_tidily, answer, about, device_peak)
+    return Ready(run, answer, about, device_peak)
 
 
 def matmul_ceiling(dtype: str, side: int = 0) -> float:

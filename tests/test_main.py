@@ -119,7 +119,7 @@ def trainings(monkeypatch):
         "input_pipeline.preparation.automatic.prepare_openmoji": lambda data: None,
         "ragaf_jax.evaluation.responses.make_responses": lambda *_: None,
         "ragaf_jax.runtime.processes.only_training_in": contextlib.nullcontext,
-        "ragaf_jax.sampling.grid.make_grid": lambda *_: None,
+        "ragaf_jax.evaluation.sample_grid.make_grid": lambda *_: None,
         "ragaf_jax.training.loop.train": train,
         "ragaf_jax.training.setup.check_start": lambda *_: None,
     }.items():

@@ -20,6 +20,8 @@ _KEEP = (
 # Free blocks of these bytes are in lists that are searched for the best fit.
 _SMALLEST, _LARGEST = 1040, 1 << 20
 _MADV_DONTNEED = 4
+# The event of a compilation, or of reading its result from a cache; shorter ones leave little.
+_COMPILED, _SHORT = "/jax/core/compile/backend_compile_duration", 0.1
 
 
 class _MallInfo2(ctypes.Structure):
@@ -33,7 +35,8 @@ def keep_freed_memory() -> bool:
     """Makes glibc keep what a step frees for the next step; nothing with an accelerator.
 
     Otherwise a step's buffers are mapped and unmapped every time: 60,000 page faults and 0.13 s of
-    the 0.6 CPU-seconds of a quickstart step. The peak does not grow; the process keeps it.
+    the 0.6 CPU-seconds of a quickstart step. The peak does not grow; the process keeps it. After
+    each compilation `retire_fragments` runs.
 
     To be called before JAX looks for devices: threads that there are by then have arenas of their
     own. So a machine counts as one without an accelerator if JAX has no plugin for any, or if
@@ -50,11 +53,13 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     for parameter, value in _KEEP:
         libc.mallopt(parameter, value)
+    if hasattr(libc, "mallinfo2"):  # since glibc 2.33
+        jax.monitoring.register_event_duration_secs_listener(retire_fragments)
     return True
 
 
-class Fragments:
-    """Takes the free blocks that compiling leaves behind out of the heap's lists; a context.
+def retire_fragments(event: str, seconds: float, **_: object) -> None:
+    """Takes the free blocks that a compilation leaves behind out of the heap's lists.
 
     XLA leaves some 100,000 of as many sizes, and every block that a step asks for is searched for
     among them, under the lock of the one arena: of a small network's step on the CPU that was a
@@ -62,67 +67,44 @@ class Fragments:
     go back to the system. Larger ones, such as those of a step's buffers, stay.
 
     Args:
-      kept: whether `keep_freed_memory` has been done: without it there is nothing to be done.
+      event, seconds: of `jax.monitoring`; others than compilations, and short ones, are ignored.
     """
+    if event != _COMPILED or seconds < _SHORT:
+        return
+    gc.collect()  # what tracing left would else come to the lists later
+    libc: Any = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.mallinfo2.restype, libc.sbrk.restype = _MallInfo2, ctypes.c_void_p
+    libc.sbrk.argtypes = [ctypes.c_ssize_t]
+    now = libc.mallinfo2()
+    # From here on blocks are new ones, at the end of the heap.
+    free, end = now.fordblks - now.keepcost, libc.sbrk(0) - now.keepcost
 
-    def __init__(self, kept: bool):
-        self._kept, self._compiled = kept, False
+    def listed(size: int) -> int | None:
+        """A free block from the lists, if they have one."""
+        block = libc.malloc(size)
+        if block and block < end:
+            return block
+        libc.free(block)
+        return None
 
-    def __enter__(self) -> "Fragments":
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._listen)
-
-    def retire(self) -> int:
-        """To be called between steps; does nothing unless something was compiled or read since.
-
-        Returns:
-          How many bytes were taken out; 0 where glibc is older than 2.33.
-        """
-        libc: Any = ctypes.CDLL(None)
-        if not (self._kept and self._compiled and hasattr(libc, "mallinfo2")):
-            return 0
-        self._compiled = False
-        gc.collect()  # what tracing left would else come to the lists later
-        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-        libc.free.argtypes = [ctypes.c_void_p]
-        libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        libc.mallinfo2.restype, libc.sbrk.restype = _MallInfo2, ctypes.c_void_p
-        libc.sbrk.argtypes = [ctypes.c_ssize_t]
-        now = libc.mallinfo2()
-        # From here on blocks are new ones, at the end of the heap.
-        free, end = now.fordblks - now.keepcost, libc.sbrk(0) - now.keepcost
-
-        def listed(size: int) -> int | None:
-            """A free block from the lists, if they have one."""
-            block = libc.malloc(size)
-            if block and block < end:
-                return block
-            libc.free(block)
-            return None
-
-        large, size = [], 1 << max(free.bit_length() - 1, 0)
-        while size >= _LARGEST:
-            if block := listed(size):
-                large.append(block)
-            else:
-                size //= 2
-        retired = 0
-        while size >= _SMALLEST and retired + size <= free:
-            if not (block := listed(size)):
-                size = int(size / 1.15)
-                continue
-            retired += size
-            first = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
-            pages = (block + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
-            if pages > 0:
-                libc.madvise(first, pages, _MADV_DONTNEED)
-        for block in large:
-            libc.free(block)
-        return retired
-
-    def _listen(self, event: str, *_: Any, **__: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            self._compiled = True
+    large, size = [], 1 << max(free.bit_length() - 1, 0)
+    while size >= _LARGEST:
+        if block := listed(size):
+            large.append(block)
+        else:
+            size //= 2
+    retired = 0
+    while size >= _SMALLEST and retired + size <= free:
+        if not (block := listed(size)):
+            size = int(size / 1.15)
+            continue
+        retired += size
+        first = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
+        pages = (block + size - first) // mmap.PAGESIZE * mmap.PAGESIZE
+        if pages > 0:
+            libc.madvise(first, pages, _MADV_DONTNEED)
+    for block in large:
+        libc.free(block)

@@ -32,10 +32,9 @@ from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.announcing import announce_end, announce_resume, announce_start
 from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.initial import initial_params
-from ragaf_jax.training.moment_layouts import other_layout
 from ragaf_jax.training.optim import learning_rate, optimizer
 from ragaf_jax.training.setup import abstract_state, check_same_run, initial_state, load_stage1
-from ragaf_jax.training.state import TrainState
+from ragaf_jax.training.state import TrainState, other_layout
 from ragaf_jax.training.step import jitted_step, train_step
 
 # Of (config, model, state, tokenizer, prepared): a configuration that fits, and a notice.
@@ -53,7 +52,6 @@ def train(
     responses: Callable[[Params], dict[str, float]] | None = None,
     profiled: range = range(0),
     prepared: Callable[[Mapping[str, str]], Sequence[str]] = lambda keys: (),
-    between_steps: Callable[[], object] = lambda: None,
     fit: Fit = lambda config, *_: (config, ""),
 ) -> TrainState:
     """Trains to `config.train.steps`, going on from the workdir's newest checkpoint.
@@ -74,7 +72,6 @@ def train(
       profiled: steps to be traced into logs/profile.
       prepared: of caches with these keys, the kinds that there are; for a run that chooses by
         itself what fits `config.memory_budget_gib`.
-      between_steps: called after each step and what came with it.
       fit: chooses what keeps a step within `config.memory_budget_gib`, as `planning.fitting` does.
 
     Returns:
@@ -200,7 +197,6 @@ def train(
                     writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
                 if draw is not None and (step % config.sample_every == 0 or last):
                     writer.images(step, draw(local_copy(state.ema_params)))
-                between_steps()
         checkpointer.wait()
     finally:
         checkpointer.close()

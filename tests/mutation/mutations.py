@@ -45,8 +45,8 @@ MUTATIONS = (
     # Where runs lie, and what they start from.
     Mutation(
         "main.py",
-        "                if not train_stage(stage_config, folder, fragments):",
-        "                if train_stage(stage_config, folder, fragments) is None:",
+        "                if not train_stage(stage_config, folder):",
+        "                if train_stage(stage_config, folder) is None:",
         "--mode=both starts Stage 2 from a Stage 1 that was stopped",
     ),
     Mutation(

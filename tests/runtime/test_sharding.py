@@ -42,10 +42,9 @@ from ragaf_jax.runtime.sharding import (
     with_shardings,
 )
 from ragaf_jax.training.bundles import bundled, unbundled
-from ragaf_jax.training.moment_layouts import other_layout
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import abstract_state, initial_state
-from ragaf_jax.training.state import TrainState
+from ragaf_jax.training.state import TrainState, other_layout
 from ragaf_jax.training.step import train_step
 
 # The first takes four of the eight devices: a step over more takes twice as long to compile.

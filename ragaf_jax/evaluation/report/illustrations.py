@@ -14,6 +14,7 @@ from ragaf_jax.evaluation.reading import Reading
 from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.report.fusion_figure import fusion_figure
 from ragaf_jax.evaluation.report.leakage_figure import color_table_figure
+from ragaf_jax.evaluation.sample_grid import attention_sheet
 from ragaf_jax.evaluation.scoring import Scores, parts_known
 from ragaf_jax.evaluation.statistics.summary import Json, by_drawing
 from ragaf_jax.figures.contact_sheet import CELL, SheetRow, contact_sheet
@@ -22,7 +23,6 @@ from ragaf_jax.figures.graph import LEAST_SIDE, draw_regions
 from ragaf_jax.figures.lettering import GreyOrRgb, Picture
 from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
-from ragaf_jax.sampling.grid import attention_sheet
 from ragaf_jax.tokenizer import Tokenizer
 
 # Drawings on the contact sheet; with attention maps; of each rank by a metric.

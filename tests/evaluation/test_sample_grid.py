@@ -7,9 +7,9 @@ from fakes import random_batch, random_labels, random_params, tiny_config, tiny_
 from pictures import contains
 
 from ragaf_jax.batch import Text, Truth
+from ragaf_jax.evaluation.sample_grid import attention_sheet, make_grid
 from ragaf_jax.figures.phrases import phrases
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.sampling.grid import attention_sheet, make_grid
 
 DARK = (128, 0, 38)  # of the phrase that has most of a region's attention
 
