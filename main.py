@@ -72,18 +72,16 @@ from ragaf_jax.training.untrained import write_untrained
 FLAGS = flags.FLAGS
 
 
+# The modes that read a flag, by its name; in others it is refused, not ignored.
+READ_BY: dict[str, tuple[str, ...]] = {}
+
+
 def define_flags() -> None:
     """Defines the flags of this command."""
     config_flags.DEFINE_config_file(
         "config", None, "configs/stage1.py or stage2.py, then :dataset."
     )
-    flags.DEFINE(
-        PATH,
-        "workdir",
-        None,
-        "Checkpoints, logs and samples of this stage; of both: the folder of their workdirs stage1 "
-        "and stage2. Default: runs/<dataset>/<name of the config file>.",
-    )
+    flags.mark_flag_as_required("config")
     flags.DEFINE_enum(
         "mode",
         "train",
@@ -91,42 +89,48 @@ def define_flags() -> None:
         "What to do; both: train Stage 1, then the Stage 2 of --config from it; adopt: write "
         "config.init's weights as a workdir to sample from.",
     )
-    flags.DEFINE(PATH, "output", None, "sample, evaluate: where to; default in the workdir.")
-    flags.DEFINE_string(
+    path = functools.partial(flags.DEFINE, PATH)
+    string, integer, names = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_list
+
+    def of(modes: str, define: Callable[..., Any], name: str, *given: Any, about: str) -> None:
+        READ_BY[name] = tuple(modes.split(", "))
+        define(name, *given, help=f"{modes}: {about}")
+
+    of(
+        "train, both, sample, evaluate, adopt",
+        path,
+        "workdir",
+        None,
+        about="checkpoints, logs and samples of this stage; of both: the folder of their workdirs "
+        "stage1 and stage2. Default: runs/<dataset>/<name of the config file>.",
+    )
+    of("sample, evaluate", path, "output", None, about="where to; default in the workdir.")
+    of(
+        "sample, evaluate",
+        string,
         "checkpoint",
         NEWEST,
-        "sample, evaluate: of Stage 2: newest, best (by config.best_metric) or a step; "
+        about="of Stage 2: newest, best (by config.best_metric) or a step; "
         "config.stage1_checkpoint has Stage 1's.",
     )
-    flags.DEFINE_list("compare", [], "evaluate: outputs of others to compare with, comma between.")
-    flags.DEFINE_string("profile", "", "train: steps to trace into logs/profile, such as 100:110.")
-    flags.DEFINE_list("target", [], "plan: devices to compile for, such as h200x8,v5e-4.")
-    flags.DEFINE_enum(
-        "plan_for", "train", ["train", "sample"], "plan: what is compiled for --target."
+    of("evaluate", names, "compare", [], about="outputs of others to compare with, comma between.")
+    of("train", string, "profile", "", about="steps to trace into logs/profile, such as 100:110.")
+    of("plan", names, "target", [], about="devices to compile for, such as h200x8,v5e-4.")
+    enum = functools.partial(flags.DEFINE_enum, enum_values=["train", "sample"])
+    of("plan", enum, "plan_for", "train", about="what is compiled for --target.")
+    count = functools.partial(integer, lower_bound=1)
+    of("plan", count, "per_device", 1, about="images that a device samples together.")
+    cluster = "train, both"
+    of(
+        cluster,
+        flags.DEFINE_bool,
+        "distributed",
+        False,
+        about="with the other processes of a cluster job.",
     )
-    flags.DEFINE_integer("per_device", 1, "plan: images that a device samples together.", 1)
-    flags.DEFINE_bool(
-        "distributed", False, "train, both: with the other processes of a cluster job."
-    )
-    flags.DEFINE_string(
-        "coordinator", None, "train, both: host:port of the first of the processes."
-    )
-    flags.DEFINE_integer("process_id", None, "train, both: which of them this is, from 0.")
-    flags.DEFINE_integer("process_count", None, "train, both: how many they are.")
-    flags.mark_flag_as_required("config")
-
-
-# The modes that read a flag; in others it is refused, not ignored.
-READ_BY = {
-    **dict.fromkeys(("output", "checkpoint"), ("sample", "evaluate")),
-    "compare": ("evaluate",),
-    "profile": ("train",),
-    **dict.fromkeys(("target", "plan_for", "per_device"), ("plan",)),
-    **dict.fromkeys(
-        ("distributed", "coordinator", "process_id", "process_count"), ("train", "both")
-    ),
-    "workdir": ("train", "both", "sample", "evaluate", "adopt"),
-}
+    of(cluster, string, "coordinator", None, about="host:port of the first of the processes.")
+    of(cluster, integer, "process_id", None, about="which of them this is, from 0.")
+    of(cluster, integer, "process_count", None, about="how many they are.")
 
 
 def check_flags() -> None:
