@@ -111,7 +111,7 @@ nightly: parity-install nightly-tests quickstart-smoke fuzz  ## Everything, in s
 nightly-tests: $(PLAN)/ready  ## All tests: the gate's and those of every kind
 	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --durations=50 -m "" $(PYTEST)
 
-nightly-%: $(PLAN)/ready  ## One kind: products, processes, kills, beam, browser, notebook, full_size, targets
+nightly-%: $(PLAN)/ready  ## One kind: products, processes, kills, beam, browser, notebook, full_size, targets, wheel
 	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --durations=25 -m $* $(PYTEST)
 
 fuzz: $(VENV)/ready  ## The gate's tests on new random inputs, RUNS times, whatever fails
