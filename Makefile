@@ -23,9 +23,7 @@ PLAN := $(VENV)/plan
 BIN := $(VENV)/bin
 OVERRIDES := --config.data.dir=$(DATA) $(if $(STEPS),--config.train.steps=$(STEPS) \
   --config.validation_examples=16 --config.evaluation_examples=16)
-STAGE1 := $(BIN)/python main.py --config=configs/stage1.py:quickstart --workdir=$(RUN)/stage1 $(OVERRIDES)
-STAGE2 := $(BIN)/python main.py --config=configs/stage2.py:quickstart --workdir=$(RUN)/stage2 \
-  --config.stage1=$(RUN)/stage1 $(OVERRIDES)
+QUICKSTART := $(BIN)/python main.py --config=configs/stage2.py:quickstart $(OVERRIDES)
 
 .PHONY: help install data quickstart sample evaluate quickstart-smoke test plan-install targets nightly nightly-tests fuzz mutation \
   parity-install parity parity-full lint types format clean
@@ -62,19 +60,17 @@ sample: $(VENV)/ready  ## Held-out drawings by the pretrained stages, and one of
 	$(BIN)/python -m input_pipeline.prepare --dataset=openmoji/recolor --data_dir=runs/sample/data --limit=12
 	@echo "== pictures"
 	$(BIN)/python main.py --mode=sample --config=configs/stage2.py:openmoji \
-	  --workdir=pretrained/openmoji/stage2 --config.stage1=pretrained/openmoji/stage1 \
+	  --workdir=pretrained/openmoji/stage2 \
 	  --config.data.dir=runs/sample/data --output=runs/sample/pictures
 
 quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a contact sheet
-	@echo "== stage 1: sketch and caption to picture"
-	$(STAGE1)
-	@echo "== stage 2: words to regions"
-	$(STAGE2)
-	@echo "== evaluation on drawings that were not trained on"
-	$(STAGE2) --mode=evaluate --output=$(RUN)
+	@echo "== training: stage 1, sketch and caption to image; stage 2, regions and their words"
+	$(QUICKSTART) --mode=both --workdir=$(RUN)
+	@echo "== evaluation on held-out sketches"
+	$(QUICKSTART) --mode=evaluate --workdir=$(RUN)/stage2 --output=$(RUN)
 
 evaluate: $(VENV)/ready  ## Measures the two stages in RUN on held-out drawings: report.html
-	$(STAGE2) --mode=evaluate --output=$(RUN)
+	$(QUICKSTART) --mode=evaluate --workdir=$(RUN)/stage2 --output=$(RUN)
 
 quickstart-quick: $(VENV)/ready  ## The quickstart's path in a few steps, compiled without optimisations
 	rm -rf runs/quick
