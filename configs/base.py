@@ -46,6 +46,10 @@ def get_config() -> ml_collections.ConfigDict:
     # What regions are, as the data were prepared: "strokes", areas that strokes enclose; "ink", its
     # connected pieces; "page", which is one region.
     data.regions = "strokes"
+    # Which regions the graph connects, as the data were prepared: "adjacency", those with a common
+    # border; "containment", one and each that its outline encloses; "knn", each and its k nearest;
+    # "radius", those with centroids up to so many page widths apart; "hybrid", all of these.
+    data.graph = ml_collections.ConfigDict({"kind": "hybrid", "k": 3, "radius": 0.25})
     data.image_size = 64
     data.text_length = 40  # tokens of a caption, frame included
     data.max_regions = 33  # one more than the drawings have: the padding node

@@ -9,6 +9,7 @@ from input_pipeline.mixture import Mixture, parse, turns
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import graph_config_of
 from ragaf_jax.tokenizer import Tokenizer
 
 
@@ -32,7 +33,8 @@ def open_split(
 
 def _open_part(data: ConfigDict, name: str, split: str) -> RecordSource:
     asked = data.get("regions", "strokes")  # the field is younger than some checkpoints
-    source = RecordSource(data.dir, name, split, data.image_size, data.recolorings, asked)
+    sizes = data.image_size, data.recolorings
+    source = RecordSource(data.dir, name, split, *sizes, asked, graph_config_of(data))
     if source.regions != asked:
         raise UserError(
             f"The data in {source.folder} were prepared with --regions={source.regions} and "

@@ -16,6 +16,7 @@ from pathlib import Path
 from absl import flags, logging
 
 from input_pipeline.datasets.building import SPLITS
+from input_pipeline.graph_options import chosen_graph, define_graph_flags, suffix_of
 from input_pipeline.inspection.findings import FILES, Wanted, inspect, open_splits
 from input_pipeline.inspection.page import markdown
 from input_pipeline.inspection.statistics import Budgets
@@ -36,6 +37,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1
     )
+    define_graph_flags()
     flags.DEFINE_enum("split", "train", SPLITS, "Where the examples to look at are drawn from.")
     flags.DEFINE_integer("examples", 24, "How many of them.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Decides which.", lower_bound=0)
@@ -65,8 +67,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
     data_dir = Path(FLAGS.data_dir)
     check_no_pattern(data_dir, "--data_dir")
-    sources = open_splits(FLAGS.dataset, data_dir, FLAGS.size, FLAGS.recolorings)
-    name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px"
+    graph = chosen_graph()
+    sources = open_splits(FLAGS.dataset, data_dir, FLAGS.size, FLAGS.recolorings, graph)
+    name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px{suffix_of(graph)}"
     output = Path(FLAGS.output) if FLAGS.output else data_dir / "inspect" / name
     found = inspect(
         sources,

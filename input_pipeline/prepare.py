@@ -26,6 +26,7 @@ from absl import flags, logging
 
 from input_pipeline import record_format
 from input_pipeline.extraction import sketch
+from input_pipeline.graph_options import chosen_graph, define_graph_flags
 from input_pipeline.preparation.preparing import Options, Running, names_of, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
@@ -68,6 +69,7 @@ def define_flags() -> None:
         REGION_KINDS,
         "What regions are: areas that strokes enclose; pieces of ink; or one, the whole page.",
     )
+    define_graph_flags()
     flags.DEFINE_string(
         "transform", None, "Alignment of Sketchy's sketches, such as tx_000100000000."
     )
@@ -116,7 +118,7 @@ def main(argv: list[str]) -> None:
             "such as --beam_runner=DirectRunner, or neither."
         )
     start = time.monotonic()
-    data_dir = Path(FLAGS.data_dir)
+    data_dir, graph = Path(FLAGS.data_dir), chosen_graph()
     check_no_pattern(data_dir, "--data_dir")
     kinds, pretrained = cached_kinds(FLAGS.cache, "--cache"), None
     if kinds:
@@ -135,6 +137,7 @@ def main(argv: list[str]) -> None:
             sketch=FLAGS.sketch,
             transform=FLAGS.transform,
             regions=FLAGS.regions,
+            graph=graph,
         ),
         Running(
             workers=FLAGS.workers or len(os.sched_getaffinity(0)),
@@ -151,7 +154,9 @@ def main(argv: list[str]) -> None:
         if rejected.exists():
             print(f"{len(rejected.read_text().splitlines())} rejected: {rejected}")
     for dataset in names_of(FLAGS.dataset) if kinds else ():
-        source = RecordSource(data_dir, dataset, cache.SPLIT, FLAGS.size, FLAGS.recolorings)
+        source = RecordSource(
+            data_dir, dataset, cache.SPLIT, FLAGS.size, FLAGS.recolorings, graph=graph
+        )
         with alone_in(data_dir, "preparation", "--data_dir"):
             caches = cache.build_caches(
                 source,

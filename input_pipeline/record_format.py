@@ -17,8 +17,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
 
+from input_pipeline.graph_options import suffix_of
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GraphConfig
+from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.graph.prepare import SketchRegions
 from ragaf_jax.graph.regions import REGION_KINDS
@@ -33,12 +34,18 @@ SOURCES_FILE = "sources.jsonl"
 _OWN_NAME = re.compile(r"folder/([A-Za-z0-9][A-Za-z0-9_-]*)")
 
 
-def config_name(dataset: str, size: int, recolorings: int) -> str:
+def config_name(
+    dataset: str, size: int, recolorings: int, graph: GraphConfig = DEFAULT_GRAPH
+) -> str:
     """The name of a TFDS configuration, which is the name of its folder too.
 
     Raises:
       UserError: no such data set.
     """
+    return _data_name(dataset, size, recolorings) + suffix_of(graph)
+
+
+def _data_name(dataset: str, size: int, recolorings: int) -> str:
     if dataset == "openmoji/plain":
         return f"plain_{size}px"
     if dataset == "openmoji/recolor":
@@ -53,9 +60,11 @@ def config_name(dataset: str, size: int, recolorings: int) -> str:
     )
 
 
-def folder(data_dir: Path, dataset: str, size: int, recolorings: int) -> Path:
+def folder(
+    data_dir: Path, dataset: str, size: int, recolorings: int, graph: GraphConfig = DEFAULT_GRAPH
+) -> Path:
     """Where a data set of this format lies."""
-    name = config_name(dataset, size, recolorings)
+    name = config_name(dataset, size, recolorings, graph)
     return data_dir / dataset.split("/")[0] / name / FORMAT_VERSION
 
 
@@ -95,7 +104,9 @@ def features(size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def metadata(dataset: str, size: int, regions: str, **facts: Any) -> dict[str, Any]:
+def metadata(
+    dataset: str, size: int, regions: str, graph: GraphConfig, **facts: Any
+) -> dict[str, Any]:
     """What a reader compares with its own code before it trusts a folder, and further facts.
 
     `regions` is a name in `REGION_KINDS`.
@@ -109,7 +120,7 @@ def metadata(dataset: str, size: int, regions: str, **facts: Any) -> dict[str, A
         "format": FORMAT_VERSION,
         "image_size": size,
         "regions": dataclasses.asdict(REGION_KINDS[regions]),
-        "graph": dataclasses.asdict(GraphConfig()),
+        "graph": dataclasses.asdict(graph),
         **facts,
     }
 

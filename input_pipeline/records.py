@@ -15,7 +15,9 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
 from input_pipeline.cached import TextStates, open_latents, open_text, prepared_kinds
+from input_pipeline.graph_options import flags_of, suffix_of
 from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -42,6 +44,7 @@ class RecordSource:
         image_size: int = 64,
         recolorings: int = 16,
         regions: str = "strokes",
+        graph: GraphConfig = DEFAULT_GRAPH,
     ):
         """Opens a folder that `python -m input_pipeline.prepare` wrote.
 
@@ -53,11 +56,13 @@ class RecordSource:
           image_size: side S of its images, px.
           recolorings: records a drawing; of openmoji/recolor only.
           regions: those wanted, for the command that an error names; others are opened, too.
+          graph: which regions are connected; each graph has a folder of its own.
 
         Raises:
           UserError: the data set is not there, is unknown or was written by other code.
         """
-        folder = record_format.folder(Path(data_dir).expanduser(), dataset, image_size, recolorings)
+        root = Path(data_dir).expanduser()
+        folder = record_format.folder(root, dataset, image_size, recolorings, graph)
         command = (
             f"python -m input_pipeline.prepare --dataset={dataset} --data_dir={data_dir} "
             f"--size={image_size}"
@@ -68,7 +73,8 @@ class RecordSource:
             command += " --root=<folder of the pictures>"
         if regions != "strokes":
             command += f" --regions={regions}"
-        self.metadata = _checked_metadata(folder, dataset, image_size, command)
+        command += flags_of(graph)
+        self.metadata = _checked_metadata(folder, dataset, image_size, graph, command)
         self.regions = _kind_of(self.metadata)
         try:
             builder = tfds.builder_from_directory(os.fspath(folder))
@@ -230,7 +236,9 @@ def _kind_of(metadata: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _checked_metadata(folder: Path, dataset: str, image_size: int, command: str) -> dict[str, Any]:
+def _checked_metadata(
+    folder: Path, dataset: str, image_size: int, graph: GraphConfig, command: str
+) -> dict[str, Any]:
     """The folder's metadata, once they are known to be what today's code would write."""
     if not folder.is_dir():
         others = sorted(other.name for other in folder.parent.glob("[0-9]*"))
@@ -239,10 +247,17 @@ def _checked_metadata(folder: Path, dataset: str, image_size: int, command: str)
                 f"{folder.parent} holds data of version {', '.join(others)} and this code reads "
                 f"{folder.name}; run: {command}"
             )
+        name = folder.parent.name.removesuffix(suffix_of(graph))
+        siblings = sorted(path.parent.name for path in folder.parents[1].glob(f"*/{folder.name}"))
+        if others := [other for other in siblings if f"{other}_".startswith(f"{name}_")]:
+            raise UserError(
+                f"There is no data in {folder}, but with another graph in {', '.join(others)}; "
+                f"choose that graph, or run: {command}"
+            )
         raise UserError(f"There is no data in {folder}; run: {command}")
     found = read_metadata(folder)
     kind = _kind_of(found) or "strokes"
-    for field, expected in record_format.metadata(dataset, image_size, kind).items():
+    for field, expected in record_format.metadata(dataset, image_size, kind, graph).items():
         if found.get(field) != expected:
             raise UserError(
                 f"The data in {folder} were prepared with {field} = {found.get(field)} and this "

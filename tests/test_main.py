@@ -11,6 +11,7 @@ import pytest
 from commands import run_here
 
 from configs.stage1 import get_config
+from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.runtime.gpu_memory import _FRACTIONS, _OTHERS, SHARE
 
 ROOT = Path(__file__).parents[1]
@@ -193,12 +194,13 @@ def test_only_openmoji_prepares_itself_and_not_for_several_processes(
 ):
     flags = [f"--workdir={tmp_path / 'run'}", f"--config.data.dir={tmp_path / 'data'}"]
     flags += ["--config.data.regions=ink", "--config.data.recolorings=4"]
+    flags += ["--config.data.graph.kind=knn"]
     said = "There is no data in"
     assert said in fail("main.py", STAGE1, *flags)
     (found,) = preparations
     assert found[:2] == ("openmoji/recolor", str(tmp_path / "data"))
     assert (found[2].size, found[2].recolorings, found[2].regions) == (64, 4, "ink")
-    assert found[2].limit == 0
+    assert found[2].limit == 0 and found[2].graph == GraphConfig("knn")
     assert said in fail("main.py", STAGE1, *flags, "--config.data.dataset=coco")
     monkeypatch.setattr("jax.process_count", lambda: 2)
     monkeypatch.setattr("ragaf_jax.runtime.processes.agreed", lambda value: value)

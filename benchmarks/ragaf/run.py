@@ -1,8 +1,8 @@
 """Trains and judges the variants, one command for one or for all.
 
-    python -m benchmarks.ragaf.run                                # all: an hour on 2 CPU cores
+    python -m benchmarks.ragaf.run                                # all: about 90 minutes on 2 cores
     python -m benchmarks.ragaf.run full without --seeds=0,1,2     # some, of three seeds
-    python -m benchmarks.ragaf.run --recipe=openmoji              # the longer run: 4 hours
+    python -m benchmarks.ragaf.run --recipe=openmoji              # the longer run: about 6 hours
 
 Every variant of a seed begins from the same Stage 1, and sees the same examples in the same order
 under the same noise. What was trained is kept in --folder, where an interrupted command goes on;
@@ -62,12 +62,12 @@ def command(*arguments: object) -> None:
         raise UserError(f"`{words}` ended with status {done.returncode}; it says why above.")
 
 
-def prepared(folder: Path, regions: str) -> Path:
-    """The data with regions of this kind."""
+def prepared(folder: Path, regions: str, graph: str) -> Path:
+    """The data with regions and graphs of these kinds."""
     data = folder / f"data_{regions}"
     command(
         *("-m", "input_pipeline.prepare", "--dataset=openmoji/recolor"),
-        *(f"--data_dir={data}", f"--regions={regions}"),
+        *(f"--data_dir={data}", f"--regions={regions}", f"--graph_kind={graph}"),
     )
     return data
 
@@ -95,9 +95,9 @@ def contact(pictures: Pictures, truth: Truth) -> Image.Image:
 def measure(name: str, seed: int, folder: Path) -> None:
     """Trains what is missing for one variant, judges it and writes what was found."""
     variant = VARIANTS[name]
-    plain = prepared(folder, "strokes")
+    plain = prepared(folder, VARIANTS["full"].regions, VARIANTS["full"].graph)
     stage1 = trained(1, folder / f"stage1-{seed}", seed, plain, {})
-    data = prepared(folder, variant.regions)
+    data = prepared(folder, variant.regions, variant.graph)
     changes = changes_of(name, FLAGS.recipe)
     workdir = folder / f"{name}-{seed}"
     trained(2, workdir, seed, data, {**changes, "stage1": stage1})

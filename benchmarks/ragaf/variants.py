@@ -6,6 +6,7 @@ import ml_collections
 from clu.parameter_overview import count_parameters
 
 from configs import stage2
+from ragaf_jax.graph.build import GRAPH_KINDS
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.adopt import with_fields
 
@@ -20,12 +21,14 @@ class Variant(NamedTuple):
       about: in words, for the table.
       changes: fields of the configuration that differ from the full one's.
       regions: those of its data, a name in `ragaf_jax.graph.regions.REGION_KINDS`.
+      graph: the kind of their graph, one of `GRAPH_KINDS`.
       adapters: whether LoRA makes up for RAGAF's parameters.
     """
 
     about: str
     changes: dict[str, Any]
     regions: str = "strokes"
+    graph: str = "hybrid"
     adapters: bool = False
 
 
@@ -44,13 +47,21 @@ VARIANTS = {
     "no_appearance": Variant("no appearance loss", {"train.appearance_weight": 0.0}),
     "ink": Variant("regions are pieces of ink", {}, regions="ink"),
     "page": Variant("one region for the page", {}, regions="page"),
+    **{
+        kind: Variant(f"edges of {kind} alone", {}, graph=kind)
+        for kind in GRAPH_KINDS
+        if kind != "hybrid"
+    },
 }
 
 
 def changes_of(name: str, recipe: str) -> dict[str, Any]:
     """The fields in which a variant differs from `configs/stage2.py:<recipe>`."""
     variant = VARIANTS[name]
-    changes = variant.changes | {"data.regions": variant.regions}
+    changes = variant.changes | {
+        "data.regions": variant.regions,
+        "data.graph.kind": variant.graph,
+    }
     if variant.adapters:
         full = stage2.get_config(recipe)
         rank = matching_rank(full, with_fields(full, changes))

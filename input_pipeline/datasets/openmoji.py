@@ -20,7 +20,7 @@ from input_pipeline.datasets import openmoji_art as art
 from input_pipeline.datasets import recolor
 from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
 from input_pipeline.datasets.scanning.splits import stable_hash
-from ragaf_jax.graph.build import GraphConfig
+from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.palette import PALETTE, nearest
@@ -48,6 +48,7 @@ class OpenmojiConfig(tfds.core.BuilderConfig):
       recolorings: records a drawing in new colours; 0 for the artist's own.
       limit: drawings of each split to take, in a shuffled order that never changes; 0 takes all.
       regions: what the regions of a sketch are, a name in `REGION_KINDS`.
+      graph: which of them are connected.
     """
 
     dataset: str
@@ -55,19 +56,26 @@ class OpenmojiConfig(tfds.core.BuilderConfig):
     recolorings: int
     limit: int
     regions: str
+    graph: GraphConfig
 
 
 def config(
-    dataset: str, size: int, recolorings: int, limit: int = 0, regions: str = "strokes"
+    dataset: str,
+    size: int,
+    recolorings: int,
+    limit: int = 0,
+    regions: str = "strokes",
+    graph: GraphConfig = DEFAULT_GRAPH,
 ) -> OpenmojiConfig:
     """The configuration of "openmoji/plain" or "openmoji/recolor"."""
     return OpenmojiConfig(
-        name=record_format.config_name(dataset, size, recolorings),
+        name=record_format.config_name(dataset, size, recolorings, graph),
         dataset=dataset,
         size=size,
         recolorings=0 if dataset == "openmoji/plain" else recolorings,
         limit=limit,
         regions=regions,
+        graph=graph,
     )
 
 
@@ -87,6 +95,7 @@ class Openmoji(Builder):
                     chosen.dataset,
                     chosen.size,
                     chosen.regions,
+                    chosen.graph,
                     recolorings=chosen.recolorings,
                     limit=chosen.limit,
                 )
@@ -100,15 +109,15 @@ class Openmoji(Builder):
         for split in SPLITS:
             of_split = [drawing for drawing in drawings if drawing.split == split]
             tasks[split] = [
-                (drawing, chosen.size, chosen.recolorings, chosen.regions)
+                (drawing, chosen.size, chosen.recolorings, chosen.regions, chosen.graph)
                 for drawing in of_split[: chosen.limit or None]
             ]
         return Work(_records, tasks)
 
 
-def _records(task: tuple[art.Drawing, int, int, str]) -> list[Record]:
+def _records(task: tuple[art.Drawing, int, int, str, GraphConfig]) -> list[Record]:
     """All records of one drawing; none in new colours if no part is large enough to be named."""
-    drawing, size, recolorings, kind = task
+    drawing, size, recolorings, kind, graph = task
     regions = REGION_KINDS[kind]
     root = art.read_svg(drawing.path)
     lines = art.render_lines(root, page_size(size))
@@ -116,7 +125,7 @@ def _records(task: tuple[art.Drawing, int, int, str]) -> list[Record]:
         lines,
         size,
         regions,
-        GraphConfig(),
+        graph,
         max_edges=regions.max_regions**2,  # all: readers trim to their own budget
     )
     encode = functools.partial(

@@ -25,7 +25,7 @@ from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits
 from input_pipeline.extraction import sketch
 from ragaf_jax import images
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GraphConfig
+from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.sketch_input import to_page
@@ -43,6 +43,7 @@ class PhotosConfig(tfds.core.BuilderConfig):
       transform: of Sketchy, the alignment of its sketches; None for the first that is there.
       limit: groups of each split to take, in a shuffled order that never changes; 0 takes all.
       regions: what the regions of a sketch are, a name in `REGION_KINDS`.
+      graph: which of them are connected.
     """
 
     dataset: str
@@ -52,12 +53,13 @@ class PhotosConfig(tfds.core.BuilderConfig):
     transform: str | None = None
     limit: int = 0
     regions: str = "strokes"
+    graph: GraphConfig = DEFAULT_GRAPH
 
 
-def config(dataset: str, size: int, **options) -> PhotosConfig:
+def config(dataset: str, size: int, graph: GraphConfig = DEFAULT_GRAPH, **options) -> PhotosConfig:
     """The configuration under the name of its folder; `options` are `PhotosConfig`'s."""
-    name = record_format.config_name(dataset, size, 0)
-    return PhotosConfig(name=name, dataset=dataset, size=size, **options)
+    name = record_format.config_name(dataset, size, 0, graph)
+    return PhotosConfig(name=name, dataset=dataset, size=size, graph=graph, **options)
 
 
 class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
@@ -77,7 +79,9 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
             homepage=self.homepage,
             features=record_format.features(chosen.size),
             metadata=tfds.core.MetadataDict(
-                record_format.metadata(chosen.dataset, chosen.size, chosen.regions, **facts(chosen))
+                record_format.metadata(
+                    chosen.dataset, chosen.size, chosen.regions, chosen.graph, **facts(chosen)
+                )
             ),
         )
 
@@ -168,10 +172,11 @@ class _Task(NamedTuple):
     size: int
     method: str
     regions: str
+    graph: GraphConfig
 
 
 def _task(item: Item, chosen: PhotosConfig) -> _Task:
-    return _Task(item, chosen.root, chosen.size, chosen.method, chosen.regions)
+    return _Task(item, chosen.root, chosen.size, chosen.method, chosen.regions, chosen.graph)
 
 
 def _limited(items: list[Item], limit: int) -> list[Item]:
@@ -230,7 +235,7 @@ def _records(task: _Task) -> list[Record] | Rejected:
                 page,
                 task.size,
                 regions,
-                GraphConfig(),
+                task.graph,
                 max_edges=regions.max_regions**2,  # all: readers trim to their own budget
             ),
             captions=item.captions,

@@ -19,7 +19,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.graph import draw_graph, draw_regions
 from ragaf_jax.folders import check_writable, whole_folder
-from ragaf_jax.graph.build import RegionGraph
+from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig, RegionGraph
 from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.tokenizer import Tokenizer
@@ -67,6 +67,7 @@ def inspect(
         "folder": str(chosen.folder),
         "image_size": metadata["image_size"],
         "dataset": wanted.dataset,
+        "graph": metadata["graph"],
         **statistics(measured, budgets, metadata["regions"]["max_regions"]),
         "rejected": rejected(chosen.folder),
     }
@@ -138,7 +139,11 @@ def _resized(picture: UInt8[np.ndarray, "_ _ *rgb"], width: int) -> UInt8[np.nda
 
 
 def open_splits(
-    dataset: str, data_dir: Path, size: int, recolorings: int
+    dataset: str,
+    data_dir: Path,
+    size: int,
+    recolorings: int,
+    graph: GraphConfig = DEFAULT_GRAPH,
 ) -> dict[str, RecordSource]:
     """Every split.
 
@@ -149,4 +154,7 @@ def open_splits(
         raise UserError(
             f"--dataset is {dataset!r}, a mixture; inspect each of its data sets by itself."
         )
-    return {split: RecordSource(data_dir, dataset, split, size, recolorings) for split in SPLITS}
+    return {
+        split: RecordSource(data_dir, dataset, split, size, recolorings, graph=graph)
+        for split in SPLITS
+    }

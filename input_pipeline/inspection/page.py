@@ -87,7 +87,8 @@ def table(found: dict[str, Any]) -> list[list[str]]:
 
 def notes(found: dict[str, Any]) -> list[str]:
     """What else there is to say, a sentence each."""
-    said = []
+    graph = found["graph"]
+    said = [f"Graph: {graph['kind']} (k = {graph['k']}, radius = {graph['radius']})."]
     if shared := found["groups_in_several_splits"]:
         said.append(f"Drawings or photos that are in more than one split: {shared:,}.")
     if number := found["rejected"]["number"]:

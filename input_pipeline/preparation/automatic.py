@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from input_pipeline import record_format
 from input_pipeline.mixture import parse
 from ragaf_jax.errors import notify
+from ragaf_jax.graph.build import graph_config_of
 
 
 def prepare_openmoji(data: ConfigDict) -> None:
@@ -21,17 +22,18 @@ def prepare_openmoji(data: ConfigDict) -> None:
       UserError: another preparation is at work in `data.dir`, or it cannot be written.
     """
     folder, sizes = Path(data.dir), (data.image_size, data.recolorings)
+    graph = graph_config_of(data)
     for name, _ in parse(data.dataset):
         if not name.startswith("openmoji/"):
             continue
-        if record_format.folder(folder, name, *sizes).exists():
+        if record_format.folder(folder, name, *sizes, graph).exists():
             continue
         # Here alone: most runs find their data.
         from input_pipeline.preparation.preparing import Options, Running, prepare
 
         notify(f"There is no {name} of {data.image_size} px in {folder}/ yet; preparing it, once …")
         # Configurations of older checkpoints have no field for the regions.
-        options = Options(*sizes, regions=data.get("regions", "strokes"))
+        options = Options(*sizes, regions=data.get("regions", "strokes"), graph=graph)
         workers = len(os.sched_getaffinity(0))
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own

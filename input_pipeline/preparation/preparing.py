@@ -21,6 +21,7 @@ from input_pipeline.preparation.tfds_writing import correct_tfds
 from input_pipeline.records import RecordSource, read_metadata
 from ragaf_jax.errors import UserError, notify
 from ragaf_jax.folders import alone_in
+from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.regions import REGION_KINDS
 
 # Names that stand for several data sets; any other one stands for itself.
@@ -41,6 +42,7 @@ class Options:
       sketch: how pictures become sketches, one of `sketch.METHODS`.
       transform: Sketchy's alignment; None for the first that is there.
       regions: what the regions of a sketch are, a name in `REGION_KINDS`.
+      graph: which of them are connected.
     """
 
     size: int
@@ -50,6 +52,7 @@ class Options:
     sketch: str = "canny"
     transform: str | None = None
     regions: str = "strokes"
+    graph: GraphConfig = DEFAULT_GRAPH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +92,14 @@ def prepare(
             "itself, or name the folders in SKETCHY_ROOT and COCO_ROOT."
         )
     folders = {
-        name: record_format.folder(data_dir, name, options.size, options.recolorings)
+        name: record_format.folder(data_dir, name, options.size, options.recolorings, options.graph)
         for name in names
     }
     missing = [name for name, folder in folders.items() if not folder.exists()]
     for name in set(names) - set(missing):
         _check_same(name, folders[name], options)
         # Opening what is there already tells whether it is of use to this code.
-        RecordSource(data_dir, name, "test", options.size, options.recolorings)
+        _open(name, data_dir, options)
     if not missing:  # a finished folder may be one that only others may write to
         return list(folders.values())
     builders = {name: _builder(name, data_dir, options) for name in missing}
@@ -112,8 +115,12 @@ def prepare(
             builder.map, builder.max_rejected = over_processes, running.max_rejected
             builder.beam = running.beam_runner is not None
             _write(name, builder, running)
-            RecordSource(data_dir, name, "test", options.size, options.recolorings)
+            _open(name, data_dir, options)
     return list(folders.values())
+
+
+def _open(dataset: str, data_dir: Path, options: Options) -> None:
+    RecordSource(data_dir, dataset, "test", options.size, options.recolorings, graph=options.graph)
 
 
 def names_of(dataset: str) -> tuple[str, ...]:
@@ -126,7 +133,12 @@ def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
     if name == "openmoji":
         return openmoji.Openmoji(
             config=openmoji.config(
-                dataset, options.size, options.recolorings, options.limit, options.regions
+                dataset,
+                options.size,
+                options.recolorings,
+                options.limit,
+                options.regions,
+                options.graph,
             ),
             data_dir=os.fspath(data_dir),
         )
@@ -143,6 +155,7 @@ def _photo_options(name: str, options: Options) -> dict[str, Any]:
         "transform": options.transform,
         "limit": options.limit,
         "regions": options.regions,
+        "graph": options.graph,
     }
 
 

@@ -10,6 +10,14 @@ from ragaf_jax.errors import UserError
 # "config", "tokenizer" and "version" of a run.
 Meta = Mapping[str, Any]
 
+# Fields that older checkpoints lack, with the values that their runs had.
+LATER_FIELDS = {
+    "data.regions": "strokes",
+    "data.graph.kind": "hybrid",
+    "data.graph.k": 3,
+    "data.graph.radius": 0.25,
+}
+
 
 def check_stages_match(stage1: Meta, stage2: Meta, workdir: str) -> None:
     """Refuses two stages whose pictures, text, latents or vocabularies differ.

@@ -6,6 +6,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
+from ragaf_jax.checkpoints.meta import LATER_FIELDS
 from ragaf_jax.errors import UserError
 
 # What a command that samples from checkpoints reads of its own configuration.
@@ -24,7 +25,7 @@ def check_overrides(overrides: Mapping[str, Any], trained: Mapping[str, Any], mo
     Raises:
       UserError: one that the checkpoint decides has another value than there.
     """
-    flat = flatten_dict(dict(trained), sep=".")
+    flat = LATER_FIELDS | flatten_dict(dict(trained), sep=".")
     for name, value in overrides.items():
         if name in _READ or name.partition(".")[0] in _READ_SECTIONS:
             continue

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
+import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
@@ -12,6 +13,8 @@ from ragaf_jax.graph.measure import Measures, measure_regions
 from ragaf_jax.graph.regions import Regions
 
 GRAPH_KINDS = ("adjacency", "containment", "knn", "radius", "hybrid")
+# The kinds that each number has an effect on.
+_READ_BY = {"k": ("knn", "hybrid"), "radius": ("radius", "hybrid")}
 # Distances (shares of the page) are compared in steps of this size: equal ones that differ by
 # rounding, as on a page and its mirror image, then compare equal.
 DISTANCE_STEP = 2.0**-20
@@ -40,6 +43,25 @@ class GraphConfig:
             raise UserError(f"graph k is {self.k}; it must be at least 1")
         if not self.radius >= 0:
             raise UserError(f"graph radius is {self.radius}; it must be 0 or more")
+        for name, kinds in _READ_BY.items():
+            value, default = getattr(self, name), getattr(GraphConfig, name)
+            if self.kind not in kinds and value != default:
+                raise UserError(
+                    f"graph {name} is {value}, which has no effect on the kind {self.kind!r}; "
+                    f"leave it at {default}, or choose the kind {' or '.join(kinds)}"
+                )
+
+
+DEFAULT_GRAPH = GraphConfig()
+
+
+def graph_config_of(data: ml_collections.ConfigDict) -> GraphConfig:
+    """`config.data.graph`; older checkpoints lack the field and have the default.
+
+    Raises:
+        UserError: a value that `GraphConfig` refuses.
+    """
+    return GraphConfig(**data.get("graph", {}))
 
 
 class RegionGraph(NamedTuple):
@@ -51,7 +73,7 @@ class RegionGraph(NamedTuple):
     receivers: Int32[np.ndarray, " e"]
 
 
-def region_graph(regions: Regions, config: GraphConfig = GraphConfig()) -> RegionGraph:
+def region_graph(regions: Regions, config: GraphConfig = DEFAULT_GRAPH) -> RegionGraph:
     """The graph of a page's regions, one node each."""
     measures = measure_regions(regions)
     kinds = _joined_pairs(measures, config)

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
 from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import graph_config_of
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import Window, check_same_aspect, cut, pad_to_square, read_grey
@@ -101,9 +102,9 @@ class Pipeline(LoadedStages):
         else:
             grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
             given = read_sketch(grey, self.page_size, crop)
-        # The field is younger than some checkpoints.
-        kind = self.leading.config.data.get("regions", "strokes")
-        return find_regions(given, self.leading.model, kind, neck_splits)
+        data = self.leading.config.data
+        kind = data.get("regions", "strokes")  # the field is younger than some checkpoints
+        return find_regions(given, self.leading.model, kind, graph_config_of(data), neck_splits)
 
     def request(
         self,
@@ -115,7 +116,8 @@ class Pipeline(LoadedStages):
         """The inputs of the networks for one image: `make_request` with this model's sizes."""
         stage = self.leading
         words = prompt, region_prompts or {}, negative_prompt
-        return make_request(page, *words, stage.model, stage.tokenizer)
+        graph_config = graph_config_of(stage.config.data)
+        return make_request(page, *words, graph_config, stage.model, stage.tokenizer)
 
     def options(self, **asked: Unpack[Asked]) -> Options:
         """Choices as Stage 2's config has them, but for what is asked; see `Options`.

@@ -125,6 +125,7 @@ def find_regions(
     given: SketchInput,
     model: Model,
     kind: str,
+    graph_config: GraphConfig,
     neck_splits: int | float = NECK_SPLITS,
 ) -> SketchPage:
     """A page's regions, as for the training records, within the budget of a model.
@@ -133,6 +134,7 @@ def find_regions(
       given: its page is a square of at least the model's size.
       model: one of its nodes is padding.
       kind: a name in `REGION_KINDS`.
+      graph_config: of the model's training records.
       neck_splits: as in `extract_regions`; regions of training records have the default.
     """
     usual = REGION_KINDS[kind]
@@ -141,7 +143,7 @@ def find_regions(
         given.page,
         model.image_size,
         dataclasses.replace(usual, max_regions=limit),
-        GraphConfig(),
+        graph_config,
         model.max_edges,
         neck_splits,
     )
@@ -153,6 +155,7 @@ def make_request(
     prompt: str,
     region_prompts: Mapping[int, str],
     negative_prompt: str,
+    graph_config: GraphConfig,
     model: Model,
     tokenizer: Tokenizer,
 ) -> Request:
@@ -165,6 +168,7 @@ def make_request(
       prompt: may be empty.
       region_prompts: prompts of some regions, by region number.
       negative_prompt: may be empty.
+      graph_config: of the model's training records.
       model: its sizes.
       tokenizer: of the model.
 
@@ -187,7 +191,7 @@ def make_request(
         graph=stack_graphs(
             [
                 pad_graph(
-                    graph := trim_edges(region_graph(regions, GraphConfig()), model.max_edges),
+                    graph := trim_edges(region_graph(regions, graph_config), model.max_edges),
                     model.max_regions,
                     model.max_edges,
                 )

@@ -11,6 +11,7 @@ from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.diffusion.timesteps import SPACINGS
 from ragaf_jax.errors import UserError, nearest
+from ragaf_jax.graph.build import GRAPH_KINDS, graph_config_of
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.ragaf import FUSIONS
@@ -25,6 +26,8 @@ LIMITS = {
     "mesh.data": (-1, MOST),
     "mesh.fsdp": (-1, MOST),
     "data.recolorings": (1, MOST),
+    "data.graph.k": (1, MOST),
+    "data.graph.radius": (0, MOST),
     "data.image_size": (8, MOST),
     "data.text_length": (3, MOST),  # a word in its frame
     "data.max_regions": (2, 256),  # labels are stored in eight bits
@@ -80,6 +83,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.remat": tuple(REMAT),
     "model.autoencoder": ("haar", "kl"),
     "data.regions": tuple(REGION_KINDS),
+    "data.graph.kind": GRAPH_KINDS,
     "model.ragaf.fusion": FUSIONS,
     "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
     "diffusion.prediction": PREDICTIONS,
@@ -114,6 +118,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{name} is {value!r}; choose one of {listed}{meant}.")
     check_choice(config.stage1_checkpoint, "config.stage1_checkpoint")
     cached_kinds(config.data.cache, "config.data.cache")
+    graph_config_of(config.data)
     _check_batch(config)
     _check_mesh(config.mesh)
     if config.keep_best and config.response.every:

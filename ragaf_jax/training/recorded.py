@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 from flax.traverse_util import flatten_dict
 
+from ragaf_jax.checkpoints.meta import LATER_FIELDS
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.announcing import announce
@@ -38,7 +39,7 @@ def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir
             f"{workdir} holds Stage {before['stage']} and this configuration trains Stage "
             f"{now['stage']}; give Stage {now['stage']} another --workdir."
         )
-    one, two = (flatten_dict(dict(config), sep=".") for config in (before, now))
+    one, two = (LATER_FIELDS | flatten_dict(dict(config), sep=".") for config in (before, now))
     differing = [
         # JSON has made lists of the tuples of the checkpoint.
         (name, json.dumps(one[name]), json.dumps(two[name]))

@@ -29,7 +29,7 @@ def test_every_variant_is_a_stage_2_that_can_be_trained(name):
     config = with_fields(stage2.get_config("quickstart"), changes)
     check_config(config)
     # Examples, their order, noise and steps are everybody's.
-    others = ("data.regions", "train.appearance_weight")
+    others = ("data.regions", "data.graph.kind", "train.appearance_weight")
     for field in changes:
         assert field in others or field.startswith(("model.ragaf.", "model.lora."))
     assert (build_model(config).ragaf is None) == (name == "without")

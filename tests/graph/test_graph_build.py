@@ -91,7 +91,9 @@ def cases(rng, random_page, random_regions):
 
 @pytest.mark.parametrize("kind", GRAPH_KINDS)
 def test_edges_are_those_of_the_kind(rng, random_page, random_regions, kind):
-    config = GraphConfig(kind, k=int(rng.integers(1, 5)), radius=float(rng.uniform(0.1, 0.5)))
+    numbers = {"k": int(rng.integers(1, 5)), "radius": float(rng.uniform(0.1, 0.5))}
+    read = {"knn": ("k",), "radius": ("radius",), "hybrid": ("k", "radius")}.get(kind, ())
+    config = GraphConfig(kind, **{name: numbers[name] for name in read})
     for regions in cases(rng, random_page, random_regions):
         graph, expected = region_graph(regions, config), reference(regions, config)
         if kind != "hybrid":
@@ -183,6 +185,13 @@ def test_a_drawn_house_at_sixty_four_pixels():
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(UserError, match=f"graph {next(iter(settings))} is"):
         GraphConfig(**settings)
+
+
+def test_a_number_without_effect_on_the_kind_is_refused():
+    with pytest.raises(UserError, match="graph k is 5, .* leave it at 3, or .* kind knn or hybrid"):
+        GraphConfig("radius", k=5)
+    with pytest.raises(UserError, match="graph radius is 0.1, .* at 0.25, or .* radius or hybrid"):
+        GraphConfig("knn", radius=0.1)
 
 
 def test_an_unknown_kind_is_refused():

@@ -74,6 +74,30 @@ MUTATIONS = (
         "config.data.regions has no effect on data that prepare themselves",
     ),
     Mutation(
+        "input_pipeline/preparation/automatic.py",
+        ", graph=graph)",
+        ")",
+        "config.data.graph has no effect on data that prepare themselves",
+    ),
+    Mutation(
+        "input_pipeline/configured.py",
+        "*sizes, asked, graph_config_of(data))",
+        "*sizes, asked)",
+        "training reads records of another graph than config.data.graph",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/pipeline.py",
+        "graph_config = graph_config_of(stage.config.data)",
+        "graph_config = graph_config_of(type(stage.config.data)())",
+        "a model samples with another graph than it was trained with",
+    ),
+    Mutation(
+        "ragaf_jax/training/recorded.py",
+        "one, two = (LATER_FIELDS | flatten",
+        "one, two = ({} | flatten",
+        "a run older than config.data.graph is resumed with another graph",
+    ),
+    Mutation(
         "input_pipeline/preparation/processes.py",
         'sys.modules["__main__"] = types.ModuleType("__main__")',
         "pass",

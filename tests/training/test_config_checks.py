@@ -45,6 +45,11 @@ def test_more_sampling_steps_than_timesteps():
         check_config(config)
 
 
+def test_a_number_of_the_graph_that_its_kind_does_not_read():
+    with pytest.raises(UserError, match="graph k is 5, which has no effect on .* 'adjacency'"):
+        check_config(changed(stage2, data__graph__kind="adjacency", data__graph__k=5))
+
+
 def test_stage_1_reads_no_regions():
     config = stage1.get_config()
     config.train.read_examples = 8

@@ -35,6 +35,14 @@ def test_what_is_trained_may_not_change_from_start_to_start(tmp_path, field, val
         check_same_run(meta(), meta(**{field: value}), tmp_path)
 
 
+def test_a_run_older_than_the_choice_of_graph_goes_on_with_its_own_graph(tmp_path):
+    older = meta()
+    del older["config"]["data"]["graph"]
+    check_same_run(older, meta(), tmp_path)
+    with pytest.raises(UserError, match=r'data\.graph\.kind was "hybrid" .* is "knn" now'):
+        check_same_run(older, meta(**{"data.graph.kind": "knn"}), tmp_path)
+
+
 def test_how_it_is_trained_may(tmp_path):
     now = meta(**{"train.steps": 7, "data.dir": "elsewhere", "seed": 5, "log_every": 3})
     check_same_run(meta(), now, tmp_path)

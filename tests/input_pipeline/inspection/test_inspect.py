@@ -148,6 +148,7 @@ def nasty_numbers(rng) -> dict:
     return {
         "dataset": NASTY,
         "folder": NASTY,
+        "graph": {"kind": "knn", "k": 6, "radius": 0.25},
         "image_size": 64,
         "rejected": {"number": 1, "first": [{"file": NASTY, "reason": NASTY}]},
         **statistics({"train": measured}, BUDGETS, 32),
