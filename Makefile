@@ -105,7 +105,7 @@ targets: $(PLAN)/ready  ## Tests that compile for GPUs and TPUs, without one: 3 
 nightly: parity-install nightly-tests quickstart-smoke fuzz  ## Everything, in some hours
 
 nightly-tests: $(PLAN)/ready  ## All tests: the gate's and those of every kind
-	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --durations=50 -m "" $(PYTEST)
+	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --durations=50 -m "not gpu and not tpu" $(PYTEST)
 
 nightly-%: $(PLAN)/ready  ## One kind: products, processes, kills, beam, browser, notebook, full_size, targets, wheel
 	PYTHONPATH=$(CURDIR)/$(PLAN) JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --durations=25 -m $* $(PYTEST)
