@@ -57,11 +57,6 @@ def region_colors(
     return RegionColors(judged, true_colors[judged - 1].astype(np.int64), nearest(shown), shown)
 
 
-def color_accuracy(colors: RegionColors) -> float:
-    """The share of judged parts that show the colour asked for, 0 … 1; nan where none is judged."""
-    return float(np.mean(colors.requested == colors.obtained)) if len(colors.part) else float("nan")
-
-
 def color_differences(colors: RegionColors) -> Float[np.ndarray, "n"]:
     """ΔE₀₀ of what each judged part shows from the palette colour asked of it, ≥ 0.
 

@@ -1,12 +1,10 @@
 """KID and CMMD: the maximum mean discrepancy between two sets of features."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
 
-from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.metrics.features import as_directions, as_samples
 
 BLOCK = 2048
@@ -19,55 +17,13 @@ BANDWIDTH, SCALE = 10.0, 1000.0
 Kernel = Callable[[Float64[np.ndarray, "*shape"]], Float64[np.ndarray, "*shape"]]
 
 
-class KernelDistance(NamedTuple):
-    """KID over random subsets: their mean and standard deviation (divisor: their number)."""
-
-    mean: float
-    sd: float
-
-
-def kernel_distance(
-    features: Float[np.ndarray, "n d"],
-    reference: Float[np.ndarray, "m d"],
-    *,
-    rng: np.random.Generator,
-    subsets: int = 100,
-    subset_size: int = 1000,
-) -> KernelDistance:
-    """`polynomial_mmd2` between random subsets of either set, as torch-fidelity computes KID.
-
-    On the pool features of Inception v3 it is the KID (Bińkowski et al. 2018). It is unbiased: sets
-    of unlike sizes compare. The spread over subsets that share examples is no standard error; an
-    interval is that of `set_interval` with `polynomial_mmd2`.
-
-    rng: draws the subsets, without replacement. subsets: how many.
-    subset_size: examples of each set in a subset; its cost grows with the square.
-
-    Raises UserError for a set smaller than the subsets, or with features that are not finite.
-    """
-    features, reference = (as_samples(rows, least=2) for rows in (features, reference))
-    smaller = min(len(features), len(reference))
-    if not 2 <= subset_size <= smaller:
-        raise UserError(
-            f"a subset has {subset_size} examples and the smaller set {smaller}; "
-            f"choose a subset_size from 2 to {smaller}."
-        )
-    values = np.empty(subsets)
-    for i in range(subsets):
-        drawn = (
-            rows[rng.choice(len(rows), subset_size, replace=False)]
-            for rows in (features, reference)
-        )
-        values[i] = polynomial_mmd2(*drawn)
-    return KernelDistance(float(values.mean()), float(values.std()))
-
-
 def polynomial_mmd2(
     features: Float[np.ndarray, "n d"], reference: Float[np.ndarray, "m d"]
 ) -> float:
     """The unbiased estimate of MMD² under k(x, y) = (xᵀy / d + 1)³; about 0 for alike sets.
 
     Gretton et al. 2012, eq. 3, with all examples of both sets; may be negative. Memory is bounded.
+    On the pool features of Inception v3 it is the KID (Bińkowski et al. 2018).
 
     Raises UserError for a set of fewer than two examples or with features that are not finite.
     """
