@@ -1,5 +1,6 @@
-"""The metadata of a checkpoint, and the check that two stages are compatible."""
+"""The metadata of a checkpoint, and comparisons of two configurations."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,22 @@ LATER_FIELDS = {
     "data.graph.k": 3,
     "data.graph.radius": 0.25,
 }
+
+
+def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields of both configurations that differ, with both values, by their paths.
+
+    Tuples equal lists, which JSON makes of them in checkpoints.
+
+    Args:
+      before, now: nested dicts, or dicts by paths.
+    """
+    one, two = (flatten_dict(dict(config), sep=".") for config in (before, now))
+    return {
+        name: (one[name], two[name])
+        for name in two
+        if name in one and json.dumps(one[name]) != json.dumps(two[name])
+    }
 
 
 def check_stages_match(stage1: Meta, stage2: Meta, workdir: str) -> None:

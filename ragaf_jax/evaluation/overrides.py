@@ -1,12 +1,9 @@
 """Refuses command-line fields that evaluation takes from the checkpoint."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-
-from ragaf_jax.checkpoints.meta import LATER_FIELDS
+from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import UserError
 
 # What a command that samples from checkpoints reads of its own configuration.
@@ -25,13 +22,9 @@ def check_overrides(overrides: Mapping[str, Any], trained: Mapping[str, Any], mo
     Raises:
       UserError: one that the checkpoint decides has another value than there.
     """
-    flat = LATER_FIELDS | flatten_dict(dict(trained), sep=".")
-    for name, value in overrides.items():
-        if name in _READ or name.partition(".")[0] in _READ_SECTIONS:
-            continue
-        # JSON has made lists of the tuples of the one.
-        if name in flat and json.dumps(flat[name]) != json.dumps(value):
+    for name, (old, new) in changed_fields(trained, overrides).items():
+        if name not in _READ and name.partition(".")[0] not in _READ_SECTIONS:
             raise UserError(
-                f"config.{name} is {value!r} and was {flat[name]!r} in training; --mode={mode} "
+                f"config.{name} is {new!r} and was {old!r} in training; --mode={mode} "
                 "takes it from the checkpoint: leave it out."
             )

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import ml_collections
 from clu.parameter_overview import count_parameters
-from flax.traverse_util import flatten_dict
 
+from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import notify
 from ragaf_jax.training.state import TrainState
 
@@ -41,24 +41,10 @@ def announce_resume(
         return
     announce(f"Resuming {workdir} from step {step}, up to step {steps} (config.train.steps).")
     changed = changed_fields(before, now)
-    for line in changed[:_LISTED]:
-        announce(f"  {line}")
-    if changed[_LISTED:]:
+    for name, (old, new) in list(changed.items())[:_LISTED]:
+        announce(f"  config.{name} is {json.dumps(new)} and was {json.dumps(old)}")
+    if len(changed) > _LISTED:
         announce(f"  and {len(changed) - _LISTED} more fields differ from those of the checkpoint")
-
-
-def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each field of a configuration that has another value than before."""
-    # JSON has made lists of the tuples of the one.
-    one, two = (
-        {name: json.dumps(value) for name, value in flatten_dict(dict(x), sep=".").items()}
-        for x in (before, now)
-    )
-    return [
-        f"config.{name} is {two[name]} and was {one[name]}"
-        for name in two
-        if name in one and one[name] != two[name]
-    ]
 
 
 def announce_start(state: TrainState) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-from flax.traverse_util import flatten_dict
 
-from ragaf_jax.checkpoints.meta import LATER_FIELDS
+from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.announcing import announce
@@ -39,15 +38,10 @@ def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir
             f"{workdir} holds Stage {before['stage']} and this configuration trains Stage "
             f"{now['stage']}; give Stage {now['stage']} another --workdir."
         )
-    one, two = (LATER_FIELDS | flatten_dict(dict(config), sep=".") for config in (before, now))
     differing = [
-        # JSON has made lists of the tuples of the checkpoint.
-        (name, json.dumps(one[name]), json.dumps(two[name]))
-        for name in two
-        if name.partition(".")[0] in ("data", "model", "diffusion")
-        and name not in _FREE
-        and name in one  # else the field is younger than the run
-        and json.dumps(one[name]) != json.dumps(two[name])
+        (name, json.dumps(old), json.dumps(new))
+        for name, (old, new) in changed_fields(before, now).items()
+        if name.partition(".")[0] in ("data", "model", "diffusion") and name not in _FREE
     ]
     if not differing:
         return
