@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ml_collections
-import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -14,29 +13,16 @@ from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.checkpoints.choice import NEWEST
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.errors import UserError
+from ragaf_jax.evaluation.examples import Examples, look
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.metrics.sketch_fidelity import Extract
-from ragaf_jax.evaluation.perception import (
-    Networks,
-    load_networks,
-    look,
-    notices,
-    score_perception,
-    score_sets,
-)
+from ragaf_jax.evaluation.perception import load_networks, notices
 from ragaf_jax.evaluation.reading import Reading, make_read
 from ragaf_jax.evaluation.report.illustrations import Row, figures, ranked_rows
 from ragaf_jax.evaluation.report.numbers import STAGES, markdown, sentences
 from ragaf_jax.evaluation.report.page import report_page
 from ragaf_jax.evaluation.sampled import sample_both
-from ragaf_jax.evaluation.scoring import (
-    Missing,
-    Scores,
-    attention_values,
-    graph_values,
-    score_parts,
-    score_pictures,
-)
+from ragaf_jax.evaluation.scoring import Missing, Scores, score
 from ragaf_jax.evaluation.statistics.comparison import (
     NUMBERS,
     compared,
@@ -120,13 +106,15 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
 
     pictures = dict(zip(STAGES, sample_both(config, *stages, batch, output / KEPT), strict=True))
-    reading, fusion = read(two, batch, config.seed), None
-    attended: Scores = {}
+    reading, fusion, attention = read(two, batch, config.seed), None, None
     if reading is not None:
         fusion = fusion_summary(region_balance(reading.fusion, batch.graph), reading.levels)
-        judged = attention_scores(reading.attention[0], batch, truth, two.tokenizer)
-        attended = attention_values(judged)
-    scores, found, unmeasured = _measured(pictures, truth, extract, networks, attended)
+        attention = attention_scores(reading.attention[0], batch, truth, two.tokenizer)
+    known = Examples(truth, extract=extract, networks=networks, true=look(networks, truth.image_u8))
+    examples = {stage: replace(known, images=images) for stage, images in pictures.items()}
+    examples["stage 2"] = replace(examples["stage 2"], attention=attention)
+    scores, found, unmeasured = _measured(examples)
+    graphs, *_ = score(Examples(truth, graph=batch.graph))
 
     values = {stage: stored(x) for stage, x in scores.items()}
     result: Json = {
@@ -138,7 +126,7 @@ def evaluate(
         "sample": config.sample.to_dict(),
         "seed": config.seed,
         "metrics": {stage: as_json(x) for stage, x in found.items()},
-        "graphs": as_json(estimates(graph_values(batch.graph, truth))[0]),
+        "graphs": as_json(estimates(graphs)[0]),
         "differences": as_json(differences(values["stage 2"], values["stage 1"], truth.keys)),
         "missing": missing | unmeasured,
         "validation": {
@@ -166,25 +154,18 @@ def evaluate(
 
 
 def _measured(
-    pictures: Mapping[str, UInt8[np.ndarray, "b s s 3"]],
-    truth: Truth,
-    extract: Extract,
-    networks: Networks,
-    attended: Scores,
+    examples: Mapping[str, Examples],
 ) -> tuple[dict[str, Scores], dict[str, dict[str, Estimate]], Missing]:
-    """Values and estimates by stage; `attended` are those of Stage 2's regions."""
-    true, missing = look(networks, truth.image_u8), Missing()
-    scores: dict[str, Scores] = {stage: {} for stage in pictures} | {"stage 2": {**attended}}
+    """Values and estimates by stage."""
+    scores: dict[str, Scores] = {}
     found: dict[str, dict[str, Estimate]] = {}
-    for stage, images in pictures.items():
-        features = look(networks, images)
-        of_pictures, uncomputed = score_pictures(images, truth, extract)
-        perceived, unperceived = score_perception(networks, images, features, truth)
-        scores[stage] |= of_pictures | perceived | score_parts(images, truth)
+    missing = Missing()
+    for stage, known in examples.items():
+        scores[stage], sets, uncomputed = score(known)
         found[stage], undefined = estimates(scores[stage])
-        of_sets, unset = score_sets(features, true)
-        found[stage] |= {name: Estimate(*x, len(images)) for name, x in of_sets.items()}
-        missing |= uncomputed | unperceived | undefined | unset
+        count = len(known.truth.keys)
+        found[stage] |= {name: Estimate(*x, count) for name, x in sets.items()}
+        missing |= uncomputed | undefined
     # What one of the stages has is no metric that is missing; where the other has none is seen.
     missing = {
         name: why

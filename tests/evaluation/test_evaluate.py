@@ -234,7 +234,7 @@ def test_a_stage_2_without_ragaf_on_photographs(rng, trained, asked, tmp_path):
     output = tmp_path / "out"
     found = evaluate(asked, trained / "plain", opened(batch, photos), output, canny)
     assert found["fusion"] is None
-    assert not any(METRICS[name].of != "drawing" for name in found["metrics"]["stage 2"])
+    assert not any(METRICS[name].needs != "images" for name in found["metrics"]["stage 2"])
     assert "edge_map_ssim" in found["metrics"]["stage 2"]
     assert "graph_merged" not in found["graphs"]
     page = (output / "report.html").read_text()

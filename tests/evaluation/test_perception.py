@@ -1,21 +1,19 @@
 """Metrics on pretrained networks: computed where weights are, and a sentence where they are not."""
 
+from types import SimpleNamespace
+
 import metric_weights
 import numpy as np
 import pytest
 from framed import framed_halves
 from safetensors.numpy import save_file
 
-from ragaf_jax.evaluation.perception import (
-    Features,
-    Networks,
-    load_networks,
-    look,
-    notices,
-    score_perception,
-    score_sets,
-)
+from input_pipeline.extraction.sketch import canny
+from ragaf_jax.errors import UserError
+from ragaf_jax.evaluation.examples import Examples, Features, Networks, look
+from ragaf_jax.evaluation.perception import load_networks, notices
 from ragaf_jax.evaluation.registry import METRICS
+from ragaf_jax.evaluation.scoring import score
 
 NONE = {"inception": "", "lpips_alex": "", "lpips_vgg": "", "clip": ""}
 OF_NETWORKS = {name for name, metric in METRICS.items() if metric.weights}
@@ -68,23 +66,23 @@ def test_all_networks_with_random_weights(rng, weights):
     truth = framed_halves(rng, 5, 32)
     pictures = truth.image_u8.copy()
     pictures[1:] = rng.integers(0, 256, pictures[1:].shape)
-    true, features = look(networks, truth.image_u8), look(networks, pictures)
-    scores, missing = score_perception(networks, pictures, features, truth)
-    assert not missing and set(scores) == {"lpips_alex", "lpips_vgg", "clip_score"}
+    true = look(networks, truth.image_u8)
+    scores, sets, missing = score(Examples(truth, pictures, canny, networks, true))
+    assert not OF_NETWORKS & set(missing)
+    assert OF_NETWORKS & set(scores) == {"lpips_alex", "lpips_vgg", "clip_score"}
     for name in ("lpips_alex", "lpips_vgg"):
         first, *others = scores[name].value
         assert first == pytest.approx(0, abs=1e-6) and min(others) > 1e-3
     assert 0 <= scores["clip_score"].value.min() <= scores["clip_score"].value.max() <= 100
-    sets, missing = score_sets(features, true)
-    assert not missing and set(sets) == {"fid", "kid", "inception_score", "cmmd"}
+    assert set(sets) == {"fid", "kid", "inception_score", "cmmd"}
     assert (
         sets["fid"].value > 1e-3 and sets["cmmd"].value > 0 and sets["inception_score"].value >= 1
     )
     for interval in sets.values():
         assert interval.low <= interval.high
-    same, _ = score_sets(true, true)
-    assert same["fid"].value == pytest.approx(0, abs=1e-4)
-    assert same["cmmd"].value == pytest.approx(0, abs=1e-8)
+    same = SimpleNamespace(features=true, true=true)
+    assert METRICS["fid"].compute(same).value == pytest.approx(0, abs=1e-4)
+    assert METRICS["cmmd"].compute(same).value == pytest.approx(0, abs=1e-8)
 
 
 def test_pictures_too_small_or_too_few_cost_only_what_needs_more(rng, weights):
@@ -92,12 +90,9 @@ def test_pictures_too_small_or_too_few_cost_only_what_needs_more(rng, weights):
         NONE | {name: weights[name] for name in ("lpips_alex", "lpips_vgg")}
     )
     truth = framed_halves(rng, 3, 24)
-    scores, missing = score_perception(networks, truth.image_u8, Features(), truth)
-    assert set(scores) == {"lpips_vgg"}
+    scores, _, missing = score(Examples(truth, truth.image_u8, canny, networks))
+    assert OF_NETWORKS & set(scores) == {"lpips_vgg"}
     assert missing["lpips_alex"].startswith("LPIPS (AlexNet) is not computed: The pictures are 24")
     features = Features(clip=rng.standard_normal((3, 8)).astype(np.float32))
-    sets, missing = score_sets(features, features)
-    assert not sets and missing == {
-        "cmmd": "CMMD is not computed: the set has 3 example(s) and the metric is defined from 4 "
-        "on; evaluate more pictures."
-    }
+    with pytest.raises(UserError, match=r"^the set has 3 example\(s\) .* defined from 4 on; eval"):
+        METRICS["cmmd"].compute(SimpleNamespace(features=features, true=features))

@@ -16,7 +16,7 @@ from input_pipeline.configured import held_out, open_split, shapes
 from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.loader import train_iterator
 from input_pipeline.preparation.preparing import Options, prepare
-from ragaf_jax.evaluation.scoring import parts_known
+from ragaf_jax.evaluation.examples import parts_known
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32

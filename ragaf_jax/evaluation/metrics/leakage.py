@@ -39,14 +39,19 @@ class Leakage(NamedTuple):
     far_chance: Float[np.ndarray, "n"]
 
     @property
+    def right(self) -> Bool[np.ndarray, "n"]:
+        """Whether the part has the colour asked."""
+        return self.requested == self.obtained
+
+    @property
+    def right_chance(self) -> Float[np.ndarray, "n"]:
+        """What a blind guess would have."""
+        return np.full(len(self.part), 1 / len(PALETTE))
+
+    @property
     def leaked(self) -> Bool[np.ndarray, "n"]:
         """Whether the part has a colour that is not its own but another part's."""
         return self.near | self.far
-
-    @property
-    def chance(self) -> Float[np.ndarray, "n"]:
-        """What chance would give for `leaked`."""
-        return self.near_chance + self.far_chance
 
 
 def leakage(pictures: UInt8[np.ndarray, "b s s 3"], truth: Truth) -> Leakage:

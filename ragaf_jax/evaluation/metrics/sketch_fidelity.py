@@ -5,7 +5,6 @@ makes of the picture, and whether the lines divide the page as the sketch does.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -19,17 +18,10 @@ from ragaf_jax.graph.regions import extract_regions
 Extract = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "h w"]]
 
 
-class LineDistance(NamedTuple):
-    """How far apart two sets of lines are: in pixels, and as a share of the page's diagonal."""
-
-    pixels: float
-    share: float
-
-
 def line_distance(
     image: UInt8[np.ndarray, "image_h image_w 3"], sketch: UInt8[np.ndarray, "h w"]
-) -> LineDistance:
-    """The symmetric Chamfer distance (Barrow et al. 1977) of a picture's lines and its sketch's.
+) -> float:
+    """The symmetric Chamfer distance (Barrow et al. 1977) of the lines of picture and sketch, px.
 
     The mean distance from a line pixel of the picture to the sketch's nearest and the mean distance
     the other way, halved and added; 0 is best. Lines are those of `edges.line_pixels`.
@@ -40,10 +32,9 @@ def line_distance(
     """
     drawn, asked = (np.argwhere(lines) for lines in line_pixels(image, sketch))
     if min(len(drawn), len(asked)) == 0:
-        return LineDistance(float("nan"), float("nan"))
+        return float("nan")
     there, back = cKDTree(asked).query(drawn)[0].mean(), cKDTree(drawn).query(asked)[0].mean()
-    pixels = float(there + back) / 2
-    return LineDistance(pixels, pixels / float(np.hypot(*sketch.shape)))
+    return float(there + back) / 2
 
 
 def edge_map_ssim(

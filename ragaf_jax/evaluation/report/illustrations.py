@@ -9,13 +9,14 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.evaluation.examples import parts_known
 from ragaf_jax.evaluation.metrics.leakage import color_table, leakage
 from ragaf_jax.evaluation.reading import Reading
 from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.report.fusion_figure import fusion_figure
 from ragaf_jax.evaluation.report.leakage_figure import color_table_figure
 from ragaf_jax.evaluation.sample_grid import attention_sheet
-from ragaf_jax.evaluation.scoring import Scores, parts_known
+from ragaf_jax.evaluation.scoring import Scores
 from ragaf_jax.evaluation.statistics.summary import Json, by_drawing
 from ragaf_jax.figures.contact_sheet import CELL, SheetRow, contact_sheet
 from ragaf_jax.figures.curves import curves

@@ -73,9 +73,8 @@ def sentences(found: Json) -> list[str]:
         for name in _HEADLINES:
             if name in estimates:
                 value = _estimate(METRICS[name], estimates[name])
-                of = (
-                    f" of {estimates[name]['examples']} parts" if METRICS[name].of == "part" else ""
-                )
+                parts = METRICS[name].needs == "parts"
+                of = f" of {estimates[name]['examples']} parts" if parts else ""
                 said.append(f"{METRICS[name].title} {value}{of}")
         lines.append(f"{stage}: {', '.join(said)}")
     for stage, by_variant in found["validation"].items():

@@ -51,7 +51,7 @@ def differences(
         if name not in first or name not in second:
             continue
         one, other = (_by_example(values[name]) for values in (first, second))
-        if METRICS[name].of == "region" and one.keys() != other.keys():
+        if METRICS[name].needs == "attention" and one.keys() != other.keys():
             continue
         both = sorted(one.keys() & other.keys())
         if not both:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ragaf_jax.evaluation.examples import Values
 from ragaf_jax.evaluation.registry import not_computed
-from ragaf_jax.evaluation.scoring import Missing, Scores, Values
+from ragaf_jax.evaluation.scoring import Missing, Scores
 from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
 from ragaf_jax.evaluation.statistics.fusion_balance import RegionBalance, balance
 

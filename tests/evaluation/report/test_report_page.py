@@ -9,11 +9,11 @@ import pytest
 from framed import framed_halves
 from PIL import Image
 
+from ragaf_jax.evaluation.examples import Examples, of_drawings
 from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.report.illustrations import RANKED, ranked_rows, ranks
 from ragaf_jax.evaluation.report.numbers import markdown, sentences, tables
 from ragaf_jax.evaluation.report.page import report_page
-from ragaf_jax.evaluation.scoring import of_drawings, score_parts
 
 NASTY = '<script>alert(1)</script> & | "x" </td>'
 VOID = {"meta", "img", "br"}
@@ -169,8 +169,8 @@ def test_markdown_has_every_table_in_order(found):
 def test_the_page_is_well_formed_and_needs_nothing_else(rng, found):
     truth = framed_halves(rng)
     pictures = {"stage 1": truth.image_u8[:, ::-1], "stage 2": truth.image_u8}
-    scores = score_parts(truth.image_u8, truth)
-    rows = ranked_rows(scores, pictures, truth)
+    accuracy = METRICS["color_accuracy"].compute(Examples(truth, truth.image_u8))
+    rows = ranked_rows({"color_accuracy": accuracy}, pictures, truth)
     figure = rng.integers(0, 256, (30, 40, 3), np.uint8)
     seen = Seen(report_page(found, rows, {NASTY: figure, "b": figure[::-1]}))
     assert "script" not in seen.tags and "link" not in seen.tags

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.scoring import Values
+from ragaf_jax.evaluation.examples import Values
 from ragaf_jax.evaluation.statistics.comparison import compared, differences, read_evaluation
 from ragaf_jax.evaluation.statistics.paired import paired_difference
 from ragaf_jax.evaluation.statistics.summary import stored

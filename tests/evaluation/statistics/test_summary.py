@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ragaf_jax.evaluation.scoring import Values, of_drawings
+from ragaf_jax.evaluation.examples import Values, of_drawings
 from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
 from ragaf_jax.evaluation.statistics.fusion_balance import RegionBalance
 from ragaf_jax.evaluation.statistics.summary import (
