@@ -26,6 +26,7 @@ from ragaf_jax.checkpoints.parameters import save_parameters
 from ragaf_jax.checkpoints.reading import load_params
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
+from ragaf_jax.losses.terms import TERMS
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.paths import PATH
 from ragaf_jax.tokenizer import Tokenizer
@@ -80,7 +81,7 @@ WHAT = {
 
 
 # Of what a run logs, what tells of the model; the rest tells of the run.
-_CARD = re.compile(r"loss|denoising|appearance|reading|validation/.*|response/(sketch|graph|text)")
+_CARD = re.compile(rf"loss|denoising|{'|'.join(TERMS)}|validation/.*|response/(sketch|graph|text)")
 
 
 def measured(workdir: Path, number: int, step: int) -> dict[str, float]:

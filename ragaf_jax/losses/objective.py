@@ -22,28 +22,14 @@ class Objective:
 
     Attributes:
       schedule: noise of every timestep.
-      prediction: what the UNet predicts: "epsilon", "v_prediction" or "sample".
-      min_snr_gamma: γ of min-SNR weighting, or None.
-      max_snr: the weight of almost clean examples grows no further than at this SNR.
-      text_dropout: share of examples that see the empty prompt.
-      sketch_dropout: share of examples that see neither sketch nor regions.
-      appearance_weight: weight of the appearance loss.
-      denoised: of each batch, so many examples are denoised; RAGAF reads words and graph of the
-        rest, too, for the appearance loss. That costs a fraction of denoising, and tying words to
-        regions takes many examples.
-      accumulation: each batch goes through the networks in so many parts.
+      diffusion, train: these sections of the configuration, whose fields `configs/base.py`
+        documents: the prediction and its weight, weights of loss terms, dropout, sizes of a batch.
       empty_text: the empty prompt in one row, with its states if captions come with theirs.
     """
 
     schedule: Schedule
-    prediction: str
-    min_snr_gamma: float | None
-    max_snr: float
-    text_dropout: float
-    sketch_dropout: float
-    appearance_weight: float
-    denoised: int
-    accumulation: int
+    diffusion: ml_collections.FrozenConfigDict
+    train: ml_collections.FrozenConfigDict
     empty_text: Text
 
 
@@ -61,14 +47,8 @@ def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Obj
         )
     return Objective(
         schedule=schedule_of(config),
-        prediction=config.diffusion.prediction,
-        min_snr_gamma=config.diffusion.min_snr_gamma,
-        max_snr=config.diffusion.max_snr,
-        text_dropout=config.train.text_dropout,
-        sketch_dropout=config.train.sketch_dropout,
-        appearance_weight=config.train.appearance_weight,
-        denoised=config.train.batch_size,
-        accumulation=config.train.accumulation,
+        diffusion=ml_collections.FrozenConfigDict(config.diffusion),
+        train=ml_collections.FrozenConfigDict(config.train),
         empty_text=Text(*tokenizer.encode([""], config.data.text_length)),
     )
 
@@ -81,7 +61,7 @@ def dropped(
     Half of the smaller share loses both: guidance compares (nothing), (sketch) and (both), so these
     must all have been seen (Brooks et al. 2023, InstructPix2Pix, sec. 3.2.1).
     """
-    text, sketch = objective.text_dropout, objective.sketch_dropout
+    text, sketch = objective.train.text_dropout, objective.train.sketch_dropout
     chance = jax.random.uniform(rng, (size,))
     first = text - min(text, sketch) / 2
     return chance < text, (chance >= first) & (chance < first + sketch)
@@ -118,7 +98,10 @@ class Denoised(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Examples, maybe none, of which RAGAF only reads words and graph, and at which timesteps."""
+    """Examples, maybe none, of which RAGAF only reads words and graph, and at which timesteps.
+
+    Tying words to regions takes many examples, and this costs a fraction of denoising them.
+    """
 
     batch: Batch
     timesteps: Float[Array, " b"]
@@ -127,7 +110,7 @@ class Read(NamedTuple):
 def drawn(objective: Objective, rng: PRNGKeyArray, batch: Batch) -> tuple[Denoised, Read]:
     """A step's batch with its random numbers, drawn before the batch is parted."""
     keys = jax.random.split(rng, 6)
-    size, steps = objective.denoised, objective.schedule.alpha.shape[0]
+    size, steps = objective.train.batch_size, objective.schedule.alpha.shape[0]
     read = jax.tree.map(lambda x: x[size:], batch)
     batch = jax.tree.map(lambda x: x[:size], batch)
     # Stratified over the batch: the loss varies a thousandfold over timesteps.

@@ -1,5 +1,8 @@
 """The loss terms of training, and the same terms on held-out examples."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -35,14 +38,14 @@ def denoising_losses(
         params, noisy, timesteps.astype(jnp.float32), conditioning, rng
     )
     loss = losses.denoising_loss(
-        objective.prediction,
+        objective.diffusion.prediction,
         objective.schedule,
         prediction,
         latents,
         noise,
         timesteps,
-        objective.min_snr_gamma,
-        objective.max_snr,
+        objective.diffusion.min_snr_gamma,
+        objective.diffusion.max_snr,
     )
     return loss, trace
 
@@ -73,10 +76,57 @@ def reading_loss(
     return appearance_loss(trace, regions, latents).mean()
 
 
+class Step(NamedTuple):
+    """What a loss term may read: of the `denoised` examples also latents, conditions and trace."""
+
+    model: Model
+    objective: Objective
+    params: Params
+    denoised: Denoised
+    read: Read
+    latents: Float[Array, "b h w c"]
+    conditioning: Conditioning
+    trace: RagafTrace | None
+
+
+def _appearance(step: Step) -> Float[Array, ""] | None:
+    if step.trace is None or step.conditioning.regions is None:
+        return None
+    # Noisy latents tell a region's mean by themselves where there is little noise.
+    noisiness = jnp.square(step.objective.schedule.sigma[step.denoised.timesteps])
+    appearance = appearance_loss(step.trace, step.conditioning.regions, step.latents)
+    return (noisiness * appearance).mean()
+
+
+def _reading(step: Step) -> Float[Array, ""] | None:
+    if step.trace is None or not step.read.timesteps.shape[0]:
+        return None
+    return reading_loss(step.model, step.params, step.read.batch, step.read.timesteps)
+
+
+class Term(NamedTuple):
+    """A loss term beside denoising.
+
+    Attributes:
+      compute: the mean over examples; None where the stage or the batch does not have it.
+      weight: the field of `config.train` that it is multiplied with.
+    """
+
+    compute: Callable[[Step], Float[Array, ""] | None]
+    weight: str
+
+
+# By the names under which they are logged.
+TERMS = {
+    "appearance": Term(_appearance, "appearance_weight"),
+    "reading": Term(_reading, "appearance_weight"),
+}
+
+
 def step_loss(
     model: Model, objective: Objective, params: Params, denoised: Denoised, read: Read
 ) -> tuple[Float[Array, ""], Scalars]:
-    """The mean loss of some examples, and what it consists of.
+    """The mean loss of some examples, and what it consists of: "denoising" and `TERMS`.
 
     Beside scalars: `by_time`, the sums over examples of (1, denoising loss[, α, β]) in each quarter
     of the timesteps.
@@ -90,15 +140,12 @@ def step_loss(
     )
     loss = per_example.mean()
     scalars = {"denoising": loss}
-    if trace is not None:
-        # Noisy latents tell a region's mean by themselves where there is little noise.
-        noisiness = jnp.square(objective.schedule.sigma[timesteps])
-        appearance = appearance_loss(trace, conditioning.regions, latents)
-        scalars["appearance"] = (noisiness * appearance).mean()
-        loss = loss + objective.appearance_weight * scalars["appearance"]
-        if read.timesteps.shape[0]:
-            scalars["reading"] = reading_loss(model, params, read.batch, read.timesteps)
-            loss = loss + objective.appearance_weight * scalars["reading"]
+    step = Step(model, objective, params, denoised, read, latents, conditioning, trace)
+    for name, term in TERMS.items():
+        value = term.compute(step)
+        if value is not None:
+            scalars[name] = value
+            loss = loss + objective.train[term.weight] * value
     scalars["by_time"] = by_time(objective, timesteps, per_example, trace, conditioning.regions)
     return loss, scalars
 

@@ -13,6 +13,7 @@ from ragaf_jax.diffusion.timesteps import SPACINGS
 from ragaf_jax.errors import UserError, nearest
 from ragaf_jax.graph.build import GRAPH_KINDS, graph_config_of
 from ragaf_jax.graph.regions import REGION_KINDS
+from ragaf_jax.losses.terms import TERMS
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.ragaf import FUSIONS
 from ragaf_jax.runtime.sharding import FROZEN
@@ -55,7 +56,7 @@ LIMITS = {
     "train.ema_decay": (0, 1),
     "train.text_dropout": (0, 1),
     "train.sketch_dropout": (0, 1),
-    "train.appearance_weight": (0, MOST),
+    **{f"train.{term.weight}": (0, MOST) for term in TERMS.values()},
     "log_every": (1, MOST),
     "validate_every": (1, MOST),
     "validation_examples": (2, MOST),  # one is shown what belongs to the other

@@ -44,8 +44,8 @@ def train_step(
       batch: examples.
 
     Returns:
-      The state after, and numbers: loss, denoising, with RAGAF appearance and reading; grad_norm,
-      also of each network, and update_norm; `skipped`, 1 where nothing changed; `by_time`.
+      The state after, and numbers: loss and those of `losses.terms.step_loss`; grad_norm, also of
+      each network, and update_norm; `skipped`, 1 where nothing changed.
     """
     denoised, read = drawn(objective, jax.random.fold_in(rng, state.step), batch)
 
@@ -56,7 +56,7 @@ def train_step(
         return step_loss(model, objective, merge(trainable, frozen), *examples)
 
     (loss, scalars), gradients = value_and_gradient(
-        loss_of, trainable, (denoised, read), objective.accumulation
+        loss_of, trainable, (denoised, read), objective.train.accumulation
     )
     trees = gradients, state.trainable, state.ema
     gradients, before, average = bundled(trees) if tx.bundles else trees

@@ -542,6 +542,12 @@ MUTATIONS = (
         "dropped text keeps its states with a cache",
     ),
     Mutation(
+        "ragaf_jax/losses/terms.py",
+        "loss + objective.train[term.weight] * value",
+        "loss + value",
+        "loss terms ignore their weights",
+    ),
+    Mutation(
         "ragaf_jax/losses/objective.py",
         "first = text - min(text, sketch) / 2",
         "first = text",

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.losses.objective import objective_of
+from ragaf_jax.losses.terms import TERMS
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.accumulation import in_parts, value_and_gradient
 from ragaf_jax.training.optim import optimizer
@@ -27,7 +28,7 @@ def configured():
     # Two channels a group: in groups of one, normalisation takes every bias away again.
     config.model.unet.block_out_channels = (64,)
     config.model.dtype = "float64"
-    config.train.read_examples = 8
+    config.train.read_examples, config.train.appearance_weight = 8, 0.3
     config.train.trainable, config.train.frozen = ("ragaf/.*", "control/.*"), (".*",)
     return config
 
@@ -100,6 +101,9 @@ def test_a_step_in_parts_is_that_of_the_batch(run, whole, parts):
 
 def test_the_numbers_of_a_step(whole):
     _, after, whole = whole
+    # Every term, the appearance of read examples among them, with its weight.
+    terms = sum(0.3 * whole[name] for name in TERMS)
+    np.testing.assert_allclose(whole["loss"], whole["denoising"] + terms, rtol=1e-9)
     # Every quarter of the timesteps has one of the four examples; α and β sum to 1.
     np.testing.assert_allclose(whole["by_time"][:, 0], 0.25)
     np.testing.assert_allclose(whole["by_time"][:, 1].sum(), whole["denoising"], rtol=1e-5)
