@@ -1,12 +1,12 @@
 """Intervals of metrics of whole sets: FID, KID, CMMD and the Inception score."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
 
-from ragaf_jax.evaluation.statistics.bootstrap import group_numbers, tail_beyond
+from ragaf_jax.evaluation.statistics.bootstrap import tail_beyond
 
 
 class SetInterval(NamedTuple):
@@ -20,7 +20,6 @@ class SetInterval(NamedTuple):
 def set_interval(
     metric: Callable[..., float],
     *sets: Shaped[np.ndarray, "n ..."],
-    groups: Shaped[np.ndarray, "n"] | Sequence | None = None,
     confidence: float = 0.95,
     rng: np.random.Generator,
     resamples: int = 1000,
@@ -45,21 +44,20 @@ def set_interval(
       given. A difference of two runs on the same examples is a metric too:
       `lambda a, b, real: frechet_distance(a, real) - frechet_distance(b, real)`.
     sets: row i of each belongs to example i; they are resampled together.
-    groups: which drawing each example belongs to; drawings are then halved as wholes.
     confidence: the interval's coverage, in 0 … 1. rng: the source of the halves.
     resamples: evaluations of the metric on half of the examples, which is what this costs.
 
-    With a single example or group the interval is the value itself: there is nothing to resample.
-    Raises UserError for a group for not every example or a confidence outside (0, 1).
+    With a single example the interval is the value itself: there is nothing to resample. Raises
+    UserError for a confidence outside (0, 1).
     """
-    member, tail = group_numbers(len(sets[0]), groups), tail_beyond(confidence)
-    value, count = metric(*sets), int(member.max()) + 1
+    tail, count = tail_beyond(confidence), len(sets[0])
+    value = metric(*sets)
     kept = count // 2
     if kept == 0:
         return SetInterval(value, value, value)
     values = np.empty(resamples)
     for i in range(resamples):
-        rows = (rng.permutation(count) < kept)[member]
+        rows = rng.permutation(count) < kept
         values[i] = metric(*(examples[rows] for examples in sets))
     # The variance of a mean of k of n is that of all n times (n − k) / k: once, for a half.
     spread = (values - values.mean()) * np.sqrt(kept / (count - kept))

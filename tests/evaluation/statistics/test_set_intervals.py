@@ -1,7 +1,5 @@
 """Intervals of whole sets: a mean's as the textbook has it, and true coverage for the others."""
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -31,18 +29,6 @@ def test_the_spread_is_laid_about_the_value_in_reverse(rng):
     interval = set_interval(lambda x: mean(x) ** 6, values, rng=rng, resamples=2000)
     below, above = interval.value - interval.low, interval.high - interval.value
     assert below > 1.3 * above > 0
-
-
-def test_groups_are_kept_whole(rng):
-    """Values that only repeat their drawing carry no more than one value per drawing."""
-    drawings = rng.normal(size=100)
-    repeated, groups = drawings.repeat(4), np.arange(100).repeat(4)
-    interval = functools.partial(set_interval, mean, rng=rng, resamples=4000)
-    alone, clustered = interval(drawings), interval(repeated, groups=groups)
-    naive = interval(repeated)
-    width, clustered_width, naive_width = (i.high - i.low for i in (alone, clustered, naive))
-    assert clustered_width == pytest.approx(width, rel=0.1)
-    assert naive_width == pytest.approx(width / 2, rel=0.1)
 
 
 def test_rows_of_all_sets_stay_together_and_come_once(rng):
@@ -145,15 +131,11 @@ def test_more_confidence_is_wider(rng):
     assert high.low < low.low <= low.high < high.high
 
 
-def test_one_example_or_one_group_is_its_own_interval(rng):
+def test_one_example_is_its_own_interval(rng):
     assert set_interval(mean, np.array([0.25]), rng=rng) == (0.25, 0.25, 0.25)
-    pair = np.array([0.0, 1.0])
-    assert set_interval(mean, pair, groups=["a", "a"], rng=rng) == (0.5, 0.5, 0.5)
 
 
 def test_wrong_input_is_named(rng):
     values = rng.normal(size=3)
-    with pytest.raises(UserError, match="3 values have 2 groups"):
-        set_interval(mean, values, groups=[0, 1], rng=rng)
     with pytest.raises(UserError, match="confidence is 95"):
         set_interval(mean, values, confidence=95.0, rng=rng)
