@@ -2,12 +2,10 @@
 
 import ml_collections
 
-DATASETS = {
-    "sketchy": "sketchy",
-    "coco": "coco",
-    "both": "sketchy:0.5,coco:0.5",
-    "folder": "folder",
-}
+from input_pipeline.datasets import registry
+
+# Those with a root, and their mixture.
+DATASETS = (*(name for name, entry in registry.DATASETS.items() if entry.scan), "both")
 
 
 def of_photos(config: ml_collections.ConfigDict, dataset: str) -> ml_collections.ConfigDict:
@@ -17,8 +15,9 @@ def of_photos(config: ml_collections.ConfigDict, dataset: str) -> ml_collections
     It trains from nothing, on one GPU or, to see that all works, on a CPU; begin from Stable
     Diffusion (`sketchy_sd`, …) for pictures to look at.
     """
-    config.data.dataset = DATASETS[dataset]
-    config.data.max_edges = 320  # what is drawn from photographs has more regions that touch
+    names = registry.names_of(dataset)
+    config.data.dataset = ",".join(f"{name}:0.5" for name in names) if names[1:] else dataset
+    config.data.max_edges = max(registry.find(name).max_edges for name in names)
     # Sketches made from photographs are cleaner than people's, and always of one kind.
     config.data.augment.update(stroke_width=0.5, gaps=0.3, wobble=0.3, erasure=0.2, noise=0.2)
     config.train.steps = 20000

@@ -7,7 +7,7 @@ python main.py --config=configs/stage1.py:openmoji
 python main.py --config=configs/stage1.py:openmoji_sd
     From Stable Diffusion 1.5, at 512 px on a GPU; not trained to its end by us yet.
 python main.py --config=configs/stage1.py:folder
-    The small model on one's own pictures; also sketchy, coco, both, and sketchy_sd, coco_sd …
+    The small model on one's own pictures; docs/data.md lists the other datasets. Also folder_sd …
 """
 
 import difflib
@@ -21,8 +21,8 @@ from configs.stable_diffusion import from_stable_diffusion
 def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
     """The configuration for `dataset`.
 
-    "openmoji", "quickstart" for a short run on it, "sketchy", "coco", "both" or "folder"; with
-    "_sd" behind it, as in "openmoji_sd", it begins from Stable Diffusion.
+    "openmoji", "quickstart" for a short run on it, or one of `photos.DATASETS`; with "_sd" behind
+    it, as in "openmoji_sd", it begins from Stable Diffusion.
     """
     config = base.get_config()
     data = dataset.removesuffix("_sd")

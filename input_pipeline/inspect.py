@@ -15,6 +15,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
+from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS
 from input_pipeline.graph_options import chosen_graph, define_graph_flags, suffix_of
 from input_pipeline.inspection.findings import FILES, Wanted, inspect, open_splits
@@ -29,9 +30,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string(
-        "dataset", None, "openmoji/plain, openmoji/recolor, sketchy, coco, folder or folder/<name>."
-    )
+    flags.DEFINE_string("dataset", None, f"{', '.join(registry.DATASETS)} or folder/<name>.")
     flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
     flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
     flags.DEFINE_integer(
@@ -46,7 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "max_edges",
         None,
-        "config.data.max_edges of the run; default as in configs/: 192 for openmoji, else 320.",
+        "config.data.max_edges of the run; default as in configs/.",
         lower_bound=1,
     )
     flags.DEFINE(
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> None:
         Budgets(
             FLAGS.text_length,
             FLAGS.max_regions,
-            FLAGS.max_edges or (192 if FLAGS.dataset.startswith("openmoji") else 320),
+            FLAGS.max_edges or registry.find(FLAGS.dataset).max_edges,
         ),
         output.resolve(),
         Tokenizer.from_pretrained(Path(FLAGS.tokenizer)) if FLAGS.tokenizer else None,

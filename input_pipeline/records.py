@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
 from input_pipeline.cached import TextStates, open_latents, open_text, prepared_kinds
+from input_pipeline.datasets import registry
 from input_pipeline.graph_options import flags_of, suffix_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
@@ -50,8 +51,7 @@ class RecordSource:
 
         Args:
           data_dir: the folder of all data sets.
-          dataset: "openmoji/recolor", "openmoji/plain", "sketchy", "coco", "folder" or
-            "folder/<name>".
+          dataset: a name in `registry.DATASETS`, or "folder/<name>".
           split: "train", "validation" or "test".
           image_size: side S of its images, px.
           recolorings: records a drawing; of openmoji/recolor only.
@@ -67,9 +67,9 @@ class RecordSource:
             f"python -m input_pipeline.prepare --dataset={dataset} --data_dir={data_dir} "
             f"--size={image_size}"
         )
-        if dataset == "openmoji/recolor":
+        if (entry := registry.find(dataset)).recolored:
             command += f" --recolorings={recolorings}"
-        elif not dataset.startswith("openmoji/"):
+        if entry.scan:
             command += " --root=<folder of the pictures>"
         if regions != "strokes":
             command += f" --regions={regions}"
@@ -92,8 +92,7 @@ class RecordSource:
             raise UserError(f"{folder} has no split {split!r}; choose one of {', '.join(splits)}.")
         self._records = splits[split]
         self._split, self._command = split, command
-        # The captions of photographs tell left from right in ways that no rule can swap.
-        self._mirrors = dataset.startswith("openmoji/")
+        self._mirrors = entry.mirrors
         self._left_out: tuple[str, ...] = ()
         self._latents: np.ndarray | None = None
         self._text_states: TextStates | None = None

@@ -105,7 +105,7 @@ def allowed(importer: str, name: str) -> bool:
             return True
         return {
             "main": True,
-            "configs": top == "configs",
+            "configs": top == "configs" or name.startswith("input_pipeline.datasets.registry"),
             "input_pipeline": top == "input_pipeline" or target in below,
         }[importer.split(".")[0]]
     if top != "ragaf_jax":
@@ -146,6 +146,8 @@ def allowed(importer: str, name: str) -> bool:
         ("input_pipeline.cached", "ragaf_jax.nets.vae", False),
         ("configs.stage1", "configs.base", True),
         ("configs.stage1", "ragaf_jax.errors", False),
+        ("configs.photos", "input_pipeline.datasets.registry", True),
+        ("configs.photos", "input_pipeline.datasets.photos", False),
     ],
 )
 def test_the_rule_itself(importer, name, expected):

@@ -46,7 +46,7 @@ def test_a_command_that_fails_ends_with_status_1():
         (
             ("--config=configs/stage1.py:imagenet",),
             "error: There is no configuration 'imagenet': they are quickstart, openmoji, sketchy, "
-            "coco, both, folder and, but for the first, the same with _sd.",
+            "coco, folder, both and, but for the first, the same with _sd.",
         ),
         (("--config=configs/stage2.py:quickstrt",), "with _sd; did you mean quickstart?"),
         ((STAGE1, "--mode=paint"), "paint"),

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from input_pipeline import record_format
-from input_pipeline.datasets import coco, folder, sketchy
+from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS, Builder, Record, Rejections, Work
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan
 from input_pipeline.datasets.scanning.sources import sources_of
@@ -36,7 +36,7 @@ class PhotosConfig(tfds.core.BuilderConfig):
     """One preparation.
 
     Attributes:
-      dataset: "sketchy", "coco", "folder" or "folder/<name>".
+      dataset: one that has a scan in `registry.DATASETS`, or "folder/<name>".
       size: side S of the images, px.
       root: the folder as it was downloaded; absolute and without links.
       method: how pictures without a drawing become sketches, one of `sketch.METHODS`.
@@ -62,21 +62,19 @@ def config(dataset: str, size: int, graph: GraphConfig = DEFAULT_GRAPH, **option
     return PhotosConfig(name=name, dataset=dataset, size=size, graph=graph, **options)
 
 
-class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
-    """Items of a scan.
+class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
+    """Items of a scan; TFDS names the builder after the dataset."""
 
-    Attributes:
-      homepage: where the data come from.
-    """
-
-    homepage = ""
+    def __init__(self, *, config: PhotosConfig, **others: Any):
+        self.name = registry.builder_name(config.dataset)
+        super().__init__(config=config, **others)
 
     def _info(self) -> tfds.core.DatasetInfo:
         chosen = self.builder_config
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
-            homepage=self.homepage,
+            homepage=registry.find(chosen.dataset).homepage,
             features=record_format.features(chosen.size),
             metadata=tfds.core.MetadataDict(
                 record_format.metadata(
@@ -123,30 +121,11 @@ class _Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
         return split_usable(scan, found.keys(), rejections.reported()), found
 
 
-class Sketchy(_Photos):
-    """The Sketchy database (Sangkloy et al. 2016): 75,471 sketches of 12,500 photographs."""
-
-    homepage = "https://sketchy.eye.gatech.edu"
-
-
-class Coco(_Photos):
-    """COCO 2017 (Lin et al. 2014; captions: Chen et al. 2015): five captions a photograph."""
-
-    homepage = "https://cocodataset.org"
-
-
-class Folder(_Photos):
-    """One's own pictures, captions and, perhaps, sketches."""
-
-
-BUILDERS: dict[str, type[_Photos]] = {"sketchy": Sketchy, "coco": Coco, "folder": Folder}
-
-
 def scan_of(chosen: PhotosConfig) -> Scan:
     """What there is in the root of a data set."""
-    if chosen.dataset == "sketchy":
-        return sketchy.scan(chosen.root, chosen.transform)
-    return (coco if chosen.dataset == "coco" else folder).scan(chosen.root)
+    entry = registry.find(chosen.dataset)
+    assert entry.scan is not None
+    return entry.scan(chosen.root, *(getattr(chosen, name) for name in entry.scan_options))
 
 
 def hash_of(scan: Scan) -> str:

@@ -7,6 +7,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from input_pipeline import record_format
+from input_pipeline.datasets import registry
 from input_pipeline.mixture import parse
 from ragaf_jax.errors import notify
 from ragaf_jax.graph.build import graph_config_of
@@ -24,7 +25,7 @@ def prepare_openmoji(data: ConfigDict) -> None:
     folder, sizes = Path(data.dir), (data.image_size, data.recolorings)
     graph = graph_config_of(data)
     for name, _ in parse(data.dataset):
-        if not name.startswith("openmoji/"):
+        if registry.find(name).scan:
             continue
         if record_format.folder(folder, name, *sizes, graph).exists():
             continue

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
-from input_pipeline.datasets import openmoji, photos
+from input_pipeline.datasets import openmoji, photos, registry
 from input_pipeline.datasets.building import Builder
 from input_pipeline.datasets.scanning.sources import changes, read_sources
 from input_pipeline.preparation.processes import mapping
@@ -24,11 +24,6 @@ from ragaf_jax.folders import alone_in
 from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.regions import REGION_KINDS
 
-# Names that stand for several data sets; any other one stands for itself.
-SEVERAL = {"openmoji": ("openmoji/plain", "openmoji/recolor"), "both": ("sketchy", "coco")}
-ROOT_VARIABLES = {"sketchy": "SKETCHY_ROOT", "coco": "COCO_ROOT"}
-WORKER_MODULES = ("input_pipeline.datasets.openmoji", "input_pipeline.datasets.photos")
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -38,7 +33,7 @@ class Options:
       size: side of the images, px.
       recolorings: records of a drawing; of openmoji/recolor only.
       limit: drawings or photos of each split; 0 takes all.
-      root: the folder of the pictures; of sketchy, coco and folder only.
+      root: the folder of the pictures; of datasets that are scanned only.
       sketch: how pictures become sketches, one of `sketch.METHODS`.
       transform: Sketchy's alignment; None for the first that is there.
       regions: what the regions of a sketch are, a name in `REGION_KINDS`.
@@ -85,11 +80,13 @@ def prepare(
     """
     tfds.disable_progress_bar()
     correct_tfds()
-    names = names_of(dataset)
+    names = registry.names_of(dataset)
     if len(names) > 1 and options.root is not None:
+        variables = [registry.find(name).root_variable for name in names]
+        also = f", or name the folders in {' and '.join(variables)}" if all(variables) else ""
         raise UserError(
             f"--root is {options.root}, and {dataset} means {' and '.join(names)}; prepare each by "
-            "itself, or name the folders in SKETCHY_ROOT and COCO_ROOT."
+            f"itself{also}."
         )
     folders = {
         name: record_format.folder(data_dir, name, options.size, options.recolorings, options.graph)
@@ -107,7 +104,7 @@ def prepare(
     workers = 1 if running.beam_runner else running.workers
     with (
         alone_in(data_dir, "preparation", running.place),
-        mapping(workers, WORKER_MODULES) as over_processes,
+        mapping(workers, (openmoji.__name__, photos.__name__)) as over_processes,
     ):
         for name, builder in builders.items():
             if folders[name].exists():  # another preparation was quicker
@@ -123,14 +120,8 @@ def _open(dataset: str, data_dir: Path, options: Options) -> None:
     RecordSource(data_dir, dataset, "test", options.size, options.recolorings, graph=options.graph)
 
 
-def names_of(dataset: str) -> tuple[str, ...]:
-    """The data sets that a name stands for."""
-    return SEVERAL.get(dataset, (dataset,))
-
-
 def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
-    name = dataset.split("/")[0]
-    if name == "openmoji":
+    if not registry.find(dataset).scan:
         return openmoji.Openmoji(
             config=openmoji.config(
                 dataset,
@@ -142,15 +133,15 @@ def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
             ),
             data_dir=os.fspath(data_dir),
         )
-    return photos.BUILDERS[name](
-        config=photos.config(dataset, options.size, **_photo_options(name, options)),
+    return photos.Photos(
+        config=photos.config(dataset, options.size, **_photo_options(dataset, options)),
         data_dir=os.fspath(data_dir),
     )
 
 
-def _photo_options(name: str, options: Options) -> dict[str, Any]:
+def _photo_options(dataset: str, options: Options) -> dict[str, Any]:
     return {
-        "root": _root(name, options.root),
+        "root": _root(dataset, options.root),
         "method": options.sketch,
         "transform": options.transform,
         "limit": options.limit,
@@ -159,9 +150,9 @@ def _photo_options(name: str, options: Options) -> dict[str, Any]:
     }
 
 
-def _root(name: str, root: Path | None) -> Path:
+def _root(dataset: str, root: Path | None) -> Path:
     """The folder of the pictures: the one named, or that of the environment's variable."""
-    variable = ROOT_VARIABLES.get(name)
+    name, variable = registry.builder_name(dataset), registry.find(dataset).root_variable
     if root is None and variable and os.environ.get(variable):
         root = Path(os.environ[variable])
     if root is None:
@@ -184,8 +175,8 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
             f"{folder} was prepared with other regions than --regions={options.regions}; delete it "
             "or choose another --data_dir."
         )
-    name = dataset.split("/")[0]
-    if name != "openmoji":
+    entry = registry.find(dataset)
+    if entry.scan:
         asked["sketch"] = options.sketch
         if options.transform is not None:
             asked["transform"] = options.transform
@@ -195,12 +186,12 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
                 f"{folder} was prepared with --{field}={found.get(field)}, not {value}; delete it "
                 "or choose another --data_dir."
             )
-    if name == "openmoji":
+    if not entry.scan:
         return
-    if not (options.root or os.environ.get(ROOT_VARIABLES.get(name, ""))):
+    if not (options.root or os.environ.get(entry.root_variable)):
         notify(f"{folder} is not compared with its pictures, because no --root names them.")
         return
-    chosen = photos.config(dataset, options.size, **_photo_options(name, options))
+    chosen = photos.config(dataset, options.size, **_photo_options(dataset, options))
     differences = _differences(folder, chosen, found)
     if differences:
         raise UserError(

@@ -11,8 +11,9 @@ from fakes import tiny_config
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from configs import stage1
+from configs import photos, stage1
 from input_pipeline.configured import held_out, open_split, shapes
+from input_pipeline.datasets.registry import DATASETS
 from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.loader import train_iterator
 from input_pipeline.preparation.preparing import Options, prepare
@@ -38,7 +39,7 @@ def data_dir(tmp_path_factory):
     """A miniature of each, prepared from the layout that it is downloaded in."""
     rng = np.random.default_rng(0)
     roots, data = tmp_path_factory.mktemp("downloaded"), tmp_path_factory.mktemp("data")
-    for name in ("sketchy", "coco", "folder"):
+    for name in (name for name, entry in DATASETS.items() if entry.scan):
         getattr(photo_trees, f"write_{name}")(roots / name, rng)
         prepare(name, data, Options(SIZE, root=roots / name))
     return data
@@ -50,7 +51,7 @@ def config_of(dataset, data_dir):
     return config
 
 
-@pytest.mark.parametrize("dataset", ["sketchy", "coco", "folder", "both"])
+@pytest.mark.parametrize("dataset", photos.DATASETS)
 def test_batches_and_held_out_drawings(dataset, data_dir):
     config = config_of(dataset, data_dir)
     source = open_split(config.data, "train")
@@ -70,7 +71,7 @@ def test_batches_and_held_out_drawings(dataset, data_dir):
 
 
 @pytest.mark.products
-@pytest.mark.parametrize("dataset", ["sketchy", "coco", "folder", "both"])
+@pytest.mark.parametrize("dataset", photos.DATASETS)
 def test_five_steps_and_samples(dataset, data_dir, tmp_path):
     config = config_of(dataset, data_dir)
     before = flatten_dict(stage1.get_config(dataset).to_dict(), sep=".")

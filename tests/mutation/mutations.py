@@ -724,6 +724,12 @@ MUTATIONS = (
         "linked test pictures are trained on",
     ),
     Mutation(
+        "input_pipeline/datasets/registry.py",
+        "mirrors: bool = False",
+        "mirrors: bool = True",
+        "photographs are mirrored, and what is left in their captions is not",
+    ),
+    Mutation(
         "input_pipeline/datasets/phrases.py",
         "column, row = np.searchsorted(MIDDLE, centroid)",
         "row, column = np.searchsorted(MIDDLE, centroid)",

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from configs import base, stage1, stage2
+from configs import base, photos, stage1, stage2
+from input_pipeline.datasets.registry import find
+from input_pipeline.mixture import parse
 from ragaf_jax.errors import UserError
 from ragaf_jax.training.config_checks import CHOICES, LIMITS, METRICS, check_config
 
@@ -21,10 +23,13 @@ def changed(stage, **values):
 @pytest.mark.parametrize("stage", [stage1, stage2])
 @pytest.mark.parametrize(
     "dataset",
-    ["openmoji", "quickstart", "sketchy", "coco", "both", "folder", "openmoji_sd", "both_sd"],
+    ["openmoji", "quickstart", *photos.DATASETS, "openmoji_sd", "both_sd"],
 )
 def test_our_own_configurations_are_within_them(stage, dataset):
-    check_config(stage.get_config(dataset))
+    config = stage.get_config(dataset)
+    check_config(config)
+    names = [name for name, _ in parse(config.data.dataset)]
+    assert config.data.max_edges == max(find(name).max_edges for name in names)
 
 
 @pytest.mark.parametrize("name", LIMITS)

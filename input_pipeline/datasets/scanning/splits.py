@@ -37,10 +37,7 @@ def stable_hash(text: str) -> int:
 
 def split_of(group: str, drawings: int) -> str:
     """The split of a group of so many drawings: "test", "validation" or "train"."""
-    position = _position(group)
-    if drawings > MOST_HELD_OUT or position >= TEST_SHARE + VALIDATION_SHARE:
-        return "train"
-    return "test" if position < TEST_SHARE else "validation"
+    return "train" if drawings > MOST_HELD_OUT else _split_at(_position(group), tuple(_INTERVALS))
 
 
 def _position(group: str) -> float:
@@ -79,10 +76,7 @@ def split_groups(
             f"({wanted}): add some{problem}."
         )
 
-    splits = {}
-    for group, position in positions.items():
-        within = (split for split in held if _inside(position, split))
-        splits[group] = next(within, "train")
+    splits = {group: _split_at(position, held) for group, position in positions.items()}
     for split in least:
         low, high = _INTERVALS[split]
         while (counts := collections.Counter(splits.values()))[split] < least[split]:
@@ -92,9 +86,10 @@ def split_groups(
     return splits
 
 
-def _inside(position: float, split: str) -> bool:
-    low, high = _INTERVALS[split]
-    return low <= position < high
+def _split_at(position: float, held: Sequence[str]) -> str:
+    """The split of `held` whose interval contains `position`; "train" if none does."""
+    within = (split for split in held if _INTERVALS[split][0] <= position < _INTERVALS[split][1])
+    return next(within, "train")
 
 
 def group_drawings(

@@ -182,8 +182,10 @@ def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatc
     monkeypatch.setenv("COCO_ROOT", str(tmp_path / "others"))
     with pytest.raises(UserError, match=r"was prepared from other files .*\(added: .*; gone: "):
         prepare("coco", tmp_path / "data", Options(SIZE))
-    with pytest.raises(UserError, match="--root is .* and both means sketchy and coco; prepare"):
-        prepare("both", tmp_path / "data", Options(SIZE, root=tmp_path / "coco"))
+    said = r"--root is .* and both means sketchy and coco; .* in SKETCHY_ROOT and COCO_ROOT\.$"
+    for name, message in {"both": said, "openmoji": r"; prepare each by itself\.$"}.items():
+        with pytest.raises(UserError, match=message):
+            prepare(name, tmp_path / "data", Options(SIZE, root=tmp_path / "coco"))
 
 
 def test_beam_in_this_process_makes_the_same_bytes(tmp_path, pictures):

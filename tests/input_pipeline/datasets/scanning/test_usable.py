@@ -7,7 +7,7 @@ import numpy as np
 import photo_trees
 import pytest
 
-from input_pipeline.datasets import coco, folder, sketchy
+from input_pipeline.datasets import folder, registry, sketchy
 from input_pipeline.datasets.scanning.splits import least_groups, split_groups
 from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits, split_usable
 from input_pipeline.preparation.preparing import Options, Running, prepare
@@ -15,10 +15,10 @@ from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 
 SIZE = 32
-SCANS = {"sketchy": sketchy.scan, "coco": coco.scan, "folder": folder.scan}
+SCANS = {name: entry.scan for name, entry in registry.DATASETS.items() if entry.scan}
 
 
-@pytest.fixture(scope="module", params=["sketchy", "unlisted", "coco", "folder"])
+@pytest.fixture(scope="module", params=[*SCANS, "unlisted"])
 def scan(request, tmp_path_factory, seed):
     root, rng = tmp_path_factory.mktemp("root"), np.random.default_rng(seed)
     if request.param == "unlisted":
