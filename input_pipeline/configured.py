@@ -32,8 +32,7 @@ def open_split(
 
 
 def _open_part(data: ConfigDict, name: str, split: str) -> RecordSource:
-    asked = data.get("regions", "strokes")  # the field is younger than some checkpoints
-    sizes = data.image_size, data.recolorings
+    asked, sizes = data.regions, (data.image_size, data.recolorings)
     source = RecordSource(data.dir, name, split, *sizes, asked, graph_config_of(data))
     if source.regions != asked:
         raise UserError(

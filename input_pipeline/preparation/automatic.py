@@ -33,8 +33,7 @@ def prepare_openmoji(data: ConfigDict) -> None:
         from input_pipeline.preparation.preparing import Options, Running, prepare
 
         notify(f"There is no {name} of {data.image_size} px in {folder}/ yet; preparing it, once …")
-        # Configurations of older checkpoints have no field for the regions.
-        options = Options(*sizes, regions=data.get("regions", "strokes"), graph=graph)
+        options = Options(*sizes, regions=data.regions, graph=graph)
         workers = len(os.sched_getaffinity(0))
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.errors import UserError
 
@@ -18,6 +18,12 @@ LATER_FIELDS = {
     "data.graph.k": 3,
     "data.graph.radius": 0.25,
 }
+
+
+def with_later_fields(meta: Meta) -> dict[str, Any]:
+    """`meta` as a checkpoint of today would have it."""
+    config = flatten_dict(meta["config"], keep_empty_nodes=True, sep=".")
+    return {**meta, "config": unflatten_dict(config | LATER_FIELDS | config, sep=".")}
 
 
 def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

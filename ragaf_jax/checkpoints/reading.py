@@ -19,6 +19,7 @@ from ragaf_jax.checkpoints.files import (
     stored_structure,
 )
 from ragaf_jax.checkpoints.keeping import best_of, stored_scores
+from ragaf_jax.checkpoints.meta import with_later_fields
 from ragaf_jax.errors import UserError
 from ragaf_jax.partition import merge
 
@@ -37,11 +38,11 @@ def saved_steps(workdir: Path) -> list[int]:
 
 def load_meta(workdir: Path) -> Tree | None:
     """`meta` of a run's newest checkpoint; None where there is none."""
+    return newest_whole(folder_of(workdir), _read_meta)[0]
 
-    def read(directory: Path) -> Tree:
-        return ocp.JsonCheckpointHandler().restore(directory / "meta")
 
-    return newest_whole(folder_of(workdir), read)[0]
+def _read_meta(directory: Path) -> Tree:
+    return with_later_fields(ocp.JsonCheckpointHandler().restore(directory / "meta"))
 
 
 def best_step(workdir: Path, metric: str) -> int | None:
@@ -103,8 +104,7 @@ def load_params(
         # A workdir of parameters alone has them all in "ema", perhaps in 16 bits.
         trees = restore_numpy(directory, {k: stored[k] for k in ("frozen", which) if k in stored})
         trained = jax.tree.map(_in_32_bits, trees[which])
-        meta = ocp.JsonCheckpointHandler().restore(directory / "meta")
-        return merge(trained, trees.get("frozen", {})), meta
+        return merge(trained, trees.get("frozen", {})), _read_meta(directory)
 
     step = chosen_step(workdir, checkpoint)
     if step is not None:

@@ -103,8 +103,8 @@ class Pipeline(LoadedStages):
             grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
             given = read_sketch(grey, self.page_size, crop)
         data = self.leading.config.data
-        kind = data.get("regions", "strokes")  # the field is younger than some checkpoints
-        return find_regions(given, self.leading.model, kind, graph_config_of(data), neck_splits)
+        graph_config = graph_config_of(data)
+        return find_regions(given, self.leading.model, data.regions, graph_config, neck_splits)
 
     def request(
         self,

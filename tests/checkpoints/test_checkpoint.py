@@ -12,9 +12,11 @@ import numpy as np
 import optax
 import pytest
 from commands import on_eight_devices
+from flax.traverse_util import flatten_dict
 
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
-from ragaf_jax.checkpoints.reading import load_params
+from ragaf_jax.checkpoints.meta import LATER_FIELDS, with_later_fields
+from ragaf_jax.checkpoints.reading import load_meta, load_params
 from ragaf_jax.errors import UserError
 
 OPTIMISER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
@@ -92,7 +94,7 @@ def test_a_relative_workdir_and_an_empty_frozen_tree(tmp_path, rng, monkeypatch)
     monkeypatch.chdir(tmp_path)
     state = make_state(rng).replace(frozen={})
     checkpointer = Checkpointer(Path("run"))
-    checkpointer.save(1, state, {}, {})
+    checkpointer.save(1, state, {}, {"config": {}})
     checkpointer.wait()
     assert_same(checkpointer.restore_latest(state).state, state)
     checkpointer.close()
@@ -234,6 +236,14 @@ def test_parameters_are_the_union_of_frozen_and_trained(tmp_path, rng, which):
     assert meta["step"] == 20
 
 
+def test_fields_younger_than_a_checkpoint_have_the_values_of_its_run(tmp_path, rng):
+    save_steps(tmp_path, rng, 10)
+    for meta in (load_meta(tmp_path), load_params(tmp_path)[1]):
+        assert flatten_dict(meta["config"], sep=".") == {"lr": 1e-3, **LATER_FIELDS}
+    found = with_later_fields({"config": {"data": {"regions": "ink"}, "train": {}}})["config"]
+    assert (found["data"]["regions"], found["train"]) == ("ink", {})
+
+
 def test_parameters_do_not_need_the_optimiser(tmp_path, rng):
     """A reader of a live run may not touch it: no folder is made, none is cleaned up."""
     save_steps(tmp_path, rng, 10)
@@ -264,7 +274,8 @@ def test_a_run_on_many_devices_is_read_on_one(tmp_path):
             jnp.arange(8.0).reshape(4, 2), NamedSharding(mesh, PartitionSpec("data"))
         )
         checkpointer = Checkpointer(Path(sys.argv[1]))
-        checkpointer.save(3, {"frozen": {}, "ema": {"unet": {"kernel": sharded}}}, {}, {})
+        state = {"frozen": {}, "ema": {"unet": {"kernel": sharded}}}
+        checkpointer.save(3, state, {}, {"config": {}})
         checkpointer.close()
     """
     on_eight_devices("-c", textwrap.dedent(script), tmp_path)

@@ -69,7 +69,7 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/preparation/automatic.py",
-        'regions=data.get("regions", "strokes")',
+        "regions=data.regions",
         'regions="strokes"',
         "config.data.regions has no effect on data that prepare themselves",
     ),
