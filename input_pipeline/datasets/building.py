@@ -4,6 +4,7 @@ A data set says which tasks there are, by split, and how a task becomes records.
 (a broken image) is left out, listed in `rejected.jsonl`, and too many of them stop the build.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,12 +21,54 @@ from input_pipeline.datasets.scanning.items import Rejected
 from input_pipeline.datasets.scanning.sources import Source, write_sources
 from input_pipeline.mirror import swap_sides
 from ragaf_jax.errors import UserError
+from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
 
 Record = dict[str, Any]  # as `record_format.encode` gives it
 Make = Callable[[Any], list[Record] | Rejected]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a data set is made with.
+
+    Attributes:
+      size: side of the images, px.
+      recolorings: records of a drawing; of openmoji/recolor only.
+      limit: drawings or photos of each split, in a shuffled order that never changes; 0 takes all.
+      root: the folder of the pictures as downloaded; of datasets that are scanned only.
+      sketch: how pictures become sketches, one of `sketch.METHODS`.
+      transform: Sketchy's alignment; None for the first that is there.
+      regions: what the regions of a sketch are, a name in `REGION_KINDS`.
+      graph: which of them are connected.
+    """
+
+    size: int
+    recolorings: int = 16
+    limit: int = 0
+    root: Path | None = None
+    sketch: str = "canny"
+    transform: str | None = None
+    regions: str = "strokes"
+    graph: GraphConfig = DEFAULT_GRAPH
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Preparation(tfds.core.BuilderConfig):
+    """One folder of records."""
+
+    dataset: str
+    options: Options
+
+    @classmethod
+    def of(cls, dataset: str, options: Options) -> "Preparation":
+        """The one of these options, under the name of its folder."""
+        parts = options.size, options.recolorings, options.graph
+        return cls(
+            name=record_format.config_name(dataset, *parts), dataset=dataset, options=options
+        )
 
 
 class Work(NamedTuple):

@@ -17,10 +17,9 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art as art
-from input_pipeline.datasets import recolor
-from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
+from input_pipeline.datasets import recolor, registry
+from input_pipeline.datasets.building import SPLITS, Builder, Options, Record, Work
 from input_pipeline.datasets.scanning.splits import stable_hash
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.prepare import page_size, sketch_regions
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.palette import PALETTE, nearest
@@ -38,100 +37,62 @@ _SHADES = {
 }
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
-class OpenmojiConfig(tfds.core.BuilderConfig):
-    """One variant of the data set.
-
-    Attributes:
-      dataset: "openmoji/plain" or "openmoji/recolor".
-      size: side S of the images, px.
-      recolorings: records a drawing in new colours; 0 for the artist's own.
-      limit: drawings of each split to take, in a shuffled order that never changes; 0 takes all.
-      regions: what the regions of a sketch are, a name in `REGION_KINDS`.
-      graph: which of them are connected.
-    """
-
-    dataset: str
-    size: int
-    recolorings: int
-    limit: int
-    regions: str
-    graph: GraphConfig
-
-
-def config(
-    dataset: str,
-    size: int,
-    recolorings: int,
-    limit: int = 0,
-    regions: str = "strokes",
-    graph: GraphConfig = DEFAULT_GRAPH,
-) -> OpenmojiConfig:
-    """The configuration of "openmoji/plain" or "openmoji/recolor"."""
-    return OpenmojiConfig(
-        name=record_format.config_name(dataset, size, recolorings, graph),
-        dataset=dataset,
-        size=size,
-        recolorings=0 if dataset == "openmoji/plain" else recolorings,
-        limit=limit,
-        regions=regions,
-        graph=graph,
-    )
-
-
 class Openmoji(Builder):
     """Builder of `openmoji`."""
 
     def _info(self) -> tfds.core.DatasetInfo:
-        chosen = self.builder_config
+        dataset, options = self.builder_config.dataset, self.builder_config.options
         return tfds.core.DatasetInfo(
             builder=self,
             description=__doc__,
             homepage="https://openmoji.org",
             license="CC BY-SA 4.0",
-            features=record_format.features(chosen.size),
+            features=record_format.features(options.size),
             metadata=tfds.core.MetadataDict(
                 record_format.metadata(
-                    chosen.dataset,
-                    chosen.size,
-                    chosen.regions,
-                    chosen.graph,
-                    recolorings=chosen.recolorings,
-                    limit=chosen.limit,
+                    dataset,
+                    options.size,
+                    options.regions,
+                    options.graph,
+                    recolorings=self._recolorings,
+                    limit=options.limit,
                 )
             ),
         )
 
-    def work(self) -> Work:
+    @property
+    def _recolorings(self) -> int:
+        """Records of a drawing in new colours; 0 for the artist's own."""
         chosen = self.builder_config
+        return chosen.options.recolorings if registry.find(chosen.dataset).recolored else 0
+
+    def work(self) -> Work:
+        options = dataclasses.replace(self.builder_config.options, recolorings=self._recolorings)
         drawings = sorted(art.find_drawings(self.map), key=lambda drawing: stable_hash(drawing.key))
         tasks = {}
         for split in SPLITS:
             of_split = [drawing for drawing in drawings if drawing.split == split]
-            tasks[split] = [
-                (drawing, chosen.size, chosen.recolorings, chosen.regions, chosen.graph)
-                for drawing in of_split[: chosen.limit or None]
-            ]
+            tasks[split] = [(drawing, options) for drawing in of_split[: options.limit or None]]
         return Work(_records, tasks)
 
 
-def _records(task: tuple[art.Drawing, int, int, str, GraphConfig]) -> list[Record]:
+def _records(task: tuple[art.Drawing, Options]) -> list[Record]:
     """All records of one drawing; none in new colours if no part is large enough to be named."""
-    drawing, size, recolorings, kind, graph = task
-    regions = REGION_KINDS[kind]
+    drawing, options = task
+    size, regions = options.size, REGION_KINDS[options.regions]
     root = art.read_svg(drawing.path)
     lines = art.render_lines(root, page_size(size))
     sketch = sketch_regions(
         lines,
         size,
         regions,
-        graph,
+        options.graph,
         max_edges=regions.max_regions**2,  # all: readers trim to their own budget
     )
     encode = functools.partial(
         record_format.encode, sketch=sketch, category=drawing.name, group=drawing.key
     )
-    if not recolorings:
+    if not options.recolorings:
         return [encode(key=drawing.key, **_as_drawn(drawing.name, root, size))]
 
     # At least two pixels a side for each of the image's, which softens the crisp fills.
@@ -143,7 +104,7 @@ def _records(task: tuple[art.Drawing, int, int, str, GraphConfig]) -> list[Recor
         return []
     true_labels = recolorer.true_labels()
     records = []
-    for index in range(recolorings):
+    for index in range(options.recolorings):
         key = f"{drawing.key}/{index}"
         painted = recolorer.paint(seed=key)
         records.append(

@@ -16,7 +16,7 @@ class Dataset:
     Attributes:
       scan: lists the examples of a root and decides their splits; None where the builder of
         `openmoji` renders them.
-      scan_options: the further arguments of `scan`, in their order: fields of `PhotosConfig`.
+      scan_options: the further arguments of `scan`, in their order: fields of `building.Options`.
       homepage: where the images come from.
       root_variable: the environment variable that may name the root; "" for none.
       packages: Python packages whose versions decide the images and their splits.

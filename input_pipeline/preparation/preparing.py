@@ -14,40 +14,14 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji, photos, registry
-from input_pipeline.datasets.building import Builder
+from input_pipeline.datasets.building import Builder, Options, Preparation
 from input_pipeline.datasets.scanning.sources import changes, read_sources
 from input_pipeline.preparation.processes import mapping
 from input_pipeline.preparation.tfds_writing import correct_tfds
 from input_pipeline.records import RecordSource, read_metadata
 from ragaf_jax.errors import UserError, notify
 from ragaf_jax.folders import alone_in
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.regions import REGION_KINDS
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a data set is made with.
-
-    Attributes:
-      size: side of the images, px.
-      recolorings: records of a drawing; of openmoji/recolor only.
-      limit: drawings or photos of each split; 0 takes all.
-      root: the folder of the pictures; of datasets that are scanned only.
-      sketch: how pictures become sketches, one of `sketch.METHODS`.
-      transform: Sketchy's alignment; None for the first that is there.
-      regions: what the regions of a sketch are, a name in `REGION_KINDS`.
-      graph: which of them are connected.
-    """
-
-    size: int
-    recolorings: int = 16
-    limit: int = 0
-    root: Path | None = None
-    sketch: str = "canny"
-    transform: str | None = None
-    regions: str = "strokes"
-    graph: GraphConfig = DEFAULT_GRAPH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,38 +95,17 @@ def _open(dataset: str, data_dir: Path, options: Options) -> None:
 
 
 def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
-    if not registry.find(dataset).scan:
-        return openmoji.Openmoji(
-            config=openmoji.config(
-                dataset,
-                options.size,
-                options.recolorings,
-                options.limit,
-                options.regions,
-                options.graph,
-            ),
-            data_dir=os.fspath(data_dir),
-        )
-    return photos.Photos(
-        config=photos.config(dataset, options.size, **_photo_options(dataset, options)),
-        data_dir=os.fspath(data_dir),
-    )
+    chosen = Preparation.of(dataset, _with_root(dataset, options))
+    make = photos.Photos if registry.find(dataset).scan else openmoji.Openmoji
+    return make(config=chosen, data_dir=os.fspath(data_dir))
 
 
-def _photo_options(dataset: str, options: Options) -> dict[str, Any]:
-    return {
-        "root": _root(dataset, options.root),
-        "method": options.sketch,
-        "transform": options.transform,
-        "limit": options.limit,
-        "regions": options.regions,
-        "graph": options.graph,
-    }
-
-
-def _root(dataset: str, root: Path | None) -> Path:
-    """The folder of the pictures: the one named, or that of the environment's variable."""
-    name, variable = registry.builder_name(dataset), registry.find(dataset).root_variable
+def _with_root(dataset: str, options: Options) -> Options:
+    """`options` with the folder of the pictures, the one named or that of the variable."""
+    name, entry, root = registry.builder_name(dataset), registry.find(dataset), options.root
+    if not entry.scan:
+        return options
+    variable = entry.root_variable
     if root is None and variable and os.environ.get(variable):
         root = Path(os.environ[variable])
     if root is None:
@@ -163,7 +116,7 @@ def _root(dataset: str, root: Path | None) -> Path:
     root = root.expanduser()
     if not root.is_dir():
         raise UserError(f"There is no folder {root}, which is to hold the pictures of {name}.")
-    return root.resolve()
+    return dataclasses.replace(options, root=root.resolve())
 
 
 def _check_same(dataset: str, folder: Path, options: Options) -> None:
@@ -191,21 +144,21 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
     if not (options.root or os.environ.get(entry.root_variable)):
         notify(f"{folder} is not compared with its pictures, because no --root names them.")
         return
-    chosen = photos.config(dataset, options.size, **_photo_options(dataset, options))
-    differences = _differences(folder, chosen, found)
+    options = _with_root(dataset, options)
+    differences = _differences(folder, dataset, options, found)
     if differences:
         raise UserError(
-            f"{folder} was prepared from other files than are in {chosen.root} now "
+            f"{folder} was prepared from other files than are in {options.root} now "
             f"({'; '.join(differences)}); delete it, with any cache in it, and prepare again, or "
             "choose another --data_dir."
         )
 
 
 def _differences(
-    folder: Path, chosen: photos.PhotosConfig, metadata: Mapping[str, Any]
+    folder: Path, dataset: str, options: Options, metadata: Mapping[str, Any]
 ) -> list[str]:
     """How the files of a root differ from those that a folder's records were made of."""
-    scan, path = photos.scan_of(chosen), folder / record_format.SOURCES_FILE
+    scan, path = photos.scan_of(dataset, options), folder / record_format.SOURCES_FILE
     if not path.exists():
         notify(
             f"{folder} has no {path.name}, which older versions did not write: files replaced "
@@ -219,7 +172,7 @@ def _differences(
         raise UserError(
             f"The list {path} cannot be read ({error}); delete {folder} and prepare it again."
         ) from None
-    return changes(before, scan.items, chosen.root)
+    return changes(before, scan.items, options.root)
 
 
 def _write(name: str, builder: Builder, running: Running) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from input_pipeline.datasets import photos
+from input_pipeline.datasets.building import Options, Preparation
 from input_pipeline.datasets.registry import DATASETS, find
 from input_pipeline.record_format import FORMAT_VERSION, folder
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 def test_prepared_data_are_found_where_they_were_written(dataset, path, tmp_path):
     assert folder(tmp_path, dataset, 64, 16) == tmp_path / path / FORMAT_VERSION
     if find(dataset).scan:
-        config = photos.config(dataset, 64, root=tmp_path)
+        config = Preparation.of(dataset, Options(64))
         builder = photos.Photos(config=config, data_dir=str(tmp_path))
         assert Path(builder.data_dir) == tmp_path / path / FORMAT_VERSION
         assert builder.info.full_name == f"{path}/{FORMAT_VERSION}"
