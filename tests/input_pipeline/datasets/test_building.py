@@ -209,6 +209,7 @@ def test_beam_makes_the_same_bytes_and_rejects_the_same(tmp_path, pictures):
         "from input_pipeline import prepare\n"
         "from ragaf_jax.errors import run_cli\n"
         "if __name__ == '__main__':\n"
+        "    prepare.define_flags()\n"
         "    run_cli(prepare.main)\n"
     )
     arguments = [f"--dataset=folder --size={SIZE} --root={root} --max_rejected=0.5"]
@@ -255,11 +256,11 @@ def test_beam_is_asked_for_in_its_own_words(tmp_path, rng):
 
 
 @pytest.mark.beam
-def test_beam_that_fails_ends_in_a_sentence(tmp_path, pictures):
-    root, *_ = pictures
-    for path in root.iterdir():
-        if path.suffix != ".jsonl":
-            path.write_bytes(b"nothing of use")
+def test_beam_that_fails_ends_in_a_sentence(tmp_path, rng):
+    root = tmp_path / "pictures"  # of given splits, which are not read before Beam does
+    photo_trees.write_folder(root, rng, pictures=2, layout="splits")
+    for path in root.glob("*/picture*"):
+        path.write_bytes(b"nothing of use")
     running = Running(beam_runner="DirectRunner", max_rejected=1.0)
     with pytest.raises(UserError, match=r"^Beam's DirectRunner ended with .* examples is 0"):
         prepare("folder", tmp_path / "data", Options(SIZE, root=root), running)
