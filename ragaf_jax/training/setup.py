@@ -24,7 +24,7 @@ from ragaf_jax.training.state import TrainState
 
 
 def check_start(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Refuses a Stage 2 that has nothing to start from, before its data are read.
+    """Refuses a Stage 2 without a start, before its data are read.
 
     Raises:
       UserError: neither `workdir` nor `config.stage1` holds a checkpoint.
@@ -35,7 +35,7 @@ def check_start(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not has_checkpoint(Path(config.stage1)):
         raise UserError(
             f"Stage 2 starts from a trained Stage 1 and {config.stage1} holds no checkpoint; train "
-            "it first, both with --mode=both, or give another --config.stage1."
+            "Stage 1 first, both stages with --mode=both, or give another --config.stage1."
         )
     workdir1 = Path(config.stage1)
     step = chosen_step(workdir1, config.stage1_checkpoint)
@@ -57,10 +57,10 @@ def _check_named(config: ml_collections.ConfigDict) -> None:
 def load_stage1(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Params:
     """The averaged parameters of the workdir `config.stage1`, checked to fit `config` and the data.
 
-    Of its checkpoints `config.stage1_checkpoint` is read.
+    `config.stage1_checkpoint` selects the checkpoint.
 
     Raises:
-      UserError: no workdir named, no such checkpoint in it, or one that does not fit.
+      UserError: no workdir is given, it lacks the checkpoint, or that does not fit.
     """
     _check_named(config)
     params, meta = load_params(Path(config.stage1), checkpoint=config.stage1_checkpoint)
@@ -83,8 +83,8 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
     check_same_config(before["config"], now["config"], workdir)
     if before["tokenizer"] != now["tokenizer"]:
         raise UserError(
-            f"The vocabulary of the data is not the one that {workdir} was begun with; go on with "
-            "the old data or begin another workdir."
+            f"The vocabulary of the data differs from the one that {workdir} was started with; use "
+            "the old data or another workdir."
         )
 
 
@@ -97,13 +97,13 @@ def initial_state(
     """The state before the first step; the frozen part in the compute dtype.
 
     Raises:
-      UserError: the autoencoder is to be trained.
+      UserError: `train.trainable` matches the autoencoder.
     """
     trainable, frozen = partition(params, config.train.trainable, config.train.frozen)
     if "autoencoder" in trainable:
         raise UserError(
             f"config.train.trainable {tuple(config.train.trainable)} matches the autoencoder, which"
-            " is not trained here; use patterns such as 'control/.*', and '.*' as frozen."
+            " is always frozen; use patterns such as 'control/.*', and '.*' as config.train.frozen."
         )
     return TrainState.create(trainable, frozen, tx, jnp.dtype(config.model.dtype))
 

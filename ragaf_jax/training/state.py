@@ -1,4 +1,4 @@
-"""The training state; with the iterator's state it is all that resuming needs."""
+"""The training state: with the iterator's state, all that resuming needs."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class TrainState(flax.struct.PyTreeNode):
       step: updates made so far, i32[].
       trainable: float32 master parameters that the optimiser changes.
       frozen: the rest, in the compute dtype.
-      ema: exponential moving average of `trainable`; what is sampled from.
+      ema: exponential moving average of `trainable`, used for sampling.
       opt_state: the optimiser's.
     """
 
@@ -60,21 +60,21 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def ema_decay(step: Int[Array, ""], maximum: float) -> Float[Array, ""]:
-    """Decay that grows with the step, so that early averages forget the initialisation."""
+    """A decay that grows with the step, so that early averages forget the initialisation."""
     return jnp.minimum(maximum, (1.0 + step) / (10.0 + step))
 
 
 def other_layout(state: TrainState, tx: Optimizer) -> OtherLayout:
-    """The layout of the optimiser's moments that a run does not have, and the conversion.
+    """The layout of the optimiser's moments that this run does not use, and the conversion from it.
 
     Where each device has whole parameters, the moments are bundles (`bundles.bundled`). Where the
-    mesh cuts parameters along "fsdp", moments are trees like the parameters and are cut in the same
-    way: to bundle what is cut, a step would move all of it between devices. A checkpoint has the
-    layout of the mesh that it was saved on. Older versions saved bundles from every mesh.
+    mesh shards parameters along "fsdp", moments are trees like the parameters and sharded alike:
+    bundling sharded arrays would move all of them between devices in each step. A checkpoint has
+    the layout of the mesh that saved it. Older versions saved bundles from every mesh.
 
     Args:
       state: the run's shapes, with their shardings on one mesh.
-      tx: the run's.
+      tx: the run's optimiser.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
 

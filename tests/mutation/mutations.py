@@ -465,9 +465,9 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/training/accumulation.py",
-        "jax.tree.map(lambda x: x / parts, total)",
+        "jax.tree.map(lambda x: x / count, total)",
         "total",
-        "accumulated losses and gradients are multiplied by the parts",
+        "accumulated losses and gradients are multiplied by the number of microbatches",
     ),
     Mutation(
         "ragaf_jax/training/caches.py",
@@ -495,8 +495,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/training/loop.py",
-        'heard = restored.meta.get("response", {})',
-        "heard = {}",
+        'response_state = restored.meta.get("response", {})',
+        "response_state = {}",
         "a resumed run repeats its response messages",
     ),
     Mutation(
