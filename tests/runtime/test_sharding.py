@@ -202,7 +202,7 @@ def test_a_batch_that_cannot_be_shared_out(name):
     config.train.batch_size = config.train.read_examples = 12
     config.train.accumulation = 2
     config.train[name] = 9
-    with pytest.raises(UserError, match=f"config.train.{name} is 9 .* choose a multiple of 6"):
+    with pytest.raises(UserError, match=f"config.train.{name} is 9, .* choose a multiple of 6"):
         make_mesh(config, jax.devices()[:1] * 3)
 
 
