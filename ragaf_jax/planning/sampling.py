@@ -95,17 +95,17 @@ def part_plans(
             name, matmul_flops(part, *arguments), account(jitted, arguments, mesh, target)
         )
 
-    begun = compiled("begin", sampler.begin, params, batch, keys, scales, grid, None, text)
-    denoising = begun.account.results
+    first = compiled("begin", sampler.begin, params, batch, keys, scales, grid, None, text)
+    denoising = first.account.results
     if denoising is None:  # refused: the next parts need more memory
-        return [begun]
+        return [first]
     until = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole, weak_type=True)
     x = denoising.state.x
     state = denoising.state._replace(x0=jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding))
     denoising = denoising._replace(state=state)
     step = params, denoising, keys, scales, grid, until, state
     plans = [
-        begun,
+        first,
         compiled("advance", sampler.advance, *step),
         compiled("decode", sampler.decode, params, x),
     ]

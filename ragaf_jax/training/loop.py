@@ -92,9 +92,9 @@ def train(
     state = None
     if not agreed(has_checkpoint(workdir)):
         stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
-        begin = functools.partial(initial_state, config, model, tx)
+        create = functools.partial(initial_state, config, model, tx)
         params = initial_params(config, model, stage1, mesh)
-        state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
+        state = jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
         del params, stage1
         config, chosen = fit(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)

@@ -110,5 +110,5 @@ def initial_state(
 
 def abstract_state(config: ml_collections.ConfigDict, model: Model, tx: Optimizer) -> TrainState:
     """The shapes of `initial_state`'s arrays."""
-    begin = functools.partial(initial_state, config, model, tx)
-    return jax.eval_shape(begin, model.shapes())
+    create = functools.partial(initial_state, config, model, tx)
+    return jax.eval_shape(create, model.shapes())

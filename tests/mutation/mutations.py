@@ -248,13 +248,13 @@ MUTATIONS = (
         "ragaf_jax/nets/ragaf.py",
         "jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)",
         "logits",
-        "regions attend to padding and to words of other regions",
+        "regions attend to padding and to prompts of other regions",
     ),
     Mutation(
         "ragaf_jax/nets/ragaf.py",
-        "same = (heard[..., at] == allowed).all(1)",
-        "same = (heard[..., at] == allowed).any(1)",
-        "phrases mix the words of different regions",
+        "same = (padded_allowed[..., at] == allowed).all(1)",
+        "same = (padded_allowed[..., at] == allowed).any(1)",
+        "the text convolution mixes tokens of different regions",
     ),
     Mutation(
         "ragaf_jax/nets/regions.py",

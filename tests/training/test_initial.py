@@ -162,7 +162,7 @@ def test_a_fresh_lora_that_nobody_trains(folder):
 
 def test_a_lora_of_nothing(folder):
     with pytest.raises(
-        UserError, match="'unet/nothing', which matches no dense and no convolution"
+        UserError, match="'unet/nothing', which matches no dense layer or convolution"
     ):
         begun(folder, **{**ADAPT, "model.lora.patterns": ("unet/nothing",)})
     with pytest.raises(UserError, match="no folder or file 'nowhere'"):
