@@ -64,24 +64,5 @@ def to_x0(
     raise _unknown(kind)
 
 
-def to_noise(
-    kind: str,
-    schedule: Schedule,
-    prediction: Float[Array, "b *rest"],
-    x_t: Float[Array, "b *rest"],
-    t: Int[Array, "b"],
-) -> Float[Array, "b *rest"]:
-    """The noise ε that `prediction` at x_t stands for; t ≥ 0, where sigma_t > 0."""
-    alpha, sigma = levels_like(schedule, t, x_t)
-    match kind:
-        case "epsilon":
-            return prediction
-        case "v_prediction":
-            return sigma * x_t + alpha * prediction
-        case "sample":
-            return (x_t - alpha * prediction) / sigma
-    raise _unknown(kind)
-
-
 def _unknown(kind: str) -> UserError:
     return UserError(f'prediction is "{kind}"; choose one of {", ".join(PREDICTIONS)}.')

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from ragaf_jax.diffusion.guidance import guided
-from ragaf_jax.diffusion.prediction import to_noise
-from ragaf_jax.diffusion.schedule import make_schedule
+from ragaf_jax.diffusion.schedule import levels_like, make_schedule
 
 SHAPE = (2, 4, 4, 3)
 
@@ -52,7 +51,8 @@ def test_guiding_data_is_guiding_noise(rng, answers):
     """The combination of x_0 stands for the same combination of ε."""
     schedule = make_schedule("scaled_linear")
     x, t = jnp.ones(SHAPE), jnp.array([300, 700])
-    noise = jnp.concatenate([to_noise("sample", schedule, a, x, t) for a in answers])
+    alpha, sigma = levels_like(schedule, t, x)
+    noise = jnp.concatenate([(x - alpha * x0) / sigma for x0 in answers])
     by_noise = guided(lambda x, t: noise, 4.0, 1.5)(x, t)
-    by_data = to_noise("sample", schedule, run(answers, 4.0, 1.5), x, t)
+    by_data = (x - alpha * run(answers, 4.0, 1.5)) / sigma
     np.testing.assert_allclose(by_noise, by_data, atol=1e-4)
