@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from ragaf_jax.batch import Batch, Text
-from ragaf_jax.nets.kl_autoencoder import draw
+from ragaf_jax.nets.kl_autoencoder import sample_posterior
 from ragaf_jax.nets.model import Conditioning, Model, Params
 
 
@@ -14,7 +14,7 @@ def latents_of(
     """The latents of a batch's images: drawn by `rng`, a key an example; the likeliest without."""
     if batch.latent_mean is None:
         return model.encode_image(params, batch.image, rng)
-    return draw(batch.latent_mean, batch.latent_std, rng)
+    return sample_posterior(batch.latent_mean, batch.latent_std, rng)
 
 
 def encoded(model: Model, params: Params, text: Text, rng: PRNGKeyArray | None = None) -> Text:

@@ -212,7 +212,7 @@ def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, monkeypatch, d
     assert told["stage"].step == 7
     # It has no optimiser: not to be trained on, but to begin from.
     abstract = jax.eval_shape(lambda: {"opt_state": jnp.zeros(3), "ema": stage.params})
-    with pytest.raises(UserError, match="parameters alone.*begin another workdir"):
+    with pytest.raises(UserError, match="without an optimiser state.*give another workdir"):
         Checkpointer(tmp_path / "small").restore_latest(abstract)
 
 

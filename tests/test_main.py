@@ -172,7 +172,10 @@ def test_both_stages_are_checked_before_one_is_trained(trainings, flags, said):
 
 def test_stage_2_is_refused_before_its_data_are_prepared(tmp_path):
     said = fail("main.py", STAGE2, f"--workdir={tmp_path / 'stage2'}", "--config.data.dir=nowhere")
-    assert f"{tmp_path / 'stage1'} holds no checkpoint; train it first, both with --mode=" in said
+    assert (
+        f"{tmp_path / 'stage1'} holds no checkpoint; train Stage 1 first, both stages with --mode="
+        in said
+    )
     said = fail("main.py", STAGE2, f"--workdir={tmp_path / 'run'}", "--config.data.dir=nowhere")
     assert "config.stage1 is empty; give --config.stage1=<workdir of Stage 1>" in said
     assert list(tmp_path.iterdir()) == []
@@ -258,7 +261,9 @@ def trained(tmp_path, monkeypatch):
 
 def test_a_repeated_training_names_changed_fields_before_it_looks_for_data(trained, preparations):
     said = fail("main.py", STAGE1, f"--workdir={trained}")
-    assert f"config.data.image_size was 32 when {trained} was begun and is 64 now; config." in said
+    assert (
+        f"config.data.image_size was 32 when {trained} was started and is 64 now; config." in said
+    )
     assert "config.data.recolorings was 2 and is 16 now: repeat the command with the old" in said
     said = fail("main.py", STAGE2, f"--workdir={trained}")
     assert f"{trained} holds Stage 1 and this configuration trains Stage 2; give Stage 2" in said
@@ -280,7 +285,7 @@ def test_evaluation_reads_the_data_that_the_run_was_trained_with(trained, monkey
     assert f"config.data.dir is {trained.parent / 'data'}, as in the training of" in done.stderr
     assert run_here(*command, "--config.data.dir=other").stderr == ""
     (trained.parent / "data").rmdir()
-    assert "which is not there; config.data.dir is data instead" in run_here(*command).stderr
+    assert "which does not exist; config.data.dir is data instead" in run_here(*command).stderr
     assert read == [str(trained.parent / "data"), "other", "data"]
 
 

@@ -266,13 +266,13 @@ MUTATIONS = (
         "ragaf_jax/nets/ragaf.py",
         "jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)",
         "logits",
-        "regions attend to padding and to words of other regions",
+        "regions attend to padding and to prompts of other regions",
     ),
     Mutation(
         "ragaf_jax/nets/ragaf.py",
-        "same = (heard[..., at] == allowed).all(1)",
-        "same = (heard[..., at] == allowed).any(1)",
-        "phrases mix the words of different regions",
+        "same = (padded_allowed[..., at] == allowed).all(1)",
+        "same = (padded_allowed[..., at] == allowed).any(1)",
+        "the text convolution mixes tokens of different regions",
     ),
     Mutation(
         "ragaf_jax/nets/regions.py",
@@ -483,9 +483,9 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/training/accumulation.py",
-        "jax.tree.map(lambda x: x / parts, total)",
+        "jax.tree.map(lambda x: x / count, total)",
         "total",
-        "accumulated losses and gradients are multiplied by the parts",
+        "accumulated losses and gradients are multiplied by the number of microbatches",
     ),
     Mutation(
         "ragaf_jax/training/caches.py",
@@ -513,8 +513,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/training/loop.py",
-        'heard = restored.meta.get("response", {})',
-        "heard = {}",
+        'response_state = restored.meta.get("response", {})',
+        "response_state = {}",
         "a resumed run repeats its response messages",
     ),
     Mutation(
