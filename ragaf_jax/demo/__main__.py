@@ -58,13 +58,13 @@ def main(argv: list[str]) -> None:
         raise UserError("There is no stage to sample with; give --stage1, --stage2 or both.")
     if importlib.util.find_spec("gradio") is None:
         raise UserError("The page needs gradio; run: pip install -e '.[demo]'")
-    from ragaf_jax.sampling.command.tables import read_rows
+    from ragaf_jax.sampling.command.batch_requests import read_requests
 
-    rows = [] if FLAGS.examples is None else read_rows(Path(FLAGS.examples), None)
+    rows = [] if FLAGS.examples is None else read_requests(Path(FLAGS.examples), None)
     if FLAGS.examples is None and FLAGS.stage2 is not None:
         # Nobody has named this folder, and it may be of something else.
         with contextlib.suppress(UserError):
-            rows = read_rows(Path(FLAGS.stage2).absolute().parent / "examples", None)
+            rows = read_requests(Path(FLAGS.stage2).absolute().parent / "examples", None)
     from ragaf_jax.demo.app import build
     from ragaf_jax.demo.style import CSS, THEME
     from ragaf_jax.runtime.heap import keep_freed_memory

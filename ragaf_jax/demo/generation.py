@@ -76,8 +76,8 @@ def generate(
     request = pipeline.request(page, prompt, session.prompts, negative_prompt)
     yield Shown(STARTING)
     began, pieces = time.perf_counter(), list[Finished]()
-    for i in range(0, count, pipeline.together):
-        some = seeds[i : i + pipeline.together]
+    for i in range(0, count, pipeline.batch_size):
+        some = seeds[i : i + pipeline.batch_size]
         place = f"Image {i + 1} of {count}: " if count > 1 else ""
         coarse: list[Picture] = []
         for event in pipeline.stream([request] * len(some), some, options, every=1):

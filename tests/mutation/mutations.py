@@ -93,7 +93,7 @@ MUTATIONS = (
         "Stage 2 starts from the newest Stage 1 whatever config.stage1_checkpoint says",
     ),
     Mutation(
-        "ragaf_jax/sample.py",
+        "ragaf_jax/sampling/command/from_flags.py",
         "if step in saved_steps(",
         "if step not in saved_steps(",
         "--from samples a stage that was trained further, though the recorded checkpoint is kept",

@@ -230,10 +230,10 @@ def test_a_stage_alone_is_a_pipeline(rng, pipeline, workdirs):
     np.testing.assert_array_equal(
         alone(page, PROMPT).images, pipeline(page, PROMPT, stages="1").images
     )
-    with pytest.raises(UserError, match="Stage 2 is to draw and its workdir was not given"):
+    with pytest.raises(UserError, match="'both' and the workdir of Stage 2 is missing"):
         alone(page, PROMPT, stages="both")
     assert Pipeline.restore(stage2=two).options().stages == "2"
-    with pytest.raises(UserError, match="no stage to sample with"):
+    with pytest.raises(UserError, match="No stage is given; give the workdir"):
         Pipeline.restore()
 
 
@@ -303,7 +303,7 @@ def test_one_with_words_and_one_without_are_drawn_together_as_alone(rng, pipelin
 
 
 def test_stage_1_alone_has_no_regions_to_speak_of(rng, pipeline):
-    with pytest.raises(UserError, match="takes a Stage 2 with RAGAF, and none is used"):
+    with pytest.raises(UserError, match="need a Stage 2 with RAGAF, and none is used"):
         pipeline(random_page(rng), PROMPT, {0: "red"}, stages="1")
 
 
@@ -315,14 +315,14 @@ def test_strength_0_leaves_the_picture_of_stage_1(rng, pipeline):
 def test_a_blank_page_is_one_region(pipeline):
     result = pipeline(np.full((256, 256), 255, np.uint8), "")
     assert result.regions.n == 1
-    assert result.notices == ["The sketch is blank: no line was found on it."]
+    assert result.notices == ["The sketch is blank: no line was found."]
     np.testing.assert_allclose(result.attention.sum(-1), 1, rtol=1e-5)
 
 
 def test_a_photo_instead_of_a_sketch_is_noticed(pipeline):
     (notice,) = pipeline(cv2.cvtColor(astronaut(), cv2.COLOR_RGB2GRAY), "a house").notices
     assert notice.startswith("The sketch looks like a filled picture or a photo")
-    assert "give a line drawing; --image takes a picture to begin from" in notice
+    assert "give a line drawing, or an image to start from by --image" in notice
 
 
 def test_a_page_full_of_shapes_is_merged_into_the_budget(pipeline):
@@ -342,17 +342,17 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
     for text in ("a house (red)", "a: house", "a house, break"):
         assert not any("as plain text" in x for x in pipeline(page, text).notices)
     (zero,) = pipeline(page, "a house", guidance=0.0).notices
-    assert zero.startswith("guidance is 0, which leaves the prompt out")
+    assert zero.startswith("guidance is 0, so the prompt has no effect")
     (long,) = pipeline(page, " ".join(WORDS[:11])).notices
     assert "longer than 12 tokens" in long
     assert pipeline(page, " ".join(WORDS[:10])).notices == []
-    with pytest.raises(UserError, match="are 13 tokens, and the model reads 12: those of region 0"):
+    with pytest.raises(UserError, match="13 tokens and .* 12, which cuts the prompt of region 0"):
         pipeline(page, " ".join(WORDS[:10]), {0: "red"})
-    with pytest.raises(UserError, match="are 13 tokens, and the model reads 12: those of region 1"):
+    with pytest.raises(UserError, match="13 tokens and .* 12, which cuts the prompt of region 1"):
         pipeline(page, " ".join(WORDS[:5]), {0: "red small", 1: "blue red small top"})
-    with pytest.raises(UserError, match="There is no region 77; this drawing's regions are 0, 1"):
+    with pytest.raises(UserError, match="There is no region 77; the sketch has the regions 0, 1"):
         pipeline(page, "a house", {77: "red"})
-    with pytest.raises(UserError, match="Region 1 is given no words"):
+    with pytest.raises(UserError, match="The prompt of region 1 is empty"):
         pipeline(page, "a house", {1: "  "})
 
 
@@ -618,17 +618,17 @@ def test_steps_are_counted_as_they_are_made(rng, pipeline):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "There is nothing to draw; give --sketch"),
-        (["--sketch=house.png", "house"], "'house' belongs to no flag"),
-        (["--sketch={house}"], "There is nothing to draw with; give --stage1"),
+        ([], "No sketch is given; give --sketch"),
+        (["--sketch=house.png", "house"], "The argument 'house' is not a flag"),
+        (["--sketch={house}"], "No stage is given; give --stage1"),
         (["--sketch={house}", "--stage1={one}"], "--prompt is missing"),
-        (["--sketch={house}", "--stage1={one}", "--prompt=", "--region=3"], "'3' is not a number"),
+        (["--sketch={house}", "--stage1={one}", "--prompt=", "--region=3"], "'3' is not <number>"),
         (["--sketch={house}", "--stage1={one}", "--prompt=", "--image=none.png"], "none.png does"),
         (["--sketch={house}", "--stage1={one}", "--prompt=", "--merge=2"], "--merge is '2'"),
         (["--sketch={house}", "--stage1={one}", "--prompt=", "--labels={photo}"], "has colours"),
         (
             ["--sketch={house}", "--stage1={one}", "--prompt=", "--stages=both"],
-            "Stage 2 is to draw",
+            "the workdir of Stage 2 is missing",
         ),
         (
             ["--sketch={house}", "--stage1={one}", "--prompt=", "--upscale=-1"],
