@@ -183,7 +183,7 @@ def test_the_page_has_one_screen_and_names_what_is_missing_or_wrong(page_of_smal
     for label in ("Prompt", "Negative prompt", "Region prompt"):
         assert page.get_by_label(label, exact=True).is_visible(), label
     assert "native size 16 × 16 px" in page.locator("#title").inner_text()
-    tab(page, "Words that the model knows")
+    tab(page, "Vocabulary")
     assert page.locator("#words").inner_text().split() == sorted(WORDS)
     page.locator("#generate").click()
     page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)

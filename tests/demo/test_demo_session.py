@@ -94,7 +94,7 @@ def test_merged_regions_are_one_until_they_are_unmerged(drawn):
     assert apart.page.numbered.numbers == drawn.page.numbered.numbers
     assert wall.begin_merge().begin_merge().click(*BALL).merges == ()
     assert wall.begin_merge().click(*WALL).merges == ()
-    with pytest.raises(UserError, match=f"Region {ball} was not merged"):
+    with pytest.raises(UserError, match=f"Region {ball} is not merged"):
         drawn.click(*BALL).unmerge()
 
 
@@ -118,7 +118,7 @@ def test_a_new_stroke_keeps_prompts_and_merges_of_regions_that_still_exist(pipel
     less[:, 290:] = 0
     erased = read_canvas(pipeline, wall, less)
     assert sorted(erased.prompts.values()) == ["red", "sky"] and erased.chosen is None
-    assert erased.notice == f"Removed with their regions: the prompts of {wall.chosen}."
+    assert erased.notice.endswith(f"prompts of regions that no longer exist: {wall.chosen}.")
 
 
 def test_regions_continue_by_overlap_and_never_into_the_background():
@@ -232,7 +232,7 @@ def test_numbers_in_their_range_are_kept_and_empty_fields_are_defaults():
     given = {"seed": 3.0, "count": 9, "steps": None, "guidance": 1.5, "sampler": "ddim"}
     checked = checked_settings(given, 1000)
     assert checked == given and isinstance(checked["seed"], int)
-    with pytest.raises(UserError, match="Region splits at necks is 1001; choose a number"):
+    with pytest.raises(UserError, match="Neck splits is 1001; choose a number"):
         NECK_SPLITS_FIELD.checked(1001)
 
 
