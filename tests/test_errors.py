@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[1]
         (
             "OSError(28, 'No space left on device', 'a/b')",
             1,
-            "error: a/b cannot be used: No space left on device; choose another place.\n",
+            "error: a/b cannot be used: No space left on device; choose another path.\n",
         ),
         (
             "PermissionError(13, 'Permission denied', '/data')",
             1,
-            "error: /data cannot be used: Permission denied; choose another place.\n",
+            "error: /data cannot be used: Permission denied; choose another path.\n",
         ),
         ("KeyboardInterrupt", 130, "interrupted\n"),
     ],

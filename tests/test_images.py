@@ -352,7 +352,7 @@ def test_what_is_no_file_ends_in_one_sentence(tmp_path, reader):
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path, expected in (
-        (tmp_path, "is a folder; name an image file"),
+        (tmp_path, "is a folder; give an image file"),
         (tmp_path / "missing.png", "does not exist"),
         (tmp_path / "loop", "does not exist"),
         (tmp_path / "pipe", "is not a regular file"),
@@ -436,7 +436,7 @@ def test_an_image_lies_where_its_sketch_lies(height, width):
     ],
 )
 def test_proportions_that_differ_are_refused(sketch, image, fits):
-    said = f"{sketch[1]} × {sketch[0]} pixels and the image {image[1]} × {image[0]}, so"
+    said = f"{sketch[1]} × {sketch[0]} pixels and the image {image[1]} × {image[0]}, which"
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match=said):
         check_same_aspect(sketch, image)
 

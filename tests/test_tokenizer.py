@@ -274,14 +274,14 @@ def test_what_cannot_be_used_is_said(tmp_path):
         refused("cannot be read .*; download it again", tokenizer=content)
     for name in ("T5Tokenizer", "T5TokenizerFast", "BertTokenizer"):
         config = json.dumps({"tokenizer_class": name}).encode()
-        refused(f"holds a {name} and only a CLIPTokenizer", tokenizer_config=config, vocab=None)
+        refused(f"holds a {name}, but only a CLIPTokenizer", tokenizer_config=config, vocab=None)
 
     words = json.loads(vocab)
     for missing in (BOS, EOS):
         fewer = json.dumps({word: i for word, i in words.items() if word != missing}).encode()
-        refused(f"frames texts without {missing.replace('|', '[|]')}", vocab=fewer)
+        refused(f"has no {missing.replace('|', '[|]')}", vocab=fewer)
     other = json.dumps({"bos_token": "house</w>"}).encode()
-    refused("frames texts without", special_tokens_map=other)
+    refused("as start or end token", special_tokens_map=other)
 
 
 @pytest.mark.parametrize("installed", (True, False), ids=("with torch", "without torch"))

@@ -47,7 +47,7 @@ def file_facts(files: Mapping[str, str | Path | None]) -> dict[str, str]:
                 digest = _digest(Path(file))
             except OSError as error:
                 raise UserError(
-                    f"The {name} {file} cannot be read ({error.strerror}); name an image file."
+                    f"The {name} {file} cannot be read ({error.strerror}); give an image file."
                 ) from None
             facts |= {name: str(Path(file).absolute()), _DIGEST.format(name): digest}
     return facts

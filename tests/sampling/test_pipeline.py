@@ -190,7 +190,7 @@ def test_each_stage_may_draw_alone(rng, pipeline):
         for strength in (0.0, 0.2, 1.0)
     ]
     np.testing.assert_array_equal(begun[0], pipeline.starts([photo])[0])
-    with pytest.raises(UserError, match="the image 30 × 40, so they do not lie on each other"):
+    with pytest.raises(UserError, match="the image 30 × 40, which is another aspect ratio"):
         pipeline(page, PROMPT, stages="1", image=photo[:, :30])
     assert all((one != other).any() for one, other in itertools.combinations(begun, 2))
 

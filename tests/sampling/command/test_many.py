@@ -169,7 +169,7 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
         ("row3", "holds other files"),
         ("row4", "The seed is"),
         ("overview.png", "is the name of the overview"),
-        ("row6", "none.png cannot be read (No such file or directory); name an image file."),
+        ("row6", "none.png cannot be read (No such file or directory); give an image file."),
     ]
     assert set(done.failed) == {name for name, _ in reasons}
     assert all(reason in done.failed[name] for name, reason in reasons)
