@@ -550,7 +550,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/demo/session.py",
-        "prompts = {kept[number]: text for",
+        "prompts = {match[number]: text for",
         "prompts = {number: text for",
         "on the page, a new stroke moves prompts to other regions",
     ),
@@ -568,8 +568,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/figures/phrases.py",
-        "if positions:  # a text",
-        "if False:  # a text",
+        "if positions:  # the text",
+        "if False:  # the text",
         "a region prompt that is cut within a word runs into the next one in figures",
     ),
     Mutation(
@@ -580,8 +580,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/command/many.py",
-        "own = seed if row.seed is None else row.seed",
-        "own = row.seed or seed",
+        "own_seed = seed if one.seed is None else one.seed",
+        "own_seed = row.seed or seed",
         "a row's seed 0 is ignored",
     ),
     Mutation(
