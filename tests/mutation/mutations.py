@@ -581,8 +581,8 @@ MUTATIONS = (
     Mutation(
         "ragaf_jax/sampling/command/many.py",
         "own_seed = seed if one.seed is None else one.seed",
-        "own_seed = row.seed or seed",
-        "a row's seed 0 is ignored",
+        "own_seed = one.seed or seed",
+        "the seed 0 of a request is ignored",
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",
