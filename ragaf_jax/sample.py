@@ -37,6 +37,7 @@ from ragaf_jax.errors import UserError, notify, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.paths import PATH
 from ragaf_jax.sampling.command.from_flags import (
+    check_settings,
     checkpoint_choice,
     image_sizes,
     option_flags,
@@ -61,10 +62,8 @@ def define_flags() -> None:
     flags.DEFINE_string("prompt", None, "Description of the image; may be empty.")
     flags.DEFINE_string("negative_prompt", "", "What the image should not contain.")
     flags.DEFINE(PATH, "output", None, "Output folder; an earlier output in it is replaced.")
-    flags.DEFINE_multi_string(
-        "region", [], 'Prompt of one region: 3="red brick wall". May be repeated.'
-    )
-    flags.DEFINE_multi_string("merge", [], "Regions to merge, such as 2,7. May be repeated.")
+    flags.DEFINE_multi_string("region", [], 'Prompt of one region, such as 3="red brick wall"')
+    flags.DEFINE_multi_string("merge", [], "Regions to merge, such as 2,7")
     flags.DEFINE(PATH, "labels", None, "Edited labels.png: each pixel is a region's number.")
     flags.DEFINE_float(
         "neck_splits",
@@ -101,7 +100,7 @@ def define_flags() -> None:
         "guidance_until", None, "Fraction of the timesteps below which both scales are 1."
     )
     flags.DEFINE_float(
-        "strength", None, "Noise added to the image that a stage starts from, 0 (none) to 1 (all)."
+        "strength", None, "Noise added to a stage's starting image: 0 none, 1 pure noise."
     )
     flags.DEFINE_string(
         "sampler",
@@ -172,7 +171,6 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
       recorded_steps: as `set_recorded_flags` returns them.
     """
     # Errors in the sketch and the flags are reported before JAX is imported.
-    from ragaf_jax.graph.regions import check_neck_splits
     from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
     from ragaf_jax.sampling.command.batch_requests import parse_merges, parse_regions
     from ragaf_jax.sampling.command.flag_checks import (
@@ -194,18 +192,12 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
         raise UserError(
             "--prompt is missing; describe the image, or give --prompt= for an empty prompt."
         )
-    from ragaf_jax.figures.upscaled import check_upscale
     from ragaf_jax.sampling.command.step_bar import step_bar
-    from ragaf_jax.sampling.options import check_count, check_seed, check_values
     from ragaf_jax.sampling.outputs import FILES, write_regions
     from ragaf_jax.sampling.recorded import INPUT_FILES, checkpoint_notices, file_facts
     from ragaf_jax.sampling.sketch_notices import sketch_notices
 
-    check_values(option_flags())
-    check_count(FLAGS.count)
-    check_seed(FLAGS.seed)
-    check_neck_splits(FLAGS.neck_splits)
-    check_upscale(FLAGS.upscale)
+    check_settings()
     checkpoint = checkpoint_choice(recorded_steps)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
@@ -251,25 +243,19 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
 
 def sample_folder(given: Collection[str]) -> None:
     """Samples a folder of sketches on all devices; `given` is as in `sample_sketch`."""
-    from ragaf_jax.graph.regions import check_neck_splits
     from ragaf_jax.sampling.command.batch_requests import read_requests, sketch_files
     from ragaf_jax.sampling.command.flag_checks import (
         check_batch_output,
         check_for_batch,
         unused_strength,
     )
-    from ragaf_jax.sampling.options import check_seed, check_values, setting_notices
+    from ragaf_jax.sampling.options import setting_notices
 
     check_for_batch(given)
     if FLAGS.regions_only:
         raise UserError("--regions-only is for one sketch; give --sketch instead of --sketches.")
     check_batch_output(Path(FLAGS.output), Path(FLAGS.sketches))
-    from ragaf_jax.figures.upscaled import check_upscale
-
-    check_values(option_flags())
-    check_seed(FLAGS.seed)
-    check_neck_splits(FLAGS.neck_splits)
-    check_upscale(FLAGS.upscale)
+    check_settings()
     checkpoint = checkpoint_choice({})
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     requests = read_requests(Path(FLAGS.sketches), prompts)

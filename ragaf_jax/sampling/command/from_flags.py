@@ -24,6 +24,19 @@ def option_flags() -> dict[str, Any]:
     return {name: FLAGS[name].value for name in OPTIONS}
 
 
+def check_settings() -> None:
+    """Refuses numbers out of their ranges and unknown names, without a checkpoint."""
+    from ragaf_jax.figures.upscaled import check_upscale
+    from ragaf_jax.graph.regions import check_neck_splits
+    from ragaf_jax.sampling.options import check_count, check_seed, check_values
+
+    check_values(option_flags())
+    check_count(FLAGS.count)
+    check_seed(FLAGS.seed)
+    check_neck_splits(FLAGS.neck_splits)
+    check_upscale(FLAGS.upscale)
+
+
 def print_vocabulary() -> None:
     """Prints the vocabulary of the last given stage."""
     from ragaf_jax.checkpoints.reading import load_meta
