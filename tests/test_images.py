@@ -1,4 +1,4 @@
-"""Image files that nobody vouches for."""
+"""Image files from users."""
 
 import contextlib
 import io
@@ -414,7 +414,7 @@ def test_enlargement_keeps_what_it_enlarges(rng):
 
 @pytest.mark.parametrize(("height", "width"), [(90, 120), (120, 90), (300, 77), (33, 40)])
 def test_an_image_lies_where_its_sketch_lies(height, width):
-    """Both are placed whole on a square, so that lines stay on what they outline."""
+    """Both are placed whole on a square, so that lines and image stay aligned."""
     photo = np.full((height, width, 3), 200, np.uint8)
     top, left = height // 4, width // 3
     photo[top : height - top, left : width - left] = (20, 20, 20)

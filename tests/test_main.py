@@ -1,4 +1,4 @@
-"""What a user can get wrong on the command line ends in one sentence and status 1."""
+"""Wrong command lines end in one sentence and status 1."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ SD = "--config=configs/stage1.py:openmoji_sd"
 
 
 def fail(*command):
-    """Runs a command that must fail; gives the one line that it says."""
+    """Runs a command that must fail; returns its one-line error."""
     done = run_here(*command)
     assert done.status == 1, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -65,7 +65,7 @@ def generate(
     """
     page = session.page
     if page is None:
-        raise UserError("There is no sketch yet; draw one or upload a picture of one.")
+        raise UserError("There is no sketch yet; draw one or upload an image.")
     check_seed(seed)
     check_count(count)
     assert seed is not None

@@ -1,4 +1,4 @@
-"""Regions keep the numbers that a user saw, whatever is merged or painted anew."""
+"""Regions keep their numbers after merging and editing."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_merged_regions_are_one_and_the_others_keep_their_numbers(rng):
     with pytest.raises(UserError, match=f"There is no region {max(a, b)}; the sketch"):
         after.id_of(max(a, b))
     assert after.numbers[after.id_of(min(a, b))] == min(a, b)
-    # Background is what is mostly background.
+    # A region is background if most of it was background.
     share = np.bincount(after.regions.labels.ravel(), (before.regions.labels == 0).ravel())
     areas = np.bincount(after.regions.labels.ravel())
     np.testing.assert_array_equal(after.regions.background, share / areas > 0.5)

@@ -162,7 +162,7 @@ def test_progress_is_told_and_changes_nothing(rng, pipeline):
     ]
     expected = pipeline(drawing, PROMPT, seed=seed, steps=5)
     np.testing.assert_array_equal(finished.images, expected.images)
-    # At the end a preview is what the sampler steps to: the picture.
+    # The last preview is the image.
     np.testing.assert_array_equal(told_of[-1].preview, finished.images)
     np.testing.assert_array_equal(told_of[2].preview, finished.coarse)
     # Who stops asking has stopped it.
@@ -177,7 +177,7 @@ def test_each_stage_may_draw_alone(rng, pipeline):
     first = pipeline(page, PROMPT, seed=seed, stages="1")
     np.testing.assert_array_equal(first.images, both.coarse)
     assert first.coarse is None and first.attention is None
-    # Stage 2 on the given picture. Stage 1's latents are not its pixels, which are rounded.
+    # Stage 2 on the given image. It is not equal to Stage 1's latents, because pixels are rounded.
     given = pipeline(page, PROMPT, seed=seed, stages="2", image=both.coarse[0])
     np.testing.assert_array_equal(given.coarse, both.coarse)
     assert np.abs(given.images.astype(int) - both.images).mean() < 2
@@ -196,7 +196,7 @@ def test_each_stage_may_draw_alone(rng, pipeline):
 
 
 def test_the_stages_begin_with_different_noise(rng, pipeline):
-    """Stage 2 would otherwise add what Stage 1 has removed."""
+    """Otherwise Stage 2 would add the noise that Stage 1 removed."""
     stage, request = pipeline.stages[2], pipeline.request(pipeline.page(random_page(rng)), PROMPT)
     sampling, options = stage.sampling_config("ddim"), pipeline.options()
     asked = scales_of(dataclasses.asdict(options)), sampling.timestep_grid(options.steps)
@@ -284,7 +284,7 @@ def test_what_is_not_spoken_for_is_drawn_as_without_words(rng, pipeline):
         (prompted.images[0] != plain.images[0]).reshape(side, cell, side, cell, 3).any((1, 3, 4))
     )
     np.testing.assert_array_equal(apart, own)
-    # With words for all nothing is held.
+    # If all regions have prompts, no cells are copied.
     every = dict.fromkeys(drawing.numbered.numbers, "red")
     said = pipeline(drawing, "a house", every, **asked).images
     assert (said != plain.images).reshape(side, cell, side, cell, 3).any((1, 3, 4)).all()
@@ -432,7 +432,7 @@ def test_the_command_writes_every_file(rng, tmp_path, pipeline, workdirs):
     assert done.stdout == f"wrote {output}: 16 × 16 px images, upscaled to 512 px\n"
     assert metadata["cropped_to"] is None and metadata["upscaled_size"] == 512
     assert min(sizes["regions.png"]) >= 512
-    # In another process, from the workdirs: the same picture as here.
+    # Another process samples the same image from the workdirs.
     expected = pipeline(np.array(Image.open(output / "sketch.png")), PROMPT, seed=42, strength=0.5)
     drawn = np.array(Image.open(output / "stage2_output.png")).astype(int)
     assert np.abs(drawn - expected.images[0]).max() <= 1
@@ -473,7 +473,7 @@ def test_a_small_sketch_is_cropped_and_an_image_to_begin_from_alike(
     metadata = json.loads((folder / METADATA).read_text())
     assert metadata["cropped_to"] == {"left": left, "top": top, "right": right, "bottom": bottom}
     assert metadata["upscaled_size"] == 256 and notice in metadata["notices"]
-    # Three columns: what it began from is shown beside what became of it.
+    # Three columns, because the starting image is shown, too.
     comparison = np.array(Image.open(folder / "comparison.png"))
     assert contains(comparison, enlarge(result.given, 192))
     # The regions alone come with the same notice.
@@ -520,7 +520,7 @@ def test_one_looks_at_the_regions_then_speaks_of_them(
     np.testing.assert_array_equal(labels[::16, ::16], drawing.numbered.regions.labels)
     assert min(Image.open(output / "regions.png").size) >= 512
 
-    # Edited: a region that was not there; then two that become one, and words for it.
+    # Edited: a new region, then two merged regions with a prompt.
     labels[:32, :32] = 90
     Image.fromarray(labels).save(tmp_path / "edited.png")
     last = known[-1]["number"]
@@ -550,7 +550,7 @@ def test_one_looks_at_the_regions_then_speaks_of_them(
     np.testing.assert_array_equal(second, expected.images[0])
     assert "stage 2: 100%" in done.stderr and "6/6" in done.stderr  # a bar of all steps
 
-    # Once more, from what was recorded; and with another seed.
+    # Repeated from the metadata, also with another seed.
     again = tmp_path / "again"
     done = sample(f"--from={output / METADATA}", f"--output={again}")
     assert done.status == 0, done.stderr

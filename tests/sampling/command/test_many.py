@@ -32,7 +32,7 @@ def pipeline():
 
 @pytest.fixture
 def rows(rng, tmp_path):
-    """Three sketches, the second with words for a region and a seed of its own."""
+    """Three sketches, the second with a region prompt and its own seed."""
     made = []
     for i, words in enumerate(({}, {1: "blue"}, {})):
         file = tmp_path / f"sketch{i}.png"
