@@ -111,7 +111,7 @@ MUTATIONS = (
         "Stage 2 starts from the newest Stage 1 whatever config.stage1_checkpoint says",
     ),
     Mutation(
-        "ragaf_jax/sample.py",
+        "ragaf_jax/sampling/command/from_flags.py",
         "if step in saved_steps(",
         "if step not in saved_steps(",
         "--from samples a stage that was trained further, though the recorded checkpoint is kept",
@@ -574,7 +574,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/demo/session.py",
-        "prompts = {kept[number]: text for",
+        "prompts = {match[number]: text for",
         "prompts = {number: text for",
         "on the page, a new stroke moves prompts to other regions",
     ),
@@ -592,8 +592,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/figures/phrases.py",
-        "if positions:  # a text",
-        "if False:  # a text",
+        "if positions:  # the text",
+        "if False:  # the text",
         "a region prompt that is cut within a word runs into the next one in figures",
     ),
     Mutation(
@@ -604,9 +604,9 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/command/many.py",
-        "own = seed if row.seed is None else row.seed",
-        "own = row.seed or seed",
-        "a row's seed 0 is ignored",
+        "own_seed = seed if one.seed is None else one.seed",
+        "own_seed = one.seed or seed",
+        "the seed 0 of a request is ignored",
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",
