@@ -19,14 +19,6 @@ TITLE = "RAGAF-JAX"
 REGION_PROMPT = "Region prompt"
 CACHE_SECONDS = 600, 3600  # interval and least age for deletion of uploads and images
 
-SAMPLER_NAMES = {
-    "ddim": "DDIM",
-    "dpm_solver_pp_2m": "DPM-Solver++ 2M",
-    "unipc": "UniPC",
-    "euler": "Euler",
-    "heun": "Heun",
-    "ddpm": "DDPM",
-}
 STAGE_NAMES = {"both": "Both", "1": "Stage 1", "2": "Stage 2"}
 
 # Images fill the height of the window.
@@ -237,7 +229,7 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
     defaults = pipeline.options()
     fields = number_fields(pipeline.leading.config.diffusion.steps)
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
-    samplers = [(SAMPLER_NAMES[name], name) for name in SAMPLERS]
+    samplers = [(sampler.title, name) for name, sampler in SAMPLERS.items()]
     names = [(STAGE_NAMES[name], name) for name in stages]
     two = len(pipeline.stages) == 2
 

@@ -50,14 +50,20 @@ class Sampler:
       step: (denoise, state, (t, t'), noise, *entries of the step) → the state with x at timestep t'
         instead of t; the loop counts the steps. Here `denoise(x, t)` has one timestep for all
         examples.
+      title: its name on the page.
       memory: number of arrays of x's shape that a step passes to the next.
       ancestral: whether steps add noise; else `noise` is None.
+      finite_snr: whether its scheduler in diffusers uses the schedule of `schedule.finite_snr`.
+      spans_end: as in `Spacing`, of its scheduler in diffusers.
     """
 
     coefficients: Callable[..., tuple[Array, ...]]
     step: Callable[..., SamplerState]
+    title: str
     memory: int = 0
     ancestral: bool = False
+    finite_snr: bool = False
+    spans_end: bool = False
 
     def __call__(
         self,

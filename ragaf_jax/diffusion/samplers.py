@@ -2,10 +2,12 @@
 
 A step does not depend on later timesteps: `sampler(…, timesteps[: k + 1], keys)` is x after k
 steps. Step by step they equal diffusers' schedulers, with the timesteps of `spacing_of` and, at
-zero terminal SNR, the schedule of `FINITE_SNR`. One difference: diffusers' DDIM goes from t to
+zero terminal SNR, the schedule of `finite_snr`. One difference: diffusers' DDIM goes from t to
 t − ⌊T/N⌋. This is not its next timestep in "linspace", in "trailing" if N does not divide T, and
 with an offset ≥ ⌊T/N⌋.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -137,10 +139,10 @@ def _ancestral_step(x, x0, x0_before, noise, keep, take, spread):
     return keep * x + take * x0 + spread * noise
 
 
-ddim = Sampler(_ode_coefficients, one_evaluation(_ode_step))
+ddim = Sampler(_ode_coefficients, one_evaluation(_ode_step), "DDIM")
 """DDIM with η = 0 (Song et al. 2021, eq. 12): first order."""
 
-euler = ddim
+euler = dataclasses.replace(ddim, title="Euler", finite_snr=True)
 """Euler's method (Karras et al. 2022, algorithm 1 without its correction), which is DDIM.
 
 Both solve for x/α as a function of σ/α (Song et al. 2021, eq. 13 and 14). Here x is variance
@@ -148,27 +150,35 @@ preserving; diffusers' x is x/α. Pure noise is N(0, 1) with any spacing, as in 
 its "trailing" and "linspace" have N(0, σ²) of the first timestep.
 """
 
-dpm_solver_pp_2m = Sampler(_second_order_coefficients, one_evaluation(_second_order_step))
+dpm_solver_pp_2m = Sampler(
+    _second_order_coefficients,
+    one_evaluation(_second_order_step),
+    "DPM-Solver++ 2M",
+    finite_snr=True,
+    spans_end=True,
+)
 """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order.
 
 The step into clean data is first order: it spans an infinite log-SNR.
 """
 
-heun = Sampler(_heun_coefficients, _heun_step)
+heun = Sampler(_heun_coefficients, _heun_step, "Heun")
 """Heun's method (Karras et al. 2022, algorithm 1 without noise): second order.
 
 It evaluates x_0 twice per step. The steps into clean data and from zero terminal SNR, which
 diffusers' scheduler does not support, are Euler's, with one evaluation.
 """
 
-unipc = Sampler(_unipc_coefficients, _unipc_step, memory=2)
+unipc = Sampler(
+    _unipc_coefficients, _unipc_step, "UniPC", memory=2, finite_snr=True, spans_end=True
+)
 """UniPC-2 with B₂(h), predicting x_0 (Zhao et al. 2023, algorithms 1 and 2): third order.
 
 UniP-2, which equals DPM-Solver++(2M), predicts x; UniC-2 corrects it at the next step, with the x_0
 evaluated there. The last x is not corrected, and the step into clean data is UniP-1.
 """
 
-ddpm = Sampler(_ancestral_coefficients, one_evaluation(_ancestral_step), ancestral=True)
+ddpm = Sampler(_ancestral_coefficients, one_evaluation(_ancestral_step), "DDPM", ancestral=True)
 """Ancestral sampling (Ho et al. 2020, eq. 7): x' ~ q(x' | x, x_0); "fixed_small" in diffusers.
 
 Steps `x ← σ'/σ r · x + α' (1 − r²) · x_0 + σ' √(1 − r²) · noise`, where `1 − r² = β/σ²` with
@@ -184,8 +194,6 @@ SAMPLERS = {
     "heun": heun,
     "ddpm": ddpm,
 }
-FINITE_SNR = ("dpm_solver_pp_2m", "unipc", "euler")
-"""Samplers whose schedulers in diffusers use the schedule of `schedule.finite_snr`."""
 
 
 def spacing_of(sampler: str, kind: str, offset: int, set_alpha_to_one: bool) -> Spacing:
@@ -196,6 +204,6 @@ def spacing_of(sampler: str, kind: str, offset: int, set_alpha_to_one: bool) -> 
     return Spacing(
         kind,
         offset,
-        spans_end=sampler in ("dpm_solver_pp_2m", "unipc"),
+        spans_end=SAMPLERS[sampler].spans_end,
         clean_end=set_alpha_to_one or sampler != "ddim",
     )

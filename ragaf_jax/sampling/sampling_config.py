@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from ragaf_jax.batch import Text
 from ragaf_jax.diffusion.build import schedule_of
-from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
+from ragaf_jax.diffusion.samplers import SAMPLERS, spacing_of
 from ragaf_jax.diffusion.schedule import CLEAN, Schedule, finite_snr
 from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
 from ragaf_jax.errors import UserError
@@ -108,7 +108,7 @@ def sampling_config_of(
         name, fields.timestep_spacing, fields.steps_offset, fields.set_alpha_to_one
     )
     schedule = schedule_of(config)
-    if fields.prediction == "v_prediction" and name in FINITE_SNR:
+    if fields.prediction == "v_prediction" and SAMPLERS[name].finite_snr:
         # As in diffusers. Prediction type "sample" is finite where alpha is 0.
         schedule = finite_snr(schedule)
     empty = Text(*tokenizer.encode([""], config.data.text_length))

@@ -367,8 +367,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/diffusion/samplers.py",
-        'FINITE_SNR = ("dpm_solver_pp_2m", "unipc", "euler")',
-        'FINITE_SNR = ("dpm_solver_pp_2m", "unipc")',
+        'title="Euler", finite_snr=True',
+        'title="Euler"',
         "Euler differs from diffusers at zero terminal SNR",
     ),
     Mutation(

@@ -10,7 +10,7 @@ import pytest
 
 from ragaf_jax.diffusion.noise import example_keys, step_noise
 from ragaf_jax.diffusion.prediction import PREDICTIONS, to_x0
-from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
+from ragaf_jax.diffusion.samplers import SAMPLERS, spacing_of
 from ragaf_jax.diffusion.schedule import add_noise, finite_snr, make_schedule
 from ragaf_jax.diffusion.timesteps import timestep_grid
 
@@ -118,7 +118,7 @@ def check_steps(
     np.testing.assert_array_equal(evaluated, scheduler.timesteps.numpy())
 
     schedule = make_schedule(name, zero_terminal_snr=zero_snr, **BETAS)
-    if sampler in FINITE_SNR:
+    if SAMPLERS[sampler].finite_snr:
         schedule = finite_snr(schedule)
     noises = [step_noise(keys, k, SHAPE[1:]) for k in range(steps if sampler == "ddpm" else 0)]
     theirs = their_steps(scheduler, network, start, noises, monkeypatch)
@@ -136,7 +136,7 @@ def test_schedule(name, zero_snr):
             continue
         theirs = theirs_of(sampler, name, "epsilon", zero_snr, "leading", 0, True)
         ours = make_schedule(name, zero_terminal_snr=zero_snr, **BETAS)
-        if sampler in FINITE_SNR:
+        if SAMPLERS[sampler].finite_snr:
             ours = finite_snr(ours)
         alpha_bar = theirs.alphas_cumprod.double().numpy()
         np.testing.assert_allclose(ours.alpha, np.sqrt(alpha_bar), atol=1e-6)

@@ -8,7 +8,7 @@ from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
 from sampled import sample_latents
 
 from ragaf_jax.diffusion.noise import example_keys
-from ragaf_jax.diffusion.samplers import FINITE_SNR, SAMPLERS, spacing_of
+from ragaf_jax.diffusion.samplers import SAMPLERS, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.runtime.flops import matmul_flops
@@ -128,7 +128,7 @@ def test_a_process_is_as_the_config_says(name):
     sampling = sampling_config_of(config, tiny_tokenizer(), name)
     assert sampling.spacing == spacing_of(name, "leading", 1, False)
     # Zero terminal SNR, as the sampler's scheduler in diffusers reads it.
-    assert sampling.schedule.alpha[-1] == (2.0**-12 if name in FINITE_SNR else 0)
+    assert sampling.schedule.alpha[-1] == (2.0**-12 if SAMPLERS[name].finite_snr else 0)
     config.diffusion.prediction = "sample"
     assert sampling_config_of(config, tiny_tokenizer(), name).schedule.alpha[-1] == 0
 
