@@ -134,7 +134,7 @@ def _value(config: ml_collections.ConfigDict, name: str) -> Any:
 
 
 def _check_batch(config: ml_collections.ConfigDict) -> None:
-    """Microbatches divide the batch, dropout shares fit in it, and the stage reads its parts."""
+    """Microbatches divide the batch, dropout shares fit in it, and only Stage 2 has RAGAF."""
     train = config.train
     if config.stage == 1 and train.read_examples:
         raise UserError(
