@@ -25,7 +25,7 @@ def sketch_notices(sketch: SketchInput, flags: bool = True) -> list[str]:
         notices.append(
             "The sketch looks like a filled picture or a photo, and lines inside dark areas are "
             "lost; give a line drawing"
-            + (", or an image to start from by --image." if flags else ".")
+            + ("; --image takes an image to start from." if flags else ".")
         )
     elif sketch.page.min() == 255:
         notices.append(BLANK)

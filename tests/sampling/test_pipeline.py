@@ -322,7 +322,7 @@ def test_a_blank_page_is_one_region(pipeline):
 def test_a_photo_instead_of_a_sketch_is_noticed(pipeline):
     (notice,) = pipeline(cv2.cvtColor(astronaut(), cv2.COLOR_RGB2GRAY), "a house").notices
     assert notice.startswith("The sketch looks like a filled picture or a photo")
-    assert "give a line drawing, or an image to start from by --image" in notice
+    assert "give a line drawing; --image takes an image to start from" in notice
 
 
 def test_a_page_full_of_shapes_is_merged_into_the_budget(pipeline):
