@@ -38,6 +38,7 @@ CASES = (
     Case("h200", 2, 4, "none"),
     Case("h200", 2, 8, "pointwise"),
     Case("rtx4080", 1, 4, "none"),
+    Case("rtx4090", 1, 8, "none"),
     Case("h200x8", 1, 4, "none", fsdp=True),
     Case("v5e-4", 1, 4, "none"),
 )
