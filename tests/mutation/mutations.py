@@ -166,7 +166,7 @@ MUTATIONS = (
         "trimming drops adjacency before containment",
     ),
     Mutation(
-        "ragaf_jax/graph/ink.py",
+        "ragaf_jax/graph/ink_components.py",
         '1 + np.argsort(-areas[1:], kind="stable")',
         '1 + np.argsort(areas[1:], kind="stable")',
         "ink mode keeps the smallest pieces",
@@ -184,7 +184,7 @@ MUTATIONS = (
         "the outside leaks into merged regions",
     ),
     Mutation(
-        "ragaf_jax/graph/passes.py",
+        "ragaf_jax/graph/borders.py",
         "right[width - 1 :: width] = False",
         "right[width::width] = False",
         "cells at the page's left and right sides are neighbours",
