@@ -7,9 +7,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import DISTANCE_STEP, RegionGraph
 from ragaf_jax.graph.features import EDGE_FEATURES
 
-_IMPORTANT = [
-    EDGE_FEATURES.index(f"is_{kind}") for kind in ("self", "adjacency", "containment")
-]
+_IMPORTANT = [EDGE_FEATURES.index(f"is_{kind}") for kind in ("self", "adjacency", "containment")]
 _DISTANCE = EDGE_FEATURES.index("distance")
 
 
