@@ -35,7 +35,7 @@ class _Corners(NamedTuple):
     Windows can wrap from the end of one row to the start of the next; both columns are margin.
     """
 
-    index: Int[np.ndarray, " k"]  # of the upper left pixel in the flat map with margin
+    pixel: Int[np.ndarray, " k"]  # of the upper left pixel in the flat map with margin
     upper_left: Int[np.ndarray, " k"]  # labels
     upper_right: Int[np.ndarray, " k"]
     lower_left: Int[np.ndarray, " k"]
@@ -87,7 +87,7 @@ def _extents(
     """Each region's mean pixel centre (x, y), bounding box (x0, y0, x1, y1) and area, in px."""
     # Runs of equal labels along rows: a run starts where upper left and upper right differ.
     starts = np.flatnonzero(corners.upper_left != corners.upper_right)
-    label, index = corners.upper_right[starts], corners.index[starts]
+    label, index = corners.upper_right[starts], corners.pixel[starts]
     on_page = np.flatnonzero(label < n)  # the other runs are margin
     length = index[on_page + 1] - index[on_page]
     label, index = label[on_page], index[on_page]

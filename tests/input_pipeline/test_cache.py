@@ -151,8 +151,8 @@ def test_other_weights_are_refused(cached_dir, bare, keys):
     source = opened(cached_dir)
     for kind, key in keys.items():
         said = (
-            rf"The cache of {kind} in \S+cache was made with other weights \(key {key}\) and this "
-            rf"run's are 0123; run: python -m input_pipeline.prepare .*--cache={kind} --checkpoint"
+            rf"The cache of {kind} in \S+cache was made with other weights \(key {key}\) than this "
+            rf"run's \(key 0123\); run: python -m input_pipeline.prepare .*--cache={kind} --"
         )
         with pytest.raises(UserError, match=said):
             source.with_caches({kind: "0123"})
@@ -225,7 +225,7 @@ def test_the_cache_of_other_records(cached_dir, tmp_path, keys):
     source = opened(tmp_path / "data")
     path = cache_folder(source.folder, "latents", keys["latents"]) / "train.npy"
     np.save(path, np.load(path)[1:])
-    with pytest.raises(UserError, match=rf"{len(source) - 1} pictures of {len(source)}"):
+    with pytest.raises(UserError, match=rf"{len(source) - 1} images of {len(source)}"):
         source.with_caches(keys)
 
 

@@ -11,7 +11,7 @@ from miniature import LIMIT, RECOLORINGS
 from configs import stage1
 from input_pipeline.configured import held_out, open_split
 from input_pipeline.loader import train_iterator
-from input_pipeline.mixture import Mixture, parse, turns
+from input_pipeline.mixture import Mixture, apportion, parse
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch
 from ragaf_jax.errors import UserError
@@ -83,14 +83,14 @@ def test_names_and_weights(dataset, parts):
 
 @pytest.mark.parametrize("dataset", ["", "  ", "a,,b", "a,", ",a", ":2", "a, :1"])
 def test_a_missing_name(dataset):
-    with pytest.raises(UserError, match="lacks a name where a comma or a weight says") as error:
+    with pytest.raises(UserError, match="contains an empty name; write it like") as error:
         parse(dataset)
     assert repr(dataset) in str(error.value)
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "-inf", "half", "", "1:2", "1/2"])
 def test_a_weight_that_is_none(weight):
-    with pytest.raises(UserError, match="is not a number above 0; write it like") as error:
+    with pytest.raises(UserError, match="is not a finite number above 0; write it like") as error:
         parse(f"sketchy:{weight},coco")
     assert f"the weight {weight!r} in it" in str(error.value)
 
@@ -104,11 +104,11 @@ def test_turns_are_in_proportion(rng):
     for _ in range(50):
         weights = rng.uniform(0.2, 5, int(rng.integers(1, 5)))
         n = int(rng.integers(1, 200))
-        order = turns(weights, n)
+        order = apportion(weights, n)
         counts = np.bincount(order, minlength=len(weights))
         assert counts.min() >= 1 and len(order) == max(n, len(weights))
         # The beginning of more is less, and one each is the only reason to be far from proportion.
-        assert order == turns(weights, n + 50)[: len(order)]
+        assert order == apportion(weights, n + 50)[: len(order)]
         exact = n * weights / weights.sum()
         if exact.min() >= 1:
             assert (np.abs(counts - exact) <= 1.5).all()
@@ -219,7 +219,7 @@ def test_a_configuration_names_a_mixture(config, data_dir):
 
 def test_what_is_wrong_with_a_part_is_said_of_it(config):
     config.data.max_edges = 32
-    with pytest.raises(UserError, match="max_edges 32; the drawings of openmoji/plain have up to"):
+    with pytest.raises(UserError, match="max_edges 32; the sketches of openmoji/plain have up to"):
         open_split(config.data, "train")
     config.data.max_edges = 192
     config.data.dataset = "openmoji/plain,openmoji/recolor"

@@ -138,7 +138,7 @@ def test_truncated_records_do_not_load(damaged):
 
 
 def test_unknown_names_are_answered_with_the_known_ones(data_dir):
-    with pytest.raises(UserError, match="no data set 'openmoji'; choose openmoji/plain"):
+    with pytest.raises(UserError, match="no dataset 'openmoji'; choose openmoji/plain"):
         RecordSource(data_dir, "openmoji")
     with pytest.raises(UserError, match="no split 'dev'; choose one of .*validation"):
         RecordSource(data_dir, "openmoji/plain", "dev", SIZE)

@@ -81,8 +81,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/configured.py",
-        "*sizes, asked, graph_config_of(data))",
-        "*sizes, asked)",
+        "*sizes, regions, graph_config_of(data))",
+        "*sizes, regions)",
         "training reads records of another graph than config.data.graph",
     ),
     Mutation(
@@ -755,8 +755,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/loader.py",
-        "iter(parts[process_index::process_count]",
-        "iter(parts[::process_count]",
+        "iter(batched[process_index::process_count]",
+        "iter(batched[::process_count]",
         "all processes train on the same examples",
     ),
     Mutation(

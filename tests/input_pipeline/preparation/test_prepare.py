@@ -20,12 +20,12 @@ from ragaf_jax.errors import UserError
 _RUN = f"""
 import sys
 from pathlib import Path
-from input_pipeline.preparation.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Options, Execution, prepare
 from input_pipeline.records import RecordSource
 from input_pipeline.loader import train_iterator
 data = Path(sys.argv[1])
 if __name__ == "__main__":
-    prepare("openmoji", data, Options({SIZE}, {RECOLORINGS}, {LIMIT}), Running(workers=2))
+    prepare("openmoji", data, Options({SIZE}, {RECOLORINGS}, {LIMIT}), Execution(workers=2))
     source = RecordSource(data, "openmoji/recolor", "train", {SIZE}, {RECOLORINGS})
     next(train_iterator(source, 2, 0, text_length=40, max_regions=33, max_edges=192))
     print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
@@ -117,7 +117,7 @@ def test_a_part_of_the_data_does_not_pass_for_the_whole(data_dir):
 
 
 def test_an_unknown_data_set_is_named(tmp_path):
-    with pytest.raises(UserError, match="no data set 'openmojo'; choose openmoji/plain, "):
+    with pytest.raises(UserError, match="no dataset 'openmojo'; choose openmoji/plain, "):
         prepare("openmojo", tmp_path, Options(SIZE, RECOLORINGS))
     assert not list(tmp_path.iterdir())
 
@@ -125,7 +125,9 @@ def test_an_unknown_data_set_is_named(tmp_path):
 def test_a_size_that_no_network_can_use_is_refused(tmp_path):
     done = run_here("input_pipeline.prepare", "--size=33", f"--data_dir={tmp_path}")
     assert done.status == 1 and not list(tmp_path.iterdir())
-    assert "--size is 33, which the networks cannot halve; choose a multiple of 8" in done.stderr
+    assert (
+        "--size is 33, which the networks cannot downsample; choose a multiple of 8" in done.stderr
+    )
     assert "such as 32 or 40" in done.stderr
 
 

@@ -103,7 +103,7 @@ def test_where_pictures_are_not_named_it_is_said_that_none_was_compared(prepared
     command = ["--dataset=folder", f"--data_dir={prepared / 'data'}", f"--size={SIZE}"]
     ended = run_here("input_pipeline.prepare", *command)
     assert ended.status == 0
-    assert "is not compared with its pictures, because no --root names them." in ended.stderr
+    assert "is not compared with its images, because no --root names them." in ended.stderr
 
 
 def test_a_quick_trial_notices_changes_of_the_pictures_that_it_took(prepared, root, tmp_path):
@@ -134,5 +134,5 @@ def test_records_of_an_older_version_are_compared_by_names_and_captions(
     prepare("folder", data, Options(SIZE, root=root))
     assert f"has no {SOURCES_FILE}, which older versions did not write" in capsys.readouterr().err
     other_captions(root)
-    with pytest.raises(UserError, match=r"\(other pictures, captions or splits\)"):
+    with pytest.raises(UserError, match=r"\(other images, captions or splits\)"):
         prepare("folder", data, Options(SIZE, root=root))
