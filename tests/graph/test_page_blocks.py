@@ -1,4 +1,4 @@
-"""A page in blocks, against loops over its pixels."""
+"""Maps of blocks, against loops over pixels."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from ragaf_jax.graph.blocks import count_pixels, expand_blocks, min_pool
 
 
 def blocks_of(page, block):
-    """Every block of the page with the place of its label in the map."""
+    """Every block of the page with its index in the map."""
     for y in range(0, page.shape[0], block):
         for x in range(0, page.shape[1], block):
             yield (y // block, x // block), page[y : y + block, x : x + block]

@@ -1,4 +1,4 @@
-"""What a cache holds is what the networks would say of the very batch that training reads."""
+"""Cached outputs equal those of the networks on the batches of training."""
 
 import os
 import shutil
@@ -81,7 +81,7 @@ def opened(folder, name="openmoji/recolor"):
 def test_batches_bring_what_the_networks_would_say_of_them(
     rng, cached_dir, dataset, tokenizer, trees, keys
 ):
-    """Mirrored or not: the same seed reads the same examples without the caches."""
+    """The same seed gives the same examples with and without caches, also mirrored ones."""
     source = opened(cached_dir) if dataset == "mixture" else opened(cached_dir, dataset)
     source.tokenizer = tokenizer
     if dataset == "mixture":
@@ -230,7 +230,7 @@ def test_the_cache_of_other_records(cached_dir, tmp_path, keys):
 
 
 def test_a_cache_of_records_that_were_replaced_is_not_used(cached_dir, tmp_path, keys, checkpoint):
-    """As where somebody keeps the cache's folder, and prepares other pictures beside it."""
+    """A cache's folder can remain when other images are prepared beside it."""
     shutil.copytree(cached_dir, tmp_path / "data")
     source = opened(tmp_path / "data", "openmoji/plain")
     (source.folder / "sources.jsonl").write_text("other")

@@ -1,4 +1,4 @@
-"""What a configuration names is opened, and what does not fit it is refused."""
+"""Records match their configuration, or are refused."""
 
 import pytest
 from fakes import tiny_tokenizer

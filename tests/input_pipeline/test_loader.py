@@ -25,7 +25,7 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 def pictures(*batches: Batch) -> list[bytes]:
-    """Each example's picture, in an order that tells nothing of theirs."""
+    """The images in batches, sorted."""
     return sorted(image.tobytes() for batch in batches for image in batch.image)
 
 
@@ -164,7 +164,7 @@ def test_there_are_no_more_distinct_drawings_than_drawings(source):
 
 
 def test_the_keys_of_any_batch(source, seed, rng):
-    """Wherever the iterator stands, and of each process its own."""
+    """For each process, independent of the state of the iterator."""
     pictures_of = {source[i]["key"]: source[i]["image"] for i in range(len(source))}
     shares = [
         train_iterator(source, 3, seed, **BUDGET, process_index=i, process_count=2)

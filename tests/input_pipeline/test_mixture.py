@@ -1,4 +1,4 @@
-"""Several data sets read as one: how often each comes, in which order, and with which words."""
+"""Mixtures: proportions, order and vocabulary of their datasets."""
 
 import collections
 import json
@@ -27,7 +27,7 @@ def seed(rng) -> int:
 
 
 class Numbered:
-    """In memory: one record again and again, with tiny pictures of one colour that number them."""
+    """In-memory copies of one record, numbered by the colours of their tiny images."""
 
     def __init__(self, record, tokenizer, part, length):
         self.tokenizer = tokenizer
@@ -54,7 +54,7 @@ def mixture(source: RecordSource, lengths, weights) -> Mixture:
 
 
 def read(mixed: Mixture, seed: int, count: int, index: int = 0, processes: int = 1) -> np.ndarray:
-    """Which records of `Numbered` a process trains on first, so many, in batches of 16."""
+    """The first records of `Numbered` that a process trains on, in batches of 16."""
     batches = train_iterator(
         mixed, 16, seed, **BUDGET, process_index=index, process_count=processes
     )
@@ -128,7 +128,7 @@ def test_shares_are_the_weights_and_every_source_has_its_epochs(source, seed, we
 
 
 def test_no_source_has_a_place_of_its_own_in_the_batch(source, seed):
-    """One in sixteen with batches of sixteen: regular turns would always put it in one place."""
+    """With one example in sixteen and batches of 16, regular alternation would fix its position."""
     found = read(mixture(source, (50, 50), (1, 15)), seed, WINDOW).reshape(-1, 16)
     places = collections.Counter(np.nonzero(found < 100)[1].tolist())
     assert places.total() == WINDOW // 16
@@ -154,7 +154,7 @@ def test_the_global_order_is_the_same_for_any_number_of_processes(source, seed):
 
 
 def test_two_processes_read_disjoint_halves_of_everything(source, seed):
-    """Two sources of equal weight and length: a window and two processes are whole epochs."""
+    """Two sources of equal weight and length, so that windows contain whole epochs."""
     mixed = mixture(source, (64, 64), (1, 1))
     both = [read(mixed, seed, WINDOW // 2, index, 2) for index in range(2)]
     times = collections.Counter(np.concatenate(both).tolist())

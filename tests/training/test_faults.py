@@ -247,7 +247,7 @@ def test_a_file_of_the_data_is_damaged_while_they_are_read(own_data, whole, tmp_
         error.value
     )
     command = f"--dataset=openmoji/recolor --data_dir={data} --size=16 --recolorings=1"
-    again = "; bring it back, or delete the folder and run: python -m input_pipeline.prepare "
+    again = "; restore it, or delete the folder and run: python -m input_pipeline.prepare "
     assert str(error.value).endswith(again + command)
     assert str(SAVED) in saved(workdir)
     before = stored(workdir)

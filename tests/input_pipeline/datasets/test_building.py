@@ -1,4 +1,4 @@
-"""What is left out, how much of it is too much, and what a pipeline of Beam makes."""
+"""Rejected examples, their limit, and the records of Beam pipelines."""
 
 import dataclasses
 import hashlib
@@ -49,7 +49,7 @@ def test_a_hundredth_may_be_rejected_and_no_more(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path, rng):
-    """A folder of pictures of which two are broken and one has no caption."""
+    """A folder of images; two are broken and one has no caption."""
     root = tmp_path / "pictures"
     captions = photo_trees.write_folder(root, rng, pictures=12)
     whole = sorted(path for path in root.iterdir() if path.suffix != ".jsonl")
@@ -88,7 +88,7 @@ def test_broken_pictures_are_left_out_and_listed(tmp_path, pictures):
 
 
 def test_sketches_that_do_not_belong_to_their_pictures_are_listed(tmp_path, rng):
-    """Pictures are turned upright by their EXIF data, so a sketch that was not is beside it."""
+    """EXIF data rotate images, so that a sketch without them has another aspect ratio."""
     root = tmp_path / "pictures"
     for i in range(8):
         photo = photo_trees.random_photo(rng, 60, 80)

@@ -129,7 +129,7 @@ def test_links_out_of_the_data_set(root, tmp_path_factory):
 
 
 def test_one_file_under_two_names_is_read_once(root):
-    """A link from one half into the other would be trained on and tested with."""
+    """A link from one half into the other would put an example into both splits."""
     whole = scan(root)
     tested = next(item for item in whole.items if item.split == "test")
     linked = next(item for item in whole.items if item.split == "train")

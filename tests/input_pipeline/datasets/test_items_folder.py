@@ -20,7 +20,7 @@ PIXELS = np.zeros((4, 4, 3), np.uint8)
 
 
 def pictures(root: Path, *names: str) -> None:
-    """Pictures with a text file beside each, in a folder that has enough others."""
+    """Images with a text file each, in a folder with enough others."""
     for name in names:
         path = save(PIXELS, root / name)
         path.with_suffix(".txt").write_text(f"{path.stem}\n")
@@ -451,7 +451,7 @@ def test_what_is_no_data_set_ends_in_one_sentence(rng, tmp_path):
 
 
 def test_names_are_found_in_both_unicode_forms(tmp_path):
-    """macOS lists é as e and an accent; tables and other systems have it as one character."""
+    """macOS decomposes é into e and an accent; tables and other systems use one character."""
     decomposed = [f"{name}e\u0301.png" for name in ("caf", "a", "b", "c", "d")]
     for name in decomposed:
         save(PIXELS, tmp_path / "image" / name)

@@ -213,7 +213,7 @@ def test_captions_are_english(category, expected):
 
 
 def test_one_photo_under_two_names_is_used_under_one(root):
-    """Else its sketches could lie in two splits."""
+    """Otherwise its sketches could be in two splits."""
     whole = scan(root)
     first, *_, last = sorted({item.image for item in whole.items})
     last.unlink()

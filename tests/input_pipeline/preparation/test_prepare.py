@@ -69,7 +69,7 @@ def test_every_split_has_its_own_drawings(data_dir):
 def test_what_an_interrupted_preparation_left_is_no_data_and_has_no_part_in_the_next(
     data_dir, tmp_path
 ):
-    """What one process left, another with other hashes makes anew, to the same bytes."""
+    """A restart after an interruption, with other string hashes, writes the same bytes."""
     again = tmp_path / "data"
     for made in data_dir.glob("openmoji/*/*"):
         left = again / made.relative_to(data_dir).with_name(f"incomplete.AB12CD_{made.name}")
@@ -81,7 +81,7 @@ def test_what_an_interrupted_preparation_left_is_no_data_and_has_no_part_in_the_
 
 
 def check_whole(preparation, again, data_dir):
-    """It ends well, imports neither TensorFlow nor PyTorch, and writes the bytes of `data_dir`."""
+    """It succeeds without TensorFlow or PyTorch, and writes the bytes of `data_dir`."""
     out, err = preparation.communicate(timeout=600)
     assert preparation.returncode == 0, err
     assert out.splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""Records do not pass for those of files that were replaced, added or removed since."""
+"""Replaced, added and removed source files of records are detected."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, seed):
-    """Pictures with sketches and a table of captions, prepared; not to be changed."""
+    """Prepared images with sketches and a table of captions; tests must not change them."""
     folder = tmp_path_factory.mktemp("prepared")
     rng = np.random.default_rng(seed)
     photo_trees.write_folder(folder / "root", rng, 6, "captions.csv", sketches=True)
@@ -30,7 +30,7 @@ def prepared(tmp_path_factory, seed):
 
 @pytest.fixture
 def root(prepared, tmp_path):
-    """The same pictures elsewhere, to be changed."""
+    """A copy of the images that tests may change."""
     return shutil.copytree(prepared / "root", tmp_path / "root")
 
 
@@ -39,7 +39,7 @@ def first(folder):
 
 
 def other_bytes(path):
-    """Another picture of the same length and time, as `cp -p` may leave it."""
+    """Another image with the same file size and time, as after `cp -p`."""
     stat, content = path.stat(), bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

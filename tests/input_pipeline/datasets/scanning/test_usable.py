@@ -1,4 +1,4 @@
-"""Splits are promised of pictures that can be read, whatever lies beside them."""
+"""Splits contain enough readable images, also beside unreadable ones."""
 
 import collections
 import json
@@ -78,7 +78,7 @@ def test_where_rejects_are_looked_for_later_they_move_no_other_example(rng):
 
 
 def test_a_broken_test_picture_takes_no_place_in_the_test_split(tmp_path, rng):
-    """13 pictures, one broken: there were two of the test split before, and one of them was it."""
+    """13 images; the broken one was one of two in the test split."""
     root = tmp_path / "root"
     photo_trees.write_folder(root, rng, pictures=13)
     broken = next(item for item in folder.scan(root).items if item.split == "test")
