@@ -114,10 +114,12 @@ def encode(
     category: str,
     key: str,
     group: str,
-    true_labels: UInt8[np.ndarray, "s s"],
-    true_colors: Int[np.ndarray, " p"],
+    true_labels: UInt8[np.ndarray, "s s"] | None = None,
+    true_colors: Int[np.ndarray, " p"] | None = None,
 ) -> dict[str, Any]:
     """One record for TFDS, with images as PNG, because TFDS encodes arrays by TensorFlow."""
+    if true_labels is None or true_colors is None:
+        true_labels, true_colors = np.zeros(image.shape[:2], np.uint8), np.array([-1])
     return {
         "image": _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)),
         "sketch": _png(sketch.sketch),

@@ -11,17 +11,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from jaxtyping import UInt8
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 from tqdm import tqdm
 
 from input_pipeline import record_format
+from input_pipeline.datasets import registry
 from input_pipeline.datasets.scanning.items import Rejected
 from input_pipeline.datasets.scanning.sources import Source, write_sources
 from input_pipeline.mirror import swap_sides
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
+from ragaf_jax.graph.prepare import SketchRegions, sketch_regions
+from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -53,6 +58,11 @@ class Options:
     transform: str | None = None
     regions: str = "strokes"
     graph: GraphConfig = DEFAULT_GRAPH
+
+    def sketch_regions(self, page: UInt8[np.ndarray, "h w"]) -> SketchRegions:
+        """A page's sketch, regions and graph with all edges, which readers trim to their limit."""
+        regions = REGION_KINDS[self.regions]
+        return sketch_regions(page, self.size, regions, self.graph, regions.max_regions**2)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -161,6 +171,30 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     def work(self) -> Work:
         """The tasks of the dataset."""
         raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Further metadata of the folder."""
+        return {}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        dataset, options = self.builder_config.dataset, self.builder_config.options
+        entry = registry.find(dataset)
+        metadata = record_format.metadata(
+            dataset,
+            options.size,
+            options.regions,
+            options.graph,
+            **self.facts(),
+            limit=options.limit,
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"Images, sketches, region graphs and captions of {dataset}.",
+            homepage=entry.homepage,
+            license=entry.license,
+            features=record_format.features(options.size),
+            metadata=tfds.core.MetadataDict(metadata),
+        )
 
     def _split_generators(self, dl_manager) -> dict[str, Any]:
         del dl_manager  # nothing is downloaded

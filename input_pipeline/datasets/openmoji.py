@@ -13,15 +13,13 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art as art
 from input_pipeline.datasets import recolor, registry
 from input_pipeline.datasets.building import SPLITS, Builder, Options, Record, Work
 from input_pipeline.datasets.scanning.splits import stable_hash
-from ragaf_jax.graph.prepare import page_size, sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS
+from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.palette import PALETTE, nearest
 
 # `plain` captions name at most this many colours, each with at least this share of the paint.
@@ -40,25 +38,8 @@ _SHADES = {
 class Openmoji(Builder):
     """Builder of `openmoji`."""
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        dataset, options = self.builder_config.dataset, self.builder_config.options
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            homepage="https://openmoji.org",
-            license="CC BY-SA 4.0",
-            features=record_format.features(options.size),
-            metadata=tfds.core.MetadataDict(
-                record_format.metadata(
-                    dataset,
-                    options.size,
-                    options.regions,
-                    options.graph,
-                    recolorings=self._recolorings,
-                    limit=options.limit,
-                )
-            ),
-        )
+    def facts(self) -> dict[str, Any]:
+        return {"recolorings": self._recolorings}
 
     @property
     def _recolorings(self) -> int:
@@ -79,16 +60,9 @@ class Openmoji(Builder):
 def _records(task: tuple[art.Drawing, Options]) -> list[Record]:
     """All records of one drawing; none if it is to be recoloured and all its parts are small."""
     drawing, options = task
-    size, regions = options.size, REGION_KINDS[options.regions]
-    root = art.read_svg(drawing.path)
+    size, root = options.size, art.read_svg(drawing.path)
     lines = art.render_lines(root, page_size(size))
-    sketch = sketch_regions(
-        lines,
-        size,
-        regions,
-        options.graph,
-        max_edges=regions.max_regions**2,  # all; readers trim to their own limit
-    )
+    sketch = options.sketch_regions(lines)
     encode = functools.partial(
         record_format.encode, sketch=sketch, category=drawing.name, group=drawing.key
     )
@@ -127,8 +101,6 @@ def _original(name: str, root: ElementTree.Element, size: int) -> dict[str, Any]
     return {
         "image": cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA),
         "captions": [f"{name}: {colors}"],
-        "true_labels": np.zeros((size, size), np.uint8),
-        "true_colors": np.array([-1], np.int32),
     }
 
 

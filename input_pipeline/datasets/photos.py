@@ -8,7 +8,6 @@ import json
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from tqdm import tqdm
 
@@ -30,8 +29,7 @@ from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits
 from input_pipeline.extraction import sketch
 from ragaf_jax import images
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.prepare import page_size, sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS
+from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.sketch_input import to_page
 
 
@@ -42,25 +40,9 @@ class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
         self.name = registry.builder_name(config.dataset)
         super().__init__(config=config, **others)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        dataset, options = self.builder_config.dataset, self.builder_config.options
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            homepage=registry.find(dataset).homepage,
-            features=record_format.features(options.size),
-            metadata=tfds.core.MetadataDict(
-                record_format.metadata(
-                    dataset,
-                    options.size,
-                    options.regions,
-                    options.graph,
-                    sketch=options.sketch,
-                    transform=options.transform or "",
-                    limit=options.limit,
-                )
-            ),
-        )
+    def facts(self) -> dict[str, Any]:
+        options = self.builder_config.options
+        return {"sketch": options.sketch, "transform": options.transform or ""}
 
     def work(self) -> Work:
         options = self.builder_config.options
@@ -170,23 +152,14 @@ def _records(task: _Task) -> list[Record] | Rejected:
     photo, page = found
     if page is None:
         page = sketched(photo, options.size, options.sketch)
-    regions = REGION_KINDS[options.regions]
     return [
         record_format.encode(
             image=images.to_square(photo, options.size),
-            sketch=sketch_regions(
-                page,
-                options.size,
-                regions,
-                options.graph,
-                max_edges=regions.max_regions**2,  # all; readers trim to their own limit
-            ),
+            sketch=options.sketch_regions(page),
             captions=item.captions,
             category=item.category,
             key=item.key,
             group=item.group,
-            true_labels=np.zeros((options.size, options.size), np.uint8),
-            true_colors=np.array([-1], np.int32),
         )
     ]
 

