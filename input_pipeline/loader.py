@@ -63,7 +63,8 @@ def train_iterator(
       augment: augments the sketches.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
-    records = in_order = _shuffled(source.without("true_labels"), seed)  # only for evaluation
+    # Only evaluation uses true labels.
+    records = in_order = _shuffled(source.without("true_labels"), seed)
     if augment is not None:
         records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION))
     examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(

@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt8
 
 from input_pipeline.datasets import registry
 from input_pipeline.graph_options import suffix_of
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
+from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.graph.prepare import SketchRegions
 from ragaf_jax.graph.regions import REGION_KINDS
@@ -30,9 +30,7 @@ REJECTED_FILE = "rejected.jsonl"
 SOURCES_FILE = "sources.jsonl"
 
 
-def config_name(
-    dataset: str, size: int, recolorings: int, graph: GraphConfig = DEFAULT_GRAPH
-) -> str:
+def config_name(dataset: str, size: int, recolorings: int, graph: GraphConfig) -> str:
     """The name of a TFDS configuration and of its folder.
 
     Raises:
@@ -43,9 +41,7 @@ def config_name(
     return "_".join(filter(None, names)) + suffix_of(graph)
 
 
-def folder(
-    data_dir: Path, dataset: str, size: int, recolorings: int, graph: GraphConfig = DEFAULT_GRAPH
-) -> Path:
+def folder(data_dir: Path, dataset: str, size: int, recolorings: int, graph: GraphConfig) -> Path:
     """The folder of a dataset in this format."""
     name = config_name(dataset, size, recolorings, graph)
     return data_dir / registry.builder_name(dataset) / name / FORMAT_VERSION

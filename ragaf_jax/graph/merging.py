@@ -25,7 +25,7 @@ def merge_cells(cells: Cells, max_regions: int, neck_splits: int | float) -> Int
 
     Args:
         cells: a partition of the page.
-        max_regions: at least 1.
+        max_regions: most regions; at least 1.
         neck_splits: factor on the odds that a border is a neck. With 0, only ink separates regions.
             The order of the merges does not depend on it: until small regions are absorbed, the
             regions of a larger factor subdivide those of a smaller one.

@@ -88,8 +88,8 @@ def test_the_vocabulary_knows_the_training_captions_and_their_mirror_images(sour
 @pytest.fixture
 def damaged(data_dir: Path, tmp_path: Path) -> Path:
     """A copy of plain for tests to damage; returns the folder of its version."""
-    folder = record_format.folder(tmp_path, "openmoji/plain", SIZE, 0)
-    shutil.copytree(record_format.folder(data_dir, "openmoji/plain", SIZE, 0), folder)
+    folder = record_format.folder(tmp_path, "openmoji/plain", SIZE, 0, GraphConfig())
+    shutil.copytree(data_dir / folder.relative_to(tmp_path), folder)
     return folder
 
 
