@@ -1,4 +1,4 @@
-"""The inputs of a training or evaluation step, and the ground truth of evaluation."""
+"""The inputs of training and evaluation steps, and the ground truth of evaluation."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class Text(NamedTuple):
-    """B rows of T tokens for the text encoder, each one text or several.
+    """B rows of T tokens for the text encoder, with one or several texts per row.
 
     Attributes:
       tokens: token ids.
       mask: True on tokens of a text, False on padding.
-      ids: the text of each token, where a row has several: 0 the first, and padding. No text
-        attends to another. None: one text a row.
-      states: the text encoder's states of `tokens`; None until they are computed.
+      ids: the text of each token, in rows of several texts: 0 for the first text and padding. Texts
+        do not attend to each other. None: one text per row.
+      states: the text encoder's states of `tokens`; None before they are computed.
     """
 
     tokens: Int[Array, "b t"]
@@ -33,16 +33,15 @@ class Batch(NamedTuple):
     """B examples of side S, with R padded regions and E padded edges.
 
     Attributes:
-      image: the picture to be made, in [-1, 1].
-      sketch: its drawing in [0, 1], **ink 1 on black** (what scribble and lineart ControlNets
-        expect), the same in all three channels.
-      labels: the region 0 … n-1 that every pixel belongs to.
+      image: the target, in [-1, 1]; None with cached latents.
+      sketch: in [0, 1], **ink 1 on black** as for scribble and lineart ControlNets, equal in all
+        three channels.
+      labels: region 0 … n-1 of each pixel.
       graph: the regions' graph, padded by jraph's convention: `nodes` f32[B, R, F], `edges`
         f32[B, E, Fe], `senders` and `receivers` i32[B, E], `n_node` = [n, R - n] and `n_edge` =
         [e, E - e] per example. The second graph of each pair is the padding.
-      text: the captions, with their states if these were computed beforehand.
-      latent_mean, latent_std: where they were computed beforehand, the distribution of the image's
-        latents as the autoencoder scales them; there is no `image` then.
+      text: the captions, with cached states where there are any.
+      latent_mean, latent_std: the cached distribution of the image's scaled latents, or None.
     """
 
     image: Float[Array, "b s s 3"] | None
@@ -56,11 +55,11 @@ class Batch(NamedTuple):
 
 @runtime_checkable
 class BatchIterator(Protocol):
-    """An endless run of batches that can be stopped anywhere and taken up again.
+    """An endless iterator over batches that can be resumed at any batch.
 
-    `get_state` is a dictionary that JSON can hold; after `set_state` with it, on an iterator made
-    with the same arguments, the same batches follow. `keys` names the records of a batch, counted
-    from 0 at the beginning of the run, wherever the iterator stands.
+    `get_state` returns a JSON-compatible dictionary. `set_state` with it resumes an iterator with
+    the same arguments. `keys` returns the record keys of batch `index`, counted from 0 at the start
+    of the run, whatever the position of the iterator.
     """
 
     def __next__(self) -> Batch: ...
@@ -73,39 +72,39 @@ class BatchIterator(Protocol):
 
 
 def in_chunks(batch: T, size: int) -> Iterator[tuple[T, slice]]:
-    """A batch, or other arrays of examples, in pieces of one size: a function is compiled once.
+    """Chunks of a batch or other arrays of examples, of one size, so that functions compile once.
 
-    The last piece begins earlier rather than being smaller, and a batch of fewer than `size`
-    examples is one piece. With each piece comes the slice of its examples that no piece before had.
+    The last chunk overlaps the one before instead of being smaller. A batch of fewer than `size`
+    examples is one chunk. Each chunk is yielded with the slice of its new examples.
     """
     count = len(jax.tree.leaves(batch)[0])
     size = min(size, count)
     for begin in range(0, count, size):
         first = min(begin, count - size)
-        piece = jax.tree.map(lambda x, first=first: x[first : first + size], batch)
-        yield piece, slice(begin - first, None)
+        chunk = jax.tree.map(lambda x, first=first: x[first : first + size], batch)
+        yield chunk, slice(begin - first, None)
 
 
 def ink_on_black(sketch: UInt8[np.ndarray, "*b s s"]) -> Float[np.ndarray, "*b s s 3"]:
-    """Black ink 0 on paper 255 → what ControlNets for drawings expect: ink 1 on 0."""
+    """Converts ink 0 on paper 255 to ink 1 on black 0, the input of ControlNets for sketches."""
     ink = np.float32(1) - sketch[..., None].astype(np.float32) / np.float32(255)
     return np.repeat(ink, 3, axis=-1)
 
 
 class Truth(NamedTuple):
-    """What the evaluation knows of B examples and the model is not told.
+    """Ground truth of B examples for evaluation, which is no input of the model.
 
     Attributes:
-      image_u8: the picture.
-      sketch_u8: the drawing, paper 255, ink 0.
-      true_labels: 1 + the true part of each pixel, 0 where there is none.
-      true_colors: the palette index that the caption says of each part, -1 where it says nothing.
-      captions: in words.
-      keys: the records' stable names.
-      true_phrases: the characters [begin, end) of the caption that are about each part, -1 where
-        that is not sure; None where nothing is known of parts.
-      regions_found: the regions of each drawing before those beyond `RegionConfig.max_regions` were
-        merged; None where they were not counted.
+      image_u8: the true image.
+      sketch_u8: paper 255, ink 0.
+      true_labels: 1 + the true part of each pixel, 0 outside parts.
+      true_colors: palette index of each part's colour in the caption, -1 without one.
+      captions: as text.
+      keys: stable names of the records.
+      true_phrases: characters [begin, end) of the caption that describe each part, -1 where
+        unclear; None without part annotations.
+      regions_found: number of regions before merging to `RegionConfig.max_regions`; None where it
+        was not counted.
     """
 
     image_u8: UInt8[np.ndarray, "b s s 3"]

@@ -1,4 +1,4 @@
-"""Outputs of frozen networks that can be computed once and stored: latents and text states."""
+"""The kinds of cached outputs of frozen networks: latents and text states."""
 
 from ragaf_jax.errors import UserError
 
@@ -7,20 +7,20 @@ KINDS = ("latents", "text")
 
 
 def cached_kinds(listed: str, where: str) -> tuple[str, ...]:
-    """Those of `KINDS` that a list such as "latents,text" names, "" none.
+    """The kinds in a list such as "latents,text"; "" has none.
 
     Args:
       listed: the list.
-      where: the name of the flag or field that it is the value of.
+      where: name of its flag or field, for the error.
 
     Raises:
-      UserError: another word is among them.
+      UserError: an entry that is not in `KINDS`.
     """
     kinds = tuple(kind.strip() for kind in listed.split(",") if kind.strip())
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(
-                f"{where} is {listed!r}, and {kind!r} cannot be cached; give some of "
-                f"{', '.join(KINDS)}, with commas between them, or nothing."
+                f"{where} is {listed!r}, and {kind!r} cannot be cached; give a list of "
+                f"{', '.join(KINDS)}, separated by commas, or nothing."
             )
     return tuple(dict.fromkeys(kinds))

@@ -4,21 +4,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from ragaf_jax.batch import Batch, Text
-from ragaf_jax.nets.kl_autoencoder import draw
+from ragaf_jax.nets.kl_autoencoder import sample_posterior
 from ragaf_jax.nets.model import Conditioning, Model, Params
 
 
 def latents_of(
     model: Model, params: Params, batch: Batch, rng: Key[Array, " b"] | None = None
 ) -> Float[Array, "b h w c"]:
-    """The latents of a batch's images: drawn by `rng`, a key an example; the likeliest without."""
+    """The latents of a batch's images: sampled by `rng`, one key per example; None: the mode."""
     if batch.latent_mean is None:
         return model.encode_image(params, batch.image, rng)
-    return draw(batch.latent_mean, batch.latent_std, rng)
+    return sample_posterior(batch.latent_mean, batch.latent_std, rng)
 
 
 def encoded(model: Model, params: Params, text: Text, rng: PRNGKeyArray | None = None) -> Text:
-    """The text with the text encoder's states in float32; `rng` is for LoRA's dropout."""
+    """The text with its encoder states in float32; `rng` is for LoRA's dropout."""
     if text.states is None:
         return model.encode_text(params, text, rng)
     return text._replace(states=jnp.asarray(text.states, jnp.float32))
@@ -31,9 +31,9 @@ def condition(
     keep_sketch: Float[Array, " b"],
     rng: PRNGKeyArray | None = None,
 ) -> Conditioning:
-    """A batch's conditioning, with its sketches and regions kept (1) or dropped (0).
+    """The conditioning of a batch; sketches and regions are kept (1) or dropped (0).
 
-    `rng` is for LoRA's dropout, here and below.
+    `rng` is for LoRA's dropout.
     """
     regions = None
     if model.ragaf is not None:

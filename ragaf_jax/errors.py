@@ -1,4 +1,4 @@
-"""`UserError`, the exception for users, and how commands exit with it."""
+"""`UserError`, the exception for users, and the exit of commands after it."""
 
 import difflib
 import errno
@@ -14,8 +14,8 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 
-# Reasons why a place cannot be read or written that are no fault of the program.
-_NO_PLACE = (
+# Errors of the file system that users can correct.
+_FILE_ERRORS = (
     errno.EACCES,
     errno.EPERM,
     errno.EEXIST,
@@ -31,15 +31,15 @@ _LEAST_WIDTH = 20  # columns; a terminal without a size has 0
 
 
 class UserError(Exception):
-    """Something that the user can put right.
+    """An error that the user can correct.
 
-    Its message is one sentence: the thing, the value it had, the value it should have had, and
-    what to do. Commands print it without a traceback and end with status 1.
+    Its message is one sentence: the thing, its value, the expected value, and what to do. Commands
+    print it without a traceback and exit with status 1.
     """
 
 
 def notify(sentence: str) -> None:
-    """Prints a sentence on stderr, `wrapped`, above any progress bar."""
+    """Prints a `wrapped` sentence on stderr, above any progress bar."""
     from tqdm import tqdm  # importing it takes 50 ms
 
     tqdm.write(wrapped(sentence), file=sys.stderr)
@@ -47,7 +47,7 @@ def notify(sentence: str) -> None:
 
 
 class _Notices(logging.Handler):
-    """Prints the records of this project's loggers as notices, without absl's prefix."""
+    """Prints log records of this project as notices, without absl's prefix."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
@@ -64,7 +64,7 @@ def _not_ours(record: logging.LogRecord) -> bool:
 
 
 def _notify_of_logs() -> None:
-    """Makes notices of what this project logs; a second call changes nothing."""
+    """Prints log records of this project as notices; a second call has no effect."""
     root = logging.getLogger()
     if not any(isinstance(handler, _Notices) for handler in root.handlers):
         root.addHandler(_Notices())
@@ -72,10 +72,10 @@ def _notify_of_logs() -> None:
 
 
 def wrapped(text: str) -> str:
-    """Text for stderr, its lines broken between words at the terminal's width.
+    """Text for stderr, with lines broken between words at the terminal's width.
 
-    Where stderr is no terminal a sentence stays one line, which `grep` finds whole. Paths and flags
-    are never broken, so that they can be copied.
+    Without a terminal each sentence stays on one line, for `grep`. Paths and flags are not broken,
+    so that they can be copied.
     """
     if not sys.stderr.isatty():
         return text
@@ -85,38 +85,38 @@ def wrapped(text: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of `known` that look like `name`, best first.
+    """Up to three of `known` that are similar to `name`, best first.
 
-    Names of fields count by their whole path and by its end, so that `batchsize` is near to
-    `train.batch_size`, and `trian.steps` nearer to `train.steps` than to `sample.steps`.
+    Similarity is the mean over whole paths and last names. So `batchsize` is near
+    `train.batch_size`, and `trian.steps` is nearer to `train.steps` than to `sample.steps`.
     """
 
-    def likeness(other: str) -> float:
+    def similarity(other: str) -> float:
         a, b = name.lower(), other.lower()
         pairs = (a, b), (a.rpartition(".")[2], b.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs) / 2
 
-    scored = sorted(((likeness(other), other) for other in known), key=lambda x: (-x[0], x[1]))
+    scored = sorted(((similarity(other), other) for other in known), key=lambda x: (-x[0], x[1]))
     return [other for score, other in scored[:3] if score > 0.7]
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses flags; what is wrong with them (an unknown config field too) ends in one sentence.
+    """Parses flags; exits with one sentence if flags or config fields are wrong.
 
-    A flag's name may be written with dashes: --regions-only is --regions_only.
+    Names of flags may have dashes: --regions-only is --regions_only.
     """
     argv = [_underscored(argument) for argument in argv]
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, LookupError, TypeError, ValueError, OSError) as error:
-        # A config file's own error comes with its traceback; the last line is what it says.
+        # An error in a config file comes with its traceback; the last line is the message.
         text = str(error.args[0] if error.args else type(error).__name__)
         lines = text.strip().splitlines()
         traced = any(line.startswith("Traceback") for line in lines)
         sentence = _wrong_field(argv, text)
         if sentence is None:
             plain = " ".join((lines[-1] if traced else text).split())
-            # A configuration raises ValueError of the name behind its colon.
+            # Configurations raise ValueError for the name after the colon of --config.
             named = traced and plain.startswith("ValueError: ")
             sentence = plain.removeprefix("ValueError: ")
             sentence += "" if named else " (--help lists the flags)"
@@ -129,12 +129,12 @@ def _underscored(argument: str) -> str:
     return f"--{name}{argument[match.end() :]}" if match and name in flags.FLAGS else argument
 
 
-def _wrong_field(argv: Sequence[str], said: str) -> str | None:
-    """What is wrong with a field of a configuration in `argv`; None where it is something else.
+def _wrong_field(argv: Sequence[str], message: str) -> str | None:
+    """The error in a config field of `argv`; None if the error is elsewhere.
 
     Args:
       argv: the command line.
-      said: absl's or ml_collections' message.
+      message: of absl or ml_collections.
     """
     from ml_collections.config_flags import config_flags  # not every command has a configuration
 
@@ -147,7 +147,7 @@ def _wrong_field(argv: Sequence[str], said: str) -> str | None:
         config_flags.DEFINE_config_file(name, flag_values=alone, sys_argv=[])
         try:
             alone([argv[0], f"--{name}={file}"])
-        except Exception:  # whatever is wrong with the file is told by the first message
+        except Exception:  # the error is in the file, and in the first message
             return None
         config = alone[name].value
         for argument in argv[1:]:
@@ -158,13 +158,13 @@ def _wrong_field(argv: Sequence[str], said: str) -> str | None:
             unknown = _unknown(name, path, config)
             if unknown is not None:
                 return unknown
-            if value is not None and said.startswith(f"flag --{name}.{path}={value}: "):
+            if value is not None and message.startswith(f"flag --{name}.{path}={value}: "):
                 return _wrong_type(name, path, value, config)
     return None
 
 
 def _fields(config: Any, before: str = "") -> list[str]:
-    """The paths of a configuration's fields, of those in its sections too."""
+    """The paths of all fields of a configuration, including those in sections."""
     paths = []
     for key in config:
         inside = config.get_ref(key).get() if config.get_type(key) is type(config) else None
@@ -173,12 +173,12 @@ def _fields(config: Any, before: str = "") -> list[str]:
 
 
 def _unknown(name: str, path: str, config: Any) -> str | None:
-    """That a configuration has no such field, and which come near; None where it has it."""
+    """An error with the nearest fields for an unknown field; None for a known one."""
     fields = _fields(config)
     if path in fields or any(field.startswith(f"{path}.") for field in fields):
         return None
     section = path.rpartition(".")[0]
-    # Nothing looks like it: what there is beside it, or else the sections.
+    # Without a similar name, the fields of the same section are listed, or else all sections.
     siblings = [field for field in fields if section and field.startswith(f"{section}.")]
     sections = sorted({field.partition(".")[0] for field in fields})
     near = nearest(path, fields)
@@ -188,7 +188,7 @@ def _unknown(name: str, path: str, config: Any) -> str | None:
 
 
 def _wrong_type(name: str, path: str, value: str, config: Any) -> str:
-    """That a field cannot have such a value, and what it has."""
+    """An error with the type and the present value of a field."""
     here: Any = config
     *sections, last = path.split(".")
     for section in sections:
@@ -208,9 +208,9 @@ def _report(sentence: str) -> int:
 
 
 def run_cli(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
-    """Runs `main` with absl's flags parsed; a `UserError` becomes one line on stderr, status 1.
+    """Runs `main` after parsing flags; a `UserError` becomes one line on stderr and status 1.
 
-    So does a place that cannot be used; Ctrl-C ends with status 130.
+    So does a file or folder that cannot be used. Ctrl-C exits with status 130.
     """
 
     def guarded(args: list[str]) -> int:
@@ -219,10 +219,10 @@ def run_cli(main: Callable[[list[str]], None], argv: Sequence[str] | None = None
         except UserError as error:
             return _report(str(error))
         except OSError as error:
-            if error.errno not in _NO_PLACE:
+            if error.errno not in _FILE_ERRORS:
                 raise
-            place = error.filename or "the output"
-            return _report(f"{place} cannot be used: {error.strerror}; choose another place.")
+            path = error.filename or "the output"
+            return _report(f"{path} cannot be used: {error.strerror}; choose another path.")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

@@ -1,16 +1,15 @@
-r"""Exports a trained stage for diffusers, its LoRA, or its parameters alone.
+r"""Exports a trained stage for diffusers, its LoRA alone, or all its parameters.
 
     python -m ragaf_jax.export --workdir=runs/sd/stage1 --format=diffusers \
         --output=exported
     python -m ragaf_jax.export --workdir=runs/om/stage1 --format=orbax \
         --dtype=bfloat16 --output=pretrained/openmoji/stage1
 
-The output folder appears when all of it is written: controlnet/, unet/,
-text_encoder/, and where the stage has them vae/, lora/ and ragaf/, each with a
-README.md; tokenizer/ and scheduler/. With all of them it is what
-`StableDiffusionControlNetPipeline.from_pretrained` loads. With --format=orbax
-it is a workdir as small as can be: what samples or evaluates reads it as any
-other, and Stage 2 begins from it.
+The output folder appears once it is complete. It has controlnet/, unet/ and
+text_encoder/, where the stage has them also vae/, lora/ and ragaf/, each with a
+README.md; and tokenizer/ and scheduler/. A complete folder can be loaded by
+`StableDiffusionControlNetPipeline.from_pretrained`. With --format=orbax it is a
+minimal workdir, for sampling, evaluation and the start of Stage 2.
 """
 
 import json
@@ -39,17 +38,19 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE(PATH, "workdir", None, "Of the stage to be exported.")
+    flags.DEFINE(PATH, "workdir", None, "Workdir of the stage.")
     flags.DEFINE_enum(
         "format",
         "diffusers",
         ["diffusers", "kohya", "orbax"],
-        "kohya: the LoRA alone; orbax: for us.",
+        "kohya: the LoRA alone; orbax: a workdir for RAGAF-JAX.",
     )
-    flags.DEFINE(PATH, "output", None, "Folder to be written; an earlier export is replaced.")
+    flags.DEFINE(PATH, "output", None, "Output folder; an earlier export in it is replaced.")
     flags.DEFINE_string("checkpoint", NEWEST, "newest, best (by config.best_metric) or a step.")
-    flags.DEFINE_list("parts", [], f"Only these of {', '.join(FOLDERS.values())}; default all.")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "float16", "bfloat16"], "Of what is stored.")
+    flags.DEFINE_list("parts", [], f"Some of {', '.join(FOLDERS.values())}; default: all.")
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "float16", "bfloat16"], "Of the stored parameters."
+    )
     flags.DEFINE_bool("merge_lora", False, "Merges the LoRA into its networks.")
     flags.mark_flags_as_required(("workdir", "output"))
 
@@ -63,34 +64,34 @@ USAGE = {
     "unet": "unet = diffusers.UNet2DConditionModel.from_pretrained({path!r})",
     "vae": "vae = diffusers.AutoencoderKL.from_pretrained({path!r})",
     "text_encoder": "text_encoder = transformers.CLIPTextModel.from_pretrained({path!r})",
-    "lora": "pipeline.load_lora_weights({path!r})  # any pipeline of the model that it adapts",
+    "lora": "pipeline.load_lora_weights({path!r})  # into a pipeline of the adapted model",
     "ragaf": "tensors = safetensors.numpy.load_file('{path}/model.safetensors')",
 }
 STAGE = """import pathlib
 from ragaf_jax.sampling.stages import Stage
 stage = Stage.restore(pathlib.Path({path!r}), {number})"""
 PIPELINE = "pipeline = diffusers.StableDiffusionControlNetPipeline.from_pretrained({path!r})"
-WHAT = {
-    "controlnet": "the branch that reads the sketch",
+DESCRIPTIONS = {
+    "controlnet": "the sketch branch",
     "unet": "the denoising network",
-    "vae": "images to latents and back",
+    "vae": "the autoencoder between images and latents",
     "text_encoder": "CLIP's text transformer",
     "lora": "low-rank adapters",
     "ragaf": "region-adaptive graph-attention fusion, with the names of RAGAF-JAX's modules",
 }
 
 
-# Of what a run logs, what tells of the model; the rest tells of the run.
+# Logged metrics of the model; others describe the run.
 _CARD = re.compile(rf"loss|denoising|{'|'.join(TERMS)}|validation/.*|response/(sketch|graph|text)")
 
 
 def measured(workdir: Path, number: int, step: int) -> dict[str, float]:
-    """The numbers that a run measured last up to a step, and those of an evaluation of that step.
+    """The last metrics that a run logged up to a step, and those of an evaluation of this step.
 
     Args:
       workdir: of Stage `number`.
       number: 1 or 2.
-      step: of the checkpoint that is exported.
+      step: of the exported checkpoint.
     """
     numbers: dict[str, float] = {}
     log = workdir / "logs" / "metrics.jsonl"
@@ -111,15 +112,15 @@ def measured(workdir: Path, number: int, step: int) -> dict[str, float]:
 
 
 def main(argv: list[str]) -> None:
-    """Reads a checkpoint and writes its averaged parameters."""
+    """Exports the averaged parameters of a checkpoint."""
     del argv
     logging.set_verbosity(logging.WARNING)
     workdir, output = Path(FLAGS.workdir), Path(FLAGS.output).resolve()
     check_choice(FLAGS.checkpoint, "--checkpoint")
     check_writable(output, ENTRIES)
-    print("Reading the checkpoint …", file=sys.stderr)
+    print("Loading the checkpoint …", file=sys.stderr)
     params, meta = load_params(workdir, checkpoint=FLAGS.checkpoint)
-    # Places on this machine are nobody else's.
+    # Local paths are of no use to others.
     meta["config"]["stage1"], meta["config"]["data"]["dir"] = "", "data"
 
     def card(title: str, parts: list[str], usage: str) -> str:
@@ -154,42 +155,38 @@ def main(argv: list[str]) -> None:
             "--format=kohya writes the LoRA alone and --merge_lora leaves none; choose one of them."
         )
     everything = ["lora"] if FLAGS.format == "kohya" else list(made)
-    asked = list(dict.fromkeys(FLAGS.parts or everything))
-    if FLAGS.format == "kohya" and asked != ["lora"]:
+    parts = list(dict.fromkeys(FLAGS.parts or everything))
+    if FLAGS.format == "kohya" and parts != ["lora"]:
         raise UserError(
-            f"--format=kohya writes the LoRA alone and --parts has {', '.join(asked)}; leave one "
+            f"--format=kohya writes the LoRA alone and --parts has {', '.join(parts)}; leave one "
             "of them out."
         )
-    if unknown := [name for name in asked if name not in made]:
+    if unknown := [name for name in parts if name not in made]:
         raise UserError(
-            f"--parts has {', '.join(unknown)} and {workdir} has {', '.join(made)}; choose of these"
-            + (
-                "."
-                if "lora" in made
-                else "; a LoRA has only a run with config.model.lora.patterns."
-            )
+            f"--parts has {', '.join(unknown)} and {workdir} has {', '.join(made)}; choose from "
+            "the latter" + ("." if "lora" in made else "; a LoRA needs config.model.lora.patterns.")
         )
 
     with whole_folder(output) as folder:
-        for name in asked:
+        for name in parts:
             print(f"Writing {name} …", file=sys.stderr)
             (folder / name).mkdir()
             made[name](folder / name)
             usage = USAGE[name].format(path=f"{output.name}/{name}")
-            (folder / name / "README.md").write_text(card(name, [WHAT[name]], usage))
+            (folder / name / "README.md").write_text(card(name, [DESCRIPTIONS[name]], usage))
         if FLAGS.format == "diffusers" and not FLAGS.parts:
             (folder / "scheduler").mkdir()
             scheduler = schedulers.scheduler_json(config.diffusion)
             write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
             Tokenizer.from_json(meta["tokenizer"]).save_pretrained(folder / "tokenizer")
-        lines = [f"`{name}/`: {WHAT[name]}" for name in asked]
-        usage = "\n".join(USAGE[name].format(path=f"{output.name}/{name}") for name in asked)
+        lines = [f"`{name}/`: {DESCRIPTIONS[name]}" for name in parts]
+        usage = "\n".join(USAGE[name].format(path=f"{output.name}/{name}") for name in parts)
         if set(_WHOLE) <= {path.name for path in folder.iterdir()}:
             write_json(folder / "model_index.json", pipeline_index(_WHOLE))
             skip = config.model.clip_skip
-            told = f"  # and in every call: clip_skip={skip}" if skip else ""
-            pipeline = PIPELINE.format(path=output.name) + told
-            usage = f"{pipeline}\n\n# or each by itself\n{usage}"
+            note = f"  # and in every call: clip_skip={skip}" if skip else ""
+            pipeline = PIPELINE.format(path=output.name) + note
+            usage = f"{pipeline}\n\n# or each part alone\n{usage}"
         (folder / "README.md").write_text(card(output.name, lines, usage))
     print(FLAGS.output)
 

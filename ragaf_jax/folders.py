@@ -1,4 +1,4 @@
-"""Writes folders and files completely or not at all."""
+"""Writes folders and files atomically."""
 
 import contextlib
 import errno
@@ -11,59 +11,60 @@ from pathlib import Path
 
 from ragaf_jax.errors import UserError
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # a file system that has none
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # from file systems without locks
 
 
 def check_writable(folder: Path, replaceable: Collection[str]) -> None:
-    """Refuses, before any work is done, a place where `whole_folder` could not write.
+    """Refuses folders that `whole_folder` could not write, before any work is done.
 
     Args:
-      folder: where to.
-      replaceable: names of what an earlier output has; only such a folder is replaced.
+      folder: the output.
+      replaceable: names of files in outputs; a folder with other files is not replaced.
 
     Raises:
-      UserError: `folder` is a file, holds something else than an earlier output, or lies where
-        nothing may be written.
+      UserError: `folder` is a file, has other files, or has no writable parent.
     """
     if folder.is_dir():
         if not {path.name for path in folder.iterdir()} <= set(replaceable):
             raise UserError(
-                f"The output folder {folder} holds other files; name a new one or empty it."
+                f"The output folder {folder} holds other files; give a new folder or empty it."
             )
     elif folder.exists():
-        raise UserError(f"The output {folder} is a file; name a folder.")
+        raise UserError(f"The output {folder} is a file; give a folder.")
     existing = next(parent for parent in folder.parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(
-            f"The output {folder} cannot be made, because {existing} cannot be written to; name "
+            f"The output {folder} cannot be created, because {existing} is not writable; give "
             "another folder."
         )
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path, what: str, flag: str) -> Iterator[None]:
-    """Keeps a second process from the same work in a folder; a killed one leaves no lock behind.
+    """Locks a folder against a second process of the same kind; the lock ends with the process.
 
     Args:
-      folder: is made, and removed again where nothing was written into it.
-      what: is done there, such as "training".
-      flag: names the folder, such as "--workdir".
+      folder: is created, and removed if it stays empty.
+      what: the kind of process, such as "training".
+      flag: of the folder, such as "--workdir".
 
     Raises:
-      UserError: another process is at work there, or the folder cannot be made.
+      UserError: another process has the lock, or the folder cannot be created.
     """
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # what the system says of /proc and its like
-        raise UserError(f"The folder {folder} cannot be made: {error.strerror}.") from error
+    except FileNotFoundError as error:  # in /proc and similar folders
+        raise UserError(
+            f"The folder {folder} cannot be created: {error.strerror}; give another {flag}."
+        ) from error
     file = folder / f".{what}.lock"
     with file.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"Another {what} is at work in {folder}; wait for it or choose another {flag}."
+                f"Another {what} is running in {folder}; wait for it or give another {flag}."
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
@@ -78,7 +79,7 @@ def alone_in(folder: Path, what: str, flag: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place at the end, or vanishes on an error."""
+    """Yields a temporary folder that replaces `folder` at the end; an error deletes it."""
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
@@ -94,7 +95,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise UserError(
-            f"The output {folder} cannot be written: {error.strerror or error}."
+            f"The output {folder} cannot be written: {error.strerror or error}; give another "
+            "folder."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -103,7 +105,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_files(folder: Path) -> Iterator[Path]:
-    """A new folder whose files move into `folder`, which stays, at the end; none on an error."""
+    """Yields a temporary folder whose files are moved into `folder` at the end, unless it fails."""
     with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as partial:
         yield Path(partial)
         for path in sorted(Path(partial).iterdir()):

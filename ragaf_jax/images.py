@@ -1,8 +1,8 @@
-"""Reads image files of users, checked, for sketches and photographs.
+"""Reads and checks image files of sketches and photos.
 
-`read_grey`, `read_rgb` and `read_labels` decode, and end in one sentence on whatever is no usable
-picture. For training `crop_square` and `to_square` cut a square out; for sampling `pad_to_square`
-and `sketch_input.to_page` keep all of an image and of its sketch.
+`read_grey`, `read_rgb` and `read_labels` decode a file or raise `UserError`. Training crops squares
+by `crop_square` and `to_square`. Sampling pads images by `pad_to_square` as `sketch_input.to_page`
+pads their sketches.
 """
 
 import contextlib
@@ -21,37 +21,36 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, ImageOps
 from ragaf_jax.errors import UserError
 
 # An A3 page scanned at 600 dpi has 70 million pixels. Without a limit, a file of a few kilobytes
-# could ask for gigabytes of memory when it is decoded.
+# could take gigabytes of memory when it is decoded.
 MAX_PIXELS = 100_000_000
 
-# Pillow tries these alone: of the others some start programs (EPS runs Ghostscript) and some take
-# anything for a picture.
+# Other formats are excluded: some start programs (EPS runs Ghostscript), some accept any file.
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "JPEG2000", "GIF", "BMP", "TIFF", "PPM", "PSD")
 
-# File extensions of these formats: other files of a folder are not images.
+# File extensions of these formats; other files of a folder are not images.
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"}
 )
-# Those of images in other formats.
+# File extensions of images in other formats.
 OTHER_SUFFIXES = frozenset({".heic", ".heif", ".svg", ".pdf", ".psd", ".eps", ".jxl", ".raw"})
 
-# A sketch and its image are placed alike; a pixel in 50, from rounding, is no reason to refuse one.
+# Rounding may change the aspect ratio of a sketch and its image by one pixel in 50.
 MAX_ASPECT_DIFFERENCE = 0.02
 
-# Less contrast than this share of the full range is none: white that was drawn on nothing.
+# Images with less contrast than this fraction of the full range are white lines without paper.
 _LEAST_CONTRAST = 0.12
 
-# Channels that differ by no more are those of a grey image, as JPEG and scanners leave it.
+# Channels of grey images differ by up to this after JPEG or scanning.
 _LEAST_CHROMA = 24
 
-_PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+_PNG = b"\x89PNG\r\n\x1a\n"  # the signature of the format
 
 # Pillow's modes of more than 8 bits a sample: I, I;16, I;16B, F …
 _DEEP_MODES = ("I", "F")
 
 
 def unreadable(name: str) -> str | None:
-    """Why a file is not read as an image, by its name's extension; None where it is."""
+    """Why a file is not read as an image, by its extension; None where it is read."""
     suffix = Path(name).suffix.lower()
     if suffix in SUFFIXES:
         return None
@@ -61,47 +60,47 @@ def unreadable(name: str) -> str | None:
 
 
 def read_grey(path: str | Path, what: str = "sketch") -> UInt8[np.ndarray, "h w"]:
-    """The contrast of an image file with its paper, upright and without transparency.
+    """Grey values that show the contrast of an image file with its paper.
 
     Args:
-      path: a file in one of `FORMATS`. Transparent parts count as white (as black where white
-        alone is drawn), EXIF rotation is applied, of several frames the first is read, deep samples
-        are scaled so that the brightest is 255.
-      what: what the file is to the user, for the sentences.
+      path: a file in one of `FORMATS`. Transparent parts become white, or black if all lines are
+        white. EXIF rotation is applied, the first of several frames is read, and samples of more
+        than 8 bits are scaled to a maximum of 255.
+      what: the kind of file, for errors.
 
     Raises:
-      UserError: the file is missing, no regular file, not a readable image, or larger than
+      UserError: the file is missing, not a regular file, not a readable image, or larger than
         `MAX_PIXELS`.
     """
     return _read(Path(path), what, _to_grey)
 
 
 def read_rgb(path: str | Path, what: str = "image") -> UInt8[np.ndarray, "h w 3"]:
-    """Colours of an image file in sRGB, upright, transparent parts on white.
+    """The sRGB colours of an image file, upright, with transparent parts on white.
 
-    An embedded colour profile is applied where it can be read. Samples of 16 bits are scaled to 8.
-    Arguments and errors are those of `read_grey`.
+    An embedded colour profile is applied if it is readable. Samples of 16 bits are scaled to 8.
+    Arguments and errors are as in `read_grey`.
     """
     return _read(Path(path), what, _to_rgb)
 
 
 def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
-    """Numbers from a grey picture, as they were written: nothing is made brighter or smoother.
+    """The unchanged pixels of a grey label image.
 
     Raises:
-      UserError: a picture with colours, or as `read_grey`.
+      UserError: an image with colours, or as `read_grey`.
     """
-    rgb = _read(Path(path), "picture of region numbers", lambda image: image.convert("RGB"))
+    rgb = _read(Path(path), "label image", lambda image: image.convert("RGB"))
     if (rgb != rgb[..., :1]).any():
         raise UserError(
-            f"The picture of region numbers {path} has colours; edit labels.png in shades of grey, "
-            "where the number of a region is its shade, and save it as PNG."
+            f"The label image {path} has colours; edit labels.png in shades of grey, which are the "
+            "region numbers, and save it as PNG."
         )
     return rgb[..., 0]
 
 
 def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side side *c"]:
-    """The largest centred square; a sketch of its photo's size still lies on it afterwards."""
+    """The largest centred square; photos and sketches of equal size stay aligned."""
     height, width = array.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -109,24 +108,24 @@ def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side
 
 
 def to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The photo's centre at `side` pixels: area means when reduced, bicubic when enlarged."""
+    """The centre square of the photo at `side` px; see `resized`."""
     return resized(crop_square(photo), side, side)
 
 
 def resized(
     array: UInt8[np.ndarray, "h w *c"], height: int, width: int
 ) -> UInt8[np.ndarray, "height width *c"]:
-    """An image of another size: area means when reduced, bicubic when enlarged."""
+    """The image at another size, by area means if reduced and bicubic if enlarged."""
     reduced = height * width < array.shape[0] * array.shape[1]
     smooth = cv2.INTER_AREA if reduced else cv2.INTER_CUBIC
     return cv2.resize(array, (width, height), interpolation=smooth)
 
 
 def place_in_square(height: int, width: int, side: int) -> tuple[int, int, slice, slice]:
-    """Where an image lies that fills a square as far as its proportions let it.
+    """The place of the largest centred image of these proportions in a square.
 
     Returns:
-      Its height and width there, and the rows and columns of the square that it takes, centred.
+      Height and width of the image, and its rows and columns in the square.
     """
     scale = side / max(height, width)
     height, width = (max(1, round(length * scale)) for length in (height, width))
@@ -135,7 +134,7 @@ def place_in_square(height: int, width: int, side: int) -> tuple[int, int, slice
 
 
 def pad_to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The whole photo centred on a white square, where `sketch_input.to_page` places its sketch."""
+    """The whole photo centred on a white square, aligned with `sketch_input.to_page`."""
     height, width, rows, columns = place_in_square(photo.shape[0], photo.shape[1], side)
     square = np.full((side, side, 3), 255, np.uint8)
     square[rows, columns] = resized(photo, height, width)
@@ -143,7 +142,7 @@ def pad_to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndar
 
 
 class Window(NamedTuple):
-    """A rectangle of an image, in shares of its width and height from the upper left corner."""
+    """A rectangle of an image, in fractions of its width and height from the upper left corner."""
 
     left: float
     top: float
@@ -152,7 +151,7 @@ class Window(NamedTuple):
 
 
 def cut(array: Shaped[np.ndarray, "h w *c"], window: Window) -> Shaped[np.ndarray, "rows cols *c"]:
-    """The part of an image that a window shows: whole pixels, at least one."""
+    """The pixels of an image inside a window, at least one."""
     height, width = array.shape[:2]
     top, left = (
         min(math.floor(share * side), side - 1)
@@ -168,11 +167,11 @@ def check_same_aspect(
     sketch_file: Path | None = None,
     image_file: Path | None = None,
 ) -> None:
-    """Refuses a sketch and an image that cannot lie on each other.
+    """Refuses a sketch and an image of different aspect ratios.
 
     Args:
       sketch, image: their shapes, height and width first, upright.
-      sketch_file, image_file: their files, for the sentence: EXIF rotation may exchange the sides.
+      sketch_file, image_file: their files; the error mentions EXIF rotations.
 
     Raises:
       UserError: height / width differs by more than 2 %.
@@ -188,20 +187,20 @@ def check_same_aspect(
     advice = "rotate one by 90°" if swapped else "crop one to the proportions of the other"
     raise UserError(
         f"The sketch has {columns} × {rows} pixels{turned_sketch} and the image {width} × {height}"
-        f"{turned_image}, so they do not lie on each other; {advice}."
+        f"{turned_image}, which is another aspect ratio; {advice}."
     )
 
 
 def _exif_exchanges_sides(path: Path) -> bool:
     """Whether the EXIF orientation of an image file is a rotation by 90° or 270°."""
-    # Broken EXIF data is no reason for another error.
+    # Errors in EXIF data are ignored.
     with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:
         return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return False
 
 
 def subject_of(path: Path, what: str) -> str:
-    """How the sentences of `read_grey` and `read_rgb` begin."""
+    """The first words of the errors of `read_grey` and `read_rgb`."""
     return f"The {what} {path if str(path).isprintable() else ascii(str(path))}"
 
 
@@ -211,12 +210,12 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) 
         raise UserError(f"{subject} has a NUL byte in its name; rename it.")
     try:
         if path.is_dir():
-            raise UserError(f"{subject} is a folder; name an image file.")
+            raise UserError(f"{subject} is a folder; give an image file.")
         if not path.exists():
-            raise UserError(f"{subject} does not exist; name an image file.")
-        # A pipe or a device could keep us waiting for ever.
+            raise UserError(f"{subject} does not exist; give an image file.")
+        # Reading a pipe or a device may never end.
         if not path.is_file():
-            raise UserError(f"{subject} is not a regular file; name an image file.")
+            raise UserError(f"{subject} is not a regular file; give an image file.")
         with path.open("rb") as file:
             head = file.read(4096)
             if not head:
@@ -224,7 +223,9 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) 
             file.seek(0)
             return _decode(file, head, path, subject, convert)
     except OSError as error:
-        raise UserError(f"{subject} cannot be opened: {error.strerror or error}.") from error
+        raise UserError(
+            f"{subject} cannot be opened: {error.strerror or error}; give a readable file."
+        ) from error
 
 
 def _decode(
@@ -239,17 +240,17 @@ def _decode(
     )
     try:
         with warnings.catch_warnings():
-            # What Pillow only warns of (odd EXIF data, sizes below our limit) does no harm here.
+            # Pillow's warnings (odd EXIF data, sizes below our limit) are harmless here.
             warnings.simplefilter("ignore")
             try:
                 image = _loaded(file, too_large)
             except ValueError:
                 if not head.startswith(_PNG):
                     raise
-                # Pillow refuses long texts, such as the history that an editor keeps in its files.
+                # Pillow refuses long texts, such as the edit history of some programs.
                 file.seek(0)
                 image = _loaded(io.BytesIO(_without_texts(file.read())), too_large)
-            # Broken EXIF data is no reason to do without the picture.
+            # Errors in EXIF data are ignored.
             with contextlib.suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
             return np.array(convert(image))
@@ -264,7 +265,7 @@ def _decode(
         if suffix in OTHER_SUFFIXES:
             raise UserError(f"{subject} {unreadable(path.name)}.") from error
         raise UserError(f"{subject} is not an image; save it as PNG or JPEG.") from error
-    # On broken files Pillow's decoders raise whatever their parsing ran into.
+    # Pillow's decoders raise many exceptions on damaged files.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{subject} is damaged ({reason}); save it again.") from error
@@ -280,13 +281,13 @@ def _loaded(file: BinaryIO | io.BytesIO, too_large: UserError) -> Image.Image:
 
 def _without_texts(png: bytes) -> bytes:
     """A PNG file without its chunks of text (PNG specification, §11.3.3)."""
-    kept, place = [png[: len(_PNG)]], len(_PNG)
-    while place < len(png):
-        end = place + 12 + int.from_bytes(png[place : place + 4], "big")
-        if png[place + 4 : place + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
-            kept.append(png[place:end])
-        place = end
-    return b"".join(kept)
+    chunks, start = [png[: len(_PNG)]], len(_PNG)
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+        if png[start + 4 : start + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+            chunks.append(png[start:end])
+        start = end
+    return b"".join(chunks)
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
@@ -303,10 +304,10 @@ def _to_grey(image: Image.Image) -> Image.Image:
 
 
 def _from_colours(image: Image.Image) -> Image.Image:
-    """Grey that differs from the paper's by as much as the channel in which a pixel differs most.
+    """Grey values whose difference from the paper is the largest difference of any channel.
 
-    Yellow on white and blue on black have next to no contrast in luminance. The paper's colour is
-    the median; grey images remain what they are.
+    Yellow on white and blue on black have little contrast in luminance. The paper's colour is the
+    median; grey images are unchanged.
     """
     red, green, blue = image.split()
     chroma = [ImageChops.difference(*pair) for pair in ((red, green), (green, blue))]
@@ -326,7 +327,7 @@ def _from_colours(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(_DEEP_MODES):
         values = np.asarray(image)
-        # Integers have 16 bits unless one is beyond them; floats have no full scale of their own.
+        # Integers have 16 bits unless one is larger; floats have no defined maximum.
         sixteen_bits = image.mode != "F" and values.max() <= 65535
         image = Image.fromarray(_deep_to_u8(values, 65535.0 if sixteen_bits else None))
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
@@ -338,7 +339,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Opaque sRGB; a profile that is damaged or made for other channels counts as none."""
+    """Opaque sRGB; a profile that is damaged or for other channels is ignored."""
     if image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("RGB")
     if profile:
@@ -349,15 +350,15 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
                 ImageCms.createProfile("sRGB"),
                 outputMode="RGB",
             )
-            assert converted is not None  # only in-place conversion gives none
+            assert converted is not None  # only in-place conversion returns None
             return converted
     return image.convert("RGB")
 
 
 def _deep_to_u8(values: np.ndarray, white: float | None = None) -> UInt8[np.ndarray, "h w"]:
-    """16- and 32-bit samples; without `white`, in units of their brightest: scanners write 12 bits.
+    """Scales 16- and 32-bit samples to 255 at `white`, or at their maximum: scanners write 12 bits.
 
-    What is below 0 (in units of nobody knows what) moves all of it up.
+    Negative samples shift all samples to a minimum of 0.
     """
     values = np.nan_to_num(values.astype(np.float32))
     values -= min(values.min(), 0)

@@ -1,7 +1,7 @@
 """The eleven basic colours, by name, in sRGB and in CIELAB.
 
-The names are Berlin & Kay's basic colour terms of English ("Basic Color Terms", 1969); the values
-are ours, chosen far apart so that "which of the eleven is this?" has an answer.
+The names are the basic colour terms of English (Berlin & Kay, "Basic Color Terms", 1969). Their
+values here are chosen far apart, so that the nearest colour is unambiguous.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Trainable and frozen parameters: two trees, chosen by patterns over the paths of the leaves."""
+"""Splits parameters into a trainable and a frozen tree, by patterns over leaf paths."""
 
 import re
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ Tree = dict[str, Any]
 
 
 def partition(params: Tree, trainable: Sequence[str], frozen: Sequence[str]) -> tuple[Tree, Tree]:
-    """Splits a parameter tree in two; no leaf is in both and none is in neither.
+    """Splits a parameter tree in two; each leaf is in exactly one of them.
 
     Args:
       params: nested dicts of arrays (or of shapes).
       trainable: regular expressions over whole paths such as "unet/mid_block/.*".
-      frozen: the same, for the leaves that no trainable pattern matches.
+      frozen: the same, for leaves that no trainable pattern matches.
 
     Returns:
       The trainable tree and the frozen tree.
 
     Raises:
-      UserError: a leaf that no pattern matches, or a pattern that matches no leaf.
+      UserError: a leaf without a matching pattern, or a pattern without a matching leaf.
     """
     flat = flatten_dict(params, sep="/")
     chosen: dict[str, Tree] = {"trainable": {}, "frozen": {}}
@@ -35,8 +35,8 @@ def partition(params: Tree, trainable: Sequence[str], frozen: Sequence[str]) -> 
             re.compile(pattern)
         except re.error as error:
             raise UserError(
-                f"The pattern {pattern!r} of config.train.{side} is no regular expression "
-                f"({error}); mend it."
+                f"The pattern {pattern!r} of config.train.{side} is not a regular expression "
+                f"({error}); correct it."
             ) from None
     for path, leaf in flat.items():
         matching = [(pattern, side) for pattern, side in rules if re.fullmatch(pattern, path)]
@@ -66,5 +66,5 @@ def merge(trainable: Tree, frozen: Tree) -> Tree:
 
 
 def cast(tree: Tree, dtype: jax.typing.DTypeLike) -> Tree:
-    """The tree in another dtype; frozen parameters are kept in the compute dtype."""
+    """The tree in another dtype; frozen parameters have the compute dtype."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)

@@ -1,4 +1,4 @@
-"""Paths that users give: `~` is expanded, and what cannot be used is refused in a sentence."""
+"""Paths given by users: expands `~`, and refuses addresses of stores and patterns."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?")
 
 
 def _refusal(path: str) -> str | None:
-    """Why a path cannot be used: it is the address of an object store or a server."""
+    """The reason to refuse a path that is the address of an object store or a server, or None."""
     if match := _URL.match(path):
         return (
             f"{match[1]}:// is not supported; give a local folder, such as one where the bucket is "
@@ -33,10 +33,10 @@ def _expanded(path: str) -> str:
 
 
 def check_no_pattern(path: Path | str, name: str) -> None:
-    """Refuses a folder whose absolute path is a pattern of file names.
+    """Refuses a folder whose absolute path contains characters of file name patterns.
 
-    Orbax and TFDS look for files by patterns that begin with the folder's path: below `run[1]` they
-    find nothing, below `run*` what is in `run1` too.
+    Orbax and TFDS list files by patterns that start with the folder's path. In `run[1]` they find
+    nothing, in `run*` also files of `run1`.
 
     Raises:
       UserError: the path has one of the characters [ ] * ?.
@@ -44,17 +44,16 @@ def check_no_pattern(path: Path | str, name: str) -> None:
     whole = str(Path(path).absolute())
     if match := _PATTERN.search(whole):
         raise UserError(
-            f"{name} is {whole}, whose {match[0]!r} would be read as a pattern: rename the folder "
-            "to one without the characters [ ] * ?."
+            f"{name} is {whole}, whose {match[0]!r} would be read as a pattern; rename the folder "
+            "without the characters [ ] * ?."
         )
 
 
 def expand_fields(config: ConfigDict) -> None:
-    """Expands `~` in the fields of a configuration that may hold paths.
+    """Expands `~` in all path fields of a configuration.
 
     Raises:
-      UserError: one is the address of an object store or a server, or the data's folder is a
-        pattern.
+      UserError: the address of an object store or a server, or a pattern in `config.data.dir`.
     """
     for field in _FIELDS:
         *sections, last = field.split(".")
@@ -81,5 +80,5 @@ class _PathParser(flags.ArgumentParser[str]):
         return "path"
 
 
-# For `flags.DEFINE(PATH, name, default, help)`: `~` is expanded, the address of a store refused.
+# For `flags.DEFINE(PATH, name, default, help)`; expands `~` and refuses addresses of stores.
 PATH = _PathParser()

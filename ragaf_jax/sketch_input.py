@@ -1,7 +1,7 @@
-"""From any image of a sketch to the page that the networks were trained on: paper 255, ink 0.
+"""Converts any image of a sketch to a page as in training: paper 255, ink 0.
 
-Find out which side is paper (`is_light_on_dark`), crop a small subject to its ink (`ink_window`),
-reduce without losing thin lines (`resize_keeping_lines`), even out paper and ink
+Steps: determine the polarity (`is_light_on_dark`), crop small subjects to their ink (`ink_window`),
+reduce without losing thin lines (`resize_keeping_lines`), normalise paper and ink
 (`normalise_contrast`), centre on the page.
 """
 
@@ -13,45 +13,45 @@ from jaxtyping import Float, Int, UInt8
 
 from ragaf_jax.images import Window, cut, place_in_square, resized
 
-# Fainter than this share of the paper's brightness is paper grain, not ink.
+# Ink contrasts with the paper by more than this fraction of the paper's brightness.
 MIN_CONTRAST = 0.12
 
-# Paper in the shadow is at least this share as bright as paper in the light.
+# Least brightness of shaded paper, as a fraction of the brightest paper.
 DEEPEST_SHADOW = 0.4
 
-# Pixels between ink and this are faint lines, where they cover such a share of the page.
+# Pixels between ink and 235 are faint lines if they cover this fraction of the page.
 FAINTEST, LEAST_FAINT = 235, 0.001
 
-# A sketch is cropped where the longer side of its ink is less than the first share of its page, so
-# that it becomes the second. Of OpenMoji's 1,633 sketches, from which the pretrained stages learnt,
-# the median is 0.82 and the first percentile 0.58; four are below 0.5.
+# A sketch is cropped if the longer side of its ink is less than the first fraction of its page;
+# afterwards it is the second fraction. Over OpenMoji's 1,633 sketches, which trained the pretrained
+# stages, the median is 0.82 and the first percentile 0.58; four are below 0.5.
 LEAST_INK_SIDE, INK_SIDE = 0.5, 0.8
 
-# A speck is not made a subject that fills the page.
+# Limits the magnification of specks.
 MOST_MAGNIFIED = 8
 
-# Lines are kept for upscaled images with so many pixels a side.
+# Side of the lines for upscaled images, px.
 LINES_SIDE = 1024
 
-# A sketch is filled where this share of it is neither paper nor nearly as dark as its darkest ink,
-# in areas of at least so many pixels a side when its longer side has `FILL_SIDE`. Of 300 OpenMoji
-# sketches none has any; of their coloured pictures 76 % have more. Strokes of one shade have none
-# at any width; grey ones wider than `FILL_WIDTH` beside black ones count.
+# A sketch is filled if this fraction of it has intermediate grey, in areas at least `FILL_WIDTH` px
+# wide when its longer side has `FILL_SIDE` px. None of 300 OpenMoji sketches is filled, but 76 %
+# of the corresponding colour images are. Strokes of one shade never count. Grey strokes wider than
+# `FILL_WIDTH` beside black ones do.
 LEAST_FILLED, FILL_WIDTH, FILL_SIDE = 0.03, 15, 256
-# What counts as such an area, in shares of the darkest ink.
+# Darkness of intermediate grey, as fractions of the darkest ink.
 LIGHTEST_FILL, DARKEST_FILL = 0.15, 0.85
 
-# Brightness surfaces are fitted on a grid of at most this many points a side.
+# Brightness surfaces are fitted to at most this many points per side.
 FIT_SIDE = 64
 
 
 class SketchInput(NamedTuple):
-    """A sketch as it is read.
+    """A sketch after reading.
 
     Attributes:
-      page: the square page that the networks are given; paper 255, ink 0.
-      lines: what the page shows, dark on light, with up to `LINES_SIDE` pixels a side.
-      crop: the part of the sketch that the page shows; None where it shows all of it.
+      page: square input page; paper 255, ink 0.
+      lines: the content of the page, dark on light, with up to `LINES_SIDE` px per side.
+      crop: the part of the sketch on the page; None if it is not cropped.
     """
 
     page: UInt8[np.ndarray, "page page"]
@@ -60,10 +60,10 @@ class SketchInput(NamedTuple):
 
 
 def read_sketch(grey: UInt8[np.ndarray, "h w"], page_size: int, crop: bool) -> SketchInput:
-    """Any grey image of a sketch on a square page of `page_size` px, its proportions kept.
+    """Places a sketch on a square page of `page_size` px without changing its proportions.
 
     Args:
-      grey: dark on light or light on dark, of any size. Without contrast it is a page of paper.
+      grey: dark on light or light on dark, of any size. Without contrast, the page is blank.
       page_size: side of the page, px.
       crop: whether a sketch much smaller than its page is cropped to its ink; see `ink_window`.
     """
@@ -79,22 +79,22 @@ def read_sketch(grey: UInt8[np.ndarray, "h w"], page_size: int, crop: bool) -> S
 
 
 def to_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "page page"]:
-    """The page of `read_sketch`, of a sketch that is not cropped."""
+    """The page of `read_sketch` without cropping."""
     return on_page(dark_on_light(grey, page_size), page_size)
 
 
 def ink_window(page: UInt8[np.ndarray, "page page"], height: int, width: int) -> Window | None:
-    """The part of a sketch around its ink, where the ink is much smaller than the page.
+    """The part of a sketch around its ink, if the ink is much smaller than the page.
 
-    A square in which the longer side of the ink is `INK_SIDE`, moved into the sketch where it
-    would reach beyond it. The sketch is magnified at most `MOST_MAGNIFIED` times.
+    The longer side of the ink is `INK_SIDE` of this square, which is moved inside the sketch. The
+    sketch is magnified at most `MOST_MAGNIFIED` times.
 
     Args:
-      page: the whole sketch, as `on_page` places it.
-      height, width: of the sketch, px; only their ratio counts.
+      page: the whole sketch, as placed by `on_page`.
+      height, width: of the sketch; only their ratio matters.
 
     Returns:
-      None where the page has no ink, or ink whose longer side is `LEAST_INK_SIDE` or more.
+      None if the page has no ink, or ink whose longer side is at least `LEAST_INK_SIDE`.
     """
     ink = page < FAINTEST
     if not ink.any():
@@ -107,7 +107,7 @@ def ink_window(page: UInt8[np.ndarray, "page page"], height: int, width: int) ->
     side = max(longer / INK_SIDE, len(page) / MOST_MAGNIFIED)
 
     def around(ink: Int[np.ndarray, " n"], sketch: slice) -> tuple[float, float]:
-        """Where the square begins and ends, in shares of the sketch."""
+        """Start and end of the square, in fractions of the sketch."""
         whole = sketch.stop - sketch.start
         length = min(side, whole)
         begin = (ink[0] + ink[-1] + 1 - length) / 2 - sketch.start
@@ -119,7 +119,7 @@ def ink_window(page: UInt8[np.ndarray, "page page"], height: int, width: int) ->
 
 
 def dark_on_light(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "h w"]:
-    """A sketch, inverted where it is light on dark, as found at the size that it has on a page."""
+    """The sketch, inverted if it is light on dark at its size on a page."""
     height, width, _, _ = place_in_square(grey.shape[0], grey.shape[1], page_size)
     reduced = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
     return 255 - grey if is_light_on_dark(reduced) else grey
@@ -134,10 +134,10 @@ def on_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray,
 
 
 def has_faint_lines(page: UInt8[np.ndarray, "h w"], threshold: int) -> bool:
-    """Whether lines of a page are left out: lighter than ink, and not the edge of a darker line.
+    """Whether a page has lines that are lighter than ink and not the edge of a darker line.
 
     Args:
-      page: as `to_page` gives it.
+      page: as in `to_page`.
       threshold: pixels darker than this are ink.
     """
     ink = (page < threshold).astype(np.uint8)
@@ -146,12 +146,10 @@ def has_faint_lines(page: UInt8[np.ndarray, "h w"], threshold: int) -> bool:
 
 
 def is_filled(lines: UInt8[np.ndarray, "h w"]) -> bool:
-    """Whether a sketch is a filled picture or a photo: it has wide areas of intermediate grey.
-
-    A silhouette, which is all paper and ink, does not count.
+    """Whether a sketch is a filled picture or a photo, with wide areas of intermediate grey.
 
     Args:
-      lines: as in `SketchInput`, dark on light; contrast not normalised, which would clip fills.
+      lines: as in `SketchInput`; normalised contrast would clip fills.
     """
     scale = FILL_SIDE / max(lines.shape)
     height, width = (max(1, round(side * scale)) for side in lines.shape)
@@ -167,30 +165,29 @@ def is_filled(lines: UInt8[np.ndarray, "h w"]) -> bool:
 
 
 def is_light_on_dark(grey: UInt8[np.ndarray, "h w"]) -> bool:
-    """Whether a drawing is light on dark: most of its page and its border are the dark side.
+    """Whether a sketch is light on dark: most of its page and its border are dark.
 
-    Most of the page is a smooth surface (paper or a board, unevenly lit); what lies off it is
-    drawn. If the border is off it too (a silhouette that fills the page, a page on a dark table),
-    the drawing counts as dark on light, as most drawings are.
+    Most of the page is a smooth surface (paper or a board, unevenly lit), from which lines deviate.
+    If the border deviates too (a silhouette that fills the page, a page on a dark table), the
+    sketch counts as dark on light, the more frequent case.
     """
     off = grey - brightness_surface(grey, quantile=0.5)
     band = max(1, round(0.04 * min(grey.shape)))
     border = np.ones(grey.shape, bool)
     border[band:-band, band:-band] = False
-    # The third power asks on which side the far values lie and passes over shading.
-    drawn_is_lighter = bool(np.sum(off**3) > 0)
-    return drawn_is_lighter and bool(np.median(off[border]) < 0.5 * off.max())
+    # The third power gives the sign of large deviations and suppresses shading.
+    lines_are_lighter = bool(np.sum(off**3) > 0)
+    return lines_are_lighter and bool(np.median(off[border]) < 0.5 * off.max())
 
 
 def resize_keeping_lines(
     grey: UInt8[np.ndarray, "h w"], height: int, width: int
 ) -> UInt8[np.ndarray, "height width"]:
-    """Reduces a dark-on-light drawing by half the mean and half the minimum of each target pixel.
+    """Reduces a dark-on-light sketch by half the mean and half the minimum of each target pixel.
 
-    The mean alone lets thin lines fade: one pixel in thirty is 3 % grey, which no threshold finds.
-    The minimum alone thickens every line and makes antialiased ones jagged. Half of each keeps
-    every line at least half as dark as it was drawn, so below the 160 of 255 at which regions are
-    cut. Enlarging is bicubic.
+    The mean alone fades thin lines: one pixel in thirty becomes 3 % grey, below any threshold. The
+    minimum alone thickens lines and makes antialiased lines jagged. With half of each, lines stay
+    at least half as dark, below the threshold of 160 for region borders. Enlarging is bicubic.
     """
     rows, cols = grey.shape
     if height >= rows and width >= cols:
@@ -202,15 +199,15 @@ def resize_keeping_lines(
 
 
 def normalise_contrast(grey: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-    """Makes the paper of a dark-on-light drawing 255 and the darker quarter of its ink 0.
+    """Maps the paper of a dark-on-light sketch to 255 and the darker quarter of its ink to 0.
 
-    Brightness is taken relative to the paper at that place, so uneven light and grey paper leave
-    no trace, and three deviations of the paper's grain are cut off. Where nothing is darker than
-    the grain and than `MIN_CONTRAST`, the page is blank.
+    Brightness is relative to the local paper, which removes uneven light and grey paper. Three
+    standard deviations of the paper's grain are clipped. A page without values darker than grain
+    and `MIN_CONTRAST` becomes blank.
     """
     darkness = _darkness(grey)
-    # For Gaussian grain the median absolute value is 1 / 1.4826 of a deviation. Ink is left out, so
-    # that it may cover more than half of the page.
+    # For Gaussian grain, the median absolute value is 1 / 1.4826 standard deviations. Ink is left
+    # out, because it may cover more than half of the page.
     near = np.abs(darkness)[np.abs(darkness) < 0.25]
     grain = 1.4826 * np.median(near) if near.size else 0.0
     ink = darkness[darkness > max(MIN_CONTRAST, 10 * grain)]
@@ -221,19 +218,19 @@ def normalise_contrast(grey: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w
 
 
 def _darkness(grey: UInt8[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """How much darker a dark-on-light drawing is than its paper at that place: paper 0, black 1."""
-    # Where ink covers much of the page the surface bends towards it; paper is never that dark.
+    """The darkness of a dark-on-light sketch relative to its local paper: paper 0, black 1."""
+    # If ink covers much of the page, the fitted surface is darker than paper; it is clipped.
     bright = np.quantile(grey, 0.99)
     paper = np.clip(brightness_surface(grey, quantile=0.8), DEEPEST_SHADOW * bright, bright)
     return (paper - grey) / np.maximum(paper, 255 * MIN_CONTRAST)
 
 
 def brightness_surface(grey: UInt8[np.ndarray, "h w"], quantile: float) -> Float[np.ndarray, "h w"]:
-    """The quadratic surface with a share `quantile` of the pixels below it, in units of `grey`.
+    """The quadratic surface above a fraction `quantile` of the pixels, in units of `grey`.
 
-    Quantile regression by iteratively reweighted least squares with weights q/|r| above the
-    surface and (1 − q)/|r| below (Schlossmacher 1973 for q = 1/2): ink does not pull the surface
-    down as it would under least squares.
+    Quantile regression by iteratively reweighted least squares, with weights q/|r| above the
+    surface and (1 − q)/|r| below it (Schlossmacher 1973 for q = 1/2). Unlike in least squares, ink
+    does not lower the surface.
     """
     rows, cols = grey.shape
     some_rows = np.unique(np.linspace(0, rows - 1, FIT_SIDE).astype(int))
@@ -244,7 +241,7 @@ def brightness_surface(grey: UInt8[np.ndarray, "h w"], quantile: float) -> Float
     weights = np.ones_like(values)
     for _ in range(30):
         weighted = design.T * weights
-        # Least squares, not solve: a picture of one row leaves factors undetermined.
+        # Least squares, because factors are undetermined in an image of one row.
         factors = np.linalg.lstsq(weighted @ design, weighted @ values, rcond=1e-9)[0]
         residual = values - design @ factors
         weights = np.where(residual > 0, quantile, 1 - quantile) / np.maximum(abs(residual), 0.1)
@@ -252,6 +249,6 @@ def brightness_surface(grey: UInt8[np.ndarray, "h w"], quantile: float) -> Float
 
 
 def _quadratic(rows: int, cols: int) -> Float[np.ndarray, "6 rows cols"]:
-    """1, x, y, x², xy, y² over the picture, which spans [-1, 1]²."""
+    """1, x, y, x², xy, y² over an image that spans [-1, 1]²."""
     y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, cols), indexing="ij")
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])

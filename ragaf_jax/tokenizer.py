@@ -1,9 +1,9 @@
-"""Captions to token ids and back, by the data's vocabulary or Stable Diffusion's tokenizer.
+"""Encodes captions as token ids, by the data's vocabulary or Stable Diffusion's tokenizer.
 
-The first is one of words, built when the data was prepared and stored with it; the second is CLIP's
-byte-level BPE. Either is stored in every checkpoint, so that sampling needs neither the data nor a
-network. Sequences look like CLIP's: BOS, words, EOS, then padding. That is EOS, unless the
-vocabulary says otherwise (SD 2 pads with "!").
+The first has whole words, and is built and stored with the prepared data. The second is CLIP's
+byte-level BPE. Every checkpoint stores its tokenizer, so that sampling needs neither data nor
+network access. Sequences are CLIP's: BOS, tokens, EOS, padding. The padding token is EOS unless the
+tokenizer has another one (SD 2 uses "!").
 """
 
 import json
@@ -20,15 +20,15 @@ from ragaf_jax.errors import UserError
 
 BOS, EOS, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 
-# What tokenizer_config.json calls CLIP's; the second is transformers 4's name.
+# Names of CLIP's class in tokenizer_config.json; the second is from transformers 4.
 CLIP_CLASSES = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
 class Tokenizer:
-    """A vocabulary with CLIP's framing."""
+    """A vocabulary, with CLIP's start, end and padding tokens."""
 
     def __init__(self, inner: tokenizers.Tokenizer):
-        """Wraps a `tokenizers.Tokenizer` that knows BOS and EOS and adds neither."""
+        """Wraps a `tokenizers.Tokenizer` that has BOS and EOS but does not add them."""
         self._inner = inner
         vocabulary = inner.get_vocab()
         self._bos, self._eos = vocabulary[BOS], vocabulary[EOS]
@@ -48,10 +48,10 @@ class Tokenizer:
 
     @classmethod
     def union(cls, parts: Sequence["Tokenizer"], vocab_size: int = 4096) -> "Tokenizer":
-        """The vocabularies of several data sets, each made by `train`, as one.
+        """The union of vocabularies of several data sets, each from `train`.
 
-        A word stands where it stands in the vocabulary that has it foremost, so that of too many
-        each loses its rarest. The order of `parts` changes nothing, and one alone stays as it is.
+        Words are ordered by their best rank, so that beyond `vocab_size` each vocabulary loses its
+        rarest words. The order of `parts` has no effect, and a single vocabulary is unchanged.
         """
         rank: dict[str, int] = {}
         for part in parts:
@@ -66,33 +66,33 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: Path, padding: str | None = None) -> "Tokenizer":
-        """The vocabulary in `folder`, which is the `tokenizer/` of a Stable Diffusion checkpoint.
+        """The tokenizer in `folder`, the `tokenizer/` of a Stable Diffusion checkpoint.
 
-        transformers' `CLIPTokenizer` reads the files, once; the ids are the same as its own.
-        `padding` is the token to pad with where that is not the folder's own.
+        The files are read once by transformers' `CLIPTokenizer`; ids are equal to its ids.
+        `padding` overrides the padding token of the folder.
         """
         _check_folder(folder)
-        # Read when transformers is imported, which would else say that PyTorch is missing.
+        # Suppresses the warning of transformers that PyTorch is missing.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        import transformers  # Takes seconds, and nothing but this needs it.
+        import transformers  # here, because the import takes seconds
 
         try:
             theirs = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             inner = theirs.backend_tokenizer
-            # Framing and truncation are `encode`'s; of padding, its place in the JSON is used.
+            # `encode` adds BOS and EOS, truncates and pads; the JSON stores only the padding token.
             inner.post_processor = None
             inner.no_truncation()
             pad = theirs.pad_token if padding is None else padding
             inner.enable_padding(pad_id=theirs.convert_tokens_to_ids(pad), pad_token=pad)
         except Exception as error:  # tokenizers raises plain Exception
             raise _unreadable(folder, error) from None
-        # Without the added tokens: transformers adds those that the vocabulary lacks.
+        # transformers adds tokens that the vocabulary lacks; these do not count.
         vocabulary = inner.get_vocab(with_added_tokens=False)
         for ours, named in ((BOS, theirs.bos_token), (EOS, theirs.eos_token)):
             if ours not in vocabulary or named != ours:
                 raise UserError(
-                    f"The vocabulary in {folder} frames texts without {ours}, which CLIP's has; "
-                    "use the tokenizer of a Stable Diffusion checkpoint."
+                    f"The vocabulary in {folder} has no {ours} as start or end token, unlike "
+                    "CLIP's; use the tokenizer of a Stable Diffusion checkpoint."
                 )
         return cls(inner)
 
@@ -108,11 +108,11 @@ class Tokenizer:
             ) from None
 
     def to_json(self) -> str:
-        """Everything that `from_json` needs."""
+        """The tokenizer as JSON."""
         return self._inner.to_str()
 
     def save_pretrained(self, folder: Path) -> None:
-        """Writes `folder` for transformers' CLIPTokenizer; a vocabulary of words as its JSON."""
+        """Writes `folder` for transformers' CLIPTokenizer, or the JSON of a word vocabulary."""
         folder.mkdir(parents=True, exist_ok=True)
         whole = json.loads(self.to_json())
         model = whole["model"]
@@ -141,17 +141,17 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """The number of ids."""
         return self._inner.get_vocab_size()
 
     def encode(
         self, captions: Sequence[str], length: int
     ) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
-        """Token ids, and the mask of those that are no padding; long captions lose their end."""
+        """Token ids, and a mask that is False on padding; captions are cut to `length`."""
         tokens = np.full((len(captions), length), self._pad, np.int32)
         mask = np.zeros((len(captions), length), bool)
         for row, caption in enumerate(captions):
-            # One by one: a batch would come padded to its longest caption.
+            # One by one, because a batch is padded to its longest caption.
             words = self._inner.encode(caption).ids
             ids = [self._bos, *words[: length - 2], self._eos]
             tokens[row, : len(ids)] = ids
@@ -159,21 +159,21 @@ class Tokenizer:
         return tokens, mask
 
     def count(self, caption: str) -> tuple[int, int]:
-        """Tokens of a caption, uncut and with the frame, and how many of them are unknown words."""
+        """The number of tokens of an uncut caption with BOS and EOS, and of unknown words."""
         ids = self._inner.encode(caption).ids
         return len(ids) + 2, ids.count(self._unknown)
 
     def spans(self, caption: str) -> Int[np.ndarray, "n 2"]:
-        """The characters [begin, end) that each token of a caption stands for, uncut and unframed.
+        """The characters [begin, end) of each token of an uncut caption, without BOS and EOS.
 
-        Token i is at place 1 + i of what `encode` makes of it, unless it is cut off there.
+        Token i is at index 1 + i of the result of `encode`, unless it is cut off.
         """
         return np.array(self._inner.encode(caption).offsets, np.int64).reshape(-1, 2)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The text of each id, with CLIP's "</w>" where a word ends.
+        """The text of each id, with CLIP's "</w>" at the end of words.
 
-        Parts of a character stay in the vocabulary's spelling of bytes.
+        Incomplete characters keep the vocabulary's byte symbols.
         """
         return [self._text(self._pieces[int(i)]) for i in ids]
 
@@ -186,7 +186,7 @@ class Tokenizer:
         return piece if "\N{REPLACEMENT CHARACTER}" in text else text + piece[len(stem) :]
 
     def words(self) -> list[str] | None:
-        """The words that the vocabulary has, sorted; None where it has every text."""
+        """The sorted words of the vocabulary; None if it encodes any text."""
         if not isinstance(self._inner.model, models.WordLevel):
             return None
         special = {token.content for token in self._inner.get_added_tokens_decoder().values()}
@@ -194,7 +194,7 @@ class Tokenizer:
         return sorted(word for word in known if any(map(str.isalnum, word)))
 
     def unknown_words(self, caption: str) -> list[str]:
-        """The words of a caption that the vocabulary does not have; CLIP's has all."""
+        """The words of a caption that the vocabulary lacks; CLIP's lacks none."""
         encoding = self._inner.encode(caption)
         return [
             caption[start:end]
@@ -204,7 +204,7 @@ class Tokenizer:
 
 
 def _of_words(model: models.WordLevel) -> tokenizers.Tokenizer:
-    """Lower case, split at spaces and punctuation marks."""
+    """A tokenizer of lower-case words, split at spaces and punctuation."""
     inner = tokenizers.Tokenizer(model)
     inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -212,7 +212,7 @@ def _of_words(model: models.WordLevel) -> tokenizers.Tokenizer:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuses what transformers would look for on the network or take for CLIP's."""
+    """Refuses folders that transformers would download or mistake for CLIP's."""
     if not folder.is_dir():
         raise UserError(
             f"There is no folder {folder}; give the tokenizer/ of a Stable Diffusion checkpoint."
@@ -225,10 +225,10 @@ def _check_folder(folder: Path) -> None:
         raise _unreadable(config, error) from None
     if name not in CLIP_CLASSES:
         raise UserError(
-            f"{folder} holds a {name} and only a CLIPTokenizer can be used; "
+            f"{folder} holds a {name}, but only a CLIPTokenizer can be used; "
             "use the tokenizer of a Stable Diffusion 1 or 2 checkpoint."
         )
-    if (folder / "tokenizer.json").is_file():  # All of it, and the only file since transformers 5.
+    if (folder / "tokenizer.json").is_file():  # complete; transformers 5 writes no other file
         return
     missing = [file for file in ("vocab.json", "merges.txt") if not (folder / file).is_file()]
     if missing:

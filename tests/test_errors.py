@@ -1,4 +1,4 @@
-"""How a command ends: what it says and its status."""
+"""The output and status at the end of a command."""
 
 import io
 import subprocess
@@ -19,12 +19,12 @@ ROOT = Path(__file__).parents[1]
         (
             "OSError(28, 'No space left on device', 'a/b')",
             1,
-            "error: a/b cannot be used: No space left on device; choose another place.\n",
+            "error: a/b cannot be used: No space left on device; choose another path.\n",
         ),
         (
             "PermissionError(13, 'Permission denied', '/data')",
             1,
-            "error: /data cannot be used: Permission denied; choose another place.\n",
+            "error: /data cannot be used: Permission denied; choose another path.\n",
         ),
         ("KeyboardInterrupt", 130, "interrupted\n"),
     ],
@@ -57,7 +57,7 @@ def test_a_terminal_gets_lines_broken_between_words(monkeypatch, columns):
     notify(f"{SENTENCE}\nA second line.")
     *lines, last = terminal.getvalue().splitlines()
     assert " ".join(lines) == SENTENCE and last == "A second line."
-    # What can be copied into a command stays whole, however long it is.
+    # Paths and flags that can be copied are not broken.
     assert all(len(line) <= max(columns, 80) or " " not in line for line in lines)
     if columns >= 12:
         assert all(len(line) <= max(columns, 20) or " " not in line for line in lines)
@@ -101,7 +101,7 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
 
 def parse(*flags):
-    """What a command with `--config` says to these flags: its one line, or "fine"."""
+    """The error of a command with `--config` and these flags, or "fine"."""
     script = """if True:
         from ml_collections import config_flags
         from ragaf_jax.errors import run_cli

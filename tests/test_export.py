@@ -1,4 +1,4 @@
-"""What `python -m ragaf_jax.export` leaves, of random stages, read without PyTorch."""
+"""Outputs of `python -m ragaf_jax.export` for random stages, read without PyTorch."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def test_folders(exported):
     }
     for folder in names - {"scheduler", "tokenizer", "README.md"}:
         assert (exported / folder / "README.md").exists()
-    # Others may read what they may read of the rest.
+    # Permissions are those of the other files.
     modes = {path.stat().st_mode for path in exported.rglob("*") if path.is_file()}
     assert len(modes) == 1
 
@@ -188,7 +188,7 @@ def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, monkeypatch, d
         *("README.md", "config.json", "checkpoints")
     }
     read = Stage.restore(tmp_path / "small", 2)
-    # JSON has no tuples. Where data and Stage 1 lay is not told.
+    # JSON has no tuples. Paths of data and Stage 1 are not exported.
     expected = stage.config.copy_and_resolve_references()
     expected.data.dir, expected.stage1 = "data", ""
     assert json.dumps(read.config.to_dict()) == json.dumps(expected.to_dict())
@@ -204,7 +204,7 @@ def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, monkeypatch, d
         assert found[path].dtype == np.float32, path
         rounded = np.float32(jnp.asarray(leaf, dtype))
         np.testing.assert_array_equal(found[path], rounded, err_msg=path)
-    # What is said of it in the card is what one would type.
+    # The code in the card runs as it is printed.
     code = (tmp_path / "small" / "README.md").read_text().split("```python")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     told = {}
@@ -212,7 +212,7 @@ def test_parameters_alone_are_a_workdir(stage, workdir, tmp_path, monkeypatch, d
     assert told["stage"].step == 7
     # It has no optimiser: not to be trained on, but to begin from.
     abstract = jax.eval_shape(lambda: {"opt_state": jnp.zeros(3), "ema": stage.params})
-    with pytest.raises(UserError, match="parameters alone.*begin another workdir"):
+    with pytest.raises(UserError, match="without an optimiser state.*give another workdir"):
         Checkpointer(tmp_path / "small").restore_latest(abstract)
 
 

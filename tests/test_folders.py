@@ -36,7 +36,7 @@ def test_folders_that_are_not_ours_are_left_alone(tmp_path):
         check_writable(tmp_path, FILES)
     with pytest.raises(UserError, match="is a file"):
         check_writable(tmp_path / "notes.txt", FILES)
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         check_writable(tmp_path / "notes.txt" / "dog", FILES)
     # A data set has a metadata.json too.
     (tmp_path / METADATA).touch()
@@ -80,7 +80,7 @@ def test_files_appear_together_or_not_at_all(tmp_path):
 def test_one_process_at_a_time_works_in_a_folder(tmp_path):
     folder = tmp_path / "run"
     with alone_in(folder, "training", "--workdir"):
-        said = "Another training is at work in .*run; wait for it or choose another --workdir"
+        said = "Another training is running in .*run; wait for it or give another --workdir"
         with pytest.raises(UserError, match=said), alone_in(folder, "training", "--workdir"):
             pass
         with alone_in(folder, "preparation", "--data_dir"):
@@ -115,4 +115,4 @@ def test_a_second_training_is_refused(tmp_path):
     command = "main.py", "--config=configs/stage1.py:quickstart", f"--workdir={tmp_path / 'run'}"
     with alone_in(tmp_path / "run", "training", "--workdir"):
         done = run_here(*command)
-    assert done.status == 1 and "Another training is at work in" in done.stderr
+    assert done.status == 1 and "Another training is running in" in done.stderr

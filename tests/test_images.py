@@ -1,4 +1,4 @@
-"""Image files that nobody vouches for."""
+"""Image files from users."""
 
 import contextlib
 import io
@@ -352,7 +352,7 @@ def test_what_is_no_file_ends_in_one_sentence(tmp_path, reader):
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path, expected in (
-        (tmp_path, "is a folder; name an image file"),
+        (tmp_path, "is a folder; give an image file"),
         (tmp_path / "missing.png", "does not exist"),
         (tmp_path / "loop", "does not exist"),
         (tmp_path / "pipe", "is not a regular file"),
@@ -414,7 +414,7 @@ def test_enlargement_keeps_what_it_enlarges(rng):
 
 @pytest.mark.parametrize(("height", "width"), [(90, 120), (120, 90), (300, 77), (33, 40)])
 def test_an_image_lies_where_its_sketch_lies(height, width):
-    """Both are placed whole on a square, so that lines stay on what they outline."""
+    """Both are placed whole on a square, so that lines and image stay aligned."""
     photo = np.full((height, width, 3), 200, np.uint8)
     top, left = height // 4, width // 3
     photo[top : height - top, left : width - left] = (20, 20, 20)
@@ -436,7 +436,7 @@ def test_an_image_lies_where_its_sketch_lies(height, width):
     ],
 )
 def test_proportions_that_differ_are_refused(sketch, image, fits):
-    said = f"{sketch[1]} × {sketch[0]} pixels and the image {image[1]} × {image[0]}, so"
+    said = f"{sketch[1]} × {sketch[0]} pixels and the image {image[1]} × {image[0]}, which"
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match=said):
         check_same_aspect(sketch, image)
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong on the command line ends in one sentence and status 1."""
+"""Wrong command lines end in one sentence and status 1."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ SD = "--config=configs/stage1.py:openmoji_sd"
 
 
 def fail(*command):
-    """Runs a command that must fail; gives the one line that it says."""
+    """Runs a command that must fail; returns its one-line error."""
     done = run_here(*command)
     assert done.status == 1, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -172,7 +172,10 @@ def test_both_stages_are_checked_before_one_is_trained(trainings, flags, said):
 
 def test_stage_2_is_refused_before_its_data_are_prepared(tmp_path):
     said = fail("main.py", STAGE2, f"--workdir={tmp_path / 'stage2'}", "--config.data.dir=nowhere")
-    assert f"{tmp_path / 'stage1'} holds no checkpoint; train it first, both with --mode=" in said
+    assert (
+        f"{tmp_path / 'stage1'} holds no checkpoint; train Stage 1 first, both stages with --mode="
+        in said
+    )
     said = fail("main.py", STAGE2, f"--workdir={tmp_path / 'run'}", "--config.data.dir=nowhere")
     assert "config.stage1 is empty; give --config.stage1=<workdir of Stage 1>" in said
     assert list(tmp_path.iterdir()) == []
@@ -258,7 +261,9 @@ def trained(tmp_path, monkeypatch):
 
 def test_a_repeated_training_names_changed_fields_before_it_looks_for_data(trained, preparations):
     said = fail("main.py", STAGE1, f"--workdir={trained}")
-    assert f"config.data.image_size was 32 when {trained} was begun and is 64 now; config." in said
+    assert (
+        f"config.data.image_size was 32 when {trained} was started and is 64 now; config." in said
+    )
     assert "config.data.recolorings was 2 and is 16 now: repeat the command with the old" in said
     said = fail("main.py", STAGE2, f"--workdir={trained}")
     assert f"{trained} holds Stage 1 and this configuration trains Stage 2; give Stage 2" in said
@@ -280,7 +285,7 @@ def test_evaluation_reads_the_data_that_the_run_was_trained_with(trained, monkey
     assert f"config.data.dir is {trained.parent / 'data'}, as in the training of" in done.stderr
     assert run_here(*command, "--config.data.dir=other").stderr == ""
     (trained.parent / "data").rmdir()
-    assert "which is not there; config.data.dir is data instead" in run_here(*command).stderr
+    assert "which does not exist; config.data.dir is data instead" in run_here(*command).stderr
     assert read == [str(trained.parent / "data"), "other", "data"]
 
 
@@ -331,16 +336,16 @@ def test_settings_are_refused_before_a_checkpoint_is_read(tmp_path, flag, said, 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--sketches={d}", "--output={d}"], "the folder of the sketches; name another, such as"),
-        (["--sketches={d}", "--output={d}/b/.."], "the folder of the sketches; name another"),
-        (["--sketches={d}", "--region=1=red"], "write it in the field 'regions' of --prompts, a"),
-        (["--sketches={d}", "--prompt=a"], "write it in the field 'prompt' of --prompts, a .csv"),
+        (["--sketches={d}", "--output={d}"], "the folder of the sketches; choose another, such"),
+        (["--sketches={d}", "--output={d}/b/.."], "the folder of the sketches; choose another"),
+        (["--sketches={d}", "--region=1=red"], "set the field 'regions' of --prompts, a .csv"),
+        (["--sketches={d}", "--prompt=a"], "set the field 'prompt' of --prompts, a .csv"),
         *(
             (["--sketches={d}", f"--{flag}"], "is for one sketch and --sketches gives many; leave")
             for flag in ("count=2", "merge=1,2", "image={d}/a.png", "labels=a", "sketch={d}/a.png")
         ),
-        (["--sketches={d}"], "a.png has no prompt beside it: {d}/a.txt does not exist; write it, "),
-        (["--sketches={d}"], "the prompts of all sketches by --prompts"),
+        (["--sketches={d}"], "a.png has no prompt: {d}/a.txt does not exist; create it, or"),
+        (["--sketches={d}"], "the prompts of all sketches to ragaf_jax.sample by --prompts"),
         (["--sketch={d}/a.png", "--prompts=p.txt"], "--prompts is for the sketches of --sketches"),
         (["--sketch={d}/a.png", "--per_device=2"], "--per_device is for the sketches of --sketch"),
         (
@@ -349,7 +354,7 @@ def test_settings_are_refused_before_a_checkpoint_is_read(tmp_path, flag, said, 
         ),
         (
             ["--sketch={d}/a/sketch.png", "--prompt=", "--output={d}/a"],
-            "/a/sketch.png, which lies in --output and would be replaced; name another --output",
+            "/a/sketch.png, which lies in --output and would be replaced; choose another --output",
         ),
     ],
 )
@@ -373,7 +378,7 @@ def test_strength_without_an_image_is_reported():
     from ragaf_jax.sampling.command.flag_checks import unused_strength
 
     (notice,) = unused_strength({"strength"}, "1", False)
-    assert notice == "--strength has no effect: without --image, Stage 1 begins from noise."
+    assert notice == "--strength has no effect: without --image, Stage 1 starts from noise."
     for given, stages, image in ((set(), "1", False), ({"strength"}, "both", False)):
         assert unused_strength(given, stages, image) == []
     assert unused_strength({"strength"}, "2", True) == []

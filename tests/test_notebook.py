@@ -1,4 +1,4 @@
-"""The notebook runs from its first cell to its last, and draws what the pipeline draws."""
+"""The notebook runs from its first cell to its last and shows the images of the pipeline."""
 
 import ast
 import base64
@@ -23,7 +23,7 @@ NOTEBOOK = ROOT / "notebooks" / "sampling.ipynb"
 
 
 def pictures_of(cell):
-    """The pictures that a cell shows."""
+    """The images that a cell shows."""
     return [
         np.array(Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))))
         for output in cell.outputs
@@ -37,9 +37,9 @@ def read():
     return notebook, [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def noise(self, told, seeds, options, images=None, every=None, *, preview=True):
-    """As many pictures and traces as `Pipeline.stream` draws, and as large, at once."""
-    rng, count, model = np.random.default_rng(0), len(told), self.leading.model
+def noise(self, requests, seeds, options, images=None, every=None, *, preview=True):
+    """Random images and traces of the shapes of `Pipeline.stream`."""
+    rng, count, model = np.random.default_rng(0), len(requests), self.leading.model
     pictures = rng.integers(0, 256, (count, *(model.image_size,) * 2, 3)).astype(np.uint8)
     if every is not None:
         for stage in (1, 2):
@@ -53,7 +53,7 @@ def noise(self, told, seeds, options, images=None, every=None, *, preview=True):
 
 
 def test_every_cell_shows_a_picture(monkeypatch):
-    """All but the networks: what they draw is noise here."""
+    """Noise replaces the images of the networks."""
     notebook, code = read()
     nbformat.validate(notebook)
     assert not any(cell.outputs for cell in code)  # none are committed
@@ -80,14 +80,14 @@ def test_the_notebook(monkeypatch):
     nbclient.NotebookClient(notebook, timeout=600, resources=where).execute()
     assert all(len(pictures_of(cell)) == 1 for cell in code[1:])
 
-    # The same seed, the same picture, here.
+    # The same seed gives the same image here.
     prompt = next(
         line.split('"')[1] for line in code[2].source.splitlines() if line.startswith("prompt")
     )
     pretrained = ROOT / "pretrained" / "openmoji"
     pipeline = Pipeline.restore(pretrained / "stage1", pretrained / "stage2")
     result = pipeline(ROOT / "docs" / "images" / "ping_pong.png", prompt, seed=42)
-    made = {"stage 1": result.coarse, "stage 2": result.images}
-    expected = comparison(result.sketch, made, [prompt]).astype(int)
+    columns = {"stage 1": result.coarse, "stage 2": result.images}
+    expected = comparison(result.sketch, columns, [prompt]).astype(int)
     (shown,) = pictures_of(code[3])
     assert np.abs(shown - expected).max() <= 2

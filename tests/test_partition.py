@@ -43,7 +43,7 @@ def test_a_pattern_without_a_leaf_is_named(params):
 
 
 def test_a_pattern_that_is_none_is_named(params):
-    with pytest.raises(UserError, match=r"'unet/\(' of config.train.frozen is no regular"):
+    with pytest.raises(UserError, match=r"'unet/\(' of config.train.frozen is not a reg"):
         partition(params, (".*",), ("unet/(",))
 
 

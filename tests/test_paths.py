@@ -18,7 +18,7 @@ TRAIN = ("main.py", "--config=configs/stage1.py:quickstart")
 def test_a_folder_that_is_a_pattern_is_refused(tmp_path, character):
     """Below it Orbax would write checkpoints that cannot be read."""
     workdir = tmp_path / f"run{character}1"
-    with pytest.raises(UserError, match=r"whose '.' would be read as a pattern: rename"):
+    with pytest.raises(UserError, match=r"whose '.' would be read as a pattern; rename"):
         check_no_pattern(workdir / "stage1", "--workdir")
     with pytest.raises(UserError, match="would be read as a pattern"):
         Checkpointer(workdir)

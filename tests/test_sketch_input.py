@@ -1,4 +1,4 @@
-"""Any picture file in, a page with paper 255 and ink 0 out."""
+"""Image files of sketches become pages with paper 255 and ink 0."""
 
 import os
 import struct
@@ -315,7 +315,7 @@ def test_thick_strokes_silhouettes_and_pencil_scans_are_line_drawings(rng, inver
 
 
 def subject(rng, side, scale, at):
-    """A page with a drawing of `scale` times its size somewhere."""
+    """A page with a sketch at `scale` times its size at a random place."""
     page = np.full((side, side), 255, np.uint8)
     small = round(side * scale)
     drawing = cv2.resize(line_drawing(rng, side, side, 12), (small, small), 0, 0, 0, cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Words to ids with a vocabulary of our own, and with CLIP's against transformers' tokenizer."""
+"""Token ids of word vocabularies, and of CLIP's against transformers' tokenizer."""
 
 import json
 import os
@@ -44,7 +44,7 @@ CORNER_CASES = {
     "long caption": "a red house on fire, " * 40,
 }
 
-# What random texts are made of: what normalisation, splitting and merging treat specially.
+# Special cases of normalisation, splitting and merging, for random texts.
 ALPHABET = [
     *"aehorsuidtAEHORS   ''!.,:()<|>/\\wé½12\u0301\u00a0\t\n\x85\x00\u2028\u200dİǅẞ😀",
     *("house", " house", "HORSE", "red ", "'s", "'LL", "!!", "...", "ça", "дом", "赤い", "立", "क्"),
@@ -103,7 +103,7 @@ def write_folder(folder, version=1, layout=LAYOUTS[0]):
     write_json(folder / "tokenizer_config.json", config)
     if layout == "fast":
         tokenizer = CLIPTokenizer.from_pretrained(folder)
-        # What the caller of `save_pretrained` had last asked for was saved as well.
+        # transformers also saves the last padding and truncation of its caller.
         tokenizer(["a"], padding="max_length", max_length=9, truncation=True)
         tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
         write_json(
@@ -274,14 +274,14 @@ def test_what_cannot_be_used_is_said(tmp_path):
         refused("cannot be read .*; download it again", tokenizer=content)
     for name in ("T5Tokenizer", "T5TokenizerFast", "BertTokenizer"):
         config = json.dumps({"tokenizer_class": name}).encode()
-        refused(f"holds a {name} and only a CLIPTokenizer", tokenizer_config=config, vocab=None)
+        refused(f"holds a {name}, but only a CLIPTokenizer", tokenizer_config=config, vocab=None)
 
     words = json.loads(vocab)
     for missing in (BOS, EOS):
         fewer = json.dumps({word: i for word, i in words.items() if word != missing}).encode()
-        refused(f"frames texts without {missing.replace('|', '[|]')}", vocab=fewer)
+        refused(f"has no {missing.replace('|', '[|]')}", vocab=fewer)
     other = json.dumps({"bos_token": "house</w>"}).encode()
-    refused("frames texts without", special_tokens_map=other)
+    refused("as start or end token", special_tokens_map=other)
 
 
 @pytest.mark.parametrize("installed", (True, False), ids=("with torch", "without torch"))

@@ -1,1 +1,1 @@
-"""Checkpoints by Orbax: saved, restored, kept, verified."""
+"""Orbax checkpoints: saving, restoring, retention, verification."""

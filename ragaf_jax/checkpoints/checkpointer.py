@@ -1,12 +1,11 @@
-"""Saves and restores checkpoints, from which a run resumes and sampling or Stage 2 starts.
+"""Saves and restores the checkpoints of a training run.
 
-Every checkpoint `workdir/checkpoints/<step>/` holds four items: `state` (the `TrainState` arrays),
-`data` (the state of the batch iterator), `meta` (config, tokenizer, stage …: what rebuilds the
-model without its config file) and `scores` (what was measured at its step). Orbax writes it in the
-background into a temporary folder and renames it when it is whole. Older ones go only after it was
-read back: an interrupted or failed save leaves the checkpoints as they were. What remains possible
-is damage done later (a truncated copy, a file lost): readers then use the newest checkpoint that is
-whole and say so.
+A checkpoint `workdir/checkpoints/<step>/` has four items: `state` (the `TrainState` arrays), `data`
+(the state of the batch iterator), `meta` (config, tokenizer …, which rebuild the model without its
+config file) and `scores` (measurements of its step). Orbax writes it in the background into a
+temporary folder and renames it when it is complete. Older checkpoints are deleted only after it was
+read back, so an interrupted or failed save leaves them unchanged. If a checkpoint is damaged later
+(a truncated copy, a lost file), readers use the newest complete one and log a warning.
 """
 
 import contextlib
@@ -30,9 +29,9 @@ from ragaf_jax.checkpoints.files import (
     checkpoints,
     folder_of,
     newest_whole,
-    place_at_fault,
     read_through,
     stored_structure,
+    system_error,
     types_of,
 )
 from ragaf_jax.checkpoints.keeping import outdated, stored_scores
@@ -44,19 +43,18 @@ logger = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
 
-
 _LONG_WAIT = 1.0  # seconds
-_DELETIONS, _PAUSE = 100, 0.1  # of an unfinished checkpoint, and seconds between them
+_DELETIONS, _PAUSE = 100, 0.1  # attempts to delete an unfinished checkpoint, seconds in between
 
 
 class Restored(NamedTuple):
-    """One whole checkpoint.
+    """One complete checkpoint.
 
     Attributes:
-      step: number of updates that made `state`.
-      state: the pytree that was asked for, its leaves where their shardings say.
-      data_state: what the batch iterator's `set_state` takes.
-      meta: as it was saved.
+      step: number of updates before `state`.
+      state: the requested pytree, placed by its shardings.
+      data_state: argument of the batch iterator's `set_state`.
+      meta: as saved.
     """
 
     step: int
@@ -66,11 +64,11 @@ class Restored(NamedTuple):
 
 
 class OtherLayout(NamedTuple):
-    """Another pytree in which a checkpoint may hold a state.
+    """Another pytree that a checkpoint may hold a state in.
 
     Attributes:
       target: its shapes and shardings.
-      convert: makes the wanted state of one that has this layout.
+      convert: (state in this layout) → requested state.
     """
 
     target: Any
@@ -78,17 +76,17 @@ class OtherLayout(NamedTuple):
 
 
 class Checkpointer:
-    """Saves and restores the checkpoints of one workdir, for training.
+    """Saves and restores the checkpoints of one workdir.
 
     Args:
-      workdir: the run's folder; `workdir/checkpoints` is made if missing.
-      keep_last: how many of the newest checkpoints stay on disk.
-      keep_best: how many of those stay whose `best_metric` is greatest.
-      best_metric: a name among the `metrics` that are saved.
-      keep_every: checkpoints of steps that are multiples of it stay too; 0 for none.
+      workdir: the run's folder; `workdir/checkpoints` is created if missing.
+      keep_last: number of newest checkpoints to keep.
+      keep_best: number of checkpoints with the greatest `best_metric` to keep.
+      best_metric: a name among the saved `metrics`.
+      keep_every: checkpoints at multiples of it are kept too; 0 for none.
 
     Raises:
-      UserError: the folder cannot be made or written, here or in any later method.
+      UserError: the folder cannot be created or written, here or in any later method.
     """
 
     def __init__(
@@ -106,16 +104,16 @@ class Checkpointer:
         self._outdated = functools.partial(
             outdated, keep_last=keep_last, keep_best=keep_best, keep_every=keep_every
         )
-        self._step = 0  # of the save that was begun last
+        self._step = 0  # of the last save
         self._types: dict[str, str] | None = None  # of its arrays, until it was read back
-        logging.getLogger("absl").addFilter(_not_said_by_us)
+        logging.getLogger("absl").addFilter(_keep_record)
         try:
             self._remove_unfinished()
             self._manager = ocp.CheckpointManager(self._folder)  # `wait` deletes older checkpoints
         except OSError as problem:
             raise UserError(
                 f"{self._folder} cannot hold checkpoints ({problem.strerror}): "
-                "make it a folder that can be written or give another workdir"
+                "make it a writable folder or give another workdir"
             ) from problem
 
     def save(
@@ -126,27 +124,27 @@ class Checkpointer:
         meta: Tree,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Copies `state` off the device and writes it in the background.
+        """Copies `state` to the host and writes it in the background.
 
-        The caller may donate the arrays of `state` once this returns. It first waits for the
-        former save, and warns where that took long. Saving the newest step again does nothing.
+        Once this returns, the caller may donate the arrays of `state`. It first waits for the
+        previous save, with a warning if that takes long. Saving the newest step again does nothing.
 
         Args:
-          step: number of updates that made `state`.
+          step: number of updates before `state`.
           state: a pytree of arrays.
           data_state: JSON-able; only the first process's is written.
           meta: JSON-able.
-          metrics: what was measured at this step, the same in all processes. Without a finite
-            `best_metric` in it the checkpoint is never among the best.
+          metrics: measurements of this step, equal in all processes. Without a finite
+            `best_metric` the checkpoint is never among the best.
 
         Raises:
-          UserError: this save could not begin, or the former one failed.
+          UserError: this save could not start, or the previous one failed.
         """
-        begun = time.monotonic()
+        start_time = time.monotonic()
         self.wait()
         if step == self._manager.latest_step():
             return
-        if (waited := time.monotonic() - begun) > _LONG_WAIT:
+        if (waited := time.monotonic() - start_time) > _LONG_WAIT:
             logger.warning(
                 "training waited %.0f s at step %d for the checkpoint of step %d to be written: "
                 "raise config.checkpoint_every",
@@ -156,7 +154,7 @@ class Checkpointer:
         self._step, self._types = step, types_of(state)
         if self._metric in measured:
             self._scores[step] = measured[self._metric]
-        with self._told():
+        with self._explained():
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -170,18 +168,18 @@ class Checkpointer:
     def restore_latest(
         self, abstract_state: Any, other: OtherLayout | None = None
     ) -> Restored | None:
-        """The newest whole checkpoint, or None when the workdir has none.
+        """The newest complete checkpoint, or None when the workdir has none.
 
-        Damaged checkpoints newer than the one restored are renamed to `damaged-<step>`, because
-        training will reach their steps again.
+        Newer damaged checkpoints are renamed to `damaged-<step>`, because training will reach their
+        steps again.
 
         Args:
-          abstract_state: the wanted pytree, with `jax.ShapeDtypeStruct` (or arrays) as leaves;
-            leaves without a sharding are put on the first device.
-          other: a layout in which the checkpoint may be instead; what is restored is converted.
+          abstract_state: the requested pytree, with `jax.ShapeDtypeStruct` (or arrays) as leaves;
+            leaves without a sharding are placed on the first device.
+          other: another layout that the checkpoint may have; its state is converted.
 
         Raises:
-          UserError: every checkpoint is damaged, or the newest whole one was saved by a run of
+          UserError: every checkpoint is damaged, or the newest complete one was saved by a run of
             another model or optimiser.
         """
         target = jax.tree.map(_with_sharding, abstract_state)
@@ -212,13 +210,13 @@ class Checkpointer:
         return restored
 
     def wait(self) -> None:
-        """Returns when the last save has reached the disk and was read back; older ones go then.
+        """Waits until the last save is on disk, reads it back and deletes outdated checkpoints.
 
         Raises:
-          UserError: it could not be written, or what lies on the disk is something else.
+          UserError: it could not be written, or its files hold something else.
         """
         types, self._types = self._types, None
-        with self._told():
+        with self._explained():
             self._manager.wait_until_finished()
         if types is None:
             return
@@ -228,7 +226,7 @@ class Checkpointer:
         if (problem := agreed(problem)) is not None:
             raise UserError(
                 f"the checkpoint of step {self._step} in {self._folder} cannot be read back "
-                f"({problem}), so that no older one was deleted: use another disk or workdir"
+                f"({problem}), so no older one was deleted: use another disk or workdir"
             )
         for step in self._outdated(self._manager.all_steps(), self._scores):
             self._manager.delete(step)
@@ -238,35 +236,35 @@ class Checkpointer:
         try:
             self.wait()
         finally:
-            with self._told():
+            with self._explained():
                 self._manager.close()
-            self._remove_unfinished()  # of a failed save, whose threads have ended now
+            self._remove_unfinished()  # the threads of a failed save have ended
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Says in a sentence why a checkpoint was not written, and clears away what was of it."""
+    def _explained(self) -> Iterator[None]:
+        """Turns a write error of the system into a `UserError` and deletes the unfinished save."""
         try:
             yield
         except Exception as problem:
-            reason = place_at_fault(problem)
+            reason = system_error(problem)
             if reason is None:
                 raise
-            with contextlib.suppress(Exception):  # other threads of the save may not have ended yet
+            with contextlib.suppress(Exception):  # other threads of the save may still run
                 self._manager.wait_until_finished()
             self._remove_unfinished()
             left = checkpoints(self._folder)
             raise UserError(
                 f"the checkpoint of step {self._step} could not be written to {self._folder} "
-                f"({reason}): make room for it or mend the place and start again; training then "
+                f"({reason}): free space or make the folder writable, then start again; training "
                 + (
-                    f"goes on from the checkpoint of step {left[0].name}, which is whole"
+                    f"resumes from the checkpoint of step {left[0].name}, which is complete"
                     if left
-                    else "begins anew, as there is no checkpoint yet"
+                    else "starts anew, because there is no checkpoint yet"
                 )
             ) from problem
 
     def _remove_unfinished(self) -> None:
-        """Deletes what an interrupted save left; Orbax does it in a thread that may end later.
+        """Deletes the files of an interrupted save; Orbax does it in a thread that may end later.
 
         Threads of a failed save may still write into the folder, so deletion is repeated.
         """
@@ -279,10 +277,10 @@ class Checkpointer:
                     time.sleep(_PAUSE)
 
     def _damaged(self, target: Any, other: OtherLayout | None) -> list[Path]:
-        """What the first process cannot read; each by itself might go on from another checkpoint.
+        """The checkpoints that the first process cannot read; all processes skip the same ones.
 
         Raises:
-          UserError: in all of them, what the first one met.
+          UserError: in all processes, the error of the first one.
         """
 
         def verify(directory: Path) -> None:
@@ -308,7 +306,7 @@ class Checkpointer:
         if jax.process_index() == 0:
             for directory in damaged:
                 aside = directory.with_name(f"damaged-{directory.name}")
-                shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged once before
+                shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged earlier
                 directory.rename(aside)
         for directory in damaged:
             self._scores.pop(int(directory.name), None)
@@ -317,7 +315,7 @@ class Checkpointer:
 
 
 def _layout(stored: Tree, target: Any, other: OtherLayout | None) -> Any:
-    """Which of the two layouts is stored; `target` if neither is."""
+    """The stored one of the two layouts; `target` if neither is."""
     if other is not None and types_of(stored) == types_of(other.target):
         return other.target
     return target
@@ -328,7 +326,7 @@ def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _not_said_by_us(record: logging.LogRecord) -> bool:
-    """Drops what Orbax logs of a long wait, and of errors in its threads that it raises as well."""
-    said = record.levelno >= logging.ERROR or str(record.msg).startswith("Waiting for previous")
-    return not (said and "orbax" in record.pathname)
+def _keep_record(record: logging.LogRecord) -> bool:
+    """False for Orbax's messages about long waits, and about errors that it raises as well."""
+    repeated = record.levelno >= logging.ERROR or str(record.msg).startswith("Waiting for previous")
+    return not (repeated and "orbax" in record.pathname)

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is read: the newest, the best, or that of a step."""
+"""The choice of a run's checkpoint: the newest, the best, or that of a step."""
 
 from ragaf_jax.errors import UserError
 
@@ -6,14 +6,14 @@ NEWEST, BEST = "newest", "best"
 
 
 def check_choice(choice: str, name: str) -> None:
-    """Refuses what names no checkpoint.
+    """Refuses an invalid choice.
 
     Args:
       choice: "newest", "best" or a step.
-      name: of the flag or field that has this value.
+      name: of the flag or field with this value.
 
     Raises:
-      UserError: it is something else.
+      UserError: it is none of these.
     """
     if choice not in (NEWEST, BEST) and not choice.isdecimal():
         raise UserError(
@@ -23,10 +23,10 @@ def check_choice(choice: str, name: str) -> None:
 
 
 def choices_of_stages(text: str, name: str = "--checkpoint") -> dict[int, str]:
-    """The choice of each stage: one for both, or Stage 1's and Stage 2's with a comma between.
+    """The choice of each stage: one for both, or Stage 1's and Stage 2's separated by a comma.
 
     Raises:
-      UserError: one of them names no checkpoint, or there are more than two.
+      UserError: one of them is invalid, or there are more than two.
     """
     choices = text.split(",")
     if len(choices) > 2:

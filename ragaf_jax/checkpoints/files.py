@@ -1,4 +1,4 @@
-"""The files of checkpoints: which are complete, and what they hold."""
+"""The files of checkpoints: their completeness and contents."""
 
 import json
 import logging
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 Tree = dict[str, Any]
 T = TypeVar("T")
 
-# A damaged checkpoint shows as nearly any exception, a bare `Exception` from Orbax included. These
-# are no fault of the checkpoint; RuntimeError is what JAX raises when a device is out of memory.
+# A damaged checkpoint raises nearly any exception, even a bare `Exception` from Orbax. These have
+# other causes; JAX raises RuntimeError when a device is out of memory.
 _NOT_DAMAGE = (UserError, RuntimeError, MemoryError, PermissionError)
 
 
@@ -33,14 +33,14 @@ def folder_of(workdir: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, whole or damaged, newest first."""
-    # Unfinished and set-aside ones have names that are no number.
+    """The checkpoints of a folder, complete or damaged, newest first."""
+    # The names of unfinished and damaged ones are no numbers.
     directories = [path for path in folder.glob("*") if path.name.isdecimal()]
     return sorted(directories, key=lambda path: int(path.name), reverse=True)
 
 
 def newest_whole(folder: Path, read: Callable[[Path], T]) -> tuple[T | None, list[Path]]:
-    """What `read` makes of the newest checkpoint that it can read, and the damaged ones before."""
+    """The result of `read` for the newest complete checkpoint, and the newer damaged ones."""
     damaged: dict[Path, str] = {}
     for directory in checkpoints(folder):
         try:
@@ -59,16 +59,16 @@ def newest_whole(folder: Path, read: Callable[[Path], T]) -> tuple[T | None, lis
         newest, reason = next(iter(damaged.items()))
         raise UserError(
             f"every checkpoint in {folder} is damaged (step {newest.name}: {reason}): "
-            "bring one back from a copy, or delete the folder to train from the beginning"
+            "restore one from a backup, or delete the folder to train from the start"
         )
     return None, []
 
 
 def only(folder: Path, step: int, read: Callable[[Path], T]) -> T:
-    """What `read` makes of the checkpoint of one step.
+    """The result of `read` for the checkpoint of one step.
 
     Raises:
-      UserError: it is not there or it is damaged.
+      UserError: it is missing or damaged.
     """
     there = checkpoints(folder)
     directory = next((path for path in there if int(path.name) == step), None)
@@ -82,12 +82,12 @@ def only(folder: Path, step: int, read: Callable[[Path], T]) -> T:
     except Exception as problem:
         raise UserError(
             f"checkpoint {directory} is damaged ({_reason(problem)}): "
-            "bring it back from a copy, or choose the newest with --checkpoint=newest"
+            "restore it from a backup, or choose the newest with --checkpoint=newest"
         ) from problem
 
 
-def place_at_fault(problem: BaseException) -> str | None:
-    """What the system said when it refused to write, as "No space left on device"; else None."""
+def system_error(problem: BaseException) -> str | None:
+    """The system's reason for a failed write, such as "No space left on device"; else None."""
     link: BaseException | None = problem
     while link is not None:
         if isinstance(link, OSError):
@@ -100,21 +100,21 @@ def place_at_fault(problem: BaseException) -> str | None:
 
 
 def _reason(problem: BaseException) -> str:
-    """The first line of the exception that began it, short enough for a sentence."""
+    """The first line of the original exception, cut to 120 characters."""
     while problem.__cause__:
         problem = problem.__cause__
     return f"{type(problem).__name__}: {problem}".splitlines()[0][:120]
 
 
-def read_through(directory: Path, parts: tuple[str, ...] = ("",)) -> None:
-    """Reads the stored arrays of some parts of the state once, and raises where it cannot.
+def read_through(directory: Path, prefixes: tuple[str, ...] = ("",)) -> None:
+    """Reads the stored arrays with these prefixes one by one, and raises for an unreadable one.
 
-    Orbax reads all arrays at once. When one fails it abandons the others, whose tracebacks then
-    reach the terminal from other threads: so it is given whole checkpoints only.
+    Orbax reads all arrays at once. When one fails it abandons the others, and their tracebacks
+    reach the terminal from other threads: so Orbax gets complete checkpoints only.
     """
     base, (_, names) = _base(directory), _stored_keys(directory)
     for name in names:
-        if name.endswith("/.zarray") and name.startswith(parts):
+        if name.endswith("/.zarray") and name.startswith(prefixes):
             spec = {
                 "driver": "zarr",
                 "kvstore": {"driver": "ocdbt", "base": base, "path": name.removesuffix(".zarray")},
@@ -126,26 +126,26 @@ def read_through(directory: Path, parts: tuple[str, ...] = ("",)) -> None:
 
 
 def check_written(directory: Path, types: dict[str, str]) -> str | None:
-    """What is wrong with a checkpoint that was just saved; None where it is as it should be.
+    """The fault of a checkpoint that was just saved, or None.
 
-    Reads names, shapes and types of all arrays, which of their chunks there are, and the items
-    beside them, but no array: `read_through` does.
+    Reads names, shapes, types and present chunks of all arrays, and the other items, but no array:
+    `read_through` does.
 
     Args:
       directory: of the checkpoint.
-      types: of the state that was saved, from `types_of`.
+      types: of the saved state, from `types_of`.
     """
     try:
         store, names = _stored_keys(directory)
         keys = Counter(name.rpartition("/")[0] for name in names)
-        wanted = {name.replace("/", "."): kind for name, kind in types.items()}
-        for path in sorted(keys | wanted):
-            if path not in keys or path not in wanted:
-                return f"{path} is {'there' if path in keys else 'missing'}"
+        saved = {name.replace("/", "."): kind for name, kind in types.items()}
+        for path in sorted(keys | saved):
+            if path not in keys or path not in saved:
+                return f"{path} is {'unexpected' if path in keys else 'missing'}"
             array = json.loads(store.read(f"{path}/.zarray").result().value)
             kind = _type_name(np.dtype(array["dtype"]), array["shape"])
-            if kind != wanted[path]:
-                return f"{path} is {kind} instead of {wanted[path]}"
+            if kind != saved[path]:
+                return f"{path} is {kind} instead of {saved[path]}"
             sides = zip(array["shape"], array["chunks"], strict=True)
             expected = math.prod(-(-side // chunk) for side, chunk in sides)
             if keys[path] - 1 != expected:
@@ -167,7 +167,7 @@ def _stored_keys(directory: Path) -> tuple[tensorstore.KvStore, list[str]]:
     """The store of a checkpoint's arrays and the names in it.
 
     Raises:
-      FileNotFoundError: there are none.
+      FileNotFoundError: it is empty.
     """
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": _base(directory)}).result()
     names = [key.decode() for key in store.list().result()]
@@ -182,7 +182,7 @@ def stored_structure(directory: Path) -> Tree:
 
 
 def restore_numpy(directory: Path, structure: Tree) -> Tree:
-    """Restores a part of the saved state to the host, whatever devices it was saved from."""
+    """Restores a subtree of the saved state to the host, independent of the saving devices."""
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
     return ocp.PyTreeCheckpointHandler().restore(
         directory / "state",
@@ -193,15 +193,15 @@ def restore_numpy(directory: Path, structure: Tree) -> Tree:
 
 
 def check_structure(directory: Path, stored: Tree, target: Any) -> None:
-    """Refuses another model's state; Orbax itself would cast another dtype without a word."""
+    """Refuses the state of another model; Orbax itself casts another dtype silently."""
     there, here = types_of(stored), types_of(target)
     differing = sorted(name for name in there | here if there.get(name) != here.get(name))
     if not differing:
         return
     if "opt_state" not in stored:
         raise UserError(
-            f"{directory} holds parameters alone, which can be sampled from but not trained on; "
-            "begin another workdir: of Stage 2, with --config.stage1=<this one, if it is Stage 1>"
+            f"{directory} holds parameters without an optimiser state, so training cannot resume; "
+            "give another workdir, for Stage 2 with --config.stage1=<this one, if it is Stage 1>"
         )
     name = differing[0]
     raise UserError(

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay on disk, and which is its best."""
+"""Which checkpoints of a run are kept, and which is the best."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -9,12 +9,12 @@ from ragaf_jax.checkpoints.files import checkpoints
 
 
 def stored_scores(folder: Path, metric: str) -> dict[int, float]:
-    """The checkpoints of a folder in which `metric` was measured: its value by their steps."""
+    """The value of `metric` by step, for the checkpoints that have it."""
     values = {}
     for directory in checkpoints(folder):
         try:
             scores = ocp.JsonCheckpointHandler().restore(directory / "scores")
-        except (OSError, ValueError):  # lost or damaged: it is not worth the checkpoint
+        except (OSError, ValueError):  # lost or damaged scores do not invalidate a checkpoint
             continue
         if metric in scores:
             values[int(directory.name)] = scores[metric]
@@ -22,7 +22,7 @@ def stored_scores(folder: Path, metric: str) -> dict[int, float]:
 
 
 def best_of(scores: dict[int, float], n: int) -> list[int]:
-    """The steps with the n greatest scores, the best first and the latest of equals."""
+    """The steps with the n greatest scores, best first; of equal scores the latest first."""
     return sorted(scores, key=lambda step: (scores[step], step), reverse=True)[:n]
 
 
@@ -33,13 +33,13 @@ def outdated(
     keep_best: int,
     keep_every: int,
 ) -> list[int]:
-    """The steps whose checkpoints are deleted: not the newest, not the best, not every n-th.
+    """The steps whose checkpoints are deleted: neither newest, nor best, nor every n-th.
 
     Args:
-      steps: of all checkpoints that there are.
+      steps: of all checkpoints.
       scores: by step; some steps may have none.
-      keep_last, keep_best: how many of each; at least 1 and 0.
-      keep_every: those whose step is a multiple of it stay; 0 for none.
+      keep_last, keep_best: numbers of checkpoints to keep; at least 1 and 0.
+      keep_every: checkpoints at multiples of it are kept; 0 for none.
     """
     newest = sorted(steps)[-keep_last:]
     best = best_of({step: scores[step] for step in steps if step in scores}, keep_best)

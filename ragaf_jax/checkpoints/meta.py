@@ -43,7 +43,7 @@ def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 
 
 def check_stages_match(stage1: Meta, stage2: Meta, workdir: str) -> None:
-    """Refuses two stages whose pictures, text, latents or vocabularies differ.
+    """Refuses two stages with different images, text, latents or vocabularies.
 
     Args:
       stage1, stage2: "config" and "tokenizer", as checkpoints hold them.
@@ -58,8 +58,8 @@ def check_stages_match(stage1: Meta, stage2: Meta, workdir: str) -> None:
         one, two = flat1[name], flat2[name]
         if one != two:
             raise UserError(
-                f"config.{name} is {one} in Stage 1 ({workdir}) and {two} in Stage 2; both stages "
-                "must agree: train one of them again or choose another workdir."
+                f"config.{name} is {one} in Stage 1 ({workdir}) and {two} in Stage 2; they must be "
+                "equal: train one of them again or choose another workdir."
             )
     if stage1["tokenizer"] != stage2["tokenizer"]:
         raise UserError(

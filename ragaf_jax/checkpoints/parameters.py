@@ -1,6 +1,6 @@
-"""A workdir with the averaged parameters alone, small enough to share.
+"""Workdirs with only the averaged parameters, small enough to share.
 
-Whatever reads a trained stage (sampling, evaluation, Stage 2) reads it as it reads any workdir.
+Sampling, evaluation and Stage 2 read them like any workdir.
 """
 
 import json
@@ -17,13 +17,12 @@ Tree = dict[str, Any]
 def save_parameters(
     workdir: Path, params: Tree, meta: Tree, dtype: jax.typing.DTypeLike = np.float32
 ) -> None:
-    """Writes `config.json` and one checkpoint that holds nothing but parameters.
+    """Writes `config.json` and one checkpoint that holds only parameters.
 
     Args:
       workdir: an existing folder without checkpoints.
-      params: all parameters, as `checkpoint.load_params` gives them.
-      meta: as it gives it.
-      dtype: of what is stored.
+      params, meta: as `reading.load_params` returns them.
+      dtype: of the stored parameters.
     """
     stored = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
     with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:
@@ -33,7 +32,7 @@ def save_parameters(
                 state=ocp.args.StandardSave({"ema": stored}), meta=ocp.args.JsonSave(meta)
             ),
         )
-    # They name the folder in which it was written, and nothing reads them on a local disk.
+    # These files name the folder that they were written in; on a local disk nothing reads them.
     for note in workdir.rglob("commit_success.txt"):
         note.unlink()
     text = json.dumps(meta["config"], indent=1)

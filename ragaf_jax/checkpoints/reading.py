@@ -27,17 +27,17 @@ Tree = dict[str, Any]
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run has saved anything, whole or damaged."""
+    """Whether a run has a checkpoint, complete or damaged."""
     return bool(checkpoints(folder_of(workdir)))
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """The steps of a run's checkpoints, whole or damaged, newest first."""
+    """The steps of a run's checkpoints, complete or damaged, newest first."""
     return [int(directory.name) for directory in checkpoints(folder_of(workdir))]
 
 
 def load_meta(workdir: Path) -> Tree | None:
-    """`meta` of a run's newest checkpoint; None where there is none."""
+    """`meta` of a run's newest checkpoint; None if it has none."""
     return newest_whole(folder_of(workdir), _read_meta)[0]
 
 
@@ -46,19 +46,19 @@ def _read_meta(directory: Path) -> Tree:
 
 
 def best_step(workdir: Path, metric: str) -> int | None:
-    """Step of the run's checkpoint in which `metric` is greatest; None where none measured it."""
+    """The step of the checkpoint with the greatest `metric`; None if no checkpoint has it."""
     return next(iter(best_of(stored_scores(folder_of(workdir), metric), 1)), None)
 
 
 def chosen_step(workdir: Path, checkpoint: str) -> int | None:
-    """The step of the chosen checkpoint; None for the newest that is whole.
+    """The step of the chosen checkpoint; None for the newest complete one.
 
     Args:
       workdir: a run's folder.
-      checkpoint: "newest"; "best", in which `config.best_metric` of the run is greatest; or a step.
+      checkpoint: "newest"; "best", with the greatest `config.best_metric` of the run; or a step.
 
     Raises:
-      UserError: the best is chosen, and no checkpoint has that metric.
+      UserError: the choice is "best", and no checkpoint has that metric.
     """
     if checkpoint == NEWEST:
         return None
@@ -81,27 +81,27 @@ def chosen_step(workdir: Path, checkpoint: str) -> int | None:
 def load_params(
     workdir: Path, which: Literal["ema", "trainable"] = "ema", checkpoint: str = NEWEST
 ) -> tuple[Tree, Tree]:
-    """The full parameters of one of a run's checkpoints, on the host; see also `parameters`.
+    """All parameters of one of a run's checkpoints, on the host.
 
-    Reads only what it returns (no optimiser state) and changes nothing on disk, so it may be used
-    on a run that is still training, and on other devices than the run's.
+    It reads no optimiser state and writes nothing, so it works on a run that is still training, and
+    on other devices than the run's.
 
     Args:
       workdir: a run's folder.
-      which: the averaged parameters, or the ones that the optimiser last wrote.
-      checkpoint: as in `chosen_step`; of damaged ones, "newest" takes the newest that is whole.
+      which: the averaged parameters, or those of the optimiser.
+      checkpoint: as in `chosen_step`; "newest" is the newest complete one.
 
     Returns:
       The union of the run's frozen and `which` trees, a nested dict of NumPy arrays; and `meta`.
 
     Raises:
-      UserError: there is no checkpoint, or none, or not the wanted one, is whole.
+      UserError: there is no checkpoint, or the chosen one or all of them are damaged.
     """
 
     def read(directory: Path) -> tuple[Tree, Tree]:
         read_through(directory, ("frozen.", f"{which}."))
         stored = stored_structure(directory)
-        # A workdir of parameters alone has them all in "ema", perhaps in 16 bits.
+        # `save_parameters` stores all of them in "ema", perhaps in 16 bits.
         trees = restore_numpy(directory, {k: stored[k] for k in ("frozen", which) if k in stored})
         trained = jax.tree.map(_in_32_bits, trees[which])
         return merge(trained, trees.get("frozen", {})), _read_meta(directory)

@@ -1,1 +1,1 @@
-"""The web page: draw a sketch, see and edit its regions, prompt them, watch sampling."""
+"""The web page: draw a sketch, edit its regions and their prompts, watch sampling."""

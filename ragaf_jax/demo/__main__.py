@@ -3,7 +3,7 @@ r"""Serves the web page.
     python -m ragaf_jax.demo --stage1=pretrained/openmoji/stage1 \
         --stage2=pretrained/openmoji/stage2
 
-Only this machine reaches it, unless --host is given. It needs an extra:
+Only this machine can reach it unless --host is given. It needs an extra:
 pip install -e '.[demo]'
 """
 
@@ -23,59 +23,61 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; alone, its image is the result.")
-    flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it samples from noise.")
+    flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it starts from noise.")
     flags.DEFINE_string(
-        "host", "127.0.0.1", "Address to listen at; 0.0.0.0 for access from other machines."
+        "host", "127.0.0.1", "Address of the server; 0.0.0.0 for access from other machines."
     )
-    flags.DEFINE_integer("port", 7860, "Port to listen at; 0 for any that is free.", lower_bound=0)
-    flags.DEFINE_integer("queue", 16, "Visitors who may wait; any more get an error.", 1)
+    flags.DEFINE_integer("port", 7860, "Port of the server; 0 for any free port.", lower_bound=0)
+    flags.DEFINE_integer("queue", 16, "Visitors who may wait; further visitors get an error.", 1)
     flags.DEFINE(
         PATH,
         "examples",
         None,
-        "A folder of sketches, each with a .txt of its prompt; default `examples` beside Stage 2's "
-        "workdir, where that is.",
+        "Folder of sketches, each with a .txt of its prompt; default: `examples` beside Stage 2's "
+        "workdir, if it exists.",
     )
     flags.DEFINE_string(
         "checkpoint",
         "newest",
-        "newest, best or a step; of both stages, or Stage 1's and Stage 2's: newest,4500.",
+        "newest, best or a step, for both stages; newest,4500 selects Stage 1's and Stage 2's.",
     )
     flags.DEFINE_enum(
-        "dtype", None, ["float32", "bfloat16"], "Of the computation; default as trained."
+        "dtype", None, ["float32", "bfloat16"], "Of the computation; default: as trained."
     )
 
 
-LARGEST = "20mb"  # of an upload
+MAX_UPLOAD = "20mb"
 
 
 def main(argv: list[str]) -> None:
-    """Reads the stages and serves until it is interrupted."""
+    """Restores the stages and serves until interrupted."""
     if argv[1:]:
-        raise UserError(f"{argv[1]!r} belongs to no flag.")
+        raise UserError(
+            f"The argument {argv[1]!r} is not a flag; put values with spaces in quotes."
+        )
     logging.set_verbosity(logging.WARNING)
     if FLAGS.stage1 is None and FLAGS.stage2 is None:
-        raise UserError("There is no stage to sample with; give --stage1, --stage2 or both.")
+        raise UserError("No stage is given; give --stage1, --stage2 or both.")
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("The page needs gradio; run: pip install -e '.[demo]'")
-    from ragaf_jax.sampling.command.tables import read_rows
+        raise UserError("The page needs gradio, which is missing; run pip install -e '.[demo]'.")
+    from ragaf_jax.sampling.command.batch_requests import read_requests
 
-    rows = [] if FLAGS.examples is None else read_rows(Path(FLAGS.examples), None)
+    examples = [] if FLAGS.examples is None else read_requests(Path(FLAGS.examples), None)
     if FLAGS.examples is None and FLAGS.stage2 is not None:
-        # Nobody has named this folder, and it may be of something else.
+        # The default folder may hold other files, which is no error.
         with contextlib.suppress(UserError):
-            rows = read_rows(Path(FLAGS.stage2).absolute().parent / "examples", None)
+            examples = read_requests(Path(FLAGS.stage2).absolute().parent / "examples", None)
     from ragaf_jax.demo.app import build
     from ragaf_jax.demo.style import CSS, THEME
     from ragaf_jax.runtime.heap import keep_freed_memory
     from ragaf_jax.sampling.pipeline import Pipeline
 
     keep_freed_memory()
-    print("Reading the checkpoints …", file=sys.stderr)
+    print("Loading the checkpoints …", file=sys.stderr)
     pipeline = Pipeline.restore(
         FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, checkpoint=FLAGS.checkpoint
     )
-    page = build(pipeline, [(row.sketch, row.prompt) for row in rows])
+    page = build(pipeline, [(example.sketch, example.prompt) for example in examples])
     page.queue(max_size=FLAGS.queue)
     try:
         page.launch(
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> None:
             server_port=FLAGS.port or None,
             theme=THEME,
             css=CSS,
-            max_file_size=LARGEST,
+            max_file_size=MAX_UPLOAD,
             footer_links=[],
             ssr_mode=False,
             show_error=False,

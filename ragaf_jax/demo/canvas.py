@@ -1,4 +1,4 @@
-"""Converts between the page's canvas and the sketches on which regions are found."""
+"""Converts between the canvas of the page and sketches of the model."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ LEAST_SIDE = 512  # px of the canvas
 
 
 def canvas_side(page_size: int) -> int:
-    """Side of the canvas, px: a whole multiple of the page's, so that a page survives it as is."""
+    """Side of the canvas, px: a multiple of the page's side, so that pages are shown exactly."""
     return page_size * -(-LEAST_SIDE // page_size)
 
 
 def read_upload(path: str) -> UInt8[np.ndarray, "h w"]:
-    """`read_grey`, whose errors name the visitor's file without the folder on the server."""
+    """`read_grey`, with errors that name the file without its folder on the server."""
     try:
         return read_grey(path)
     except UserError as error:
@@ -36,9 +36,9 @@ def upload_sketch(
     grey: UInt8[np.ndarray, "h w"],
     neck_splits: int | float = NECK_SPLITS,
 ) -> Session:
-    """A new session with a sketch of any size and polarity, cropped where its subject is small.
+    """A new session with a sketch of any size and polarity, cropped if its subject is small.
 
-    Its notice has what was left out of the sketch; where no line is found it has no sketch.
+    The session's notice names losses of the sketch. Without lines, the session has no sketch.
 
     Args:
       pipeline: finds the regions.
@@ -61,11 +61,11 @@ def read_canvas(
     layers: UInt8[np.ndarray, "h w 4"] | None,
     neck_splits: int | float = NECK_SPLITS,
 ) -> Session:
-    """The session with what is on the canvas; unchanged where this is the session's sketch.
+    """The session with the sketch of the canvas; the same object if nothing has changed.
 
     Args:
       pipeline: finds the regions.
-      session: before.
+      session: before the change.
       layers: RGBA of background and strokes; None for an empty canvas.
       neck_splits: as in `Pipeline.page`.
 
@@ -88,7 +88,7 @@ def read_canvas(
 
 
 def on_canvas(session: Session, page_size: int) -> UInt8[np.ndarray, "side side 3"] | None:
-    """The session's sketch as the canvas holds it; None without one."""
+    """The session's sketch at the size of the canvas; None without a sketch."""
     if session.page is None:
         return None
     return enlarge(session.page.page, canvas_side(page_size))

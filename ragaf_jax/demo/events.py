@@ -19,15 +19,15 @@ from ragaf_jax.sampling.pipeline import Pipeline
 
 QUEUED = "Queued …"
 
-# Of events that change a session: one after the other, so that none undoes what another did.
+# Events that change a session run one at a time, so that none overwrites another's change.
 IN_TURN: dict[str, Any] = {
     "concurrency_id": "session",
     "concurrency_limit": 1,
     "show_progress": "hidden",
 }
 
-# Gradio's canvas begins without a tool, and a mouse leaves nothing on it.
-TAKE_BRUSH = """() => {
+# Gradio's canvas starts without a tool, so the mouse would draw nothing.
+SELECT_BRUSH = """() => {
   const brush = () => document.querySelector('#canvas [aria-label="Brush"]');
   const timer = setInterval(() => {
     if (brush()) { clearInterval(timer); brush().click(); }
@@ -36,16 +36,16 @@ TAKE_BRUSH = """() => {
 
 
 def connect(
-    page: gr.Blocks, pipeline: Pipeline, parts: Layout, examples: Sequence[Example]
+    page: gr.Blocks, pipeline: Pipeline, layout: Layout, examples: Sequence[Example]
 ) -> None:
-    """Connects the components with functions; one visitor at a time samples."""
-    page.load(None, js=TAKE_BRUSH)
-    _connect_sketch(pipeline, parts, examples)
-    _connect_regions(parts)
-    _connect_generation(pipeline, parts)
+    """Connects components and event handlers; one visitor samples at a time."""
+    page.load(None, js=SELECT_BRUSH)
+    _connect_sketch(pipeline, layout, examples)
+    _connect_regions(layout)
+    _connect_generation(pipeline, layout)
 
 
-def _connect_sketch(pipeline: Pipeline, parts: Layout, examples: Sequence[Example]) -> None:
+def _connect_sketch(pipeline: Pipeline, layout: Layout, examples: Sequence[Example]) -> None:
     def change(value: dict[str, Any] | None, session: Session, neck_splits: float | None) -> Any:
         with _errors_shown():
             now = _read(pipeline, session, value, neck_splits)
@@ -61,21 +61,21 @@ def _connect_sketch(pipeline: Pipeline, parts: Layout, examples: Sequence[Exampl
         file, prompt = examples[place.index]
         return *upload(str(file), neck_splits), prompt
 
-    regions = [*_region_outputs(parts), parts.status]
-    inputs = [parts.canvas, parts.session, parts.neck_splits]
-    for event in (parts.canvas.change, parts.neck_splits.submit, parts.neck_splits.blur):
+    regions = [*_region_outputs(layout), layout.status]
+    inputs = [layout.canvas, layout.session, layout.neck_splits]
+    for event in (layout.canvas.change, layout.neck_splits.submit, layout.neck_splits.blur):
         event(change, inputs, regions, **IN_TURN)
-    uploaded = parts.upload.upload(
-        upload, [parts.upload, parts.neck_splits], [parts.canvas, *regions], **IN_TURN
+    uploaded = layout.upload.upload(
+        upload, [layout.upload, layout.neck_splits], [layout.canvas, *regions], **IN_TURN
     )
-    chosen = parts.examples.select(
-        choose_example, parts.neck_splits, [parts.canvas, *regions, parts.prompt], **IN_TURN
+    chosen = layout.examples.select(
+        choose_example, layout.neck_splits, [layout.canvas, *regions, layout.prompt], **IN_TURN
     )
     for event in (uploaded, chosen):
-        _clear_after_error(event, parts)
+        _clear_after_error(event, layout)
 
 
-def _connect_regions(parts: Layout) -> None:
+def _connect_regions(layout: Layout) -> None:
     def click(session: Session, place: gr.SelectData) -> tuple[Any, ...]:
         now, figure = session, session.figure
         if figure is not None:
@@ -98,20 +98,20 @@ def _connect_regions(parts: Layout) -> None:
             now = session.unmerge()
         return now, *_shown_after(session, now)
 
-    text = [parts.session, parts.region_prompt]
+    text = [layout.session, layout.region_prompt]
     for event, function in (
-        (parts.regions.select, click),
-        (parts.merge.click, merge),
-        (parts.unmerge.click, unmerge),
+        (layout.regions.select, click),
+        (layout.merge.click, merge),
+        (layout.unmerge.click, unmerge),
     ):
-        event(function, parts.session, _region_outputs(parts), **IN_TURN)
-    for event in (parts.apply.click, parts.region_prompt.submit):
-        event(apply, text, _region_outputs(parts), **IN_TURN)
+        event(function, layout.session, _region_outputs(layout), **IN_TURN)
+    for event in (layout.apply.click, layout.region_prompt.submit):
+        event(apply, text, _region_outputs(layout), **IN_TURN)
 
 
-def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
-    # Sessions whose sampling is to end. It ends itself, between two steps: an event that Gradio
-    # ends may keep the one place in which is sampled.
+def _connect_generation(pipeline: Pipeline, layout: Layout) -> None:
+    # Sessions that cancelled. Sampling stops itself between two steps, because an event that Gradio
+    # cancels may keep its place in the queue.
     stopped: set[str | None] = set()
 
     def start(
@@ -121,7 +121,7 @@ def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
         neck_splits: float | None,
     ) -> tuple[Any, ...]:
         stopped.discard(request.session_hash)
-        # The canvas' last change may still be on its way.
+        # The last change event of the canvas may not have arrived yet.
         with _errors_shown():
             now = _read(pipeline, session, value, neck_splits)
         return now, *_shown_after(session, now), QUEUED
@@ -138,7 +138,7 @@ def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
         *values: Any,
     ) -> Iterator[tuple[Any, ...]]:
         with tempfile.TemporaryDirectory() as folder, _errors_shown():
-            settings = dict(zip(parts.settings, (seed, *values), strict=True))
+            settings = dict(zip(layout.settings, (seed, *values), strict=True))
             settings = checked_settings(settings, pipeline.leading.config.diffusion.steps)
             for shown in generate(pipeline, session, prompt, negative_prompt, **settings):
                 if request.session_hash in stopped:
@@ -147,30 +147,30 @@ def _connect_generation(pipeline: Pipeline, parts: Layout) -> None:
                     return
                 yield _outputs(shown, Path(folder))
 
-    sampled = parts.generate.click(
+    sampled = layout.generate.click(
         start,
-        [parts.canvas, parts.session, parts.neck_splits],
-        [*_region_outputs(parts), parts.status],
+        [layout.canvas, layout.session, layout.neck_splits],
+        [*_region_outputs(layout), layout.status],
         **IN_TURN,
     ).then(
         sample,
-        [parts.session, parts.prompt, parts.negative, *parts.settings.values()],
-        [parts.status, parts.images, parts.coarse, parts.attention, parts.download],
+        [layout.session, layout.prompt, layout.negative, *layout.settings.values()],
+        [layout.status, layout.images, layout.coarse, layout.attention, layout.download],
         api_name="generate",
         concurrency_limit=1,
         show_progress="hidden",
     )
-    _clear_after_error(sampled, parts)
-    parts.cancel.click(stop, queue=False, show_progress="hidden")
+    _clear_after_error(sampled, layout)
+    layout.cancel.click(stop, queue=False, show_progress="hidden")
 
 
-def _clear_after_error(event: Any, parts: Layout) -> None:
-    """The status of what was attempted goes; the error itself is shown on its own."""
-    event.failure(lambda: "", None, parts.status, queue=False, show_progress="hidden")
+def _clear_after_error(event: Any, layout: Layout) -> None:
+    """Clears the status after an error, which is shown separately."""
+    event.failure(lambda: "", None, layout.status, queue=False, show_progress="hidden")
 
 
 def _outputs(shown: Shown, folder: Path) -> tuple[Any, ...]:
-    """What a step shows, and at the end all files; those are written into the folder."""
+    """Values of the components for one step; at the end, also writes the archive."""
     archive = None if shown.result is None else str(write_archive(shown.result, folder))
     return (
         shown.status,
@@ -187,39 +187,39 @@ def _read(
     value: dict[str, Any] | None,
     neck_splits: float | None,
 ) -> Session:
-    """The session with the values of the canvas and of the field for splits."""
+    """The session with the current canvas and `neck_splits`."""
     layers = None if value is None else value["composite"]
     return read_canvas(pipeline, session, layers, _number(neck_splits))
 
 
 def _number(neck_splits: float | None) -> float:
-    """Of an empty field, the default."""
+    """The value of the field; the default if it is empty."""
     value = NECK_SPLITS_FIELD.checked(neck_splits)
     return NECK_SPLITS if value is None else value
 
 
-def _region_outputs(parts: Layout) -> list[Any]:
-    """The components of a session and of what `_shown` returns."""
+def _region_outputs(layout: Layout) -> list[Any]:
+    """The components for a session and the values of `_shown`."""
     return [
-        parts.session,
-        parts.regions,
-        parts.region_prompt,
-        parts.region_prompts,
-        parts.merge,
+        layout.session,
+        layout.regions,
+        layout.region_prompt,
+        layout.region_prompts,
+        layout.merge,
     ]
 
 
 def _shown(session: Session) -> tuple[Any, ...]:
-    """The regions, the field of the chosen region's prompt, all prompts, the button for merging."""
+    """Values of the region figure, the prompt field, the list of prompts and the merge button."""
     chosen = session.chosen
     label = REGION_PROMPT if chosen is None else f"{REGION_PROMPT} (region {chosen})"
-    merge = "Keep apart" if session.merging else "Merge"
+    merge = "Cancel merge" if session.merging else "Merge"
     field = gr.update(label=label, value=session.prompt)
     return session.figure, field, _listed(session), gr.update(value=merge)
 
 
 def _shown_after(before: Session, now: Session) -> tuple[Any, ...]:
-    """The same, where a text that is being written for the chosen region stays."""
+    """As `_shown`, but without replacing unsaved text of the chosen region."""
     figure, field, *others = _shown(now)
     if before.chosen is not None and now.chosen is not None:
         field = gr.update(label=field["label"])
@@ -227,16 +227,16 @@ def _shown_after(before: Session, now: Session) -> tuple[Any, ...]:
 
 
 def _listed(session: Session) -> str:
-    """The prompts of regions, or what to do next, in Markdown."""
+    """The region prompts, or the next action, in Markdown."""
     if session.merging:
-        return f"Click the region that is to be one with region {session.chosen}."
+        return f"Click the region to merge with region {session.chosen}."
     prompts = (f"**{number}** {text}" for number, text in sorted(session.prompts.items()))
     return f"Region prompts: {' · '.join(prompts)}" if session.prompts else ""
 
 
 @contextlib.contextmanager
 def _errors_shown() -> Iterator[None]:
-    """Shows a visitor's mistake as a sentence on the page."""
+    """Shows a `UserError` on the page."""
     try:
         yield
     except UserError as error:

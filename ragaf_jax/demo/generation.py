@@ -1,4 +1,4 @@
-"""From a session to images: the page's content at each step, and the files at the end."""
+"""Samples the images of a session: values of the page at each step, and files at the end."""
 
 import shutil
 import time
@@ -18,20 +18,19 @@ from ragaf_jax.sampling.request import SketchPage, recorded_settings
 from ragaf_jax.sampling.results import Result, result_of
 from ragaf_jax.sampling.sketch_notices import sketch_notices
 
-# Least side of the images that are shown, px.
-SHOWN = 256
+SHOWN = 256  # px, least side of shown images
 
 STARTING = "Compiling: usually up to a minute the first time …"
 
 
 class Shown(NamedTuple):
-    """What the page shows while images are sampled, and at the end.
+    """Content of the page during sampling and at the end.
 
     Attributes:
-      status: progress, or notices at the end, in Markdown.
-      images: images of the last stage so far, or a preview, enlarged.
-      coarse: the same of Stage 1, where Stage 2 follows.
-      attention: heat maps of the first image, at the end.
+      status: progress, at the end notices, in Markdown.
+      images: enlarged images of the last stage so far, and a preview.
+      coarse: the same for Stage 1, where Stage 2 follows.
+      attention: at the end, heat maps of the first image.
       result: at the end.
     """
 
@@ -51,14 +50,14 @@ def generate(
     count: int = 1,
     **choices: Any,
 ) -> Iterator[Shown]:
-    """Samples images and shows every step; closing the iterator cancels.
+    """Samples images and yields the content of each step; closing the iterator cancels.
 
     Args:
       pipeline: the stages.
       session: sketch and region prompts.
       prompt, negative_prompt: may be empty.
-      seed: of the first image; the next ones have seed + 1 …
-      count: images.
+      seed: of the first image; later images have seed + 1 …
+      count: number of images.
       **choices: fields of `Options`.
 
     Raises:
@@ -66,7 +65,7 @@ def generate(
     """
     page = session.page
     if page is None:
-        raise UserError("There is no sketch yet; draw one or upload a picture of one.")
+        raise UserError("There is no sketch yet; draw one or upload an image.")
     check_seed(seed)
     check_count(count)
     assert seed is not None
@@ -75,16 +74,16 @@ def generate(
     options = pipeline.options(**choices)
     request = pipeline.request(page, prompt, session.prompts, negative_prompt)
     yield Shown(STARTING)
-    began, pieces = time.perf_counter(), list[Finished]()
-    for i in range(0, count, pipeline.together):
-        some = seeds[i : i + pipeline.together]
+    start, results = time.perf_counter(), list[Finished]()
+    for i in range(0, count, pipeline.batch_size):
+        some = seeds[i : i + pipeline.batch_size]
         place = f"Image {i + 1} of {count}: " if count > 1 else ""
         coarse: list[Picture] = []
         for event in pipeline.stream([request] * len(some), some, options, every=1):
             if isinstance(event, Finished):
-                pieces.append(event)
+                results.append(event)
                 break
-            before, preview = _shown_so_far(pieces), _enlarged(event.preview)
+            before, preview = _shown_so_far(results), _enlarged(event.preview)
             if event.stage == 1:
                 coarse = preview if options.stages == "both" else []
             yield Shown(
@@ -92,12 +91,12 @@ def generate(
                 [*before.images, *preview],
                 [*before.coarse, *coarse],
             )
-    seconds = time.perf_counter() - began
-    words = prompt, session.prompts, negative_prompt
-    settings = recorded_settings(*words, seed, count, options)
-    result = result_of(page, request, joined(pieces), settings, {"sampling": seconds})
-    yield _shown_so_far(pieces)._replace(
-        status=" ".join([f"Done in {seconds:.1f} s.", *_for_visitors(page, result.notices)]),
+    seconds = time.perf_counter() - start
+    texts = prompt, session.prompts, negative_prompt
+    settings = recorded_settings(*texts, seed, count, options)
+    result = result_of(page, request, joined(results), settings, {"sampling": seconds})
+    yield _shown_so_far(results)._replace(
+        status=" ".join([f"Done in {seconds:.1f} s.", *_without_flags(page, result.notices)]),
         attention=_attention(result),
         result=result,
     )
@@ -110,17 +109,17 @@ def write_archive(result: Result, folder: Path) -> Path:
     return Path(shutil.make_archive(str(folder / name), "zip", folder, name))
 
 
-def _for_visitors(page: SketchPage, notices: Sequence[str]) -> list[str]:
-    """The notices of a result without the flags of the command, which the page does not have."""
-    named = sketch_notices(page.given)
-    others = (notice for notice in notices if notice not in named)
+def _without_flags(page: SketchPage, notices: Sequence[str]) -> list[str]:
+    """The notices of a result, those on the sketch without flags of the command."""
+    with_flags = sketch_notices(page.given)
+    others = (notice for notice in notices if notice not in with_flags)
     return [*sketch_notices(page.given, flags=False), *others]
 
 
-def _shown_so_far(pieces: Sequence[Finished]) -> Shown:
-    if not pieces:
+def _shown_so_far(results: Sequence[Finished]) -> Shown:
+    if not results:
         return Shown("")
-    done = joined(pieces)
+    done = joined(results)
     return Shown("", _enlarged(done.images), _enlarged(done.coarse))
 
 

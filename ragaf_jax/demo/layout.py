@@ -1,4 +1,4 @@
-"""The components of the page and their places, without behaviour."""
+"""The components of the page and their layout, without event handlers."""
 
 import html
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ragaf_jax.sampling.pipeline import Pipeline
 
 TITLE = "RAGAF-JAX"
 REGION_PROMPT = "Region prompt"
-KEPT = 600, 3600  # s: every so often, uploads and images of such an age are deleted
+CACHE_SECONDS = 600, 3600  # interval and least age for deletion of uploads and images
 
 SAMPLER_NAMES = {
     "ddim": "DDIM",
@@ -29,14 +29,14 @@ SAMPLER_NAMES = {
 }
 STAGE_NAMES = {"both": "Both", "1": "Stage 1", "2": "Stage 2"}
 
-# Images take what the height of the window leaves.
+# Images fill the height of the window.
 SKETCH_HEIGHT, RESULT_HEIGHT = "calc(max(660px, 100vh) - 366px)", "calc(max(660px, 100vh) - 250px)"
 
 Example = tuple[Path, str]
 
 
 class Layout(NamedTuple):
-    """The components with which `events` connects functions."""
+    """The components that `events` connects with functions."""
 
     session: gr.State
     canvas: gr.Sketchpad
@@ -62,7 +62,7 @@ class Layout(NamedTuple):
 
 
 def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
-    """All components, within an open `gr.Blocks`."""
+    """Creates all components within an open `gr.Blocks`."""
     side = pipeline.leading.model.image_size
     gr.HTML(
         f"<b>{TITLE}</b> Sketch and text → image <span>native size {side} × {side} px</span>",
@@ -142,7 +142,7 @@ def _regions(visible: bool) -> dict[str, Any]:
     with gr.Row(visible=visible):
         region_prompt = gr.Textbox(
             label=REGION_PROMPT,
-            placeholder="click a region, describe it",
+            placeholder="select a region, then describe it",
             max_lines=1,
             scale=3,
             min_width=160,
@@ -177,7 +177,7 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
             settings = _settings(pipeline)
             neck_splits = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
-        with gr.Tab("Words that the model knows", visible=words is not None):
+        with gr.Tab("Vocabulary", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
     return {
         "prompt": prompt,
@@ -234,7 +234,7 @@ def _gallery(name: str) -> gr.Gallery:
 
 def _settings(pipeline: Pipeline) -> dict[str, Any]:
     """Seed, number of images, and the fields of `Options` with their defaults."""
-    usual = pipeline.options()
+    defaults = pipeline.options()
     fields = number_fields(pipeline.leading.config.diffusion.steps)
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
     samplers = [(SAMPLER_NAMES[name], name) for name in SAMPLERS]
@@ -244,18 +244,18 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "seed": _number(fields["seed"], 0, elem_id="seed"),
         "count": _number(fields["count"], 1),
-        "steps": _number(fields["steps"], usual.steps),
-        "sampler": gr.Dropdown(samplers, value=usual.sampler, label="Sampler", min_width=130),
+        "steps": _number(fields["steps"], defaults.steps),
+        "sampler": gr.Dropdown(samplers, value=defaults.sampler, label="Sampler", min_width=130),
         "stages": gr.Dropdown(
-            names, value=usual.stages, label="Stages", visible=two, min_width=130
+            names, value=defaults.stages, label="Stages", visible=two, min_width=130
         ),
-        "guidance": _number(fields["guidance"], usual.guidance),
-        "sketch_guidance": _number(fields["sketch_guidance"], usual.sketch_guidance),
-        "sketch_strength": _number(fields["sketch_strength"], usual.sketch_strength),
-        "strength": _number(fields["strength"], usual.strength, visible=two),
+        "guidance": _number(fields["guidance"], defaults.guidance),
+        "sketch_guidance": _number(fields["sketch_guidance"], defaults.sketch_guidance),
+        "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
+        "strength": _number(fields["strength"], defaults.strength, visible=two),
     }
 
 
 def _number(field: NumberField, value: float, **options: Any) -> gr.Number:
-    """A field without Gradio's range: `NumberField.checked` has the errors."""
+    """A field without Gradio's range check, which `NumberField.checked` replaces."""
     return gr.Number(value, label=field.label, step=field.step, min_width=130, **options)

@@ -1,25 +1,23 @@
-"""Matches the regions of an edited sketch with those of the sketch before."""
+"""Matches the regions of an edited sketch with those before the edit."""
 
 import numpy as np
 
 from ragaf_jax.sampling.numbered import NumberedRegions
 
-# Least intersection over union of two regions that count as the same one. A stroke through the
-# middle of a region leaves a half of it, which still does.
+# Least intersection over union of matching regions. A stroke that halves a region leaves 0.5.
 LEAST_OVERLAP = 0.25
 
 
 def match_regions(before: NumberedRegions, after: NumberedRegions) -> dict[int, int]:
-    """Pairs each region with the one that overlaps it most, best pairs first, each region once.
+    """Pairs regions greedily by falling intersection over union, each region once.
 
-    Background is paired with background only: the inside of a frame that is drawn around the page
-    is not the sky of before.
+    Background matches background only: the inside of a new frame around the page is no background.
 
     Args:
       before, after: partitions of pages of the same size.
 
     Returns:
-      Numbers in `after`, by those in `before`; regions that no longer exist are left out.
+      Numbers in `after` by numbers in `before`, without regions that no longer exist.
     """
     old, new = before.regions, after.regions
     pairs = (old.labels * new.n + new.labels).ravel()

@@ -1,4 +1,4 @@
-"""The state of one visitor: sketch, merged regions, region prompts; without a browser."""
+"""The state of one visitor: sketch, merged regions, region prompts."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,20 +14,20 @@ from ragaf_jax.figures.lettering import Picture
 from ragaf_jax.sampling.numbered import NumberedRegions, merged
 from ragaf_jax.sampling.request import SketchPage
 
-HIGHLIGHT = (255, 80, 0)  # of the chosen region's border
+HIGHLIGHT = (255, 80, 0)  # RGB of the chosen region's border
 
 
 class Session(NamedTuple):
-    """One visitor's sketch and what belongs to its regions.
+    """One visitor's sketch with region prompts and merges.
 
     Attributes:
-      page: the sketch and its regions, some of them merged; None before there is a sketch.
-      found: the regions before any were merged.
-      merges: numbers in `found` of the regions that became one.
-      prompts: of regions, by their numbers.
-      chosen: the number of the chosen region; None where none is.
-      merging: whether the next region that is clicked is merged with the chosen one.
-      notice: what the last change of the sketch removed or left out; may be empty.
+      page: the sketch and its regions after merging; None without a sketch.
+      found: the regions before merging.
+      merges: numbers in `found` of merged regions, one tuple per merged region.
+      prompts: by region number.
+      chosen: number of the chosen region, or None.
+      merging: whether the next clicked region is merged with the chosen one.
+      notice: losses of the last change of the sketch; may be empty.
     """
 
     page: SketchPage | None = None
@@ -41,28 +41,28 @@ class Session(NamedTuple):
     def resketch(self, page: SketchPage | None) -> "Session":
         """The session with a changed sketch.
 
-        Merges, prompts and the choice stay with the regions that still exist; see `match_regions`.
+        Merges, prompts and choice are carried over to matching regions; see `match_regions`.
         """
         if page is None:
             return Session()
         if self.page is None or self.found is None:
             return Session(page, page.numbered)
-        kept = match_regions(self.found, page.numbered)
-        groups = [[kept[number] for number in group if number in kept] for group in self.merges]
+        match = match_regions(self.found, page.numbered)
+        groups = [[match[number] for number in group if number in match] for group in self.merges]
         merges = tuple(tuple(sorted(group)) for group in groups if len(group) > 1)
         after = _with_merges(page, page.numbered, merges)
-        kept = match_regions(self.page.numbered, after.numbered)
-        prompts = {kept[number]: text for number, text in self.prompts.items() if number in kept}
-        lost = ", ".join(str(number) for number in sorted(self.prompts) if number not in kept)
-        notice = f"Removed with their regions: the prompts of {lost}." if lost else ""
-        chosen = None if self.chosen is None else kept.get(self.chosen)
+        match = match_regions(self.page.numbered, after.numbered)
+        prompts = {match[number]: text for number, text in self.prompts.items() if number in match}
+        lost = ", ".join(str(number) for number in sorted(self.prompts) if number not in match)
+        notice = f"Removed the prompts of regions that no longer exist: {lost}." if lost else ""
+        chosen = None if self.chosen is None else match.get(self.chosen)
         return Session(after, page.numbered, merges, prompts, chosen, notice=notice)
 
     def click(self, x: float, y: float) -> "Session":
-        """Chooses the region at a place of the page, or merges it with the chosen one.
+        """Chooses the region at a point of the page, or merges it with the chosen one.
 
         Args:
-          x, y: in shares of the page's sides.
+          x, y: in 0 … 1 of the page's sides.
         """
         if self.page is None:
             return self
@@ -74,7 +74,7 @@ class Session(NamedTuple):
         return self._merge(self.chosen, number)._replace(merging=False)
 
     def begin_merge(self) -> "Session":
-        """The next region that is clicked is merged with the chosen one; a second call cancels.
+        """Merges the next clicked region with the chosen one; a second call cancels.
 
         Raises:
           UserError: no region is chosen.
@@ -83,7 +83,7 @@ class Session(NamedTuple):
         return self._replace(merging=not self.merging)
 
     def unmerge(self) -> "Session":
-        """The chosen region as the regions that it was merged from.
+        """Splits the chosen region into the regions from which it was merged.
 
         Raises:
           UserError: no region is chosen, or it was not merged.
@@ -92,12 +92,12 @@ class Session(NamedTuple):
         rest = tuple(group for group in self.merges if number not in group)
         if len(rest) == len(self.merges):
             raise UserError(
-                f"Region {number} was not merged; choose one that was made of several regions."
+                f"Region {number} is not merged; choose a region that was merged from several."
             )
         return self._with(rest)._replace(merging=False)
 
     def apply(self, text: str) -> "Session":
-        """The chosen region with this prompt; an empty text removes it.
+        """Sets the prompt of the chosen region; an empty text removes it.
 
         Raises:
           UserError: no region is chosen.
@@ -110,12 +110,12 @@ class Session(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """The chosen region's prompt; may be empty."""
+        """The prompt of the chosen region; may be empty."""
         return "" if self.chosen is None else self.prompts.get(self.chosen, "")
 
     @property
     def figure(self) -> Picture | None:
-        """The regions with their numbers, the chosen one with a thick border."""
+        """The numbered regions, the chosen one with a thick border."""
         if self.page is None:
             return None
         numbered = self.page.numbered
@@ -127,27 +127,27 @@ class Session(NamedTuple):
 
     def _chosen(self) -> int:
         if self.chosen is None:
-            raise UserError("No region is chosen; click one in the picture of the regions.")
+            raise UserError("No region is chosen; click one in the figure of the regions.")
         return self.chosen
 
     def _merge(self, one: int, other: int) -> "Session":
-        """The merged region keeps the prompt of `one`, or else that of `other`."""
+        """Merges two regions, with the prompt of `one`, or of `other` if `one` has none."""
         if one == other:
             return self
-        parts = {number: {number} for number in (one, other)}
+        members = {number: {number} for number in (one, other)}
         rest = []
         for group in self.merges:
             number = min(group)
-            if number in parts:
-                parts[number] = set(group)
+            if number in members:
+                members[number] = set(group)
             else:
                 rest.append(group)
-        whole = tuple(sorted(parts[one] | parts[other]))
+        union = tuple(sorted(members[one] | members[other]))
         prompts = dict(self.prompts)
         texts = [prompts.pop(number) for number in (one, other) if number in prompts]
         if texts:
-            prompts[whole[0]] = texts[0]
-        return self._with((*rest, whole))._replace(prompts=prompts, chosen=whole[0])
+            prompts[union[0]] = texts[0]
+        return self._with((*rest, union))._replace(prompts=prompts, chosen=union[0])
 
     def _with(self, merges: tuple[tuple[int, ...], ...]) -> "Session":
         assert self.page is not None and self.found is not None
@@ -164,13 +164,13 @@ def highlighted(figure: Picture, region: UInt8[np.ndarray, "s s"]) -> Picture:
     """The figure with a thick line inside the border of one region.
 
     Args:
-      figure: of a multiple of the region's size.
-      region: 1 where the region is, 0 elsewhere.
+      figure: a multiple of the region's size.
+      region: mask, 1 inside the region, 0 outside.
     """
     size = figure.shape[1], figure.shape[0]
     mask = cv2.resize(region, size, interpolation=cv2.INTER_NEAREST)
     width = max(3, figure.shape[0] // 85)
-    # Beyond the page counts as outside, so that a region at its edge has a border there too.
+    # Outside the page counts as another region, so that borders also run along its edge.
     inner = cv2.erode(
         mask,
         np.ones((2 * width + 1,) * 2, np.uint8),

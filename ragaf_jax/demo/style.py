@@ -1,8 +1,8 @@
-"""The style sheet of the page, which fits a screen of 1366 × 768 px."""
+"""The style sheet of the page for screens of 1366 × 768 px and larger."""
 
 import gradio as gr
 
-# Fonts of the visitor's machine: the page loads nothing from elsewhere.
+# Fonts of the visitor's machine, because the page must not load other sites.
 THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"],
     font_mono=["monospace"],

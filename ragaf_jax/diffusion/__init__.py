@@ -1,1 +1,1 @@
-"""Diffusion as pure functions of `(denoise, x, …)`, independent of the networks."""
+"""Diffusion as pure functions of (denoise, x, …), independent of the networks."""

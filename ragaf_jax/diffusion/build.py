@@ -7,7 +7,7 @@ from ragaf_jax.diffusion.schedule import Schedule, make_schedule
 
 
 def schedule_of(config: ml_collections.ConfigDict) -> Schedule:
-    """The noise schedule of `config.diffusion`, checked against what is predicted."""
+    """The noise schedule of `config.diffusion`, checked against the prediction type."""
     fields = config.diffusion
     schedule = make_schedule(
         fields.schedule,

@@ -7,7 +7,7 @@ from ragaf_jax.diffusion.prediction import target
 from ragaf_jax.diffusion.schedule import Schedule, levels
 
 MAX_SNR = 1e4
-"""SNR is read as at most this: the first timesteps, all but free of noise, weigh no more."""
+"""Upper bound of the SNR, which limits the weight of the first, almost noise-free timesteps."""
 
 
 def loss_weight(
@@ -21,14 +21,13 @@ def loss_weight(
 
     Because `|Δε|² = SNR · |Δx_0|²` and `|Δv|² = (SNR + 1) · |Δx_0|²` with SNR = alpha²/sigma²:
 
-    min_snr_gamma None: 1 for ε and v; SNR + 1 for x_0, which is thus trained by the v loss
-      (Salimans & Ho 2022, sec. 4: "SNR + 1 weighting").
+    min_snr_gamma None: 1 for ε and v; SNR + 1 for x_0, which equals the v loss (Salimans & Ho 2022,
+      sec. 4: "SNR + 1 weighting").
     min_snr_gamma γ: min(SNR, γ) on x_0 (Hang et al. 2023, sec. 3.4), the same loss in every space:
       min(SNR, γ) / SNR on ε, min(SNR, γ) / (SNR + 1) on v. At zero terminal SNR it is 0 for v and
       x_0: the last timestep is then not trained.
-    max_snr: of "sample" without γ, whose weight is min(SNR, max_snr) + 1: with a small one the v
-      loss, but for what is almost clean, without min-SNR's zero at the noisy end, where colours
-      are decided.
+    max_snr: for "sample" without γ, whose weight is min(SNR, max_snr) + 1. A small value limits the
+      v loss at low noise, and unlike min-SNR keeps weight at high noise, which determines colours.
     """
     alpha, sigma = levels(schedule, t)
     snr = jnp.minimum((alpha / sigma) ** 2, MAX_SNR)
@@ -55,7 +54,7 @@ def denoising_loss(
 ) -> Float[Array, "b"]:
     """Weighted mean squared error of each example, in float32.
 
-    prediction: the network's answer at `add_noise(schedule, x0, noise, t)`.
+    prediction: of the network at `add_noise(schedule, x0, noise, t)`.
     Raises UserError for an unknown kind.
     """
     error = prediction.astype(jnp.float32) - target(kind, schedule, x0, noise, t)

@@ -13,9 +13,9 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 def check_prediction(kind: str, schedule: Schedule) -> None:
-    """Raise UserError where `kind` cannot be trained on `schedule` (concrete arrays, not traced).
+    """Raise UserError if `kind` cannot be trained on `schedule` (concrete arrays, not traced).
 
-    ε says nothing about x_0 where alpha = 0 (Lin et al. 2023, sec. 3.1).
+    ε does not determine x_0 at alpha = 0 (Lin et al. 2023, sec. 3.1).
     """
     if kind not in PREDICTIONS:
         raise _unknown(kind)
@@ -33,7 +33,7 @@ def target(
     noise: Float[Array, "b *rest"],
     t: Int[Array, "b"],
 ) -> Float[Array, "b *rest"]:
-    """What a perfect network of this kind answers at `x_t = alpha_t · x0 + sigma_t · noise`."""
+    """The ideal prediction of this kind at `x_t = alpha_t · x0 + sigma_t · noise`."""
     alpha, sigma = levels_like(schedule, t, x0)
     match kind:
         case "epsilon":
@@ -52,7 +52,7 @@ def to_x0(
     x_t: Float[Array, "b *rest"],
     t: Int[Array, "b"],
 ) -> Float[Array, "b *rest"]:
-    """The data x_0 that `prediction` at x_t stands for; infinite for ε where alpha_t = 0."""
+    """The data x_0 of a `prediction` at x_t; infinite for ε at alpha_t = 0."""
     alpha, sigma = levels_like(schedule, t, x_t)
     match kind:
         case "epsilon":

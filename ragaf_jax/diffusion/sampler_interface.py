@@ -1,13 +1,13 @@
-"""What a sampler is: coefficients of its steps, the state between two steps, and the loop.
+"""The sampler interface: coefficients of steps, the state between two steps, and the loop.
 
 A sampler is `sampler(denoise, x, schedule, timesteps, keys) -> x at timesteps[-1]`, where
-`denoise(x, t[b])` predicts x_0. `Sampler.advance` makes a few of the steps. Their number is traced,
-and so are the timesteps: one compilation serves every number of steps, strength, guidance scale and
+`denoise(x, t[b])` predicts x_0. `Sampler.advance` runs some of the steps. Their number and the
+timesteps are traced: one compilation serves every number of steps, strength, guidance scale and
 seed. The caller adds the noise: `x` at `timesteps[0]` is
 `add_noise(schedule, x_start, noise, timesteps[0])`, or pure noise at strength 1.
 
-A step may evaluate `denoise` once, as most do (`one_evaluation`), or several times. What it carries
-to the next step beside x and the latest x_0 is the `memory` of `SamplerState`.
+Most steps evaluate `denoise` once (`one_evaluation`), others several times. `SamplerState.memory`
+holds further arrays for the next step.
 """
 
 from collections.abc import Callable
@@ -30,9 +30,8 @@ class SamplerState(NamedTuple):
     Attributes:
       x: the noisy examples.
       x0: the latest prediction of the clean examples; zeros before the first step.
-      step: how many steps have been made.
-      memory: what else the next step reads, `Sampler.memory` arrays; each is x before the first
-        step.
+      step: number of completed steps.
+      memory: `Sampler.memory` further arrays for the next step; each is x before the first step.
     """
 
     x: Float[Array, "b *rest"]
@@ -43,16 +42,16 @@ class SamplerState(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """One way from noise to data.
+    """A numerical method from noise to data.
 
     Attributes:
-      coefficients: (schedule, timesteps) → arrays with an entry for each step. An entry depends on
-        the timesteps up to the end of its step, and on none after it.
+      coefficients: (schedule, timesteps) → arrays with an entry per step. An entry depends on no
+        timestep after the end of its step.
       step: (denoise, state, (t, t'), noise, *entries of the step) → the state with x at timestep t'
-        instead of t; the loop counts the steps. Here `denoise(x, t)` takes one timestep for all
+        instead of t; the loop counts the steps. Here `denoise(x, t)` has one timestep for all
         examples.
-      memory: how many arrays of x's shape a step leaves to the next.
-      ancestral: whether steps add noise; others get None.
+      memory: number of arrays of x's shape that a step passes to the next.
+      ancestral: whether steps add noise; else `noise` is None.
     """
 
     coefficients: Callable[..., tuple[Array, ...]]
@@ -68,9 +67,9 @@ class Sampler:
         timesteps: Int[Array, "times"],
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b *rest"]:
-        """All steps from timesteps[0] to timesteps[-1]; `keys` are those of `advance`."""
-        begun = self.begin(x)
-        return self.advance(denoise, begun, schedule, timesteps, keys, len(timesteps) - 1).x
+        """All steps from timesteps[0] to timesteps[-1]; `keys` as of `advance`."""
+        state = self.begin(x)
+        return self.advance(denoise, state, schedule, timesteps, keys, len(timesteps) - 1).x
 
     def begin(self, x: Float[Array, "b *rest"]) -> SamplerState:
         """The state before the first step."""
@@ -89,13 +88,13 @@ class Sampler:
 
         Args:
           denoise: predicts x_0.
-          state: after some of the steps.
-          schedule: noise of every timestep.
-          timesteps: of all steps; the same in every call.
-          keys: of an ancestral sampler, one an example: its noise depends on the key and the step.
+          state: before step `state.step`.
+          schedule: the noise schedule.
+          timesteps: of all steps; equal in every call.
+          keys: one per example, for the noise of ancestral samplers, which depends on key and step.
           until: may be traced.
         """
-        if timesteps.shape[0] == 1:  # there is no step
+        if timesteps.shape[0] == 1:  # no step
             return state
         coefficients = self.coefficients(schedule, timesteps)
 
@@ -116,10 +115,10 @@ class Sampler:
 def one_evaluation(
     step: Callable[..., Float[Array, "b *rest"]],
 ) -> Callable[..., SamplerState]:
-    """`Sampler.step` of a sampler that evaluates x_0 once, at the beginning of the step.
+    """`Sampler.step` of a sampler that evaluates x_0 once, at the start of the step.
 
     Args:
-      step: (x, x_0, x_0 of the step before, noise, *entries of the step) → the next x.
+      step: (x, x_0, x_0 of the previous step, noise, *entries of the step) → the next x.
     """
 
     def evaluated(denoise, state, ends, noise, *entries):

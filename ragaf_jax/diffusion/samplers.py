@@ -1,10 +1,10 @@
-"""The samplers: ways from noise to data along the timesteps of a schedule.
+"""The samplers, from noise to data along the timesteps of a schedule.
 
-Every step goes to the next of `timesteps`, whatever follows: `sampler(…, timesteps[: k + 1], keys)`
-is x after k steps. Step by step they are the schedulers of diffusers, with the timesteps that
-`spacing_of` chooses and, at zero terminal SNR, the schedule that `FINITE_SNR` tells of. One thing
-is not theirs: diffusers' DDIM goes from t to t − ⌊T/N⌋, which is not the next timestep that it
-evaluates in "linspace", in "trailing" of an N that does not divide T, and from an offset ≥ ⌊T/N⌋.
+A step does not depend on later timesteps: `sampler(…, timesteps[: k + 1], keys)` is x after k
+steps. Step by step they equal diffusers' schedulers, with the timesteps of `spacing_of` and, at
+zero terminal SNR, the schedule of `FINITE_SNR`. One difference: diffusers' DDIM goes from t to
+t − ⌊T/N⌋. This is not its next timestep in "linspace", in "trailing" if N does not divide T, and
+with an offset ≥ ⌊T/N⌋.
 """
 
 import jax
@@ -22,8 +22,8 @@ def _ode_coefficients(
     """(keep, take) of `x ← σ'/σ · x + (α' − α σ'/σ) · x_0`.
 
     The exact solution for an x_0 that is constant over the step; `(α' − α σ'/σ) = α' (1 − e^−h)` in
-    the log-SNR span h of Lu et al. 2022, eq. 9, in the form that stays finite at α = 0. Into clean
-    data (α' = 1, σ' = 0) it answers x_0 itself.
+    the log-SNR span h of Lu et al. 2022, eq. 9, in the form that is finite at α = 0. The step into
+    clean data (α' = 1, σ' = 0) gives x_0 itself.
     """
     alpha, sigma = levels(schedule, timesteps)
     keep = sigma[1:] / sigma[:-1]
@@ -41,7 +41,7 @@ def _second_order_coefficients(
     log_snr = jnp.log(alpha) - jnp.log(sigma)
     span = jnp.diff(log_snr)
     before = jnp.concatenate([jnp.zeros(1, span.dtype), span[:-1]])
-    # There is nothing to extrapolate from at the first step, nor after a step that stood still.
+    # The first step, and a step after a repeated timestep, cannot extrapolate.
     usable = (before > 0) & jnp.isfinite(span)
     extrapolation = jnp.where(usable, span / (2 * jnp.where(usable, before, 1)), 0)
     return *_ode_coefficients(schedule, timesteps), extrapolation
@@ -54,11 +54,11 @@ def _second_order_step(x, x0, x0_before, noise, keep, take, extrapolation):
 def _heun_coefficients(
     schedule: Schedule, timesteps: Int[Array, "times"]
 ) -> tuple[Float[Array, "times-1 2"], Float[Array, "times-1 2"], Int[Array, "times-1"]]:
-    """(keep, take) of both evaluations, and how many of them a step needs.
+    """(keep, take) of both evaluations, and the number of evaluations of each step.
 
     The trapezoidal rule for x/α as a function of s = σ/α adds `α'/2 (s/s' − 1) · (x_0' − x_0)` to
-    Euler's x', where x_0' is the prediction at x' and t'. That is infinite where α or σ' is 0: out
-    of pure noise and into clean data the step is Euler's.
+    Euler's x', where x_0' is the prediction at x' and t'. That is infinite at α = 0 or σ' = 0: from
+    pure noise and into clean data the step is Euler's.
     """
     alpha, sigma = levels(schedule, timesteps)
     keep, take = _ode_coefficients(schedule, timesteps)
@@ -72,8 +72,8 @@ def _heun_coefficients(
 def _heun_step(denoise, state, ends, noise, keep, take, evaluations):
     at = jnp.stack(ends)
 
-    def evaluation(i, reached):
-        x, before = reached
+    def evaluation(i, carry):
+        x, before = carry
         x0 = denoise(x, at[i])
         return (keep[i] * x + take[i] * (x0 - i * before)).astype(x.dtype), x0
 
@@ -85,7 +85,7 @@ def _heun_step(denoise, state, ends, noise, keep, take, evaluations):
 def _unipc_coefficients(
     schedule: Schedule, timesteps: Int[Array, "times"]
 ) -> tuple[Float[Array, "times-1"], ...]:
-    """The numbers of the predictor, and those of the corrector of the step before.
+    """The coefficients of the predictor, and those of the previous step's corrector.
 
     With h the log-SNR span of a step and r its ratio to the span before, UniC of order 2 with
     B₂(h) = e^h − 1 is `σ'/σ · x + take · (x_0 + old · (x_0 − x_0 before) + new · (x_0' − x_0))`,
@@ -95,7 +95,7 @@ def _unipc_coefficients(
     alpha, sigma = levels(schedule, timesteps)
     second = extrapolation > 0
     h = jnp.where(second, jnp.diff(jnp.log(alpha) - jnp.log(sigma)), 1)
-    # Lambert's continued fraction: its terms are positive, so g keeps its digits at a small h.
+    # Lambert's continued fraction has positive terms, so g is accurate at a small h.
     fraction = jnp.zeros_like(h)
     for odd in range(33, 3, -2):
         fraction = h**2 / 4 / (odd + fraction)
@@ -103,10 +103,10 @@ def _unipc_coefficients(
     old = g * r**2 / (1 + r)
     new = jnp.where(second, (1 + h * g) / 2 - g * r / (1 + r), 0.5)
 
-    def before(numbers, at_first):
-        return jnp.concatenate([jnp.full(1, at_first, numbers.dtype), numbers[:-1]])
+    def before(entries, first):
+        return jnp.concatenate([jnp.full(1, first, entries.dtype), entries[:-1]])
 
-    # The first step corrects nothing: the step before it counts as one that stood still.
+    # The first step has no correction.
     corrector = before(keep, 1), before(take, 0), before(old, 0), before(new, 0)
     return keep, take, extrapolation, *corrector
 
@@ -114,7 +114,7 @@ def _unipc_coefficients(
 def _unipc_step(
     denoise, state, ends, noise, keep, take, extrapolation, keep_before, take_before, old, new
 ):
-    x_before, x0_older = state.memory  # x is corrected; x_0 is of two steps before
+    x_before, x0_older = state.memory  # corrected x, and x_0 of two steps before
     x0_before = state.x0
     x0 = denoise(state.x, ends[0])
     change = old * (x0_before - x0_older) + new * (x0 - x0_before)
@@ -143,9 +143,9 @@ ddim = Sampler(_ode_coefficients, one_evaluation(_ode_step))
 euler = ddim
 """Euler's method (Karras et al. 2022, algorithm 1 without its correction), which is DDIM.
 
-It solves for x/α as a function of σ/α, and so does DDIM (Song et al. 2021, eq. 13 and 14). Here x
-stays variance preserving: diffusers' is ours/α. Pure noise is N(0, 1) with any spacing, as is
-theirs in "leading"; in "trailing" and "linspace" theirs is N(0, σ²) of the first timestep.
+Both solve for x/α as a function of σ/α (Song et al. 2021, eq. 13 and 14). Here x is variance
+preserving; diffusers' x is x/α. Pure noise is N(0, 1) with any spacing, as in diffusers' "leading";
+its "trailing" and "linspace" have N(0, σ²) of the first timestep.
 """
 
 dpm_solver_pp_2m = Sampler(_second_order_coefficients, one_evaluation(_second_order_step))
@@ -157,23 +157,23 @@ The step into clean data is first order: it spans an infinite log-SNR.
 heun = Sampler(_heun_coefficients, _heun_step)
 """Heun's method (Karras et al. 2022, algorithm 1 without noise): second order.
 
-It evaluates x_0 twice a step, and once in the step into clean data, which is Euler's. So is the
-step from zero terminal SNR, which diffusers' scheduler does not support.
+It evaluates x_0 twice per step. The steps into clean data and from zero terminal SNR, which
+diffusers' scheduler does not support, are Euler's, with one evaluation.
 """
 
 unipc = Sampler(_unipc_coefficients, _unipc_step, memory=2)
 """UniPC-2 with B₂(h), predicting x_0 (Zhao et al. 2023, algorithms 1 and 2): third order.
 
-UniP-2 predicts, as DPM-Solver++(2M) does; UniC-2 corrects at the next step, with the x_0 that it
-evaluates anyway. Its last x is predicted: the step into clean data is UniP-1.
+UniP-2, which equals DPM-Solver++(2M), predicts x; UniC-2 corrects it at the next step, with the x_0
+evaluated there. The last x is not corrected, and the step into clean data is UniP-1.
 """
 
 ddpm = Sampler(_ancestral_coefficients, one_evaluation(_ancestral_step), ancestral=True)
 """Ancestral sampling (Ho et al. 2020, eq. 7): x' ~ q(x' | x, x_0); "fixed_small" in diffusers.
 
 Steps `x ← σ'/σ r · x + α' (1 − r²) · x_0 + σ' √(1 − r²) · noise`, where `1 − r² = β/σ²` with
-β = 1 − α²/α'², the variance that lies between the two timesteps; r = σ'α / σα' keeps its digits in
-float32 at both ends.
+β = 1 − α²/α'², the variance between the two timesteps; r = σ'α / σα' is accurate in float32 at both
+ends.
 """
 
 SAMPLERS = {
@@ -185,13 +185,13 @@ SAMPLERS = {
     "ddpm": ddpm,
 }
 FINITE_SNR = ("dpm_solver_pp_2m", "unipc", "euler")
-"""Samplers whose schedulers in diffusers read the schedule as `schedule.finite_snr` answers it."""
+"""Samplers whose schedulers in diffusers use the schedule of `schedule.finite_snr`."""
 
 
 def spacing_of(sampler: str, kind: str, offset: int, set_alpha_to_one: bool) -> Spacing:
-    """What diffusers' scheduler for `sampler` makes of these fields of a scheduler_config.json.
+    """The spacing of diffusers' scheduler for `sampler` with these fields of scheduler_config.json.
 
-    set_alpha_to_one: asked of DDIM alone; the others end in clean data (final_sigmas_type "zero").
+    set_alpha_to_one: only for DDIM; the others end in clean data (final_sigmas_type "zero").
     """
     return Spacing(
         kind,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from ragaf_jax.errors import UserError
 
 CLEAN = -1
-"""The timestep below 0: data without noise. Samplers end there."""
+"""The timestep of data without noise, at which samplers end."""
 
 
 class Schedule(NamedTuple):
@@ -32,11 +32,11 @@ def make_schedule(
 ) -> Schedule:
     """The schedule of `steps` timesteps; the tables are computed in float64 and stored in float32.
 
-    name: how the noise variances beta_t run (`beta_start` and `beta_end` belong to the first two):
-      "linear"         evenly from beta_start to beta_end (Ho et al. 2020, sec. 4);
-      "scaled_linear"  their square roots do (Rombach et al. 2022: Stable Diffusion);
-      "cosine"         from alpha_bar = cos² (Nichol & Dhariwal 2021, eq. 17), beta ≤ 0.999.
-    zero_terminal_snr: shift and scale the alphas so that the last timestep is noise alone
+    name: of the noise variances beta_t (`beta_start` and `beta_end` belong to the first two):
+      "linear"         beta_t is linear from beta_start to beta_end (Ho et al. 2020, sec. 4);
+      "scaled_linear"  √beta_t is linear (Rombach et al. 2022: Stable Diffusion);
+      "cosine"         alpha_bar = cos² (Nichol & Dhariwal 2021, eq. 17), beta ≤ 0.999.
+    zero_terminal_snr: shift and scale the alphas so that the last timestep is pure noise
       (Lin et al. 2023, algorithm 1). Not for ε-prediction: see `prediction.check_prediction`.
 
     Raises UserError for an unknown name, fewer than 2 steps, or betas outside 0 < start ≤ end < 1.
@@ -57,7 +57,7 @@ def _betas(name: str, steps: int, start: float, end: float) -> Float[np.ndarray,
         return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     if not 0.0 < start <= end < 1.0:
         raise UserError(
-            f"schedule betas run from {start} to {end}; choose 0 < beta_start <= beta_end < 1."
+            f"schedule betas are {start} to {end}; choose 0 < beta_start <= beta_end < 1."
         )
     if name == "linear":
         return np.linspace(start, end, steps)
@@ -67,11 +67,11 @@ def _betas(name: str, steps: int, start: float, end: float) -> Float[np.ndarray,
 
 
 def finite_snr(schedule: Schedule) -> Schedule:
-    """`schedule` with `alpha² = 2⁻²⁴` instead of 0 at the last timestep, if 0 it is.
+    """`schedule` with `alpha² = 2⁻²⁴` instead of 0 at the last timestep.
 
-    So do diffusers' Euler, DPM-Solver++ and UniPC read zero terminal SNR, whose sigma/alpha would
-    be infinite. It changes x by up to 2⁻¹² in a step, and gives the second step of multistep
-    samplers a finite log-SNR to extrapolate from, without which it is first order.
+    diffusers' Euler, DPM-Solver++ and UniPC do this at zero terminal SNR, whose sigma/alpha is
+    infinite. It changes x by up to 2⁻¹² in a step, and lets the second step of multistep samplers
+    extrapolate from a finite log-SNR; otherwise it is first order.
     """
     last = schedule.alpha[-1]
     return schedule._replace(alpha=schedule.alpha.at[-1].set(jnp.where(last == 0, 2.0**-12, last)))
@@ -81,7 +81,7 @@ def levels(
     schedule: Schedule, t: Int[Array, "*n"]
 ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """(alpha, sigma) at timesteps t in −1 … T − 1, where −1 (`CLEAN`) gives (1, 0)."""
-    # One more entry at the end is what index −1 reads.
+    # Index −1 reads the appended entry.
     return jnp.append(schedule.alpha, 1.0)[t], jnp.append(schedule.sigma, 0.0)[t]
 
 

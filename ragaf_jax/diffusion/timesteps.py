@@ -1,4 +1,4 @@
-"""The timesteps that a sampler evaluates, and its end."""
+"""The timesteps of a sampler."""
 
 from typing import NamedTuple
 
@@ -13,15 +13,15 @@ SPACINGS = ("leading", "trailing", "linspace")
 
 
 class Spacing(NamedTuple):
-    """How N timesteps are spread over a schedule of T (Lin et al. 2023, table 2), as in diffusers.
+    """The spacing of N timesteps in a schedule of T (Lin et al. 2023, table 2), as in diffusers.
 
     kind: "trailing"  T/N apart, from T − 1 down;
-          "leading"   ⌊T/N⌋ apart, up from 0: T − 1, the noisiest, is not among them;
-          "linspace"  from T − 1 to 0, both included; of N = 1, timestep 0 alone.
-    offset: is added to every timestep of "leading".
-    spans_end: "leading" and "linspace" spread N + 1 and leave out the last of them, the place of
-      the end: N = 1 then starts at T/2 or T − 1 and not at 0.
-    clean_end: the last step leads to `CLEAN`; else to timestep 0, with as little noise as that has.
+          "leading"   ⌊T/N⌋ apart, from 0 up, without T − 1, the noisiest;
+          "linspace"  from T − 1 to 0, both included; for N = 1, only timestep 0.
+    offset: added to every timestep of "leading".
+    spans_end: "leading" and "linspace" space N + 1 timesteps and drop the last, so that N = 1
+      starts at T/2 or T − 1 and not at 0.
+    clean_end: whether the last step leads to `CLEAN`, else to timestep 0 and its noise.
     """
 
     kind: str
@@ -40,13 +40,12 @@ def timestep_grid(
     spacing: Spacing = TRAILING,
     room: int | None = None,
 ) -> Int[Array, "times"]:
-    """`steps` timesteps, falling, and then the end: `CLEAN` or 0.
+    """`steps` decreasing timesteps, then the end: `CLEAN` or 0.
 
     schedule_steps: T.
-    room: of so many steps; behind `steps` of them the end is repeated. None: of `steps`.
-    strength: in (0, 1], may be traced; draws the timesteps together towards 0, where diffusers
-      leaves out the first of them. A strength too small for `steps` different timesteps repeats
-      some; samplers stand still on a repeated one.
+    room: pads the grid to this number of steps by repeating the end; None: `steps`.
+    strength: in (0, 1], may be traced; scales the timesteps towards 0, where diffusers skips the
+      first ones. A small strength repeats timesteps; samplers do not move on a repeated one.
 
     Raises UserError unless 1 ≤ steps ≤ T, for an unknown spacing, or one beyond the schedule.
     """
@@ -54,9 +53,9 @@ def timestep_grid(
         raise UserError(
             f"sampling steps are {steps}; choose between 1 and the schedule's {schedule_steps}."
         )
-    # On the host, where nothing is compiled for a new number of steps.
+    # On the host, so that a new number of steps compiles nothing.
     xp = np if isinstance(strength, float | int) else jnp
-    # Strength scales how many timesteps are left, t + 1.
+    # Strength scales the number of remaining timesteps, t + 1.
     left = _evaluated(schedule_steps, steps, spacing).astype(np.float32) + np.float32(1)
     evaluated = xp.maximum(xp.round(xp.float32(strength) * left).astype(np.int32) - 1, 0)
     ends = np.full((room or steps) + 1 - steps, CLEAN if spacing.clean_end else 0, np.int32)
@@ -64,12 +63,12 @@ def timestep_grid(
 
 
 def _evaluated(schedule_steps: int, steps: int, spacing: Spacing) -> Float[np.ndarray, "{steps}"]:
-    """The timesteps at strength 1, not yet rounded."""
+    """The timesteps at strength 1, before rounding."""
     spread = steps + spacing.spans_end
     match spacing.kind:
         case "trailing":
-            # Beyond `steps`, rounding may add one more. Halves are rounded here, in float64 as in
-            # diffusers: times strength they would be in float32.
+            # [:steps], because arange may add one by rounding. Halves are rounded in float64 as in
+            # diffusers; after scaling by strength they would be in float32.
             left = np.arange(schedule_steps, 0, -schedule_steps / steps)[:steps]
             return np.where(np.abs(left % 1 - 0.5) < 1e-6, np.round(left), left) - 1
         case "leading":

@@ -13,7 +13,7 @@ from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, in_chunks
 from ragaf_jax.sampling.loaded_stages import LoadedStages
 from ragaf_jax.sampling.loop import Images
-from ragaf_jax.sampling.options import chosen
+from ragaf_jax.sampling.options import make_options
 from ragaf_jax.sampling.stage_sampler import batch_keys
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.weights.fingerprint import fingerprint
@@ -63,7 +63,7 @@ def sample_both(
 def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sample:
     """A function of (examples, number of their chunk) that all devices share."""
     stages = LoadedStages(one, two, jax.devices())
-    options = chosen(config.sample.to_dict(), {}, two.config.diffusion.steps, "both")
+    options = make_options(config.sample.to_dict(), {}, two.config.diffusion.steps, "both")
 
     def sample(piece: Batch, chunk: int) -> tuple[Images, Images]:
         chunk_key = jax.random.fold_in(jax.random.key(config.seed), chunk)

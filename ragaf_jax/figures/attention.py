@@ -1,4 +1,4 @@
-"""Attention maps of one sketch: which region attends to which phrase, and how much."""
+"""Attention maps of one sketch: the attention of each region to each phrase."""
 
 from collections.abc import Sequence
 
@@ -22,12 +22,12 @@ from ragaf_jax.figures.lettering import (
 from ragaf_jax.figures.phrases import phrases
 from ragaf_jax.images import resized
 
-# Four maps in a row of about 1000 px, the width at which pages show a figure.
-CELL, COLUMNS, LETTERS = 240, 4, 16  # px of a map, maps in a row, px of its letters
+# A row of four maps is about 1000 px wide, the width of figures on web pages.
+CELL, COLUMNS, LETTERS = 240, 4, 16  # px per map, maps per row, px per letter
 _BAR = 110, 22  # px, of α and β
-_NUMBER, _VALUES = 34, 100  # px for a region's number before its bar, and for the values behind it
+_NUMBER, _VALUES = 34, 100  # px for the region number before a bar, and for the values after it
 
-# Light to dark, so that black lines stay visible on all but the strongest (ColorBrewer's YlOrRd).
+# ColorBrewer's YlOrRd, from light to dark, so that black lines stay visible.
 HEAT = np.array([(255, 255, 255), (254, 217, 118), (253, 141, 60), (227, 26, 28), (128, 0, 38)])
 SKETCH_COLOR, TEXT_COLOR = (76, 120, 168), (245, 133, 24)
 
@@ -41,17 +41,15 @@ def attention_maps(
     numbers: Sequence[int],
     texts: Int[np.ndarray, " t"] | None = None,
 ) -> Picture:
-    """A heat map of the page for every phrase of the prompt; α and β of every region.
-
-    Beside α and β stands the phrase to which the region attends most.
+    """A heat map per phrase of the prompt, and α, β and the most attended phrase per region.
 
     Args:
       sketch: paper 255, ink 0, of any resolution.
-      labels: the region 0 … r-1 of every pixel.
-      attention: A, each region's attention over the tokens; rows sum to 1.
-      pieces: the text of each token; frame and padding are left out of the figure.
-      fusion: α (share of the sketch) and β (share of the text) of each region.
-      numbers: what each region is called.
+      labels: region 0 … r-1 of each pixel.
+      attention: A, of each region over the tokens; rows sum to 1.
+      pieces: text of each token; special tokens and padding are not shown.
+      fusion: weights α (sketch) and β (text) of each region.
+      numbers: number of each region.
       texts: as in `phrases`.
     """
     shown = phrases(pieces, texts)
@@ -74,13 +72,12 @@ def phrase_maps(
     cell: int,
     columns: int,
 ) -> Picture:
-    """A heat map of the page for every phrase, and what its colours stand for.
+    """A heat map per phrase, with a colour scale; of height 0 if there are no phrases.
 
     Args:
-      sketch, labels, attention, pieces: as in `attention_maps`. Without words, the figure has
-        height 0.
+      sketch, labels, attention, pieces: as in `attention_maps`.
       cell: side of a map, px.
-      columns: maps in a row.
+      columns: maps per row.
     """
     shown = phrases(pieces)
     shares = _shares(attention, [positions for _, positions in shown])
@@ -97,7 +94,7 @@ def heat(values: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
 def _shares(
     attention: Float[np.ndarray, "r t"], phrases: Sequence[Sequence[int]]
 ) -> Float[np.ndarray, "r p"]:
-    """Each region's attention to each phrase: to all of its tokens."""
+    """Each region's attention to each phrase, the sum over its tokens."""
     shares = np.zeros((len(attention), len(phrases)), attention.dtype)
     for i, positions in enumerate(phrases):
         shares[:, i] = attention[:, list(positions)].sum(1)
@@ -120,7 +117,7 @@ def _maps(
     for i in range(0, len(maps), columns):
         names = [text_block(title, cell, LETTERS, True) for title in titles[i : i + columns]]
         height = max(len(name) for name in names)
-        # Titles of one line stand as near to their maps as those of several.
+        # Titles are aligned at the bottom, next to their maps.
         row = [
             np.pad(x, ((height - len(x), 0), (0, 0), (0, 0)), constant_values=255) for x in names
         ]
@@ -134,14 +131,14 @@ def _painted(
     colors: UInt8[np.ndarray, "r 3"],
     side: int,
 ) -> Picture:
-    """Every region in its colour with the sketch's lines over it, at a size of its own."""
+    """The regions in their colours below the lines of the sketch, `side` px wide."""
     fill = cv2.resize(colors[labels], (side, side), interpolation=cv2.INTER_NEAREST)
     lines = resized(sketch, side, side)[..., None] / 255
     return framed(np.rint(fill * lines).astype(np.uint8))
 
 
 def _heat_scale(strongest: float, width: int) -> Picture:
-    """What the colours of the heat maps stand for."""
+    """The colour scale of the heat maps."""
     bar = framed(np.repeat(heat(np.linspace(0, 1, 160))[None], LETTERS, axis=0))
     text = f"0 to {strongest:.2f}: share of a region's attention that goes to the phrase"
     return beside([bar, text_block(text, width - bar.shape[1] - GAP, LETTERS)])
@@ -154,7 +151,7 @@ def _fusion_panel(
     numbers: Sequence[int],
     first: Sequence[str],
 ) -> Picture:
-    """Regions by number on the page; for each a bar of α and β, and its first phrase."""
+    """The numbered regions; beside them per region a bar of α and β and its first phrase."""
     of_sketch = fusion[:, :1]
     strength = np.abs(2 * of_sketch - 1)
     hue = np.where(of_sketch > 0.5, SKETCH_COLOR, TEXT_COLOR)
@@ -163,13 +160,13 @@ def _fusion_panel(
     page = _numbered(_painted(sketch, labels, colors, side), labels, numbers)
     width = COLUMNS * (CELL + GAP) - GAP
     room = width - side - 2 * GAP - _NUMBER - _BAR[0] - _VALUES
-    heading = "α | β, and the phrase that has most of the attention"
+    heading = "α | β, and the phrase with the most attention"
     rows = [text_block(heading, width - side - 2 * GAP, LETTERS)]
     for i in np.argsort(numbers):
         alpha, beta = fusion[i].tolist()
         note = cut_to(first[i], room, LETTERS - 2)
         rows.append(_fusion_bar(numbers[i], alpha, beta, note, room))
-    title = "Fusion by region: share of the sketch (α, blue) and of the text (β, orange)"
+    title = "Fusion weights by region: sketch (α, blue) and text (β, orange)"
     panel = beside([page, below(rows, gap=4)], gap=2 * GAP)
     return below([text_block(title, width, LETTERS), panel])
 
@@ -193,7 +190,7 @@ def _numbered(page: Picture, labels: Int[np.ndarray, "s s"], numbers: Sequence[i
     image = Image.fromarray(page)
     pen, scale = ImageDraw.Draw(image), page.shape[0] / labels.shape[0]
     for region in np.unique(labels):
-        # The padding keeps numbers of regions at the border inside.
+        # Padding counts as outside, which keeps numbers away from the border.
         inside = np.pad((labels == region).astype(np.uint8), 1)
         depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
         y, x = np.unravel_index(depth.argmax(), depth.shape)

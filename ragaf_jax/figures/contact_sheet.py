@@ -1,6 +1,6 @@
-"""Contact sheets: images of many examples on one page, a row each.
+"""Contact sheets: images of many examples on one page, one row per example.
 
-Pictures are enlarged by repeating pixels: what there is is shown, not what smoothing makes of it.
+Images are enlarged by repeating pixels, which adds no interpolation.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ CELL = 192
 
 
 class SheetRow(NamedTuple):
-    """One drawing of a contact sheet.
+    """One example of a contact sheet.
 
     Attributes:
-      pictures: as many as the sheet has titles; grey or RGB, all of one width.
-      caption: written under them, as far as `shortened` leaves it.
+      pictures: one per title; grey or RGB, of equal width.
+      caption: below the row, cut by `shortened`.
     """
 
     pictures: Sequence[GreyOrRgb]
@@ -35,9 +35,9 @@ class SheetRow(NamedTuple):
 
 
 def contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], cell: int = CELL) -> Picture:
-    """A row a drawing under a line of titles, every caption wrapped below its row.
+    """Titles, then a row per example with its caption below.
 
-    Pictures are enlarged to at least `cell` pixels, those of 64² threefold by default.
+    Images are enlarged to at least `cell` pixels: 64 × 64 px threefold by default.
     """
     lines = [[framed(enlarge(picture, cell)) for picture in row.pictures] for row in rows]
     cell = lines[0][0].shape[1]

@@ -11,23 +11,21 @@ from PIL import Image
 
 from ragaf_jax.errors import UserError
 
-# name of the value → (steps, values)
+# metric name → (steps, values)
 Series = dict[str, tuple[list[int], list[float]]]
 
 
 def read_metrics(path: Path) -> Series:
-    """Every number that a run logged, by name.
-
-    A line cut off by an interruption is passed over.
+    """Reads the metrics that a run logged, by name; incomplete lines are skipped.
 
     Raises:
-      UserError: there is no such file, or no number in it.
+      UserError: the file is missing or holds no metric.
     """
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise UserError(
-            f"The metrics {path} cannot be read: {error.strerror}; name a run's logs/metrics.jsonl."
+            f"The metrics {path} cannot be read: {error.strerror}; give a run's logs/metrics.jsonl."
         ) from error
     series: Series = {}
     for line in lines:
@@ -43,21 +41,20 @@ def read_metrics(path: Path) -> Series:
             steps.append(step)
             numbers.append(value)
     if not series:
-        raise UserError(f"The metrics {path} hold no numbers; name a run's logs/metrics.jsonl.")
+        raise UserError(f"The metrics {path} hold no numbers; give a run's logs/metrics.jsonl.")
     return series
 
 
 def curves(runs: Mapping[str, Path]) -> UInt8[np.ndarray, "h w 3"]:
-    """Training loss, and validation losses where logged, of each run in a panel of its own.
+    """Training loss, and validation losses where logged, with one panel per run.
 
     Args:
-      runs: path of the metrics.jsonl by the title of the panel.
+      runs: path of the metrics.jsonl by title of the panel.
 
     Raises:
       UserError: as `read_metrics`.
     """
-    # Only this figure needs matplotlib, which takes a second to import. Its object interface draws
-    # without a display and leaves no global state.
+    # The import takes a second. `Figure` needs no display and changes no global state.
     from matplotlib.figure import Figure
 
     logged = {title: read_metrics(path) for title, path in runs.items()}
@@ -80,7 +77,7 @@ def curves(runs: Mapping[str, Path]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def smoothed(values: list[float], share: float = 0.05) -> list[float]:
-    """The mean of the nearest `share` of a curve's points, of fewer at its two ends."""
+    """The moving mean over a fraction `share` of the points, over fewer at both ends."""
     half = round(share * len(values) / 2)
     total = np.concatenate([[0.0], np.cumsum(values)])
     points = np.arange(len(values))

@@ -1,4 +1,4 @@
-"""Figures of regions and graphs, large enough to read."""
+"""Figures of regions and their graphs."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ from ragaf_jax.graph.measure import measure_regions
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.images import resized
 
-LEAST_SIDE = 512  # px of a figure's shorter side; every stroke and letter scales with it
+LEAST_SIDE = 512  # px of a figure's shorter side; strokes and letters scale with it
 LETTERS = 20  # height of region numbers, px of a figure of LEAST_SIDE
-# Kinds of edges, the most specific first: blue, red, orange, green are apart in hue and lightness.
+# Edge kinds, the most specific first, in colours of different hue and lightness.
 _EDGE_COLORS = {
     "containment": (30, 90, 200),
     "adjacency": (200, 30, 45),
@@ -31,9 +31,9 @@ _EDGE_NAMES = {
 }
 _LEGEND = "A pair has one line: its first kind in this order."
 _BACKGROUND = (232, 232, 232)
-_GOLDEN_ANGLE = 137.50776  # degrees; successive multiples never come close together
-_CHROMA = 30  # of CIELAB: calm beside black lines and numbers
-_LIGHTNESS = 86, 76  # of CIELAB, in turn
+_GOLDEN_ANGLE = 137.50776  # degrees between hues; multiples never coincide
+_CHROMA = 30  # CIELAB; low, so that black lines and numbers stand out
+_LIGHTNESS = 86, 76  # CIELAB, alternating
 
 
 def draw_regions(
@@ -42,15 +42,15 @@ def draw_regions(
     numbers: Sequence[int] | None = None,
     letters: int = LETTERS,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The sketch with each region in a colour of its own, numbered; background pale grey.
+    """The sketch with coloured, numbered regions; the background is pale grey.
 
     Args:
         sketch: paper 255, ink 0, of the proportions of `regions.labels` and any resolution.
-        numbers: of the regions, where they are not called by their ids.
+        numbers: of the regions; default: their ids.
         letters: height of the numbers, px of a figure of LEAST_SIDE.
 
     Returns:
-        RGB, enlarged so that the shorter side has at least LEAST_SIDE pixels.
+        RGB; the shorter side has at least LEAST_SIDE pixels.
     """
     size, unit = _figure_size(regions)
     colors = _region_colors(regions)[regions.labels]
@@ -70,11 +70,11 @@ def draw_graph(
     numbers: Sequence[int] | None = None,
     letters: int = LETTERS,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The graph over the faded sketch, and below it what the colours of its edges mean.
+    """The graph over the faded sketch, with a legend of the edge colours below.
 
-    A node stands at its region's innermost point, not at the centroid, which of a ring or of the
-    background lies in another region. A pair has one line, of the most specific kind that joins it:
-    containment, adjacency, near (within a radius), k nearest. Arguments as in `draw_regions`.
+    A node is at its region's innermost point: the centroid of a ring lies in another region. A pair
+    has one line, of its most specific edge kind: containment, adjacency, near (within a radius), k
+    nearest. Arguments as in `draw_regions`.
     """
     size, unit = _figure_size(regions)
     faded = 255 - (255 - resized(sketch, *size[::-1])) // 4
@@ -87,7 +87,7 @@ def draw_graph(
     for anchor, color in zip(anchors.tolist(), _region_colors(regions).tolist(), strict=True):
         cv2.circle(figure, anchor, round(radius + 1.5 * unit), (40, 40, 40), -1, cv2.LINE_AA)
         cv2.circle(figure, anchor, round(radius), color, -1, cv2.LINE_AA)
-    # Within the circles that stand for the nodes, wherever these are.
+    # Unlike in `draw_regions`, numbers stay inside their circles at the border.
     image = Image.fromarray(figure)
     pen, height = ImageDraw.Draw(image), max(1, round(0.85 * letters * unit))
     for i, (x, y) in enumerate(anchors.tolist()):
@@ -96,7 +96,7 @@ def draw_graph(
 
 
 def _pairs(graph: RegionGraph) -> dict[tuple[int, int], str]:
-    """The most specific kind of edge between each pair of different regions that has one."""
+    """The most specific edge kind of each connected pair of different regions."""
     found: dict[tuple[int, int], set[str]] = {}
     edges = zip(graph.senders.tolist(), graph.receivers.tolist(), graph.edges, strict=True)
     for sender, receiver, edge in edges:
@@ -111,17 +111,14 @@ def _pairs(graph: RegionGraph) -> dict[tuple[int, int], str]:
 
 
 def _figure_size(regions: Regions) -> tuple[tuple[int, int], float]:
-    """Width and height in px, and the length of one px of a figure of LEAST_SIDE."""
+    """Width and height, px, and the scale relative to a figure of LEAST_SIDE."""
     height, width = regions.labels.shape
     factor = max(1, -(-LEAST_SIDE // min(height, width)))
     return (width * factor, height * factor), min(height, width) * factor / LEAST_SIDE
 
 
 def _region_colors(regions: Regions) -> UInt8[np.ndarray, "n 3"]:
-    """A muted colour for each region, far from those of the regions that it touches.
-
-    Every region takes, of the colours that are left, the one farthest from its neighbours'.
-    """
+    """A muted colour per region: greedily, the unused colour farthest from its neighbours'."""
     lab = _muted(regions.n)
     adjacent: Bool[np.ndarray, "n n"] = measure_regions(regions).adjacent
     left, chosen = list(range(regions.n)), np.zeros(regions.n, int)
@@ -138,7 +135,7 @@ def _region_colors(regions: Regions) -> UInt8[np.ndarray, "n 3"]:
 
 
 def _muted(count: int) -> Float[np.ndarray, "count 3"]:
-    """Colours of CIELAB, similar in lightness and chroma."""
+    """CIELAB colours of similar lightness and chroma."""
     hue = np.radians(np.arange(count) * _GOLDEN_ANGLE)
     lightness = np.where(np.arange(count) % 2, *_LIGHTNESS[::-1])
     lab = np.stack([lightness, _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
@@ -146,7 +143,7 @@ def _muted(count: int) -> Float[np.ndarray, "count 3"]:
 
 
 def _anchors(regions: Regions, size: tuple[int, int]) -> Int[np.ndarray, "n 2"]:
-    """x, y on the figure of each region's point that is farthest from its borders."""
+    """x, y on the figure of each region's innermost point."""
     anchors = []
     for region in range(regions.n):
         mask = (regions.labels == region).astype(np.uint8)
@@ -159,18 +156,18 @@ def _anchors(regions: Regions, size: tuple[int, int]) -> Int[np.ndarray, "n 2"]:
 
 
 def _legend(graph: RegionGraph, width: int, letters: float) -> UInt8[np.ndarray, "height width 3"]:
-    """White paper with a line and a name for each kind of edge that is drawn."""
-    drawn = set(_pairs(graph).values())
+    """A line and a name for each edge kind in the figure."""
+    present = set(_pairs(graph).values())
     size = max(1, round(0.75 * letters))
     entries, left, row = [], 0.5 * size, 0
-    for kind in (kind for kind in _EDGE_COLORS if kind in drawn):
+    for kind in (kind for kind in _EDGE_COLORS if kind in present):
         length = 2.2 * size + font(size).getlength(_EDGE_NAMES[kind])
         if left + length > width:
             left, row = 0.5 * size, row + 1
         entries.append((kind, left, row))
         left += length + 0.9 * size
-    meaning = wrap(_LEGEND, width - size, size) if len(entries) > 1 else []
-    rows, step = row + 1 + len(meaning), round(1.5 * size)
+    note = wrap(_LEGEND, width - size, size) if len(entries) > 1 else []
+    rows, step = row + 1 + len(note), round(1.5 * size)
     strip = Image.new("RGB", (width, rows * step + size // 2), "white")
     pen = ImageDraw.Draw(strip)
     for kind, left, row in entries:
@@ -179,7 +176,7 @@ def _legend(graph: RegionGraph, width: int, letters: float) -> UInt8[np.ndarray,
         pen.line(line, _EDGE_COLORS[kind], max(1, size // 4))
         place = left + 2.2 * size, middle
         pen.text(place, _EDGE_NAMES[kind], "black", font(size), anchor="lm")
-    for i, text in enumerate(meaning, rows - len(meaning)):
+    for i, text in enumerate(note, rows - len(note)):
         place = 0.5 * size, (i + 0.6) * step
         pen.text(place, text, (90, 90, 90), font(size), anchor="lm")
     return np.array(strip)
@@ -191,10 +188,10 @@ def _numbered(
     height: int,
     numbers: Sequence[int] | None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Region numbers, black with a white outline, legible on paper and on ink."""
+    """The figure with region numbers, black with a white outline."""
     image = Image.fromarray(figure)
     pen = ImageDraw.Draw(image)
-    # An anchor at the page's edge must not push its number off the page.
+    # Numbers of regions at the border are moved inside.
     places = np.clip(anchors, height, (image.width - height, image.height - height))
     letters, edge = font(height), max(1, height // 10)
     for i, (x, y) in enumerate(places.tolist()):

@@ -1,7 +1,7 @@
-"""Text and images on white, the elements of figures.
+"""Arranges text and images on white, as u8 RGB of shape [height, width, 3].
 
-Text is set in DejaVu Sans, which comes with Matplotlib and has the Latin letters with all accents,
-Greek, Cyrillic, Hebrew and Arabic ones. Everything is u8 RGB of shape [height, width, 3].
+The font is Matplotlib's DejaVu Sans, which covers accented Latin, Greek, Cyrillic, Hebrew and
+Arabic letters.
 """
 
 import functools
@@ -17,8 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 Picture = UInt8[np.ndarray, "_ _ 3"]
 GreyOrRgb = UInt8[np.ndarray, "_ _ *rgb"]
 
-# Characters of a caption in a figure: five lines or so.
-LONGEST = 400
+LONGEST = 400  # characters of a caption, about five lines
 GAP = 8
 INK = (30, 30, 30)
 
@@ -31,7 +30,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def wrap(text: str, width: int, size: int) -> list[str]:
-    """Breaks text into lines of at most `width` pixels: at spaces, and inside words too wide."""
+    """Breaks text into lines of at most `width` px, at spaces or inside words that are too wide."""
     measure = font(size).getlength
     lines = [""]
     for word in text.split():
@@ -49,7 +48,7 @@ def wrap(text: str, width: int, size: int) -> list[str]:
 
 
 def cut_to(text: str, width: int, size: int) -> str:
-    """One line of text of at most `width` pixels; where it is cut, its end is an ellipsis."""
+    """One line of text of at most `width` px; longer text is cut, with an ellipsis."""
     measure, ellipsis = font(size).getlength, " …"
     if measure(text) <= width:
         return text
@@ -65,7 +64,7 @@ def shortened(text: str, most: int = LONGEST) -> str:
 
 
 def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> Picture:
-    """Text wrapped to `width`, as high as it needs; without words, of height 0."""
+    """Text wrapped to `width` px, of the height of its lines; empty text has height 0."""
     if not text.strip():
         return np.full((0, width, 3), 255, np.uint8)
     lines, spacing = wrap(text, width, size), round(1.3 * size)
@@ -78,26 +77,26 @@ def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> 
 
 
 def enlarge(picture: GreyOrRgb, least: int) -> Picture:
-    """Repeats pixels by the smallest whole factor that makes the height at least `least`."""
+    """Repeats pixels by the smallest whole factor that gives a height of at least `least` px."""
     factor = -(-least // picture.shape[0])
     rgb = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
     return rgb.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def framed(picture: Picture) -> Picture:
-    """A thin grey frame, so that white pictures end somewhere."""
+    """The image with a thin grey frame, so that white images have visible borders."""
     result = picture.copy()
     result[[0, -1]] = result[:, [0, -1]] = 190
     return result
 
 
 def beside(pictures: Sequence[Picture], gap: int = GAP) -> Picture:
-    """Side by side, aligned at the top."""
+    """The images side by side, aligned at the top."""
     return below([picture.swapaxes(0, 1) for picture in pictures], gap).swapaxes(0, 1)
 
 
 def below(pictures: Sequence[Picture], gap: int = GAP) -> Picture:
-    """One under the other, aligned at the left; those of height 0 leave no gap."""
+    """The images below each other, aligned at the left; images of height 0 take no gap."""
     pictures = [picture for picture in pictures if picture.shape[0]]
     width = max(picture.shape[1] for picture in pictures)
     height = sum(picture.shape[0] for picture in pictures) + gap * (len(pictures) - 1)
@@ -110,5 +109,5 @@ def below(pictures: Sequence[Picture], gap: int = GAP) -> Picture:
 
 
 def on_page(picture: Picture, margin: int = 2 * GAP) -> Picture:
-    """A white margin around."""
+    """The image with a white margin."""
     return np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)

@@ -1,4 +1,4 @@
-"""The overview of a batch: every sketch beside its image."""
+"""The overview of a batch: each sketch beside its images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,10 @@ from ragaf_jax.figures.lettering import Picture, below, beside, on_page, text_bl
 from ragaf_jax.folders import whole_files
 
 FILE = "overview.png"
-MOST = 100  # rows: with three columns of them about 6000 px high
+MOST = 100  # sketches; in three columns about 6000 px high
 CELL = 128  # px
-# Rows of a column before there is another, up to three.
-ROWS, COLUMNS = 10, 3
-# A column of images by the file that it shows; files that no row has are left out.
+ROWS, COLUMNS = 10, 3  # least rows per column if there are several columns, and most columns
+# Title of each file; files that no output has are left out.
 _TITLES = {
     "sketch.png": "sketch",
     "stage1_output.png": "stage 1",
@@ -24,12 +23,11 @@ _TITLES = {
 
 
 def write_overview(output: Path, names: Sequence[str]) -> None:
-    """Writes overview.png into a batch's folder, of what lies in the folders of its rows.
+    """Writes overview.png of the outputs in a batch's folder, if there are any.
 
     Args:
       output: the batch's folder.
-      names: of its rows; after the first `MOST` none are shown, nor are those whose images were
-        deleted. Without rows nothing is written.
+      names: of its subfolders; only the first `MOST` with images are shown.
     """
     names = [name for name in names if any((output / name / file).exists() for file in _TITLES)]
     if not names:
@@ -39,7 +37,7 @@ def write_overview(output: Path, names: Sequence[str]) -> None:
 
 
 def overview(output: Path, names: Sequence[str]) -> Picture:
-    """A row a sketch: sketch, images, and the name and prompt below; see `write_overview`."""
+    """One row per output: sketch, images, and below them name and prompt; see `write_overview`."""
     shown = names[:MOST]
     titles = {
         title: file
@@ -75,6 +73,6 @@ def _cell(file: Path) -> Picture:
 
 
 def _prompt(folder: Path) -> str:
-    """The prompt and those of regions, in a line."""
+    """The prompt and the region prompts in one line."""
     file = folder / "prompt.txt"
     return "; ".join(file.read_text(encoding="utf-8").splitlines()) if file.exists() else ""

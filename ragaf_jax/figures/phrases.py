@@ -1,4 +1,4 @@
-"""The phrases of a tokenized prompt, with which attention figures are labelled."""
+"""Splits a tokenized prompt into phrases, the labels of attention figures."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ _OPENING = frozenset(
         *("under", "over", "above", "below", "behind", "beside", "between", "near", "inside"),
     )
 )
-# All function words: they have little meaning alone, and belong to the phrase they stand in.
+# All function words, which are never a phrase alone.
 _FUNCTION = _OPENING | {"a", "an", "the", "of", "to", "its", "his", "her", "their", "is", "are"}
 _PLACES = frozenset(
     (
@@ -31,14 +31,14 @@ def phrases(pieces: Sequence[str], texts: Int[np.ndarray, " t"] | None = None) -
     """The phrases of a prompt in its order, with the positions of their tokens.
 
     A phrase ends at punctuation and before "and", "with" and prepositions, but not before a place:
-    "small red at the top" is one. Function words belong to their phrase. If all of a prompt is one
-    phrase, its words are given instead, function words with the word that follows.
+    "small red at the top" is one phrase. A prompt of one phrase is split into words, each with the
+    function words before it.
 
     Args:
-      pieces: the text of each token. Frame and padding are left out. Where pieces mark the ends of
-        words, as CLIP's "</w>" does, the pieces of one word are joined; else each is a word.
-      texts: the text of each token by its number, as in `TextConditioning`; a phrase ends with its
-        text. By default all are of one.
+      pieces: the text of each token. Special tokens and padding are skipped. If pieces mark ends of
+        words, like CLIP's "</w>", the pieces of a word are joined; else each piece is a word.
+      texts: the text id of each token, as in `Text.ids`; a phrase ends with its text. Default: one
+        text.
     """
     texts = np.zeros(len(pieces), int) if texts is None else texts
     words = list(_words(pieces))
@@ -52,7 +52,7 @@ def phrases(pieces: Sequence[str], texts: Int[np.ndarray, " t"] | None = None) -
         if texts[positions[0]] != texts[before[0]]:
             found.append([])
         opens = text.lower() in _OPENING and not _begins_place(words[i + 1 :])
-        # Of "and with" both belong to what follows.
+        # Several opening words, such as "and with", belong to the phrase that follows.
         if opens and any(word.lower() not in _FUNCTION for word, _ in found[-1]):
             found.append([])
         found[-1].append((text, positions))
@@ -66,7 +66,7 @@ def phrases(pieces: Sequence[str], texts: Int[np.ndarray, " t"] | None = None) -
 
 
 def _by_word(phrase: Sequence[Phrase]) -> list[list[Phrase]]:
-    """Each word with the function words before it; those at the end with the last one."""
+    """Each word with the function words before it; the last also with those after it."""
     found: list[list[Phrase]] = [[]]
     for word in phrase:
         if found[-1] and found[-1][-1][0].lower() not in _FUNCTION:
@@ -79,7 +79,7 @@ def _by_word(phrase: Sequence[Phrase]) -> list[list[Phrase]]:
 
 
 def _begins_place(following: Sequence[Phrase]) -> bool:
-    """Whether a place follows, directly or behind an article."""
+    """Whether a place follows, directly or after an article."""
     words = [text.lower() for text, _ in following[:3]]
     while words and words[0] in ("a", "an", "the"):
         words.pop(0)
@@ -87,12 +87,12 @@ def _begins_place(following: Sequence[Phrase]) -> bool:
 
 
 def _words(pieces: Sequence[str]) -> Iterator[Phrase]:
-    """Words and punctuation with their positions; an empty text for a token of the frame."""
+    """Words and punctuation with their positions; special tokens have an empty text."""
     marked = any(piece.endswith("</w>") for piece in pieces)
     text, positions = "", list[int]()
     for position, piece in enumerate(pieces):
         if piece in (BOS, EOS):
-            if positions:  # a text that was cut to its length within a word
+            if positions:  # the text was cut inside a word
                 yield text, positions
                 text, positions = "", []
             yield "", [position]

@@ -10,38 +10,38 @@ from PIL import Image
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.lettering import Picture
 
-# Lines of a figure that are told apart by colour and by dashes.
+# After ten colours, lines differ by their dashes.
 _DASHES = ("-", "--", ":", "-.")
 
 
 def comparison(
     sketch: UInt8[np.ndarray, "s s"],
-    made: Mapping[str, UInt8[np.ndarray, "n s s 3"]],
+    columns: Mapping[str, UInt8[np.ndarray, "n s s 3"]],
     captions: Sequence[str],
 ) -> Picture:
-    """sketch | what each stage made, a row for each of n pictures.
+    """The sketch and the images of each stage, one row for each of n images.
 
     Args:
-      sketch: of all.
-      made: pictures by the title of their column.
-      captions: below each row.
+      sketch: of all rows.
+      columns: images by column title.
+      captions: of the rows.
     """
     rows = [
-        SheetRow((sketch, *(pictures[i] for pictures in made.values())), caption)
+        SheetRow((sketch, *(images[i] for images in columns.values())), caption)
         for i, caption in enumerate(captions)
     ]
-    return contact_sheet(rows, ("sketch", *made))
+    return contact_sheet(rows, ("sketch", *columns))
 
 
 def fusion_curves(
     levels: Sequence[float], fusion: Float[np.ndarray, "levels r 2"], numbers: Sequence[int]
 ) -> Picture:
-    """α of each region from noise to picture; β, which is the rest, on the scale at the right.
+    """α of each region from noise to image; the right axis shows β = 1 − α.
 
     Args:
-      levels: timesteps as shares of T.
+      levels: timesteps as fractions of T.
       fusion: α and β of each region at each level.
-      numbers: what each region is called.
+      numbers: of the regions.
     """
     from matplotlib.figure import Figure  # takes a second to import; see `figures.curves`
 
@@ -53,13 +53,13 @@ def fusion_curves(
         panel.plot(levels, fusion[:, i, 0], style, color=f"C{line % 10}", label=str(numbers[i]))
     panel.axhline(0.5, color="0.8", linewidth=0.8)
     panel.set(
-        xlabel="timestep, share of T: noise on the left, picture on the right",
-        ylabel="α, the share of the sketch",
+        xlabel="timestep / T, from noise (left) to image (right)",
+        ylabel="α, weight of the sketch",
         xlim=(max(levels), min(levels)),
         ylim=(0, 1),
     )
     other = panel.secondary_yaxis("right", functions=(_rest, _rest))
-    other.set_ylabel("β, the share of the text")
+    other.set_ylabel("β, weight of the text")
     figure.legend(title="region", loc="outside right upper", ncols=rows, fontsize="small")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)

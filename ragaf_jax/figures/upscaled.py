@@ -1,4 +1,4 @@
-"""An image enlarged for viewing, with the lines of the sketch over it."""
+"""Upscales an image for viewing and overlays the lines of its sketch."""
 
 import numbers
 from typing import Any
@@ -15,10 +15,10 @@ LARGEST = 4096  # px
 
 
 def check_upscale(side: Any) -> None:
-    """Refuses a side that no upscaled image can have.
+    """Refuses sides other than 0 (no upscaled image) to `LARGEST` px.
 
     Raises:
-      UserError: no whole number from 0, which stands for none, to `LARGEST` px.
+      UserError: another value.
     """
     if not (isinstance(side, numbers.Integral) and 0 <= int(side) <= LARGEST):
         raise UserError(f"upscale is {side}; choose the side in pixels, 1 to {LARGEST}, or 0.")
@@ -27,11 +27,11 @@ def check_upscale(side: Any) -> None:
 def upscaled(
     image: UInt8[np.ndarray, "s s 3"], lines: UInt8[np.ndarray, "h w"], side: int
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """The image resampled smoothly (Lanczos), times the brightness of the sketch's lines.
+    """The image, resampled by a Lanczos filter, times the brightness of the sketch's lines.
 
     Args:
       image: of a model.
-      lines: of the sketch that the image was made of, as in `sketch_input.SketchInput`.
+      lines: of its sketch, as in `sketch_input.SketchInput`.
       side: of the result, px.
     """
     smooth = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)

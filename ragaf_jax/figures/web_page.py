@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 _PNG = "png", [cv2.IMWRITE_PNG_COMPRESSION, 9]
 
-# Rows of equal length; the first one is the head.
+# Rows of equal length; the first is the header.
 Table = Sequence[Sequence[str]]
 
 _STYLE = """
@@ -33,12 +33,12 @@ a { color: #1f5aa6; }
 
 
 def page(title: str, parts: Sequence[str], style: str = "") -> str:
-    """The whole page.
+    """The complete page.
 
     Args:
-      title: plain text, of the window.
+      title: of the window, plain text.
       parts: HTML of the body.
-      style: CSS beside what all pages have.
+      style: CSS in addition to the common style.
     """
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -51,10 +51,10 @@ def page(title: str, parts: Sequence[str], style: str = "") -> str:
 
 
 def sections(parts: Mapping[str, str]) -> list[str]:
-    """A table of contents, and the sections that it links to.
+    """A table of contents and the linked sections.
 
     Args:
-      parts: HTML by its heading, which is plain text.
+      parts: HTML by heading, which is plain text.
     """
     links = "".join(
         f'<li><a href="#section{i}">{html.escape(title)}</a></li>' for i, title in enumerate(parts)
@@ -68,7 +68,7 @@ def sections(parts: Mapping[str, str]) -> list[str]:
 
 
 def html_table(rows: Table, css: str = "") -> str:
-    """A table of plain texts; `css` is its class."""
+    """A table of plain texts with the CSS class `css`."""
 
     def cells(row: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in row) + "</tr>"
@@ -78,7 +78,7 @@ def html_table(rows: Table, css: str = "") -> str:
 
 
 def markdown_table(rows: Table) -> str:
-    """A table of plain texts, its columns aligned."""
+    """A Markdown table of plain texts with aligned columns."""
     cells = [[one_line(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     head, *body = (
@@ -90,15 +90,15 @@ def markdown_table(rows: Table) -> str:
 
 
 def one_line(text: str) -> str:
-    """Without what would break a table or take command of a terminal."""
+    """The text without unprintable characters, which break tables and control terminals."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def image(name: str, picture: UInt8[np.ndarray, "_ _ *rgb"], drawn: bool = False) -> str:
-    """A grey or RGB picture inside the page.
+    """A grey or RGB image inside the page.
 
-    Pixels of data are there exactly, and stay pixels when they are enlarged; what was `drawn` of
-    them takes a fifth of the bytes.
+    Images of data are stored as PNG and enlarged without smoothing. Figures (`drawn`) are stored as
+    WebP in a fifth of the bytes.
     """
     pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
     kind, options = ("webp", [cv2.IMWRITE_WEBP_QUALITY, 90]) if drawn else _PNG

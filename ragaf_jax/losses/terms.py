@@ -71,7 +71,7 @@ def reading_loss(
 ) -> Float[Array, ""]:
     """The appearance loss of what RAGAF reads off words and graph alone."""
     regions = model.locate(batch.labels, batch.graph, batch.text.mask)
-    trace = model.read(params, timesteps, encoded(model, params, batch.text), regions)
+    trace = model.ragaf_trace(params, timesteps, encoded(model, params, batch.text), regions)
     latents = jax.lax.stop_gradient(latents_of(model, params, batch))
     return appearance_loss(trace, regions, latents).mean()
 

@@ -1,4 +1,4 @@
-"""A trace of some training steps, for TensorBoard's profiler or Perfetto."""
+"""Traces of training steps for TensorBoard's profiler or Perfetto."""
 
 import re
 from pathlib import Path
@@ -11,10 +11,10 @@ from ragaf_jax.errors import UserError
 
 
 def parse_window(text: str) -> range:
-    """The steps of "100:110", which are 100 … 109; none of "".
+    """The steps of a window: 100 … 109 for "100:110", none for "".
 
     Raises:
-      UserError: anything else, or a window without a step.
+      UserError: the text has another form, or the window has no step.
     """
     if not text:
         return range(0)
@@ -29,14 +29,14 @@ def parse_window(text: str) -> range:
 
 
 class Profile:
-    """Traces the steps of a window into a folder; a trace that is begun ends with the context.
+    """Traces the steps of a window into a folder.
 
     `with Profile(window, folder) as profile:` around the loop, and `profile.at(step, state)` before
     each step.
 
     Args:
-      window: steps; an empty one is never traced.
-      folder: gets plugins/profile/<time>/…, where TensorBoard looks for it.
+      window: steps to trace.
+      folder: gets plugins/profile/<time>/…, which TensorBoard reads.
     """
 
     def __init__(self, window: range, folder: Path):
@@ -45,16 +45,16 @@ class Profile:
         self._traces = False
 
     def __enter__(self) -> "Profile":
-        """Nothing is traced yet."""
+        """Starts no trace yet."""
         return self
 
     def at(self, step: int, state: Any = None) -> None:
-        """Begins with the window's first step, or where a run resumes inside, and ends after it.
+        """Starts the trace at the first step inside the window, and ends it after the last.
 
         Args:
-          step: that comes next.
-          state: what the step before gave. It is waited for at both ends of the window, so that
-            the trace holds the window's work on the devices and no other's.
+          step: the next step.
+          state: of the previous step. Both ends of the window wait for it, so that the trace holds
+            only the window's work on the devices.
         """
         inside = step in self._window
         if inside == self._traces:
@@ -77,6 +77,6 @@ class Profile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends a trace whose window the run did not reach the end of, or failed in."""
+        """Ends a trace if the run stopped or failed inside the window."""
         if self._traces:
             self._stop()

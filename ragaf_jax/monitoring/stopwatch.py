@@ -1,4 +1,4 @@
-"""Times the parts of training steps, and the use of the device."""
+"""Step times, their parts, memory and device utilisation."""
 
 import resource
 import sys
@@ -11,30 +11,30 @@ import jax
 
 from ragaf_jax.runtime.devices import peak_flops
 
-# What the loop may wait for.
-PARTS = ("data", "compute", "checkpoint")
+# The timed waits of the loop.
+WAITS = ("data", "compute", "checkpoint")
 
 
 class Stopwatch:
-    """Splits the time since the last reading into what the training loop waited for.
+    """Splits the time of a window of steps by what the training loop waited for.
 
-    JAX only queues a step and goes on, so these are the host's waits, not the devices' work:
+    JAX dispatches steps asynchronously, so these are waits of the host, not work of the devices:
 
-    - data: in `next(iterator)`, for a batch on the devices.
-    - compute: in the call of the step, and in `device_get` of its scalars, which waits until all
-      queued steps are done.
-    - checkpoint: in `save`, which waits for the copy to the host and not for the files.
-    - other: the rest: validation, samples, logs.
+    - data: `next(iterator)`.
+    - compute: the call of the step, and `device_get` of its scalars, which waits for all queued
+      steps.
+    - checkpoint: `save`, which waits for the copy to the host and not for the files.
+    - other: validation, samples, logs.
 
-    While the host waits for data the devices may still work on what is queued. So where devices are
-    the bottleneck, compute is nearly all of the time, and where data is, compute is next to none.
+    While the host waits for data, the devices may still run queued steps. If devices are the
+    bottleneck, compute takes nearly all of the time; if data are, it takes almost none.
 
-    The first step compiles, so it is timed by itself: see `first_step`.
+    The first step includes compilation and is timed separately: see `first_step`.
 
     Args:
-      images: in a step, over all devices.
+      images: per step, over all devices.
       dtype: of the computation, "float32" or "bfloat16".
-      clock: seconds since whenever.
+      clock: seconds since any origin.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Stopwatch:
     ):
         self._images = images
         self._flops: float | None = None
-        self._before_window = 0  # steps that are reported, and not timed, in the next window
+        self._before_window = 0  # steps of the next window that are reported but not timed
         peak = peak_flops(jax.local_devices()[0].device_kind, dtype)
         self._peak = None if peak is None else peak * jax.device_count()
         self._clock = clock
@@ -53,11 +53,11 @@ class Stopwatch:
 
     def _begin(self, now: float) -> None:
         self._start = now
-        self._spent = dict.fromkeys(PARTS, 0.0)
+        self._spent = dict.fromkeys(WAITS, 0.0)
 
     @contextmanager
     def waits(self, part: str) -> Iterator[None]:
-        """Counts what happens inside towards `part`, one of `PARTS`; they do not nest."""
+        """Adds the time inside to `part`, one of `WAITS`; contexts do not nest."""
         begin = self._clock()
         try:
             yield
@@ -65,16 +65,15 @@ class Stopwatch:
             self._spent[part] += self._clock() - begin
 
     def first_step(self, scalars: Any, flops: Callable[[], float]) -> dict[str, float]:
-        """Waits for the first step, and only then begins the first window.
+        """Waits for the first step, then starts the first window.
 
         Args:
-          scalars: what the step gave.
-          flops: tells the FLOPs of a step, over all devices and without what is only computed again
-            to save memory. As that may take seconds, it is asked only where the devices' peak is
-            known.
+          scalars: of the step.
+          flops: counts the FLOPs of a step over all devices, without recomputation. This may take
+            seconds, so it is called only if the devices' peak is known.
 
         Returns:
-          time/first_step, in seconds: tracing, compiling and making it, not its batch.
+          time/first_step, in seconds: tracing, compilation and the step, without its batch.
         """
         with self.waits("compute"):
             jax.block_until_ready(scalars)
@@ -86,17 +85,16 @@ class Stopwatch:
         return {"time/first_step": seconds}
 
     def read(self, steps: int) -> dict[str, float]:
-        """The window's numbers; the next window begins.
+        """The window's numbers; starts the next window.
 
         Args:
-          steps: that were taken since the last reading, 1 or more, the first one counted. Their
-            scalars have been fetched: steps that are only queued would count as done.
+          steps: in the window, 1 or more, including the first step of the run. Fetch their scalars
+            before: queued steps would count as done.
 
         Returns:
-          Nothing where that was the first step alone, else images_per_second; time/step and what it
-          is made of, time/data, time/compute, time/checkpoint and time/other, in seconds a step;
-          the greatest memory so far, memory/device_gib or, where devices do not tell,
-          memory/process_gib; and mfu, the share of the devices' peak FLOP/s, where it is known
+          Nothing for the first step alone. Else images_per_second; time/step and its parts
+          time/data, time/compute, time/checkpoint and time/other, in seconds per step; the values
+          of `peak_memory`; and mfu, the share of the devices' peak FLOP/s, if that is known
           (Chowdhery et al. 2022, "PaLM", app. B).
         """
         now = self._clock()
@@ -117,9 +115,9 @@ class Stopwatch:
 
 
 def peak_memory(devices: list[Any] | None = None) -> dict[str, float]:
-    """memory/device_gib, of the fullest device here; else memory/process_gib, of this process.
+    """Peak memory/device_gib of the fullest local device, else memory/process_gib of this process.
 
-    Both are the greatest that there was since the process began. CPU devices do not tell theirs.
+    Both are peaks since the start of the process. CPU devices report none.
     """
     stats = [device.memory_stats() or {} for device in devices or jax.local_devices()]
     peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]

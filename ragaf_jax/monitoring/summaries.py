@@ -6,7 +6,7 @@ import numpy as np
 
 Numbers = Mapping[str, np.ndarray | np.generic]
 
-# Names of the columns of `by_time` behind the count; the last two are there with RAGAF.
+# Columns of `by_time` after the count; only RAGAF has the last two.
 _BY_TIME = ("loss_at", "fusion/sketch", "fusion/text")
 
 
@@ -14,14 +14,14 @@ def summarize(steps: Sequence[Numbers], timesteps: int) -> dict[str, float]:
     """Means over steps.
 
     Args:
-      steps: what `train_step` gave, on the host.
+      steps: the scalars of `train_step`, on the host.
       timesteps: T of the schedule.
 
     Returns:
-      The mean of every scalar over the steps that were not skipped, and `skipped`, how many were.
-      Of the quarters of the timesteps, where any example fell there: `loss_at/0-249` …, the
-      denoising loss, and with RAGAF `fusion/sketch/0-249` … (α) and `fusion/text/0-249` … (β).
-      Where every step was skipped, `skipped` alone.
+      The mean of every scalar over the steps that were not skipped, and the number `skipped`.
+      For each quarter of the timesteps that has examples: `loss_at/0-249` …, the denoising loss,
+      and with RAGAF `fusion/sketch/0-249` … (α) and `fusion/text/0-249` … (β).
+      Only `skipped` if every step was skipped.
     """
     done = [step for step in steps if not step["skipped"]]
     result = {"skipped": float(len(steps) - len(done))}
@@ -39,11 +39,8 @@ def summarize(steps: Sequence[Numbers], timesteps: int) -> dict[str, float]:
     return result
 
 
-def skipped_in_a_row(steps: Sequence[Numbers], before: int) -> list[int]:
-    """After each step, how many in a row have been skipped by then; `before`, ahead of the first.
-
-    So `before` of the next call is the last number.
-    """
+def consecutive_skips(steps: Sequence[Numbers], before: int) -> list[int]:
+    """The number of consecutive skipped steps after each step, given that before the first."""
     counts = []
     for step in steps:
         before = before + 1 if step["skipped"] else 0

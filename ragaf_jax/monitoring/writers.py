@@ -18,7 +18,7 @@ from ragaf_jax.errors import UserError, wrapped
 Scalars = Mapping[str, SupportsFloat]
 Images = Mapping[str, UInt8[np.ndarray, "h w 3"]]
 
-# Of the numbers beside the loss, those that the terminal has room for; all are in the files.
+# The scalars that the terminal shows beside the loss; the files have all.
 SHOWN = (
     "validation/true",
     "validation/shuffled_sketch",
@@ -32,28 +32,28 @@ SHOWN = (
 
 
 class Writer:
-    """Takes what a run reports. A writer overrides what it has a place for."""
+    """The interface of writers; a writer overrides the methods that it supports."""
 
     def scalars(self, step: int, values: Scalars) -> None:
-        """Numbers by name, after `step` updates."""
+        """Scalars by name, after `step` updates."""
 
     def images(self, step: int, values: Images) -> None:
-        """Pictures by name, after `step` updates."""
+        """Images by name, after `step` updates."""
 
     def text(self, step: int, name: str, sentence: str) -> None:
-        """Words, such as a warning, after `step` updates; `name` tells what they are about."""
+        """A message, such as a warning, after `step` updates; `name` is its topic."""
 
     def close(self) -> None:
-        """Nothing is written afterwards."""
+        """Ends the records."""
 
 
 class Terminal(Writer):
-    """One progress line with loss, images/s and the time left; a few other numbers above it.
+    """One progress line with loss, images/s and the time left; some scalars above it.
 
     Args:
-      total_steps: where the run ends.
-      batch_size: images a step, over all devices.
-      first_step: where it begins (not 0 when it is resumed).
+      total_steps: last step of the run.
+      batch_size: images per step, over all devices.
+      first_step: the step resumed from, or 0.
     """
 
     def __init__(self, total_steps: int, batch_size: int, first_step: int = 0):
@@ -63,14 +63,14 @@ class Terminal(Writer):
             total=total_steps,
             initial=first_step,
             unit=" images",
-            unit_scale=batch_size,  # so that tqdm's rate is images, not steps, a second
+            unit_scale=batch_size,  # tqdm's rate is in images per second
             bar_format="{desc} {percentage:3.0f}%|{bar:24}| {rate_fmt}, {remaining} left{postfix}",
-            # A log file keeps every refresh as a line of its own.
+            # In a log file every refresh is a separate line.
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
 
     def scalars(self, step: int, values: Scalars) -> None:
-        """Values with a `loss` move the progress line on; of others, `SHOWN` are printed above."""
+        """Updates the progress line if there is a `loss`, else prints the `SHOWN` scalars above."""
         if "loss" in values:
             self._bar.set_description_str(f"step {step}/{self._total}", refresh=False)
             self._bar.set_postfix_str(f"loss {float(values['loss']):.4f}", refresh=False)
@@ -82,23 +82,23 @@ class Terminal(Writer):
                 self._bar.write(wrapped(f"step {step}: {numbers}"), file=sys.stderr)
 
     def text(self, step: int, name: str, sentence: str) -> None:
-        """A line of its own above the progress line."""
+        """A separate line above the progress line."""
         self._bar.write(wrapped(f"step {step}: {sentence}"), file=sys.stderr)
 
     def close(self) -> None:
-        """Leaves the line as it last was."""
+        """Leaves the last progress line on the terminal."""
         self._bar.refresh()
         self._bar.close()
 
 
 class JsonLines(Writer):
-    """One JSON object a line: `{"step": 20, "loss": 0.31, …}`.
+    """One JSON object per line: `{"step": 20, "loss": 0.31, …}`.
 
-    A resumed run repeats the steps after its checkpoint, so their lines, and one that was cut off,
+    A resumed run repeats the steps after its checkpoint, so their lines, and any truncated line,
     are removed first.
 
     Args:
-      path: the file; its folder is made.
+      path: the file; its folder is created.
       first_step: lines of later steps are removed.
     """
 
@@ -109,10 +109,10 @@ class JsonLines(Writer):
             rewritten = path.with_suffix(".tmp")
             rewritten.write_text("".join(f"{line}\n" for line in kept))
             rewritten.replace(path)
-        self._file = path.open("a", buffering=1)  # by line, for those who follow the file
+        self._file = path.open("a", buffering=1)  # line-buffered, for `tail -f`
 
     def scalars(self, step: int, values: Scalars) -> None:
-        """Appends a line; every float comes back from it to the last bit."""
+        """Appends a line, from which every float can be read back exactly."""
         numbers = {name: float(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step} | numbers) + "\n")
 
@@ -126,49 +126,49 @@ class JsonLines(Writer):
 
 
 class TensorBoard(Writer):
-    """Event files for TensorBoard, which hides what came after `first_step` before."""
+    """Event files for TensorBoard, which hides earlier records of steps after `first_step`."""
 
     def __init__(self, folder: Path, first_step: int = 0):
         purge = first_step + 1 if first_step else None
         self._writer = _summary_writer()(str(folder), purge_step=purge)
 
     def scalars(self, step: int, values: Scalars) -> None:
-        """One curve a name."""
+        """One curve per name."""
         for name, value in values.items():
             self._writer.add_scalar(name, float(value), step)
 
     def images(self, step: int, values: Images) -> None:
-        """One slider a name."""
+        """One slider per name."""
         for name, image in values.items():
             self._writer.add_image(name, image, step, dataformats="HWC")
 
     def text(self, step: int, name: str, sentence: str) -> None:
-        """One list of sentences a name."""
+        """One list of sentences per name."""
         self._writer.add_text(name, sentence, step)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Flushes and closes the files."""
         self._writer.close()
 
 
 class PngFiles(Writer):
-    """Pictures as `<folder>/<step>_<name>.png`."""
+    """Images as `<folder>/<step>_<name>.png`."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def images(self, step: int, values: Images) -> None:
-        """One file a picture; the step has leading zeros, so that names sort by it."""
+        """One file per image; the step has leading zeros, so that names sort by it."""
         for name, image in values.items():
             Image.fromarray(image).save(self._folder / f"{step:07d}_{name}.png")
 
 
 class WandB(Writer):
-    """Weights & Biases; a resumed workdir goes on in the run that it began.
+    """Weights & Biases; a resumed workdir continues its W&B run.
 
     Args:
-      project: the project's name there.
+      project: name of the W&B project.
       workdir: its name is the run's name.
       config: JSON-able, shown with the run.
 
@@ -197,25 +197,25 @@ class WandB(Writer):
         id_file.write_text(self._run.id)
 
     def scalars(self, step: int, values: Scalars) -> None:
-        """W&B drops steps that it has seen, so a resumed run's repeated ones are not doubled."""
+        """W&B drops the steps that a resumed run repeats."""
         self._run.log({name: float(value) for name, value in values.items()}, step=step)
 
     def images(self, step: int, values: Images) -> None:
-        """Pictures beside the curves of the same step."""
-        pictures = {name: self._wandb.Image(image) for name, image in values.items()}
-        self._run.log(pictures, step=step)
+        """Images beside the curves of the same step."""
+        images = {name: self._wandb.Image(image) for name, image in values.items()}
+        self._run.log(images, step=step)
 
     def text(self, step: int, name: str, sentence: str) -> None:
-        """An alert, which W&B also mails to those who ask for it."""
+        """An alert, which W&B can also mail."""
         self._run.alert(title=name, text=f"Step {step}: {sentence}")
 
     def close(self) -> None:
-        """Uploads what is left."""
+        """Uploads the remaining records."""
         self._run.finish()
 
 
 class MultiWriter(Writer):
-    """Hands everything to each of its writers."""
+    """Forwards every call to each of its writers."""
 
     def __init__(self, writers: Sequence[Writer]):
         self._writers = tuple(writers)
@@ -253,17 +253,17 @@ def workdir_writer(
 
     Args:
       workdir: the run's folder.
-      total_steps: where the run ends.
-      batch_size: images a step, over all devices.
-      first_step: the step resumed from.
+      total_steps: last step of the run.
+      batch_size: images per step, over all devices.
+      first_step: the step resumed from, or 0.
       wandb_project: empty for none.
-      config: JSON-able; only W&B shows it.
+      config: JSON-able, for W&B.
 
     Returns:
-      A writer that writes in the first process and nowhere else.
+      A writer that writes in the first process only.
 
     Raises:
-      UserError: a project is named and wandb is not installed.
+      UserError: a project is given and wandb is not installed.
     """
     if jax.process_index() != 0:
         return Writer()
@@ -271,7 +271,7 @@ def workdir_writer(
     wandb = [WandB(wandb_project, workdir, config or {})] if wandb_project else []
     return MultiWriter(
         [
-            *wandb,  # first: it is the one that can fail
+            *wandb,  # first, because it can fail
             JsonLines(logs / "metrics.jsonl", first_step),
             TensorBoard(logs, first_step),
             PngFiles(workdir / "samples"),
@@ -281,7 +281,7 @@ def workdir_writer(
 
 
 def _summary_writer() -> type:
-    """tensorboardX's writer. On import it would bring in PyTorch, where that is installed."""
+    """tensorboardX's writer, imported without PyTorch."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -294,7 +294,7 @@ def _summary_writer() -> type:
 
 
 def _step(line: str) -> float:
-    """The step of a line; infinity for a line that was cut off."""
+    """The step of a line; infinity for a truncated line."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

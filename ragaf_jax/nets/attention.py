@@ -1,13 +1,13 @@
-"""Softmax attention; the one place that chooses an implementation.
+"""Softmax attention, with an implementation for each device.
 
-| device | computed by |
+| device | implementation |
 |---|---|
-| NVIDIA, compute capability 8.0 on | cuDNN's flash attention where its rules allow |
+| NVIDIA, compute capability 8.0 on | cuDNN's flash attention, if it supports the shapes |
 | TPU | a Pallas kernel (`kernels.flash_tpu`) |
-| any, where those do not apply | tiles of the scores (`kernels.tiled`) |
+| others | tiles of the scores (`kernels.tiled`) |
 
-None of them keeps all scores of a self-attention in memory. `main.py --mode=plan` names the kernels
-of a step that it compiles for a target.
+None of them stores all scores of a self-attention. `main.py --mode=plan --target=…` lists the
+kernels of a step.
 """
 
 import functools
@@ -28,7 +28,7 @@ Kernel = Callable[[Array, Array, Array, Array | None], Array]
 Shape = tuple[int, ...]
 
 _HALF = (jnp.bfloat16, jnp.float16)
-# The longest head that cuDNN's flash attention takes on all GPUs; newer ones take 256 channels.
+# Channels of a head that cuDNN's flash attention supports on all GPUs; newer ones support 256.
 _CUDNN_HEAD = 128
 
 
@@ -40,10 +40,10 @@ def attention(
 ) -> Float[Array, "b t h d"]:
     """softmax(q·kᵀ/√d + bias)·v (Vaswani et al. 2017, eq. 1), differentiable in all four arguments.
 
-    `bias` may have size 1 in place of the batch or the heads. A key is hidden by a large negative
-    finite bias (`hide`), not by −inf: a row of −inf alone has no softmax. Reverse mode only. The
-    result has the dtype of `q`; the softmax is taken in no less than float32. All axes of the mesh
-    that is set divide the examples: XLA cannot partition the kernels.
+    `bias` may have size 1 in place of the batch or the heads. Mask a key by a large negative finite
+    bias (`hide`), not by −inf: a row of only −inf has no softmax. Reverse mode only. The result has
+    the dtype of `q`; the softmax has at least float32. Examples are sharded over all axes of the
+    current mesh, because XLA cannot partition the kernels.
     """
     kernel = _KERNELS[kernel_name(*traced_device(), q.shape, k.shape, q.dtype, bias)]
     return _sharded(kernel, q, k, v, bias)
@@ -61,7 +61,7 @@ def kernel_name(
 
     Args:
       platform: "cpu", "gpu" or "tpu".
-      kind: JAX's name of the device, such as "NVIDIA H200".
+      kind: `jax.Device.device_kind`, such as "NVIDIA H200".
       q, k: shapes [b, t, h, d] and [b, s, h, d].
       dtype: of both.
       bias: the logits' bias.
@@ -78,7 +78,7 @@ def kernel_name(
 
 
 def _cudnn(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """cuDNN's flash attention; heads are filled up with zeros to a multiple of 8 channels."""
+    """cuDNN's flash attention; heads are zero-padded to a multiple of 8 channels."""
     assert bias is None
     d = q.shape[-1]
 
@@ -92,7 +92,7 @@ def _cudnn(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
 
 
 def _pallas(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """The TPU's kernel, whose heads lie side by side."""
+    """The TPU's kernel, whose last axis holds all heads."""
 
     def joined(x: Array) -> Array:
         return x.reshape(*x.shape[:2], -1)
@@ -110,7 +110,7 @@ _KERNELS: dict[str, Kernel] = {
 
 
 def _sharded(kernel: Kernel, q: Array, k: Array, v: Array, bias: Array | None) -> Array:
-    """Runs `kernel` on each device's examples, or on all if the mesh cannot divide them."""
+    """Runs `kernel` on each device's examples, or on all if the mesh does not divide them."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return kernel(q, k, v, bias)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 @runtime_checkable
 class Autoencoder(Protocol):
-    """What turns images in [−1, 1] into the latents that are denoised.
+    """The map between images in [−1, 1] and the latents of the diffusion.
 
     Attributes:
       downscale: image side divided by latent side.
@@ -23,13 +23,13 @@ class Autoencoder(Protocol):
     def channels(self) -> int: ...
 
     def init(self, rng: PRNGKeyArray) -> Any:
-        """Fresh float32 parameters, {} where there are none."""
+        """Initial float32 parameters, or {}."""
         ...
 
     def encode(
         self, params: Any, image: Float[Array, "b s1 s2 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """Latents of images: of many, a draw by `rng`, a key an example; the likeliest without."""
+        """Latents of images: sampled with a key per example, or the mode without `rng`."""
         ...
 
     def decode(self, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s1 s2 3"]:
@@ -41,10 +41,10 @@ class Autoencoder(Protocol):
 class HaarAutoencoder:
     """The orthonormal Haar transform (Haar 1910) packed into channels: exact, without parameters.
 
-    Every level replaces 2×2 cells by their (a+b+c+d)/2 and three differences, then transforms each
-    of the channels again: a full wavelet packet, so that latents are `2^levels` times smaller with
-    3·4^levels channels. An orthonormal map keeps white noise white and all distances, so a loss on
-    latents is the loss on pixels. `params` and `rng` are ignored: an image has one latent.
+    Every level replaces 2×2 cells by (a+b+c+d)/2 and three differences, for all channels of the
+    previous level (a full wavelet packet). Latents have `2^levels` times smaller sides and
+    3·4^levels channels. An orthonormal map preserves white noise and distances, so the loss on
+    latents equals that on pixels. `params` and `rng` are ignored: an image has one latent.
     """
 
     levels: int = 2
@@ -60,14 +60,14 @@ class HaarAutoencoder:
         return 3 * 4**self.levels
 
     def init(self, rng: PRNGKeyArray) -> Any:
-        """{}: there are no parameters."""
+        """{}, for no parameters."""
         del rng
         return {}
 
     def encode(
         self, params: Any, image: Float[Array, "b s1 s2 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """Coefficients; raises ValueError where a side is not a multiple of `downscale`."""
+        """Coefficients; raises ValueError if a side is not a multiple of `downscale`."""
         del params, rng
         if any(side % self.downscale for side in image.shape[1:3]):
             raise ValueError(

@@ -1,7 +1,7 @@
-"""The Stable Diffusion UNet's blocks, parameter for parameter those of diffusers' Flax models.
+"""The Stable Diffusion UNet's blocks, with the parameter trees of diffusers' Flax models.
 
-GELU is the exact one and the transformers' group norm has ε = 1e-6, as in the PyTorch models whose
-weights are loaded; diffusers' Flax port approximated both.
+GELU is exact and the transformers' group norm has ε = 1e-6, as in the PyTorch models; diffusers'
+Flax port approximated both.
 """
 
 from typing import Any, NamedTuple
@@ -16,10 +16,9 @@ from jaxtyping import Array, Float
 from ragaf_jax.nets.attention import attention
 from ragaf_jax.nets.layers import PRODUCT, Conv3x3, Dense, GroupNorm, upsample
 
-# The modules whose inside the backward pass computes again, by the name of the policy (Chen et al.
-# 2016, "Training Deep Nets with Sublinear Memory Cost"). Of them only the inputs are kept; by
-# "pointwise" also what convolutions, dense layers and attention gave: what is computed again lies
-# between them, norms and activations, and costs no product.
+# The modules that the backward pass recomputes, by policy (Chen et al. 2016, "Training Deep Nets
+# with Sublinear Memory Cost"). Only their inputs are saved. "pointwise" also saves the outputs of
+# convolutions, dense layers and attention, and recomputes only norms and activations.
 REMAT: dict[str, tuple[str, ...]] = {
     "none": (),
     "attention": ("SpatialTransformer",),
@@ -30,30 +29,30 @@ REMAT: dict[str, tuple[str, ...]] = {
 
 
 def rematerialized(kind: type[nn.Module], policy: str, static: tuple[int, ...] = ()) -> Any:
-    """`kind`, or where `policy` says so the same module with its inside computed twice.
+    """`kind`, rematerialised if `policy` says so.
 
-    Parameters keep their names as long as the module is given its own.
+    Give the module an explicit name: the default name would change with the policy.
 
     Args:
       kind: a class of modules.
       policy: of `REMAT`.
-      static: places of the arguments of `__call__` that are no arrays; `self` is 0.
+      static: positions of arguments of `__call__` that are no arrays; `self` is 0.
     """
     if kind.__name__ not in REMAT[policy]:
         return kind
-    keeps = None
+    saved = None
     if policy == "pointwise":
-        keeps = jax.checkpoint_policies.save_only_these_names(PRODUCT)
-    return nn.remat(kind, static_argnums=static, policy=keeps)
+        saved = jax.checkpoint_policies.save_only_these_names(PRODUCT)
+    return nn.remat(kind, static_argnums=static, policy=saved)
 
 
 class RegionSignal(NamedTuple):
-    """What RAGAF tells one spatial transformer with p = h·w cells, r regions, t tokens, c channels.
+    """RAGAF's input to a spatial transformer with p = h·w cells, r regions, t tokens, c channels.
 
     Attributes:
-      share: fraction of each cell that lies in each region, rows summing to 1.
-      feature: what is added to the hidden state of a cell that lies in the region.
-      logit_bias: what is added to the cross-attention logits of such a cell, equal for all heads.
+      share: fraction of each cell in each region; rows sum to 1.
+      feature: added to the hidden states of a region's cells.
+      logit_bias: added to the cross-attention logits of a region's cells, in all heads.
     """
 
     share: Float[Array, "b p r"]
@@ -62,9 +61,9 @@ class RegionSignal(NamedTuple):
 
 
 class ResnetBlock(nn.Module):
-    """Twice GroupNorm → SiLU → conv, with a 1×1 shortcut if c changes.
+    """GroupNorm → SiLU → conv, twice, with a 1×1 shortcut if c changes.
 
-    The UNet adds the timestep in between; the autoencoder has none.
+    The UNet adds the timestep's features in between.
     """
 
     channels: int
@@ -125,7 +124,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The transformer's feed-forward layer; the names are diffusers' places in a Sequential."""
+    """The transformer's feed-forward layer; names follow diffusers' Sequential."""
 
     dtype: Dtype = jnp.float32
 
@@ -157,7 +156,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over the cells of a feature map, where RAGAF's regions enter the UNet."""
+    """A transformer over the cells of a feature map, with RAGAF's signal."""
 
     heads: int
     linear_projection: bool = False
@@ -187,7 +186,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Resample(nn.Module):
-    """A 3×3 convolution that halves the sides, or that follows upsampling to `size`."""
+    """A 3×3 convolution that halves the sides, or follows upsampling to `size`."""
 
     channels: int
     dtype: Dtype = jnp.float32
@@ -202,10 +201,7 @@ class Resample(nn.Module):
 
 
 class BlockShape(NamedTuple):
-    """What one level of the UNet is made of, and how it is differentiated (`REMAT`).
-
-    `heads` is None where there is no attention.
-    """
+    """The sizes of one level of the UNet, and its policy of `REMAT`; `heads` None: no attention."""
 
     channels: int
     layers: int
@@ -300,15 +296,15 @@ class UpBlock(nn.Module):
 
 
 def down_block(shape: BlockShape, dtype: Dtype, name: str) -> DownBlock:
-    """A level on the way down, by its policy of `REMAT`."""
+    """A down block with its policy of `REMAT`."""
     return rematerialized(DownBlock, shape.remat)(shape, dtype=dtype, name=name)
 
 
 def mid_block(shape: BlockShape, dtype: Dtype, name: str) -> MidBlock:
-    """The level at the bottom, by its policy of `REMAT`."""
+    """The mid block with its policy of `REMAT`."""
     return rematerialized(MidBlock, shape.remat)(shape, dtype=dtype, name=name)
 
 
 def up_block(shape: BlockShape, dtype: Dtype, name: str) -> UpBlock:
-    """A level on the way up, by its policy of `REMAT`; its `size` is no array."""
+    """An up block with its policy of `REMAT`; its `size` is no array."""
     return rematerialized(UpBlock, shape.remat, static=(6,))(shape, dtype=dtype, name=name)

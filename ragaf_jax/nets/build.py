@@ -19,7 +19,7 @@ from ragaf_jax.nets.vae import Vae, VaeConfig
 
 
 def _hashable(value: Any) -> Any:
-    """Lists are what a checkpoint's JSON makes of tuples."""
+    """A tuple for a list, because a checkpoint's JSON turns tuples into lists."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -31,12 +31,12 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
     """The networks of `config.stage`; see `configs/base.py` for the fields.
 
     Raises:
-      UserError: sizes that do not fit each other.
+      UserError: contradictory sizes.
     """
     try:
         return _build(config)
     except (ValueError, TypeError) as error:
-        raise UserError(f"config.model does not make a model: {error}.") from error
+        raise UserError(f"config.model describes no model: {error}.") from error
 
 
 def _build(config: ml_collections.ConfigDict) -> Model:
@@ -53,9 +53,9 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     halvings = len(nets.conditioning_channels) - 1
     if 2**halvings != autoencoder.downscale:
         raise UserError(
-            f"config.model.conditioning_channels is {nets.conditioning_channels}; with latents of "
-            f"1/{autoencoder.downscale} it needs {autoencoder.downscale.bit_length()} numbers, a "
-            "halving between them."
+            f"config.model.conditioning_channels is {nets.conditioning_channels}; latents of "
+            f"1/{autoencoder.downscale} need {autoencoder.downscale.bit_length()} numbers, with a "
+            "halving between each two."
         )
     if nets.unet.cross_attention_dim != nets.text_encoder.hidden_size:
         raise UserError(
@@ -76,11 +76,11 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     if nets.clip_skip >= text_config.num_hidden_layers:
         raise UserError(
             f"config.model.clip_skip is {nets.clip_skip}; the text encoder has "
-            f"{text_config.num_hidden_layers} layers, of which one must stay."
+            f"{text_config.num_hidden_layers} layers and needs at least one."
         )
     ragaf = None
     ragaf_config = RagafConfig(**_fields(nets.ragaf)) if config.stage == 2 else None
-    # Stage 2 without any injection is the same networks trained on: RAGAF's own worth is the rest.
+    # Stage 2 without injection trains the same networks further, as a baseline for RAGAF.
     if ragaf_config is not None and ragaf_config.inject:
         sites = injection_sites(unet_config, unet_config.sample_size)
         ragaf = Ragaf(

@@ -12,7 +12,7 @@ from ragaf_jax.nets.layers import Dense, widened
 
 
 def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x·σ(1.702x), the approximation that OpenAI's weights were trained with."""
+    """x·σ(1.702x), the approximation in OpenAI's training."""
     return x * nn.sigmoid(1.702 * x)
 
 
@@ -24,7 +24,7 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """The fields of transformers' `config.json` that matter; the defaults are SD 1.5's (ViT-L/14).
+    """The used fields of transformers' `config.json`; the defaults are SD 1.5's (ViT-L/14).
 
     Attributes:
       vocab_size: number of token ids.
@@ -56,7 +56,7 @@ class ClipTextConfig:
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm self-attention and MLP, initialised as OpenAI's code does."""
+    """Pre-norm self-attention and MLP, with OpenAI's initialisation."""
 
     config: ClipTextConfig
     dtype: Dtype = jnp.float32
@@ -113,7 +113,7 @@ class Mlp(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Token and position embeddings, added."""
+    """The sum of token and position embeddings."""
 
     config: ClipTextConfig
     dtype: Dtype = jnp.float32
@@ -155,7 +155,7 @@ class Encoder(nn.Module):
 
 
 class Layers(nn.Module):
-    """The layers themselves. The last `skip` have parameters and no say."""
+    """The layers. The last `skip` have parameters and no effect."""
 
     config: ClipTextConfig
     skip: int = 0
@@ -169,7 +169,7 @@ class Layers(nn.Module):
         for i in range(self.config.num_hidden_layers):
             layer = EncoderLayer(self.config, dtype=self.dtype, name=str(i))
             states.append(layer(states[-1], bias))
-        return states[len(states) - 1 - self.skip]  # The compiler drops what nobody reads.
+        return states[len(states) - 1 - self.skip]  # The compiler removes unused layers.
 
 
 class TextTransformer(nn.Module):
@@ -206,8 +206,8 @@ class TextTransformer(nn.Module):
 class ClipText(nn.Module):
     """Text states of a caption. The parameter tree is that of transformers' `FlaxCLIPTextModel`.
 
-    `clip_skip` last layers are left out before the final norm: 1 answers the states of the last
-    but one, as anime models want it (diffusers' `clip_skip`; other programs count from 1).
+    The last `clip_skip` layers before the final norm are skipped: 1 gives the states of the
+    penultimate layer, for anime models (diffusers' `clip_skip`; other programs count from 1).
     """
 
     config: ClipTextConfig
@@ -223,20 +223,19 @@ class ClipText(nn.Module):
     ) -> Float[Array, "b t d"]:
         """The last hidden states, after the final layer norm, in float32.
 
-        Each token sees itself and those before it.
+        Attention is causal: each token attends to itself and earlier ones.
 
         Args:
-          tokens: of a text, framed, and padding.
-          mask: false for what nobody is to see. Stable Diffusion was trained without it, padding
-            included.
-          texts: which text each token belongs to, where several are packed into one row: 0 that
-            which the row begins with, and its padding, wherever that stands; 1, 2 … further ones,
-            without a frame. Of each the states are those that it would have alone (Krell et al.
-            2021, "Efficient Sequence Packing without Cross-contamination", §3.2): what begins the
-            row is the first token of all.
+          tokens: a text between its start and end tokens, and padding.
+          mask: false for tokens to hide. Stable Diffusion was trained without it, with padding
+            visible.
+          texts: the text of each token, for several texts packed into one row: 0 for the first one
+            and all padding; 1, 2 … for further ones, without start and end tokens. Each has the
+            states that it would have alone (Krell et al. 2021, "Efficient Sequence Packing without
+            Cross-contamination", §3.2); all share the row's start token.
 
         Raises:
-          ValueError: more tokens than positions, or more layers to skip than there are.
+          ValueError: more tokens than positions, or `clip_skip` leaves no layer.
         """
         if tokens.shape[1] > self.config.max_position_embeddings:
             raise ValueError(

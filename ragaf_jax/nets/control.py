@@ -1,4 +1,4 @@
-"""ControlNet: a copy of the UNet's first half that reads the sketch (Zhang et al. 2023)."""
+"""ControlNet: a copy of the UNet's encoder for the sketch (Zhang et al. 2023)."""
 
 from itertools import pairwise
 
@@ -13,13 +13,13 @@ from ragaf_jax.nets.layers import Conv3x3, Dense, zeros_init
 from ragaf_jax.nets.unet import UNetConfig, embed_time
 from ragaf_jax.runtime.devices import traced_device
 
-_LANES = 128  # channels that a TPU computes and stores side by side
+_LANES = 128  # channels of a TPU's vector
 
 
 class ConditioningEmbedding(nn.Module):
     """Convolutions that bring the sketch to the latent's size: a halving per step of `channels`.
 
-    On a TPU the first ones, whose few channels it is slow with, compute on blocks of pixels.
+    On a TPU the first ones, slow because of few channels, compute on blocks of pixels.
     """
 
     features: int
@@ -41,7 +41,7 @@ class ConditioningEmbedding(nn.Module):
 
 
 def _block(channels: tuple[int, ...]) -> int:
-    """Pixels a side of the blocks that the sketch is read in; two halvings leave single pixels."""
+    """The side of the sketch's blocks, in pixels; two halvings reduce them to single pixels."""
     few = traced_device()[0] == "tpu" and channels[0] < _LANES
     return min(4, 2 ** (len(channels) - 1)) if few else 1
 
@@ -71,21 +71,21 @@ class ControlNet(nn.Module):
         Float[Array, "b _ _ _"],
         tuple[Float[Array, "b _ _ _"], ...],
     ]:
-        """What the UNet is to add to its hidden states.
+        """Residuals for the UNet's hidden states.
 
         Args:
-          sample: the noisy latents that the UNet sees.
+          sample: the UNet's noisy latents.
           timesteps: integer or fractional, in 0 … T.
           text_states: the text encoder's states.
           sketch: in [0, 1], ink 1 on black.
           scale: strength of the residuals; 1 in training.
 
         Returns:
-          The residuals of the skips, that of the mid block, and the hidden states they were made
-          of, mid block's last: what the sketch looks like to the network, untouched by `scale`.
+          The residuals of the skips and of the mid block; and the hidden states before their zero
+          convolutions, the mid block's last, without `scale`.
 
         Raises:
-          ValueError: the sketch's size does not fit the latent's.
+          ValueError: the sketch's size does not match the latent's.
         """
         config, dtype = self.config, self.dtype
         halvings = len(self.conditioning_channels) - 1

@@ -1,4 +1,4 @@
-"""Stable Diffusion's latents: a `Vae` with its scale, draws of its posterior, and tiles."""
+"""Stable Diffusion's latents: a `Vae` with its scale, samples of its posterior, and tiles."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ class KlAutoencoder:
     Attributes:
       vae: the network.
       tile: latents with a longer side are decoded in tiles of this side, so that memory does not
-        grow with the image. Group norms and attention then see a tile where they saw the image.
+        grow with the image. Group norms and attention then cover a tile instead of the image.
     """
 
     vae: Vae
@@ -33,7 +33,7 @@ class KlAutoencoder:
 
     @property
     def downscale(self) -> int:
-        """A halving between any two levels."""
+        """2^(levels − 1)."""
         return self.vae.config.downscale
 
     @property
@@ -42,15 +42,15 @@ class KlAutoencoder:
         return self.vae.config.latent_channels
 
     def init(self, rng: PRNGKeyArray) -> Any:
-        """Fresh float32 parameters."""
+        """Initial float32 parameters."""
         smallest = (1, self.downscale, self.downscale, self.vae.config.in_channels)
         return self.vae.init(rng, jnp.zeros(smallest))["params"]
 
     def encode(
         self, params: Any, image: Float[Array, "b s1 s2 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """Draws of q(latent | image), by a key an example, or its mode without `rng`; scaled."""
-        return draw(*self.moments(params, image), rng)
+        """Scaled samples of q(latent | image), with a key per example; its mode without `rng`."""
+        return sample_posterior(*self.moments(params, image), rng)
 
     def moments(
         self, params: Any, image: Float[Array, "b s1 s2 3"]
@@ -72,12 +72,12 @@ class KlAutoencoder:
         return decode_tiled(decode, latents, self.tile, self.downscale)
 
 
-def draw(
+def sample_posterior(
     mean: Float[Array, "*shape"], std: Float[Array, "*shape"], rng: Key[Array, " b"] | None
 ) -> Float[Array, "*shape"]:
-    """Draws of independent Gaussians in float32, or their mode where there is no `rng`.
+    """Samples of independent Gaussians in float32, or their mode without `rng`.
 
-    `rng` has a key an example, whose draw does not depend on the others beside it.
+    `rng` has a key per example, so that a sample does not depend on the rest of the batch.
     """
     mean = mean.astype(jnp.float32)
     if rng is None:
@@ -88,12 +88,12 @@ def draw(
 def decode_tiled(
     decode: Callable[[Array], Array], latents: Float[Array, "b h w c"], tile: int, scale: int
 ) -> Float[Array, "b {scale}*h {scale}*w o"]:
-    """What `decode` makes of one tile after the other, blended where they overlap.
+    """Decodes one tile after the other and blends them where they overlap.
 
     Args:
-      decode: makes latents [b, m, n, c] an image [b, scale·m, scale·n, o].
+      decode: latents [b, m, n, c] → image [b, scale·m, scale·n, o].
       latents: of any height and width.
-      tile: side of a tile, cut to that of the latents.
+      tile: side of a tile, at most that of the latents.
       scale: image side divided by latent side.
     """
     (height, width), channels = latents.shape[1:3], latents.shape[3]
@@ -104,7 +104,7 @@ def decode_tiled(
         return decode(jax.lax.dynamic_slice(latents, (0, corner[0], corner[1], 0), size))
 
     corners = jnp.asarray(list(itertools.product(rows, columns)))
-    tiles = jax.lax.map(decode_at, corners)  # One at a time: the memory is that of one.
+    tiles = jax.lax.map(decode_at, corners)  # one at a time, which bounds memory
     tiles = tiles.reshape(len(rows), len(columns), *tiles.shape[1:])
     overlap = tile // 4 * scale
     strips = [_join(row, columns * scale, width * scale, overlap, axis=2) for row in tiles]
@@ -112,7 +112,7 @@ def decode_tiled(
 
 
 def tile_starts(side: int, tile: int) -> Int[np.ndarray, " n"]:
-    """Where tiles that overlap by a quarter begin; the last is moved inward to end with `side`."""
+    """Starts of tiles that overlap by a quarter; the last is moved inward to end at `side`."""
     stride = tile - tile // 4
     count = 1 + max(0, -(-(side - tile) // stride))
     return np.minimum(np.arange(count) * stride, max(0, side - tile))
@@ -121,9 +121,9 @@ def tile_starts(side: int, tile: int) -> Int[np.ndarray, " n"]:
 def blend_weights(
     starts: Int[np.ndarray, " n"], tile: int, side: int, overlap: int
 ) -> Float[np.ndarray, "n {tile}"]:
-    """Weights of each tile's cells: ramps over `overlap` cells at its ends, summing to 1 anywhere.
+    """Weights of each tile's cells: ramps over `overlap` cells at its ends, with a sum of 1.
 
-    Where just two tiles meet in just `overlap` cells, the ramps are linear.
+    The ramps are linear where exactly two tiles share `overlap` cells.
     """
     from_start = np.arange(tile) + 0.5
     ramp = np.minimum(1.0, np.minimum(from_start, from_start[::-1]) / overlap)
@@ -140,7 +140,7 @@ def _join(
     overlap: int,
     axis: int,
 ) -> Float[Array, "b h w o"]:
-    """Tiles that begin at `starts` of an axis that becomes `side` cells long."""
+    """Blends tiles that start at `starts` along an axis of `side` cells."""
     length = tiles[0].shape[axis]
     weights = blend_weights(starts, length, side, overlap)
     spread, margins = [1, 1, 1, 1], [(0, 0)] * 4

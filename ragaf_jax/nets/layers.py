@@ -1,7 +1,7 @@
-"""Layers of all networks, under the parameter names of flax.linen's own.
+"""Layers of all networks, with the parameter names of flax.linen.
 
-They compute what `nn.Dense`, `nn.Conv` and `nn.GroupNorm` compute, in the form that is fast on
-XLA's CPU backend and no worse elsewhere. Parameters are float32, the arithmetic is in `dtype`.
+They equal `nn.Dense`, `nn.Conv` and `nn.GroupNorm`, in a form that is faster on XLA's CPU backend
+and not slower elsewhere. Parameters are float32, the arithmetic is in `dtype`.
 """
 
 import flax.linen as nn
@@ -18,23 +18,22 @@ from ragaf_jax.nets.kernels.pixel_blocks import block_kernel
 default_init = nn.initializers.lecun_normal()
 zeros_init = nn.initializers.zeros_init()
 
-# What the outputs of dense layers, convolutions and attention are called where rematerialisation
-# asks (`blocks.REMAT`): what takes long to compute, and little of which is as large as what lies
-# between.
+# The name of outputs of dense layers, convolutions and attention for rematerialisation
+# (`blocks.REMAT`): they are costly to compute and small compared with the values in between.
 PRODUCT = "product"
 
 
 def widened(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """`x` in no less than float32, for sums; float64 remains what it is."""
+    """`x` in at least float32, for sums."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def parameter(
     module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]
 ) -> Float[Array, "*shape"]:
-    """`module.param` without tracing the initialiser of a parameter that there is.
+    """`module.param` without tracing the initialiser of an existing parameter.
 
-    Flax does, to compare shapes: a thousand times whenever a network is traced.
+    Flax traces it to compare shapes, a thousand times per trace of a network.
 
     Raises:
       ScopeParamShapeError: the parameter has another shape.
@@ -74,8 +73,9 @@ class Dense(nn.Module):
 class Conv3x3(nn.Module):
     """A 3×3 convolution with `padding` zeros before and after each side.
 
-    With the default a side n becomes ⌈n / stride⌉. With `block` > 1, input and output are in blocks
-    of pixels (`kernels.pixel_blocks`) of `block` and `block` / `stride` a side; padding is (1, 1).
+    With the default a side n becomes ⌈n / stride⌉. With `block` > 1, input and output consist of
+    blocks of pixels (`kernels.pixel_blocks`) with sides `block` and `block` / `stride`; padding is
+    (1, 1).
     """
 
     features: int
@@ -109,7 +109,7 @@ class Conv3x3(nn.Module):
         return y
 
 
-# Pixels whose mean is subtracted before `GroupNorm` sums squares.
+# Number of pixels in the mean that `GroupNorm` subtracts before it sums squares.
 _SHIFT_PIXELS = 16
 
 
@@ -119,7 +119,7 @@ class GroupNorm(nn.Module):
     The variance is computed from shifted data in one pass over x (Chan, Golub & LeVeque 1983,
     eq. 1.6): mean((x − k)²) − mean(x − k)². The shift k, the mean of 16 pixels of the group, is
     within √(pixels / 16) standard deviations of the mean, so that a large mean cancels no digits.
-    Of bfloat16, k is 0: what cancels in float32 is less than a tenth of what rounding x has lost,
+    For bfloat16, k is 0: the cancellation in float32 is below a tenth of the rounding error of x,
     and XLA would write x − k to a GPU's memory (docs/performance.md).
     """
 
@@ -133,7 +133,7 @@ class GroupNorm(nn.Module):
         b, c = x.shape[0], x.shape[-1]
         scale = parameter(self, "scale", nn.initializers.ones_init(), (c,))
         bias = parameter(self, "bias", zeros_init, (c,))
-        # Sums per channel, then groups on the tiny (b, c): one pass over x, and one for a·x + s.
+        # Sums per channel, then groups on the small (b, c): one pass over x, and one for a·x + s.
         pixels = widened(x.reshape(b, -1, c))
         size = c // self.groups
 
@@ -152,7 +152,7 @@ class GroupNorm(nn.Module):
         mean = group_mean(shifted)
         variance = jnp.maximum(group_mean(jnp.square(shifted)) - jnp.square(mean), 0.0)
         slope = by_channel(jax.lax.rsqrt(variance + self.epsilon)) * scale[None]
-        # Of the pixels themselves: with `shifted` the backward pass takes half as long again.
+        # With `shifted` instead of `pixels` the backward pass would take 1.5 times as long.
         y = pixels * slope[:, None] + (bias[None] - by_channel(shift + mean) * slope)[:, None]
         y = nn.silu(y) if self.silu else y
         return y.reshape(x.shape).astype(self.dtype)
@@ -178,8 +178,8 @@ def timestep_embedding(
 ) -> Float[Array, "b {channels}"]:
     """Sinusoids of wavelengths 2π … 2π·10⁴ (Ho et al. 2020, app. B); cosines first if flipped."""
     half = channels // 2
-    # In float64, once: XLA folds an exp of constants in one program and computes it in another, and
-    # their last bits, times 1,000, are what two runs of one step then differ by.
+    # In float64 on the host: XLA folds an exp of constants in some programs and computes it in
+    # others. Their last bits, times 1,000, would make two runs of a step differ.
     frequencies = (1e4 ** (-np.arange(half) / (half - freq_shift))).astype(np.float32)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None]
     waves = [jnp.sin(angles), jnp.cos(angles)]
@@ -187,7 +187,7 @@ def timestep_embedding(
 
 
 class TimestepEmbedding(nn.Module):
-    """The two-layer network on the sinusoids."""
+    """The two-layer network of the sinusoids."""
 
     features: int
     dtype: Dtype = jnp.float32

@@ -1,8 +1,8 @@
-"""Low-rank adaptation (Hu et al. 2021) of any dense or convolution, chosen by its path.
+"""Low-rank adaptation (Hu et al. 2021) of dense layers and convolutions, selected by path.
 
-A network is not changed for it: its parameters stay, and a second tree with the same paths holds
-`down`, `up` and `alpha` of the modules that are adapted. y = W·x becomes
-y = W·x + (alpha / rank) · up·down·x (eq. 3), either as it stands (`adapted`) or merged into W.
+The network's parameters are unchanged; a second tree with the same paths holds `down`, `up` and
+`alpha` of the adapted modules. y = W·x becomes y = W·x + (alpha / rank) · up·down·x (eq. 3), either
+in the forward pass (`adapted`) or merged into W.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from ragaf_jax.nets.layers import PRODUCT, Conv3x3, Dense
 
 Tree = Mapping[str, Any]
 
-# What may be adapted; the autoencoder and RAGAF are applied as they are.
+# The networks that may have adapters.
 NETWORKS = ("unet", "control", "text_encoder")
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """What is adapted, and how.
+    """The adapted modules and the sizes of their adapters.
 
     Attributes:
       patterns: regular expressions over whole paths of modules, network first, such as
         "unet/.*/attn[12]/to_[qkv]".
-      rank: inner width r; at most what the module's own widths allow makes sense.
+      rank: inner width r; more than a module's own widths has no use.
       alpha: the update is scaled by alpha / rank.
       dropout: share of the inputs of `down` that are dropped in training.
     """
@@ -58,18 +58,18 @@ class LoraConfig:
 
 
 def init_lora(config: LoraConfig, params: Tree, rng: PRNGKeyArray) -> Tree:
-    """Fresh float32 adapters that change nothing yet: `up` is zero (§4.1).
+    """Initial float32 adapters without effect: `up` is zero (§4.1).
 
     Args:
-      config: what to adapt.
-      params: trees of networks by their names, or their shapes.
-      rng: for `down`, uniform of the variance that PyTorch's layers begin with: 1 / (3 fan_in).
+      config: the modules to adapt.
+      params: trees of networks by name, or their shapes.
+      rng: for `down`, which is uniform with the variance of PyTorch's layers, 1 / (3 fan_in).
 
     Returns:
-      {network: {path of a module …: {"down", "up", "alpha"}}}, only of networks that are adapted.
+      {network: {path of a module …: {"down", "up", "alpha"}}}, only of adapted networks.
 
     Raises:
-      UserError: a pattern that matches no dense and no convolution of `NETWORKS`.
+      UserError: a pattern that matches no dense layer or convolution of `NETWORKS`.
     """
     shapes = {
         path.removesuffix("/kernel"): leaf.shape
@@ -81,8 +81,8 @@ def init_lora(config: LoraConfig, params: Tree, rng: PRNGKeyArray) -> Tree:
     for pattern in config.patterns:
         if not any(re.fullmatch(pattern, path) for path in shapes):
             raise UserError(
-                f"config.model.lora.patterns has {pattern!r}, which matches no dense and no "
-                f"convolution of {', '.join(NETWORKS)}; give some such as 'unet/.*/to_[qkv]'."
+                f"config.model.lora.patterns has {pattern!r}, which matches no dense layer or "
+                f"convolution of {', '.join(NETWORKS)}; give patterns such as 'unet/.*/to_[qkv]'."
             )
     chosen = [p for p in shapes if any(re.fullmatch(pattern, p) for pattern in config.patterns)]
     flat = {}
@@ -98,11 +98,11 @@ def init_lora(config: LoraConfig, params: Tree, rng: PRNGKeyArray) -> Tree:
 
 @contextlib.contextmanager
 def adapted(lora: Tree, dropout: float = 0.0, rng: PRNGKeyArray | None = None) -> Iterator[None]:
-    """Within, applying the network that `lora` was made for gives its adapted output.
+    """A context in which a network's output includes its adapters.
 
     Args:
-      lora: one network's adapters; empty changes nothing.
-      dropout: share of inputs dropped, where there is an `rng`.
+      lora: one network's adapters; may be empty.
+      dropout: share of inputs to drop, with an `rng`.
       rng: for dropout; None in inference.
     """
     adapters = adapters_by_path(lora)
@@ -157,7 +157,7 @@ def _scale(adapter: Mapping[str, Any]) -> Float[Array, ""]:
 def _update(module: Any, adapter: Mapping[str, Any], x: Array) -> Array:
     if not isinstance(module, Dense | Conv3x3):
         raise TypeError(f"{'/'.join(module.path)} is a {type(module).__name__}, no dense or conv")
-    # The module itself, narrower: same strides, padding and dtype.
+    # A narrower copy of the module, with its strides, padding and dtype.
     narrow = module.clone(
         features=adapter["down"].shape[-1], use_bias=False, parent=None, name=None
     )

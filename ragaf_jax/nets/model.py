@@ -1,4 +1,4 @@
-"""The networks of one stage behind one object: text, sketch branch, UNet and, in Stage 2, RAGAF."""
+"""The networks of a stage: text encoder, sketch branch, UNet and, in Stage 2, RAGAF."""
 
 import functools
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ Params = Mapping[str, Any]
 
 
 class Regions(NamedTuple):
-    """Where the regions lie and how they hang together.
+    """The regions of a batch: their graph, places and text tokens.
 
     Attributes:
       graph: padded region graphs with a leading batch axis.
       shares: S_l by the side of the latent grid of level l.
-      active: 1 where an example's regions count, 0 where they are dropped.
-      allowed: which words each region may attend to.
+      active: 1 for examples with regions, 0 for those whose regions are dropped.
+      allowed: the tokens that each region may attend to.
     """
 
     graph: jraph.GraphsTuple
@@ -41,11 +41,11 @@ class Regions(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What the picture is to be like.
+    """The conditions of the images.
 
     Attributes:
       text: with its states.
-      sketch: ink 1 on black; all zero where the sketch is dropped.
+      sketch: ink 1 on black; all zero if the sketch is dropped.
       regions: for Stage 2, else None.
     """
 
@@ -56,10 +56,10 @@ class Conditioning(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """The networks of a stage. Holds no parameters: every method is pure in `params`.
+    """The networks of a stage, without parameters: every method is pure in `params`.
 
     `params` is {"unet", "control", "text_encoder"[, "autoencoder"][, "ragaf"]}, each the tree of
-    its network, and with `lora` also "lora": the adapters of the networks by their names.
+    its network, and with `lora` also "lora": the adapters by network.
     """
 
     unet: UNet
@@ -81,11 +81,11 @@ class Model:
 
     @property
     def sites(self) -> Mapping[str, tuple[int, int]]:
-        """Side and channels of every place where RAGAF enters the UNet."""
+        """Side and channels of each of RAGAF's injection sites in the UNet."""
         return injection_sites(self.unet.config, self.latent_shape[0])
 
     def init(self, rng: PRNGKeyArray) -> Params:
-        """Fresh float32 parameters."""
+        """Initial float32 parameters."""
         conditioning = self._example_conditioning()
         latents, timesteps = jnp.zeros((1, *self.latent_shape)), jnp.zeros(1)
         keys = jax.random.split(rng, 6)
@@ -117,13 +117,13 @@ class Model:
         return params
 
     def shapes(self) -> Params:
-        """The shapes of the parameters that `init` makes."""
+        """The shapes of the parameters of `init`."""
         return jax.eval_shape(functools.partial(traced_init, self), jax.random.key(0))
 
     def encode_image(
         self, params: Params, image: Float[Array, "b s s 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
-        """Latents of images in [−1, 1]; drawn from what they may be by `rng`, a key an example."""
+        """Latents of images in [−1, 1]; `rng` has a key per example, see `Autoencoder.encode`."""
         return self.autoencoder.encode(params.get("autoencoder", {}), image, rng)
 
     def decode_image(
@@ -133,7 +133,7 @@ class Model:
         return self.autoencoder.decode(params.get("autoencoder", {}), latents)
 
     def encode_text(self, params: Params, text: Text, rng: PRNGKeyArray | None = None) -> Text:
-        """The text with the text encoder's last hidden states; `rng` is for LoRA's dropout."""
+        """The text with its states of the text encoder; `rng` is for LoRA's dropout."""
         inputs = text.tokens, None, text.ids
         states = self._apply("text_encoder", self.text_encoder, params, rng, *inputs)
         return text._replace(states=states)
@@ -145,8 +145,8 @@ class Model:
         token_mask: Bool[Array, "b t"],
         active: Float[Array, " b"] | None = None,
     ) -> Regions:
-        """Prepares the region inputs once for all denoising steps."""
-        # Pixels are counted once; a level's side is a half of the one above.
+        """The region inputs, the same for all denoising steps."""
+        # Coarser levels follow from the finest one, because each halves the side.
         sides = {side for side, _ in self.sites.values()} | set(self._feature_sides())
         finest = max(sides)
         shares = region_shares(labels, self.max_regions, finest)
@@ -166,7 +166,7 @@ class Model:
         rng: PRNGKeyArray | None = None,
         sketch_strength: float | Float[Array, ""] = 1.0,
     ) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
-        """The UNet's output, of the kind that the stage was trained to predict.
+        """The UNet's output, of the stage's prediction type.
 
         Args:
           params: the stage's parameters.
@@ -174,10 +174,10 @@ class Model:
           timesteps: t in 0 … T.
           conditioning: sketch, text and, in Stage 2, regions.
           rng: for LoRA's dropout, in training.
-          sketch_strength: of what the sketch branch adds to the UNet; 1 in training.
+          sketch_strength: scale of the sketch branch's residuals; 1 in training.
 
         Returns:
-          The prediction and, where RAGAF ran, what it decided.
+          The prediction, and RAGAF's trace or None.
         """
         text = conditioning.text.states
         sketch = conditioning.sketch, sketch_strength
@@ -204,17 +204,14 @@ class Model:
         )
         return prediction, trace
 
-    def read(
+    def ragaf_trace(
         self,
         params: Params,
         timesteps: Float[Array, " b"],
         text: Text,
         regions: Regions,
     ) -> RagafTrace:
-        """What RAGAF makes of words and graph alone: no latents, no UNet, a small part of the cost.
-
-        Only for models that have RAGAF.
-        """
+        """RAGAF's trace from text and graph alone, without the UNet; only for models with RAGAF."""
         assert self.ragaf is not None
         _, trace = self.ragaf.apply(
             {"params": params["ragaf"]},
@@ -229,7 +226,7 @@ class Model:
     def _apply(
         self, name: str, network: nn.Module, params: Params, rng: PRNGKeyArray | None, *inputs: Any
     ) -> Any:
-        """The output of a network with its adapters, where it has any."""
+        """The output of a network with its adapters, if any."""
         adapters = params.get("lora", {}).get(name, {})
         if rng is not None:
             rng = jax.random.fold_in(rng, NETWORKS.index(name))
@@ -238,21 +235,21 @@ class Model:
             return network.apply({"params": params[name]}, *inputs)
 
     def _feature_sides(self) -> tuple[int, ...]:
-        """Sides of the control features that are pooled: one a level, as `_pool` takes them."""
+        """Sides of the control features that `_pool` uses, one per level."""
         levels = len(self.unet.config.block_out_channels)
         return tuple(self.latent_shape[0] >> level for level in range(levels))
 
     def _pool(
         self, features: tuple[Float[Array, "b _ _ _"], ...], regions: Regions
     ) -> Float[Array, "b r p"]:
-        """The last feature of every resolution, averaged over each region, side by side."""
+        """The last feature of every resolution, averaged over each region and concatenated."""
         last = {feature.shape[1]: feature for feature in features}
         return jnp.concatenate(
             [pool_regions(last[side], regions.shares[side]) for side in self._feature_sides()], -1
         )
 
     def _example_conditioning(self) -> Conditioning:
-        """All-zero inputs of the right shapes, to make parameters with."""
+        """All-zero inputs of the right shapes, for initialisation."""
         size, tokens = self.image_size, self.text_length
         mask = jnp.ones((1, tokens), bool)
         states = jnp.zeros((1, tokens, self.unet.config.cross_attention_dim))
@@ -275,5 +272,5 @@ class Model:
 
 @functools.partial(jax.jit, static_argnums=0)
 def traced_init(model: Model, rng: PRNGKeyArray) -> Params:
-    """`model.init`, traced once however often a start asks for shapes and parameters."""
+    """`model.init`, traced only once per process for shapes and parameters."""
     return model.init(rng)

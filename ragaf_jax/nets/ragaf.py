@@ -1,9 +1,9 @@
 """RAGAF, region-adaptive graph-attention fusion.
 
-The regions are nodes of a graph. Graph attention gives each its context, each attends to the words
-that concern it, sketch and text are balanced per region and per timestep, and the result is handed
-to the UNet as a `RegionSignal` for each of its injection sites: the UNet adds it *where that region
-lies*. The numbers (1) to (5) below are those of the design's section "RAGAF".
+The regions are nodes of a graph. Graph attention gives each region its context. Each attends to its
+text tokens, and sketch and text are weighted per region and timestep. The UNet gets the result as a
+`RegionSignal` for each injection site and adds it *at the place of each region*. The numbers (1) to
+(5) below are those of the design's section "RAGAF".
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ from ragaf_jax.nets.regions import fourier_features
 FUSIONS = ("learned", "heuristic", "hybrid", "equal")
 INJECTIONS = ("features", "bias")
 
-# Of the node features' Fourier series: the finest wave is a quarter of the page long.
+# Of the node features' Fourier series: the shortest wavelength is a quarter of the page.
 OCTAVES = 4
 
-# Below this share of a region's attention a word counts as not meant at all: log(1e-4) = -9.2.
+# Added to attention before its logarithm: log(1e-4) = -9.2.
 ATTENTION_FLOOR = 1e-4
 
 
@@ -35,12 +35,12 @@ class RagafConfig:
 
     Attributes:
       width: channels of a region's feature.
-      layers: rounds of graph attention.
-      heads: attention heads, over neighbours and over words; must divide `width`.
-      fusion: how sketch and text are balanced: "learned", "heuristic", "hybrid" or, a half of each
-        at all times, "equal".
-      inject: by which ways the regions act on the UNet: by "features" added to their cells, by a
-        "bias" of the cells' attention to words; by none, and there is no RAGAF.
+      layers: layers of graph attention.
+      heads: attention heads, over neighbours and over tokens; must divide `width`.
+      fusion: the weighting of sketch and text: "learned", "heuristic", "hybrid" or "equal", a
+        constant half of each.
+      inject: RAGAF's effects on the UNet: "features" added to a region's cells, and a "bias" of the
+        cells' cross-attention. Without any there is no RAGAF.
     """
 
     width: int = 128
@@ -59,12 +59,12 @@ class RagafConfig:
 
 
 class RagafTrace(NamedTuple):
-    """What RAGAF decided, for pictures, metrics and the appearance loss.
+    """RAGAF's intermediate results, for figures, metrics and the appearance loss.
 
     Attributes:
-      attention: A, each region's attention over the words; rows sum to 1.
+      attention: A, each region's attention over the tokens; rows sum to 1.
       fusion: α (sketch) and β (text) of each region; they sum to 1.
-      appearance: what each region's mean latent will be, read off its feature.
+      appearance: the prediction of each region's mean latent.
     """
 
     attention: Float[Array, "b r t"]
@@ -73,7 +73,7 @@ class RagafTrace(NamedTuple):
 
 
 class GraphAttention(nn.Module):
-    """One round of multi-head GATv2 with edge features, over one padded graph.
+    """A layer of multi-head GATv2 with edge features, over one padded graph.
 
     Brody et al., "How Attentive are Graph Attention Networks?" (2022), eq. 7, with the projected
     edge feature added inside the nonlinearity: e_ij = aᵀ LeakyReLU(W_s h_i + W_r h_j + W_e x_ij).
@@ -103,7 +103,7 @@ class GraphAttention(nn.Module):
         activity = nn.leaky_relu(sent[senders] + received[receivers] + between, 0.2)
         logits = jnp.einsum("ehd,hd->eh", widened(activity), a)
         weights = jraph.segment_softmax(logits, receivers, num_segments=count)
-        # The edge feature travels with the message: *where* a neighbour lies matters too.
+        # The message includes the edge feature: *where* a neighbour lies matters too.
         messages = (sent[senders] + between) * weights[..., None].astype(self.dtype)
         gathered = jraph.segment_sum(messages, receivers, num_segments=count)
         return Dense(width, dtype=self.dtype, name="out")(gathered.reshape(count, width))
@@ -118,7 +118,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch width"]:
-        """Applies both."""
+        """Applies both layers."""
         hidden = nn.gelu(Dense(self.expansion * self.width, dtype=self.dtype, name="fc1")(x))
         return Dense(self.width, dtype=self.dtype, name="fc2")(hidden)
 
@@ -133,7 +133,7 @@ class GraphBlock(nn.Module):
     def __call__(
         self, nodes: Float[Array, "b r c"], graph: jraph.GraphsTuple
     ) -> Float[Array, "b r c"]:
-        """`graph` gives the edges; its own nodes are not read."""
+        """`graph` has the edges; its own nodes are ignored."""
         attention = nn.vmap(
             GraphAttention, variable_axes={"params": None}, split_rngs={"params": False}
         )(self.heads, self.dtype, name="attention")
@@ -143,10 +143,10 @@ class GraphBlock(nn.Module):
         return nodes + FeedForward(nodes.shape[-1], dtype=self.dtype, name="ff")(normed)
 
 
-class Phrases(nn.Module):
-    """A convolution along each text: a word reads those that the very same regions hear.
+class TextConvolution(nn.Module):
+    """A convolution along each text, over tokens that are allowed for exactly the same regions.
 
-    `reach` is how many tokens it spans, an odd number.
+    `reach` is the number of tokens of its kernel, an odd number.
     """
 
     reach: int
@@ -154,32 +154,32 @@ class Phrases(nn.Module):
 
     @nn.compact
     def __call__(
-        self, words: Float[Array, "b t d"], allowed: Bool[Array, "b r t"]
+        self, text: Float[Array, "b t d"], allowed: Bool[Array, "b r t"]
     ) -> Float[Array, "b t d"]:
-        """`words` are zero where no region may attend to them."""
-        width, side = words.shape[-1], self.reach // 2
+        """`text` is zero at tokens that are allowed for no region."""
+        width, side = text.shape[-1], self.reach // 2
         shape = self.reach, width, width
         kernel = parameter(self, "kernel", nn.initializers.lecun_normal(), shape)
         kernel = kernel.astype(self.dtype)
         bias = parameter(self, "bias", nn.initializers.zeros, (width,))[None, None]
-        words, bias = words.astype(self.dtype), bias.astype(self.dtype)
-        if allowed.shape[1] == 1:  # all regions hear the same text
+        text, bias = text.astype(self.dtype), bias.astype(self.dtype)
+        if allowed.shape[1] == 1:  # all regions share one text
             order = ("NTC", "TIO", "NTC")
             return bias + jax.lax.conv_general_dilated(
-                words, kernel, (1,), "SAME", dimension_numbers=order
+                text, kernel, (1,), "SAME", dimension_numbers=order
             )
-        padded = jnp.pad(words, ((0, 0), (side, side), (0, 0)))
-        heard = jnp.pad(allowed, ((0, 0), (0, 0), (side, side)))
-        total = jnp.broadcast_to(bias, words.shape)
+        padded = jnp.pad(text, ((0, 0), (side, side), (0, 0)))
+        padded_allowed = jnp.pad(allowed, ((0, 0), (0, 0), (side, side)))
+        total = jnp.broadcast_to(bias, text.shape)
         for i in range(self.reach):
-            at = slice(i, i + words.shape[1])
-            same = (heard[..., at] == allowed).all(1)
+            at = slice(i, i + text.shape[1])
+            same = (padded_allowed[..., at] == allowed).all(1)
             total = total + jnp.where(same[..., None], padded[:, at], 0) @ kernel[i]
         return total
 
 
-class WordAttention(nn.Module):
-    """(3) Each region attends to the words that concern it, read in phrases of `reach` tokens."""
+class TextAttention(nn.Module):
+    """(3) Each region attends to its allowed tokens, each with a context of `reach` tokens."""
 
     heads: int
     reach: int = 9
@@ -192,22 +192,22 @@ class WordAttention(nn.Module):
         text_states: Float[Array, "b t d"],
         allowed: Bool[Array, "b #r t"],
     ) -> tuple[Float[Array, "b r c"], Float[Array, "b r t"]]:
-        """The words' message z to each region, and the attention A, averaged over the heads."""
+        """The text feature z of each region, and the attention A, averaged over the heads."""
         width = regions.shape[-1]
 
         def split(x: Float[Array, "b n c"]) -> Float[Array, "b n h d"]:
             return x.reshape(*x.shape[:2], self.heads, -1)
 
         normed = nn.LayerNorm(dtype=self.dtype, name="norm")(regions)
-        words = nn.LayerNorm(dtype=self.dtype, name="norm_text")(text_states)
-        words = jnp.where(allowed.any(1)[..., None], words, 0)
-        # CLIP's states are causal: that of "red" knows nothing of "at the top" said after it. Its
-        # neighbours tell it.
-        phrases = Phrases(self.reach, dtype=self.dtype, name="phrases")
-        words = words + nn.gelu(phrases(words, allowed))
+        text = nn.LayerNorm(dtype=self.dtype, name="norm_text")(text_states)
+        text = jnp.where(allowed.any(1)[..., None], text, 0)
+        # CLIP is causal, so the state of "red" does not depend on a later "at the top". The
+        # convolution adds such context.
+        convolution = TextConvolution(self.reach, dtype=self.dtype, name="phrases")
+        text = text + nn.gelu(convolution(text, allowed))
         query = split(Dense(width, dtype=self.dtype, name="to_q")(normed))
-        key = split(Dense(width, dtype=self.dtype, name="to_k")(words))
-        value = split(Dense(width, dtype=self.dtype, name="to_v")(words))
+        key = split(Dense(width, dtype=self.dtype, name="to_k")(text))
+        value = split(Dense(width, dtype=self.dtype, name="to_v")(text))
         logits = jnp.einsum(
             "brhd,bthd->bhrt", query, key, preferred_element_type=widened(query).dtype
         )
@@ -221,7 +221,7 @@ class WordAttention(nn.Module):
 
 
 class Fusion(nn.Module):
-    """(4) α and β of every region at this timestep: how much sketch, how much text."""
+    """(4) α and β of every region at this timestep, the weights of sketch and text."""
 
     kind: str
     timesteps: int
@@ -249,12 +249,12 @@ class Fusion(nn.Module):
 
 
 class Ragaf(nn.Module):
-    """Regions, words and timestep to one `RegionSignal` a site.
+    """Regions, text and timestep → one `RegionSignal` per site.
 
     Attributes:
       config: sizes.
-      sites: channels of every injection site, by its name in the UNet.
-      latent_channels: size of a region's mean latent, which `appearance` predicts.
+      sites: channels of every injection site, by name in the UNet.
+      latent_channels: size of a region's mean latent, for `appearance`.
       timesteps: T of the diffusion schedule.
     """
 
@@ -273,19 +273,18 @@ class Ragaf(nn.Module):
         text_states: Float[Array, "b t d"],
         allowed: Bool[Array, "b #r t"],
     ) -> tuple[Mapping[str, tuple[Float[Array, "b r _"], Float[Array, "b r t"]]], RagafTrace]:
-        """Runs (1) to (5) up to the places where the UNet takes over.
+        """Runs (1) to (5), without the parts inside the UNet.
 
         Args:
           graph: the padded region graph with a leading batch axis.
-          pooled: the control branch's features, averaged over each region; None goes by the graph
-            alone.
+          pooled: the control branch's features, averaged over each region; None: only the graph.
           timestep: in 0 … T.
           text_states: the text encoder's states.
-          allowed: which words a region may attend to: not padding, and not what a user has pinned
-            to other regions. At least one for every region.
+          allowed: the tokens that a region may attend to, without padding and prompts of other
+            regions. At least one for every region.
 
         Returns:
-          For every site (feature, logit bias) of each region, and the trace.
+          (feature, logit bias) of each region by site, and the trace.
         """
         width, dtype = self.config.width, self.dtype
         h = Dense(width, dtype=dtype, name="embed_nodes")(fourier_features(graph.nodes, OCTAVES))
@@ -295,7 +294,7 @@ class Ragaf(nn.Module):
         for i in range(self.config.layers):
             h = GraphBlock(self.config.heads, dtype, name=f"graph_{i}")(h, graph)
 
-        z, attention = WordAttention(self.config.heads, dtype=dtype, name="words")(
+        z, attention = TextAttention(self.config.heads, dtype=dtype, name="words")(
             h, text_states, allowed
         )
         fusion = Fusion(self.config.fusion, self.timesteps, dtype, name="fusion")(h, timestep)
@@ -303,8 +302,8 @@ class Ragaf(nn.Module):
         fused = FeedForward(width, dtype=dtype, name="mlp")(alpha * h + beta * z)
         fused = nn.LayerNorm(dtype=dtype, name="norm")(fused)
 
-        # (5) zero_dense commutes with the sum over regions, so it is applied per region: 32 rows
-        # instead of thousands of cells.
+        # (5) zero_dense commutes with the sum over regions, so it is applied to 32 regions instead
+        # of thousands of cells.
         log_attention = jnp.log(attention + ATTENTION_FLOOR) * fusion[..., 1:]
         signals = {}
         for site, channels in self.sites:

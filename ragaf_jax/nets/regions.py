@@ -26,7 +26,7 @@ def region_shares(
 
 
 def coarser(shares: Float[Array, "b p r"], factor: int) -> Float[Array, "b _ r"]:
-    """S_l of a grid with 1/`factor` of the cells on a side, from those of the finer one."""
+    """S_l of a grid with 1/`factor` of the side, from that of the finer grid."""
     batch, cells, regions = shares.shape
     side = math.isqrt(cells) // factor
     blocks = shares.reshape(batch, side, factor, side, factor, regions)
@@ -36,18 +36,18 @@ def coarser(shares: Float[Array, "b p r"], factor: int) -> Float[Array, "b _ r"]
 def pool_regions(
     features: Float[Array, "b h w c"], shares: Float[Array, "b p r"]
 ) -> Float[Array, "b r c"]:
-    """The mean feature over each region's area; zero for a region without any."""
+    """The mean feature over each region's area; zero for an empty region."""
     flat = widened(features.reshape(features.shape[0], -1, features.shape[-1]))
     mass = shares.sum(1)[..., None]
     return jnp.einsum("bpr,bpc->brc", shares, flat) / jnp.maximum(mass, 1e-6)
 
 
 def fourier_features(x: Float[Array, "*batch f"], octaves: int) -> Float[Array, "*batch g"]:
-    """x beside sin and cos of π 2^k x for k < octaves, g = f (1 + 2 octaves).
+    """x, and sin and cos of π 2^k x for k < octaves, g = f (1 + 2 octaves).
 
     Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
     Domains" (2020), eq. 5, with frequencies on a grid: "the left third of the page" is then nearly
-    linear in a centroid's features.
+    linear in the features of a centroid.
     """
     angles = jnp.einsum("...f,k->...fk", x, jnp.pi * 2.0 ** jnp.arange(octaves))
     waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
@@ -59,6 +59,6 @@ def place(
     shares: Float[Array, "b p r"],
     active: Float[Array, " b"],
 ) -> RegionSignal:
-    """(5) A site's signal with the place of each region; `active` 0 switches an example's off."""
+    """(5) A site's signal with the place of each region; `active` 0 disables an example's."""
     feature, logit_bias = signal
     return RegionSignal(shares * active[:, None, None], feature, logit_bias)

@@ -16,7 +16,7 @@ MID_SITE = "mid_block/attentions_0"
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The fields of diffusers' `config.json` that these networks obey; the defaults are SD 1.5's.
+    """The used fields of diffusers' `config.json`; the defaults are SD 1.5's.
 
     Attributes:
       sample_size: side of the latent the weights were trained at; any side works.
@@ -25,10 +25,10 @@ class UNetConfig:
       down_block_types: per level, "CrossAttnDownBlock2D" or "DownBlock2D" (no attention).
       up_block_types: per level from the coarsest, "CrossAttnUpBlock2D" or "UpBlock2D".
       layers_per_block: ResNets per down block; up blocks have one more.
-      attention_head_dim: the *number* of heads, one for all levels or one each. (diffusers named it
-        wrongly once and kept the name for the sake of existing config files.)
+      attention_head_dim: the *number* of heads, for all levels or per level. (diffusers keeps its
+        wrong name for existing config files.)
       cross_attention_dim: width of the text states.
-      use_linear_projection: the transformers' projections are stored as dense layers, as in SD 2.
+      use_linear_projection: whether the transformers' projections are dense layers, as in SD 2.
       flip_sin_to_cos, freq_shift: the convention of the timestep embedding.
       norm_num_groups: groups of every group norm; must divide every width.
     """
@@ -103,7 +103,7 @@ class UNetConfig:
         )
 
     def mid_level(self) -> BlockShape:
-        """The block at the bottom, which always attends."""
+        """The mid block, which always has attention."""
         return self.level(len(self.block_out_channels) - 1, 1, attend=True, resample=False)
 
     def up_level(self, index: int) -> BlockShape:
@@ -118,7 +118,7 @@ class UNetConfig:
 
 
 def injection_sites(config: UNetConfig, latent_size: int) -> dict[str, tuple[int, int]]:
-    """(side, channels) of every transformer of the mid and up blocks: where RAGAF enters."""
+    """(side, channels) of every transformer of the mid and up blocks, RAGAF's injection sites."""
     sides = [latent_size]
     for _ in config.block_out_channels[1:]:
         sides.append(-(-sides[-1] // 2))
@@ -139,7 +139,7 @@ def up_site(block: int, layer: int) -> str:
 def embed_time(
     config: UNetConfig, timesteps: Num[Array, " b"], dtype: Dtype
 ) -> Float[Array, "b e"]:
-    """The timestep's features, for use inside the compact method of a network with `config`."""
+    """The timestep's features, for the compact method of a network with `config`."""
     channels = config.block_out_channels[0]
     waves = timestep_embedding(timesteps, channels, config.flip_sin_to_cos, config.freq_shift)
     return TimestepEmbedding(4 * channels, dtype=dtype, name="time_embedding")(waves)
@@ -172,9 +172,9 @@ class UNet(nn.Module):
           sample: noisy latents of any height and width.
           timesteps: integer or fractional, in 0 … T.
           text_states: the text encoder's states.
-          down_residuals: a ControlNet's additions to the skips, in their order.
-          mid_residual: its addition to the output of the mid block.
-          regions: RAGAF's signals by site (`injection_sites`); sites may be left out.
+          down_residuals: a ControlNet's residuals for the skips, in their order.
+          mid_residual: its residual for the output of the mid block.
+          regions: RAGAF's signals by site (`injection_sites`), for some or all sites.
 
         Raises:
           ValueError: a region signal for an unknown site, or the wrong number of residuals.

@@ -1,7 +1,7 @@
 """Stable Diffusion's variational autoencoder (Rombach et al. 2022, §3.1), in pixels and moments.
 
-The parameter tree is that of diffusers' `FlaxAutoencoderKL`, the numbers are those of the PyTorch
-`AutoencoderKL` whose weights are loaded. Scaling, sampling and tiling are `KlAutoencoder`'s.
+The parameter tree is that of diffusers' `FlaxAutoencoderKL`, the results are those of PyTorch's
+`AutoencoderKL`. `KlAutoencoder` adds scaling, sampling and tiling.
 """
 
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from ragaf_jax.nets.attention import attention
 from ragaf_jax.nets.blocks import Resample, ResnetBlock
 from ragaf_jax.nets.layers import Conv3x3, Dense, GroupNorm
 
-# Of every group norm; the UNet's are 1e-5.
+# Of every group norm; the UNet has 1e-5.
 EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """The fields of diffusers' `vae/config.json` that the network obeys; the defaults are SD's.
+    """The used fields of diffusers' `vae/config.json`; the defaults are SD's.
 
     Attributes:
-      in_channels, out_channels: of the images read and painted.
+      in_channels, out_channels: of the input and output images.
       block_out_channels: width of each level, finest first; all but the last halve the side.
       layers_per_block: ResNets per level of the encoder; the decoder's levels have one more.
       latent_channels: channels of a latent.
       norm_num_groups: groups of every group norm; must divide every width.
       sample_size: side of the images the weights were trained on; any side works.
-      scaling_factor: what brings the latents to unit variance, for the diffusion model.
+      scaling_factor: scales the latents to unit variance, for the diffusion model.
     """
 
     in_channels: int = 3
@@ -193,7 +193,7 @@ class Vae(nn.Module):
         self.post_quant_conv = Dense(config.latent_channels, pointwise=True, dtype=dtype)
 
     def __call__(self, image: Float[Array, "b s1 s2 c"]) -> Float[Array, "b t1 t2 o"]:
-        """The image of its likeliest latent, in float32."""
+        """The image of the posterior's mode, in float32."""
         return self.decode(self.encode(image)[0])
 
     def encode(
@@ -209,7 +209,7 @@ class Vae(nn.Module):
         if min(image.shape[1:3]) < self.config.downscale:
             raise ValueError(
                 f"the image is {image.shape[1:3]}, expected sides of {self.config.downscale} or"
-                " more: of at least one latent"
+                " more, for at least one latent"
             )
         moments = self.quant_conv(self.encoder(image)).astype(jnp.float32)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
@@ -223,6 +223,6 @@ class Vae(nn.Module):
 def _out(
     x: Float[Array, "b h w c"], channels: int, config: VaeConfig, dtype: Dtype
 ) -> Float[Array, "b h w {channels}"]:
-    """Norm, SiLU and convolution, for use at the end of a compact method."""
+    """Norm, SiLU and convolution, for the end of a compact method."""
     x = GroupNorm(config.norm_num_groups, EPSILON, silu=True, dtype=dtype, name="conv_norm_out")(x)
     return Conv3x3(channels, name="conv_out", dtype=dtype)(x)

@@ -1,1 +1,1 @@
-"""What a step needs on which device: memory, FLOPs, bytes, collectives."""
+"""Memory, FLOPs, bytes and collectives of a step, by device."""

@@ -1,4 +1,4 @@
-"""A compiler's account of one program: memory, bytes moved, collectives, attention kernels."""
+"""The analysis of a compiled program: memory, bytes moved, collectives, attention kernels."""
 
 import contextlib
 import math
@@ -20,27 +20,28 @@ from ragaf_jax.planning.hlo import (
 from ragaf_jax.planning.traffic import traffic
 from ragaf_jax.runtime.targets import Target
 
-# libtpu refuses a program that needs more memory than a chip has, in one of these sentences.
+# libtpu's messages for a program that exceeds the memory of a chip.
 _NEEDED = (r"Used ([\d.]+)([KMGT]) of", r"total memory required for [^(]*\(([\d.]+)([KMGT])\)")
-# Messages of JAX and XLA where cuDNN or NVIDIA's compiler is missing.
+# JAX's and XLA's messages for a missing cuDNN or NVIDIA compiler.
 _MISSING = ("cuDNN not found", "Couldn't find a suitable version of")
 _UNITS = {unit: 1024 ** (i + 1) for i, unit in enumerate("KMGT")}
 
 
 class Account(NamedTuple):
-    """What a program needs on one device.
+    """The needs of a program on one device.
 
     Attributes:
-      argument_bytes: what is given to it.
-      peak_bytes: arguments, results and temporary buffers, less what shares memory. If the
-        compiler refuses the program because it needs too much, the size that the refusal states.
-      seconds: how long tracing and compiling took.
-      moved_bytes: read and written in the device's memory; None where that is not known.
-      analysed_bytes: "bytes accessed" of XLA's cost analysis, on the chip too; None on a GPU.
+      argument_bytes: of its arguments.
+      peak_bytes: arguments, results and temporary buffers, less shared memory. If the compiler
+        refuses the program because of its memory, the size in its message.
+      seconds: duration of tracing and compilation.
+      moved_bytes: read and written in the device's memory; None if unknown.
+      analysed_bytes: "bytes accessed" of XLA's cost analysis, including on-chip memory; None on a
+        GPU.
       collectives: by kind; see `hlo.collectives`.
       attention: calls of attention kernels by name.
-      instructions: of the program that read or write memory.
-      results: the shapes of what it returns, with their shardings.
+      instructions: number of instructions that read or write memory.
+      results: the shapes of its results, with their shardings.
     """
 
     argument_bytes: int
@@ -58,39 +59,39 @@ def account(jitted: Any, arguments: tuple[Any, ...], mesh: Mesh, target: Target 
     """Compiles a function for the devices of `mesh`.
 
     Args:
-      jitted: what `jax.jit` returned.
+      jitted: a result of `jax.jit`.
       arguments: their shapes, with their shardings.
       mesh: of this machine's devices or of `target`'s.
-      target: None for this machine's devices; then only memory is read.
+      target: None for this machine's devices; then only memory is analysed.
 
     Raises:
       UserError: NVIDIA's libraries are missing.
     """
-    begin = time.monotonic()
+    start_time = time.monotonic()
     platforms = None if target is None else (target.platform,)
     try:
-        with jax.set_mesh(mesh), _kept_on_disk(target is None):
+        with jax.set_mesh(mesh), _disk_cache(target is None):
             lowered = jitted.trace(*arguments).lower(lowering_platforms=platforms)
             compiled = lowered.compile()
-    except RuntimeError as problem:  # JAX's own errors are among these
+    except RuntimeError as problem:  # the base of JAX's errors
         needed = refused_bytes(str(problem))
         if target is not None and needed is not None:
-            return Account(_bytes_of(arguments), needed, time.monotonic() - begin)
+            return Account(_bytes_of(arguments), needed, time.monotonic() - start_time)
         if target is not None and any(missing in str(problem) for missing in _MISSING):
             raise UserError(
-                f"--target={target.name} is compiled with NVIDIA's cuDNN and nvcc, and one of them "
+                f"--target={target.name} needs NVIDIA's cuDNN and nvcc to compile, and one of them "
                 "is not installed; run pip install -e '.[plan-cuda]'."
             ) from problem
         raise
-    seconds = time.monotonic() - begin
+    seconds = time.monotonic() - start_time
     memory: Any = compiled.memory_analysis()
     peak = peak_bytes(memory)
     if target is None:
         return Account(memory.argument_size_in_bytes, peak, seconds)
     program = parse(compiled.as_text())
     read = traffic(program)
-    # XLA's own account, which CUDA lacks, has what moves between a TPU's memory and the chip twice,
-    # what moves on the chip too, and of loops the first round only.
+    # XLA's own analysis, which CUDA lacks, counts transfers between a TPU's memory and the chip
+    # twice, includes transfers on the chip, and counts loops once.
     stated = (compiled.cost_analysis() or {}).get("bytes accessed")
     return Account(
         memory.argument_size_in_bytes,
@@ -106,11 +107,11 @@ def account(jitted: Any, arguments: tuple[Any, ...], mesh: Mesh, target: Target 
 
 
 @contextlib.contextmanager
-def _kept_on_disk(kept: bool) -> Iterator[None]:
-    """Lets JAX's cache keep programs if `kept`: it cannot read those for targets back."""
+def _disk_cache(enabled: bool) -> Iterator[None]:
+    """Disables JAX's disk cache unless `enabled`: it cannot load programs for targets."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[name]
-    jax.config.update(name, before if kept else math.inf)
+    jax.config.update(name, before if enabled else math.inf)
     try:
         yield
     finally:
@@ -118,10 +119,10 @@ def _kept_on_disk(kept: bool) -> Iterator[None]:
 
 
 def peak_bytes(memory: Any) -> int:
-    """Bytes of arguments, results and temporary buffers, less what shares memory.
+    """Bytes of arguments, results and temporary buffers, less shared memory.
 
     Args:
-      memory: what `jax.stages.Compiled.memory_analysis()` returned.
+      memory: of `jax.stages.Compiled.memory_analysis()`.
     """
     return (
         memory.argument_size_in_bytes
@@ -132,12 +133,12 @@ def peak_bytes(memory: Any) -> int:
 
 
 def placed(shape: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-    """A shape with the place where the array of it is to lie."""
+    """A shape with the sharding of its array."""
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 
 def refused_bytes(message: str) -> int | None:
-    """The memory that a program needs, as a refusing compiler states it; None of other errors."""
+    """The memory that a refused program needs, by the compiler's message; None for other errors."""
     found = [match for pattern in _NEEDED if (match := re.search(pattern, message))]
     if "RESOURCE_EXHAUSTED" not in message or not found:
         return None

@@ -28,37 +28,38 @@ def fitted(
 ) -> tuple[ml_collections.ConfigDict, str]:
     """`config` with the cheapest setting whose step keeps within `config.memory_budget_gib`.
 
-    The update is the same with each of them, so that a run may go on with another one. Compiles
-    until one fits; nothing at all where the budget is 0.
+    All settings compute the same update, so a run can be resumed with another one. Settings are
+    compiled until one fits; with a budget of 0 `config` is unchanged.
 
     Args:
-      config: with the sizes of its networks, as `adopt.adopted` gives it.
-      cached: the kinds of caches that were prepared for this run. They are all taken where they can
-        be, beside those that `config.data.cache` asks for: reading is cheaper than computing.
+      config: with the sizes of its networks, as `adopt.adopted` returns it.
+      cached: the kinds of caches that were prepared for this run. All usable ones are added to
+        those of `config.data.cache`, because reading is cheaper than computing.
 
     Returns:
-      The configuration, and what to say of it; as it is and "" where the budget is 0.
+      The configuration, and a notice or "".
 
     Raises:
-      UserError: nothing fits.
+      UserError: no setting fits.
     """
     budget = config.memory_budget_gib
     if not budget:
         return config, ""
-    taken = {
+    used = {
         *cached_kinds(config.data.cache, "config.data.cache"),
         *(kind for kind in cacheable(config) if kind in cached),
     }
-    cache = ",".join(kind for kind in KINDS if kind in taken)
+    cache = ",".join(kind for kind in KINDS if kind in used)
     plans = search(config, settings(config, (cache,)), budget * GIB)
     chosen = cheapest(plans, budget)
     if chosen is None:
         least = min(plans, key=lambda plan: plan.peak_bytes)
         raise UserError(
-            f"config.memory_budget_gib is {budget:g} and a step needs {least.peak_bytes / GIB:.2f} "
-            f"GiB at least, {least.state_bytes / GIB:.2f} of them for parameters, average, "
-            f"optimiser and batch ({flags_of(least.setting)}): prepare caches, choose a smaller "
-            'config.train.batch_size or config.train.optimizer="adafactor", or train less.'
+            f"config.memory_budget_gib is {budget:g} and a step needs at least "
+            f"{least.peak_bytes / GIB:.2f} GiB, {least.state_bytes / GIB:.2f} of them for "
+            f"parameters, average, optimiser and batch ({flags_of(least.setting)}): prepare "
+            "caches, choose a smaller config.train.batch_size or "
+            'config.train.optimizer="adafactor", or train fewer parameters.'
         )
     return configured(config, chosen.setting), (
         f"{flags_of(chosen.setting)}: a step needs {chosen.peak_bytes / GIB:.2f} GiB of the "
@@ -73,10 +74,10 @@ def within_budget(
     tokenizer: Tokenizer,
     prepared: Callable[[Mapping[str, str]], Sequence[str]],
 ) -> tuple[ml_collections.ConfigDict, str]:
-    """`config` with what keeps a step within its memory budget, if it has one; and what that is.
+    """`config` with a setting that keeps a step within its memory budget, if any; and a notice.
 
     Raises:
-      UserError: nothing does.
+      UserError: no setting fits.
     """
     if not config.memory_budget_gib:
         return config, ""

@@ -1,7 +1,7 @@
 """Parses XLA's text of a compiled program: collectives and attention kernels.
 
-The text is `jax.stages.Compiled.as_text()`: computations of instructions, one a line. Loops count
-as often as they run where their text says how often that is, else once.
+The text is `jax.stages.Compiled.as_text()`: computations of instructions, one per line. Loops count
+once per iteration if the text states their number, else once.
 """
 
 import math
@@ -16,7 +16,7 @@ _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAME = re.compile(r"\s+(ROOT )?%?([\w.-]+) = ")
 _OPCODE = re.compile(r" ([\w-]+)\(")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
-# Of a TPU's layout: the axes from the fastest on, and the tile whose multiples arrays fill.
+# A TPU's layout: the axes, fastest first, and the tile to whose multiples arrays are padded.
 _TILED = re.compile(r"([\d,]*):T\(([\d,]+)\)")
 _CALLED = re.compile(r"(body|condition|calls|to_apply|\w+_computations?)=\{?((?:%[\w.-]+(?:, )?)+)")
 
@@ -33,18 +33,18 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Computations by name, and the name of the one that is run."""
+    """Computations by name, and the name of the entry."""
 
     computations: dict[str, list[Instruction]]
     entry: str
 
 
 class Collective(NamedTuple):
-    """Collective operations of one kind that a device takes part in.
+    """The collective operations of one kind on one device.
 
     Attributes:
-      times: how often it does.
-      moved_bytes: of whole arrays on one device: what is gathered, summed or passed on.
+      times: number of executions.
+      moved_bytes: of the whole arrays that are gathered, summed or passed on.
     """
 
     times: int
@@ -85,7 +85,7 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def _closing(line: str, start: int) -> int:
-    """Where the bracket that opens at `start` is closed."""
+    """The position of the bracket that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(line, start):
         depth += 1 if match[0] == "(" else -1
@@ -95,7 +95,7 @@ def _closing(line: str, start: int) -> int:
 
 
 def array_bytes(kind: str) -> int:
-    """Of the arrays in a type, such as `(f32[2,3]{1,0}, pred[])`."""
+    """Bytes of the arrays in a type, such as `(f32[2,3]{1,0}, pred[])`."""
     return sum(
         _bytes(dtype, [int(n) for n in shape.split(",") if n])
         for dtype, shape, _ in _ARRAY.findall(kind)
@@ -103,9 +103,9 @@ def array_bytes(kind: str) -> int:
 
 
 def memory_bytes(kind: str) -> int:
-    """What the arrays in a type take of the device's memory.
+    """Bytes of the arrays in a type in the device's memory.
 
-    On a TPU whole tiles, and nothing for arrays on the chip (memory space 1).
+    On a TPU arrays have whole tiles, and those on the chip (memory space 1) do not count.
     """
     total = 0
     for dtype, shape, layout in _ARRAY.findall(kind):
@@ -134,7 +134,7 @@ def called(instruction: Instruction) -> dict[str, list[str]]:
 
 
 def trip_count(program: Program, loop: Instruction) -> int:
-    """How often a `while` runs: as XLA states it, else what its condition compares with; or 1."""
+    """Iterations of a `while`: stated by XLA, else the bound in its condition, else 1."""
     if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(stated[1])
     (condition,) = called(loop)["condition"]
@@ -145,7 +145,7 @@ def trip_count(program: Program, loop: Instruction) -> int:
 
 
 def executions(program: Program) -> Iterator[tuple[str, int, bool]]:
-    """(computation, how often it runs, whether it is the inside of a fusion), the entry first."""
+    """(computation, number of executions, whether it is inside a fusion), the entry first."""
     waiting = [(program.entry, 1, False)]
     while waiting:
         name, times, fused = waiting.pop()
@@ -164,7 +164,7 @@ def executions(program: Program) -> Iterator[tuple[str, int, bool]]:
 def collectives(program: Program) -> dict[str, Collective]:
     """The collective operations that one device runs, by kind."""
     found: dict[str, Collective] = {}
-    parts: set[str] = set()  # a TPU may spread one over several fusions, under the same channel
+    seen: set[str] = set()  # a TPU may split one over several fusions with the same channel
     for name, times, fused in executions(program):
         lines = program.computations.get(name, [])
         kinds = {line.name: line.kind for line in lines}
@@ -174,15 +174,15 @@ def collectives(program: Program) -> dict[str, Collective]:
                 continue
             channel = re.search(r"channel_id=\d+", line.attributes)
             if fused and channel:
-                if f"{kind} {channel[0]}" in parts:
+                if f"{kind} {channel[0]}" in seen:
                     continue
-                parts.add(f"{kind} {channel[0]}")
+                seen.add(f"{kind} {channel[0]}")
             if name.startswith("all-reduce-scatter"):  # a TPU's fusion of sum and slice
                 kind = "reduce-scatter"
             read = sum(array_bytes(kinds.get(operand, "")) for operand in line.operands)
             written = array_bytes(line.kind)
             if line.opcode.endswith("-start") and line.kind.startswith("("):
-                written -= read  # its tuple begins with the operands
+                written -= read  # its tuple starts with the operands
             before = found.get(kind, Collective(0, 0))
             found[kind] = Collective(
                 before.times + times, before.moved_bytes + times * max(read, written)
@@ -191,7 +191,7 @@ def collectives(program: Program) -> dict[str, Collective]:
 
 
 def attention_kernels(program: Program) -> dict[str, int]:
-    """Calls of attention kernels by name: cuDNN's, and those written in Pallas."""
+    """Calls of cuDNN's and Pallas' attention kernels by name."""
     found: Counter[str] = Counter()
     for name, times, _ in executions(program):
         for line in program.computations.get(name, []):

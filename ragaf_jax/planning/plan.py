@@ -1,4 +1,4 @@
-"""Memory and FLOPs of a configuration from shapes alone; nothing is allocated.
+"""Memory and FLOPs of a configuration from shapes alone, without allocation.
 
 Bytes are those of one device of `config.mesh`.
 """
@@ -41,7 +41,7 @@ GIB = 2**30
 
 
 class Setting(NamedTuple):
-    """What may be changed to fit: `config.model.remat`, `train.accumulation`, `data.cache`."""
+    """Fields that the search may change: `model.remat`, `train.accumulation`, `data.cache`."""
 
     remat: str
     accumulation: int
@@ -49,19 +49,19 @@ class Setting(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What one setting needs.
+    """The needs of one setting.
 
     Attributes:
       setting: the fields that were tried.
       trainable, frozen: numbers of parameters.
-      flops: of the products in a step, by examples that are denoised.
-      state_bytes: what is held between steps: parameters, average, optimiser, and the batch.
-      peak_bytes: the compiler's account of a step on one device: arguments, results and temporary
-        buffers, less what shares memory. It is exact for the backend that compiled it; another's
-        kernels need other buffers. On the CPU attention runs in tiles and keeps no scores, as
-        cuDNN's does, but XLA computes much of bfloat16 in float32 there.
-      device_bytes: what a process may use of the device, or None.
-      seconds: how long compiling took.
+      flops: of the products in a step, per denoised example.
+      state_bytes: between steps: parameters, average, optimiser, and the batch.
+      peak_bytes: of a step on one device: arguments, results and temporary buffers, less shared
+        memory. It is exact only for the backend that compiled it; other kernels need other
+        buffers. On the CPU attention is tiled and stores no scores, as cuDNN's, but XLA computes
+        much of bfloat16 in float32.
+      device_bytes: the memory that a process may use, or None.
+      seconds: duration of compilation.
       moved_bytes, collectives, attention, analysed_bytes: of a step compiled for a target; see
         `compiled.Account`.
     """
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
 
 
 def flags_of(setting: Setting) -> str:
-    """The flags that choose a setting, all but their dashes."""
+    """The flags of a setting, without their dashes."""
     return (
         f"config.model.remat={setting.remat} config.train.accumulation={setting.accumulation} "
         f"config.data.cache={setting.cache}"
@@ -103,14 +103,14 @@ def configured(config: ml_collections.ConfigDict, setting: Setting) -> ml_collec
 def step_and_shapes(
     config: ml_collections.ConfigDict, cut: bool = False
 ) -> tuple[Any, tuple[Any, Any, Any]]:
-    """The step that training runs, and the shapes of its key, state and batch.
+    """The training step, and the shapes of its key, state and batch.
 
     Args:
       config: of the run.
       cut: as of `optimizer`.
     """
     model, tx = build_model(config), optimizer(config.train, cut)
-    objective = objective_of(config, Tokenizer.train([""]))  # of a vocabulary, sizes alone count
+    objective = objective_of(config, Tokenizer.train([""]))  # only its sizes matter
     batch = batch_shapes(config, model)
     if batch.text.states is not None:
         empty = np.zeros((1, *batch.text.states.shape[1:]), np.float32)
@@ -123,7 +123,7 @@ def step_and_shapes(
 
 
 def flops_of(config: ml_collections.ConfigDict) -> float:
-    """FLOPs of a step by examples that are denoised; the step is traced, not compiled."""
+    """FLOPs of a step per denoised example; the step is traced, not compiled."""
     step, shapes = step_and_shapes(config)
     return matmul_flops(step, *shapes) / config.train.batch_size
 
@@ -134,13 +134,13 @@ def compiled_plan(
     flops: float | None = None,
     target: Target | None = None,
 ) -> Plan:
-    """What `setting` needs; compiles, which takes minutes for Stable Diffusion on two CPU cores.
+    """Compiles a step with `setting`: minutes for Stable Diffusion on two CPU cores.
 
     Args:
       config: with the sizes of its networks.
-      setting: what is changed of it.
-      flops: where they are known.
-      target: what to compile for; None: this machine's devices.
+      setting: the fields to change.
+      flops: if known.
+      target: None: this machine's devices.
     """
     config = configured(config, setting)
     mesh = make_mesh(config, None if target is None else target.devices)
@@ -173,18 +173,18 @@ def compiled_plan(
 
 
 def device_bytes() -> int | None:
-    """Memory that this process may use of the first device; None where it does not say."""
+    """The memory of the first device that this process may use; None if unknown."""
     statistics = jax.local_devices()[0].memory_stats()
     return statistics.get("bytes_limit") if statistics else None
 
 
 def own_setting(config: ml_collections.ConfigDict) -> Setting:
-    """What `config` itself says."""
+    """The setting of `config`."""
     return Setting(config.model.remat, config.train.accumulation, config.data.cache)
 
 
 def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-    """The kinds of caches that a run can take anything from: of networks that are not trained."""
+    """The kinds of caches that a run can use: those of untrained networks."""
     model = build_model(config)
     kinds: tuple[str, ...] = KINDS if isinstance(model.autoencoder, KlAutoencoder) else ("text",)
     params = model.shapes()
@@ -197,13 +197,12 @@ def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 def settings(
     config: ml_collections.ConfigDict, caches: Sequence[str], target: Target | None = None
 ) -> list[Setting]:
-    """All that make the same update, with one of these `config.data.cache`."""
-    # The examples that only RAGAF reads are parted as often as those that are denoised, and every
-    # device has its share of each part.
+    """All settings with the same update and one of these `config.data.cache`."""
+    # The numbers of microbatches that divide both kinds of examples on every device.
     devices = make_mesh(config, None if target is None else target.devices).size
     sizes = [config.train[name] // devices for name in ("batch_size", "read_examples")]
-    parts = [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
-    return [Setting(*each) for each in itertools.product(REMAT, parts, caches)]
+    counts = [n for n in range(1, sizes[0] + 1) if not any(size % n for size in sizes)]
+    return [Setting(*each) for each in itertools.product(REMAT, counts, caches)]
 
 
 def search(
@@ -215,23 +214,23 @@ def search(
 ) -> list[Plan]:
     """Compiles one setting after the other until a step keeps within `budget` bytes.
 
-    They are tried from the fewest FLOPs on, of equal ones with the fewest parts first, of those
-    `config`'s own. Where not even the state fits, none can, and the search ends at once.
+    They are ordered by FLOPs, then by the number of microbatches, then `config`'s own first. If the
+    state alone exceeds the budget, the search ends at once.
 
     Args:
       config: with the sizes of its networks.
       candidates: the settings.
       budget: of one device.
-      known: plans that need not be made again.
+      known: existing plans.
       target: as in `compiled_plan`.
 
     Returns:
-      `known`, then the plans that were made.
+      `known`, then the new plans.
     """
     found = {plan.setting: plan for plan in known}
     own, flops = own_setting(config), dict[Setting, float]()
     for setting in candidates:
-        alike = setting._replace(accumulation=1)  # parts change nothing of the products
+        alike = setting._replace(accumulation=1)  # accumulation does not change the products
         flops[setting] = flops.get(alike) or flops_of(configured(config, alike))
     ordered = sorted(candidates, key=lambda x: (flops[x], x.accumulation, x != own))
     bar = tqdm(ordered, desc="compile", unit=" setting", leave=False, file=sys.stderr)
@@ -249,19 +248,19 @@ def plan(
     budget_gib: float | None = None,
     target: Target | None = None,
 ) -> list[Plan]:
-    """What `config` needs and, where there is a budget, the settings tried to keep within it.
+    """The plan of `config` and, with a budget, those of other settings that were tried.
 
     Args:
-      config: with the sizes of its networks, as `with_known_sizes` gives it.
-      budget_gib: memory of a device; None: what the device says, else there is no search. A
-        target's own memory is searched only where `config` as it is does not fit.
+      config: with the sizes of its networks, as `with_known_sizes` returns it.
+      budget_gib: memory of a device; None: the device's own, or no search if that is unknown. For
+        a target's own memory, the search starts only if `config` itself does not fit.
       target: as in `compiled_plan`.
 
     Returns:
-      The plan of `config` as it is, then those of the other settings that were tried; see `search`.
+      The plan of `config` itself, then those of `search`.
 
     Raises:
-      UserError: what `build_model` and `objective_of` refuse, or a budget of 0 or less.
+      UserError: as `build_model` and `objective_of`, or a budget of 0 or less.
     """
     if budget_gib is not None and not budget_gib > 0:
         raise UserError(f"The memory budget is {budget_gib} GiB; give more than 0.")
@@ -276,14 +275,14 @@ def plan(
 
 
 def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | None:
-    """Of the plans that keep within the budget, that of the fewest FLOPs; None if none does."""
+    """The plan with the fewest FLOPs within the budget; None if none fits."""
     budget = budget_bytes(plans, budget_gib)
     fitting = [x for x in plans if budget is not None and x.peak_bytes <= budget]
     return min(fitting, key=lambda x: (x.flops, x.setting.accumulation), default=None)
 
 
 def budget_bytes(plans: Sequence[Plan], budget_gib: float | None) -> float | None:
-    """What a device may hold: the budget, else what the first one says that it has."""
+    """The budget in bytes, else the memory of the device; None if unknown."""
     if budget_gib is not None:
         return budget_gib * GIB
     return None if (known := plans[0].device_bytes) is None else float(known)

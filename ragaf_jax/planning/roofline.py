@@ -10,8 +10,8 @@ class Bound(NamedTuple):
     """The least time of a program; real programs take longer.
 
     Attributes:
-      arithmetic: seconds that the products take at peak FLOP/s; None where the peak is unknown.
-      memory: seconds that the bytes take at the memory's bandwidth.
+      arithmetic: seconds of the products at peak FLOP/s; None if the peak is unknown.
+      memory: seconds of the transfers at the memory's bandwidth.
     """
 
     arithmetic: float | None
@@ -24,19 +24,19 @@ class Bound(NamedTuple):
 
     @property
     def by(self) -> str:
-        """Which of the two it is."""
+        """The name of the longer one."""
         if self.arithmetic is None:
             return "memory (peak FLOP/s unknown)"
         return "arithmetic" if self.arithmetic > self.memory else "memory"
 
 
 def bound(flops: float, moved_bytes: float | None, target: Target, dtype: str) -> Bound | None:
-    """The bound of a program on one device of `target`; None where it was refused.
+    """The bound of a program on one device of `target`; None if the compiler refused it.
 
     Args:
       flops: of one device.
-      moved_bytes: likewise; None of a program that the compiler refused.
-      target: has its bandwidth.
+      moved_bytes: likewise; None for a refused program.
+      target: of the program.
       dtype: of the products.
     """
     if moved_bytes is None:

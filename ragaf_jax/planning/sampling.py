@@ -1,7 +1,7 @@
-"""Plans of sampling on devices that are not in the machine, part by part.
+"""Plans of sampling on devices that are not in this machine.
 
-The parts are the functions of `sampling.stage_sampler`: `begin` (text, regions, noise), `advance`
-(one denoising step, with guidance), `decode`, and in Stage 2 with RAGAF `trace`.
+Each part is a function of `sampling.stage_sampler`: `begin` (text, regions, noise), `advance` (one
+denoising step, with guidance), `decode`, and in Stage 2 with RAGAF `trace`.
 """
 
 import math
@@ -38,7 +38,7 @@ from ragaf_jax.training.adopt import with_fields
 
 
 class PartPlan(NamedTuple):
-    """What one part needs.
+    """The needs of one part.
 
     Attributes:
       name: "begin", "advance", "decode" or "trace".
@@ -58,11 +58,11 @@ def part_plans(
 
     Args:
       config: with the sizes of its networks.
-      target: all of its devices share the images.
-      per_device: images of each.
+      target: its devices share the images.
+      per_device: images per device.
     """
     model = build_model(config)
-    # Of a vocabulary, sizes alone count.
+    # Only the sizes of a vocabulary matter.
     sampler = make_stage_sampler(model, sampling_config_of(config, Tokenizer.train([""])))
     mesh = Mesh(np.array(target.devices)[:, None], AXES, axis_types=(AxisType.Auto,) * 2)
     count = per_device * len(target.devices)
@@ -95,17 +95,17 @@ def part_plans(
             name, matmul_flops(part, *arguments), account(jitted, arguments, mesh, target)
         )
 
-    begun = compiled("begin", sampler.begin, params, batch, keys, scales, grid, None, text)
-    denoising = begun.account.results
-    if denoising is None:  # refused: nothing fits behind it
-        return [begun]
+    first = compiled("begin", sampler.begin, params, batch, keys, scales, grid, None, text)
+    denoising = first.account.results
+    if denoising is None:  # refused: the next parts need more memory
+        return [first]
     until = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole, weak_type=True)
     x = denoising.state.x
     state = denoising.state._replace(x0=jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding))
     denoising = denoising._replace(state=state)
     step = params, denoising, keys, scales, grid, until, state
     plans = [
-        begun,
+        first,
         compiled("advance", sampler.advance, *step),
         compiled("decode", sampler.decode, params, x),
     ]
@@ -115,7 +115,7 @@ def part_plans(
 
 
 def _requests(config: ml_collections.ConfigDict, model: Model, count: int) -> Batch:
-    """The shapes of a batch of requests: nothing of it is cached."""
+    """The shapes of a batch of requests, without caches."""
     changes = {"train.batch_size": count, "train.read_examples": 0, "data.cache": ""}
     return batch_shapes(with_fields(config, changes), model)
 
@@ -142,7 +142,7 @@ def sampling_table(
     per_device: int,
     budget_gib: float | None = None,
 ) -> str:
-    """A row for each part of each target, and the least time of its images."""
+    """A table with a row per part of each target, and the least time for its images."""
     header = "target,part,arguments GiB,peak GiB,may use GiB,fits,TFLOP,GB moved,least ms,bound by"
     rows = [[*header.split(","), "compiled in s"]]
     details, steps = [], config.sample.steps
@@ -181,10 +181,10 @@ def sampling_table(
                 f"{images / seconds:.4g} images/s"
             )
     head = (
-        f"Sampling of Stage {config.stage}, {per_device} images a device, compiled for devices "
-        "that are not here. Memory, TFLOP and bytes are those of one device; advance is one step."
+        f"Sampling of Stage {config.stage}, {per_device} images per device, compiled for other "
+        "devices. Memory, TFLOP and bytes are those of one device; advance is one step."
     )
     notes = [BOUND_NOTE, *memory_notes(targets)]
     if config.sample.sampler == "heun":
-        notes.append("Heun evaluates the networks twice a step; advance counts one evaluation.")
+        notes.append("Heun evaluates the networks twice per step; advance counts one evaluation.")
     return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])

@@ -1,4 +1,4 @@
-"""Shapes of networks and batches that a plan does not have."""
+"""Shapes of networks and batches for plans, which have neither."""
 
 import dataclasses
 from pathlib import Path
@@ -21,10 +21,10 @@ from ragaf_jax.weights.pretrained import open_pretrained
 
 
 def with_known_sizes(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, str]:
-    """`config` with the networks' sizes of the weights it begins from, and what to say about that.
+    """`config` with the networks' sizes of `config.init.checkpoint`, and a notice.
 
-    They are read from a checkpoint that is on this machine; nothing is downloaded for a plan, and a
-    hub id is taken for Stable Diffusion 1.5. Without `config.init.checkpoint`, `config` as it is.
+    Only a local checkpoint is read: a plan downloads nothing and assumes that a hub id is Stable
+    Diffusion 1.5. Without a checkpoint `config` is unchanged.
     """
     where = config.init.checkpoint
     if not where:
@@ -66,7 +66,7 @@ def stable_diffusion_15() -> dict[str, Any]:
 
 
 def batch_shapes(config: ml_collections.ConfigDict, model: Model) -> Batch:
-    """The shapes of a step's batch; what `config.data.cache` names comes instead of pictures."""
+    """The shapes of a step's batch; caches of `config.data.cache` replace images and text."""
     examples = config.train.batch_size + config.train.read_examples
     kinds = cached_kinds(config.data.cache, "config.data.cache")
     side, regions, edges = model.image_size, model.max_regions, model.max_edges

@@ -10,7 +10,7 @@ from ragaf_jax.planning.shapes import with_known_sizes
 
 
 def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: bool = False) -> str:
-    """The plans in lines, with what is to be set to keep within the budget, as text or Markdown."""
+    """The plans as a table in text or Markdown, with the flags that keep within the budget."""
     budget, chosen = budget_bytes(plans, budget_gib), cheapest(plans, budget_gib)
     rows = [["remat", "accumulation", "cache", "TFLOPs/image", "state GiB", "peak GiB", "fits"]]
     for each in plans:
@@ -28,24 +28,24 @@ def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: b
         )
     lines = aligned(rows, markdown=markdown)
     device = plans[0].device_bytes
-    said = "does not say how much it has" if device is None else f"has {device / GIB:.2f} GiB"
+    memory = "an unknown memory" if device is None else f"{device / GIB:.2f} GiB"
     head = (
-        f"{plans[0].trainable / 1e6:.2f} M parameters to be trained, "
+        f"{plans[0].trainable / 1e6:.2f} M trainable parameters, "
         f"{plans[0].frozen / 1e6:.2f} M frozen; peak memory as compiled for "
-        f"{jax.default_backend()}, whose device {said}."
+        f"{jax.default_backend()}, whose device has {memory}."
     )
     if budget is None:
-        end = "No budget was given, so nothing else was tried."
+        end = "No budget was given, so no other setting was tried."
     elif chosen is None:
-        end = f"Nothing fits {budget / GIB:.2f} GiB: train less, or choose a smaller batch."
+        end = f"No setting fits {budget / GIB:.2f} GiB: train fewer parameters or a smaller batch."
     else:
         flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
-        end = f"The cheapest that fits {budget / GIB:.2f} GiB: {flags}"
+        end = f"The cheapest setting that fits {budget / GIB:.2f} GiB: {flags}"
     return "\n".join([head, "", *lines, "", end])
 
 
 def aligned(rows: list[list[str]], *, markdown: bool = False) -> list[str]:
-    """Rows of cells, the first of them the header, as lines of text or Markdown."""
+    """A table of cells, header first, as lines of text or Markdown."""
     if markdown:
         ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
         return [f"| {' | '.join(row)} |" for row in ruled]
@@ -57,7 +57,7 @@ def aligned(rows: list[list[str]], *, markdown: bool = False) -> list[str]:
 def print_plan(
     config: ml_collections.ConfigDict, budget_gib: float | None = None, *, markdown: bool = False
 ) -> None:
-    """`--mode=plan`: makes the plans of `config` and prints their table."""
+    """`--mode=plan`: prints the table of the plans of `config`."""
     config, notice = with_known_sizes(config)
     if notice:
         print(notice)

@@ -1,4 +1,4 @@
-"""Plans for devices that are not in the machine, as a table with the program's contents."""
+"""Plans for devices that are not in this machine, as a table with the program's contents."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,17 +15,17 @@ from ragaf_jax.runtime.sharding import make_mesh
 from ragaf_jax.runtime.targets import Target, open_target
 
 BOUND_NOTE = (
-    "least ms: the time that the devices' peak arithmetic and memory bandwidth allow, and which of "
-    "them binds. Links between devices are not counted. images/s is the rate at that time."
+    "least ms: the least time at the devices' peak FLOP/s and memory bandwidth; bound by: the "
+    "slower of both. Links between devices are not counted. images/s is the rate at that time."
 )
 GPU_NOTE = (
-    "On a GPU, XLA chooses algorithms of products and convolutions by timing them. That takes the "
-    "device: these programs have its first choices, so that peak and bytes may differ a little."
+    "XLA chooses a GPU's algorithms for products and convolutions by timing them on the device: "
+    "these programs have its first choices, so peak and bytes may differ slightly."
 )
 
 
 def open_targets(names: Sequence[str], config: ml_collections.ConfigDict) -> list[Target]:
-    """The targets, each checked to share out `config`'s batch, before anything is compiled.
+    """The targets, after a check that each can share `config`'s batch.
 
     Raises:
       UserError: as `open_target` and `make_mesh`.
@@ -57,12 +57,12 @@ def target_table(
     plans: Sequence[Sequence[Plan]],
     budget_gib: float | None = None,
 ) -> str:
-    """A row for each target, with the setting that fits if there is one, and what to know of it.
+    """A table with a row per target, for a setting that fits if any, and details.
 
     Args:
       config: with the sizes of its networks.
-      targets: what was compiled for.
-      plans: of each, as `plan` gives them.
+      targets: of the plans.
+      plans: of each target, as `plan` returns them.
       budget_gib: memory of a device; None: what a process may use there.
     """
     header = "target,remat,accumulation,cache,state GiB,peak GiB,may use GiB,fits,TFLOP,GB moved"
@@ -97,30 +97,30 @@ def target_table(
             details += [f"  {line}" for line in contents(shown.collectives, shown.attention)]
         if shown.analysed_bytes is not None:
             moved = f"{shown.analysed_bytes / 1e9:.4g} GB"
-            details.append(f"  bytes by XLA's own analysis, those on the chip too: {moved}")
+            details.append(f"  bytes by XLA's own analysis, including on-chip memory: {moved}")
         if chosen is None:
-            details.append("  Nothing fits: train less, or choose a smaller batch.")
+            details.append("  No setting fits: train fewer parameters or a smaller batch.")
         elif chosen.setting != own_setting(config):
             flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
             details.append(f"  The cheapest of {len(tried)} settings that fits: {flags}")
     head = (
-        f"{plans[0][0].trainable / 1e6:.2f} M parameters to be trained, "
+        f"{plans[0][0].trainable / 1e6:.2f} M trainable parameters, "
         f"{plans[0][0].frozen / 1e6:.2f} M frozen; a step of {config.train.batch_size} images, "
-        "compiled for devices that are not here. Memory, TFLOP and bytes are those of one device."
+        "compiled for other devices. Memory, TFLOP and bytes are those of one device."
     )
     notes = [BOUND_NOTE, *memory_notes(targets)]
     return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])
 
 
 def bound_cells(moved: float | None, least: Bound | None) -> list[str]:
-    """Bytes moved, least time and what binds; dashes of a program that the compiler refused."""
+    """Bytes moved, least time and its bound; dashes for a program that the compiler refused."""
     if moved is None or least is None:
         return ["–"] * 3
     return [f"{moved / 1e9:.4g}", f"{1e3 * least.seconds:.4g}", least.by]
 
 
 def contents(collectives: Mapping[str, Collective], attention: Mapping[str, int]) -> list[str]:
-    """What is in a program: its collectives with their bytes, and its attention kernels."""
+    """A program's collectives with their bytes, and its attention kernels, as lines."""
     lines = [
         f"{each.times} {kind}, {each.moved_bytes / 1e9:.4g} GB"
         for kind, each in collectives.items()
@@ -128,21 +128,21 @@ def contents(collectives: Mapping[str, Collective], attention: Mapping[str, int]
     kernels = [f"{count} {name}" for name, count in attention.items()]
     return [
         f"collectives: {'; '.join(sorted(lines)) or 'none'}",
-        f"attention: {', '.join(sorted(kernels)) or 'no kernels'}; all else by XLA, in tiles",
+        f"attention: {', '.join(sorted(kernels)) or 'no kernels'}; the rest by XLA, in tiles",
     ]
 
 
 def memory_notes(targets: Sequence[Target]) -> list[str]:
-    """What "may use" is on these targets, and what is not compiled."""
+    """Notes on "may use" and on algorithms for these targets."""
     notes = []
     if any(target.platform == "cuda" for target in targets):
         notes.append(
             f"may use: {share():.0%} of a GPU's memory, as main.py and ragaf_jax.sample set it; "
-            "XLA_CLIENT_MEM_FRACTION=0.95 before a command, the plan's too, gives it more."
+            "XLA_CLIENT_MEM_FRACTION=0.95 raises it for any command, including a plan."
         )
         notes.append(GPU_NOTE)
     if any(target.platform == "tpu" for target in targets):
-        notes.append("may use: a TPU chip's memory less what its runtime keeps, by libtpu.")
+        notes.append("may use: a TPU chip's memory less its runtime's share, by libtpu.")
     return notes
 
 

@@ -13,21 +13,21 @@ from ragaf_jax.planning.hlo import (
     memory_bytes,
 )
 
-# Instructions that name arrays and move none.
+# Instructions that move no bytes.
 _FREE = {
     *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "after-all"),
     *("while", "call", "conditional", "partition-id", "replica-id", "opt-barrier"),
 }
-_SLICES = ("dynamic-slice", "slice", "gather")  # of their operand they read what they return
+_SLICES = ("dynamic-slice", "slice", "gather")  # these read only what they return
 
 
 class Traffic(NamedTuple):
-    """What instructions read and write in a device's memory.
+    """Reads and writes in a device's memory.
 
     Attributes:
-      moved_bytes: operands and results; of arrays that are only sliced or updated, that part. What
-        a TPU keeps on the chip is not counted, and whole tiles are.
-      instructions: how many there are in the text, loops counted once.
+      moved_bytes: operands and results; only the slices of arrays that are sliced or updated. On a
+        TPU whole tiles, without arrays on the chip.
+      instructions: their number in the text, loops counted once.
     """
 
     moved_bytes: int
@@ -35,7 +35,7 @@ class Traffic(NamedTuple):
 
 
 def traffic(program: Program) -> Traffic:
-    """Of all that runs; what is inside of fusions stays in registers and moves nothing."""
+    """The traffic of a program; values inside fusions stay in registers and move no bytes."""
     moved = count = 0
     for name, times, fused in executions(program):
         if fused:
@@ -56,7 +56,7 @@ def _moved(program: Program, line: Instruction, kinds: dict[str, str]) -> int:
     if line.opcode == "slice-start":  # its tuple: the operands, the slice, a counter
         whole = sum(array_bytes(kinds.get(name, "")) for name in line.operands)
         return array_bytes(line.kind) - whole if any(operands) else 0
-    if line.opcode.endswith("-start"):  # its result is written by the -done
+    if line.opcode.endswith("-start"):  # the -done writes its result
         return 0 if line.opcode == "async-start" else sum(operands)
     if line.opcode.endswith(("-done", "-update")):
         return 0 if line.opcode.startswith("async") else result
@@ -67,9 +67,9 @@ def _moved(program: Program, line: Instruction, kinds: dict[str, str]) -> int:
     if line.opcode == "custom-call":
         if '"AllocateBuffer"' in line.attributes or '"ConcatBitcast"' in line.attributes:
             return 0
-        # Bytes among the results are room to work in.
+        # Results of bytes are a workspace.
         result = memory_bytes(re.sub(r"\b[su]8\[[\d,]*\]", "", line.kind))
-        # A kernel of Pallas may read a block several times, and states how much it reads.
+        # A Pallas kernel may read a block several times, and states its total.
         stated = re.search(r'"bytes_accessed":"(\d+)"', line.attributes)
         if stated and any(operands):
             return max(int(stated[1]), sum(operands) + result)
@@ -82,8 +82,7 @@ def _moved(program: Program, line: Instruction, kinds: dict[str, str]) -> int:
 def _fusion(program: Program, name: str) -> tuple[dict[int, int], int]:
     """(bytes that a fusion reads of each parameter, bytes that it writes).
 
-    Of parameters that it only slices it reads the slices; those that it only updates are changed in
-    place.
+    Parameters that are only sliced count by their slices; those only updated change in place.
     """
     inside = program.computations.get(name, [])
     lines = {line.name: line for line in inside}

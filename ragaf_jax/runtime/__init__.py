@@ -1,1 +1,1 @@
-"""Devices, meshes, processes and memory of a command, and devices it only compiles for."""
+"""Devices, meshes, processes and memory of a command, and targets of compilation."""

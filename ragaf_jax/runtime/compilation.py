@@ -6,11 +6,11 @@ import ml_collections
 
 from ragaf_jax.runtime.devices import traced_device
 
-# On a TPU v5e XLA copies operands to the chip's VMEM before they are used, the optimiser's too, and
-# some of them for nothing. Without that a step of Stable Diffusion moves less and needs less memory
+# On a TPU v5e XLA prefetches operands to VMEM, including the optimiser's, and some are never used.
+# Without prefetches a step of Stable Diffusion moves fewer bytes and needs less memory
 # (docs/performance.md).
 _NO_PREFETCHES = {"xla_vf_vmem_max_outstanding_prefetches": "0"}
-# Versions of libtpu that have this option; others would refuse to compile.
+# Versions of libtpu with this option; others refuse to compile.
 _WITH_PREFETCHES = "0.0.42."
 
 
@@ -19,27 +19,26 @@ def compiler_options(
 ) -> dict[str, str]:
     """Options for `jax.jit` of a training step.
 
-    XLA's CPU backend starts whatever is ready, breadth first, so that it has always something to do
-    at once. What the backward pass is to compute again (`nets.blocks.REMAT`) is ready early, and is
-    then kept all along: rematerialisation costs time and spares nothing. Where memory is asked for,
-    by `config.model.remat` or a budget, operations come in an order that needs little of it. The
-    numbers are the same, to the bit.
+    XLA's CPU scheduler runs ready operations breadth-first, so rematerialised values
+    (`nets.blocks.REMAT`) are recomputed early and stay alive, which costs time and saves no memory.
+    With `config.model.remat` or a memory budget, these options order operations for low memory. The
+    results are bit-identical.
 
     Args:
       config: of the run.
-      device: platform and kind of what the step is compiled for; None: as of `traced_device`.
+      device: platform and kind of the device to compile for; None: `traced_device`.
     """
     platform, kind = traced_device() if device is None else device
     if kind == "TPU v5 lite" and _libtpu().startswith(_WITH_PREFETCHES):
         return _NO_PREFETCHES
-    asked = config.model.remat != "none" or config.memory_budget_gib > 0
-    if not asked or platform != "cpu":
+    low_memory = config.model.remat != "none" or config.memory_budget_gib > 0
+    if not low_memory or platform != "cpu":
         return {}
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def _libtpu() -> str:
-    """The version of libtpu; empty where no package of it is installed."""
+    """The version of libtpu; empty if it is not installed."""
     try:
         return version("libtpu")
     except PackageNotFoundError:

@@ -7,11 +7,11 @@ import jax
 
 
 class Memory(NamedTuple):
-    """Of one TPU device.
+    """The memory of one TPU device.
 
     Attributes:
-      size: bytes that a program may use: the chip's memory less what the runtime keeps, as
-        libtpu's out-of-memory message states it.
+      size: bytes that a program may use: the chip's memory less the runtime's share, from
+        libtpu's out-of-memory message.
       bandwidth: bytes/s.
     """
 
@@ -19,9 +19,9 @@ class Memory(NamedTuple):
     bandwidth: float
 
 
-# Peak dense FLOP/s of what JAX calls one device: with bfloat16 and with float32, whose matrix
-# products run as TF32 on NVIDIA's newer cards and in bfloat16 on TPUs unless a precision is asked
-# for. Vendors' figures "with sparsity" are halved.
+# Peak dense FLOP/s of one JAX device with bfloat16 and float32. By default float32 matrix products
+# run as TF32 on NVIDIA's newer cards and in bfloat16 on TPUs. Vendors' figures "with sparsity" are
+# halved.
 # NVIDIA: the data sheets of V100, T4, A100, A10, L4, H100 and H200; GA102 and Ada whitepapers,
 # app. A (with float32 accumulation). Google: cloud.google.com/tpu/docs, "System
 # architecture", a page for each version; v2's and v3's chips are two devices.
@@ -45,7 +45,7 @@ _PEAKS: dict[str, dict[str, float]] = {
     "TPU v6 lite": {"bfloat16": 918e12, "float32": 918e12},
 }
 
-# Of the versions that `targets` compiles for; bandwidths from the same pages as the peaks.
+# The versions in `targets`; bandwidths are from the same pages as the peaks.
 _TPU_MEMORIES: Mapping[str, Memory] = {
     "TPU v4": Memory(int(30.75 * 2**30), 1228e9),
     "TPU v5 lite": Memory(int(15.75 * 2**30), 819e9),
@@ -55,7 +55,7 @@ _TPU_MEMORIES: Mapping[str, Memory] = {
 
 
 def traced_device() -> tuple[str, str]:
-    """(platform, kind) of the devices that this is traced for: the mesh's, or else the default.
+    """(platform, kind) of the devices of the current trace: the mesh's, or else the default.
 
     The platform is "cpu", "gpu" or "tpu"; the kind is JAX's name, such as "NVIDIA H200".
     """
@@ -65,7 +65,7 @@ def traced_device() -> tuple[str, str]:
 
 
 def peak_flops(kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of a device; None for CPUs and for what is not in the table.
+    """Peak FLOP/s of a device; None for CPUs and unknown devices.
 
     Args:
       kind: `jax.Device.device_kind`, such as "NVIDIA A100-SXM4-40GB".
@@ -76,9 +76,9 @@ def peak_flops(kind: str, dtype: str) -> float | None:
 
 
 def has_cudnn_flash(kind: str) -> bool:
-    """Whether cuDNN's flash attention runs on a device: on NVIDIA's of compute capability 8.0 on.
+    """Whether a device supports cuDNN's flash attention: NVIDIA's from compute capability 8.0 on.
 
-    Those came with bfloat16. A GPU that is neither here nor in the table is taken for a newer one.
+    These also support bfloat16. A GPU that is neither local nor in the table counts as newer.
     """
     if not kind.startswith(("NVIDIA", "Tesla")):
         return False
@@ -90,8 +90,8 @@ def has_cudnn_flash(kind: str) -> bool:
 
 
 def _known(kind: str) -> str | None:
-    """The longest name of the table that begins `kind`, word for word."""
-    # "NVIDIA A10" is not the beginning of "NVIDIA A100" nor of "NVIDIA A10G", which are others.
+    """The longest name of the table whose words start `kind`."""
+    # "NVIDIA A10" must match neither "NVIDIA A100" nor "NVIDIA A10G".
     words = kind.replace("-", " ") + " "
     known = [name for name in _PEAKS if words.startswith(name + " ")]
     return max(known, key=len) if known else None
@@ -101,6 +101,6 @@ def tpu_memory(kind: str) -> Memory:
     """The memory of a TPU device of this kind.
 
     Raises:
-      KeyError: a version that is not in the table.
+      KeyError: an unknown version.
     """
     return _TPU_MEMORIES[kind]

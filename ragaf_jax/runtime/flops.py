@@ -13,15 +13,15 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
     """FLOPs of the matrix products and convolutions in `function(*args)`, 2 per multiply-add.
 
-    All else in these networks is a small part of it. XLA's own `cost_analysis` counts the body of a
-    loop once, so that accumulation would seem to save work; here it counts as often as it runs (a
-    `while` of unknown length once, a `cond` as its dearest branch).
+    Other operations are a small part of these networks. XLA's `cost_analysis` counts the body of a
+    loop once, so accumulation would seem to save work. Here each iteration counts (a `while` of
+    unknown length once, a `cond` as its most expensive branch).
 
     Args:
-      function: differentiated already, where the backward pass is to be counted.
+      function: to include the backward pass, already differentiated.
       *args: arrays or their shapes.
     """
-    # Traced for a CPU, whose attention is written out: kernels of accelerators hide their products.
+    # Traced for a CPU, whose attention is plain JAX: kernels of accelerators hide their products.
     device = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
     mesh = AbstractMesh((1,), ("device",), (AxisType.Auto,), abstract_device=device)
     shapes = jax.tree.map(_unplaced, args)
@@ -31,7 +31,7 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
 
 
 def _unplaced(x: Any) -> jax.ShapeDtypeStruct:
-    """The shape of an array, without the devices where it lies."""
+    """The shape of an array, without its devices."""
     return jax.ShapeDtypeStruct(jnp.shape(x), jax.dtypes.result_type(x))
 
 
@@ -41,7 +41,7 @@ def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
 
 def _of_equation(equation: core.JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
-    # Typed as values of any kind; what these two operations take are arrays.
+    # JAX types these as any values; both operations below take arrays.
     operands: Any = [variable.aval for variable in (*equation.invars, *equation.outvars)]
     if name == "dot_general":
         left = operands[0].shape
@@ -49,7 +49,7 @@ def _of_equation(equation: core.JaxprEqn) -> int:
         terms = math.prod(left[axis] for axis in contracted)
         return 2 * terms * math.prod(operands[-1].shape)
     if name == "conv_general_dilated":
-        # What is dilated (strided convolutions' gradients) has zeros that are not counted apart.
+        # The zeros of dilated inputs (gradients of strided convolutions) count like other numbers.
         kernel = operands[1].shape
         features = kernel[params["dimension_numbers"].rhs_spec[0]]
         terms = math.prod(kernel) // features

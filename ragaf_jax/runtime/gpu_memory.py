@@ -5,8 +5,8 @@ from collections.abc import Mapping, MutableMapping
 
 from ragaf_jax.errors import UserError
 
-# JAX's own default leaves a quarter of a GPU unused. What CUDA, cuDNN, NCCL and compiled programs
-# need beside the pool is 0.5 to 1.5 GiB.
+# JAX's default leaves a quarter of a GPU unused. CUDA, cuDNN, NCCL and compiled programs need 0.5
+# to 1.5 GiB beside the pool.
 SHARE = 0.92
 JAX_SHARE = 0.75
 
@@ -15,16 +15,16 @@ _OTHERS = ("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_ALLOCATOR")
 
 
 def raise_share(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Lets JAX take `SHARE` of each GPU unless the user has set how it takes memory.
+    """Lets JAX take `SHARE` of each GPU unless the user has configured JAX's allocator.
 
-    To be called before JAX looks for devices; without an NVIDIA GPU it has no effect.
+    Call it before JAX initialises devices; without an NVIDIA GPU it has no effect.
     """
     if not any(environment.get(name) for name in (*_FRACTIONS, *_OTHERS)):
         environment[_FRACTIONS[0]] = str(SHARE)
 
 
 def share(environment: Mapping[str, str] = os.environ) -> float:
-    """The part of a GPU that a command's process may use, after `raise_share`.
+    """The fraction of a GPU's memory that a command may use, after `raise_share`.
 
     Raises:
       UserError: the user's value is no number above 0.
@@ -37,7 +37,7 @@ def share(environment: Mapping[str, str] = os.environ) -> float:
                 value = 0.0
             if not 0 < value < float("inf"):
                 raise UserError(
-                    f"{name} is {given!r}; give the part of a GPU's memory that a process may "
+                    f"{name} is {given!r}; give the fraction of a GPU's memory that a process may "
                     f"use, such as {SHARE}, or unset it."
                 )
             return value

@@ -10,17 +10,17 @@ from typing import Any
 
 import jax
 
-# mallopt's parameters (malloc.h), and what keeps every freed page in the process.
+# mallopt's parameters (malloc.h) that keep every freed page in the process.
 _KEEP = (
     (-8, 1),  # M_ARENA_MAX: one arena
-    (-4, 0),  # M_MMAP_MAX: no large block is mapped on its own
-    (-1, -1),  # M_TRIM_THRESHOLD: nothing is given back
+    (-4, 0),  # M_MMAP_MAX: no large block is mapped separately
+    (-1, -1),  # M_TRIM_THRESHOLD: nothing is returned to the system
     (-2, 64 << 20),  # M_TOP_PAD: grow by 64 MiB at a time
 )
-# Free blocks of these bytes are in lists that are searched for the best fit.
+# glibc searches its lists of free blocks of these sizes for the best fit.
 _SMALLEST, _LARGEST = 1040, 1 << 20
 _MADV_DONTNEED = 4
-# The event of a compilation, or of reading its result from a cache; shorter ones leave little.
+# The event of a compilation or of loading a cached program; shorter ones leave few fragments.
 _COMPILED, _SHORT = "/jax/core/compile/backend_compile_duration", 0.1
 
 
@@ -32,18 +32,18 @@ class _MallInfo2(ctypes.Structure):
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc keep what a step frees for the next step; nothing with an accelerator.
+    """Makes glibc keep a step's freed memory for the next step; no effect with an accelerator.
 
-    Otherwise a step's buffers are mapped and unmapped every time: 60,000 page faults and 0.13 s of
-    the 0.6 CPU-seconds of a quickstart step. The peak does not grow; the process keeps it. After
-    each compilation `retire_fragments` runs.
+    Otherwise each step maps and unmaps its buffers: 60,000 page faults and 0.13 s of the 0.6
+    CPU-seconds of a quickstart step. The peak is unchanged, but the process keeps it. After each
+    compilation `retire_fragments` runs.
 
-    To be called before JAX looks for devices: threads that there are by then have arenas of their
-    own. So a machine counts as one without an accelerator if JAX has no plugin for any, or if
-    JAX_PLATFORMS says cpu.
+    Call it before JAX initialises devices, because existing threads have separate arenas. A machine
+    therefore counts as one without an accelerator if JAX has no plugin for any, or if JAX_PLATFORMS
+    is cpu.
 
     Returns:
-      Whether that has been done; on other systems nothing is.
+      Whether the settings were applied; other systems are left unchanged.
     """
     plugins = entry_points(group="jax_plugins") or find_spec("libtpu")
     if plugins and jax.config.values["jax_platforms"] != "cpu":
@@ -59,19 +59,19 @@ def keep_freed_memory() -> bool:
 
 
 def retire_fragments(event: str, seconds: float, **_: object) -> None:
-    """Takes the free blocks that a compilation leaves behind out of the heap's lists.
+    """Removes the free blocks of a compilation from the heap's lists.
 
-    XLA leaves some 100,000 of as many sizes, and every block that a step asks for is searched for
-    among them, under the lock of the one arena: of a small network's step on the CPU that was a
-    fifth. Free blocks below 1 MiB are taken, whoever left them, and never used again; their pages
-    go back to the system. Larger ones, such as those of a step's buffers, stay.
+    XLA leaves about 100,000 free blocks of different sizes. Every allocation of a step searches
+    them under the lock of the only arena: a fifth of a small network's step on the CPU. All free
+    blocks below 1 MiB are allocated and never used again; their pages return to the system. Larger
+    ones, such as a step's buffers, stay available.
 
     Args:
-      event, seconds: of `jax.monitoring`; others than compilations, and short ones, are ignored.
+      event, seconds: of `jax.monitoring`; other events and short compilations are ignored.
     """
     if event != _COMPILED or seconds < _SHORT:
         return
-    gc.collect()  # what tracing left would else come to the lists later
+    gc.collect()  # otherwise tracing's garbage would reach the lists later
     libc: Any = ctypes.CDLL(None)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
@@ -79,11 +79,11 @@ def retire_fragments(event: str, seconds: float, **_: object) -> None:
     libc.mallinfo2.restype, libc.sbrk.restype = _MallInfo2, ctypes.c_void_p
     libc.sbrk.argtypes = [ctypes.c_ssize_t]
     now = libc.mallinfo2()
-    # From here on blocks are new ones, at the end of the heap.
+    # Blocks beyond `end` are new ones, not from the lists.
     free, end = now.fordblks - now.keepcost, libc.sbrk(0) - now.keepcost
 
     def listed(size: int) -> int | None:
-        """A free block from the lists, if they have one."""
+        """A free block from the lists, or None."""
         block = libc.malloc(size)
         if block and block < end:
             return block

@@ -1,4 +1,4 @@
-"""Handles SIGTERM, which a cluster sends before it takes the machine away."""
+"""Handles SIGTERM, which a cluster sends before it preempts a job."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """While it is entered, SIGTERM does not end the process: `requested` says that it came.
+    """A context in which SIGTERM does not end the process but sets `requested`.
 
-    One process has a handler that only sets a flag. With several (`jax.distributed`), JAX's own
-    service hears the signal and has all of them agree on one step, so that they save together.
-    Ctrl-C stays as it is. Outside the main thread, where Python allows no handler, nothing is
-    changed and nothing is ever requested.
+    A single process has a handler that only sets a flag. With several (`jax.distributed`), JAX's
+    service receives the signal and makes all of them agree on one step, so that they save together.
+    Ctrl-C is unchanged. Outside the main thread, where Python allows no handler, the context has no
+    effect.
 
     Example:
       with Interruption() as interruption:
@@ -26,7 +26,7 @@ class Interruption:
                   save; break
     """
 
-    # The handler of whoever is entered, which a forked worker must not keep.
+    # The current context, whose handler a forked worker must not keep.
     _entered: ClassVar["Interruption | None"] = None
 
     def __init__(self) -> None:
@@ -45,17 +45,17 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         if self._installed:
-            # None: the handler before was not set from Python, and cannot be put back from it.
+            # None: the previous handler was not set from Python and cannot be restored.
             signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
             self._installed = False
             Interruption._entered = self._outer
 
     def requested(self, step: int) -> bool:
-        """Whether the run is to stop after this step.
+        """Whether to stop after this step.
 
         Args:
-          step: the step just made. With several processes all must ask at every step, and it is
-            True at the one step that they agreed on.
+          step: the completed step. Several processes must all call this at every step; it is True
+            at the step that they agreed on.
         """
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
@@ -66,12 +66,13 @@ class Interruption:
 
 
 class _Fork(threading.local):
-    """Keeps SIGTERM back while a worker is forked, and gives it back its own meaning there.
+    """Blocks SIGTERM while a worker is forked, and restores its default action in the worker.
 
-    Of each thread by itself, as masks of signals are; nothing unless an `Interruption` is entered.
+    Signal masks belong to threads, so each thread has its state. Without an entered `Interruption`
+    it has no effect.
 
-    A worker must end when its pool terminates it. Left alone it would inherit the handler; and as
-    Python forgets in a child what came before it ran, a signal sent at once would be lost.
+    A worker must end when its pool terminates it, so it must not inherit the handler. Python drops
+    signals that a child receives before it runs, so they must be blocked.
     """
 
     def __init__(self) -> None:

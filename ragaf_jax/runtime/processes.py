@@ -17,18 +17,18 @@ from ragaf_jax.folders import alone_in
 def join(
     coordinator: str | None = None, process_id: int | None = None, process_count: int | None = None
 ) -> None:
-    """Connects this process with the others of its run; before anything else asks for devices.
+    """Connects this process with the others of its run; call it before JAX initialises devices.
 
     Args:
-      coordinator: address of the first process, "host:port"; None: as the cluster says, which may
-        be SLURM, Open MPI, a TPU pod or Kubernetes.
+      coordinator: address of the first process, "host:port"; None: from the cluster, which may be
+        SLURM, Open MPI, a TPU pod or Kubernetes.
       process_id: 0 … process_count − 1; None likewise.
       process_count: None likewise.
 
     Raises:
-      UserError: nothing says who the others are, or they cannot be reached.
+      UserError: the other processes are unknown or cannot be reached.
     """
-    # Without it, processes on CPUs have no way to add up what they computed.
+    # CPUs have no collectives otherwise.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(coordinator, process_count, process_id)
@@ -37,7 +37,7 @@ def join(
         raise UserError(
             f"This process cannot join the others of its run ({reason}); "
             "start it by SLURM, MPI or on a TPU pod with --distributed, or give --coordinator, "
-            "--process_id and --process_count, the same coordinator and count to all."
+            "--process_id and --process_count, with the same coordinator and count for all."
         ) from problem
 
 
@@ -61,9 +61,7 @@ def only_training_in(workdir: Path) -> Iterator[None]:
 
 
 def agreed(value: Any) -> Any:
-    """The first process's value, for what each would find out by itself and all must do alike.
-
-    All processes must call it together.
+    """The first process's value, in all processes, which must call this together.
 
     Args:
       value: JSON-able, of at most some thousand characters.

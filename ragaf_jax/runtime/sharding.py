@@ -1,8 +1,8 @@
 """The mesh of devices, and the shardings of state and batches.
 
-Batches are shared out over both axes of the mesh. Parameters, their average and the optimiser's
-numbers are cut along the axis "fsdp" and copied along "data"; the step gathers a weight where it is
-used (ZeRO stage 3, Rajbhandari et al. 2020, §5.3; "fully sharded data parallel").
+Batches are sharded over both axes of the mesh. Parameters, their average and the optimiser's state
+are sharded over "fsdp" and replicated over "data"; the step gathers each weight before its use
+(ZeRO stage 3, Rajbhandari et al. 2020, §5.3; "fully sharded data parallel").
 """
 
 import functools
@@ -19,25 +19,25 @@ from ragaf_jax.errors import UserError
 
 AXES = ("data", "fsdp")
 
-# `config.mesh.frozen`: how frozen parameters lie along "fsdp".
+# Values of `config.mesh.frozen`: the layout of frozen parameters along "fsdp".
 FROZEN = ("sharded", "replicated")
 
 T = TypeVar("T")
 Args = ParamSpec("Args")
 
-# An array of fewer numbers is copied to all devices: to gather it takes longer than it saves.
+# Smaller arrays are replicated: gathering them would cost more than it saves.
 _LEAST = 256
 
 
 def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh of `config.mesh` over all devices, in which those of one process lie side by side.
+    """The mesh of `config.mesh` over all devices; those of one process are adjacent.
 
     Args:
       config: `mesh`, and of `train` batch_size, read_examples and accumulation.
       devices: instead of all.
 
     Raises:
-      UserError: the axes do not take up all devices, or the batch cannot be shared out over them.
+      UserError: the axes do not match the devices, or the devices cannot share the batch equally.
     """
     devices = sorted(devices or jax.devices(), key=lambda device: device.process_index)
     count = len(devices)
@@ -53,18 +53,18 @@ def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device] | Non
     for name in ("batch_size", "read_examples"):
         if train[name] % (count * train.accumulation):
             raise UserError(
-                f"config.train.{name} is {train[name]} and cannot be shared out evenly over {count}"
-                f" devices in {train.accumulation} parts (config.train.accumulation); choose a "
-                f"multiple of {count * train.accumulation}."
+                f"config.train.{name} is {train[name]}, which {count} devices with "
+                f"{train.accumulation} microbatches (config.train.accumulation) cannot share "
+                f"equally; choose a multiple of {count * train.accumulation}."
             )
     grid = np.array(devices).reshape(sizes["data"], sizes["fsdp"])
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def leaf_spec(shape: tuple[int, ...], fsdp: int) -> P:
-    """How an array is cut along "fsdp": its longest side that divides evenly, if it has one.
+    """The sharding of an array over "fsdp": along its longest axis that `fsdp` divides, if any.
 
-    Of equal sides it is the last, the output features of a kernel.
+    Of equal axes the last one is used, the output features of a kernel.
     """
     fitting = [(size, axis) for axis, size in enumerate(shape) if size % fsdp == 0]
     if fsdp == 1 or not fitting or np.prod(shape) < _LEAST:
@@ -93,7 +93,7 @@ def state_shardings(mesh: Mesh | AbstractMesh, state: Any, frozen: str = "sharde
 
 
 def with_shardings(mesh: Mesh, shapes: Any, frozen: str = "sharded") -> Any:
-    """The shapes, each with its sharding; arguments as of `state_shardings`."""
+    """The shapes with their shardings; arguments as of `state_shardings`."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -102,11 +102,11 @@ def with_shardings(mesh: Mesh, shapes: Any, frozen: str = "sharded") -> Any:
 
 
 def put_batch(mesh: Mesh, batch: T) -> T:
-    """Starts the transfer of a batch, or of other arrays of examples, to the devices that share it.
+    """Starts the transfer of a batch, or of other arrays of examples, to the devices of a mesh.
 
     Args:
       mesh: of all processes.
-      batch: on the host, this process's examples; those of process p follow those of p − 1.
+      batch: this process's examples, on the host; those of process p follow those of p − 1.
     """
     sharding = NamedSharding(mesh, P(AXES))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
@@ -115,8 +115,8 @@ def put_batch(mesh: Mesh, batch: T) -> T:
 def on_mesh(mesh: Mesh, function: Callable[Args, T]) -> Callable[Args, T]:
     """`function`, with `mesh` set while it is traced and called.
 
-    Compiled functions with networks need this on several devices: attention divides its examples by
-    the mesh that is set, and XLA cannot partition the kernels.
+    Compiled networks need this on several devices: attention shards its examples over the set mesh,
+    because XLA cannot partition the kernels.
     """
 
     @functools.wraps(function)
@@ -128,16 +128,16 @@ def on_mesh(mesh: Mesh, function: Callable[Args, T]) -> Callable[Args, T]:
 
 
 def filled(batch: T, devices: int) -> T:
-    """Examples, some of them once more, so that all devices have equally many."""
+    """The examples, padded by repetition to a multiple of `devices`."""
     count = len(jax.tree.leaves(batch)[0])
-    rows = np.arange(-(-count // devices) * devices) % count
-    return jax.tree.map(lambda x: x[rows], batch)
+    indices = np.arange(-(-count // devices) * devices) % count
+    return jax.tree.map(lambda x: x[indices], batch)
 
 
 def local_copy(tree: Any) -> Any:
-    """The whole of a state's arrays on one device of this process, for what that does alone.
+    """A state's whole arrays on one device of this process; with a single device, no copy.
 
-    All processes must call it together. Where one device is all there are, the arrays themselves.
+    All processes must call it together.
     """
     sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
     if sharding is None or len(sharding.device_set) == 1:
@@ -147,20 +147,20 @@ def local_copy(tree: Any) -> Any:
 
 
 def cuts(mesh: Mesh | AbstractMesh) -> bool:
-    """Whether a mesh cuts the state along "fsdp"; inside a step, `get_abstract_mesh` has its."""
+    """Whether a mesh shards the state over "fsdp"."""
     return mesh.shape.get("fsdp", 1) > 1
 
 
 def gathered(params: T, dtype: jax.typing.DTypeLike) -> T:
-    """Inside a step: the parameters whole on every device of the mesh that is set.
+    """Inside a step: the whole parameters on every device of the current mesh.
 
-    A step gathers each weight once. Without this XLA may leave weights where they are and pass
-    activations around instead, hundreds of times a step.
+    A step gathers each weight once. Otherwise XLA may leave weights sharded and move activations
+    hundreds of times per step.
 
     Args:
-      params: as `state_shardings` cuts them.
-      dtype: of the computation, in which what networks round to it is gathered: in bfloat16 that
-        is half the bytes.
+      params: sharded by `state_shardings`.
+      dtype: of the computation. Weights that networks round to it are gathered in it: bfloat16
+        halves the bytes.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not cuts(mesh):
@@ -169,7 +169,7 @@ def gathered(params: T, dtype: jax.typing.DTypeLike) -> T:
     def gather(path: Any, leaf: jax.Array) -> jax.Array:
         narrow = leaf
         if is_rounded(path) and leaf.dtype != dtype:
-            # Constrained, or XLA would gather first and round then.
+            # Without this constraint XLA would gather before rounding.
             spec = leaf_spec(leaf.shape, mesh.shape["fsdp"])
             narrow = jax.lax.with_sharding_constraint(leaf.astype(dtype), spec)
         return jax.lax.with_sharding_constraint(narrow, P()).astype(leaf.dtype)
@@ -178,19 +178,16 @@ def gathered(params: T, dtype: jax.typing.DTypeLike) -> T:
 
 
 def is_rounded(path: tuple[Any, ...]) -> bool:
-    """Whether its network rounds a parameter to the dtype of the computation before it is used.
+    """Whether a network rounds this parameter to the compute dtype before use.
 
-    RAGAF, which is small, has kernels that it uses in float32.
+    RAGAF, which is small, uses some kernels in float32.
     """
     network, name = path[0].key, path[-1].key
     return network in ("unet", "control", "text_encoder") and name in ("kernel", "embedding")
 
 
 def scattered(gradients: T) -> T:
-    """Inside a step: gradients of parameters, cut as `state_shardings` cuts these.
-
-    XLA then sums them over devices by reduce-scatter.
-    """
+    """Inside a step: gradients sharded like their parameters, so that XLA reduce-scatters them."""
     mesh = jax.sharding.get_abstract_mesh()
     if not cuts(mesh):
         return gradients
@@ -201,7 +198,7 @@ def scattered(gradients: T) -> T:
 
 
 def spread(examples: T) -> T:
-    """Inside a step: arrays [b, …] shared out over both axes of the mesh that is set."""
+    """Inside a step: arrays [b, …] sharded over both axes of the current mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return examples

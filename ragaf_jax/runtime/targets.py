@@ -1,7 +1,7 @@
-"""Devices that programs are compiled for without being in the machine.
+"""Devices to compile for that are not in this machine.
 
-A GPU is described by a text proto (OpenXLA's `GpuTargetConfigProto`): the files in `gpus/`, or one
-that is given by its path. A TPU slice has a name, from which libtpu knows its chips.
+A text proto (OpenXLA's `GpuTargetConfigProto`) describes a GPU: a file in `gpus/` or a given path.
+libtpu knows the chips of a TPU slice by its name.
 """
 
 import importlib.util
@@ -19,12 +19,12 @@ from ragaf_jax.runtime.gpu_memory import share
 
 _GPUS = Path(__file__).parent / "gpus"
 _GPUS_PER_HOST = 8
-_MOST_GPUS = 1024  # each takes memory here: of millions the process would be killed
-# No GPU, no autotuning: Triton's products have no default tiles, so cuBLAS takes all of them.
+_MOST_GPUS = 1024  # each needs host memory: millions would exhaust it
+# Autotuning needs a GPU. Without it Triton's products have no tile sizes, so all use cuBLAS.
 _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
 
-# Chips along each axis of a slice, by the number in its name. Google counts the chips of v5e and
-# v6e, and of v4 and v5p the TensorCores, of which a chip has two; JAX takes a chip as one device.
+# Chips along each axis of a slice, by the number in its name. The number counts chips of v5e and
+# v6e, but TensorCores of v4 and v5p, two per chip; a JAX device is a chip.
 _GRIDS_2D = {
     1: "1x1",
     4: "2x2",
@@ -46,11 +46,11 @@ class Target(NamedTuple):
     """Devices of one kind that programs can be compiled for.
 
     Attributes:
-      name: as it was given.
-      platform: "cuda" or "tpu", as `lowering_platforms` has it.
-      devices: all of them; they hold nothing and run nothing.
+      name: as given.
+      platform: "cuda" or "tpu", as in `lowering_platforms`.
+      devices: all of them; they cannot hold arrays or run programs.
       memory_bytes: of one device.
-      usable_bytes: what of it a process may use.
+      usable_bytes: the part that a process may use.
       bandwidth: of one device's memory, bytes/s.
       compiler_options: for `jax.jit`.
     """
@@ -65,22 +65,22 @@ class Target(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """As `jax.Device.device_kind` has it."""
+        """Its `jax.Device.device_kind`."""
         return self.devices[0].device_kind
 
 
 def gpu_names() -> list[str]:
-    """The GPUs that have a file in `gpus/`."""
+    """The GPUs with a file in `gpus/`."""
     return sorted(path.stem for path in _GPUS.glob("*.txtpb"))
 
 
 def open_target(name: str) -> Target:
-    """The devices of a name: a GPU or its file's path, with "x8" behind it for eight; a TPU slice.
+    """The devices of a name: a GPU or its file's path, with the suffix "x8" for eight; a TPU slice.
 
-    This process looks for no devices of its own but the CPU from then on.
+    From then on this process uses no local device but the CPU.
 
     Raises:
-      UserError: an unknown name, a file that describes no GPU, or a wheel that is not installed.
+      UserError: an unknown name, a file that describes no GPU, or a missing wheel.
     """
     if name in SLICES:
         return _tpu(name)
@@ -89,9 +89,9 @@ def open_target(name: str) -> Target:
 
 
 def _gpu_file(name: str) -> tuple[Path, int]:
-    """The file of a GPU, and how many there are."""
+    """The file of a GPU, and the number of GPUs."""
     stem, count, known = name, 1, gpu_names()
-    # "rtx4090" ends like "x4090".
+    # The end of "rtx4090" is no count.
     whole = name in known or Path(name).expanduser().is_file()
     if not whole and (match := re.fullmatch(r"(.+)x(\d+)", name)):
         stem, count = match[1], int(match[2])
@@ -131,10 +131,10 @@ def _gpu(name: str, path: Path, count: int) -> Target:
     if absent := _absent_fields(text):
         others = f" and {len(absent) - 3} others" if absent[3:] else ""
         raise UserError(
-            f"{path} describes no GPU: {', '.join(absent[:3])}{others} must be there and above 0; "
-            f"write them as {_GPUS / 'h200.txtpb'} has them."
+            f"{path} describes no GPU: {', '.join(absent[:3])}{others} must be present and above 0;"
+            f" add them as in {_GPUS / 'h200.txtpb'}."
         )
-    part = share()  # before JAX reads the same variables, of which it says nothing clear
+    fraction = share()  # before JAX reads the same variables with less clear errors
     _compile_only()
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
     if not any(importlib.util.find_spec(plugin) for plugin in plugins):
@@ -147,27 +147,27 @@ def _gpu(name: str, path: Path, count: int) -> Target:
     except (jax.errors.JaxRuntimeError, NotImplementedError) as problem:
         reason = str(problem).partition("\n")[0]
         raise UserError(
-            f"{path} cannot be compiled for ({reason}); compare it with {_GPUS / 'h200.txtpb'}."
+            f"{path} is no valid target ({reason}); compare it with {_GPUS / 'h200.txtpb'}."
         ) from problem
     memory, bandwidth = (
         int(_field(text, field, r"\s*(\d+)")[1])
         for field in ("device_memory_size", "memory_bandwidth")
     )
-    usable = int(memory * part)
+    usable = int(memory * fraction)
     return Target(
         name, "cuda", list(topology.devices), memory, usable, float(bandwidth), _GPU_OPTIONS
     )
 
 
 def _absent_fields(text: str) -> list[str]:
-    """What a GPU's description lacks, or has as 0: XLA would compile for a GPU without it."""
+    """Fields that a GPU's description lacks or has as 0, which XLA would accept."""
     complete = (_GPUS / "h200.txtpb").read_text()
     names = re.findall(r"^\s*(\w+)\s*[:{]", complete, re.M)
     return [name for name in names if not _field(text, name, r'(?!\s*(?:-|0+\s|""))')]
 
 
 def _field(text: str, name: str, value: str) -> Any:
-    """The match of a field of a text proto and the beginning of its value; None without."""
+    """The match of a text proto's field and the start of its value, or None."""
     return re.search(rf"^[^#\n]*\b{name}\s*[:{{]{value}", text, re.M)
 
 
@@ -187,17 +187,17 @@ def _tpu(name: str) -> Target:
 
 
 def _compile_only() -> None:
-    """Keeps a plan from taking accelerators, and from waiting for those that are taken."""
+    """Prevents a plan from allocating accelerators, and from waiting for busy ones."""
     jax.config.update("jax_platforms", "cpu")
-    # libtpu asks no server which machine this is; several processes may compile at once.
+    # libtpu queries no metadata server, and several processes may compile at once.
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    # Without these libtpu prints errors about a machine that it is not on. A slice's name decides.
+    # Without these libtpu prints errors about a missing TPU. The slice's name takes precedence.
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 
 
 def _no_wheel(name: str, wheel: str, extra: str) -> UserError:
     return UserError(
-        f"--target={name} is compiled by {wheel}, which is not installed; run "
+        f"--target={name} needs {wheel} to compile, which is not installed; run "
         f"pip install -e '.[{extra}]'."
     )

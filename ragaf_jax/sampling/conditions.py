@@ -1,4 +1,4 @@
-"""Conditions of the evaluations of a guided step, and the cells that region prompts decide."""
+"""Conditions of the evaluations of a guided step, and the latent cells of region prompts."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -14,13 +14,13 @@ from ragaf_jax.sampling.sampling_config import SamplingConfig, Scales, TextCondi
 
 T = TypeVar("T")
 
-# The least share of a cell in regions with their own text at which the cell is theirs. At 0.5 the
-# rims of such regions keep the colours of the main prompt; near 0 small neighbours lose theirs.
+# A cell belongs to regions with their own text from this share of its area. At 0.5, the borders of
+# such regions have the colours of the main prompt; near 0, small neighbours lose their colours.
 OWN_TEXT_SHARE = 0.25
 
 
 def evaluations(scales: Scales) -> int:
-    """Evaluations of the networks in a step: 1 unguided, 2 by text, 3 by text and sketch."""
+    """Evaluations of the networks per step: 1 unguided, 2 by text, 3 by text and sketch."""
     if scales.guidance is None:
         return 1
     return 2 if scales.sketch_guidance is None else 3
@@ -34,7 +34,7 @@ def stacked_conditions(
     count: int,
     text: TextConditioning | None = None,
 ) -> Conditioning:
-    """The last `count` of (nothing), (sketch) and (sketch and text), stacked on the batch axis.
+    """The last `count` of (nothing), (sketch), (sketch and text), stacked on the batch axis.
 
     Args:
       model: static.
@@ -46,7 +46,7 @@ def stacked_conditions(
         the captions.
     """
     examples = len(batch.labels)
-    # States in the batch are the caches' bfloat16; images do not depend on caches.
+    # Cached states are bfloat16. Images must not depend on caches, so they are computed again.
     negative, positive = sampling.empty_text, batch.text._replace(states=None)
     if text is not None:
         negative, positive = text.negative, text.positive
@@ -68,7 +68,7 @@ def stacked_conditions(
             shown,
         )
         if text is not None and texts.ids is not None:
-            # Negative prompts have no region prompts: all of their tokens have the id 0.
+            # Negative prompts have no region prompts: all their tokens have the id 0.
             none = jnp.zeros_like(text.region_text_ids)
             ids = jnp.concatenate([none] * (count - 1) + [text.region_text_ids])
             own = (texts.ids[:, None] == ids[..., None]) & texts.mask[:, None]
@@ -78,16 +78,16 @@ def stacked_conditions(
 
 
 def _stacked(trees: Sequence[T]) -> T:
-    """The arrays of several trees, one tree's after another's on the batch axis."""
+    """The arrays of several trees, concatenated on the batch axis."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 
 
 def own_cells(
     labels: Int[Array, "b s s"], region_text_ids: Int[Array, "b r"], side: int
 ) -> Bool[Array, "b {side} {side} 1"]:
-    """The cells of regions with their own text; all cells if no region has any.
+    """The cells of regions with their own text; all cells if no region has one.
 
-    However small a region is, the cells in which it has its greatest share are its own.
+    The cells in which a region has its greatest share are always its own, however small it is.
     """
     with_text = region_text_ids > 0
     shares = region_shares(labels, region_text_ids.shape[1], side)

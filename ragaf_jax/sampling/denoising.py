@@ -1,4 +1,4 @@
-"""The parts of sampling by one stage: start, denoising steps, RAGAF's trace, pixels."""
+"""Sampling by one stage: initial latents, denoising steps, RAGAF's trace, pixels."""
 
 from typing import NamedTuple
 
@@ -23,11 +23,11 @@ from ragaf_jax.sampling.sampling_config import (
     TimestepGrid,
 )
 
-# Timesteps, as shares of T, at which RAGAF's attention and balance are read.
+# Timesteps, as fractions of T, at which RAGAF's attention and fusion weights are recorded.
 TRACE_LEVELS = (0.9, 0.7, 0.5, 0.3, 0.1)
 
-# No step has this number: the noise of the start is not used again.
-_AFTER_ALL_STEPS = 2**32 - 1
+# Folded into the keys of the steps, so that their noise differs from the initial noise.
+_STEP_NOISE = 2**32 - 1
 
 
 class Denoising(NamedTuple):
@@ -36,7 +36,7 @@ class Denoising(NamedTuple):
     Attributes:
       state: of the sampler.
       conditioning: of all evaluations of a step, stacked on the batch axis.
-      own: the cells that these latents decide; others are copied from other latents. None: all.
+      own: the cells sampled here; the others are copied from other latents. None: all cells.
     """
 
     state: SamplerState
@@ -60,17 +60,17 @@ def begin(
     start: Float[Array, "b h w c"] | None = None,
     text: TextConditioning | None = None,
 ) -> Denoising:
-    """The latents before their first step.
+    """The latents before the first step.
 
     Args:
       model: static.
       sampling: static.
       params: the stage's parameters.
-      batch: sketches, regions and text; its images are not read.
-      keys: one an example: with batch and scales it decides the image, whatever the others are.
+      batch: sketches, regions and text; its images are not used.
+      keys: one per example. An image depends on no other example of the batch.
       scales: traced; which of them are None is static.
       grid: traced.
-      start: latents to begin from, noised to the first timestep; without it, pure noise.
+      start: latents to start from, noised to the first timestep; None: pure noise.
       text: traced; see `stacked_conditions`.
     """
     x = noise = example_noise(keys, model.latent_shape)
@@ -112,13 +112,13 @@ def advance(
     if scales.guidance is not None:
         last = scales.guidance_until * schedule.alpha.shape[0]
         denoiser = guided(denoise, scales.guidance, scales.sketch_guidance, last)
-    keys = folded(keys, _AFTER_ALL_STEPS)
+    keys = folded(keys, _STEP_NOISE)
     sampler = SAMPLERS[sampling.sampler]
     state = sampler.advance(denoiser, denoising.state, schedule, grid.timesteps, keys, until)
     if others is not None and denoising.own is not None:
         own = denoising.own
         blended = jax.tree.map(
-            lambda mine, theirs: jnp.where(own, mine, theirs),
+            lambda here, there: jnp.where(own, here, there),
             (state.x, state.x0, state.memory),
             (others.x, others.x0, others.memory),
         )
@@ -134,10 +134,10 @@ def ragaf_trace(
     latents: Float[Array, "b h w c"],
     keys: Key[Array, " b"],
 ) -> RagafTrace | None:
-    """RAGAF's attention and balance on these latents, noised to each of `TRACE_LEVELS`.
+    """RAGAF's attention and fusion weights on these latents, noised to each of `TRACE_LEVELS`.
 
     Returns:
-      Arrays with the levels as their first axis; None without RAGAF.
+      Arrays with the levels as first axis; None without RAGAF.
     """
     if model.ragaf is None:
         return None

@@ -1,4 +1,4 @@
-"""Trained stages on their devices, and batches and requests sampled by them."""
+"""Trained stages on devices, which sample batches and requests."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +23,10 @@ from ragaf_jax.sampling.stages import Stage
 
 
 class LoadedStages:
-    """One or two trained stages on their devices.
+    """One or two trained stages on devices.
 
     Attributes:
-      stages: by their numbers, 1 and 2.
+      stages: by number, 1 and 2.
     """
 
     def __init__(
@@ -40,16 +40,18 @@ class LoadedStages:
 
         Args:
           stage1, stage2: at least one of them.
-          devices: that share batches; the first of all by default.
-          per_device: images that each samples together. More than one is faster on a GPU, and may
-            round the last bit otherwise than one does.
+          devices: share each batch; default: the first device.
+          per_device: images that each device samples together. Values above 1 are faster on a GPU,
+            and may change the last bit by rounding.
 
         Raises:
           UserError: no stage, or stages that do not fit each other.
         """
         self.stages = {i: stage for i, stage in ((1, stage1), (2, stage2)) if stage is not None}
         if not self.stages:
-            raise UserError("There is no stage to sample with; give the workdir of one or both.")
+            raise UserError(
+                "No stage is given; give the workdir of Stage 1, of Stage 2 or of both."
+            )
         if stage1 is not None and stage2 is not None:
             check_stages_match(stage1.meta, stage2.meta, stage1.config.data.dataset)
         if per_device < 1:
@@ -64,46 +66,42 @@ class LoadedStages:
         self._samplers: dict[tuple[int, str], StageSampler] = {}
 
     @property
-    def together(self) -> int:
-        """How many images are sampled together."""
+    def batch_size(self) -> int:
+        """The number of images that are sampled together."""
         return self._mesh.size * self._per_device
 
     @property
     def leading(self) -> Stage:
-        """The stage whose defaults, vocabulary and regions count: the last."""
+        """The last stage, which determines defaults, vocabulary and regions."""
         return self.stages[max(self.stages)]
 
     @property
     def takes_region_prompts(self) -> bool:
-        """Whether regions can have their own prompts: that takes a Stage 2 with RAGAF."""
+        """Whether there is a Stage 2 with RAGAF, which region prompts require."""
         return 2 in self.stages and self.stages[2].model.ragaf is not None
 
     def check(self, request: Request, options: Options) -> None:
-        """Refuses region prompts where nothing binds text to regions.
-
-        Raises:
-          UserError: with what to do instead.
-        """
+        """Refuses region prompts without a Stage 2 with RAGAF."""
         if request.has_region_text and not (
             self.takes_region_prompts and 2 in STAGES[options.stages]
         ):
             raise UserError(
-                "There are region prompts, which takes a Stage 2 with RAGAF, and none is used "
-                f"(stages={options.stages!r}); put the words into the prompt, or use such a stage."
+                "Region prompts need a Stage 2 with RAGAF, and none is used "
+                f"(stages={options.stages!r}); write them into the prompt, or use such a stage."
             )
 
     def steps(self, options: Options, count: int = 1, from_image: bool = False) -> int:
-        """Denoising steps that `run` makes for `count` requests, those of one batch counted once.
+        """The number of denoising steps of `run`; requests of one batch share their steps.
 
         Args:
-          options: of all.
-          count: of the requests.
-          from_image: whether they begin from images.
+          options: of all requests.
+          count: number of requests.
+          from_image: whether they start from images.
         """
         stages = STAGES[options.stages]
-        # The first stage begins from noise unless there is an image; strength 0 leaves no step.
+        # With strength 0, stages that start from an image have no steps.
         skipped = (len(stages) - (not from_image)) if options.strength == 0 else 0
-        return -(-count // self.together) * options.steps * (len(stages) - skipped)
+        return -(-count // self.batch_size) * options.steps * (len(stages) - skipped)
 
     def run(
         self,
@@ -113,24 +111,24 @@ class LoadedStages:
         images: Images | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Finished:
-        """The images of several requests, `together` at a time.
+        """Samples several requests in batches of `batch_size`.
 
         Args:
           requests, seeds, options, images: as in `stream`.
           progress: called after each of the `steps`.
         """
-        pieces: list[Finished] = []
-        for i in range(0, len(requests), self.together):
-            some = slice(i, i + self.together)
+        results: list[Finished] = []
+        for i in range(0, len(requests), self.batch_size):
+            some = slice(i, i + self.batch_size)
             starts = None if images is None else images[some]
             every = None if progress is None else 1
             given = requests[some], seeds[some], options, starts, every
             for event in self.stream(*given, preview=False):
                 if isinstance(event, Finished):
-                    pieces.append(event)
+                    results.append(event)
                 elif progress is not None:
                     progress(event)
-        return joined(pieces)
+        return joined(results)
 
     def stream(
         self,
@@ -142,15 +140,14 @@ class LoadedStages:
         *,
         preview: bool = True,
     ) -> Iterator[Progress | Finished]:
-        """Samples several requests together; leaving the iterator cancels.
+        """Samples several requests as one batch; closing the iterator cancels.
 
         Args:
           requests: as `make_request` returns them.
-          seeds: of each.
-          options: of all.
-          images: to begin from, of each, at the model's size.
-          every: steps between two `Progress`; None: there are none.
-          preview: whether each `Progress` has one, which takes a run of the decoder.
+          seeds: one per request.
+          options: of all requests.
+          images: to start from, one per request, at the model's size.
+          every, preview: as in `sample_stages`.
 
         Yields:
           `Progress`, and at the end `Finished`.
@@ -170,12 +167,12 @@ class LoadedStages:
     def sample_batch(
         self, batch: Batch, keys: Mapping[int, UInt32[np.ndarray, "b words"]], options: Options
     ) -> Finished:
-        """The images of a batch with its captions, without RAGAF's trace.
+        """Samples a batch with its captions, without RAGAF's trace.
 
         Args:
-          batch: examples; their images are not read.
-          keys: of each stage, `batch_keys`.
-          options: of all.
+          batch: examples; their images are not used.
+          keys: `batch_keys` by stage.
+          options: of all examples.
         """
         texts = dict.fromkeys(STAGES[options.stages], (None, None))
         *_, finished = self._sample(batch, keys, options, texts, trace=False)
@@ -192,7 +189,7 @@ class LoadedStages:
         every: int | None = None,
         **choices: bool,
     ) -> Iterator[Progress | Finished]:
-        """`sample_stages` on the devices, which get some examples twice where they are too few."""
+        """`sample_stages` on the devices; examples are repeated to fill all devices."""
         count = len(batch.text.tokens)
         runs = [
             StageRun(
@@ -218,7 +215,7 @@ class LoadedStages:
         return self._samplers[key]
 
     def _shared(self, tree: Any) -> Any:
-        """Examples on the devices."""
+        """The examples, sharded over the devices."""
         return put_batch(self._mesh, filled(tree, self._mesh.size))
 
 
@@ -233,14 +230,14 @@ def _first(event: Progress | Finished, count: int) -> Progress | Finished:
     )
 
 
-def joined(pieces: Sequence[Finished]) -> Finished:
-    """The images of all pieces, in order."""
-    if len(pieces) == 1:
-        return pieces[0]
-    coarse = [piece.coarse for piece in pieces if piece.coarse is not None]
-    traces = [piece.trace for piece in pieces if piece.trace is not None]
+def joined(results: Sequence[Finished]) -> Finished:
+    """Several results as one, in order."""
+    if len(results) == 1:
+        return results[0]
+    coarse = [result.coarse for result in results if result.coarse is not None]
+    traces = [result.trace for result in results if result.trace is not None]
     return Finished(
-        np.concatenate([piece.images for piece in pieces]),
+        np.concatenate([result.images for result in results]),
         np.concatenate(coarse) if coarse else None,
         jax.tree.map(lambda *x: np.concatenate(x, 1), *traces) if traces else None,
     )

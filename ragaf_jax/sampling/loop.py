@@ -22,16 +22,16 @@ Images = UInt8[np.ndarray, "b s s 3"]
 
 
 class StageRun(NamedTuple):
-    """What one stage contributes to a call.
+    """One stage and its inputs.
 
     Attributes:
       number: 1 or 2.
       sampler: its compiled functions.
       params: its parameters.
-      keys: `jax.random.key_data` of a key an example.
+      keys: `jax.random.key_data` of one key per example.
       text: texts of requests; None: the captions of the batch.
-      blended: the same texts without region prompts; cells that no region with its own text decides
-        are then sampled with these, as a second set of latents. None: all cells are the text's.
+      blended: the same texts without region prompts, with which cells outside regions with their
+        own text are sampled. None: `text` applies to all cells.
     """
 
     number: int
@@ -43,12 +43,12 @@ class StageRun(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """A step that is done.
+    """A completed step.
 
     Attributes:
       stage: 1 or 2.
-      step, steps: denoising steps of this stage: done so far, and all.
-      preview: images of the predicted clean latents; None where none were decoded.
+      step, steps: denoising steps of this stage: completed, and in total.
+      preview: decoded prediction of the clean latents; None without previews.
     """
 
     stage: int
@@ -62,8 +62,8 @@ class Finished(NamedTuple):
 
     Attributes:
       images: of the last stage.
-      coarse: the images that Stage 2 began from: Stage 1's, or given ones; None where it began from
-        noise or there is no Stage 2.
+      coarse: the images that Stage 2 started from, Stage 1's or given ones; None where Stage 2
+        started from noise or did not run.
       trace: RAGAF's over `denoising.TRACE_LEVELS`; None without RAGAF or Stage 2.
     """
 
@@ -84,22 +84,22 @@ def sample_stages(
     preview: bool = False,
     trace: bool = True,
 ) -> Iterator[Progress | Finished]:
-    """Samples a batch by each stage in turn; leaving the iterator cancels.
+    """Samples a batch by each stage in turn; closing the iterator cancels.
 
-    A stage begins from the latents of the one before, or from `images`, noised to `strength`; the
-    first from pure noise unless there are images. No value of scales, steps, strength or keys
-    compiles again, except where a scale becomes None or a number.
+    A stage starts from the latents of the stage before or from `images`, noised to `strength`.
+    Without either it starts from pure noise. New values of scales, steps, strength or keys do not
+    compile again, unless a scale changes between None and a number.
 
     Args:
-      runs: the stages in their order.
-      batch: sketches, regions and text, on the devices that share it; its images are not read.
-      scales: guidance of all steps.
+      runs: the stages in order.
+      batch: sketches, regions and text, on the devices that share it; its images are not used.
+      scales: of all steps.
       steps: of each stage.
       strength: in 0 … 1.
-      images: to begin from.
-      every: steps between two `Progress`; None: there are none.
-      preview: whether each `Progress` has one, which takes a run of the decoder.
-      trace: whether Stage 2's is computed, which takes a few evaluations of its networks.
+      images: to start from.
+      every: steps between two `Progress`; None: no `Progress`.
+      preview: whether each `Progress` has one; each takes a run of the decoder.
+      trace: whether to compute RAGAF's trace, with a few evaluations of Stage 2.
 
     Yields:
       `Progress`, and at the end `Finished`.
@@ -126,8 +126,10 @@ def sample_stages(
             denoising = run.sampler.advance(run.params, denoising, *given, until, others.state)
             if every is not None and until in reported:
                 jax.block_until_ready(denoising.state.x)  # else progress runs ahead of devices
-                seen = run.sampler.decode(run.params, denoising.preview) if preview else None
-                yield Progress(run.number, until, count, None if seen is None else np.asarray(seen))
+                shown = None
+                if preview:
+                    shown = np.asarray(run.sampler.decode(run.params, denoising.preview))
+                yield Progress(run.number, until, count, shown)
         latents = denoising.state.x
         pixels = run.sampler.decode(run.params, latents)
         result = run.sampler.trace(run.params, denoising, run.keys) if trace else None
@@ -138,7 +140,7 @@ def sample_stages(
 def _begin(
     run: StageRun, batch: Batch, given: Any, latents: Any, text: TextConditioning | None
 ) -> Denoising:
-    """The start, with all of its state where the steps will leave it: they compile once."""
+    """The initial latents, with the sharding of later steps, so that steps compile once."""
     begun = run.sampler.begin(run.params, batch, *given, latents, text)
     x, x0, step, memory = begun.state
     x0, memory = jax.device_put((x0, memory), x.sharding)
@@ -146,7 +148,7 @@ def _begin(
 
 
 def _reported(steps: int, every: int | None) -> list[int]:
-    """The steps after which there is progress, or the last alone."""
+    """The steps after which to report progress; without `every`, the last step."""
     if steps == 0:
         return []
     return [steps] if every is None else [*range(every, steps, every), steps]

@@ -1,4 +1,4 @@
-"""Regions by the numbers that users see, and users' edits of them."""
+"""Regions with the numbers that users see, and edits of these regions."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,12 +12,11 @@ from ragaf_jax.graph.regions import Regions
 
 
 class NumberedRegions(NamedTuple):
-    """A partition of the page whose regions have names.
+    """A partition of the page into numbered regions.
 
     Attributes:
       regions: the partition.
-      numbers: of each region, its number in figures, options and files. Without changes
-        these are its ids.
+      numbers: of each region, in figures, flags and files; without edits, the region ids.
     """
 
     regions: Regions
@@ -25,26 +24,26 @@ class NumberedRegions(NamedTuple):
 
     @classmethod
     def of(cls, regions: Regions) -> "NumberedRegions":
-        """The regions under their ids."""
+        """The regions, numbered by their ids."""
         return cls(regions, tuple(range(regions.n)))
 
     def id_of(self, number: int) -> int:
-        """The id of the region of a number.
+        """The id of the region with this number.
 
         Raises:
-          UserError: there is none.
+          UserError: no region has it.
         """
         if number not in self.numbers:
             known = ", ".join(map(str, sorted(self.numbers)))
             raise UserError(
-                f"There is no region {number}; this drawing's regions are {known}: look at "
+                f"There is no region {number}; the sketch has the regions {known}: see "
                 "regions.png, which --regions-only writes."
             )
         return self.numbers.index(number)
 
 
 def check_not_merged(numbers: Collection[int], groups: Sequence[Sequence[int]]) -> None:
-    """Refuses region prompts for numbers that regions lose when they are merged.
+    """Refuses prompts of regions whose numbers are replaced by merging.
 
     Args:
       numbers: of the regions that have a prompt.
@@ -63,16 +62,16 @@ def check_not_merged(numbers: Collection[int], groups: Sequence[Sequence[int]]) 
 
 
 def merged(numbered: NumberedRegions, groups: Sequence[Sequence[int]]) -> NumberedRegions:
-    """Each group as one region, under the smallest of its numbers; all others keep theirs.
+    """Merges each group into one region with the smallest of its numbers.
 
     Raises:
-      UserError: a number that no region has, or that is in two groups.
+      UserError: an unknown number, or a number that occurs twice.
     """
     named = [number for group in groups for number in group]
     if twice := sorted({number for number in named if named.count(number) > 1}):
         raise UserError(
-            f"Region {twice[0]} is to be merged twice; write the numbers of regions that become "
-            "one in a single list, such as 2,7,9."
+            f"Region {twice[0]} is listed twice in the regions to merge; list each region once, "
+            "and all regions of a group together, such as 2,7,9."
         )
     target = {number: number for number in numbered.numbers}
     for group in groups:
@@ -80,42 +79,44 @@ def merged(numbered: NumberedRegions, groups: Sequence[Sequence[int]]) -> Number
             numbered.id_of(number)
             target[number] = min(group)
     numbers = np.array([target[number] for number in numbered.numbers])
-    return _renamed(numbered, numbers[numbered.regions.labels])
+    return _with_numbers(numbered, numbers[numbered.regions.labels])
 
 
 def relabelled(
     numbered: NumberedRegions, labels: Integer[np.ndarray, "h w"], max_regions: int
 ) -> NumberedRegions:
-    """A partition made by a user, whose pixels are the numbers of their regions.
+    """The partition of a label image, whose pixels are region numbers.
 
-    Background is what lies mostly on background.
+    A region is background if most of it was background.
 
     Args:
-      numbered: as they were found, at the model's size.
-      labels: a square of at least that size, of any numbers.
-      max_regions: most that the model takes.
+      numbered: the regions that were found, at the model's size.
+      labels: a square of at least that size.
+      max_regions: maximum of the model.
 
     Raises:
-      UserError: another shape, or more regions than that.
+      UserError: another shape, or too many regions.
     """
     size = len(numbered.regions.labels)
     if labels.ndim != 2 or labels.shape[0] != labels.shape[1] or len(labels) < size:
         raise UserError(
-            f"The picture of region numbers has shape {labels.shape}; it must be a grey square of "
-            f"at least {size} × {size} pixels: edit the labels.png that --regions-only writes."
+            f"The label image has shape {labels.shape}, expected a grey square of at least "
+            f"{size} × {size} px; edit the labels.png that --regions-only writes."
         )
-    names, indices = np.unique(labels, return_inverse=True)
-    if len(names) > max_regions:
+    numbers, indices = np.unique(labels, return_inverse=True)
+    if len(numbers) > max_regions:
         raise UserError(
-            f"The picture of region numbers has {len(names)} different ones and the model takes "
-            f"{max_regions} regions; save it without smoothing, or merge some."
+            f"The label image has {len(numbers)} different numbers and the model takes "
+            f"{max_regions} regions; save it without smoothing, or merge regions."
         )
-    winners = _commonest(indices.reshape(labels.shape), len(names), size)
-    return _renamed(numbered, names[winners].astype(np.int64))
+    majority = _majority_labels(indices.reshape(labels.shape), len(numbers), size)
+    return _with_numbers(numbered, numbers[majority].astype(np.int64))
 
 
-def _commonest(labels: Int[np.ndarray, "h h"], count: int, size: int) -> Int[np.ndarray, "s s"]:
-    """Of `count` labels, the commonest in each of size × size cells."""
+def _majority_labels(
+    labels: Int[np.ndarray, "h h"], count: int, size: int
+) -> Int[np.ndarray, "s s"]:
+    """The most frequent of `count` labels in each of size × size cells."""
     fine = size * -(-len(labels) // size)
     nearest = (2 * np.arange(fine) + 1) * len(labels) // (2 * fine)
     line = np.arange(fine) // (fine // size)
@@ -126,28 +127,29 @@ def _commonest(labels: Int[np.ndarray, "h h"], count: int, size: int) -> Int[np.
     return votes.reshape(size, size, count).argmax(-1)
 
 
-def _renamed(before: NumberedRegions, numbers: Int[np.ndarray, "s s"]) -> NumberedRegions:
-    """Regions that have these numbers, ids by falling area as everywhere."""
-    names, labels, areas = np.unique(numbers, return_inverse=True, return_counts=True)
+def _with_numbers(before: NumberedRegions, pixels: Int[np.ndarray, "s s"]) -> NumberedRegions:
+    """Regions from the number of each pixel, with ids by falling area."""
+    numbers, labels, areas = np.unique(pixels, return_inverse=True, return_counts=True)
     order = np.argsort(-areas, kind="stable")
-    labels = np.argsort(order)[labels.reshape(numbers.shape)].astype(np.int32)
+    labels = np.argsort(order)[labels.reshape(pixels.shape)].astype(np.int32)
     was_background = before.regions.background[before.regions.labels]
     share = np.bincount(labels.ravel(), was_background.ravel()) / areas[order]
-    return NumberedRegions(Regions(labels, len(names), share > 0.5), tuple(names[order].tolist()))
+    regions = Regions(labels, len(numbers), share > 0.5)
+    return NumberedRegions(regions, tuple(numbers[order].tolist()))
 
 
-def label_page(numbered: NumberedRegions, side: int) -> UInt8[np.ndarray, "side side"]:
-    """The numbers of the regions as pixels, enlarged to a multiple of their size, to be edited."""
+def label_image(numbered: NumberedRegions, side: int) -> UInt8[np.ndarray, "side side"]:
+    """The region number of each pixel, enlarged by a whole factor, for editing."""
     numbers = np.array(numbered.numbers)[numbered.regions.labels]
     factor = max(1, side // len(numbers))
     return numbers.astype(np.uint8).repeat(factor, 0).repeat(factor, 1)
 
 
-def described(numbered: NumberedRegions) -> list[Mapping[str, Any]]:
-    """What there is to say of each region, by falling area, as JSON can hold it.
+def region_properties(numbered: NumberedRegions) -> list[Mapping[str, Any]]:
+    """The properties of each region for JSON, by falling area.
 
     number; share of the page; centroid (x, y) and box (x0, y0, x1, y1) in 0 … 1, y downwards;
-    whether it is background; the numbers of the regions that it touches.
+    whether it is background; numbers of the regions that touch it.
     """
     measures = measure_regions(numbered.regions)
     touching = measures.shared_boundary > 0

@@ -1,4 +1,4 @@
-"""The options of a call: all settings but sketch, texts and seed."""
+"""The options of a sampling call: all settings except sketch, texts and seed."""
 
 import dataclasses
 import math
@@ -12,17 +12,18 @@ from ragaf_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Choices of a call. `sampler` compiles anew, and so does another number of evaluations a step:
-    one where both scales are 1, two where `sketch_guidance` is 1, else three.
+    """Options of a call. A new sampler or number of evaluations per step compiles again.
+
+    A step takes 1 evaluation of the networks if both scales are 1, 2 if only `sketch_guidance` is
+    1, else 3.
 
     Attributes:
-      steps: denoising steps of either stage.
-      guidance: scale of the text; 1 is the plain conditional model.
-      sketch_guidance: scale of the sketch and its regions; 1 likewise.
-      guidance_until: below this share of the timesteps both scales count as 1.
-      strength: how far a picture to begin from is noised, Stage 1's or a given one: 0 not at all, 1
-        wholly.
-      sketch_strength: of what the sketch branch adds to the UNet; 1 as in training.
+      steps: denoising steps of each stage.
+      guidance: guidance scale of the text; 1 is the model without guidance.
+      sketch_guidance: guidance scale of the sketch and its regions; 1 likewise.
+      guidance_until: below this fraction of the timesteps both scales are 1.
+      strength: noise added to the image that a stage starts from: 0 none, 1 pure noise.
+      sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       stages: "both", "1" or "2" alone.
     """
@@ -37,8 +38,8 @@ class Options:
     stages: str = "both"
 
 
-class Asked(TypedDict, total=False):
-    """Keyword arguments of a call: fields of `Options`; `config.sample` has the defaults."""
+class OptionArguments(TypedDict, total=False):
+    """Keyword arguments of a call: fields of `Options`; defaults are in `config.sample`."""
 
     steps: int
     guidance: float
@@ -52,41 +53,40 @@ class Asked(TypedDict, total=False):
 
 NUMBERS = "steps", "guidance", "sketch_guidance", "guidance_until", "strength", "sketch_strength"
 
-# Scales far beyond what makes a picture, and far from where one has no numbers any more.
-LARGEST_SCALE = 100
+LARGEST_SCALE = 100  # far above useful scales, far below those that give NaN
 
-MOST = 1000  # images of a call, which are all kept until the last is there
+MAX_COUNT = 1000  # images of a call, which are held in memory until the last one is finished
 
 STAGES = {"both": (1, 2), "1": (1,), "2": (2,)}
 
 
-def chosen(
-    sample: Mapping[str, Any], asked: Mapping[str, Any], schedule_steps: int, usual_stages: str
+def make_options(
+    sample: Mapping[str, Any], arguments: Mapping[str, Any], schedule_steps: int, stages: str
 ) -> Options:
-    """What is asked for, and the rest as `config.sample` has it.
+    """Options from the arguments of a call and the defaults of a configuration.
 
     Args:
-      sample: the fields of `config.sample`.
-      asked: fields of `Options`; those that are None are left to `sample`.
+      sample: `config.sample`.
+      arguments: fields of `Options`; None selects the default.
       schedule_steps: T.
-      usual_stages: where nothing is asked.
+      stages: default of `Options.stages`.
 
     Raises:
       UserError: a value out of its range.
     """
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = {name: value for name, value in arguments.items() if value is not None}
     known = {field.name for field in dataclasses.fields(Options)}
-    usual = {name: value for name, value in sample.items() if name in known}
-    fields = {"stages": usual_stages, **usual, **given}
+    defaults = {name: value for name, value in sample.items() if name in known}
+    fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
     return Options(**{**fields, "steps": int(fields["steps"])})
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:
-    """Refuses values out of their range, which needs no checkpoint.
+    """Refuses values out of their range, without a checkpoint.
 
     Args:
-      fields: of `Options`, any of them; None counts as left out.
+      fields: some fields of `Options`; None values are ignored.
       schedule_steps: T, where it is known.
 
     Raises:
@@ -116,28 +116,28 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
 
 def check_count(count: Any) -> None:
     """Refuses a number of images that cannot be sampled."""
-    if not (isinstance(count, numbers.Integral) and 1 <= int(count) <= MOST):
-        raise UserError(f"count is {count}; choose 1 to {MOST} images.")
+    if not (isinstance(count, numbers.Integral) and 1 <= int(count) <= MAX_COUNT):
+        raise UserError(f"count is {count}; choose 1 to {MAX_COUNT} images.")
 
 
 def setting_notices(settings: Mapping[str, Any]) -> list[str]:
-    """Effects of settings that a user may not expect.
+    """Unexpected effects of settings, one sentence each.
 
     Args:
-      settings: the fields of `Options`; and "negative_prompt", unless it is empty.
+      settings: the fields of `Options`, and "negative_prompt" unless it is empty.
     """
     notices = []
     text, sketch = settings["guidance"], settings["sketch_guidance"]
     strength = settings["sketch_strength"]
     if text == 0:
         notices.append(
-            "guidance is 0, which leaves the prompt out; 1 is the model without guidance, which "
+            "guidance is 0, so the prompt has no effect; 1 is the model without guidance, which "
             "diffusers calls 0."
         )
     if sketch == 0:
         notices.append(
-            "sketch_guidance is 0, which leaves the sketch out but for what the prompt makes of "
-            "it; 1 is the model without guidance."
+            "sketch_guidance is 0, so the sketch acts only through the guidance of the prompt; 1 "
+            "is the model without guidance."
         )
     for name, scale, what in (
         ("guidance", text, "the prompt"),
@@ -147,7 +147,7 @@ def setting_notices(settings: Mapping[str, Any]) -> list[str]:
             notices.append(f"{name} is {scale:g}, which guides the image away from {what}.")
     if strength == 0:
         notices.append(
-            "sketch_strength is 0, so the UNet gets nothing from the sketch branch; 1 is as in "
+            "sketch_strength is 0, so the sketch branch has no effect on the UNet; 1 is as in "
             "training."
         )
     if strength < 0:
@@ -156,11 +156,11 @@ def setting_notices(settings: Mapping[str, Any]) -> list[str]:
             "as in training."
         )
     if settings.get("negative_prompt") and text == sketch == 1:
-        notices.append("guidance is 1, at which the negative prompt has no effect.")
+        notices.append("guidance is 1, so the negative prompt has no effect.")
     return notices
 
 
 def check_seed(seed: Any) -> None:
-    """Refuses what is no seed."""
+    """Refuses anything but an integer from 0 to 2³² − 1."""
     if not (isinstance(seed, numbers.Integral) and 0 <= int(seed) < 2**32):
         raise UserError(f"The seed is {seed}; choose one from 0 to {2**32 - 1}.")

@@ -19,12 +19,12 @@ from ragaf_jax.figures.graph import draw_graph, draw_regions
 from ragaf_jax.figures.results import comparison, fusion_curves
 from ragaf_jax.figures.upscaled import upscaled
 from ragaf_jax.sampling.denoising import TRACE_LEVELS
-from ragaf_jax.sampling.numbered import described, label_page
+from ragaf_jax.sampling.numbered import label_image, region_properties
 from ragaf_jax.sampling.recorded import METADATA
 from ragaf_jax.sampling.request import SketchPage
 from ragaf_jax.sampling.results import Result
 
-PICTURES = (
+_PNG_NAMES = (
     "sketch",
     "regions",
     "region_graph",
@@ -37,28 +37,27 @@ PICTURES = (
     "fusion",
     "labels",
 )
-# Of the images of several seeds.
-IMAGES = "images"
-FILES = {*(f"{name}.png" for name in PICTURES), "prompt.txt", "regions.json", METADATA, IMAGES}
+IMAGES = "images"  # subfolder with the images of several seeds
+FILES = {*(f"{name}.png" for name in _PNG_NAMES), "prompt.txt", "regions.json", METADATA, IMAGES}
 _AVERAGED = {"attention_averaged_over_timesteps": [f"{level} T" for level in TRACE_LEVELS]}
 PACKAGES = ("jax", "flax", "numpy", "jraph", "opencv-python-headless", "pillow", "tokenizers")
 
 
 def write_regions(folder: Path, page: SketchPage) -> None:
-    """Figures and files of the regions, before any image is sampled.
+    """Writes the files about the regions, which need no image.
 
-    sketch.png, the page; regions.png, with their numbers; labels.png, whose pixels are these
-    numbers, to be edited and given back; regions.json, what is known of each.
+    sketch.png: the page. regions.png: regions with their numbers. labels.png: the number of each
+    pixel, for editing and --labels. regions.json: properties of each region.
     """
     regions, numbers = page.numbered
     images = {
         "sketch": page.page,
         "regions": draw_regions(page.page, regions, numbers),
-        "labels": label_page(page.numbered, len(page.page)),
+        "labels": label_image(page.numbered, len(page.page)),
     }
     for name, image in images.items():
         Image.fromarray(image).save(folder / f"{name}.png")
-    text = json.dumps(described(page.numbered), indent=1)
+    text = json.dumps(region_properties(page.numbered), indent=1)
     (folder / "regions.json").write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -66,24 +65,24 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     """Writes all files of one result into an existing folder.
 
     Args:
-      folder: where to.
+      folder: receives the files.
       result: of the pipeline.
-      facts: more entries for metadata.json.
-      upscale: side of upscaled images, px; none are written where images are as large.
+      facts: additional entries of metadata.json.
+      upscale: side of upscaled images, px; none are written unless they are larger than images.
     """
     write_regions(folder, result.sketch_page)
     s, r, numbers = result.sketch, result.regions, result.numbers
-    made = _by_stage(result)
+    by_stage = _by_stage(result)
     seeds = [result.settings["seed"] + i for i in range(len(result.images))]
     text = "; ".join(result.request.prompts.splitlines())
     captions = [text] if len(seeds) == 1 else [f"seed {seed}: {text}" for seed in seeds]
-    shown = made
+    columns = by_stage
     if result.given is not None:
-        shown = {"given image": np.stack([result.given] * len(seeds)), **made}
+        columns = {"given image": np.stack([result.given] * len(seeds)), **by_stage}
     images = {
         "region_graph": draw_graph(result.sketch_page.page, r, result.graph, numbers),
-        **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in made.items()},
-        "comparison": comparison(s, shown, captions),
+        **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in by_stage.items()},
+        "comparison": comparison(s, columns, captions),
     }
     if result.attention is not None and result.fusion is not None:
         attention, fusion = result.attention[0], result.fusion[:, 0]
@@ -110,7 +109,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     metadata = {
         **result.settings,
         **facts,
-        **_circumstances(result),
+        **_run_facts(result),
         "upscaled_size": upscale if larger else None,
     }
     written = json.dumps(metadata, indent=2, ensure_ascii=False)
@@ -118,7 +117,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
 
 
 def _by_stage(result: Result) -> dict[str, UInt8[np.ndarray, "n s s 3"]]:
-    """The images of the stages that sampled, by their titles."""
+    """The images of each stage that sampled, by column title."""
     stages = result.settings["stages"]
     if stages == "1":
         return {"stage 1": result.images}
@@ -128,7 +127,7 @@ def _by_stage(result: Result) -> dict[str, UInt8[np.ndarray, "n s s 3"]]:
 
 
 def _write_upscaled(folder: Path, result: Result, seeds: Sequence[int], side: int) -> None:
-    """The image of the last stage, and of several seeds all, one after the other."""
+    """Upscales the first image of the last stage, and with several seeds each image."""
     stage = 1 if result.settings["stages"] == "1" else 2
     for seed, image in zip(seeds, result.images, strict=True):
         large = Image.fromarray(upscaled(image, result.sketch_page.lines, side))
@@ -138,7 +137,7 @@ def _write_upscaled(folder: Path, result: Result, seeds: Sequence[int], side: in
             large.save(folder / IMAGES / f"{seed}_upscaled.png")
 
 
-def _circumstances(result: Result) -> dict[str, Any]:
+def _run_facts(result: Result) -> dict[str, Any]:
     device, crop = jax.devices()[0], result.sketch_page.crop
     return {
         "image_size": result.images.shape[1],

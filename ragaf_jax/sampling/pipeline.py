@@ -1,4 +1,4 @@
-"""The pipeline: sketch and prompt in, images out."""
+"""The pipeline: from sketches and prompts to images."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,14 @@ from ragaf_jax.images import Window, check_same_aspect, cut, pad_to_square, read
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.loaded_stages import LoadedStages
 from ragaf_jax.sampling.loop import Images, Progress
-from ragaf_jax.sampling.options import STAGES, Asked, Options, check_count, check_seed, chosen
+from ragaf_jax.sampling.options import (
+    STAGES,
+    OptionArguments,
+    Options,
+    check_count,
+    check_seed,
+    make_options,
+)
 from ragaf_jax.sampling.request import (
     Request,
     SketchPage,
@@ -30,12 +37,12 @@ from ragaf_jax.sampling.results import Result, result_of
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.sketch_input import SketchInput, read_sketch
 
-# A file, what was read of one, a page as `Pipeline.page` makes it, or any grey image of a sketch.
+# A file, its `SketchInput`, a grey page of `Pipeline.page_size`, or any other grey image.
 Sketch = str | Path | SketchInput | UInt8[np.ndarray, "h w"]
 
 
 class Pipeline(LoadedStages):
-    """One or two trained stages, from sketches and texts to images."""
+    """One or two trained stages that sample images from sketches and texts."""
 
     @classmethod
     def restore(
@@ -48,21 +55,20 @@ class Pipeline(LoadedStages):
         per_device: int = 1,
         checkpoint: str = NEWEST,
     ) -> "Pipeline":
-        """From the workdirs of the stages alone; their averaged parameters.
+        """Restores stages from their workdirs, with averaged parameters.
 
-        What is compiled from now on is kept on disk: see `keep_compiled`.
+        From here on, compiled programs are cached on disk: see `keep_compiled`.
 
         Args:
-          stage1, stage2: one may be left out.
-          dtype: of the computation and of what is kept, "float32" or "bfloat16"; by default as the
-            stages were trained.
+          stage1, stage2: workdirs; one may be left out.
+          dtype: as in `Stage.restore`.
           devices, per_device: as in `LoadedStages`.
-          checkpoint: "newest", "best" or a step, of both stages; or Stage 1's and Stage 2's with a
-            comma between, such as "best,4500".
+          checkpoint: "newest", "best" or a step, for both stages; or Stage 1's and Stage 2's
+            separated by a comma, such as "best,4500".
 
         Raises:
-          UserError: no such or no whole checkpoint in one of them, or stages that do not fit each
-            other, as those of different image sizes.
+          UserError: a missing or incomplete checkpoint, or stages that do not fit each other, such
+            as stages of different image sizes.
         """
         choices = choices_of_stages(checkpoint, "checkpoint")
         keep_compiled()
@@ -76,24 +82,24 @@ class Pipeline(LoadedStages):
 
     @property
     def page_size(self) -> int:
-        """Side of the pages on which regions are found: that of the training records' pages."""
+        """Side of the pages on which regions are found, px; the same as for training records."""
         return page_size(self.leading.model.image_size)
 
     def page(
         self, sketch: Sketch, *, crop: bool = True, neck_splits: int | float = NECK_SPLITS
     ) -> SketchPage:
-        """A sketch and its regions.
+        """Reads a sketch and finds its regions.
 
         Args:
-          sketch: a file of any size and polarity; what `read_sketch` returned of one; a grey page
-            of `page_size`, paper 255 and ink 0, which is taken as it is; or any other grey image.
+          sketch: an image file; its `SketchInput`; a grey page of `page_size`, paper 255 and ink 0,
+            which is used unchanged; or any other grey image.
           crop: whether a file or grey image is cropped to its ink where that is much smaller than
             the page, because training sketches fill their pages: see `sketch_input.ink_window`.
-          neck_splits: how eagerly areas are split at narrow openings, 0 to 1000. With 0, only
-            closed outlines separate regions; 1 as in training; more splits more.
+          neck_splits: how readily areas are split at narrow openings, 0 to 1000. With 0, only
+            closed outlines separate regions; 1 as in training; larger values split more.
 
         Raises:
-          UserError: no image that can be read, or `neck_splits` out of its range.
+          UserError: an unreadable image, or `neck_splits` out of its range.
         """
         if isinstance(sketch, SketchInput):
             given = sketch
@@ -115,24 +121,24 @@ class Pipeline(LoadedStages):
     ) -> Request:
         """The inputs of the networks for one image: `make_request` with this model's sizes."""
         stage = self.leading
-        words = prompt, region_prompts or {}, negative_prompt
+        texts = prompt, region_prompts or {}, negative_prompt
         graph_config = graph_config_of(stage.config.data)
-        return make_request(page, *words, graph_config, stage.model, stage.tokenizer)
+        return make_request(page, *texts, graph_config, stage.model, stage.tokenizer)
 
-    def options(self, **asked: Unpack[Asked]) -> Options:
-        """Choices as Stage 2's config has them, but for what is asked; see `Options`.
+    def options(self, **arguments: Unpack[OptionArguments]) -> Options:
+        """The options of a call, with defaults from the last stage's config; see `Options`.
 
         Raises:
           UserError: a value out of its range, or a stage that this pipeline does not have.
         """
         config = self.leading.config
-        usual = "both" if len(self.stages) == 2 else str(max(self.stages))
-        options = chosen(config.sample.to_dict(), asked, config.diffusion.steps, usual)
+        default = "both" if len(self.stages) == 2 else str(max(self.stages))
+        options = make_options(config.sample.to_dict(), arguments, config.diffusion.steps, default)
         for number in STAGES[options.stages]:
             if number not in self.stages:
                 raise UserError(
-                    f"Stage {number} is to draw and its workdir was not given; give --stage{number}"
-                    f", or choose stages={usual!r}."
+                    f"stages is {options.stages!r} and the workdir of Stage {number} is missing; "
+                    f"give --stage{number}, or choose stages={default!r}."
                 )
             self._sampler(number, options.sampler)
         return options
@@ -149,32 +155,32 @@ class Pipeline(LoadedStages):
         image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
         crop: bool = True,
         progress: Callable[[Progress], None] | None = None,
-        **asked: Unpack[Asked],
+        **arguments: Unpack[OptionArguments],
     ) -> Result:
         """Samples one sketch, once or several times.
 
         Args:
-          sketch: as `page` takes it, or what `page` answered, with its regions changed or not.
+          sketch: as in `page`, or a result of `page`, with edited regions or not.
           prompt: may be empty.
-          region_prompts: region prompts by region number; see `make_request`.
+          region_prompts: by region number; see `make_request`.
           negative_prompt: may be empty.
           seed: in 0 … 2³² − 1. The same seed and settings give the same image.
-          count: images; their seeds are seed, seed + 1 …
-          image: to begin from, instead of noise, in the first of the stages, noised to `strength`;
-            of the sketch's proportions, and cropped and placed on a white square as the sketch is.
-          crop: as in `page`; without effect on what `page` returned.
+          count: number of images; their seeds are seed, seed + 1 …
+          image: for the first stage to start from instead of noise, noised to `strength`. It has
+            the sketch's proportions, and is cropped and placed on a white square like the sketch.
+          crop: as in `page`; without effect on a result of `page`.
           progress: called after each of the `steps`, without a preview; it changes no image.
-          **asked: fields of `Options`.
+          **arguments: fields of `Options`.
 
         Raises:
-          UserError: a setting out of its range, a sketch that is no picture, words that do not fit.
+          UserError: a setting out of its range, an unreadable sketch, or texts that do not fit.
         """
-        options = self.options(**asked)
+        options = self.options(**arguments)
         check_count(count)
         seeds = [seed + i for i in range(count)]
         for one in seeds:
             check_seed(one)
-        began = time.perf_counter()
+        start = time.perf_counter()
         if isinstance(sketch, str | Path):
             grey = read_grey(sketch)
             if image is not None:
@@ -188,16 +194,16 @@ class Pipeline(LoadedStages):
         images = None if image is None else self.starts([image] * count, page.crop)
         finished = self.run([request] * count, seeds, options, images, progress)
         done = time.perf_counter()
-        words = prompt, region_prompts, negative_prompt
-        settings = recorded_settings(*words, seed, count, options)
-        seconds = {"regions": ready - began, "sampling": done - ready}
+        texts = prompt, region_prompts, negative_prompt
+        settings = recorded_settings(*texts, seed, count, options)
+        seconds = {"regions": ready - start, "sampling": done - ready}
         given = None if images is None else images[0]
         return result_of(page, request, finished, settings, seconds, given)
 
     def starts(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], crop: Window | None = None
     ) -> Images:
-        """Images to begin from, at the model's size, cropped and placed as their sketch is."""
+        """Starting images at the model's size, cropped and placed like their sketch."""
         side = self.leading.model.image_size
-        shown = images if crop is None else [cut(image, crop) for image in images]
-        return np.stack([pad_to_square(image, side) for image in shown])
+        cropped = images if crop is None else [cut(image, crop) for image in images]
+        return np.stack([pad_to_square(image, side) for image in cropped])

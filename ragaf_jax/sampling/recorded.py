@@ -1,4 +1,4 @@
-"""Inputs recorded in metadata.json, and the flags that repeat an output."""
+"""Reads inputs recorded in metadata.json, and sets the flags that repeat an output."""
 
 import errno
 import hashlib
@@ -12,8 +12,8 @@ from absl import flags
 from ragaf_jax.errors import UserError
 
 METADATA = "metadata.json"
-# Flags of `ragaf_jax.sample` that metadata.json has under their own names.
-VALUES = (
+# Flags of `ragaf_jax.sample` that metadata.json records by the same names.
+RECORDED_FLAGS = (
     *("prompt", "negative_prompt", "seed", "count", "neck_splits", "upscale", "dtype"),
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     *("sampler", "stages"),
@@ -26,8 +26,8 @@ class Recorded(NamedTuple):
     """The inputs of an output.
 
     Attributes:
-      flags: values of flags by their names, as texts; of flags that may be repeated a list.
-      steps: the updates that made the checkpoint of each stage.
+      flags: values by flag name, as texts; lists for flags that may be repeated.
+      steps: step of the checkpoint of each stage.
     """
 
     flags: dict[str, str | list[str]]
@@ -35,12 +35,10 @@ class Recorded(NamedTuple):
 
 
 def file_facts(files: Mapping[str, str | Path | None]) -> dict[str, str]:
-    """Entries of metadata.json for input files: path and SHA-256 of each that is given.
-
-    Paths are absolute, so that --from finds the files from any folder.
+    """Entries of metadata.json for input files: absolute path and SHA-256 of each given file.
 
     Raises:
-      UserError: one cannot be read.
+      UserError: a file cannot be read.
     """
     facts: dict[str, str] = {}
     for name, file in files.items():
@@ -49,17 +47,16 @@ def file_facts(files: Mapping[str, str | Path | None]) -> dict[str, str]:
                 digest = _digest(Path(file))
             except OSError as error:
                 raise UserError(
-                    f"The {name} {file} cannot be read ({error.strerror}); name an image file."
+                    f"The {name} {file} cannot be read ({error.strerror}); give an image file."
                 ) from None
             facts |= {name: str(Path(file).absolute()), _DIGEST.format(name): digest}
     return facts
 
 
 def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of metadata.json by which two outputs are of the same inputs.
+    """Entries of metadata.json that are equal for outputs of the same inputs.
 
-    Input files are compared by their SHA-256 alone. Workdirs that were recorded as relative are
-    taken as relative to the current folder.
+    Input files are compared by SHA-256 alone. Relative workdirs are resolved in the current folder.
     """
     found = {name: value for name, value in facts.items() if name not in INPUT_FILES}
     for name in ("stage1", "stage2"):
@@ -75,17 +72,17 @@ def _digest(file: Path) -> str:
 
 
 def set_recorded_flags(values: flags.FlagValues, path: Path) -> dict[int, int]:
-    """Sets the flags of `ragaf_jax.sample` that are not given to what a metadata.json records.
+    """Sets flags of `ragaf_jax.sample` that are not given to the values in a metadata.json.
 
     Args:
-      values: the flags; those that are given stay as they are.
+      values: the flags; given flags keep their values.
       path: as in `read_recorded`.
 
     Returns:
-      The updates that made the checkpoint of each stage, as `Recorded` has them.
+      `Recorded.steps`.
 
     Raises:
-      UserError: a recorded value that its flag cannot have, or as `read_recorded`.
+      UserError: a recorded value that its flag does not accept, or as `read_recorded`.
     """
     recorded = read_recorded(path, {name for name in values if values[name].present})
     for name, value in recorded.flags.items():
@@ -93,45 +90,45 @@ def set_recorded_flags(values: flags.FlagValues, path: Path) -> dict[int, int]:
             values[name].parse(value)
         except flags.Error as error:
             raise UserError(
-                f"{path} records a value that --{name} cannot have ({error}); give --{name}."
+                f"{path} records a value that --{name} does not accept ({error}); give --{name}."
             ) from None
     return recorded.steps
 
 
 def read_recorded(path: Path, given: Collection[str]) -> Recorded:
-    """The inputs that a metadata.json records.
+    """Reads the inputs of a metadata.json.
 
     Args:
-      path: the file, or the output folder that holds it.
-      given: names of flags that override what is recorded; their files are not compared.
+      path: the file, or the output folder that contains it.
+      given: names of flags that override recorded values; their files are not compared.
 
     Raises:
       UserError: the file cannot be read or is no metadata.json, or an input file is missing or has
-        changed since.
+        changed.
     """
     path = path / METADATA if path.is_dir() else path
     found = _read(path)
     texts: dict[str, str | list[str]] = {}
-    for name in VALUES:
+    for name in RECORDED_FLAGS:
         value = found.get(name)
         if value is None or name in given:
             continue
         if not isinstance(value, str | int | float):
             raise UserError(f"{path} has {name} = {value!r}; give --{name}, which overrides it.")
         texts[name] = str(value)
-    # Outputs that do not record it show whole pages.
+    # Outputs without this entry show whole pages.
     texts["crop"] = str(bool(found.get("crop", False)))
     for name in INPUT_FILES:
         if found.get(name) is not None and name not in given:
             texts[name] = str(found[name])
             _check_unchanged(path, name, Path(texts[name]), found.get(_DIGEST.format(name)))
-    words, merges = found.get("region_prompts", {}), found.get("merge", [])
-    if not isinstance(words, dict) or not isinstance(merges, list):
+    prompts, merges = found.get("region_prompts", {}), found.get("merge", [])
+    if not isinstance(prompts, dict) or not isinstance(merges, list):
         raise UserError(
-            f"{path} has no object as region_prompts or no list as merge; name a metadata.json "
-            "that an output has."
+            f"In {path}, region_prompts is not an object or merge is not a list; give the "
+            f"unchanged {METADATA} of an output."
         )
-    texts["region"] = [f"{number}={text}" for number, text in words.items()]
+    texts["region"] = [f"{number}={text}" for number, text in prompts.items()]
     texts["merge"] = [str(group) for group in merges]
     steps = {}
     for number in (1, 2):
@@ -153,19 +150,19 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(found, dict) or "prompt" not in found:
         raise UserError(
-            f"{path} records no prompt; give --from=<the {METADATA} of an output that was sampled>."
+            f"{path} records no prompt; give --from=<the {METADATA} of an output with an image>."
         )
     return found
 
 
 def _regular(file: Path) -> Path:
-    """The file, which is none of those, such as /dev/zero, that never end.
+    """The file; refuses devices such as /dev/zero, which never end.
 
     Raises:
-      OSError: there is no such file, or it is another thing.
+      OSError: it is not a regular file.
     """
     if file.exists() and not file.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return file
 
 
@@ -175,26 +172,26 @@ def _check_unchanged(path: Path, name: str, file: Path, digest: str | None) -> N
     except (OSError, ValueError) as error:
         raise UserError(
             f"The {name} {str(file)!a} that {path} records cannot be read "
-            f"({getattr(error, 'strerror', None) or error}); give --{name}=<where it is now>."
+            f"({getattr(error, 'strerror', None) or error}); give --{name}=<its new path>."
         ) from None
     if digest is not None and now != digest:
         raise UserError(
-            f"The {name} {file} is not the one that {path} records (its SHA-256 begins with "
-            f"{now[:8]}, not {str(digest)[:8]}); give that one by --{name}=<file>, or this one to "
-            "sample it with the same settings."
+            f"The {name} {file} has changed since {path} was written (its SHA-256 begins with "
+            f"{now[:8]}, not {str(digest)[:8]}); give the original by --{name}=<file>, or this "
+            "file to sample it with the same settings."
         )
 
 
 def checkpoint_notices(recorded: Mapping[int, int], steps: Mapping[int, int]) -> list[str]:
-    """That a stage was trained further since, so that its images are others.
+    """Notices about stages whose checkpoints differ from the recorded ones.
 
     Args:
-      recorded: updates of the checkpoint of each stage, as `Recorded` has them.
-      steps: those of the stages that are restored.
+      recorded: `Recorded.steps`.
+      steps: of the restored stages.
     """
     return [
-        f"The checkpoint of Stage {number} is of step {steps[number]}, and that of the recorded "
-        f"output of step {step}: the image will differ."
+        f"The checkpoint of Stage {number} has step {steps[number]}, but the recorded output used "
+        f"step {step}: the image will differ."
         for number, step in recorded.items()
         if number in steps and steps[number] != step
     ]

@@ -1,4 +1,4 @@
-"""A request for one image: sketch, regions and texts as inputs of the networks."""
+"""The inputs of the networks for one image: sketch, regions and texts."""
 
 import dataclasses
 import re
@@ -24,20 +24,20 @@ from ragaf_jax.sampling.sketch_notices import sketch_notices
 from ragaf_jax.sketch_input import SketchInput
 from ragaf_jax.tokenizer import Tokenizer
 
-# What other programs read in a prompt: (word:1.3), [word], <lora:name:0.8>, BREAK.
+# Prompt syntax of other programs: (word:1.3), [word], <lora:name:0.8>, BREAK.
 _SYNTAX = re.compile(
     r"\([^()]*:\s*-?[0-9.]+\s*\)|\[[^\[\]]+\]|<(?:lora|lyco|hypernet|embedding)\b[^>]*>|\bBREAK\b"
 )
 
 
 class SketchPage(NamedTuple):
-    """A sketch as a model takes it in.
+    """A sketch and its regions.
 
     Attributes:
       page, lines, crop: as in `SketchInput`.
       sketch: the page at the model's size.
-      numbered: its regions there, found or changed by the user.
-      neck_splits: with which they were found; see `extract_regions`.
+      numbered: regions at the model's size, found or edited by the user.
+      neck_splits: as in `extract_regions`, which found the regions.
     """
 
     page: UInt8[np.ndarray, "page page"]
@@ -54,15 +54,15 @@ class SketchPage(NamedTuple):
 
 
 class Request(NamedTuple):
-    """The inputs of the networks for one image, and what describes them.
+    """The inputs of the networks for one image, and their description.
 
     Attributes:
-      batch: of one example, with the prompt alone; its image is blank.
-      text: of one example, with region prompts.
-      graph: of its regions, not padded.
-      prompts: the prompt, and below it a line for each region prompt.
+      batch: one example with the prompt alone; its image is blank.
+      text: one example with region prompts.
+      graph: of the regions, not padded.
+      prompts: the prompt, followed by a line for each region prompt.
       pieces: the characters of each token of `text.positive`.
-      notices: what of sketch and text the model cannot take in, as sentences.
+      notices: losses of sketch and texts, as sentences.
     """
 
     batch: Batch
@@ -85,7 +85,7 @@ class Request(NamedTuple):
 
     @property
     def all_regions_have_text(self) -> bool:
-        """Whether all regions have."""
+        """Whether all regions have their own prompts."""
         return bool(self.text.region_text_ids[:, : len(self.graph.nodes)].all())
 
     @property
@@ -105,13 +105,13 @@ def recorded_settings(
     count: int,
     options: Options,
 ) -> dict[str, Any]:
-    """A request as metadata.json records it, which leaves empty texts out.
+    """A request as metadata.json records it, without empty texts.
 
     Args:
       prompt, region_prompts, negative_prompt: as in `make_request`.
-      seed: of the first image; the next ones have seed + 1 …
-      count: images.
-      options: of all.
+      seed: of the first image; later images have seed + 1 …
+      count: number of images.
+      options: of all images.
     """
     settings: dict[str, Any] = {"prompt": prompt}
     if region_prompts:
@@ -128,14 +128,14 @@ def find_regions(
     graph_config: GraphConfig,
     neck_splits: int | float = NECK_SPLITS,
 ) -> SketchPage:
-    """A page's regions, as for the training records, within the budget of a model.
+    """Finds the regions of a page as for training records, within a model's maximum numbers.
 
     Args:
-      given: its page is a square of at least the model's size.
+      given: with a square page of at least the model's size.
       model: one of its nodes is padding.
       kind: a name in `REGION_KINDS`.
       graph_config: of the model's training records.
-      neck_splits: as in `extract_regions`; regions of training records have the default.
+      neck_splits: as in `extract_regions`; training records use the default.
     """
     usual = REGION_KINDS[kind]
     limit = min(usual.max_regions, model.max_regions - 1)
@@ -159,9 +159,9 @@ def make_request(
     model: Model,
     tokenizer: Tokenizer,
 ) -> Request:
-    """Sketch, regions and texts in the form that the networks take.
+    """Encodes sketch, regions and texts as inputs of the networks.
 
-    In RAGAF a region attends to its own prompt alone, or else to the main prompt.
+    In RAGAF, a region attends to its own prompt alone, or to the main prompt if it has none.
 
     Args:
       page: the sketch and its regions.
@@ -169,21 +169,20 @@ def make_request(
       region_prompts: prompts of some regions, by region number.
       negative_prompt: may be empty.
       graph_config: of the model's training records.
-      model: its sizes.
+      model: gives the sizes.
       tokenizer: of the model.
 
     Raises:
-      UserError: a number that no region has, a phrase without words, or more of them than the model
-        reads.
+      UserError: an unknown region number, an empty region prompt, or too many tokens.
     """
     regions, numbers = page.numbered.regions, sorted(region_prompts)
     region_text_ids = np.zeros((1, model.max_regions), np.int32)
-    for text, number in enumerate(numbers, 1):
-        region_text_ids[0, page.numbered.id_of(number)] = text
-    words = {number: region_prompts[number].strip() for number in numbers}
-    for written in (prompt, negative_prompt, *words.values()):
-        _check_text(written)
-    packed = _packed(prompt, words, model.text_length, tokenizer)
+    for text_id, number in enumerate(numbers, 1):
+        region_text_ids[0, page.numbered.id_of(number)] = text_id
+    stripped = {number: region_prompts[number].strip() for number in numbers}
+    for text in (prompt, negative_prompt, *stripped.values()):
+        _check_text(text)
+    packed = _packed(prompt, stripped, model.text_length, tokenizer)
     batch = Batch(
         image=np.zeros((1, *page.sketch.shape, 3), np.float32),
         sketch=ink_on_black(page.sketch[None]),
@@ -204,68 +203,70 @@ def make_request(
         batch,
         TextConditioning(negative, packed, region_text_ids),
         graph,
-        "\n".join([prompt.strip(), *(f"{number}: {words[number]}" for number in words)]),
+        "\n".join([prompt.strip(), *(f"{number}: {text}" for number, text in stripped.items())]),
         tokenizer.pieces(packed.tokens[0].tolist()),
-        _notices(page, prompt, words, negative_prompt, model.text_length, tokenizer),
+        _notices(page, prompt, stripped, negative_prompt, model.text_length, tokenizer),
     )
 
 
 def _check_text(text: str) -> None:
-    """Refuses what a terminal or a page hands on where bytes were no UTF-8."""
+    """Refuses lone surrogates, which Python makes from bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"The text {text[:40]!a} is no Unicode from character {error.start} on; write it "
+            f"The text {text[:40]!a} is not Unicode from character {error.start} on; write it "
             "in UTF-8."
         ) from None
 
 
-def _packed(prompt: str, words: Mapping[int, str], length: int, tokenizer: Tokenizer) -> Text:
-    """The prompt in one row and behind it, without a frame, the words of each region.
+def _packed(
+    prompt: str, region_prompts: Mapping[int, str], length: int, tokenizer: Tokenizer
+) -> Text:
+    """One row of tokens: the prompt, then each region prompt without start and end tokens.
 
     Raises:
-      UserError: a region without words, or more tokens than the model reads.
+      UserError: an empty region prompt, or more than `length` tokens.
     """
-    rows, masks = tokenizer.encode([prompt, *words.values()], length)
-    tokens, mask, texts = rows[0], masks[0], np.zeros(length, np.int32)
-    counts = [tokenizer.count(phrase)[0] - 2 for phrase in words.values()]
+    rows, masks = tokenizer.encode([prompt, *region_prompts.values()], length)
+    tokens, mask, ids = rows[0], masks[0], np.zeros(length, np.int32)
+    counts = [tokenizer.count(text)[0] - 2 for text in region_prompts.values()]
     end = int(mask.sum())
-    whole = end + sum(counts)
-    for text, (number, count) in enumerate(zip(words, counts, strict=True), 1):
+    total = end + sum(counts)
+    for text_id, (number, count) in enumerate(zip(region_prompts, counts, strict=True), 1):
         if not count:
-            raise UserError(f"Region {number} is given no words; say what it is to be.")
+            raise UserError(f"The prompt of region {number} is empty; describe the region.")
         if end + count > length:
             raise UserError(
-                f"The prompt and the words of its regions are {whole} tokens, and the model reads "
-                f"{length}: those of region {number} would be lost. Shorten them."
+                f"The prompt and the region prompts have {total} tokens and the model takes "
+                f"{length}, which cuts the prompt of region {number}; shorten them."
             )
-        place = slice(end, end + count)
-        tokens[place], mask[place], texts[place] = rows[text][1 : 1 + count], True, text
+        span = slice(end, end + count)
+        tokens[span], mask[span], ids[span] = rows[text_id][1 : 1 + count], True, text_id
         end += count
-    return Text(tokens[None], mask[None], texts[None])
+    return Text(tokens[None], mask[None], ids[None])
 
 
 def _notices(
     sketch: SketchPage,
     prompt: str,
-    words: Mapping[int, str],
+    region_prompts: Mapping[int, str],
     negative_prompt: str,
     length: int,
     tokenizer: Tokenizer,
 ) -> list[str]:
     notices = sketch_notices(sketch.given)
     texts = {"prompt": prompt, "negative prompt": negative_prompt}
-    texts |= {f"text of region {number}": phrase for number, phrase in words.items()}
-    for what, text in texts.items():
+    texts |= {f"prompt of region {number}": text for number, text in region_prompts.items()}
+    for name, text in texts.items():
         if unknown := tokenizer.unknown_words(text):
-            unread = ", ".join(dict.fromkeys(unknown))
-            notices.append(f"The model does not know these words of the {what}: {unread}.")
+            words = ", ".join(dict.fromkeys(unknown))
+            notices.append(f"Unknown words of the {name}: {words}.")
         if found := [match[0] for match in _SYNTAX.finditer(text)]:
             notices.append(
-                f"The {what} has {', '.join(dict.fromkeys(found))}, which the model reads as plain "
-                "text: weights of words, LoRA tags and BREAK are not supported."
+                f"The {name} has {', '.join(dict.fromkeys(found))}, which is encoded as plain "
+                "text: token weights, LoRA tags and BREAK are not supported."
             )
         if tokenizer.count(text)[0] > length:
-            notices.append(f"The {what} is longer than {length} tokens; its end was not read.")
+            notices.append(f"The {name} is longer than {length} tokens; its end was cut off.")
     return notices

@@ -1,4 +1,4 @@
-"""The result of a call: images, regions, attention, settings."""
+"""The result of a sampling call: images, regions, attention, settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,26 +17,26 @@ from ragaf_jax.sampling.request import Request, SketchPage
 
 
 class Result(NamedTuple):
-    """n images of one sketch with r regions and T tokens, and how they were sampled.
+    """n images of one sketch with r regions and t tokens, with inputs, attention and settings.
 
     Attributes:
-      images: one for each seed.
+      images: one per seed.
       coarse: as in `Finished`.
       sketch: the input of the networks; paper 255, ink 0.
-      regions: where its regions lie.
-      numbers: what they are called, as in `NumberedRegions`.
-      graph: how they hang together.
+      regions: of the sketch.
+      numbers: of the regions, as in `NumberedRegions`.
+      graph: of the regions.
       pieces: the text of each token.
-      attention: each region's attention over the tokens, averaged over timesteps; rows sum to 1.
-      fusion: α (sketch) and β (text) of each region at each of `denoising.TRACE_LEVELS`; they sum
-        to 1. Both are None without RAGAF.
-      settings: every choice of the call, defaults filled in.
-      notices: what of sketch and prompt the model could not take in, as sentences.
-      seconds: time spent by part; "sampling" includes compilation the first time.
+      attention: of each region over the tokens, averaged over timesteps; rows sum to 1. None
+        without RAGAF.
+      fusion: weights α (sketch) and β (text) of each region at each of `denoising.TRACE_LEVELS`;
+        they sum to 1. None without RAGAF.
+      settings: all settings of the call, including defaults.
+      notices: losses of sketch and texts and effects of settings, as sentences.
+      seconds: by phase; "sampling" includes compilation in the first call.
       sketch_page: the sketch and its regions.
       request: the inputs of the networks.
-      given: the image to begin from, at the model's size; None where the first stage began from
-        noise.
+      given: the starting image at the model's size; None where the first stage started from noise.
     """
 
     images: UInt8[np.ndarray, "n s s 3"]
@@ -61,21 +61,21 @@ class Result(NamedTuple):
         facts: Mapping[str, Any] | None = None,
         upscale: int = upscaled.SIDE,
     ) -> Path:
-        """Writes the files that the command `ragaf_jax.sample` writes; all of them or none.
+        """Writes all files of the command `ragaf_jax.sample`, or none after an error.
 
         Args:
-          folder: is made; an earlier output in it is replaced.
-          facts: more entries for metadata.json.
-          upscale: side of the upscaled image, px, which is left out where the model's images are as
-            large; 0: none.
+          folder: is created; an earlier output in it is replaced.
+          facts: additional entries of metadata.json.
+          upscale: side of the upscaled image, px; it is not written unless it is larger than the
+            model's images. 0: none.
 
         Returns:
           The folder.
 
         Raises:
-          UserError: the folder holds other files or cannot be written, or no image has that side.
+          UserError: the folder holds other files or cannot be written, or `upscale` is invalid.
         """
-        from ragaf_jax.sampling.outputs import FILES, write_outputs  # which imports this module
+        from ragaf_jax.sampling.outputs import FILES, write_outputs  # it imports this module
 
         upscaled.check_upscale(upscale)
         output = Path(folder).expanduser().resolve()
@@ -93,10 +93,7 @@ def result_of(
     seconds: dict[str, float],
     given: UInt8[np.ndarray, "s s 3"] | None = None,
 ) -> Result:
-    """Images of one sketch and all that is known of them; the page's settings join `settings`.
-
-    `given` is the image that they began from.
-    """
+    """The result of one sketch; arguments are as in `Result`, `settings` without `neck_splits`."""
     settings = {**settings, "neck_splits": page.neck_splits}
     regions, trace = page.numbered.regions, finished.trace
     attention = fusion = None

@@ -1,4 +1,4 @@
-"""How a stage samples: static settings, and those that may change without compiling again."""
+"""The configuration of a stage's sampling: static fields, and inputs that compile once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from ragaf_jax.tokenizer import Tokenizer
 
 
 class Scales(NamedTuple):
-    """Scales of a call. Values do not compile again; to go from None to a number or back does.
+    """Scales of a call. Only a change between None and a number compiles again.
 
     Attributes:
-      guidance: of the text; 1 is the model without guidance. None equals 1 and needs one evaluation
-        of the networks a step.
-      sketch_guidance: of the sketch and its regions; 1 likewise. With None, which is 1, a step
-        evaluates the networks for two conditions instead of three.
-      guidance_until: below this share of T both scales count as 1.
-      sketch_strength: of what the sketch branch adds to the UNet; 1 as in training.
+      guidance: of the text; 1 is the model without guidance. None equals 1, and needs one
+        evaluation of the networks per step.
+      sketch_guidance: of the sketch and its regions; 1 is the model without guidance. None equals
+        1, and needs two evaluations per step instead of three.
+      guidance_until: below this fraction of T both scales are 1.
+      sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
     """
 
     guidance: float | Float[Array, ""] | None
@@ -40,9 +40,9 @@ class TextConditioning(NamedTuple):
 
     Attributes:
       negative: the negative prompt.
-      positive: the prompt with its start and end tokens, behind it region prompts, and padding;
-        `ids` is 0 for the prompt and padding, i > 0 for a region prompt.
-      region_text_ids: the text that each region attends to, alone.
+      positive: the prompt with its start and end tokens, then region prompts, then padding; `ids`
+        is 0 for the prompt and padding, i > 0 for a region prompt.
+      region_text_ids: the only text that each region attends to.
     """
 
     negative: Text
@@ -51,11 +51,11 @@ class TextConditioning(NamedTuple):
 
 
 class TimestepGrid(NamedTuple):
-    """The timesteps of a sampler; they may change without compiling again.
+    """The timesteps of a sampler; new values do not compile again.
 
     Attributes:
-      timesteps: those that are evaluated, falling, and then the end, as often as there is room.
-      steps: how many are evaluated.
+      timesteps: the evaluated timesteps, falling, then the end, repeated up to a fixed length.
+      steps: number of evaluated timesteps.
     """
 
     timesteps: Int[Array, " times"]
@@ -64,14 +64,14 @@ class TimestepGrid(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a stage was trained to denoise and how it is to be sampled: all that is static.
+    """The static configuration of a stage's sampling.
 
     Attributes:
       schedule: noise of every timestep.
-      prediction: what the UNet predicts.
+      prediction: the UNet's prediction type.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
-      spacing: which timesteps it evaluates.
-      empty_text: the empty prompt, in one row.
+      spacing: of the evaluated timesteps.
+      empty_text: the empty prompt, one row.
     """
 
     schedule: Schedule
@@ -81,13 +81,13 @@ class SamplingConfig:
     empty_text: Text
 
     def timestep_grid(self, steps: int, strength: float = 1.0) -> TimestepGrid:
-        """Timesteps from pure noise, or from images noised to `strength` in 0 … 1; 0: none.
+        """Timesteps from pure noise, or from images noised to `strength` in 0 … 1; none for 0.
 
         Raises:
-          UserError: timesteps that the schedule does not have.
+          UserError: more steps than the schedule has timesteps.
         """
-        room = self.schedule.alpha.shape[0]
-        grid = timestep_grid(room, steps, strength, self.spacing, room)
+        length = self.schedule.alpha.shape[0]
+        grid = timestep_grid(length, steps, strength, self.spacing, length)
         if strength == 0:
             return TimestepGrid(jnp.full_like(grid, CLEAN), jnp.int32(0))
         return TimestepGrid(grid, jnp.int32(steps))
@@ -96,7 +96,7 @@ class SamplingConfig:
 def sampling_config_of(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, sampler: str | None = None
 ) -> SamplingConfig:
-    """How to sample what `config` trained; `sampler` replaces that of the configuration.
+    """The sampling configuration of a training configuration; `sampler` overrides its sampler.
 
     Raises:
       UserError: an unknown sampler, or an unknown spacing of timesteps.
@@ -109,14 +109,14 @@ def sampling_config_of(
     )
     schedule = schedule_of(config)
     if fields.prediction == "v_prediction" and name in FINITE_SNR:
-        # As diffusers samples v. "sample" is ours, and needs no such care where alpha is 0.
+        # As in diffusers. Prediction type "sample" is finite where alpha is 0.
         schedule = finite_snr(schedule)
     empty = Text(*tokenizer.encode([""], config.data.text_length))
     return SamplingConfig(schedule, fields.prediction, name, spacing, empty)
 
 
 def scales_of(sample: Mapping[str, Any]) -> Scales:
-    """The scales of the fields of `config.sample`, or of `Options`."""
+    """The scales of `config.sample`, or of `Options` as a dictionary."""
     chosen = {name: float(sample[name]) for name in Scales._fields if name in sample}
     guidance, sketch_guidance = chosen.pop("guidance"), chosen.pop("sketch_guidance")
     by_sketch = None if sketch_guidance == 1 else sketch_guidance

@@ -1,17 +1,17 @@
-"""Notices about sketches that the model cannot represent."""
+"""Notices about sketches that lose information when they are read."""
 
 from ragaf_jax.graph.regions import RegionConfig
 from ragaf_jax.sketch_input import SketchInput, has_faint_lines, is_filled
 
-BLANK = "The sketch is blank: no line was found on it."
+BLANK = "The sketch is blank: no line was found."
 
 
 def sketch_notices(sketch: SketchInput, flags: bool = True) -> list[str]:
-    """Losses of a sketch at reading, and why it is no line art; one sentence each.
+    """Losses of a sketch, and signs that it is no line drawing, one sentence each.
 
     Args:
       sketch: as it was read.
-      flags: whether the sentences name what the command and Python offer; the page offers less.
+      flags: whether the sentences name flags of the command, which the web page lacks.
     """
     notices = []
     if sketch.crop is not None:
@@ -23,15 +23,15 @@ def sketch_notices(sketch: SketchInput, flags: bool = True) -> list[str]:
         )
     if is_filled(sketch.lines):
         notices.append(
-            "The sketch looks like a filled picture or a photo rather than a line drawing, and "
-            "lines inside dark areas are lost; give a line drawing"
-            + ("; --image takes a picture to begin from." if flags else ".")
+            "The sketch looks like a filled picture or a photo, and lines inside dark areas are "
+            "lost; give a line drawing"
+            + (", or an image to start from by --image." if flags else ".")
         )
     elif sketch.page.min() == 255:
         notices.append(BLANK)
     if has_faint_lines(sketch.page, RegionConfig().threshold):
         notices.append(
-            "Some lines of the sketch are much fainter than the others and were left out of its "
+            "Some lines of the sketch are much fainter than the others and do not separate "
             "regions; make them darker."
         )
     return notices

@@ -1,4 +1,4 @@
-"""The compiled functions of one stage, between which sampling is watched, blended and stopped."""
+"""The compiled functions of one stage, which the sampling loop calls."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,21 +23,21 @@ from ragaf_jax.sampling.sampling_config import (
     TimestepGrid,
 )
 
-KeyData = UInt32[Array, "b words"]  # jax.random.key_data of a key an example
+KeyData = UInt32[Array, "b words"]  # jax.random.key_data of one key per example
 Pixels = UInt8[Array, "b s s 3"]
 Latents = Float[Array, "b h w c"]
 
 
 class StageSampler(NamedTuple):
-    """Functions of a stage; each is compiled once for a size of batch.
+    """Functions of a stage; each is compiled once per batch size.
 
     Attributes:
-      sampling: how it samples.
-      encode: (params, pixels) → the latents to begin from.
+      sampling: their static configuration.
+      encode: (params, pixels) → latents to start from.
       begin: (params, batch, keys, scales, grid, latents or None, text or None) → `Denoising`.
-      advance: (params, denoising, keys, scales, grid, until, state of others) → `Denoising`.
+      advance: (params, denoising, keys, scales, grid, until, others' state) → `Denoising`.
       decode: (params, latents) → pixels.
-      trace: (params, denoising, keys) → RAGAF's trace, or None.
+      trace: (params, denoising, keys) → RAGAF's trace; None without RAGAF.
     """
 
     sampling: SamplingConfig
@@ -99,17 +99,17 @@ def make_stage_sampler(model: Model, sampling: SamplingConfig) -> StageSampler:
 
 
 def batch_keys(key: PRNGKeyArray, count: int) -> UInt32[np.ndarray, "{count} words"]:
-    """Keys of a batch's examples, by their places in it."""
+    """Keys of a batch's examples, by position."""
     return np.asarray(jax.random.key_data(example_keys(key, count)))
 
 
 def key_shapes(count: int) -> jax.ShapeDtypeStruct:
-    """The shape of the keys of so many examples."""
+    """The shape of the keys of `count` examples."""
     return jax.eval_shape(lambda: jax.random.key_data(example_keys(jax.random.key(0), count)))
 
 
 def seed_keys(seeds: UInt32[np.ndarray, " b"], stage: int) -> UInt32[np.ndarray, "b words"]:
-    """Keys of requests, by their seeds alone; the two stages draw different noise from a seed."""
+    """Keys of requests from their seeds; the two stages have different noise for the same seed."""
     return np.asarray(_seed_keys(seeds, stage - 1))
 
 

@@ -1,4 +1,4 @@
-"""Trained stages from their workdirs."""
+"""Restores trained stages from their workdirs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,11 @@ class Stage:
     """One trained stage.
 
     Attributes:
-      config: that of the run which trained it.
-      tokenizer: that of the data it was trained on.
+      config: of its training run.
+      tokenizer: of its training data.
       model: its networks.
       params: their averaged parameters.
-      step: updates that made them.
+      step: number of updates of the parameters.
     """
 
     config: ml_collections.ConfigDict
@@ -39,17 +39,17 @@ class Stage:
     def restore(
         cls, workdir: Path, number: int, dtype: str | None = None, checkpoint: str = NEWEST
     ) -> "Stage":
-        """Stage `number` from its workdir alone.
+        """Restores Stage `number` from its workdir.
 
         Args:
-          workdir: its run's.
+          workdir: of its training run.
           number: 1 or 2.
-          dtype: of the computation and of what is kept, "float32" or "bfloat16"; by default as the
-            stage was trained, its averages in float32.
+          dtype: of computation and parameters, "float32" or "bfloat16"; default: computation as
+            trained, parameters in float32.
           checkpoint: "newest", "best" or a step; see `reading.chosen_step`.
 
         Raises:
-          UserError: no such or no whole checkpoint, or the workdir is that of the other stage.
+          UserError: no such checkpoint, or the workdir belongs to the other stage.
         """
         params, meta = load_params(workdir, checkpoint=checkpoint)
         config = ml_collections.ConfigDict(meta["config"])
@@ -66,18 +66,18 @@ class Stage:
 
     @property
     def meta(self) -> Meta:
-        """As checkpoints hold it."""
+        """The metadata of a checkpoint."""
         return {"config": self.config.to_dict(), "tokenizer": self.tokenizer.to_json()}
 
     def sampling_config(self, sampler: str | None = None) -> SamplingConfig:
-        """How to sample it: as its config says, unless told otherwise."""
+        """How to sample this stage; `sampler` overrides the config."""
         return sampling_config_of(self.config, self.tokenizer, sampler)
 
 
 def restore_both(
     stage1: Path, stage2: Path, checkpoint1: str = NEWEST, checkpoint2: str = NEWEST
 ) -> tuple[Stage, Stage]:
-    """Both stages from their workdirs, each of its chosen checkpoint.
+    """Restores both stages, each from its workdir and checkpoint.
 
     Raises:
       UserError: as `Stage.restore`, or the stages do not fit each other.

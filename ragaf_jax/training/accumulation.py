@@ -1,4 +1,4 @@
-"""Gradients of a batch that is processed in parts."""
+"""Gradient accumulation over microbatches."""
 
 import functools
 from collections.abc import Callable
@@ -11,45 +11,45 @@ from ragaf_jax.batch import Array
 from ragaf_jax.runtime.sharding import scattered
 
 
-def in_parts(tree: Any, parts: int) -> Any:
-    """[b, …] → [parts, b / parts, …]; part i has every `parts`-th example from the i-th on.
+def microbatches(tree: Any, count: int) -> Any:
+    """[b, …] → [count, b / count, …]; microbatch i has every `count`-th example from example i.
 
-    So each device, which holds examples that follow each other, has a share of every part, and
-    nothing moves between devices.
+    Each device holds consecutive examples, so it has a share of every microbatch and no data move
+    between devices.
     """
 
     def split(x: Array) -> Array:
-        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(split, tree)
 
 
 def value_and_gradient(
-    loss_of: Callable[[Any, Any], tuple[jax.Array, Any]], trainable: Any, examples: Any, parts: int
+    loss_of: Callable[[Any, Any], tuple[jax.Array, Any]], trainable: Any, examples: Any, count: int
 ) -> tuple[tuple[jax.Array, Any], Any]:
-    """What `jax.value_and_grad(loss_of, has_aux=True)` gives of all examples, part by part.
+    """`jax.value_and_grad(loss_of, has_aux=True)` of all examples, accumulated over microbatches.
 
     Args:
-      loss_of: the mean loss of some examples at given parameters, and a tree of means beside it.
+      loss_of: (parameters, examples) → their mean loss and a tree of other means.
       trainable: the parameters.
       examples: a tree of arrays [b, …].
-      parts: static; divides b. The activations of one part at a time are kept.
+      count: static; number of microbatches, which divides b. Memory holds the activations of one.
     """
     both = jax.value_and_grad(loss_of, has_aux=True)
 
-    @functools.partial(jax.jit, inline=True)  # traced once, though it is asked for its shapes first
-    def gradient(trainable: Any, piece: Any) -> tuple[tuple[jax.Array, Any], Any]:
-        value, gradients = both(trainable, piece)
+    @functools.partial(jax.jit, inline=True)  # `eval_shape` and `scan` share one trace
+    def gradient(trainable: Any, microbatch: Any) -> tuple[tuple[jax.Array, Any], Any]:
+        value, gradients = both(trainable, microbatch)
         return value, scattered(gradients)
 
-    if parts == 1:
+    if count == 1:
         return gradient(trainable, examples)
-    pieces = in_parts(examples, parts)
-    shapes = jax.eval_shape(gradient, trainable, jax.tree.map(lambda x: x[0], pieces))
+    batches = microbatches(examples, count)
+    shapes = jax.eval_shape(gradient, trainable, jax.tree.map(lambda x: x[0], batches))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def add(total: Any, piece: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, gradient(trainable, piece)), None
+    def add(total: Any, microbatch: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(trainable, microbatch)), None
 
-    total, _ = jax.lax.scan(add, zeros, pieces)
-    return jax.tree.map(lambda x: x / parts, total)
+    total, _ = jax.lax.scan(add, zeros, batches)
+    return jax.tree.map(lambda x: x / count, total)

@@ -1,4 +1,4 @@
-"""The configuration of a run that begins from Stable Diffusion's weights."""
+"""The configuration of a run that starts from Stable Diffusion's weights."""
 
 import dataclasses
 from collections.abc import Collection
@@ -19,7 +19,7 @@ from ragaf_jax.weights.vocabulary import tokenizer_of
 
 Fields = dict[str, Any]
 
-# What a Stable Diffusion decides. A later run takes it from a checkpoint of an earlier one.
+# Fields that a Stable Diffusion determines. A later run takes them from an earlier checkpoint.
 ADOPTED = (
     "init.",
     "data.text_length",
@@ -32,10 +32,10 @@ ADOPTED = (
     "model.lora.",
     "diffusion.",
 )
-# Of these, what is ours to choose all the same.
-_OURS = ("diffusion.max_snr", "diffusion.min_snr_gamma")
-# What has an effect at the very beginning alone, with its value where nothing is asked for.
-_BEGINNING = {
+# Exceptions, which the command may set.
+_CONFIGURABLE = ("diffusion.max_snr", "diffusion.min_snr_gamma")
+# Fields that only affect the start of a run, with their defaults.
+_START_FIELDS = {
     "init.variant": "",
     "init.control": "unet",
     "init.lora": "",
@@ -47,45 +47,46 @@ _BEGINNING = {
 def adopted(
     config: ml_collections.ConfigDict, workdir: Path, given: Collection[str] = ()
 ) -> tuple[ml_collections.ConfigDict, Tokenizer | None]:
-    """`config` with the networks, schedule and tokenizer of the weights that the run begins from.
+    """`config` with the networks, schedule and tokenizer of the weights that the run starts from.
 
-    A run that goes on takes them from its own checkpoints, and Stage 2 from Stage 1's: the files
-    that Stage 1 began from are not needed any more. Without such weights, `config` as it is and no
-    tokenizer.
+    A resumed run takes them from its own checkpoints, and Stage 2 from Stage 1's: the original
+    files are no longer needed. Without such weights, `config` is unchanged and the tokenizer None.
 
     Args:
       given: paths of fields that the command sets; see `with_distilled_sampling`.
 
     Raises:
-      UserError: there are no such weights, or they are of architectures that are not known.
+      UserError: the weights are missing or of an unknown architecture.
     """
     places = [workdir, *([Path(config.stage1)] if config.stage == 2 and config.stage1 else [])]
     for place in places:
         meta = load_meta(place)
         if meta is not None and meta["config"].get("init", {}).get("checkpoint"):
             fields = flatten_dict(meta["config"], sep=".")
-            check_beginning(config, fields, place)
-            chosen = {k: v for k, v in fields.items() if k.startswith(ADOPTED) and k not in _OURS}
+            check_start_fields(config, fields, place)
+            stored = {
+                k: v for k, v in fields.items() if k.startswith(ADOPTED) and k not in _CONFIGURABLE
+            }
             if config.model.lora.patterns:
-                chosen = {k: v for k, v in chosen.items() if not k.startswith("model.lora.")}
-            config = with_fields(config, chosen)
+                stored = {k: v for k, v in stored.items() if not k.startswith("model.lora.")}
+            config = with_fields(config, stored)
             config = with_distilled_sampling(config, config.diffusion.distilled_steps, given)
             return config, Tokenizer.from_json(meta["tokenizer"])
         if meta is not None:
             if place == workdir and config.init.checkpoint:
                 raise UserError(
                     f"config.init.checkpoint is {config.init.checkpoint!r}, and {workdir} was "
-                    "begun without one: leave it out, or begin another workdir with it."
+                    "started without one: leave it out, or start another workdir with it."
                 )
             return config, None
     if not config.init.checkpoint:
         for name in ("init.control", "init.lora"):
-            if (value := config[name]) != _BEGINNING[name]:
+            if (value := config[name]) != _START_FIELDS[name]:
                 raise UserError(
-                    f"config.{name} is {value!r} and config.init.checkpoint is empty: name the "
-                    "Stable Diffusion that it is for."
+                    f"config.{name} is {value!r} and config.init.checkpoint is empty: give the "
+                    "Stable Diffusion that it belongs to."
                 )
-    # Without a Stage 1, Stage 2 will not begin.
+    # `check_start` refuses a Stage 2 without a Stage 1.
     if config.stage == 2 or not config.init.checkpoint:
         return config, None
     pretrained = open_pretrained(config.init.checkpoint, config.init.variant)
@@ -104,8 +105,8 @@ def with_distilled_sampling(
     """`config` that samples a distilled checkpoint in its `steps`, without guidance.
 
     Args:
-      steps: `diffusion.distilled_steps` of the checkpoint; of 0, `config` as it is.
-      given: paths of fields that keep their values, because the command sets them.
+      steps: `diffusion.distilled_steps` of the checkpoint; 0 leaves `config` unchanged.
+      given: paths of fields that the command sets, which keep their values.
     """
     if not steps:
         return config
@@ -113,26 +114,26 @@ def with_distilled_sampling(
     return with_fields(config, {k: v for k, v in fields.items() if k not in given})
 
 
-def check_beginning(config: ml_collections.ConfigDict, begun: Fields, workdir: Path) -> None:
-    """Refuses to be asked for another beginning than the run in `workdir` has had.
+def check_start_fields(config: ml_collections.ConfigDict, stored: Fields, workdir: Path) -> None:
+    """Refuses a start that differs from that of the run in `workdir`.
 
     Raises:
-      UserError: names the first such field.
+      UserError: names the first field that differs.
     """
-    asked = flatten_dict(config.to_dict(), sep=".")
-    for name, nothing in _BEGINNING.items():
-        if asked[name] not in (nothing, begun[name]):
+    fields = flatten_dict(config.to_dict(), sep=".")
+    for name, default in _START_FIELDS.items():
+        if fields[name] not in (default, stored[name]):
             raise UserError(
-                f"config.{name} is {asked[name]!r}, and {workdir} was begun with {begun[name]!r}: "
-                "leave it out, or begin another Stage 1 with it."
+                f"config.{name} is {fields[name]!r}, and {workdir} was started with "
+                f"{stored[name]!r}: leave it out, or start another Stage 1 with it."
             )
 
 
 def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained) -> Fields:
-    """The fields of a configuration that a Stable Diffusion decides, by their paths.
+    """The fields of a configuration that a Stable Diffusion determines, by their paths.
 
     Raises:
-      UserError: its UNet predicts more than a latent, or the ControlNet is of another UNet.
+      UserError: its UNet predicts more than a latent, or the ControlNet belongs to another UNet.
     """
     channels, found = pretrained.vae.config.latent_channels, pretrained.unet.config.out_channels
     if found != channels:
@@ -141,7 +142,7 @@ def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained)
             "of a latent; give a model that predicts no variance."
         )
     unet = dataclasses.asdict(pretrained.unet.config)
-    # The sizes of what goes in and out are the autoencoder's and the data's.
+    # Input and output sizes follow from the autoencoder and the data.
     for name in ("sample_size", "in_channels", "out_channels"):
         del unet[name]
     text = dataclasses.asdict(pretrained.text_encoder.config)
@@ -173,7 +174,7 @@ def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained)
 
 
 def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
-    """Refuses a ControlNet that is no copy of half of this UNet.
+    """Refuses a ControlNet that does not copy this UNet's encoder.
 
     Raises:
       UserError: names the first field that differs.
@@ -189,12 +190,12 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
         if found != expected:
             raise UserError(
                 f"{name} of the ControlNet {where} is {found} and of the UNet {expected}; give one "
-                "that was made for this UNet."
+                "that was trained for this UNet."
             )
 
 
 def with_fields(config: ml_collections.ConfigDict, fields: Fields) -> ml_collections.ConfigDict:
-    """A copy of `config` in which these fields have these values, of whatever type."""
+    """A copy of `config` with new values, of any type, in these fields."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked(), copy.ignore_type():
         for path, value in fields.items():

@@ -1,4 +1,4 @@
-"""Messages of a training run on the terminal at its start and end."""
+"""Terminal messages at the start and end of a training run."""
 
 import json
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import notify
 from ragaf_jax.training.state import TrainState
 
-# The most changed fields that are listed on the terminal.
+# Longest list of changed fields.
 _LISTED = 6
 
 
 def announce(sentence: str) -> None:
-    """Prints a line; in the first process only."""
+    """Prints a line in the first process."""
     if jax.process_index() == 0:
         notify(sentence)
 
@@ -26,7 +26,7 @@ def announce(sentence: str) -> None:
 def announce_resume(
     workdir: Path, step: int, steps: int, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> None:
-    """That a run is resumed, and which fields differ from those of its checkpoint.
+    """Announces that a run is resumed, and the fields that differ from those of its checkpoint.
 
     Args:
       workdir: of the run.
@@ -48,25 +48,25 @@ def announce_resume(
 
 
 def announce_start(state: TrainState) -> None:
-    """The number of parameters, and that the first step is compiled."""
+    """Announces the number of parameters and the compilation of the first step."""
     trained, frozen = (count_parameters(tree) / 1e6 for tree in (state.trainable, state.frozen))
-    announce(f"{trained:.2f} M parameters to be trained, {frozen:.2f} M frozen")
+    announce(f"{trained:.2f} M trainable parameters, {frozen:.2f} M frozen")
     announce(
         "Compiling the training step: up to a minute for a small model, several for Stable "
-        "Diffusion; a few seconds where the compilation cache has it …"
+        "Diffusion, a few seconds with a filled compilation cache …"
     )
 
 
 def announce_end(
     config: ml_collections.ConfigDict, workdir: Path, steps: int, seconds: float
 ) -> None:
-    """How long a run took, where it lies, and the command that uses it.
+    """Announces a run's duration, its workdir and the command that samples from it.
 
     Args:
       config: of the run.
       workdir: of the run.
-      steps: number of steps that this start has made.
-      seconds: that they took, from the start of the run.
+      steps: number of steps since this start.
+      seconds: duration since this start.
     """
     flags = f"--stage{config.stage}={workdir}"
     if config.stage == 2:

@@ -1,9 +1,8 @@
 """Hundreds of small parameters as a few arrays, for elementwise updates.
 
-A network has hundreds of biases, norms and small kernels. To update each by itself is some ten
-small loops an array, which take longer to compile, and to load when they were compiled before, than
-the forward and the backward pass of a small network. What is done elementwise, and norms, can be
-done to all of them at once.
+A network has hundreds of biases, norms and small kernels. Updating each separately takes about ten
+small loops per array. For a small network these take longer to compile, or to load from the cache,
+than its forward and backward pass. Elementwise operations and norms work on all of them at once.
 """
 
 import math
@@ -18,30 +17,29 @@ Tree = Mapping[str, Any]
 Path = tuple[str, ...]
 T = TypeVar("T")
 
-# An array of more numbers is worth its own loops, and too much to be copied.
+# Arrays of this size or more keep their own loops: copying them costs too much.
 _LARGE = 1 << 18
-# Bundles are filled up with zeros to a multiple of this, so that they can be cut along a mesh of
-# two, three or any usual number of devices.
+# Bundles are zero-padded to a multiple of this, which any usual number of devices divides.
 _ROW = 3072
 
 
 def bundle(tree: Tree) -> dict[str, dict[str, Any]]:
-    """The leaves of each network put together: `vectors` [n], `matrices` [n, 3072], and the rest.
+    """The concatenated leaves of each network: `vectors` [n], `matrices` [n, 3072] and `large`.
 
-    Leaves of two axes or more are in `matrices`, so that what distinguishes them from biases by
-    their axes does so still. Leaves of 2¹⁸ numbers or more stay as they are, in `large`.
+    `matrices` holds leaves of two axes or more, so that the number of axes still distinguishes
+    kernels from biases. Leaves of 2¹⁸ numbers or more are unchanged, in `large`.
 
     Args:
-      tree: of one or more networks by their names; all leaves of one dtype.
+      tree: networks by name; all leaves have one dtype.
     """
     bundles: dict[str, dict[str, Any]] = {}
     for network, subtree in tree.items():
         groups = bundles[network] = {}
         leaves = _flat(subtree)
         for name, paths in _groups(leaves):
-            parts = [jnp.ravel(leaves[path]) for path in paths]
-            missing = -sum(part.size for part in parts) % _ROW
-            row = jnp.concatenate([*parts, jnp.zeros(missing, parts[0].dtype)])
+            flat = [jnp.ravel(leaves[path]) for path in paths]
+            padding = -sum(array.size for array in flat) % _ROW
+            row = jnp.concatenate([*flat, jnp.zeros(padding, flat[0].dtype)])
             groups[name] = row if name == "vectors" else row.reshape(-1, _ROW)
         if large := {path: leaf for path, leaf in leaves.items() if leaf.size >= _LARGE}:
             groups["large"] = unflatten_dict(large)
@@ -49,7 +47,7 @@ def bundle(tree: Tree) -> dict[str, dict[str, Any]]:
 
 
 def unbundle(bundles: Mapping[str, Mapping[str, Any]], like: Tree) -> dict[str, Any]:
-    """The tree that `bundle` was given, or another of the shapes of `like`."""
+    """The inverse of `bundle`; `like` has the shapes of the tree."""
     tree = {}
     for network, groups in bundles.items():
         leaves = _flat(like[network])
@@ -66,7 +64,7 @@ def unbundle(bundles: Mapping[str, Mapping[str, Any]], like: Tree) -> dict[str, 
 
 
 def bundled(tree: T) -> T:
-    """`tree` with a bundle in place of each tree of parameters, or of moments, that is in it."""
+    """`tree` with every tree of parameters or moments in it replaced by a bundle."""
     return jax.tree.map(lambda x: bundle(x) if _is_tree(x) else x, tree, is_leaf=_is_tree)
 
 
@@ -82,12 +80,12 @@ def _is_tree(x: Any) -> bool:
 
 
 def _flat(tree: Tree) -> dict[Path, Any]:
-    """Leaves by their paths, in an order that does not depend on how the tree came about."""
+    """Leaves by path, sorted: the order must not depend on how the tree was built."""
     return dict(sorted(flatten_dict(tree).items()))
 
 
 def _groups(leaves: Mapping[Path, Any]) -> Iterator[tuple[str, list[Path]]]:
-    """(bundle, the paths of its leaves in order), of those that have any."""
+    """(name, sorted paths of the leaves) of each bundle that has leaves."""
     small = [path for path, leaf in leaves.items() if leaf.size < _LARGE]
     vectors = [path for path in small if leaves[path].ndim < 2]
     matrices = [path for path in small if leaves[path].ndim >= 2]

@@ -20,11 +20,10 @@ from ragaf_jax.weights.fingerprint import latents_key, text_key
 def cache_keys(
     config: ml_collections.ConfigDict, model: Model, state: TrainState, tokenizer: Tokenizer
 ) -> Mapping[str, str]:
-    """The key of each cache of `config.data.cache`, by its kind; only one of that key will do.
+    """The key that each cache of `config.data.cache` must have, by kind.
 
     Raises:
-      UserError: there is nothing to cache, because the autoencoder has no weights or the text
-        encoder is trained.
+      UserError: the autoencoder has no weights, or the text encoder is trained.
     """
     keys = {}
     for kind in cached_kinds(config.data.cache, "config.data.cache"):
@@ -32,8 +31,7 @@ def cache_keys(
             if not isinstance(model.autoencoder, KlAutoencoder):
                 raise UserError(
                     f"config.data.cache is {config.data.cache!r} and config.model.autoencoder "
-                    f"{config.model.autoencoder!r}, whose latents cost nothing; leave 'latents' "
-                    "out."
+                    f"{config.model.autoencoder!r}, whose latents need no cache; remove 'latents'."
                 )
             vae = local_copy(state.frozen["autoencoder"])
             keys[kind] = latents_key(vae, model.autoencoder.vae.config)
@@ -42,8 +40,8 @@ def cache_keys(
             if "text_encoder" in state.trainable or "text_encoder" in params.get("lora", {}):
                 raise UserError(
                     f"config.data.cache is {config.data.cache!r} and the text encoder, or a LoRA "
-                    "of it, is trained, so that its states change with every step; leave 'text' "
-                    "out, or train 'control/.*' and the like only."
+                    "of it, is trained, so its states change with every step; remove 'text', or "
+                    "train only other networks, such as 'control/.*'."
                 )
             encoder = model.text_encoder
             keys[kind] = text_key(
@@ -56,9 +54,9 @@ def cache_keys(
 
 
 def with_empty_states(objective: Objective, model: Model, state: TrainState) -> Objective:
-    """The objective with the states of the empty prompt, which captions are dropped for."""
+    """The objective with the encoded empty prompt, which replaces dropped captions."""
     encode = jax.jit(model.encode_text)
-    # A LoRA of the text encoder was refused: it is all that there is to encode with.
+    # `cache_keys` refused a LoRA of the text encoder, so its own parameters suffice.
     params = {"text_encoder": local_copy(state.params["text_encoder"])}
     text = jax.device_get(encode(params, objective.empty_text))
     return dataclasses.replace(objective, empty_text=text)

@@ -30,7 +30,7 @@ LIMITS = {
     "data.graph.k": (1, MOST),
     "data.graph.radius": (0, MOST),
     "data.image_size": (8, MOST),
-    "data.text_length": (3, MOST),  # a word in its frame
+    "data.text_length": (3, MOST),  # a token between start and end
     "data.max_regions": (2, 256),  # labels are stored in eight bits
     "data.max_edges": (1, MOST),
     "data.augment.stroke_width": (0, 1),
@@ -59,7 +59,7 @@ LIMITS = {
     **{f"train.{term.weight}": (0, MOST) for term in TERMS.values()},
     "log_every": (1, MOST),
     "validate_every": (1, MOST),
-    "validation_examples": (2, MOST),  # one is shown what belongs to the other
+    "validation_examples": (2, MOST),  # conditions are shuffled between examples
     "sample_every": (1, MOST),
     "sample_examples": (1, MOST),
     "checkpoint_every": (1, MOST),
@@ -76,7 +76,7 @@ LIMITS = {
     "sample.strength": (0, 1),
 }
 
-# The values that each name can have.
+# The accepted values of each name.
 CHOICES: dict[str, tuple[str, ...]] = {
     "init.prediction": ("", *PREDICTIONS),
     "mesh.frozen": FROZEN,
@@ -93,28 +93,28 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sample.sampler": tuple(SAMPLERS),
 }
 
-# Of these the greatest is the best; in losses and errors it is the worst.
+# Values of config.best_metric: for each, greater is better.
 METRICS = ("response/sketch", "response/text", "response/sketch_edge_f1", "response/true_edge_f1")
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Refuses numbers out of their range, names that nothing has, and what cannot go together.
+    """Refuses numbers out of their range, unknown names and contradictory fields.
 
     Raises:
-      UserError: names the first field, its value and what it may be.
+      UserError: names the first wrong field, its value and what it may be.
     """
     limits = {**LIMITS, "sample.steps": (1, config.diffusion.steps)}
     for name, (least, most) in limits.items():
         value = _value(config, name)
         if not least <= value <= most:
             span = f"{least} or more" if most == MOST else f"from {least} to {most}"
-            hint = "; to leave it out, choose more than train.steps" if "_every" in name else ""
+            hint = "; to disable it, choose more than train.steps" if "_every" in name else ""
             raise UserError(f"config.{name} is {value}; it must be {span}{hint}.")
     for name, choices in CHOICES.items():
         value = _value(config, name)
         if value not in choices:
             near = nearest(value, choices)
-            meant = f" ({near[0]!r} comes near)" if near else ""
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
             listed = ", ".join(repr(choice) for choice in choices)
             raise UserError(f"config.{name} is {value!r}; choose one of {listed}{meant}.")
     check_choice(config.stage1_checkpoint, "config.stage1_checkpoint")
@@ -134,67 +134,66 @@ def _value(config: ml_collections.ConfigDict, name: str) -> Any:
 
 
 def _check_batch(config: ml_collections.ConfigDict) -> None:
-    """What a step is made of can be shared out over its parts, and somebody reads it."""
+    """Microbatches divide the batch, dropout shares fit in it, and the stage reads its parts."""
     train = config.train
     if config.stage == 1 and train.read_examples:
         raise UserError(
-            f"config.train.read_examples is {train.read_examples} and Stage 1 has no RAGAF "
-            "that could read them; set it to 0."
+            f"config.train.read_examples is {train.read_examples} and Stage 1 has no RAGAF; "
+            "set it to 0."
         )
     dropouts = train.text_dropout, train.sketch_dropout
     if sum(dropouts) - min(dropouts) / 2 > 1:  # `objective.dropped`
         raise UserError(
-            f"config.train.text_dropout is {dropouts[0]} and sketch_dropout {dropouts[1]}; half of "
-            "the smaller share loses both, and the others are more than there are examples: choose "
-            "smaller ones."
+            f"config.train.text_dropout is {dropouts[0]} and sketch_dropout {dropouts[1]}; their "
+            f"sum less half of the smaller one is {sum(dropouts) - min(dropouts) / 2:.3g}, and it "
+            "must be 1 or less: choose smaller ones."
         )
     for name in ("batch_size", "read_examples"):
         if train[name] % train.accumulation:
             raise UserError(
-                f"config.train.{name} is {train[name]} and cannot go through the networks in "
-                f"{train.accumulation} equal parts; choose a config.train.accumulation that "
-                "divides it."
+                f"config.train.{name} is {train[name]}, which {train.accumulation} microbatches "
+                "cannot share equally; choose a config.train.accumulation that divides it."
             )
 
 
 def _check_mesh(mesh: ml_collections.ConfigDict) -> None:
-    """Each axis has devices, and at most one of them takes what the other leaves."""
+    """Each axis has devices, and at most one of them takes all remaining devices."""
     for name in ("data", "fsdp"):
         if mesh[name] == 0:
             raise UserError(
-                f"config.mesh.{name} is 0; give the number of devices along it, or -1 for all that "
-                "are left."
+                f"config.mesh.{name} is 0; give the number of devices along it, or -1 for all "
+                "remaining ones."
             )
     if mesh.data == mesh.fsdp == -1:
         raise UserError(
-            "config.mesh.data and config.mesh.fsdp are both -1, all devices that the other leaves; "
-            "give the number of devices of one of them, such as --config.mesh.fsdp=1."
+            "config.mesh.data and config.mesh.fsdp are both -1, which means all remaining devices; "
+            "give the number of devices along one of them, such as --config.mesh.fsdp=1."
         )
 
 
 def _check_metric(config: ml_collections.ConfigDict) -> None:
-    """By what the best checkpoints are told is measured, and where there are checkpoints."""
+    """`best_metric` is measured, at steps that have checkpoints."""
     metric, every, saves = config.best_metric, config.response.every, config.checkpoint_every
     no_graph = config.stage == 1 or not config.model.ragaf.inject
     if no_graph and metric.startswith("response/graph"):
-        reader = "Stage 1" if config.stage == 1 else "Stage 2 without RAGAF"
+        model = "Stage 1" if config.stage == 1 else "Stage 2 without RAGAF"
         raise UserError(
-            f"config.best_metric is {metric!r}, and {reader} reads no graph; choose one of "
+            f"config.best_metric is {metric!r}, and {model} has no graph; choose one of "
             f"{', '.join(METRICS)}."
         )
     known = METRICS if no_graph else (*METRICS, "response/graph")
     if metric not in known:
         near = nearest(metric, known)
-        meant = f" ({near[0]} comes near)" if near else ""
+        meant = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(
-            f"config.best_metric is {metric!r}, which is not measured or whose greatest value is "
-            f"not its best; choose one of {', '.join(known)}{meant}, or --config.keep_best=0."
+            f"config.best_metric is {metric!r}, which selects no best checkpoint; choose one of "
+            f"{', '.join(known)}{meant}, or --config.keep_best=0."
         )
-    # After the last step both are done; a run shorter than that of either has no choice to make.
+    # The last step has both. A run shorter than either period has only that checkpoint.
     steps = config.train.steps
     if max(every, saves) < steps < math.lcm(every, saves):
         raise UserError(
             f"config.response.every is {every} and config.checkpoint_every is {saves}: no step "
-            f"before the last of {steps} has both, so that no checkpoint could be told to be "
-            "the best; make one a multiple of the other, or set config.keep_best to 0."
+            f"before the last of {steps} has both, so no checkpoint can be selected as the best; "
+            "make one a multiple of the other, or set config.keep_best to 0."
         )

@@ -1,4 +1,4 @@
-"""What --config names: a file of a stage and a dataset; and where its runs lie by default."""
+"""Configuration files by their --config value, and the default workdirs of their runs."""
 
 import inspect
 import runpy
@@ -38,17 +38,17 @@ def load_config(file: str, fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def stage1_file(file: str) -> str | None:
-    """Stage 1's "configs/stage1.py:<dataset>" of Stage 2's; None of a file of another name."""
+    """Stage 1's configs/stage1.py:<dataset> for configs/stage2.py:<dataset>; None for others."""
     path, colon, dataset = file.partition(":")
     name = _with_stage1(Path(path).name)
     return None if name is None else f"{Path(path).with_name(name)}{colon}{dataset}"
 
 
 def default_workdir(file: str) -> Path:
-    """The workdir of a run for which none is given: runs/<dataset>/<name of the file>.
+    """The default workdir of a run: runs/<dataset>/<name of the file>.
 
-    Without a dataset it is the default of the file's `get_config`; runs/<name of the file> where
-    that has none. So configs/stage1.py and configs/stage1.py:openmoji have runs/openmoji/stage1.
+    The dataset defaults to that of the file's `get_config`; without one it is omitted. So
+    configs/stage1.py and configs/stage1.py:openmoji have runs/openmoji/stage1.
     """
     path, _, dataset = file.partition(":")
     dataset = dataset or _default_dataset(path)
@@ -56,9 +56,9 @@ def default_workdir(file: str) -> Path:
 
 
 def stage1_beside(workdir: Path) -> str:
-    """The Stage 1 beside a workdir of Stage 2: runs/openmoji/stage1 of runs/openmoji/stage2.
+    """Stage 1's workdir beside Stage 2's: runs/openmoji/stage1 for runs/openmoji/stage2.
 
-    Empty where the folder's name has no "stage2".
+    Empty if the folder's name has no "stage2".
     """
     name = _with_stage1(workdir.name)
     return "" if name is None else str(workdir.with_name(name))

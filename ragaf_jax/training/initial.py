@@ -32,16 +32,16 @@ def initial_params(
     stage1: Params | None,
     mesh: Mesh | None = None,
 ) -> Params:
-    """Every parameter of the model, the frozen ones in the compute dtype.
+    """All parameters of the model, the frozen ones in the compute dtype.
 
-    They are Stage 1's where it is given, else those of `config.init`; what neither has is fresh.
-    Each goes straight to its place on `mesh`; without one, to the first device.
+    They come from Stage 1 if given, else from `config.init`; missing ones are initialised randomly.
+    Each is placed on `mesh` directly; without a mesh, on the first device.
 
     Raises:
       UserError: weights that do not fit the model.
     """
     rng = jax.random.key(config.seed)
-    shapes = wanted(config, model)
+    shapes = stored_shapes(config, model)
     if mesh is not None:
         shapes = with_shardings(mesh, shapes)
     abstract = flatten_dict(shapes, sep="/")
@@ -55,7 +55,7 @@ def initial_params(
     if any(path.startswith("autoencoder/") for path in missing):
         raise UserError(
             'config.model.autoencoder is "kl" and there are no weights for it; give '
-            "--config.init.checkpoint=<a Stable Diffusion>, of which the model then is."
+            "--config.init.checkpoint=<a Stable Diffusion>, which then defines the model."
         )
     trainable, _ = partition(abstract, config.train.trainable, config.train.frozen)
     fresh_adapters = [path for path in missing if path.startswith("lora/")]
@@ -63,12 +63,12 @@ def initial_params(
         path.startswith("lora/") for path in flatten_dict(trainable, sep="/")
     ):
         raise UserError(
-            f"config.model.lora.patterns {tuple(config.model.lora.patterns)} makes adapters that "
+            f"config.model.lora.patterns {tuple(config.model.lora.patterns)} adds adapters that "
             f"config.train.trainable {tuple(config.train.trainable)} does not train; add 'lora/.*'."
         )
 
     def fresh(rng: PRNGKeyArray) -> Tree:
-        # Only what is missing: compiling an initialisation takes many seconds.
+        # XLA removes the rest: compiling a whole initialisation takes many seconds.
         leaves = flatten_dict(traced_init(model, rng), sep="/")
         return {path: leaves[path].astype(abstract[path].dtype) for path in missing}
 
@@ -78,8 +78,8 @@ def initial_params(
     return unflatten_dict(known, sep="/")
 
 
-def wanted(config: ml_collections.ConfigDict, model: Model) -> Params:
-    """The shapes of all parameters, in the dtypes that training keeps them in."""
+def stored_shapes(config: ml_collections.ConfigDict, model: Model) -> Params:
+    """The shapes of all parameters, in the dtypes in which training stores them."""
     shapes = model.shapes()
     trainable, frozen = partition(shapes, config.train.trainable, config.train.frozen)
     dtype = jnp.dtype(config.model.dtype)
@@ -88,10 +88,10 @@ def wanted(config: ml_collections.ConfigDict, model: Model) -> Params:
 
 
 def pretrained_params(config: ml_collections.ConfigDict, model: Model, abstract: Params) -> Tree:
-    """What the weights of `config.init` hold of the model's parameters, as `abstract` wants them.
+    """The model's parameters from the weights of `config.init`, with the types of `abstract`.
 
     Raises:
-      UserError: they are missing, damaged, or of another network.
+      UserError: the weights are missing, damaged, or of another network.
     """
     init = config.init
     pretrained = open_pretrained(init.checkpoint, init.variant)
@@ -109,7 +109,7 @@ def pretrained_params(config: ml_collections.ConfigDict, model: Model, abstract:
     if init.lora:
         adapters = load_lora(locate(init.lora, _lora_files), params)
         if model.lora is None:
-            if init.control == "unet" and "unet" in adapters:  # a copy of the merged UNet, then
+            if init.control == "unet" and "unet" in adapters:  # control copies the merged UNet
                 encoder = {k: v for k, v in adapters["unet"].items() if k.startswith(_ENCODER)}
                 params["control"] = dict(lora.merged(params["control"], encoder))
             for network, tree in adapters.items():
@@ -133,13 +133,13 @@ def _check_adapters(where: str, found: Tree, expected: Tree) -> None:
         if there.get(path) != here.get(path):
             raise UserError(
                 f"{path} is {there.get(path, 'missing')} in the LoRA {where} and "
-                f"{here.get(path, 'missing')} by config.model.lora; choose the same modules and "
+                f"{here.get(path, 'missing')} by config.model.lora; choose the LoRA's modules and "
                 "rank there, or no patterns to merge it."
             )
 
 
 def _from_stage1(config: ml_collections.ConfigDict, abstract: Tree, stage1: Params) -> Tree:
-    """Stage 1's parameters, in our dtypes: what it kept frozen it may have stored in bfloat16."""
+    """Stage 1's parameters in this run's dtypes; its frozen ones may be stored in bfloat16."""
     known = flatten_dict(stage1, sep="/")
     networks = {path.split("/")[0] for path in known}
     here = {path: leaf.shape for path, leaf in abstract.items() if path.split("/")[0] in networks}
@@ -148,7 +148,7 @@ def _from_stage1(config: ml_collections.ConfigDict, abstract: Tree, stage1: Para
         path = min(path for path in here | there if here.get(path) != there.get(path))
         raise UserError(
             f"The {path.split('/')[0]} of Stage 1 ({Path(config.stage1)}) has other sizes than "
-            f"config.model asks for ({path}: {there.get(path, 'missing')} there and "
+            f"config.model ({path}: {there.get(path, 'missing')} there and "
             f"{here.get(path, 'missing')} here); use the sizes of Stage 1's config.json."
         )
     return {

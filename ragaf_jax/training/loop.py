@@ -19,7 +19,7 @@ from ragaf_jax.losses.validation import make_validate
 from ragaf_jax.monitoring.profiling import Profile
 from ragaf_jax.monitoring.response import ResponseState, observe
 from ragaf_jax.monitoring.stopwatch import Stopwatch
-from ragaf_jax.monitoring.summaries import Numbers, skipped_in_a_row, summarize
+from ragaf_jax.monitoring.summaries import Numbers, consecutive_skips, summarize
 from ragaf_jax.monitoring.writers import Images, Writer
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
@@ -33,11 +33,17 @@ from ragaf_jax.training.announcing import announce_end, announce_resume, announc
 from ragaf_jax.training.caches import cache_keys, with_empty_states
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.optim import learning_rate, optimizer
-from ragaf_jax.training.setup import abstract_state, check_same_run, initial_state, load_stage1
-from ragaf_jax.training.state import TrainState, other_layout
+from ragaf_jax.training.setup import (
+    abstract_state,
+    check_same_run,
+    initial_state,
+    load_stage1,
+    other_layout,
+)
+from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import jitted_step, train_step
 
-# Of (config, model, state, tokenizer, prepared): a configuration that fits, and a notice.
+# (config, model, state, tokenizer, prepared) → a configuration within the memory budget, a notice.
 Fit = Callable[..., tuple[ml_collections.ConfigDict, str]]
 
 
@@ -48,36 +54,33 @@ def train(
     held_out: Batch,
     tokenizer: Tokenizer,
     make_writer: Callable[[int], Writer],
-    draw: Callable[[Params], Images] | None = None,
+    sample: Callable[[Params], Images] | None = None,
     responses: Callable[[Params], dict[str, float]] | None = None,
     profiled: range = range(0),
     prepared: Callable[[Mapping[str, str]], Sequence[str]] = lambda keys: (),
     fit: Fit = lambda config, *_: (config, ""),
 ) -> TrainState:
-    """Trains to `config.train.steps`, going on from the workdir's newest checkpoint.
+    """Trains to `config.train.steps`, resuming from the workdir's newest checkpoint.
 
-    SIGTERM ends it after the step that is being made, with a checkpoint of it.
+    SIGTERM ends it after the current step, with a checkpoint.
 
     Args:
       config: see `configs/base.py`.
       workdir: gets config.json and checkpoints.
-      open_iterator: given the keys of the caches to read from by their kinds, as `cache_keys`
-        says, the training batches.
-      held_out: examples of different drawings for the validation loss.
-      tokenizer: the one that made the batches' tokens; stored with every checkpoint.
-      make_writer: given the step that the run begins after, what gets the scalars and pictures.
-      draw: pictures by name, of samples from given parameters.
-      responses: how much a model of given parameters listens to its conditions, by name: see
-        `monitoring.response.observe`.
-      profiled: steps to be traced into logs/profile.
-      prepared: of caches with these keys, the kinds that there are; for a run that chooses by
-        itself what fits `config.memory_budget_gib`.
-      fit: chooses what keeps a step within `config.memory_budget_gib`, as `planning.fitting` does.
+      open_iterator: `cache_keys` → the training batches, read from these caches.
+      held_out: examples of different images for the validation loss.
+      tokenizer: of the batches' tokens; stored with every checkpoint.
+      make_writer: the step before the first → the writer of scalars and images.
+      sample: parameters → grids of samples by name.
+      responses: parameters → condition responses by name; see `monitoring.response.observe`.
+      profiled: steps to trace into logs/profile.
+      prepared: cache keys → the kinds of caches that exist; for `fit`.
+      fit: keeps a step within `config.memory_budget_gib`, as `planning.fitting` does.
 
     Returns:
       The state after the last step.
     """
-    begun = time.monotonic()
+    start_time = time.monotonic()
     mesh = make_mesh(config)
     model = build_model(config)
     tx = optimizer(config.train, cuts(mesh))
@@ -87,17 +90,17 @@ def train(
         "version": __version__,
     }
 
-    # A checkpoint of this workdir comes first; else Stage 2 starts from Stage 1's average; else
-    # from config.init's weights, else from random numbers. Nothing is written before it is known
-    # that there is a start. Of everything the shape is known first, then the place.
+    # Start from a checkpoint of this workdir, else Stage 1's average (Stage 2), else config.init's
+    # weights, else random numbers. Nothing is written before a start is found. Shapes and shardings
+    # are known before any array is allocated.
     abstract = with_shardings(mesh, abstract_state(config, model, tx), config.mesh.frozen)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     state = None
     if not agreed(has_checkpoint(workdir)):
         stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
-        begin = functools.partial(initial_state, config, model, tx)
+        create = functools.partial(initial_state, config, model, tx)
         params = initial_params(config, model, stage1, mesh)
-        state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
+        state = jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
         del params, stage1
         config, chosen = fit(config, model, state, tokenizer, prepared)
         keys = cache_keys(config, model, state, tokenizer)
@@ -105,9 +108,9 @@ def train(
     checkpointer = Checkpointer(
         workdir, config.keep_last, config.keep_best, config.best_metric, config.keep_every
     )
-    heard: ResponseState = {}
+    response_state: ResponseState = {}
     if state is None:
-        # There is a checkpoint, and one that cannot be read ends in an error: never None.
+        # There is a checkpoint, and an unreadable one raises an error: never None.
         restored = checkpointer.restore_latest(abstract, other_layout(abstract, tx))
         assert restored is not None
         check_same_run(restored.meta, meta, workdir)
@@ -120,7 +123,7 @@ def train(
         keys = cache_keys(config, model, state, tokenizer)
         iterator = open_iterator(keys)
         iterator.set_state(restored.data_state)
-        heard = restored.meta.get("response", {})
+        response_state = restored.meta.get("response", {})
     model, objective = build_model(config), objective_of(config, tokenizer)
     if "text" in keys:
         objective = with_empty_states(objective, model, state)
@@ -135,7 +138,7 @@ def train(
     step_fn = jitted_step(config, model, tx, objective, shardings, mesh)
     counted: Callable[..., object] = step_fn
     if config.model.remat != "none":
-        # What is computed again to save memory is no use that is made of the devices.
+        # Model FLOPs utilisation does not count recomputation.
         plain = build_model(with_fields(config, {"model.remat": "none"}))
         counted = functools.partial(train_step, plain, tx, config.train.ema_decay, objective)
     validate = make_validate(model, objective)
@@ -143,10 +146,13 @@ def train(
     make_key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))
     rng = make_key(config.seed + 1)
     pending: list[Numbers] = []
-    row = 0  # of skipped steps
+    skipped = 0  # consecutive steps
     watch = Stopwatch(config.train.batch_size, dtype=config.model.dtype)
     try:
-        with Interruption() as asked, Profile(profiled, workdir / "logs" / "profile") as profile:
+        with (
+            Interruption() as interruption,
+            Profile(profiled, workdir / "logs" / "profile") as profile,
+        ):
             first = int(state.step) + 1
             for step in range(first, config.train.steps + 1):
                 profile.at(step, state)
@@ -158,8 +164,8 @@ def train(
                 if step == first:
                     count = functools.partial(matmul_flops, counted, rng, state, batch)
                     writer.scalars(step, watch.first_step(scalars, count))
-                    del count  # nothing here holds on to the batch
-                stops = asked.requested(step)
+                    del count  # it would keep the batch in memory
+                stops = interruption.requested(step)
                 last = step == config.train.steps
                 saves = step % config.checkpoint_every == 0 or last or stops
 
@@ -167,49 +173,52 @@ def train(
                     # One transfer for many steps: the loop never waits for the device in between.
                     with watch.waits("compute"):
                         values, pending = jax.device_get(pending), []
-                    rows = skipped_in_a_row(values, row)
-                    row = rows[-1]
+                    counts = consecutive_skips(values, skipped)
+                    skipped = counts[-1]
                     numbers = summarize(values, config.diffusion.steps)
                     numbers["learning_rate"] = float(rate(step - 1))
                     writer.scalars(step, numbers | watch.read(len(values)))
-                    if max(rows) >= config.train.max_skipped:
-                        stop_at = step - len(rows) + 1 + rows.index(config.train.max_skipped)
+                    if max(counts) >= config.train.max_skipped:
+                        stop_at = step - len(counts) + 1 + counts.index(config.train.max_skipped)
                         give_up(config, workdir, iterator, stop_at)
                 measured: dict[str, float] = {}
                 every = config.response.every  # 0: never
                 if responses is not None and every and step % every == 0 and not stops:
                     measured = responses(local_copy(state.ema_params))
                     writer.scalars(step, measured)
-                    heard, sentences = observe(heard, step, measured, config.response.warn_after)
+                    response_state, sentences = observe(
+                        response_state, step, measured, config.response.warn_after
+                    )
                     for sentence in sentences:
                         writer.text(step, "response", sentence)
-                # Before what is only looked at: that may fail, and the steps are not to be lost.
+                # Save before validation and sampling: if these fail, no step is lost.
                 if saves:
                     with watch.waits("checkpoint"):
-                        now = {**meta, "step": step, "response": heard}
+                        now = {**meta, "step": step, "response": response_state}
                         checkpointer.save(step, state, iterator.get_state(), now, measured)
                 if stops:
-                    sentence = "Asked to stop: this step is saved, the same command goes on."
+                    sentence = "Stopped on request: this step is saved; the same command resumes."
                     writer.text(step, "stop", sentence)
                     break
                 if step % config.validate_every == 0 or last:
                     losses = validate(local_copy(state.ema_params), held_out, config.seed)
                     writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
-                if draw is not None and (step % config.sample_every == 0 or last):
-                    writer.images(step, draw(local_copy(state.ema_params)))
+                if sample is not None and (step % config.sample_every == 0 or last):
+                    writer.images(step, sample(local_copy(state.ema_params)))
         checkpointer.wait()
     finally:
         checkpointer.close()
         writer.close()
     if int(state.step) == config.train.steps:
-        announce_end(config, workdir, config.train.steps - first + 1, time.monotonic() - begun)
+        seconds = time.monotonic() - start_time
+        announce_end(config, workdir, config.train.steps - first + 1, seconds)
     return state
 
 
 def give_up(
     config: ml_collections.ConfigDict, workdir: Path, iterator: BatchIterator, step: int
 ) -> None:
-    """Writes down the examples of the last skipped steps and ends the run.
+    """Writes the keys of the last skipped steps' examples to a file and ends the run.
 
     Raises:
       UserError: always.
@@ -219,7 +228,7 @@ def give_up(
     batches = [{"step": n, "keys": iterator.keys(n - 1)} for n in steps]
     file.write_text(json.dumps(batches, indent=1) + "\n")
     raise UserError(
-        f"The loss or its gradient was no number in {len(steps)} steps in a row, up to step {step},"
-        f" and these changed nothing: look at their examples, listed in {file}, or lower "
-        "config.train.learning_rate; the checkpoints are from before and stay as they are."
+        f"The loss or its gradient was NaN or infinite in {len(steps)} consecutive steps, up to "
+        f"step {step}, which changed no parameter: check their examples, listed in {file}, or "
+        "lower config.train.learning_rate; the checkpoints are from before and unchanged."
     )

@@ -31,8 +31,8 @@ def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
     rest = np.clip((count - warm) / max(config.steps - warm, 1), 0, 1)
     cosine = 0.01 + 0.99 * (1 + np.cos(np.pi * rest)) / 2
     rates = config.learning_rate * np.where(count < warm, count / max(warm, 1), cosine)
-    # A table: of a cosine XLA for CPUs makes a call in every parameter's loop, and when a compiled
-    # step with a thousand such loops is read back, linking them overruns a stack.
+    # A table, because XLA's CPU backend calls `cos` in the loop of every parameter. When it loads a
+    # compiled step with a thousand such loops, linking them overflows a stack.
     table = rates.astype(np.float32)
     return lambda count: jnp.asarray(table)[jnp.minimum(count, config.steps)]
 
@@ -40,14 +40,14 @@ def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
 def optimizer(config: ml_collections.ConfigDict, cut: bool = False) -> Optimizer:
     """AdamW or Adafactor with clipping by the global norm; only matrices and kernels decay.
 
-    "adafactor" keeps, of each matrix's second moments, a row and a column, and no first ones
-    (Shazeer & Stern 2018, alg. 4, without its relative step sizes): what Adam needs twice the
-    parameters' memory for then takes next to none.
+    "adafactor" stores a row and a column of each matrix's second moments and no first moments
+    (Shazeer & Stern 2018, alg. 4, without its relative step sizes). Adam's moments take twice the
+    parameters' memory; these take almost none.
 
     Args:
       config: `config.train`: optimizer, learning_rate, warmup_steps, steps, weight_decay,
         clip_norm.
-      cut: whether the mesh cuts parameters along "fsdp" (`sharding.cuts`).
+      cut: whether the mesh shards parameters along "fsdp" (`sharding.cuts`).
 
     Raises:
       UserError: an unknown optimiser.
@@ -71,5 +71,5 @@ def optimizer(config: ml_collections.ConfigDict, cut: bool = False) -> Optimizer
             optax.scale_by_learning_rate(learning_rate(config)),
         ),
     )
-    # Adafactor goes by the shape of each matrix.
+    # Adafactor needs the shape of each matrix.
     return Optimizer(chain, bundles=config.optimizer == "adamw" and not cut)

@@ -13,17 +13,17 @@ from ragaf_jax.training.adopt import with_fields
 from ragaf_jax.training.announcing import announce
 from ragaf_jax.training.config_files import stage1_beside
 
-# The location of the data, their caches, and rematerialisation: none changes a number.
+# Fields that affect no result: the location of the data, their caches, and rematerialisation.
 _FREE = ("data.dir", "data.cache", "model.remat")
 
-# The most fields that an error lists.
+# Longest list of fields in an error.
 _LISTED = 4
 
 
 def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:
     """Refuses to resume a run with another stage, model, noise schedule or data.
 
-    How it is trained may change from one start to the next.
+    Other fields, such as the learning rate, may change between starts.
 
     Args:
       before: the configuration in the checkpoint, as nested dicts.
@@ -46,7 +46,7 @@ def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir
     if not differing:
         return
     (name, old, new), *others = differing
-    sentence = f"config.{name} was {old} when {workdir} was begun and is {new} now"
+    sentence = f"config.{name} was {old} when {workdir} was started and is {new} now"
     for name, old, new in others[: _LISTED - 1]:
         sentence += f"; config.{name} was {old} and is {new} now"
     if (more := len(differing) - _LISTED) > 0:
@@ -62,11 +62,11 @@ def with_stage1(
     given: Collection[str],
     workdir: Path,
 ) -> ml_collections.ConfigDict:
-    """`config` with a Stage 1 where it names none: the recorded one, or that beside the workdir.
+    """`config` with a Stage 1 if it has none: the recorded one, or the one beside the workdir.
 
     Args:
       config: of this command.
-      recorded: the configuration in the checkpoint of `workdir`, as nested dicts; None without one.
+      recorded: the configuration in the checkpoint of `workdir`, as nested dicts, or None.
       given: paths of the fields that the command sets.
       workdir: of the run.
     """
@@ -93,7 +93,7 @@ def with_recorded_data_dir(
 ) -> ml_collections.ConfigDict:
     """`config` with the `data.dir` of the run in `workdir`, unless the command sets it.
 
-    A folder that is no longer there is named in a notice, and `config` stays as it is.
+    If that folder no longer exists, `config` is unchanged and a notice names it.
 
     Args:
       config: of this command.
@@ -106,7 +106,7 @@ def with_recorded_data_dir(
         return config
     if not Path(folder).is_dir():
         announce(
-            f"{workdir} was trained with the data in {folder}, which is not there; "
+            f"{workdir} was trained with the data in {folder}, which does not exist; "
             f"config.data.dir is {config.data.dir} instead."
         )
         return config

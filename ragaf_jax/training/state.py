@@ -1,4 +1,4 @@
-"""The training state; with the iterator's state it is all that resuming needs."""
+"""The training state: with the iterator's state, all that resuming needs."""
 
 from typing import Any
 
@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ragaf_jax.checkpoints.checkpointer import OtherLayout
 from ragaf_jax.partition import cast, merge
-from ragaf_jax.runtime.sharding import with_shardings
-from ragaf_jax.training.bundles import bundled, unbundled
+from ragaf_jax.training.bundles import bundled
 from ragaf_jax.training.optim import Optimizer
 
 
@@ -21,7 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
       step: updates made so far, i32[].
       trainable: float32 master parameters that the optimiser changes.
       frozen: the rest, in the compute dtype.
-      ema: exponential moving average of `trainable`; what is sampled from.
+      ema: exponential moving average of `trainable`, used for sampling.
       opt_state: the optimiser's.
     """
 
@@ -60,32 +58,5 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def ema_decay(step: Int[Array, ""], maximum: float) -> Float[Array, ""]:
-    """Decay that grows with the step, so that early averages forget the initialisation."""
+    """A decay that grows with the step, so that early averages forget the initialisation."""
     return jnp.minimum(maximum, (1.0 + step) / (10.0 + step))
-
-
-def other_layout(state: TrainState, tx: Optimizer) -> OtherLayout:
-    """The layout of the optimiser's moments that a run does not have, and the conversion.
-
-    Where each device has whole parameters, the moments are bundles (`bundles.bundled`). Where the
-    mesh cuts parameters along "fsdp", moments are trees like the parameters and are cut in the same
-    way: to bundle what is cut, a step would move all of it between devices. A checkpoint has the
-    layout of the mesh that it was saved on. Older versions saved bundles from every mesh.
-
-    Args:
-      state: the run's shapes, with their shardings on one mesh.
-      tx: the run's.
-    """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
-
-    def separate(opt_state: Any) -> Any:
-        return unbundled(opt_state, state.trainable)
-
-    there, back = (separate, bundled) if tx.bundles else (bundled, separate)
-
-    def convert(stored: TrainState) -> TrainState:
-        opt_state = jax.jit(back, out_shardings=shardings)(stored.opt_state)
-        return stored.replace(opt_state=opt_state)
-
-    shapes = with_shardings(state.step.sharding.mesh, jax.eval_shape(there, state.opt_state))
-    return OtherLayout(state.replace(opt_state=shapes), convert)

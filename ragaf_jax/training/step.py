@@ -32,20 +32,20 @@ def train_step(
     state: TrainState,
     batch: Batch,
 ) -> tuple[TrainState, Scalars]:
-    """One update; none where the loss or the gradient is no number.
+    """One update; skipped if the loss or the gradient is NaN or infinite.
 
     Args:
       model: static.
-      tx: static; the optimiser that `state` was made with.
+      tx: static; the optimiser of `state`.
       ema_maximum: static; the decay of the average after many steps.
-      objective: static; what is minimised.
-      rng: the run's key; this step's numbers come from it and `state.step`.
-      state: before.
+      objective: static.
+      rng: the run's key; with `state.step` it seeds the random numbers of this step.
+      state: before the update.
       batch: examples.
 
     Returns:
-      The state after, and numbers: loss and those of `losses.terms.step_loss`; grad_norm, also of
-      each network, and update_norm; `skipped`, 1 where nothing changed.
+      The state after the update, and scalars: loss and those of `losses.terms.step_loss`;
+      grad_norm, also of each network, and update_norm; `skipped`, 0 or 1; `by_time`.
     """
     denoised, read = drawn(objective, jax.random.fold_in(rng, state.step), batch)
 
@@ -92,13 +92,13 @@ def jitted_step(
     shardings: Any,
     mesh: Mesh,
 ) -> Any:
-    """`train_step` as a jitted function of (key, state, batch), which takes the state's memory.
+    """`train_step` as a jitted function of (key, state, batch), which donates the state.
 
     Args:
       config: of the run.
-      model, tx, objective: made from `config`.
+      model, tx, objective: built from `config`.
       shardings: of the state's arrays, before and after.
-      mesh: of the run; every device gets the step's numbers.
+      mesh: of the run; the scalars are replicated on it.
     """
     return jax.jit(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),

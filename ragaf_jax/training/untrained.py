@@ -20,15 +20,15 @@ from ragaf_jax.weights.pretrained import check_pretrained
 def write_untrained(
     config: ml_collections.ConfigDict, workdir: Path, given: Collection[str] = ()
 ) -> None:
-    """Writes the weights that `config.init` names as a workdir of parameters alone.
+    """Writes the weights of `config.init` as a workdir that holds only parameters.
 
     Args:
       config: of a Stage 1, with `init.checkpoint` and `init.control`.
-      workdir: a folder to be written; it appears when all of it is there.
+      workdir: the new folder; it appears once it is complete.
       given: paths of fields that the command sets; see `adopted`.
 
     Raises:
-      UserError: another stage, no checkpoint or ControlNet named, weights that cannot be read or do
+      UserError: another stage, no checkpoint or ControlNet given, weights that cannot be read or do
         not fit, or a folder that holds a run or cannot be written.
     """
     if config.stage != 1 or not config.init.checkpoint:
@@ -38,15 +38,15 @@ def write_untrained(
             "with --config.init.checkpoint=<folder, file or hub id>."
         )
     if config.init.control == "unet":
-        # No ControlNet helps a checkpoint of another model.
+        # Report a checkpoint of another model first: no ControlNet would help it.
         check_pretrained(config.init.checkpoint)
         raise UserError(
-            "config.init.control is 'unet', which says nothing before it is trained; name a "
-            "ControlNet, such as --config.init.control=lllyasviel/control_v11p_sd15_scribble."
+            "config.init.control is 'unet', a ControlNet without effect until it is trained; give "
+            "a trained one, such as --config.init.control=lllyasviel/control_v11p_sd15_scribble."
         )
     workdir = workdir.resolve()
     if load_meta(workdir) is not None:
-        raise UserError(f"{workdir} holds a run already; name a new folder.")
+        raise UserError(f"{workdir} holds a run already; give a new folder.")
     check_writable(workdir, {"config.json", "checkpoints"})
     config, tokenizer = adopted(config, workdir, given)
     assert tokenizer is not None

@@ -21,12 +21,12 @@ def model_card(
     """Markdown with the hub's YAML header.
 
     Args:
-      title: what the folder is called.
-      parts: what is in it, a line each.
-      usage: Python that loads it.
+      title: name of the folder.
+      parts: its contents, one line each.
+      usage: Python code that loads it.
       config: of the run.
-      step: updates made.
-      metrics: names and values, the last that were measured; may be empty.
+      step: number of updates.
+      metrics: the last measurements by name; may be empty.
     """
     init, base = config["init"], config["init"]["checkpoint"]
     header = ModelCardData(
@@ -46,7 +46,7 @@ def model_card(
         "learning rate": config["train"]["learning_rate"],
         "trained": ", ".join(f"`{x}`" for x in config["train"]["trainable"]),
         "the UNet predicts": config["diffusion"]["prediction"],
-        "last layers of the text encoder left out (clip_skip)": config["model"]["clip_skip"],
+        "last layers of the text encoder skipped (clip_skip)": config["model"]["clip_skip"],
         "weights": "exponential moving average",
     }
     lines = [
@@ -55,11 +55,11 @@ def model_card(
         "---",
         f"# {title}",
         "",
-        "Trained with RAGAF-JAX, which draws images from a sketch and a prompt.",
+        "Trained with RAGAF-JAX, which generates images from a sketch and a prompt.",
         "",
         *(f"- {part}" for part in parts),
         "",
-        "The sketch is given with **ink white on black**, in [0, 1].",
+        "The input sketch has **white ink on black**, in [0, 1].",
         "",
         "```python",
         *(
@@ -103,7 +103,7 @@ def model_card(
 
 
 def _repository(base: str) -> str | None:
-    """The hub's repository in which a checkpoint lies, or None for a local one."""
+    """The hub repository of a checkpoint, or None for a local one."""
     if not HUB_ID.fullmatch(base) or Path(base).exists():
         return None
     return "/".join(base.split("/")[:2])

@@ -1,4 +1,4 @@
-"""Names in the original single files: CompVis's Stable Diffusion and lllyasviel's ControlNet."""
+"""Tensor names of single files: CompVis's Stable Diffusion and lllyasviel's ControlNet."""
 
 import re
 
@@ -13,10 +13,10 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 CONTROL = "control_model."
 
-# OpenCLIP's head, which SD 2 does not use, and a buffer that is no parameter.
+# OpenCLIP's head, which SD 2 does not use, and a buffer.
 OPEN_CLIP_HEAD = ("text_projection", "logit_scale")
 OPEN_CLIP_SURPLUS = (*OPEN_CLIP_HEAD, "attn_mask")
-# What training the autoencoder has left in some files.
+# Remainders of the autoencoder's training in some files.
 VAE_SURPLUS = (r"loss\..*", r"model_ema\..*")
 
 _RESNET = {
@@ -54,15 +54,15 @@ _OPEN_CLIP_LAYER = {
 
 
 def is_compvis(store: Store) -> bool:
-    """Whether the names are those of a whole Stable Diffusion in the original layout."""
+    """Whether the tensors are a whole Stable Diffusion in the original layout."""
     return any(name.startswith(UNET) for name in store.shapes)
 
 
 def control_store(store: Store) -> Store | None:
-    """The tensors of a ControlNet in the original layout, or None where there is none.
+    """The tensors of a ControlNet in the original layout, or None if there are none.
 
     Raises:
-      UserError: they are differences to the UNet that it was trained for.
+      UserError: they are differences to a UNet's weights.
     """
     if "difference" in store.shapes:
         raise UserError(
@@ -76,7 +76,7 @@ def control_store(store: Store) -> Store | None:
 
 
 def text_prefix(store: Store) -> str:
-    """Where the text encoder is; raises UserError where there is none of SD 1's and SD 2's."""
+    """The prefix of SD 1's or SD 2's text encoder; raises UserError if there is none."""
     for prefix in (CLIP, OPEN_CLIP):
         if any(name.startswith(prefix) for name in store.shapes):
             return prefix
@@ -111,7 +111,7 @@ def control_naming(config: ControlConfig) -> Naming:
 
 
 def _unet_name(name: str, config: UNetConfig) -> str:
-    """diffusers' name of a UNet's tensor → the original's, whose blocks are numbered through."""
+    """diffusers' name of a UNet's tensor → the original one, which numbers blocks consecutively."""
     for ours, theirs in _UNET_ENDS.items():
         if name.startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
@@ -121,7 +121,7 @@ def _unet_name(name: str, config: UNetConfig) -> str:
     if m is None:
         return name
     block, index, rest = int(m[2]), int(m[4]), m[5]
-    # A down block is followed by its downsampler; an up block has one layer more instead.
+    # A downsampler follows each down block; an up block has one more layer instead.
     first = block * (config.layers_per_block + 1)
     match m[1], m[3]:
         case "down", "downsamplers":
@@ -166,7 +166,7 @@ def vae_naming(config: VaeConfig) -> Naming:
 
 
 def open_clip_names(path: str) -> tuple[Place, ...]:
-    """Names of OpenCLIP's text encoder, whose queries, keys and values are one tensor."""
+    """Names of OpenCLIP's text encoder, which stores queries, keys and values as one tensor."""
     name = torch_name(path).removeprefix("text_model.")
     ends = {
         "embeddings.token_embedding.weight": "token_embedding.weight",

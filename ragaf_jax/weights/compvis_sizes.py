@@ -1,7 +1,7 @@
 """The sizes of networks in single files, which have no configuration.
 
-They are read off the shapes; what shapes do not tell (heads, groups, activations) is what the
-authors of Stable Diffusion used.
+They follow from the shapes of tensors. Heads, groups and activations have Stable Diffusion's
+values.
 """
 
 import re
@@ -19,7 +19,7 @@ _HEAD = 64
 
 
 def unet_sizes(store: Store) -> UNetConfig:
-    """Of a UNet, or of the first half of one; raises UserError for another network's tensors."""
+    """Of a UNet or its encoder half; raises UserError for another network's tensors."""
     try:
         return _unet_sizes(store.shapes)
     except (KeyError, IndexError, ValueError) as error:
@@ -34,7 +34,7 @@ def control_sizes(store: Store) -> ControlConfig:
         for i in range(0, 64, 2)
         if f"input_hint_block.{i}.weight" in shapes
     ]
-    # The first convolution, then one that keeps the width and one that changes it at a time.
+    # The first convolution, then pairs: one keeps the width, the other changes it.
     channels = (hints[0][0], *(shape[0] for shape in hints[2:-1:2]))
     return ControlConfig(unet_sizes(store), channels)
 
@@ -45,7 +45,7 @@ def vae_sizes(store: Store) -> VaeConfig:
     if not shapes:
         raise UserError(
             f"{store.source} has no VAE under {VAE}, expected a whole Stable Diffusion; give a "
-            "file that was not pruned of it."
+            "file with a VAE."
         )
     try:
         levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
@@ -75,8 +75,8 @@ def text_sizes(store: Store, prefix: str) -> ClipTextConfig:
     else:
         token, position = "token_embedding.weight", "positional_embedding"
         first = "transformer.resblocks.0.mlp.c_fc.weight"
-        # SD 2 reads the states before OpenCLIP's last block. Where the head is missing, whoever
-        # wrote the file has left that block out as well.
+        # SD 2 uses the states before OpenCLIP's last block. Files without the head also lack that
+        # block.
         layers = _count(shapes, r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.weight")
         layers -= any(name in shapes for name in OPEN_CLIP_HEAD)
         activation = "gelu"

@@ -1,4 +1,4 @@
-"""Fingerprints of parameters and settings, by which caches and samples are found."""
+"""Fingerprints of parameters and settings, the keys of caches and samples."""
 
 import dataclasses
 import hashlib
@@ -16,19 +16,19 @@ from ragaf_jax.nets.vae import VaeConfig
 
 Tree = Mapping[str, Any]
 
-# The decoder has no part in what an image is encoded to, and is what fine-tuned ones differ in.
+# Latents do not depend on the decoder, in which fine-tuned autoencoders differ.
 _ENCODING = ("encoder", "quant_conv")
 
 
 def fingerprint(tree: Tree, *facts: Any) -> str:
-    """16 hex digits that another network, or another fact, would hardly have.
+    """A hash of 16 hex digits.
 
-    Parameters count as they are in bfloat16, so that a file in float32 or float16 and the copy that
-    a run keeps of frozen ones in bfloat16 have the same fingerprint.
+    Parameters are hashed in bfloat16, so that a file in float32 or float16 and a run's frozen copy
+    in bfloat16 have the same fingerprint.
 
     Args:
       tree: nested dicts of arrays.
-      facts: whatever JSON can hold; lists count as tuples.
+      facts: JSON-able values; lists and tuples are equal.
     """
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8)
     flat = flatten_dict(tree, sep="/")
@@ -40,19 +40,19 @@ def fingerprint(tree: Tree, *facts: Any) -> str:
 
 
 def latents_key(params: Tree, config: VaeConfig) -> str:
-    """The fingerprint of all that decides an image's latents; `params` is the tree of a `Vae`."""
+    """The fingerprint of all that determines latents; `params` is the tree of a `Vae`."""
     encoding = {name: params[name] for name in _ENCODING}
-    # The other fields are in the shapes, or change nothing.
+    # The shapes determine the other fields, or latents do not depend on them.
     return fingerprint(encoding, config.norm_num_groups, config.scaling_factor)
 
 
 def text_key(params: Tree, config: ClipTextConfig, clip_skip: int, tokenizer: str) -> str:
-    """The fingerprint of all that decides a caption's states.
+    """The fingerprint of all that determines a caption's states.
 
     Args:
       params: the tree of a `ClipText`.
-      config: its sizes, the length of a text among them.
-      clip_skip: layers that are left out.
-      tokenizer: what makes the tokens, as JSON.
+      config: its sizes, including the length of a text.
+      clip_skip: number of skipped layers.
+      tokenizer: as JSON.
     """
     return fingerprint(params, dataclasses.asdict(config), clip_skip, tokenizer)

@@ -1,4 +1,4 @@
-"""Loads the tensors of a file into a parameter tree: all leaves, and no tensor left."""
+"""Loads the tensors of a file into a parameter tree; every leaf and every tensor must match."""
 
 import re
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ def load_tree(
     """Reads a network's parameters, one tensor at a time.
 
     Args:
-      store: where they are.
-      abstract: nested dicts of `jax.ShapeDtypeStruct`: what is wanted, in which dtype and, where
-        a leaf has a sharding, on which devices. A tensor goes there before the next one is read.
-      naming: what the store calls each parameter.
-      torch_layout: kernels lie as PyTorch has them, not as Flax has.
-      surplus: regular expressions over whole names that the store may hold besides.
+      store: the tensors.
+      abstract: nested dicts of `jax.ShapeDtypeStruct` with shape, dtype and perhaps sharding. A
+        tensor is placed before the next one is read.
+      naming: the store's name of each parameter.
+      torch_layout: whether kernels have PyTorch's order of axes instead of Flax's.
+      surplus: regular expressions over whole names of tensors to ignore.
 
     Raises:
       UserError: a tensor is missing, left over, of another shape, or not finite.
@@ -46,7 +46,7 @@ def load_tree(
         first = min(left)
         raise UserError(
             f"{store.source} holds the tensor {first} of shape {shapes[first]}, expected no such "
-            f"tensor ({len(left)} in all); these are weights of another network."
+            f"tensor ({len(left)} in total); these are weights of another network."
         )
     for path, leaf in flat.items():
         _check_shape(store.source, shapes, path, places[path], leaf.shape, torch_layout)
@@ -58,18 +58,18 @@ def load_tree(
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(
                 f"The tensor {places[path].name} in {store.source} is {array.dtype}, expected "
-                "floats: quantised weights are not read; use another variant of them."
+                "floats: quantised weights are not supported; use another variant of them."
             )
         check_finite(array, places[path].name, store.source)
         array = np.asarray(array, leaf.dtype, order="C")
-        # Waiting keeps the copies of the tensors before from piling up.
+        # Waiting frees the host's copy before the next tensor is read.
         loaded[path] = jax.block_until_ready(placed(array, leaf.sharding))
         del array
     return unflatten_dict(loaded, sep="/")
 
 
 def placed(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
-    """The array on the devices that the sharding names, which may be several processes'."""
+    """The array on the devices of the sharding, which may belong to several processes."""
     if sharding is None:
         return jax.device_put(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
@@ -79,8 +79,8 @@ def check_finite(array: np.ndarray, name: str, source: str) -> None:
     """Refuses a tensor with infinities or NaNs; raises UserError with its name."""
     if not np.isfinite(array).all():
         raise UserError(
-            f"The tensor {name} in {source} has values that are infinite or no numbers, expected "
-            "finite ones; the file is damaged or the training diverged."
+            f"The tensor {name} in {source} has values that are NaN or infinite, expected finite "
+            "ones; the file is damaged or the training diverged."
         )
 
 
@@ -99,15 +99,15 @@ def _check_shape(
     shapes: Any,
     path: str,
     place: Place,
-    wanted: tuple[int, ...],
+    shape: tuple[int, ...],
     torch_layout: bool,
 ) -> None:
     found, parts = shapes[place.name], place.part[1] if place.part else 1
-    expected = torch_shape(path, wanted) if torch_layout else wanted
+    expected = torch_shape(path, shape) if torch_layout else shape
     expected = (expected[0] * parts, *expected[1:]) if expected else expected
     if found == expected:
         return
-    # A matrix may be stored as a 1×1 convolution, and the other way round.
+    # A matrix may be stored as a 1×1 convolution, and vice versa.
     alike = found == (*expected, 1, 1) or (*found, 1, 1) == expected
     if torch_layout and path.endswith("/kernel") and alike:
         return

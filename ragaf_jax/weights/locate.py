@@ -21,37 +21,36 @@ DESCRIPTIONS = (
     "scheduler/scheduler_config.json",
 )
 
-# Tried in this order where no variant is asked for.
+# Tried in this order if no variant is given.
 VARIANTS = ("", "fp16", "non_ema")
 FLAX_FILES = {
     "diffusion_pytorch_model": "diffusion_flax_model.msgpack",
     "model": "flax_model.msgpack",
 }
 
-# Seconds that the hub may take to answer.
-TIMEOUT = 10
+TIMEOUT = 10  # seconds, for the hub's answer
 
-# "owner/repository", and after another "/" a folder or file in it.
+# "owner/repository", or with another "/" a folder or file in it.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(/[\w./-]+)?")
 
-# Given the names of all files of a repository, those that are wanted.
+# Names of all files of a repository → those to download.
 Choose = Callable[[Collection[str]], Sequence[str]]
-# Given a folder with a repository's descriptions and the names of all its files: raises UserError
-# where it is not what is wanted.
+# (folder with a repository's descriptions, names of all its files); raises UserError for a
+# repository of another kind.
 Check = Callable[[Path, Collection[str]], object]
 
 
 def locate(where: str, choose: Choose, check: Check | None = None) -> Path:
-    """The local path that `where` names; of a hub id, after fetching the files that are chosen.
+    """The local path of `where`; the chosen files of a hub id are downloaded.
 
     Args:
       where: a folder, a file, or "owner/repository" with, after another "/", a folder or a
         `.safetensors` file in it.
-      choose: what to fetch from a repository's folder.
-      check: applied to a repository's folder before anything but its descriptions is fetched.
+      choose: selects the files to download from a repository's folder.
+      check: applied to a repository's folder after downloading only its descriptions.
 
     Raises:
-      UserError: it is neither here nor on the hub, or `check` refuses it.
+      UserError: it is neither local nor on the hub, or `check` refuses it.
     """
     path = Path(where).expanduser()
     if where and path.exists():
@@ -59,7 +58,7 @@ def locate(where: str, choose: Choose, check: Check | None = None) -> Path:
     if not HUB_ID.fullmatch(where):
         raise UserError(
             f"There is no folder or file {where!r}, and it is no hub id such as "
-            "stable-diffusion-v1-5/stable-diffusion-v1-5; give one that is."
+            "stable-diffusion-v1-5/stable-diffusion-v1-5; give a path or a hub id."
         )
     repository, inside = _repository(where)
     try:
@@ -67,19 +66,19 @@ def locate(where: str, choose: Choose, check: Check | None = None) -> Path:
         names = [file.rfilename for file in files]
         if check is not None and not inside.endswith(".safetensors"):
             _check_descriptions(repository, names, inside, check)
-        wanted = _wanted(names, inside, choose)
-        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
+        chosen = _chosen(names, inside, choose)
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=chosen))
     except UserError:
         raise
-    except Exception as error:  # no network, in the many words of HTTP libraries
-        folder = _fetched_before(repository, where, error)
+    except Exception as error:  # HTTP libraries raise many kinds without a network
+        folder = _downloaded(repository, where, error)
     if not (folder / inside).exists():
-        raise UserError(f"There is no {where} on the hub, or nothing in it that is read here.")
+        raise UserError(f"There is no {where} on the hub, or it has no supported file.")
     return folder / inside
 
 
 def locate_here(where: str) -> Path | None:
-    """As `locate`, of what is on this machine alone: None for what would have to be fetched."""
+    """As `locate`, without downloads: None if files are missing on this machine."""
     path = Path(where).expanduser()
     if where and path.exists():
         return path
@@ -91,15 +90,15 @@ def locate_here(where: str) -> Path | None:
 
 
 def _repository(where: str) -> tuple[str, str]:
-    """A hub id's "owner/repository", and what is meant in it or ""."""
+    """A hub id's "owner/repository", and the path inside it or ""."""
     owner, name, *inner = where.split("/", 2)
     return f"{owner}/{name}", inner[0].strip("/") if inner else ""
 
 
 def _in_cache(repository: str) -> Path | None:
-    """What was fetched of a repository before; the hub is not asked."""
+    """The downloaded files of a repository, without contacting the hub."""
     try:
-        # Its whole would be asked for without patterns, and never more than parts are fetched.
+        # Without patterns this would require all files, and only some were downloaded.
         return Path(
             huggingface_hub.snapshot_download(repository, allow_patterns=[], local_files_only=True)
         )
@@ -107,46 +106,46 @@ def _in_cache(repository: str) -> Path | None:
         return None
 
 
-def _fetched_before(repository: str, where: str, error: Exception) -> Path:
-    """What is here of a repository that cannot be reached."""
+def _downloaded(repository: str, where: str, error: Exception) -> Path:
+    """The downloaded files of a repository that cannot be reached."""
     folder = _in_cache(repository)
     if folder is None:
         reason = " ".join([line for line in str(error).splitlines() if line][:2])
         raise UserError(
-            f"{where} is no local folder or file and cannot be fetched from the hub "
+            f"{where} is no local folder or file and cannot be downloaded from the hub "
             f"({type(error).__name__}: {reason}); check the name and the network, or download it "
             "and give its path."
         ) from None
     notify(
-        f"The hub cannot be reached ({type(error).__name__}); what was fetched of {repository} "
-        "before is used."
+        f"The hub cannot be reached ({type(error).__name__}); the downloaded files of {repository} "
+        "are used."
     )
     return folder
 
 
 def descriptions(names: Collection[str]) -> list[str]:
-    """Of a folder's files, by their names relative to it, the JSON files that describe it."""
+    """The JSON files that describe a folder, among the relative names of its files."""
     return [name for name in names if name in DESCRIPTIONS]
 
 
 def _check_descriptions(repository: str, names: Collection[str], inside: str, check: Check) -> None:
-    """Fetches the JSON files that describe a repository's folder, if it has any, for `check`."""
+    """Downloads the JSON files that describe a repository's folder, if it has any, for `check`."""
     below = _below(names, inside)
     if small := descriptions(below):
-        wanted = [f"{inside}/{name}".lstrip("/") for name in small]
-        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted))
+        paths = [f"{inside}/{name}".lstrip("/") for name in small]
+        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=paths))
         check(folder / inside, below)
 
 
 def _below(names: Collection[str], inside: str) -> list[str]:
-    """Of a repository's files those in the folder `inside`, relative to it."""
+    """The files in a repository's folder `inside`, relative to it."""
     prefix = f"{inside}/" if inside else ""
     return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
-def _wanted(names: Collection[str], inside: str, choose: Choose) -> list[str]:
+def _chosen(names: Collection[str], inside: str, choose: Choose) -> list[str]:
     if inside.endswith(".safetensors"):
-        # PEFT's settings may lie beside a file of its tensors.
+        # PEFT may save its settings beside the tensors.
         return [inside, f"{inside.rpartition('/')[0]}/adapter_config.json".lstrip("/")]
     return [f"{inside}/{name}".lstrip("/") for name in choose(_below(names, inside))]
 
@@ -160,12 +159,12 @@ def choose_weights(
       names: of all files, relative to the root.
       folder: of the network, such as "unet"; "" for the root.
       stem: "diffusion_pytorch_model", or "model" for a text encoder.
-      variant: "fp16", "non_ema" …, of which many repositories have only some networks; without it,
-        the plain file, else the first variant there is.
+      variant: "fp16", "non_ema" …, preferred if this network has it; then the plain file, then
+        the first variant.
       source: the root, for messages.
 
     Raises:
-      UserError: there is none that is read.
+      UserError: there is no supported file.
     """
     here = [name for name in names if name.rpartition("/")[0] == folder]
     found = {name.rpartition("/")[2]: name for name in here}
@@ -195,7 +194,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def check_variant(names: Collection[str], variant: str, source: str) -> None:
-    """Refuses a variant of which there is no file; raises UserError."""
+    """Refuses a variant without files; raises UserError."""
     if variant and not any(f".{variant}" in name for name in names):
         raise UserError(
             f"{source} has no file of the variant {variant!r}; choose another one, or none."
@@ -203,7 +202,7 @@ def check_variant(names: Collection[str], variant: str, source: str) -> None:
 
 
 def files_below(folder: Path) -> list[str]:
-    """The names of all files in a folder, relative to it; networks may be linked there."""
+    """The names of all files in a folder, relative to it; symbolic links are followed."""
     return [
         (Path(root) / name).relative_to(folder).as_posix()
         for root, _, names in os.walk(folder, followlinks=True)

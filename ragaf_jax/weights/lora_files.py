@@ -1,7 +1,7 @@
-"""LoRA files of other programs, read and written: diffusers (PEFT's names) and kohya.
+"""Reads and writes LoRA files of other programs: diffusers (PEFT's names) and kohya.
 
-A file holds two matrices a module. Ours are told by the paths of the parameters that they adapt, so
-reading is: give every adapted module of the networks its names in each format, and look them up.
+A file holds two matrices per module. Every dense layer and convolution of the networks is listed
+under its names in each format, and a file's tensors are looked up there.
 """
 
 import json
@@ -34,12 +34,12 @@ Tree = dict[str, Any]
 
 FORMATS = ("diffusers", "kohya")
 
-# In a folder: the tensors, in one of these files, and what PEFT says of them.
+# Files of a folder: the tensors in one of the first, and PEFT's settings.
 TENSOR_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 SETTINGS_FILE = "adapter_config.json"
-# In a file's header: the same, the name of the network before each field.
+# The settings in a file's header, each field after its network's name.
 _HEADER = "lora_adapter_metadata"
-# Of each network; under "" those of the only one that there is.
+# By network; "" if there is only one.
 Settings = Mapping[str, Mapping[str, Any]]
 
 _DOWN = (
@@ -51,21 +51,21 @@ _TENSOR = re.compile(rf"(?P<module>.+)\.(?:(?P<down>{_DOWN})|(?P<up>{_UP})|(?P<a
 _PROCESSOR = re.compile(r"(.+)\.processor\.(to_\w+?)_lora\.(down|up)\.weight")
 # … and of the text encoder: text_encoder.….self_attn.to_out_lora.down.weight
 _TEXT_PROCESSOR = re.compile(r"(.+\.self_attn)\.to_(q|k|v|out)_lora\.(down|up)\.weight")
-# Of LyCORIS' and others' adapters, which are more than two matrices.
+# Tensors of LyCORIS' and other adapters that are not two matrices.
 _OTHER_KINDS = re.compile(
     r"\.(lora_mid|dora_scale|lora_magnitude_vector|hada_w\w+|lokr_w\w+|diff_b|diff|oft_\w+"
     r"|w_norm|b_norm)\b"
 )
-# Whole tensors that PEFT and diffusers save beside the matrices: biases, norms, modules_to_save.
+# Whole tensors that PEFT and diffusers can save beside the matrices.
 _WHOLE = re.compile(r"(\.|_)(bias|norm\w*\.weight|modules_to_save\..*)$")
-# A textual inversion that some trainers put into the file of a LoRA.
+# A textual inversion in the file of a LoRA.
 _BUNDLED = "bundle_emb."
 _KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_", "control": "lora_controlnet_"}
 _DIFFUSERS = {"unet": "unet.", "text_encoder": "text_encoder.", "control": "controlnet."}
 
 
 class _Module(NamedTuple):
-    """A dense or a convolution of ours."""
+    """A dense layer or convolution of a network."""
 
     network: str
     path: str
@@ -89,16 +89,16 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
     known = _known(params)
     found: dict[_Module, dict[str, str]] = {}
     if bundled := [name for name in store.shapes if name.startswith(_BUNDLED)]:
-        logger.warning("%s holds the embedding %s, which is left out", store.source, bundled[0])
+        logger.warning("%s holds the embedding %s, which is ignored", store.source, bundled[0])
     for name in store.shapes:
         if name.startswith(_BUNDLED):
             continue
         named, part = _parse(name)
         if other := _OTHER_KINDS.search(name):
             raise UserError(
-                f"The tensor {name} in {store.source} is of an adapter with {other[1]}, expected "
-                "LoRA's two matrices a module: LoHa, LoKr, DoRA, Tucker's cores, biases and norms "
-                "are not read."
+                f"The tensor {name} in {store.source} belongs to an adapter with {other[1]}, "
+                "expected LoRA's two matrices per module: LoHa, LoKr, DoRA, Tucker cores, biases "
+                "and norms are not supported."
             )
         if not part or named not in known:
             raise _unread(name, store)
@@ -106,7 +106,7 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
         if part in names:
             raise UserError(
                 f"{store.source} holds both {names[part]} and {name}, expected one of them; save "
-                "each LoRA in a file of its own."
+                "each LoRA in a separate file."
             )
         names[part] = name
     if not found:
@@ -123,7 +123,7 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
 
 
 def _unread(name: str, store: Safetensors) -> UserError:
-    """What a tensor is, or the file that it is in, that is of no module's two matrices."""
+    """The error for a tensor that is no matrix of a known module."""
     kind, shown = file_kind(store.shapes) or (LORA, name)
     if kind != LORA:
         return UserError(
@@ -133,19 +133,19 @@ def _unread(name: str, store: Safetensors) -> UserError:
     if _WHOLE.search(name):
         return UserError(
             f"The tensor {name} in {store.source} is a bias, a norm or a whole module, expected "
-            "LoRA's two matrices a module; train or save the LoRA without biases, norms and "
+            "LoRA's two matrices per module; train or save the LoRA without biases, norms and "
             "modules_to_save."
         )
     return UserError(
-        f"The tensor {name} in {store.source} is of no module of this model, expected a LoRA of "
-        "Stable Diffusion's UNet or text encoder, of the same generation."
+        f"The tensor {name} in {store.source} belongs to no module of this model, expected a LoRA "
+        "of Stable Diffusion's UNet or text encoder, of the same generation."
     )
 
 
 def lora_tensors(lora: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
-    """What a file of `kind`, one of `FORMATS`, holds of the adapters, in float32.
+    """The tensors of the adapters in the format `kind`, one of `FORMATS`, in float32.
 
-    diffusers reads no alpha from the tensors, so there it is folded into the second matrix.
+    diffusers reads no alpha from the tensors, so its second matrix includes the factor.
     """
     tensors: dict[str, np.ndarray] = {}
     for network, tree in lora.items():
@@ -180,7 +180,7 @@ def save_lora(path: Path, lora: Mapping[str, Any], kind: str) -> None:
 
 
 def _open(path: Path) -> tuple[Safetensors, Settings]:
-    """The tensors, and what the file or folder says of them."""
+    """The tensors, and PEFT's settings of the file or folder."""
     settings: Settings = {}
     if path.is_dir():
         files = [path / name for name in TENSOR_FILES if (path / name).exists()]
@@ -193,7 +193,7 @@ def _open(path: Path) -> tuple[Safetensors, Settings]:
                 "a LoRA."
             )
         path = files[0]
-    # PEFT's alpha lies beside its tensors.
+    # PEFT saves alpha in this file.
     beside = path.with_name(SETTINGS_FILE)
     if path.name == TENSOR_FILES[1] and beside.exists():
         settings = {"": read_json(beside)}
@@ -217,23 +217,23 @@ def _header(store: Safetensors) -> Settings:
     return settings
 
 
-def _said_alpha(settings: Settings, module: _Module, rank: int, source: str) -> float:
-    """What PEFT's settings say; without any, the rank."""
-    said = settings.get(_DIFFUSERS[module.network].rstrip("."), settings.get("", {}))
+def _settings_alpha(settings: Settings, module: _Module, rank: int, source: str) -> float:
+    """Alpha from PEFT's settings; the rank without settings."""
+    fields = settings.get(_DIFFUSERS[module.network].rstrip("."), settings.get("", {}))
     name = _torch_module(module.path)
-    alpha = said.get("lora_alpha")
+    alpha = fields.get("lora_alpha")
     try:
-        for pattern, value in (said.get("alpha_pattern") or {}).items():
+        for pattern, value in (fields.get("alpha_pattern") or {}).items():
             if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", name):  # as PEFT's get_pattern_key
                 alpha = value
                 break
-        # Kalajdzievski 2023 divides by √rank where LoRA divides by the rank.
-        factor = rank**0.5 if said.get("use_rslora") else 1.0
+        # Kalajdzievski 2023 divides by √rank, LoRA by the rank.
+        factor = rank**0.5 if fields.get("use_rslora") else 1.0
         return float(rank) if alpha is None else factor * float(alpha)
     except (AttributeError, TypeError, ValueError, re.error) as error:
         raise UserError(
-            f"The settings of the LoRA {source} say no alpha of {name} ({error}), expected numbers "
-            "as lora_alpha and in alpha_pattern; download it again."
+            f"The settings of the LoRA {source} have no valid alpha for {name} ({error}), expected "
+            "numbers as lora_alpha and in alpha_pattern; download it again."
         ) from None
 
 
@@ -251,9 +251,9 @@ def _known(params: Mapping[str, Any]) -> dict[str, _Module]:
             torch = _torch_module(path)
             kohya = path.replace("/", "_")
             known[_KOHYA[network] + kohya] = module
-            if network == "text_encoder":  # as trainers say who know of two, as SDXL has
+            if network == "text_encoder":  # trainers that support SDXL number its text encoders
                 known[f"lora_te1_{kohya}"] = module
-            # A bare name is PEFT's, whose files are of one network.
+            # PEFT's files have one network and no prefix.
             for prefix in (_DIFFUSERS[network], "base_model.model.", ""):
                 known.setdefault(prefix + torch, module)
                 known.setdefault(prefix + torch.removeprefix("text_model."), module)
@@ -283,21 +283,21 @@ def _adapter(
     path = f"{module.path}/kernel"
     *window, fan_in, features = module.shape
     rank = max((1, *store.shapes[names["down"]][:1]))
-    wanted = {
+    shapes = {
         "down": (*window, fan_in, rank),
         "up": (*(1 for _ in window), rank, features),
         "alpha": (),
     }
-    adapter: Tree = {"alpha": np.float32(_said_alpha(settings, module, rank, store.source))}
+    adapter: Tree = {"alpha": np.float32(_settings_alpha(settings, module, rank, store.source))}
     for part, name in names.items():
-        array, shape = store.read(name), wanted[part]
-        # An alpha may be stored as a vector of one.
+        array, shape = store.read(name), shapes[part]
+        # Alpha may have the shape [1].
         array = array.squeeze() if part == "alpha" else from_torch(path, array, len(shape))
         if array.shape != shape:
             expected = torch_shape(path, shape) if shape else ()
             raise UserError(
                 f"The tensor {name} in {store.source} has shape {store.shapes[name]}, expected "
-                f"{expected}; the LoRA is of another network."
+                f"{expected}; the LoRA belongs to another network."
             )
         check_finite(array, name, store.source)
         adapter[part] = np.asarray(array, np.float32, order="C")

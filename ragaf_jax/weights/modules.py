@@ -1,4 +1,4 @@
-"""A Flax module with its parameters from weights, outside of a training run."""
+"""A Flax module and its pretrained parameters, outside of a training run."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def load_network(network: Network, dtype: Dtype = jnp.float32) -> tuple[nn.Modul
 
 
 def module_of(config: Any, dtype: Dtype = jnp.float32) -> nn.Module:
-    """The network that a `UNetConfig`, `ControlConfig`, `VaeConfig` or `ClipTextConfig` is of."""
+    """The network of a `UNetConfig`, `ControlConfig`, `VaeConfig` or `ClipTextConfig`."""
     match config:
         case UNetConfig():
             return UNet(config, dtype)
@@ -41,7 +41,7 @@ def module_of(config: Any, dtype: Dtype = jnp.float32) -> nn.Module:
             return Vae(config, dtype)
         case ClipTextConfig():
             return ClipText(config, dtype=dtype)
-    raise TypeError(f"a {type(config).__name__} is of no network of Stable Diffusion")
+    raise TypeError(f"a {type(config).__name__} describes no network of Stable Diffusion")
 
 
 def abstract_params(module: Any, dtype: Dtype = jnp.float32) -> Tree:

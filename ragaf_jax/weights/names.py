@@ -1,8 +1,8 @@
-"""Our parameter names and shapes in PyTorch's diffusers and transformers.
+"""Parameter names and shapes in PyTorch's diffusers and transformers.
 
-Our trees are those of diffusers' Flax models, so one rule serves every network: modules in a list
-carry their number behind an underscore here and behind a dot there, and every kernel, scale and
-embedding is a "weight".
+The parameter trees equal those of diffusers' Flax models, so one rule covers every network. An
+underscore precedes the number of a list's module here, a dot in PyTorch. Every kernel, scale and
+embedding is a "weight" in PyTorch.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The modules that are lists in PyTorch; `linear_1` and `conv1` are no members of a list.
+# The modules that are lists in PyTorch, unlike `linear_1` and `conv1`.
 _LISTS = (
     "down_blocks|up_blocks|resnets|attentions|transformer_blocks|to_out|net|downsamplers"
     "|upsamplers|blocks|controlnet_down_blocks"
@@ -21,18 +21,18 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias":
 
 
 class Place(NamedTuple):
-    """Where a file keeps a parameter.
+    """The place of a parameter in a file.
 
     Attributes:
       name: of the tensor.
-      part: (i, n) where the parameter is the i-th of n equal pieces along the first axis.
+      part: (i, n) if the parameter is the i-th of n equal slices along the first axis.
     """
 
     name: str
     part: tuple[int, int] | None = None
 
 
-# From a parameter's path to the places where it may be; the first that is there is meant.
+# A parameter's path → its possible places; the first existing one is used.
 Naming = Callable[[str], tuple[Place, ...]]
 
 
@@ -52,7 +52,7 @@ _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 
 
 def vae_names(path: str) -> tuple[Place, ...]:
-    """Of AutoencoderKL, today's and those before 2023."""
+    """Of AutoencoderKL, current ones and those before 2023."""
     old = torch_name(path)
     new = re.sub(
         r"(attentions\.\d+)\.(\w+)\.",
@@ -69,12 +69,12 @@ def text_names(path: str) -> tuple[Place, ...]:
 
 
 def flax_names(path: str) -> tuple[Place, ...]:
-    """Of the Flax models, whose trees are ours."""
+    """Of the Flax models, whose trees are the same."""
     return (Place(path),)
 
 
 def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that PyTorch's layers give a parameter of ours."""
+    """The shape of a parameter in PyTorch's layers."""
     return to_torch(path, np.broadcast_to(np.float32(0), shape)).shape
 
 
@@ -88,7 +88,7 @@ def to_torch(path: str, array: np.ndarray) -> np.ndarray:
 def from_torch(path: str, array: np.ndarray, rank: int) -> np.ndarray:
     """The inverse of `to_torch`, for a parameter of `rank` axes.
 
-    A matrix may be stored as a 1×1 convolution and the other way round.
+    A matrix may be stored as a 1×1 convolution, and vice versa.
     """
     if not path.endswith("/kernel"):
         return array

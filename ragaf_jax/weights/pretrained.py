@@ -46,9 +46,9 @@ class Network(Generic[C]):
 
     Attributes:
       config: its sizes.
-      open: the file, given the dtype that is wanted.
-      naming: what the file calls each parameter.
-      surplus: names that the file may hold besides.
+      open: dtype → the file.
+      naming: the file's name of each parameter.
+      surplus: patterns of tensors to ignore.
     """
 
     config: C
@@ -57,10 +57,10 @@ class Network(Generic[C]):
     surplus: tuple[str, ...] = ()
 
     def load(self, abstract: Tree) -> Tree:
-        """The parameters, where and in the dtype that `abstract` says; see `load_tree`."""
+        """The parameters with the dtypes and shardings of `abstract`; see `load_tree`."""
         dtypes = {leaf.dtype for leaf in flatten_dict(abstract).values()}
         store = self.open(dtypes.pop() if len(dtypes) == 1 else None)
-        if isinstance(store, InMemory):  # a Flax file, whose tree is ours
+        if isinstance(store, InMemory):  # a Flax file, with the same tree
             return load_tree(store, abstract, flax_names, torch_layout=False, surplus=self.surplus)
         return load_tree(store, abstract, self.naming, surplus=self.surplus)
 
@@ -70,14 +70,14 @@ class Pretrained:
     """A whole Stable Diffusion.
 
     Attributes:
-      source: where it is.
+      source: its path.
       unet, vae, text_encoder: its networks.
-      diffusion: the fields of `config.diffusion` that it decides.
+      diffusion: the fields of `config.diffusion` that it determines.
       tokenizer: the folder of its tokenizer; single files and some folders have none.
-      padding: for want of that folder, the token that it pads with; None: the end of the text.
-      notice: how it was guessed what the UNet predicts, as a sentence, or "".
-      distilled_steps: in which it is sampled without guidance, as SD-Turbo; 0: not distilled.
-      notices: sentences on what is not as its user may expect.
+      padding: without that folder, the padding token; None: the end of the text.
+      notice: a sentence on how the UNet's prediction type was guessed, or "".
+      distilled_steps: steps for sampling without guidance, as with SD-Turbo; 0: not distilled.
+      notices: sentences for the user about its settings.
     """
 
     source: str
@@ -100,26 +100,26 @@ def open_pretrained(where: str, variant: str = "") -> Pretrained:
       variant: of the files of weights, such as "fp16"; "" for the plain ones.
 
     Raises:
-      UserError: it is not there, damaged, or of an architecture that these networks are not.
+      UserError: it is missing, damaged, or of another architecture.
     """
-    choose = functools.partial(_wanted, variant=variant, source=where)
+    choose = functools.partial(_chosen, variant=variant, source=where)
     path = locate(where, choose, functools.partial(described, source=where))
     return _single_file(path) if path.is_file() else _folder(path, variant)
 
 
 def check_pretrained(where: str) -> None:
-    """Refuses what `open_pretrained` does, as far as it shows without fetching weights.
+    """The checks of `open_pretrained` that need no weights.
 
     Raises:
-      UserError: it is not there, or not a Stable Diffusion 1 or 2.
+      UserError: it is missing, or not a Stable Diffusion 1 or 2.
     """
     if not Path(where).expanduser().exists() and where.endswith(".safetensors"):
-        return  # a file on the hub, which is fetched whole
+        return  # a file on the hub, whose checks need a full download
     path = locate(where, descriptions)
     if path.is_file():
         _single_file(path)
     else:
-        # Of a repository only the descriptions are here.
+        # Only a repository's descriptions were downloaded.
         described(path, files_below(path), where)
 
 
@@ -151,24 +151,24 @@ def _folder(path: Path, variant: str) -> Pretrained:
 
 
 def _distilled(steps: int, source: str) -> str:
-    """The notice of a checkpoint that is distilled to few steps, or ""."""
+    """The notice of a distilled checkpoint, or ""."""
     if not steps:
         return ""
     return (
-        f"{source} is of a checkpoint distilled to few steps without guidance, such as SD-Turbo or "
-        f"LCM: config.sample gets steps={steps}, guidance=1 and sampler=euler, except for fields "
-        "that the command sets."
+        f"{source} belongs to a checkpoint distilled to few steps without guidance, such as "
+        f"SD-Turbo or LCM: config.sample gets steps={steps}, guidance=1 and sampler=euler, except "
+        "for fields that the command sets."
     )
 
 
 def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
-    """Reads configuration and header of a ControlNet: a folder, a file or a hub id, likewise."""
+    """Reads configuration and header of a ControlNet; arguments as of `open_pretrained`."""
 
-    def wanted(names: Collection[str]) -> list[str]:
+    def chosen(names: Collection[str]) -> list[str]:
         stem = "diffusion_pytorch_model"
         return ["config.json", *choose_weights(names, "", stem, variant, where)]
 
-    path = locate(where, wanted, functools.partial(described_control, source=where))
+    path = locate(where, chosen, functools.partial(described_control, source=where))
     if path.is_file():
         whole = open_weights(path)
         kinds.check_control(whole.shapes, str(path))
@@ -182,12 +182,12 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
         return Network(config, lambda dtype: store, compvis.control_naming(config))
     names = files_below(path)
     config = described_control(path, names, str(path))
-    file = path / wanted(names)[1]
+    file = path / chosen(names)[1]
     return Network(config, functools.partial(open_weights, file), unet_names)
 
 
-def _wanted(names: Collection[str], variant: str, source: str) -> list[str]:
-    """Of a repository in diffusers' layout, what `open_pretrained` reads."""
+def _chosen(names: Collection[str], variant: str, source: str) -> list[str]:
+    """The files that `open_pretrained` reads from a repository in diffusers' layout."""
     kinds.check_components(names, source)
     check_variant(names, variant, source)
     chosen = [name for name in names if name.startswith(("scheduler/", "tokenizer/"))]
@@ -202,7 +202,7 @@ def _single_file(path: Path) -> Pretrained:
         kinds.check_file(whole.shapes, "a whole Stable Diffusion 1 or 2", str(path))
         raise UserError(
             f"{path} holds no tensor {compvis.UNET}…, expected a whole Stable Diffusion in the "
-            "original layout; for one in diffusers' layout give its folder."
+            "original layout; for diffusers' layout give its folder."
         )
     kinds.check_whole_file(whole.shapes, str(path))
     unet, vae = Under(whole, compvis.UNET), Under(whole, compvis.VAE)
@@ -214,7 +214,7 @@ def _single_file(path: Path) -> Pretrained:
     vae_sizes = compvis_sizes.vae_sizes(vae)
     kinds.check_channels(sizes, vae_sizes, str(path))
     text_sizes = compvis_sizes.text_sizes(text, prefix)
-    # A single file has no scheduler, and Stability AI's is named sd_turbo.safetensors.
+    # A single file has no scheduler; Stability AI's SD-Turbo is sd_turbo.safetensors.
     steps = schedulers.DISTILLED_STEPS if "turbo" in path.stem.lower() else 0
     prediction, notice = _prediction(whole, prefix, bool(steps))
     clip = prefix == compvis.CLIP
@@ -229,7 +229,7 @@ def _single_file(path: Path) -> Pretrained:
             text_names if clip else compvis.open_clip_names,
             _TEXT_SURPLUS if clip else (*compvis.OPEN_CLIP_SURPLUS, unused),
         ),
-        # Those of all Stable Diffusions (Rombach et al. 2022, v1-inference.yaml).
+        # As all Stable Diffusions (Rombach et al. 2022, v1-inference.yaml).
         schedulers.diffusion_fields(
             {
                 "beta_schedule": "scaled_linear",
@@ -252,16 +252,16 @@ def _single_file(path: Path) -> Pretrained:
 
 
 def _prediction(whole: Safetensors, prefix: str, turbo: bool) -> tuple[str, str]:
-    """What the UNet of a single file predicts, and a sentence where that is a guess."""
-    said = whole.metadata.get("modelspec.prediction_type", "")
+    """The prediction type of a single file, and a sentence if it is a guess."""
+    stated = whole.metadata.get("modelspec.prediction_type", "")
     known = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
-    if "v_pred" in whole.shapes:  # a tensor that says so to other programs
+    if "v_pred" in whole.shapes:  # a marker for other programs
         return "v_prediction", ""
-    if said in known:
-        return known[said], ""
+    if stated in known:
+        return known[stated], ""
     if prefix == compvis.CLIP or turbo:
         return "epsilon", ""
     return "v_prediction", (
-        f"{whole.source} does not say what its UNet predicts; v_prediction is taken, as of Stable "
-        "Diffusion 2.1 at 768 px: of a base model at 512 px say --config.init.prediction=epsilon."
+        f"{whole.source} does not state its prediction type; v_prediction is assumed, as in Stable "
+        "Diffusion 2.1 at 768 px: for a base model at 512 px set --config.init.prediction=epsilon."
     )

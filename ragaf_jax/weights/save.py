@@ -19,7 +19,7 @@ from ragaf_jax.weights.lora_files import save_lora
 from ragaf_jax.weights.names import Naming, text_names, to_torch, unet_names, vae_names
 from ragaf_jax.weights.stores import save_tensors
 
-# The networks' folders in diffusers' layout, by their names in our parameters.
+# The networks' folders in diffusers' layout, by their names in the parameter tree.
 FOLDERS = {
     "control": "controlnet",
     "unet": "unet",
@@ -28,7 +28,7 @@ FOLDERS = {
     "ragaf": "ragaf",
     "lora": "lora",
 }
-# What `from_pretrained` asks for in such a folder.
+# The files that `from_pretrained` opens in such a folder.
 _DIFFUSERS_FILE, _TRANSFORMERS_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"
 
 Writer = Callable[[Path], None]
@@ -37,21 +37,21 @@ Writer = Callable[[Path], None]
 def writers(
     model: Model, params: Params, dtype: str, lora_format: str, merge_lora: bool
 ) -> dict[str, Writer]:
-    """What writes each network into its folder, by its name in `FOLDERS`.
+    """Functions that write each network into its folder, by name in `FOLDERS`.
 
     Args:
       model: the networks.
       params: their parameters.
       dtype: NumPy's or JAX's name of the stored type; LoRA and RAGAF are always float32.
       lora_format: "diffusers" or "kohya".
-      merge_lora: adapters are merged into their networks; then there is no "lora". Those of the
-        sketch branch always are: no program reads adapters of a ControlNet.
+      merge_lora: whether to merge adapters into their networks, instead of writing "lora". Those of
+        the sketch branch are always merged: no program reads adapters of a ControlNet.
     """
     adapters = dict(params.get("lora", {}))
     merging = list(adapters) if merge_lora else [name for name in adapters if name == "control"]
     params = dict(params)
     for name in merging:
-        # In float32: what is frozen may be in bfloat16, which would round the update away.
+        # In float32, because bfloat16 of frozen parameters would round the update away.
         tree = jax.tree.map(lambda x: np.asarray(x, np.float32), params[name])
         params[name] = merged(tree, adapters.pop(name))
     unet = model.unet.config
@@ -78,7 +78,7 @@ def writers(
 
 
 def torch_tensors(tree: Mapping[str, Any], naming: Naming, dtype: str) -> dict[str, np.ndarray]:
-    """A network's parameters under PyTorch's names, in its order of axes."""
+    """A network's parameters with PyTorch's names and order of axes."""
     return {
         naming(path)[0].name: np.ascontiguousarray(
             to_torch(path, np.asarray(leaf)), np.dtype(dtype)
@@ -100,7 +100,7 @@ def _write(
 
 
 def _write_ragaf(folder: Path, tree: Mapping[str, Any], ragaf: Any) -> None:
-    """Our own names and order of axes: there is no other RAGAF that could read it."""
+    """Keeps this package's names and order of axes: no other program reads RAGAF."""
     tensors = {
         path.replace("/", "."): np.asarray(leaf, np.float32, order="C")
         for path, leaf in flatten_dict(tree, sep="/").items()
@@ -116,7 +116,7 @@ def _write_ragaf(folder: Path, tree: Mapping[str, Any], ragaf: Any) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """A JSON object, readable."""
+    """Writes an indented JSON object."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

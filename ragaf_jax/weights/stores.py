@@ -1,4 +1,4 @@
-"""Files of weights as mappings from names to tensors, read one tensor at a time."""
+"""Weight files as mappings from names to tensors, read one tensor at a time."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from ragaf_jax.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# PyTorch's pickles, and what other programs call them.
+# Suffixes of PyTorch's pickles.
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-# Other endings under which weights are published.
+# Suffixes of other published weights.
 _FORMATS = {
     ".gguf": "GGUF, whose weights are quantised",
     ".onnx": "an ONNX graph",
@@ -29,14 +29,14 @@ _FORMATS = {
     ".h5": "Keras' or TensorFlow's HDF5",
     ".npz": "NumPy's archive",
 }
-# How files begin that carry another file's name.
-_BEGINNINGS = {
+# First bytes of files with a wrong suffix.
+_SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer and not the weights; run git lfs pull",
     b"GGUF": "GGUF, whose weights are quantised; use another variant of the weights",
     b"PK\x03\x04": "a pickle of PyTorch under another name; use the .safetensors",
     b"\x80\x02\x8a\nl\xfc": "a pickle of PyTorch under another name; use the .safetensors",
-    b"<!": "a page of HTML and not the weights; download the file itself",
-    b"<html": "a page of HTML and not the weights; download the file itself",
+    b"<!": "an HTML page and not the weights; download the file itself",
+    b"<html": "an HTML page and not the weights; download the file itself",
 }
 
 
@@ -45,7 +45,7 @@ class Store(Protocol):
     """Tensors by name.
 
     Attributes:
-      source: where they come from, for messages.
+      source: their file or folder, for messages.
       shapes: of every tensor, as stored.
     """
 
@@ -56,7 +56,7 @@ class Store(Protocol):
     def shapes(self) -> Shapes: ...
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor; to be asked for once."""
+        """One tensor; call it once per tensor."""
         ...
 
 
@@ -65,9 +65,9 @@ class Safetensors(NamedTuple):
 
     Attributes:
       source: the file, or the folder of the shards.
-      files: which file each tensor is in.
+      files: the file of each tensor.
       shapes: of every tensor.
-      metadata: the first file's, text by text.
+      metadata: of the first file, text by name.
     """
 
     source: str
@@ -77,10 +77,10 @@ class Safetensors(NamedTuple):
 
     @classmethod
     def open(cls, *paths: Path) -> "Safetensors":
-        """Reads the headers alone.
+        """Reads only the headers.
 
         Raises:
-          UserError: a file is missing, truncated or no safetensors file, or two hold one name.
+          UserError: a file is missing, truncated or no safetensors file, or two hold the same name.
         """
         files: dict[str, Path] = {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -100,7 +100,7 @@ class Safetensors(NamedTuple):
         return cls(source, files, shapes, metadata)
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor. The file is mapped for as long as this takes: its pages count as ours."""
+        """One tensor. The file is mapped only meanwhile, because its pages count as memory."""
         with _opened(self.files[name]) as file:
             try:
                 return file.get_tensor(name)
@@ -122,16 +122,16 @@ def _opened(path: Path) -> Iterator[Any]:
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(64)
-        for beginning, kind in _BEGINNINGS.items():
-            if head.startswith(beginning):
+        for signature, kind in _SIGNATURES.items():
+            if head.startswith(signature):
                 raise UserError(f"{path} ({size} bytes) is {kind}.") from None
         raise UserError(
-            f"{path} ({size} bytes) is no whole safetensors file ({error}); download it again."
+            f"{path} ({size} bytes) is no complete safetensors file ({error}); download it again."
         ) from None
 
 
 class InMemory(NamedTuple):
-    """Tensors that are already there. Each can be read once, and is then not kept any more."""
+    """Tensors in memory. Reading one removes it."""
 
     source: str
     tensors: dict[str, np.ndarray]
@@ -149,7 +149,7 @@ class InMemory(NamedTuple):
 def open_msgpack(path: Path, dtype: jax.typing.DTypeLike | None = None) -> InMemory:
     """A `diffusion_flax_model.msgpack` or `flax_model.msgpack`; names are paths joined by "/".
 
-    The format has no index, so everything is read; tensor by tensor, each at once in `dtype`.
+    The format has no index, so all tensors are read, one by one and each converted to `dtype`.
 
     Raises:
       UserError: the file is damaged.
@@ -168,20 +168,20 @@ def open_msgpack(path: Path, dtype: jax.typing.DTypeLike | None = None) -> InMem
         raise UserError(f"{path} is missing; download the weights again.") from None
     except Exception as error:  # msgpack, NumPy and flax raise many kinds
         raise UserError(
-            f"{path} ({path.stat().st_size} bytes) is no whole Flax file ({error!r}); "
+            f"{path} ({path.stat().st_size} bytes) is no complete Flax file ({error!r}); "
             "download it again."
         ) from None
     return InMemory(str(path), flat)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file that others may read as they may read the files beside it.
+    """Writes a safetensors file with the usual access rights.
 
     Raises:
-      UserError: there is no room for it.
+      UserError: it cannot be written.
     """
     try:
-        save_file(dict(tensors), path, metadata)  # gives it to its owner alone
+        save_file(dict(tensors), path, metadata)  # only the owner can read it
     except SafetensorError as error:
         raise UserError(f"{path.name} cannot be written ({error}); choose another place.") from None
     mask = os.umask(0)
@@ -190,7 +190,7 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[s
 
 
 class Under(NamedTuple):
-    """The tensors of another store whose names begin with `prefix`, without it."""
+    """The tensors of another store whose names start with `prefix`, which is removed."""
 
     store: Store
     prefix: str
@@ -213,10 +213,10 @@ class Under(NamedTuple):
 
 
 def open_weights(path: Path, dtype: jax.typing.DTypeLike | None = None) -> Store:
-    """A file of weights by its ending; for an index of shards, all of them.
+    """Opens a weight file, or all shards of an index.
 
     Raises:
-      UserError: a pickle, a damaged file or one of another kind.
+      UserError: a pickle, a damaged file or another format.
     """
     if path.suffix in PICKLES:
         raise UserError(pickle_refusal(path))
@@ -226,22 +226,22 @@ def open_weights(path: Path, dtype: jax.typing.DTypeLike | None = None) -> Store
         return Safetensors.open(path)
     if path.suffix == ".msgpack":
         return open_msgpack(path, dtype)
-    kind = _FORMATS.get(path.suffix.lower(), f"a file that ends in {path.suffix!r}")
+    kind = _FORMATS.get(path.suffix.lower(), f"a file with the suffix {path.suffix!r}")
     raise UserError(
         f"{path} is {kind}, expected .safetensors or .msgpack; use such a file of the weights."
     )
 
 
 def pickle_refusal(path: Path) -> str:
-    """Why a pickle is not read, and what to do."""
+    """The error for a pickle, with the command that converts it."""
     converted = path.with_suffix(".safetensors").name.replace("pytorch_model", "model")
     if path.name.startswith("diffusion_"):  # only transformers drops the library's name
         converted = path.with_suffix(".safetensors").name
     return (
-        f"{path} is a pickle, which can run any program when it is read, so it is refused; convert "
-        "it once where you trust it, with PyTorch: safetensors.torch.save_file("
+        f"{path} is a pickle, which can run any program when it is read, so it is refused; if you "
+        "trust it, convert it once with PyTorch: safetensors.torch.save_file("
         f"torch.load({path.name!r}, weights_only=True), {converted!r}) "
-        "(of a .ckpt, what is under its key 'state_dict')."
+        "(for a .ckpt, the value of its key 'state_dict')."
     )
 
 

@@ -9,10 +9,10 @@ from ragaf_jax.weights.pretrained import Pretrained
 
 
 def tokenizer_of(pretrained: Pretrained, where: str) -> Tokenizer:
-    """The checkpoint's own, or for a single file, which has none, the one that lies `where`.
+    """The checkpoint's own tokenizer, or the one at `where` for a single file without one.
 
     Raises:
-      UserError: it is not there or not CLIP's.
+      UserError: it is missing or not CLIP's.
     """
     if pretrained.tokenizer is not None:
         return Tokenizer.from_pretrained(pretrained.tokenizer)
@@ -20,9 +20,8 @@ def tokenizer_of(pretrained: Pretrained, where: str) -> Tokenizer:
         folder = locate(where, _tokenizer_files)
     except UserError as error:
         raise UserError(
-            f"{pretrained.source} carries no tokenizer, and the one to stand in for it "
-            "(config.init.tokenizer, or --tokenizer where data are prepared) is not to be had: "
-            f"{error}"
+            f"{pretrained.source} has no tokenizer, and the substitute "
+            f"(config.init.tokenizer, or --tokenizer of prepare) is not available: {error}"
         ) from None
     if (folder / "tokenizer").is_dir():  # a whole checkpoint's
         folder = folder / "tokenizer"

@@ -18,7 +18,7 @@ from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.checkpoints.reading import has_checkpoint
 from ragaf_jax.errors import UserError
 
-WHOLE = "training then goes on from the checkpoint of step 1, which is whole"
+WHOLE = "training resumes from the checkpoint of step 1, which is complete"
 
 
 def draw(rng, size):
@@ -84,7 +84,7 @@ def test_a_full_disk_ends_in_a_sentence(small_disk, rng, surfaces, caplog):
     folder = workdir / "checkpoints"
     assert str(error.value) == (
         f"the checkpoint of step 2 could not be written to {folder} (No space left on device): "
-        f"make room for it or mend the place and start again; {WHOLE}"
+        f"free space or make the folder writable, then start again; {WHOLE}"
     )
     assert "Traceback" not in caplog.text
     checkpointer.close()  # as a loop does at its end: it says nothing more
@@ -108,7 +108,7 @@ def test_a_first_checkpoint_that_fails_says_so(tmp_path, rng, file_limit):
     checkpointer = Checkpointer(tmp_path, 1)
     file_limit(1_000_000)
     checkpointer.save(1, draw(rng, 1_000_000), {}, {})
-    with pytest.raises(UserError, match="begins anew, as there is no checkpoint yet"):
+    with pytest.raises(UserError, match="starts anew, because there is no checkpoint yet"):
         checkpointer.wait()
     checkpointer.close()
     assert not has_checkpoint(tmp_path)

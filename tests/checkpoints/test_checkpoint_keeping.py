@@ -64,7 +64,7 @@ def test_what_cannot_be_read_back_costs_no_older_checkpoint(tmp_path, monkeypatc
     state = tmp_path / "checkpoints" / "3" / "state"
     shutil.rmtree(state)
     state.mkdir()
-    with pytest.raises(UserError, match=r"of step 3 in \S+ cannot be read back \(.*\), so that no"):
+    with pytest.raises(UserError, match=r"of step 3 in \S+ cannot be read back \(.*\), so no"):
         checkpointer.close()
     assert kept(tmp_path) == [2, 3]
     assert load_params(tmp_path)[1] == with_later_fields(meta(2))
@@ -75,7 +75,7 @@ def test_what_cannot_be_read_back_costs_no_older_checkpoint(tmp_path, monkeypatc
     [
         (lambda types: types | {"a/b": "float32[3]"}, "a.b is missing"),
         (lambda types: {"ema/unet/bias": "float32[4]"}, r"ema.unet.bias is .*\[3\] instead of"),
-        (lambda types: {}, "ema.unet.bias is there"),
+        (lambda types: {}, "ema.unet.bias is unexpected"),
     ],
 )
 def test_a_checkpoint_is_compared_with_what_was_saved(tmp_path, spoil, said):
@@ -126,7 +126,7 @@ def test_parameters_of_the_chosen_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint of step 7: its steps are 3, 2, 1"):
         load_params(tmp_path, checkpoint="7")
     (tmp_path / "checkpoints" / "2" / "meta" / "metadata").write_text("{")
-    with pytest.raises(UserError, match=r"checkpoints/2 is damaged \(.*\): bring it back"):
+    with pytest.raises(UserError, match=r"checkpoints/2 is damaged \(.*\): restore it"):
         load_params(tmp_path, checkpoint="best")
 
 

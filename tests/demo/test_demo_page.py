@@ -111,7 +111,7 @@ def page_of_small_stages(tmp_path_factory):
 
 
 def picture(page, name):
-    """The picture that an element shows."""
+    """The image of an element."""
     image = page.wait_for_selector(f"#{name} img", timeout=WAIT)
     return np.array(Image.open(io.BytesIO(page.request.get(image.get_attribute("src")).body())))
 
@@ -145,7 +145,7 @@ def tab(page, name):
 
 
 def assert_on_one_screen(page):
-    """Nothing is to be scrolled, and what matters lies inside the window."""
+    """No scrolling is needed, and the important elements are inside the window."""
     root = "document.documentElement"
     sizes = page.evaluate(f"[{root}.scrollWidth, {root}.scrollHeight]")
     assert sizes == [SCREEN["width"], SCREEN["height"]]
@@ -183,7 +183,7 @@ def test_the_page_has_one_screen_and_names_what_is_missing_or_wrong(page_of_smal
     for label in ("Prompt", "Negative prompt", "Region prompt"):
         assert page.get_by_label(label, exact=True).is_visible(), label
     assert "native size 16 × 16 px" in page.locator("#title").inner_text()
-    tab(page, "Words that the model knows")
+    tab(page, "Vocabulary")
     assert page.locator("#words").inner_text().split() == sorted(WORDS)
     page.locator("#generate").click()
     page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)
@@ -268,7 +268,7 @@ def test_what_is_no_sketch_is_said_and_what_runs_can_be_cancelled(page, tmp_path
     status(page, "step")
     page.locator("#cancel").click()
     status(page, "Cancelled")
-    # And the next one is drawn: nothing of the cancelled one arrives in between.
+    # The next request is sampled without results of the cancelled one.
     page.locator("#generate").click()
     status(page, "Done in ")
 
@@ -317,7 +317,7 @@ def test_after_all_that_nobody_should_send_the_server_serves(address, tmp_path):
     values = float("nan"), float("inf"), -1, 2.5, 10**30
     asked += [(good, {name: value}) for name in names for value in values]
     asked += [(good, {"param_4": None})]  # an empty field
-    # What no browser sends: Gradio itself refuses it, in its own words.
+    # Requests that no browser sends, which Gradio refuses itself.
     unlike = [(good, {name: value}) for name in names for value in (None, "abc", [1], {"a": 1})]
     assert len(asked) + len(unlike) > 100
     for path, settings in asked + unlike:
@@ -331,7 +331,7 @@ def test_after_all_that_nobody_should_send_the_server_serves(address, tmp_path):
         if "prompt" not in settings and settings and value not in (1.5, 2.5, None):
             assert said != "drawn", settings
         if (path, settings) not in unlike:
-            # How the page tells of an exception that nobody has caught.
+            # The message of an unexpected exception.
             assert "verbose error reporting" not in said, (path, settings)
     np.testing.assert_array_equal(drawn(client, good), before)
 

@@ -1,4 +1,4 @@
-"""What the page does, without a browser."""
+"""Functions of the page, without a browser."""
 
 import re
 import zipfile
@@ -36,7 +36,7 @@ def pipeline():
 
 
 def strokes(side=512):
-    """What a canvas holds: black strokes, the rest transparent."""
+    """Layers of a canvas: black strokes, the rest transparent."""
     ink = np.zeros((side, side), np.uint8)
     cv2.rectangle(ink, (100, 100), (250, 400), 255, 10)
     cv2.circle(ink, (380, 250), 80, 255, 10)
@@ -94,7 +94,7 @@ def test_merged_regions_are_one_until_they_are_unmerged(drawn):
     assert apart.page.numbered.numbers == drawn.page.numbered.numbers
     assert wall.begin_merge().begin_merge().click(*BALL).merges == ()
     assert wall.begin_merge().click(*WALL).merges == ()
-    with pytest.raises(UserError, match=f"Region {ball} was not merged"):
+    with pytest.raises(UserError, match=f"Region {ball} is not merged"):
         drawn.click(*BALL).unmerge()
 
 
@@ -113,12 +113,12 @@ def test_a_new_stroke_keeps_prompts_and_merges_of_regions_that_still_exist(pipel
     assert merged.page.numbered.regions.n == 4
     assert merged.click(*WALL).chosen == merged.click(*BALL).chosen
     assert merged.click(*WALL).prompt == "blue"
-    # The ball is erased: its prompt goes, and a sentence says so.
+    # The ball is erased: its prompt is removed, with a notice.
     less = strokes()
     less[:, 290:] = 0
     erased = read_canvas(pipeline, wall, less)
     assert sorted(erased.prompts.values()) == ["red", "sky"] and erased.chosen is None
-    assert erased.notice == f"Removed with their regions: the prompts of {wall.chosen}."
+    assert erased.notice.endswith(f"prompts of regions that no longer exist: {wall.chosen}.")
 
 
 def test_regions_continue_by_overlap_and_never_into_the_background():
@@ -129,7 +129,7 @@ def test_regions_continue_by_overlap_and_never_into_the_background():
     assert match_regions(before, after) == {10: 11, 11: 10, 12: 14}
     # One old region in many parts continues in none.
     assert match_regions(numbered([[0] * 8]), numbered([[0, 1, 2, 3, 4, 5, 6, 7]])) == {}
-    # What fills the page after a frame was drawn around it is not its background.
+    # The inside of a frame around the page is not background.
     sky = numbered([[0] * 8], background=[0])
     assert match_regions(sky, numbered([[1, 0, 0, 0, 0, 0, 1, 1]], background=[1])) == {10: 11}
 
@@ -232,7 +232,7 @@ def test_numbers_in_their_range_are_kept_and_empty_fields_are_defaults():
     given = {"seed": 3.0, "count": 9, "steps": None, "guidance": 1.5, "sampler": "ddim"}
     checked = checked_settings(given, 1000)
     assert checked == given and isinstance(checked["seed"], int)
-    with pytest.raises(UserError, match="Region splits at necks is 1001; choose a number"):
+    with pytest.raises(UserError, match="Neck splits is 1001; choose a number"):
         NECK_SPLITS_FIELD.checked(1001)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ragaf_jax.diffusion.guidance import guided
+from ragaf_jax.diffusion.schedule import levels_like, make_schedule
 
 SHAPE = (2, 4, 4, 3)
 
@@ -44,3 +45,14 @@ def test_is_equation_three(rng, answers):
     nothing, image, both = np.asarray(answers, np.float64)
     expected = nothing + sketch * (image - nothing) + text * (both - image)
     np.testing.assert_allclose(run(answers, text, sketch), expected, atol=2e-5)
+
+
+def test_guiding_data_is_guiding_noise(rng, answers):
+    """The combination of x_0 stands for the same combination of ε."""
+    schedule = make_schedule("scaled_linear")
+    x, t = jnp.ones(SHAPE), jnp.array([300, 700])
+    alpha, sigma = levels_like(schedule, t, x)
+    noise = jnp.concatenate([(x - alpha * x0) / sigma for x0 in answers])
+    by_noise = guided(lambda x, t: noise, 4.0, 1.5)(x, t)
+    by_data = (x - alpha * run(answers, 4.0, 1.5)) / sigma
+    np.testing.assert_allclose(by_noise, by_data, atol=1e-4)

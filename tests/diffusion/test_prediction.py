@@ -1,11 +1,11 @@
-"""The three predictions are one: each target gives back the data it was made of."""
+"""The three predictions are equivalent: each target gives back the data it was computed from."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ragaf_jax.diffusion.prediction import PREDICTIONS, check_prediction, target, to_x0
-from ragaf_jax.diffusion.schedule import add_noise, make_schedule
+from ragaf_jax.diffusion.schedule import add_noise, levels_like, make_schedule
 from ragaf_jax.errors import UserError
 
 
@@ -23,6 +23,18 @@ def test_round_trip(rng, name, kind):
     prediction = target(kind, schedule, x0, noise, t)
     # Division by alpha magnifies float32's rounding; nothing else may be lost.
     np.testing.assert_allclose(to_x0(kind, schedule, prediction, x_t, t), x0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_any_answer_is_consistent_with_x_t(rng, kind):
+    """x_0 and the noise that is left of x_t have this prediction, whatever it is."""
+    schedule = make_schedule("linear", 1000, 1e-4, 0.02)
+    x_t, prediction = pair(rng)
+    t = jnp.asarray(rng.integers(0, 700, 6))
+    x0 = to_x0(kind, schedule, prediction, x_t, t)
+    alpha, sigma = levels_like(schedule, t, x0)
+    noise = (x_t - alpha * x0) / sigma
+    np.testing.assert_allclose(target(kind, schedule, x0, noise, t), prediction, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ("v_prediction", "sample"))

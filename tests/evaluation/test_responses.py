@@ -144,7 +144,7 @@ def test_losses_and_lines_are_those_of_each_own_drawing(rng, monkeypatch, kind):
     assert values["response/text"] == values["response/text_error"] == 0.0
     if kind is Dreamer:
         assert values["response/sketch"] == values["response/true_edge_f1"] == 0.0
-        assert len(sketch_said) == 1 and "the model does not look at the sketch" in sketch_said[0]
+        assert len(sketch_said) == 1 and "the model ignores the sketch" in sketch_said[0]
         return
     assert values["response/sketch"] > 1
     assert values["response/true_edge_f1"] == values["response/sketch_edge_f1"] == 1.0
@@ -152,5 +152,5 @@ def test_losses_and_lines_are_those_of_each_own_drawing(rng, monkeypatch, kind):
         values["response/shuffled_sketch_edge_f1"] == values["response/blank_sketch_edge_f1"] == 0
     )
     assert values["response/true_loss"] < values["response/blank_sketch_loss"]
-    assert len(sketch_said) == 1 and "obeys the sketch from step 100 on" in sketch_said[0]
-    assert sketch_said[0].endswith("have edge F1 1.00 with their own, 0.00 with that.")
+    assert len(sketch_said) == 1 and "follows the sketch from step 100 on" in sketch_said[0]
+    assert sketch_said[0].endswith("the edge F1 of samples is 0.00 instead of 1.00.")

@@ -1,4 +1,4 @@
-"""Figures show what they are given, at a size that can be read."""
+"""Figures show their inputs at a legible size."""
 
 import json
 
@@ -140,7 +140,7 @@ def pieces_of(text, known=CAPTION + " a with and of cat on sofa"):
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
-        # A place belongs to what is there, and function words to their phrase.
+        # A place belongs to its object, and function words to their phrase.
         (
             "house: small purple at the top, large",
             ["house", "small (unknown) at the top", "large"],
@@ -150,7 +150,7 @@ def pieces_of(text, known=CAPTION + " a with and of cat on sofa"):
             ["a house", "with a red top", "and a cat", "on the sofa"],
         ),
         ("a cat and with a house", ["a cat", "and with a house"]),
-        # One phrase: its words, "of" with what follows.
+        # One phrase is split into words, "of" with the next word.
         ("a small red house of the cat", ["a small", "red", "house", "of the cat"]),
         ("a house of the", ["a house of the"]),
         ("the", ["the"]),

@@ -5,7 +5,7 @@ import types
 import jax
 import pytest
 
-from ragaf_jax.monitoring.stopwatch import PARTS, Stopwatch, peak_memory
+from ragaf_jax.monitoring.stopwatch import WAITS, Stopwatch, peak_memory
 
 
 class Clock:
@@ -21,9 +21,9 @@ def test_a_window_is_split_into_what_was_waited_for(rng):
     clock = Clock()
     watch = Stopwatch(images=16, clock=clock)
     for _ in range(2):  # the second window knows nothing of the first
-        spent = dict(zip((*PARTS, "other"), rng.uniform(0.1, 2.0, 4), strict=True))
+        spent = dict(zip((*WAITS, "other"), rng.uniform(0.1, 2.0, 4), strict=True))
         steps = int(rng.integers(2, 9))
-        for part in PARTS:
+        for part in WAITS:
             for share in (0.25, 0.75):
                 with watch.waits(part):
                     clock.now += share * spent[part]

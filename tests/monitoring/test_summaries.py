@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ragaf_jax.monitoring.summaries import skipped_in_a_row, summarize
+from ragaf_jax.monitoring.summaries import consecutive_skips, summarize
 
 
 def step(rng, skipped=0.0, fused=True):
@@ -40,4 +40,4 @@ def test_nothing_but_skipped_steps(rng):
 
 def test_a_row_goes_on_from_what_came_before(rng):
     steps = [step(rng, s) for s in (1.0, 0.0, 1.0, 1.0)]
-    assert skipped_in_a_row(steps, 4) == [5, 0, 1, 2]
+    assert consecutive_skips(steps, 4) == [5, 0, 1, 2]

@@ -111,7 +111,7 @@ MUTATIONS = (
         "Stage 2 starts from the newest Stage 1 whatever config.stage1_checkpoint says",
     ),
     Mutation(
-        "ragaf_jax/sample.py",
+        "ragaf_jax/sampling/command/from_flags.py",
         "if step in saved_steps(",
         "if step not in saved_steps(",
         "--from samples a stage that was trained further, though the recorded checkpoint is kept",
@@ -266,13 +266,13 @@ MUTATIONS = (
         "ragaf_jax/nets/ragaf.py",
         "jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)",
         "logits",
-        "regions attend to padding and to words of other regions",
+        "regions attend to padding and to prompts of other regions",
     ),
     Mutation(
         "ragaf_jax/nets/ragaf.py",
-        "same = (heard[..., at] == allowed).all(1)",
-        "same = (heard[..., at] == allowed).any(1)",
-        "phrases mix the words of different regions",
+        "same = (padded_allowed[..., at] == allowed).all(1)",
+        "same = (padded_allowed[..., at] == allowed).any(1)",
+        "the text convolution mixes tokens of different regions",
     ),
     Mutation(
         "ragaf_jax/nets/regions.py",
@@ -483,9 +483,9 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/training/accumulation.py",
-        "jax.tree.map(lambda x: x / parts, total)",
+        "jax.tree.map(lambda x: x / count, total)",
         "total",
-        "accumulated losses and gradients are multiplied by the parts",
+        "accumulated losses and gradients are multiplied by the number of microbatches",
     ),
     Mutation(
         "ragaf_jax/training/caches.py",
@@ -513,8 +513,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/training/loop.py",
-        'heard = restored.meta.get("response", {})',
-        "heard = {}",
+        'response_state = restored.meta.get("response", {})',
+        "response_state = {}",
         "a resumed run repeats its response messages",
     ),
     Mutation(
@@ -574,7 +574,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/demo/session.py",
-        "prompts = {kept[number]: text for",
+        "prompts = {match[number]: text for",
         "prompts = {number: text for",
         "on the page, a new stroke moves prompts to other regions",
     ),
@@ -592,8 +592,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/figures/phrases.py",
-        "if positions:  # a text",
-        "if False:  # a text",
+        "if positions:  # the text",
+        "if False:  # the text",
         "a region prompt that is cut within a word runs into the next one in figures",
     ),
     Mutation(
@@ -604,9 +604,9 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/command/many.py",
-        "own = seed if row.seed is None else row.seed",
-        "own = row.seed or seed",
-        "a row's seed 0 is ignored",
+        "own_seed = seed if one.seed is None else one.seed",
+        "own_seed = one.seed or seed",
+        "the seed 0 of a request is ignored",
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",

@@ -15,7 +15,7 @@ from ragaf_jax.nets.build import build_model
         ("model.unet.block_out_channels", (33,), "33"),
         ("model.unet.block_out_channels", (32, 32), "expected 2 of"),
         ("model.unet.cross_attention_dim", 24, "hidden_size 16; they must be equal"),
-        ("model.conditioning_channels", (8, 16), "needs 3 numbers"),
+        ("model.conditioning_channels", (8, 16), "need 3 numbers"),
         ("model.ragaf.fusion", "blend", "expected one of"),
         ("model.ragaf.heads", 3, "not a multiple"),
         ("model.ragaf.inject", ("paint",), "expected some of"),

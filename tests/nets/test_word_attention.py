@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragaf_jax.nets.ragaf import Phrases, WordAttention
+from ragaf_jax.nets.ragaf import TextAttention, TextConvolution
 
 WIDTH, TEXT, REACH = 8, 6, 5
 # The text of each token, -1 for none, and the text that each region attends to.
@@ -23,7 +23,7 @@ def random_params(rng, shapes):
 
 @pytest.fixture
 def attend(rng):
-    module = WordAttention(2, REACH, np.dtype("float32"))
+    module = TextAttention(2, REACH, np.dtype("float32"))
     shapes = jax.eval_shape(
         module.init,
         jax.random.key(0),
@@ -67,7 +67,7 @@ def test_one_text_is_read_by_flax_s_convolution(rng, length):
     conv = nn.Conv(TEXT, (REACH,))
     variables = conv.init(jax.random.key(int(rng.integers(99))), words)
     variables["params"]["bias"] = jnp.asarray(rng.standard_normal(TEXT), jnp.float32)
-    ours = Phrases(REACH, np.dtype("float32")).apply(
+    ours = TextConvolution(REACH, np.dtype("float32")).apply(
         variables, words, jnp.ones((2, 1, length), bool)
     )
     np.testing.assert_allclose(ours, conv.apply(variables, words), rtol=1e-5, atol=1e-5)

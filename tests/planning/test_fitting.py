@@ -84,14 +84,14 @@ def test_nothing_fits(tried):
     config = frozen_text()
     config.memory_budget_gib = 1.2
     said = (
-        r"config.memory_budget_gib is 1.2 and a step needs 1.50 GiB at least, 0.50 of them .* "
+        r"config.memory_budget_gib is 1.2 and a step needs at least 1.50 GiB, 0.50 of them .* "
         r"\(config.model.remat=full config.train.accumulation=4 config.data.cache=\): prepare"
     )
     with pytest.raises(UserError, match=said):
         fitted(config)
     assert len(tried) == 12
     config.memory_budget_gib = 0.4
-    with pytest.raises(UserError, match="needs 9.00 GiB at least"):
+    with pytest.raises(UserError, match="needs at least 9.00 GiB"):
         fitted(config)
     assert len(tried) == 13  # not even the state fits
 
@@ -135,7 +135,7 @@ def test_the_command_says_what_a_configuration_needs():
     command = ["main.py", "--mode=plan", "--config=configs/stage1.py:quickstart"]
     done = run_here(*command, *command_flags(config))
     assert done.status == 0, done.stderr
-    said = re.search(r"([\d.]+) M parameters to be trained, ([\d.]+) M frozen", done.stdout)
+    said = re.search(r"([\d.]+) M trainable parameters, ([\d.]+) M frozen", done.stdout)
     count = sum(x.size for x in jax.tree.leaves(build_model(config).shapes()))
     assert said is not None and said[1] == f"{count / 1e6:.2f}" and float(said[2]) == 0
     header, row = (re.split(r" {2,}", line) for line in done.stdout.splitlines()[2:4])
@@ -143,4 +143,4 @@ def test_the_command_says_what_a_configuration_needs():
     assert found["remat"] == "none" and found["accumulation"] == "1" and found["fits"] == "yes"
     assert float(found["TFLOPs/image"]) > 0
     assert 0 < float(found["state GiB"]) < float(found["peak GiB"]) < 1
-    assert "The cheapest that fits 1.00 GiB: --config.model.remat=none" in done.stdout
+    assert "The cheapest setting that fits 1.00 GiB: --config.model.remat=none" in done.stdout

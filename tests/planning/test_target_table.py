@@ -47,7 +47,7 @@ def test_what_binds_is_the_slower_of_products_and_memory(h200, monkeypatch):
 def test_contents_are_listed():
     lines = contents({"all-reduce": Collective(2, 3_000_000_000)}, {"cuDNN": 32})
     assert lines[0] == "collectives: 2 all-reduce, 3 GB"
-    assert lines[1].startswith("attention: 32 cuDNN; all else")
+    assert lines[1].startswith("attention: 32 cuDNN; the rest")
     assert contents({}, {})[0] == "collectives: none" and "no kernels" in contents({}, {})[1]
 
 
@@ -77,9 +77,9 @@ def test_each_target_has_a_row_with_the_setting_that_fits(h200):
     assert "a: 1 × NVIDIA H200, mesh data=1, fsdp=1" in text
     flags = "--config.model.remat=blocks --config.train.accumulation=2 --config.data.cache=text"
     assert f"The cheapest of 2 settings that fits: {flags}" in text
-    assert third["fits"] == "no" and third["least ms"] == "–" and "Nothing fits" in text
+    assert third["fits"] == "no" and third["least ms"] == "–" and "No setting fits" in text
     assert text.count("The compiler refuses it") == 1 and text.count("3 all-gather, 1 GB") == 2
-    assert "bytes by XLA's own analysis, those on the chip too: 9 GB" in text
+    assert "bytes by XLA's own analysis, including on-chip memory: 9 GB" in text
     assert "XLA_CLIENT_MEM_FRACTION" in text and "by timing them" in text
 
 
@@ -87,7 +87,7 @@ def test_each_target_has_a_row_with_the_setting_that_fits(h200):
     ("changes", "said"),
     [
         ({"mesh.fsdp": 3}, "config.mesh is data=-1, fsdp=3 and there are 8 devices"),
-        ({"train.batch_size": 4}, "config.train.batch_size is 4 and cannot be shared out evenly"),
+        ({"train.batch_size": 4}, "config.train.batch_size is 4, which 8 devices"),
     ],
 )
 def test_a_mesh_that_does_not_divide_the_devices_is_refused(changes, said, monkeypatch):

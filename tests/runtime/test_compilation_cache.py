@@ -122,7 +122,7 @@ def test_where_nothing_can_be_kept_a_sentence_says_so(tmp_path):
     said, errors = finish(begin("-c", COMPILES, JAX_COMPILATION_CACHE_DIR=tmp_path / "file"))
     assert said == "7.0\n"
     assert len(errors.splitlines()) == 1
-    assert "set JAX_COMPILATION_CACHE_DIR to a folder that can be written" in errors
+    assert "set JAX_COMPILATION_CACHE_DIR to a writable folder" in errors
 
 
 def test_processes_that_train_together_share_only_what_is_given(tmp_path):

@@ -32,5 +32,5 @@ def test_a_users_own_choice_stays_and_is_counted_with(name, value, expected):
 
 @pytest.mark.parametrize("value", ["half", "-1", "0", "nan"])
 def test_a_share_that_is_none_is_refused(value):
-    with pytest.raises(UserError, match=f"MEM_FRACTION is '{value}'; give the part of a GPU's"):
+    with pytest.raises(UserError, match=f"MEM_FRACTION is '{value}'; give the fraction of a GPU's"):
         share({"XLA_CLIENT_MEM_FRACTION": value})

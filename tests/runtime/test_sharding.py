@@ -43,8 +43,8 @@ from ragaf_jax.runtime.sharding import (
 )
 from ragaf_jax.training.bundles import bundled, unbundled
 from ragaf_jax.training.optim import optimizer
-from ragaf_jax.training.setup import abstract_state, initial_state
-from ragaf_jax.training.state import TrainState, other_layout
+from ragaf_jax.training.setup import abstract_state, initial_state, other_layout
+from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import train_step
 
 # The first takes four of the eight devices: a step over more takes twice as long to compile.
@@ -202,7 +202,7 @@ def test_a_batch_that_cannot_be_shared_out(name):
     config.train.batch_size = config.train.read_examples = 12
     config.train.accumulation = 2
     config.train[name] = 9
-    with pytest.raises(UserError, match=f"config.train.{name} is 9 .* choose a multiple of 6"):
+    with pytest.raises(UserError, match=f"config.train.{name} is 9, .* choose a multiple of 6"):
         make_mesh(config, jax.devices()[:1] * 3)
 
 

@@ -1,4 +1,4 @@
-"""Guidance through the networks: what the scales leave out is truly left out."""
+"""Guidance of the networks: conditions that scales exclude have no effect."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_at_scale_zero_a_condition_has_no_say(rng, stage2):
     # No text: as with the empty prompt, whatever the caption.
     close(draw(batch, key, Scales(0.0, 1.0)), draw(wordless, key, Scales(1.0, 1.0)))
     close(draw(other_text, key, Scales(0.0, 1.0)), draw(batch, key, Scales(0.0, 1.0)))
-    # Nothing: sketch and regions have no say either.
+    # (nothing): sketch and regions have no effect either.
     close(draw(other_sketch, key, Scales(0.0, 0.0)), draw(batch, key, Scales(0.0, 0.0)))
 
 
@@ -160,7 +160,7 @@ def test_an_unknown_sampler_is_named(stage2):
 
 
 def test_blended_cells_have_all_of_the_others_state(rng, stage2, monkeypatch):
-    """Also what a multistep sampler carries to its next step."""
+    """Including the memory of multistep samplers."""
     config, model, _, _ = stage2
     sampling = sampling_config_of(config, tiny_tokenizer(), "unipc")
     monkeypatch.setattr(

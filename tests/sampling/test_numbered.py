@@ -1,4 +1,4 @@
-"""Regions keep the numbers that a user saw, whatever is merged or painted anew."""
+"""Regions keep their numbers after merging and editing."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from ragaf_jax.graph.regions import Regions
 from ragaf_jax.sampling.numbered import (
     NumberedRegions,
     check_not_merged,
-    described,
-    label_page,
+    label_image,
     merged,
+    region_properties,
     relabelled,
 )
 
@@ -43,11 +43,11 @@ def test_merged_regions_are_one_and_the_others_keep_their_numbers(rng):
         expected = np.where(np.isin(expected, (one, other)), min(one, other), expected)
     np.testing.assert_array_equal(numbers_of(after), expected)
     assert after.regions.n == 4 and falling(after)
-    # Numbers that are gone are known no more; the merged one answers to the smaller.
-    with pytest.raises(UserError, match=f"There is no region {max(a, b)}; this drawing's"):
+    # The merged region has the smaller number; the larger one is unknown.
+    with pytest.raises(UserError, match=f"There is no region {max(a, b)}; the sketch"):
         after.id_of(max(a, b))
     assert after.numbers[after.id_of(min(a, b))] == min(a, b)
-    # Background is what is mostly background.
+    # A region is background if most of it was background.
     share = np.bincount(after.regions.labels.ravel(), (before.regions.labels == 0).ravel())
     areas = np.bincount(after.regions.labels.ravel())
     np.testing.assert_array_equal(after.regions.background, share / areas > 0.5)
@@ -63,7 +63,7 @@ def test_merging_nothing_changes_nothing(rng):
 
 @pytest.mark.parametrize(
     ("groups", "said"),
-    [([(1, 9)], "no region 9"), ([(1, 2), (2, 3)], "Region 2 is to be merged twice")],
+    [([(1, 9)], "no region 9"), ([(1, 2), (2, 3)], "Region 2 is listed twice")],
 )
 def test_what_cannot_be_merged(rng, groups, said):
     with pytest.raises(UserError, match=said):
@@ -79,7 +79,7 @@ def test_a_prompt_for_a_region_that_was_merged_names_the_region_that_has_it():
 @pytest.mark.parametrize("side", (16, 40, 256))
 def test_a_label_page_that_is_not_edited_changes_nothing(rng, side):
     before = partition(rng)
-    page = label_page(before, side)
+    page = label_image(before, side)
     assert page.shape[0] in (side, 32) and page.shape[0] <= side
     after = relabelled(before, page, 8)
     np.testing.assert_array_equal(after.regions.labels, before.regions.labels)
@@ -89,7 +89,7 @@ def test_a_label_page_that_is_not_edited_changes_nothing(rng, side):
 
 def test_an_edited_page_is_the_partition(rng):
     before = partition(rng)
-    page = label_page(before, 64)
+    page = label_image(before, 64)
     page[:8, 20:40] = 200  # a new region, of any number
     page[page == 2] = 1  # one painted over with another
     after = relabelled(before, page, 8)
@@ -99,7 +99,7 @@ def test_an_edited_page_is_the_partition(rng):
 
 def test_thin_lines_go_to_what_is_about_them(rng):
     before = partition(rng)
-    page = label_page(before, 256)
+    page = label_image(before, 256)
     page[::16] = 77  # a line of one pixel in cells of sixteen
     after = relabelled(before, page, 8)
     np.testing.assert_array_equal(after.regions.labels, before.regions.labels)
@@ -108,9 +108,12 @@ def test_thin_lines_go_to_what_is_about_them(rng):
 @pytest.mark.parametrize(
     ("page", "said"),
     [
-        (np.zeros((8, 8), np.uint8), "must be a grey square of at least 16 × 16"),
+        (np.zeros((8, 8), np.uint8), "expected a grey square of at least 16 × 16 px"),
         (np.zeros((32, 16), np.uint8), "has shape"),
-        (np.arange(256, dtype=np.uint8).reshape(16, 16), "256 different ones .* takes 8 regions"),
+        (
+            np.arange(256, dtype=np.uint8).reshape(16, 16),
+            "256 different numbers .* takes 8 regions",
+        ),
     ],
 )
 def test_pages_that_cannot_be_used(rng, page, said):
@@ -124,7 +127,7 @@ def test_regions_are_described_by_their_numbers():
     labels[:2, 9:] = 2
     numbered = merged(NumberedRegions.of(Regions(labels, 3, np.array([True, False, False]))), [])
     numbered = numbered._replace(numbers=(4, 7, 5))
-    left, right, corner = described(numbered)
+    left, right, corner = region_properties(numbered)
     assert (left["number"], left["share"], left["background"]) == (4, 0.6, True)
     assert left["box"] == [0, 0, 0.6, 1] and left["centroid"] == [0.3, 0.5]
     assert left["touches"] == [7] and right["touches"] == [4, 5] and corner["touches"] == [7]

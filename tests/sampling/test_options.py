@@ -8,20 +8,20 @@ USUAL = {"guidance": 3.0, "sketch_guidance": 1.0, "sketch_strength": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "notice"),
     [
-        ({"guidance": 0.0}, "guidance is 0, which leaves the prompt out"),
+        ({"guidance": 0.0}, "guidance is 0, so the prompt has no effect"),
         ({"guidance": -2.0}, "guidance is -2, which guides the image away from the prompt."),
-        ({"sketch_guidance": 0.0}, "sketch_guidance is 0, which leaves the sketch out but for"),
+        ({"sketch_guidance": 0.0}, "sketch_guidance is 0, so the sketch acts only through the"),
         ({"sketch_guidance": -1.5}, "sketch_guidance is -1.5, which guides the image away from t"),
-        ({"sketch_strength": 0.0}, "sketch_strength is 0, so the UNet gets nothing from the sket"),
+        ({"sketch_strength": 0.0}, "sketch_strength is 0, so the sketch branch has no effect"),
         ({"sketch_strength": -1.0}, "sketch_strength is -1, which subtracts what the sketch bran"),
-        ({"negative_prompt": "red", "guidance": 1.0}, "guidance is 1, at which the negative prom"),
+        ({"negative_prompt": "red", "guidance": 1.0}, "guidance is 1, so the negative prompt has"),
     ],
 )
-def test_a_setting_with_an_unexpected_effect_is_reported(settings, said):
-    (notice,) = setting_notices({**USUAL, **settings})
-    assert notice.startswith(said) and notice.endswith(".")
+def test_a_setting_with_an_unexpected_effect_is_reported(settings, notice):
+    (found,) = setting_notices({**USUAL, **settings})
+    assert found.startswith(notice) and found.endswith(".")
 
 
 def test_usual_settings_give_no_notice():

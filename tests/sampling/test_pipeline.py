@@ -162,7 +162,7 @@ def test_progress_is_told_and_changes_nothing(rng, pipeline):
     ]
     expected = pipeline(drawing, PROMPT, seed=seed, steps=5)
     np.testing.assert_array_equal(finished.images, expected.images)
-    # At the end a preview is what the sampler steps to: the picture.
+    # The last preview is the image.
     np.testing.assert_array_equal(told_of[-1].preview, finished.images)
     np.testing.assert_array_equal(told_of[2].preview, finished.coarse)
     # Who stops asking has stopped it.
@@ -177,7 +177,7 @@ def test_each_stage_may_draw_alone(rng, pipeline):
     first = pipeline(page, PROMPT, seed=seed, stages="1")
     np.testing.assert_array_equal(first.images, both.coarse)
     assert first.coarse is None and first.attention is None
-    # Stage 2 on the given picture. Stage 1's latents are not its pixels, which are rounded.
+    # Stage 2 on the given image. It is not equal to Stage 1's latents, because pixels are rounded.
     given = pipeline(page, PROMPT, seed=seed, stages="2", image=both.coarse[0])
     np.testing.assert_array_equal(given.coarse, both.coarse)
     assert np.abs(given.images.astype(int) - both.images).mean() < 2
@@ -190,13 +190,13 @@ def test_each_stage_may_draw_alone(rng, pipeline):
         for strength in (0.0, 0.2, 1.0)
     ]
     np.testing.assert_array_equal(begun[0], pipeline.starts([photo])[0])
-    with pytest.raises(UserError, match="the image 30 × 40, so they do not lie on each other"):
+    with pytest.raises(UserError, match="the image 30 × 40, which is another aspect ratio"):
         pipeline(page, PROMPT, stages="1", image=photo[:, :30])
     assert all((one != other).any() for one, other in itertools.combinations(begun, 2))
 
 
 def test_the_stages_begin_with_different_noise(rng, pipeline):
-    """Stage 2 would otherwise add what Stage 1 has removed."""
+    """Otherwise Stage 2 would add the noise that Stage 1 removed."""
     stage, request = pipeline.stages[2], pipeline.request(pipeline.page(random_page(rng)), PROMPT)
     sampling, options = stage.sampling_config("ddim"), pipeline.options()
     asked = scales_of(dataclasses.asdict(options)), sampling.timestep_grid(options.steps)
@@ -230,10 +230,10 @@ def test_a_stage_alone_is_a_pipeline(rng, pipeline, workdirs):
     np.testing.assert_array_equal(
         alone(page, PROMPT).images, pipeline(page, PROMPT, stages="1").images
     )
-    with pytest.raises(UserError, match="Stage 2 is to draw and its workdir was not given"):
+    with pytest.raises(UserError, match="'both' and the workdir of Stage 2 is missing"):
         alone(page, PROMPT, stages="both")
     assert Pipeline.restore(stage2=two).options().stages == "2"
-    with pytest.raises(UserError, match="no stage to sample with"):
+    with pytest.raises(UserError, match="No stage is given; give the workdir"):
         Pipeline.restore()
 
 
@@ -284,7 +284,7 @@ def test_what_is_not_spoken_for_is_drawn_as_without_words(rng, pipeline):
         (prompted.images[0] != plain.images[0]).reshape(side, cell, side, cell, 3).any((1, 3, 4))
     )
     np.testing.assert_array_equal(apart, own)
-    # With words for all nothing is held.
+    # If all regions have prompts, no cells are copied.
     every = dict.fromkeys(drawing.numbered.numbers, "red")
     said = pipeline(drawing, "a house", every, **asked).images
     assert (said != plain.images).reshape(side, cell, side, cell, 3).any((1, 3, 4)).all()
@@ -303,7 +303,7 @@ def test_one_with_words_and_one_without_are_drawn_together_as_alone(rng, pipelin
 
 
 def test_stage_1_alone_has_no_regions_to_speak_of(rng, pipeline):
-    with pytest.raises(UserError, match="takes a Stage 2 with RAGAF, and none is used"):
+    with pytest.raises(UserError, match="need a Stage 2 with RAGAF, and none is used"):
         pipeline(random_page(rng), PROMPT, {0: "red"}, stages="1")
 
 
@@ -315,14 +315,14 @@ def test_strength_0_leaves_the_picture_of_stage_1(rng, pipeline):
 def test_a_blank_page_is_one_region(pipeline):
     result = pipeline(np.full((256, 256), 255, np.uint8), "")
     assert result.regions.n == 1
-    assert result.notices == ["The sketch is blank: no line was found on it."]
+    assert result.notices == ["The sketch is blank: no line was found."]
     np.testing.assert_allclose(result.attention.sum(-1), 1, rtol=1e-5)
 
 
 def test_a_photo_instead_of_a_sketch_is_noticed(pipeline):
     (notice,) = pipeline(cv2.cvtColor(astronaut(), cv2.COLOR_RGB2GRAY), "a house").notices
     assert notice.startswith("The sketch looks like a filled picture or a photo")
-    assert "give a line drawing; --image takes a picture to begin from" in notice
+    assert "give a line drawing, or an image to start from by --image" in notice
 
 
 def test_a_page_full_of_shapes_is_merged_into_the_budget(pipeline):
@@ -342,17 +342,17 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
     for text in ("a house (red)", "a: house", "a house, break"):
         assert not any("as plain text" in x for x in pipeline(page, text).notices)
     (zero,) = pipeline(page, "a house", guidance=0.0).notices
-    assert zero.startswith("guidance is 0, which leaves the prompt out")
+    assert zero.startswith("guidance is 0, so the prompt has no effect")
     (long,) = pipeline(page, " ".join(WORDS[:11])).notices
     assert "longer than 12 tokens" in long
     assert pipeline(page, " ".join(WORDS[:10])).notices == []
-    with pytest.raises(UserError, match="are 13 tokens, and the model reads 12: those of region 0"):
+    with pytest.raises(UserError, match="13 tokens and .* 12, which cuts the prompt of region 0"):
         pipeline(page, " ".join(WORDS[:10]), {0: "red"})
-    with pytest.raises(UserError, match="are 13 tokens, and the model reads 12: those of region 1"):
+    with pytest.raises(UserError, match="13 tokens and .* 12, which cuts the prompt of region 1"):
         pipeline(page, " ".join(WORDS[:5]), {0: "red small", 1: "blue red small top"})
-    with pytest.raises(UserError, match="There is no region 77; this drawing's regions are 0, 1"):
+    with pytest.raises(UserError, match="There is no region 77; the sketch has the regions 0, 1"):
         pipeline(page, "a house", {77: "red"})
-    with pytest.raises(UserError, match="Region 1 is given no words"):
+    with pytest.raises(UserError, match="The prompt of region 1 is empty"):
         pipeline(page, "a house", {1: "  "})
 
 
@@ -432,7 +432,7 @@ def test_the_command_writes_every_file(rng, tmp_path, pipeline, workdirs):
     assert done.stdout == f"wrote {output}: 16 × 16 px images, upscaled to 512 px\n"
     assert metadata["cropped_to"] is None and metadata["upscaled_size"] == 512
     assert min(sizes["regions.png"]) >= 512
-    # In another process, from the workdirs: the same picture as here.
+    # Another process samples the same image from the workdirs.
     expected = pipeline(np.array(Image.open(output / "sketch.png")), PROMPT, seed=42, strength=0.5)
     drawn = np.array(Image.open(output / "stage2_output.png")).astype(int)
     assert np.abs(drawn - expected.images[0]).max() <= 1
@@ -473,7 +473,7 @@ def test_a_small_sketch_is_cropped_and_an_image_to_begin_from_alike(
     metadata = json.loads((folder / METADATA).read_text())
     assert metadata["cropped_to"] == {"left": left, "top": top, "right": right, "bottom": bottom}
     assert metadata["upscaled_size"] == 256 and notice in metadata["notices"]
-    # Three columns: what it began from is shown beside what became of it.
+    # Three columns, because the starting image is shown, too.
     comparison = np.array(Image.open(folder / "comparison.png"))
     assert contains(comparison, enlarge(result.given, 192))
     # The regions alone come with the same notice.
@@ -520,7 +520,7 @@ def test_one_looks_at_the_regions_then_speaks_of_them(
     np.testing.assert_array_equal(labels[::16, ::16], drawing.numbered.regions.labels)
     assert min(Image.open(output / "regions.png").size) >= 512
 
-    # Edited: a region that was not there; then two that become one, and words for it.
+    # Edited: a new region, then two merged regions with a prompt.
     labels[:32, :32] = 90
     Image.fromarray(labels).save(tmp_path / "edited.png")
     last = known[-1]["number"]
@@ -550,7 +550,7 @@ def test_one_looks_at_the_regions_then_speaks_of_them(
     np.testing.assert_array_equal(second, expected.images[0])
     assert "stage 2: 100%" in done.stderr and "6/6" in done.stderr  # a bar of all steps
 
-    # Once more, from what was recorded; and with another seed.
+    # Repeated from the metadata, also with another seed.
     again = tmp_path / "again"
     done = sample(f"--from={output / METADATA}", f"--output={again}")
     assert done.status == 0, done.stderr
@@ -618,17 +618,17 @@ def test_steps_are_counted_as_they_are_made(rng, pipeline):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ([], "There is nothing to draw; give --sketch"),
-        (["--sketch=house.png", "house"], "'house' belongs to no flag"),
-        (["--sketch={house}"], "There is nothing to draw with; give --stage1"),
+        ([], "No sketch is given; give --sketch"),
+        (["--sketch=house.png", "house"], "The argument 'house' is not a flag"),
+        (["--sketch={house}"], "No stage is given; give --stage1"),
         (["--sketch={house}", "--stage1={one}"], "--prompt is missing"),
-        (["--sketch={house}", "--stage1={one}", "--prompt=", "--region=3"], "'3' is not a number"),
+        (["--sketch={house}", "--stage1={one}", "--prompt=", "--region=3"], "'3' is not <number>"),
         (["--sketch={house}", "--stage1={one}", "--prompt=", "--image=none.png"], "none.png does"),
         (["--sketch={house}", "--stage1={one}", "--prompt=", "--merge=2"], "--merge is '2'"),
         (["--sketch={house}", "--stage1={one}", "--prompt=", "--labels={photo}"], "has colours"),
         (
             ["--sketch={house}", "--stage1={one}", "--prompt=", "--stages=both"],
-            "Stage 2 is to draw",
+            "the workdir of Stage 2 is missing",
         ),
         (
             ["--sketch={house}", "--stage1={one}", "--prompt=", "--upscale=-1"],

@@ -1,4 +1,4 @@
-"""What a metadata.json says of an output's inputs is enough to repeat it, or it is said why not."""
+"""A metadata.json repeats its output, or an error gives the reason why it cannot."""
 
 import json
 
@@ -82,12 +82,12 @@ def test_the_same_inputs_compare_equal_however_their_paths_are_written(tmp_path,
 def test_an_input_that_is_gone_or_changed_is_named(tmp_path, files):
     path = written(tmp_path, **file_facts(files))
     files["labels"].write_bytes(b"edited")
-    said = r"^The labels .*labels.png is not the one that .* \(its SHA-256 begins with \w{8}, not "
+    said = r"^The labels .*labels.png has changed since .* \(its SHA-256 begins with \w{8}, not "
     with pytest.raises(UserError, match=said):
         read_recorded(path, ())
     read_recorded(path, {"labels"})
     files["sketch"].unlink()
-    said = r"^The sketch .* records cannot be read \(No such file .*; give --sketch=<where it is"
+    said = r"^The sketch .* records cannot be read \(No such file .*; give --sketch=<its new path"
     with pytest.raises(UserError, match=said):
         read_recorded(path, {"labels"})
     assert "sketch" not in read_recorded(path, {"labels", "sketch"}).flags
@@ -99,8 +99,8 @@ def test_an_input_that_is_gone_or_changed_is_named(tmp_path, files):
         ("{", r"cannot be read \(Expecting .*\); give --from=<the metadata.json of an output>"),
         ("[]", "records no prompt; give"),
         ('{"seed": 3}', "records no prompt; give"),
-        ('{"prompt": "", "region_prompts": [3]}', "has no object as region_prompts or no list"),
-        ('{"prompt": "", "merge": "2,7"}', "has no object as region_prompts or no list"),
+        ('{"prompt": "", "region_prompts": [3]}', "region_prompts is not an object or merge is"),
+        ('{"prompt": "", "merge": "2,7"}', "region_prompts is not an object or merge is not a"),
     ],
 )
 def test_what_is_no_metadata_is_refused(tmp_path, content, said):
@@ -112,9 +112,9 @@ def test_what_is_no_metadata_is_refused(tmp_path, content, said):
 @pytest.mark.parametrize(
     ("entries", "flags", "said"),
     [
-        ({"seed": "many"}, (), "records a value that --seed cannot have"),
-        ({}, (), "There is nothing to draw; give --sketch=<file>"),
-        ({}, ["--sketches=folder"], "--from repeats one output and --sketches gives many"),
+        ({"seed": "many"}, (), "records a value that --seed does not accept"),
+        ({}, (), "No sketch is given; give --sketch=<file>"),
+        ({}, ["--sketches=folder"], "--from repeats one output and --sketches samples many"),
         (
             {"neck_splits": -1},
             ["--sketch={sketch}", "--stage1=none"],
@@ -165,6 +165,4 @@ def test_the_checkpoints_of_the_recorded_steps_are_read_again(
 def test_a_stage_that_was_trained_further_is_told_of():
     assert checkpoint_notices({1: 5, 2: 7}, {2: 7}) == []
     (notice,) = checkpoint_notices({1: 5, 2: 7}, {1: 5, 2: 9})
-    assert notice.startswith(
-        "The checkpoint of Stage 2 is of step 9, and that of the recorded outp"
-    )
+    assert notice.startswith("The checkpoint of Stage 2 has step 9, but the recorded output used")

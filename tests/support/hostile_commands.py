@@ -1,9 +1,8 @@
-"""Runs `ragaf_jax.sample` a hundred times in one process, with what nobody should give it.
+"""Runs `ragaf_jax.sample` a hundred times in one process, with wrong inputs.
 
     python tests/support/hostile_commands.py <workdir of Stage 1> <of Stage 2> <an empty folder>
 
-Prints, as JSON, how each ended: "drawn", or with which sentence; or the exception that it should
-not have ended with.
+Prints the end of each run as JSON: "sampled", the sentence of an error, or an unexpected exception.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ NUMBERS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     "neck_splits",
 )
-# What an edited metadata.json may hold.
+# Entries of edited metadata.json files.
 ENTRIES = (
     *({"seed": [1]}, {"steps": {}}, {"prompt": ["\ud800"]}, {"region_prompts": {"x": 1}}),
     *({"sketch": "/dev/zero"}, {"sketch": "a\0b"}, {"merge": [[]]}, {"labels": 3}),
@@ -34,13 +33,13 @@ VALUES = "nan", "-inf", "-1", "1e39", "abc", ""
 
 
 def commands(files: dict[str, Path], folder: Path) -> dict[str, list[str]]:
-    """The flags of every command, by what is wrong with them."""
-    good, drawn = f"--sketch={files['whole.png']}", "--prompt=a house"
+    """The flags of every command, by their fault."""
+    good, prompt = f"--sketch={files['whole.png']}", "--prompt=a house"
     settings = [f"--{name}={value}" for name in NUMBERS for value in VALUES]
     settings += [f"--seed={value}" for value in ("-1", "4294967296", "1e3", "x", "")]
     settings += [f"--count={value}" for value in ("0", "-3", "1000000000", "nan")]
     settings += ["--sampler=plms", "--stages=3", "--dtype=int8", "--nothing=1", "word"]
-    words = [
+    region_prompts = [
         "77=red",
         "-1=red",
         "x=red",
@@ -51,12 +50,14 @@ def commands(files: dict[str, Path], folder: Path) -> dict[str, list[str]]:
         f"{10**30}=red",
         "0=red red red",
     ]
-    words += ["0=" + "red " * 5000, "0=\ud800", "\x00=red"]
-    asked = [[f"--region={text}"] for text in words] + [["--region=0=red", "--region=0=top"]]
+    region_prompts += ["0=" + "red " * 5000, "0=\ud800", "\x00=red"]
+    edits = [[f"--region={text}"] for text in region_prompts] + [
+        ["--region=0=red", "--region=0=top"]
+    ]
     groups = "0", "0,0", "0,99", "a,b", "", "0,1,1", "-1,0", "0;1", f"0,{10**30}"
-    asked += [[f"--merge={group}"] for group in groups]
-    asked += [[f"--labels={path}"] for path in (files["text.png"], folder / "none.png")]
-    asked += [[f"--image={path}"] for path in (files["nan.tiff"], files["truncated.jpg"])]
+    edits += [[f"--merge={group}"] for group in groups]
+    edits += [[f"--labels={path}"] for path in (files["text.png"], folder / "none.png")]
+    edits += [[f"--image={path}"] for path in (files["nan.tiff"], files["truncated.jpg"])]
     prompts = (
         "",
         " ",
@@ -73,24 +74,24 @@ def commands(files: dict[str, Path], folder: Path) -> dict[str, list[str]]:
             json.dumps({"prompt": "a", "sketch": str(files["whole.png"])} | entries)
         )
     return {
-        **{f"sketch {name}": [f"--sketch={path}", drawn] for name, path in files.items()},
-        "sketch none": ["--sketch=/nowhere/\x07sketch.png", drawn],
-        "sketch of a device": ["--sketch=/dev/zero", drawn],
+        **{f"sketch {name}": [f"--sketch={path}", prompt] for name, path in files.items()},
+        "sketch none": ["--sketch=/nowhere/\x07sketch.png", prompt],
+        "sketch of a device": ["--sketch=/dev/zero", prompt],
         "no prompt": [good],
         **{f"prompt {text[:20]!r}": [good, f"--prompt={text}"] for text in prompts},
-        **{f"setting {text}": [good, drawn, text] for text in settings},
-        **{f"words {text}"[:40]: [good, drawn, *text] for text in asked},
+        **{f"setting {text}": [good, prompt, text] for text in settings},
+        **{f"region {text}"[:40]: [good, prompt, *text] for text in edits},
         **{f"from {path}": [f"--from={path}"] for path in records},
-        "output is a file": [good, drawn, f"--output={files['text.png']}"],
-        "output below a file": [good, drawn, f"--output={files['text.png']}/out"],
-        "output has other things": [good, drawn, f"--output={files['text.png'].parent}"],
-        "output of a long name": [good, drawn, f"--output={folder / ('x' * 300)}"],
-        "output in proc": [good, drawn, "--output=/proc/out"],
+        "output is a file": [good, prompt, f"--output={files['text.png']}"],
+        "output below a file": [good, prompt, f"--output={files['text.png']}/out"],
+        "output has other things": [good, prompt, f"--output={files['text.png'].parent}"],
+        "output of a long name": [good, prompt, f"--output={folder / ('x' * 300)}"],
+        "output in proc": [good, prompt, "--output=/proc/out"],
     }
 
 
 def run(given: list[str], output: Path) -> str:
-    """How a command ends."""
+    """The end of a command."""
     if not any(flag.startswith("--output=") for flag in given):
         given = [*given, f"--output={output}"]
     for name in FLAGS:
@@ -105,12 +106,12 @@ def run(given: list[str], output: Path) -> str:
         except SystemExit:
             return said.getvalue().strip().removeprefix("error: ")
         except OSError as error:
-            if error.errno not in errors._NO_PLACE:
+            if error.errno not in errors._FILE_ERRORS:
                 return f"{CRASH} {error!r}"
             return str(error)
         except Exception as error:
             return f"{CRASH} {error!r}"
-    return "drawn"
+    return "sampled"
 
 
 def main() -> None:
@@ -118,7 +119,7 @@ def main() -> None:
     stage1, stage2, folder = (Path(argument) for argument in sys.argv[1:])
     sample.define_flags()
     pipeline = Pipeline.restore(stage1, stage2)
-    sample.restored = lambda **asked: pipeline
+    sample.restore_pipeline = lambda **_: pipeline
     (folder / "files").mkdir()
     files = hostile_files(folder / "files")
     stages = [f"--stage1={stage1}", f"--stage2={stage2}"]
@@ -126,7 +127,7 @@ def main() -> None:
     for i, (name, given) in enumerate(commands(files, folder).items()):
         output = folder / f"out{i}"
         ends[name] = run([*stages, *given], output)
-        if ends[name] != "drawn" and output.exists():
+        if ends[name] != "sampled" and output.exists():
             ends[name] = f"{CRASH} left {output} behind: {ends[name]}"
     ends["and at last"] = run(
         [*stages, f"--sketch={files['whole.png']}", "--prompt=a"], folder / "z"

@@ -1,4 +1,4 @@
-"""Pictures that are none, or that nobody would expect, for the command and for the page."""
+"""Damaged, empty and unusual image files for the command and the page."""
 
 import struct
 import zlib

@@ -1,10 +1,10 @@
-"""Finding a picture in a figure."""
+"""Finds an image in a figure."""
 
 import numpy as np
 
 
 def contains(figure, picture) -> bool:
-    """Whether a picture without its framed border stands in the figure, pixel for pixel."""
+    """Whether the figure contains an image, without its frame, pixel for pixel."""
     inside = picture[1:-1, 1:-1]
     corners = np.argwhere((figure == inside[0, 0]).all(-1))
     height, width = inside.shape[:2]

@@ -1,4 +1,4 @@
-"""Latents sampled at once, for tests of what a scale, a key or a start does."""
+"""Latents sampled in one call, for tests of scales, keys and starting images."""
 
 from ragaf_jax.sampling.denoising import advance, begin
 

@@ -13,7 +13,7 @@ from ragaf_jax.batch import Batch
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.terms import TERMS
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.training.accumulation import in_parts, value_and_gradient
+from ragaf_jax.training.accumulation import microbatches, value_and_gradient
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state
 from ragaf_jax.training.step import train_step
@@ -68,7 +68,7 @@ def run(drawn):
 
 def test_parts_share_every_stretch_of_a_batch():
     examples = np.arange(12)
-    assert in_parts(examples, 3).tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+    assert microbatches(examples, 3).tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
 
 
 def test_a_sum_of_parts_against_numpy(rng):
@@ -90,11 +90,11 @@ def test_a_sum_of_parts_against_numpy(rng):
 def test_a_step_in_parts_is_that_of_the_batch(run, whole, parts):
     """Its numbers, and its gradient, of which Adam's first averages are made."""
     key, after, expected = whole
-    in_parts, found = step(parts)(key, *run)
+    accumulated, found = step(parts)(key, *run)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-6, atol=1e-8, err_msg=name)
-    gradient, ours = (ravel_pytree(x.opt_state)[0] for x in (after, in_parts))
+    gradient, ours = (ravel_pytree(x.opt_state)[0] for x in (after, accumulated))
     assert gradient.dtype == np.float64
     assert np.linalg.norm(ours - gradient) <= 1e-6 * np.linalg.norm(gradient)
 

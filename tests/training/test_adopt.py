@@ -253,7 +253,7 @@ def test_another_beginning_is_refused(folder, tmp_path):
     }.items():
         config = configured(folder, stage=2, stage1=str(tmp_path / "one"), **{field: value})
         with pytest.raises(
-            UserError, match=rf"config.{field} is '{value}', and .*one was begun with"
+            UserError, match=rf"config.{field} is '{value}', and .*one was started with"
         ):
             adopted(config, tmp_path / "two")
     config = configured(folder, stage=2, stage1=str(tmp_path / "one"))
@@ -262,7 +262,7 @@ def test_another_beginning_is_refused(folder, tmp_path):
 
 def test_a_run_without_a_checkpoint_gets_none_later(folder, tmp_path):
     begin(stage1.get_config("quickstart"), Tokenizer.train(["a house"]), tmp_path)
-    with pytest.raises(UserError, match="was begun without one"):
+    with pytest.raises(UserError, match="was started without one"):
         adopted(configured(folder), tmp_path)
 
 

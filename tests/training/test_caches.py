@@ -166,7 +166,7 @@ def test_only_what_is_asked_for():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model.autoencoder": "haar"}, "autoencoder 'haar', whose latents cost nothing; leave"),
+        ({"model.autoencoder": "haar"}, "autoencoder 'haar', whose latents need no cache; remove"),
         ({"train.trainable": ("text_encoder/.*",)}, "text encoder, or a LoRA of it, is trained"),
         ({"train.trainable": (".*final_layer_norm.*",)}, "text encoder, or a LoRA of it, is train"),
         ({"model.lora.patterns": ("text_encoder/.*/fc1",)}, "or a LoRA of it, is trained"),

@@ -224,8 +224,8 @@ def test_the_disk_is_full(data_dir, whole, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(error.value) == (
         f"the checkpoint of step {2 * SAVED} could not be written to {tmp_path / 'checkpoints'} "
-        "(File too large): make room for it or mend the place and start again; training then "
-        f"goes on from the checkpoint of step {SAVED}, which is whole"
+        "(File too large): free space or make the folder writable, then start again; training "
+        f"resumes from the checkpoint of step {SAVED}, which is complete"
     )
     assert saved(tmp_path) == {str(SAVED)}
     go_on(data_dir, tmp_path)

@@ -15,7 +15,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.lora import LoraConfig, init_lora, merged
 from ragaf_jax.training.adopt import adopted
-from ragaf_jax.training.initial import initial_params, wanted
+from ragaf_jax.training.initial import initial_params, stored_shapes
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state
 from ragaf_jax.weights.lora_files import save_lora
@@ -162,7 +162,7 @@ def test_a_fresh_lora_that_nobody_trains(folder):
 
 def test_a_lora_of_nothing(folder):
     with pytest.raises(
-        UserError, match="'unet/nothing', which matches no dense and no convolution"
+        UserError, match="'unet/nothing', which matches no dense layer or convolution"
     ):
         begun(folder, **{**ADAPT, "model.lora.patterns": ("unet/nothing",)})
     with pytest.raises(UserError, match="no folder or file 'nowhere'"):
@@ -171,7 +171,7 @@ def test_a_lora_of_nothing(folder):
 
 def test_the_autoencoder_is_not_trained(folder):
     config, params = begun(folder, **{"train.trainable": ("(control|autoencoder)/.*",)})
-    with pytest.raises(UserError, match="matches the autoencoder, which is not trained here"):
+    with pytest.raises(UserError, match="matches the autoencoder, which is always frozen"):
         initial_state(config, build_model(config), optimizer(config.train), params)
 
 
@@ -213,7 +213,7 @@ def test_stage_2_adds_what_stage_1_has_not(rng):
     assert set(params) == {"unet", "control", "text_encoder", "ragaf", "lora"}
     for name, tree in stage1.items():
         assert_same(params[name], cast(tree, jnp.bfloat16))
-    shapes = wanted(config, build_model(config))
+    shapes = stored_shapes(config, build_model(config))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
         lambda x: (x.shape, x.dtype), dict(shapes)
     )

@@ -273,7 +273,9 @@ def test_steps_without_a_number_are_skipped_and_too_many_end_the_run(tmp_path, r
 
     path = tmp_path / "logs" / "metrics.jsonl"
     batches = Broken(config, 0)
-    with pytest.raises(UserError, match=r"in 3 steps in a row, up to step 6, .* listed in .*json"):
+    with pytest.raises(
+        UserError, match=r"in 3 consecutive steps, up to step 6, .* listed in .*json"
+    ):
         train(
             config,
             tmp_path,
@@ -332,7 +334,7 @@ def test_asked_to_stop_it_saves_goes_on_and_knows_its_best(tmp_path, rng):
     assert [line["step"] for line in lines if line.get("time/first_step", 0) > 0] == [1, 4]
     assert [line["step"] for line in lines if line.get("time/step", 0) > 0] == [2, 3, 5, 6]
     words = {line["step"]: line["message"] for line in lines if "message" in line}
-    assert "this step is saved" in words[3] and "obeys the sketch from step 2" in words[4]
+    assert "this step is saved" in words[3] and "follows the sketch from step 2" in words[4]
 
 
 def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch):

@@ -31,7 +31,9 @@ def meta(tokenizer=None, **changes):
     ],
 )
 def test_what_is_trained_may_not_change_from_start_to_start(tmp_path, field, value):
-    with pytest.raises(UserError, match=rf"config\.{field} was .* when .* was begun and is .* now"):
+    with pytest.raises(
+        UserError, match=rf"config\.{field} was .* when .* was started and is .* now"
+    ):
         check_same_run(meta(), meta(**{field: value}), tmp_path)
 
 
@@ -50,7 +52,7 @@ def test_how_it_is_trained_may(tmp_path):
 
 def test_a_run_goes_on_with_its_own_vocabulary(tmp_path):
     other = meta(Tokenizer.train(["words of another data set"]))
-    with pytest.raises(UserError, match="vocabulary of the data is not the one"):
+    with pytest.raises(UserError, match="vocabulary of the data differs from the one"):
         check_same_run(meta(), other, tmp_path)
 
 

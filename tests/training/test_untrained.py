@@ -56,7 +56,7 @@ def test_a_branch_that_says_nothing_and_a_run_that_is_there_are_refused(asked, t
     with pytest.raises(UserError, match="holds a run already"):
         write_untrained(asked, workdir)
     asked.init.control = "unet"
-    with pytest.raises(UserError, match="says nothing before it is trained"):
+    with pytest.raises(UserError, match="a ControlNet without effect until it is trained"):
         write_untrained(asked, tmp_path / "other")
 
 

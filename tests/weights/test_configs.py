@@ -118,7 +118,7 @@ def test_distilled_checkpoints_are_recognised_by_their_scheduler(changes, steps)
 )
 def test_settings_without_effect_are_named_in_one_line(fields, said):
     notice = schedulers.ignored(PNDM | fields, "x")
-    assert said in notice and "config.sample chooses the sampler" in notice and "\n" not in notice
+    assert said in notice and "config.sample selects the sampler" in notice and "\n" not in notice
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_settings_without_effect_are_named_in_one_line(fields, said):
 )
 def test_schedulers_without_betas_are_refused_by_name(kind):
     config = {"_class_name": kind, "num_train_timesteps": 1000, "sigma_max": 80.0}
-    with pytest.raises(UserError, match=f"x is of class '{kind}', which is of another kind"):
+    with pytest.raises(UserError, match=f"x has the class '{kind}', a diffusion without"):
         schedulers.diffusion_fields(config, "x")
 
 
@@ -143,9 +143,7 @@ def test_an_unknown_scheduler_with_betas_is_read_with_a_notice():
     config = PNDM | {"_class_name": "SchedulerToCome"}
     found = schedulers.diffusion_fields(config, "x")
     assert (found["schedule"], found["beta_end"]) == ("scaled_linear", 0.012)
-    assert "x is of class 'SchedulerToCome', which is not known here" in schedulers.ignored(
-        config, "x"
-    )
+    assert "x has the unknown class 'SchedulerToCome'" in schedulers.ignored(config, "x")
     with pytest.raises(UserError, match="CogVideoXDDIMScheduler"):
         schedulers.diffusion_fields(PNDM | {"_class_name": "CogVideoXDDIMScheduler"}, "x")
 

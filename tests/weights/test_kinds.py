@@ -301,12 +301,12 @@ def test_controlnets_of_other_models(tmp_path, field, value, kind):
     [
         ("x.gguf", b"GGUF", "is GGUF, whose weights are quantised, expected .safetensors"),
         ("x.onnx", b"", "is an ONNX graph, expected .safetensors"),
-        ("x.npy", b"", "is a file that ends in '.npy', expected .safetensors"),
+        ("x.npy", b"", "is a file with the suffix '.npy', expected .safetensors"),
         ("x.pt", b"PK\x03\x04", "is a pickle, which can run any program"),
         ("x.safetensors", b"GGUF\x03", "is GGUF, whose weights are quantised"),
         ("x.safetensors", b"PK\x03\x04", "is a pickle of PyTorch under another name"),
         ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "run git lfs pull"),
-        ("x.safetensors", b"<!doctype html>", "is a page of HTML and not the weights"),
+        ("x.safetensors", b"<!doctype html>", "is an HTML page and not the weights"),
     ],
 )
 def test_files_that_are_no_safetensors(tmp_path, file, head, said):

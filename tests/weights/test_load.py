@@ -129,7 +129,7 @@ def test_old_flax_files(folder, trees, network, dtype):
     file.write_bytes(flax.serialization.to_bytes(stored))
     assert_same(loaded(folder, network), cast(stored, np.float32))
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match=f"{name} .* no whole Flax file"):
+    with pytest.raises(UserError, match=f"{name} .* no complete Flax file"):
         loaded(folder, network)
 
 
@@ -192,7 +192,7 @@ DAMAGES = {
     ),
     "not finite": (
         lambda x: x.update({NAME: np.full((8, 8, 3, 3), np.nan, np.float32)}),
-        f"{NAME} in .* infinite or no numbers",
+        f"{NAME} in .* NaN or infinite",
     ),
 }
 
@@ -212,7 +212,9 @@ def test_what_does_not_fit_is_named(folder, trees, damage):
 def test_truncated_files(folder, keep):
     file = folder / UNET_FILE
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"model.safetensors \(\d+ bytes\) is no whole safetensors"):
+    with pytest.raises(
+        UserError, match=r"model.safetensors \(\d+ bytes\) is no complete safetensors"
+    ):
         loaded(folder, "unet")
 
 
@@ -253,7 +255,7 @@ def test_folders_of_the_wrong_level(folder, tmp_path):
     with pytest.raises(UserError, match=r"holds one; give .*sd/controlnet\."):
         open_control(str(folder))
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match="it is a workdir of ours"):
+    with pytest.raises(UserError, match="it is a workdir of this package"):
         open_pretrained(str(tmp_path / "run"))
 
 

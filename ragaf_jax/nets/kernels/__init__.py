@@ -1,1 +1,1 @@
-"""How attention and convolutions are computed where XLA's own way is slow, by device."""
+"""Attention and convolutions for devices on which XLA's own implementation is slow."""

@@ -1,9 +1,9 @@
-"""FlashAttention in Pallas for TPUs, on tokens whose heads lie side by side.
+"""FlashAttention in Pallas for TPUs, on arrays whose last axis holds all heads.
 
-A TPU's memory holds the last axis of an array in multiples of 128 numbers. Heads of 40 channels, as
-[b, h, t, 40], take three times their size there, and so three times the traffic. These kernels read
-[b, t, h·d], as the projections write it, and separate the heads on the chip. Scores exist only on
-the chip, as tiles (Dao et al. 2022, algorithms 1 and 4).
+A TPU pads the last axis of an array to a multiple of 128. Heads of 40 channels, as [b, h, t, 40],
+would take three times their size and traffic. These kernels read [b, t, h·d], the layout of the
+projections, and separate the heads on the chip. Scores exist only on the chip, as tiles (Dao et al.
+2022, algorithms 1 and 4).
 """
 
 import functools
@@ -28,7 +28,7 @@ from ragaf_jax.nets.kernels.flash_tpu_blocks import (
 )
 from ragaf_jax.nets.layers import PRODUCT
 
-# One block of tokens that is copied to the chip, at most: 1024 of 384 channels in bfloat16.
+# Maximum size of a block of tokens on the chip: 1024 of 384 channels in bfloat16.
 _BLOCK_TOKENS, _BLOCK_BYTES = 1024, 1024 * 384 * 2
 
 
@@ -42,8 +42,8 @@ def flash_attention(
 ) -> Float[Array, "b t c"]:
     """softmax(q·kᵀ/√d + bias)·v of each head of d = c / heads channels.
 
-    `bias` is added in all heads. Differentiable in reverse mode in all four arrays. Products have
-    the dtype of `q`, sums are float32. Lengths that blocks do not divide are padded.
+    All heads share `bias`. Differentiable in reverse mode in all four arrays. Products have the
+    dtype of `q`, sums are float32. Lengths are padded to whole blocks.
     """
     (t, c), s = q.shape[1:], k.shape[1]
     rows, columns = _block(t, c * q.dtype.itemsize), _block(s, c * q.dtype.itemsize)
@@ -55,7 +55,7 @@ def flash_attention(
 
 
 def _block(length: int, token_bytes: int) -> int:
-    """Tokens of a block: a multiple of 128 that needs little padding; all, if one tile has them."""
+    """Tokens of a block: a multiple of 128 with little padding; all, if they fit one tile."""
     if length <= min(TILE):
         return length
     most = max(LANES, min(_BLOCK_TOKENS, _BLOCK_BYTES // token_bytes) // LANES * LANES)
@@ -114,7 +114,7 @@ def _backward(
     g: Array,
     sizes: Sizes,
 ) -> tuple[Array, Array, Array, Array | None]:
-    """Gradients of the first four arguments, where the output's is `g`."""
+    """Gradients of the first four arguments, given the output's gradient `g`."""
     (b, t, c), (rows, columns) = q.shape, (sizes.rows, sizes.columns)
     log_sum_like = jax.ShapeDtypeStruct(log_sum.shape, log_sum.dtype)
 
@@ -163,10 +163,10 @@ def _call(
     scratch: Sequence[tuple[int, int]],
     products: int,
 ) -> tuple[Array, ...]:
-    """Runs `kernel` at each point of `grid`; the last axis runs in order and adds up in `scratch`.
+    """Runs `kernel` at each point of `grid`; the last axis runs in order and sums in `scratch`.
 
-    Outputs are given as arrays, or shapes, like them. `products` is how many products each score
-    takes part in, for XLA's analysis of costs.
+    `outputs` have arrays or shapes like the outputs. `products` is the number of products per
+    score, for XLA's cost analysis.
     """
     channels = inputs[0][0].shape[-1]
     scores = math.prod(grid) * sizes.rows * sizes.columns * sizes.heads
@@ -192,7 +192,7 @@ def _call(
 
 
 def _moved(x: Any, spec: pl.BlockSpec, grid: tuple[int, int, int]) -> int:
-    """Bytes copied to or from the chip: a block again wherever the last one was another."""
+    """Bytes copied to or from the chip; a block is copied again after another one."""
     block_of: Any = spec.index_map
     start = block_of(0, 0, 0)
     along_middle, along_last = block_of(0, 1, 0) != start, block_of(0, 0, 1) != start

@@ -1,7 +1,7 @@
 """The TPU's FlashAttention for one block of queries and one block of keys.
 
-Blocks are divided further into tiles of scores. Grid points that share an output run in order, and
-add up in scratch memory on the chip.
+Blocks are divided into tiles of scores. Grid points that share an output run in order and sum in
+scratch memory on the chip.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 LANES = 128
-# Queries and keys of a tile of scores, at most. A kernel's code grows with its tile, and with it
-# the time to compile: a few seconds with these.
+# Maximum queries and keys of a tile of scores. A kernel's code and compilation time grow with its
+# tile: a few seconds with these.
 TILE = 256, 512
 _HIDDEN = -1e30  # logit of a padding key
 
@@ -24,13 +24,13 @@ _TN = (((0,), (0,)), ((), ()))  # xᵀ·y
 
 
 class Sizes(NamedTuple):
-    """How a call is divided.
+    """The division of a call into blocks.
 
     Attributes:
-      heads: side by side in the channels.
+      heads: in the channels.
       rows, columns: queries and keys of a block.
-      keys: those that are not padding.
-      interpret: by Pallas' interpreter, without a TPU.
+      keys: number of keys without padding.
+      interpret: whether to use Pallas' interpreter, without a TPU.
     """
 
     heads: int
@@ -41,7 +41,7 @@ class Sizes(NamedTuple):
 
 
 def _first_and_last() -> tuple[Array, Array]:
-    """Whether this grid point is the first, and the last, of those that add up."""
+    """Whether this grid point is the first, and the last, of its sum."""
     step = pl.program_id(2)
     return step == 0, step == pl.num_programs(2) - 1
 
@@ -65,7 +65,7 @@ def _each_tile(sizes: Sizes, body: Callable[[Any, Any, Any], None]) -> None:
 
 
 def _tile(block: int, most: int) -> int:
-    """The longest side of a tile: the block's, or a multiple of 128 that divides it."""
+    """The side of a tile: the block's, or the greatest multiple of 128 up to `most` dividing it."""
     if block <= most:
         return block
     return max(n for n in range(LANES, most + 1, LANES) if block % n == 0)
@@ -76,7 +76,7 @@ def _dot(x: Array, y: Array, axes: Any) -> Array:
 
 
 def _heads(sizes: Sizes, channels: int) -> list[tuple[slice, slice]]:
-    """(its place among the heads, its channels) of each head."""
+    """(index, channels) of each head, as slices."""
     d = channels // sizes.heads
     return [(slice(h, h + 1), slice(h * d, (h + 1) * d)) for h in range(sizes.heads)]
 
@@ -84,7 +84,7 @@ def _heads(sizes: Sizes, channels: int) -> list[tuple[slice, slice]]:
 def _scores(
     sizes: Sizes, q: Array, k: Array, bias: Array | None, column: Any
 ) -> Float[Array, "r c"]:
-    """Logits of one head's tile, whose first key is `column`; those of padding keys are hidden."""
+    """Logits of one head's tile, whose first key is `column`; padding keys are masked."""
     scores = _dot(q, k, _NT) * q.shape[-1] ** -0.5
     scores = scores if bias is None else scores + bias
     if sizes.keys % sizes.columns == 0:
@@ -129,7 +129,7 @@ def forward_kernel(sizes: Sizes, counts: Sequence[int], *refs: Any) -> None:
 
 
 def dq_kernel(sizes: Sizes, counts: Sequence[int], *refs: Any) -> None:
-    """Algorithm 4, of one block of queries and their bias; also each row's sum of out · g."""
+    """Algorithm 4 for one block of queries and their bias; also each row's sum of out · g."""
     inputs, (dq, delta, *dbias), (total, sums) = _parts(counts, refs)
     q, g, k, v, log_sum, out, *bias = inputs
     first, last = _first_and_last()
@@ -168,7 +168,7 @@ def dq_kernel(sizes: Sizes, counts: Sequence[int], *refs: Any) -> None:
 
 
 def dkv_kernel(sizes: Sizes, counts: Sequence[int], *refs: Any) -> None:
-    """Algorithm 4, of one block of keys and values."""
+    """Algorithm 4 for one block of keys and values."""
     (q, g, k, v, log_sum, delta, *bias), (dk, dv), (keys, values) = _parts(counts, refs)
     first, last = _first_and_last()
     begin = pl.program_id(1) * sizes.columns

@@ -1,8 +1,8 @@
-"""3×3 convolutions of pictures whose blocks of pixels lie along the channels (space to depth).
+"""3×3 convolutions of images with blocks of pixels along the channels (space to depth).
 
-A TPU multiplies 128 channels at once and stores them side by side: of 16 or 32 channels most of
-that is padding. In blocks of 4 × 4 pixels 16 channels are 256. The kernel that does the same to
-blocks has mostly zeros: more is multiplied, and less is moved.
+A TPU multiplies and stores 128 channels at once, so 16 or 32 channels are mostly padding. In blocks
+of 4 × 4 pixels 16 channels become 256. The equivalent kernel of blocks is mostly zeros: it
+multiplies more and moves fewer bytes.
 """
 
 import jax.numpy as jnp
@@ -20,19 +20,19 @@ def to_blocks(x: Num[Array, "b h w c"], block: int) -> Num[Array, "b h_blocks w_
 def block_kernel(
     kernel: Float[Array, "3 3 c f"], block: int, stride: int
 ) -> Float[Array, "3 3 {block**2}*c {(block//stride)**2}*f"]:
-    """The kernel that, with stride 1, does to blocks what `kernel` with `stride` does to pixels.
+    """The kernel of blocks with stride 1 that equals `kernel` of pixels with `stride`.
 
-    Both have one row, or block, of zeros before and after each side. Blocks of the output have
-    `block` / `stride` pixels a side. Every number is copied, none is rounded.
+    Both are for a padding of one pixel, or block, before and after each side. Blocks of the output
+    have sides of `block` / `stride` pixels. Numbers are copied without rounding.
 
     Args:
       kernel: of pixels.
-      block: pixels a side of an input's block, a multiple of `stride`.
+      block: side of an input's block in pixels, a multiple of `stride`.
       stride: 1 or 2.
     """
     c, f = kernel.shape[2:]
     taps = _taps(block, stride).astype(kernel.dtype)
-    # Gradients sum over the copies: TPUs would do that in bfloat16.
+    # Gradients sum over the copies, which TPUs would do in bfloat16.
     blocks = jnp.einsum("DpPd,EqQe,deio->DEpqiPQo", taps, taps, kernel, precision="highest")
     return blocks.reshape(3, 3, block**2 * c, (block // stride) ** 2 * f)
 

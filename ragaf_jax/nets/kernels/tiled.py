@@ -1,9 +1,8 @@
 """Softmax attention in tiles of the score matrix, for every backend.
 
-The scores of one tile are in memory, those of all never are. The backward pass computes them again
-(FlashAttention, Dao et al. 2022, algorithms 1 and 4). XLA's CPU backend multiplies by a transposed
-score matrix several times slower than by the small operand transposed; the order of the products
-here avoids that.
+Memory holds the scores of one tile at a time. The backward pass recomputes them (FlashAttention,
+Dao et al. 2022, algorithms 1 and 4). XLA's CPU backend multiplies by a transposed score matrix
+several times slower than by a transposed small operand; the order of the products avoids that.
 """
 
 from collections.abc import Callable
@@ -21,11 +20,12 @@ _MIN_TILE_ROWS = 256
 
 
 class Tiling(NamedTuple):
-    """How large tiles are, and what they are multiplied in.
+    """The size of tiles and the dtype of their products.
 
     Attributes:
-      bytes: scores of a tile, at most: what stays in a cache between the products that use them.
-      widen: products of float32, as CPUs have none of bfloat16; otherwise in the arrays' dtype.
+      bytes: maximum of a tile's scores, which should fit a cache.
+      widen: whether products are in float32, because CPUs have none in bfloat16; else in the
+        arrays' dtype.
     """
 
     bytes: int
@@ -77,7 +77,7 @@ def tiled_attention(
 
 
 def _division(scores: tuple[int, int, int, int], tile_bytes: int) -> tuple[int, int]:
-    """(groups of examples, query rows of a tile); a tile is whole examples or a part of one."""
+    """(groups of examples, query rows of a tile); a tile has whole examples or a part of one."""
     b, h, t, s = scores
     row_bytes = 4 * h * s
     blocks = -(-t // max(_MIN_TILE_ROWS, tile_bytes // row_bytes))
@@ -130,7 +130,7 @@ _tiled.defvjp(_tiled_forward, _tiled_backward)
 
 
 def _dot(equation: str, x: Array, y: Array) -> Array:
-    """A product whose sums, and result, are in no less than float32."""
+    """A product with sums and result in at least float32."""
     return jnp.einsum(equation, x, y, preferred_element_type=widened(x).dtype)
 
 
@@ -162,8 +162,8 @@ def _tile_backward(
     if bias is not None:
         dbias = dscores.sum(1, keepdims=True) if bias.shape[1] == 1 else dscores
     dscores = (dscores if scale == 1 else dscores * scale).astype(q.dtype)
-    # The small operand is transposed, never the scores; without the barrier XLA folds the final
-    # swapaxes into the dot and transposes the scores after all.
+    # Transpose the small operand, not the scores. Without the barrier XLA folds the final swapaxes
+    # into the dot and transposes the scores.
     dk = _dot("bhqd,bhqk->bhdk", q, dscores)
     dv = _dot("bhqd,bhqk->bhdk", g, weights.astype(g.dtype))
     dk, dv = jax.lax.optimization_barrier((dk, dv))
@@ -177,7 +177,7 @@ def _map(f: Callable[[Any], Any], arrays: Any) -> Any:
 
 
 def _scan(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, arrays: Any) -> tuple[Any, Any]:
-    """`jax.lax.scan`, without a loop where it has one round: a loop takes long to trace."""
+    """`jax.lax.scan`, without a loop for a single iteration: a loop takes long to trace."""
     if jax.tree.leaves(arrays)[0].shape[0] > 1:
         return jax.lax.scan(f, init, arrays)
     carry, results = f(init, jax.tree.map(lambda x: x[0], arrays))

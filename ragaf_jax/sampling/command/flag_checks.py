@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ragaf_jax.errors import UserError
 
-# Flags for one sketch, and the field of --prompts that replaces each in a batch, if there is one.
+# Flags for one sketch, each with the field of --prompts that replaces it in a batch.
 _ONE_SKETCH = {
     "sketch": None,
     "prompt": "prompt",
@@ -20,7 +20,7 @@ _BATCH = ("prompts", "per_device")
 
 
 def check_for_batch(given: Collection[str]) -> None:
-    """Refuses flags for one sketch beside --sketches.
+    """Refuses flags for one sketch together with --sketches.
 
     Args:
       given: the names of the flags on the command line.
@@ -33,8 +33,8 @@ def check_for_batch(given: Collection[str]) -> None:
             instead = "leave it out"
             if field is not None:
                 instead = (
-                    f"write it in the field {field!r} of --prompts, a .csv or .jsonl with a row "
-                    "for each sketch"
+                    f"set the field {field!r} of --prompts, a .csv or .jsonl with a row for each "
+                    "sketch"
                 )
             raise UserError(f"--{name} is for one sketch and --sketches gives many; {instead}.")
 
@@ -44,24 +44,24 @@ def check_for_one(given: Collection[str]) -> None:
     for name in _BATCH:
         if name in given:
             instead = "give --prompt" if name == "prompts" else "leave it out"
-            raise UserError(f"--{name} is for the sketches of --sketches; for one, {instead}.")
+            raise UserError(f"--{name} is for the sketches of --sketches; for --sketch, {instead}.")
 
 
 def check_batch_output(output: Path, sketches: Path) -> None:
-    """Refuses the folder of the sketches as the output, whose files would count as sketches."""
+    """Refuses the folder of the sketches as output: outputs would be read as sketches."""
     if output.resolve() == sketches.resolve():
         raise UserError(
-            f"--output is {output}, the folder of the sketches; name another, such as "
+            f"--output is {output}, the folder of the sketches; choose another, such as "
             f"{output / 'outputs'}."
         )
 
 
 def check_inputs_survive(output: Path, files: Mapping[str, str | None]) -> None:
-    """Refuses input files in an earlier output, which the new output would replace.
+    """Refuses input files in the output folder, because the new output would replace them.
 
     Args:
-      output: the folder to be replaced.
-      files: paths by the names of their flags; None where a flag is not given.
+      output: the folder.
+      files: paths by flag name; None where a flag is not given.
 
     Raises:
       UserError: the first such file.
@@ -69,19 +69,19 @@ def check_inputs_survive(output: Path, files: Mapping[str, str | None]) -> None:
     for name, file in files.items():
         if file is not None and Path(file).resolve().is_relative_to(output.resolve()):
             raise UserError(
-                f"--{name} is {file}, which lies in --output and would be replaced; name another "
+                f"--{name} is {file}, which lies in --output and would be replaced; choose another "
                 "--output."
             )
 
 
 def unused_strength(given: Collection[str], stages: str, has_image: bool) -> list[str]:
-    """A notice where --strength is given and nothing is noised by it.
+    """A notice where --strength is given and no stage uses it.
 
     Args:
       given: as in `check_for_batch`.
       stages: as in `Options`.
-      has_image: whether the first stage begins from an image.
+      has_image: whether the first stage starts from an image.
     """
     if "strength" not in given or has_image or stages == "both":
         return []
-    return [f"--strength has no effect: without --image, Stage {stages} begins from noise."]
+    return [f"--strength has no effect: without --image, Stage {stages} starts from noise."]

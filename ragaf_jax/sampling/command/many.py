@@ -1,4 +1,4 @@
-"""Samples many sketches over all devices, a folder each; completed ones are kept."""
+"""Samples many sketches on all devices, with one output folder per sketch."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from ragaf_jax.figures.overview import FILE, write_overview
 from ragaf_jax.figures.upscaled import SIDE
 from ragaf_jax.folders import whole_folder
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.sampling.command.tables import Row
+from ragaf_jax.sampling.command.batch_requests import BatchRequest
 from ragaf_jax.sampling.loop import Finished
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
@@ -23,18 +23,18 @@ from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
 from ragaf_jax.sampling.results import Result, result_of
 
 
-class Batch(NamedTuple):
-    """What became of a batch's rows, by their names.
+class BatchResult(NamedTuple):
+    """The outcome of a batch, by names of its requests.
 
     Attributes:
       sampled: in this call.
-      kept: were there already, made of the same sketch, words, seed, settings and checkpoints.
-      failed: and why, in a sentence.
-      notices: of the sketches and texts of `sampled`, where there are any.
+      existing: before this call, from the same sketch, texts, seed, settings and checkpoints.
+      failed: reasons, as sentences.
+      notices: of `sampled`, where there are any.
     """
 
     sampled: list[str]
-    kept: list[str]
+    existing: list[str]
     failed: dict[str, str]
     notices: dict[str, list[str]]
 
@@ -43,7 +43,7 @@ _MOST_NOTICES = 20  # lines, which fit in a terminal
 
 
 def batch_notices(notices: Mapping[str, Sequence[str]]) -> list[str]:
-    """The first notices of a batch as lines with the names of their rows; the rest as a count."""
+    """The first notices of a batch, each after the name of its request; the rest as a count."""
     lines = [f"{name}: {notice}" for name, found in notices.items() for notice in found]
     if len(lines) <= _MOST_NOTICES:
         return lines
@@ -51,8 +51,8 @@ def batch_notices(notices: Mapping[str, Sequence[str]]) -> list[str]:
     return [*lines[:_MOST_NOTICES], f"… and {more} more notices: see each {METADATA}."]
 
 
-class _Ready(NamedTuple):
-    row: Row
+class _Prepared(NamedTuple):
+    name: str
     page: SketchPage
     request: Request
     settings: dict[str, Any]
@@ -61,7 +61,7 @@ class _Ready(NamedTuple):
 
 def run_batch(
     pipeline: Pipeline,
-    rows: Sequence[Row],
+    requests: Sequence[BatchRequest],
     output: Path,
     options: Options,
     seed: int,
@@ -69,72 +69,72 @@ def run_batch(
     crop: bool = True,
     upscale: int = SIDE,
     neck_splits: int | float = NECK_SPLITS,
-) -> Batch:
-    """Samples the rows that are not there yet, and writes an overview of all.
+) -> BatchResult:
+    """Samples the requests whose outputs do not exist, and writes an overview of all.
 
     Args:
-      pipeline: whose devices share the rows.
-      rows: the requests.
-      output: gets a folder a row, each whole or not at all.
-      options: of all.
-      seed: of the rows that have none of their own.
+      pipeline: its devices share the requests.
+      requests: with unique names.
+      output: receives one folder per request, complete or not at all.
+      options: of all requests.
+      seed: of requests without a seed.
       facts: of the stages, for metadata.json.
-      crop, neck_splits: of all, as in `Pipeline.page`.
+      crop, neck_splits: of all requests, as in `Pipeline.page`.
       upscale: as in `Result.save`.
     """
     facts = {**facts, "crop": crop, "upscale": upscale}
-    done = Batch([], [], {}, {})
-    together: list[_Ready] = []
-    with tqdm(total=len(rows), desc="sampling", unit=" sketches") as bar:
+    done = BatchResult([], [], {}, {})
+    batch: list[_Prepared] = []
+    with tqdm(total=len(requests), desc="sampling", unit=" sketches") as bar:
         given = options, seed, facts, neck_splits
-        for ready in _ready(pipeline, rows, output, *given, done, bar):
-            together.append(ready)
-            if len(together) == pipeline.together:
-                _draw(pipeline, together, output, options, done, bar)
-                together = []
-        if together:
-            _draw(pipeline, together, output, options, done, bar)
-    made = {*done.sampled, *done.kept}
-    write_overview(output, [row.name for row in rows if row.name in made])
+        for prepared in _prepare(pipeline, requests, output, *given, done, bar):
+            batch.append(prepared)
+            if len(batch) == pipeline.batch_size:
+                _sample(pipeline, batch, output, options, done, bar)
+                batch = []
+        if batch:
+            _sample(pipeline, batch, output, options, done, bar)
+    complete = {*done.sampled, *done.existing}
+    write_overview(output, [one.name for one in requests if one.name in complete])
     return done
 
 
-def _ready(
+def _prepare(
     pipeline: Pipeline,
-    rows: Sequence[Row],
+    requests: Sequence[BatchRequest],
     output: Path,
     options: Options,
     seed: int,
     facts: Mapping[str, Any],
     neck_splits: int | float,
-    done: Batch,
+    done: BatchResult,
     bar: tqdm,
-) -> Iterator[_Ready]:
-    """The rows that are still to be sampled; the others go into `done`."""
-    for row in rows:
-        own = seed if row.seed is None else row.seed
-        words = row.prompt, row.region_prompts, row.negative_prompt
+) -> Iterator[_Prepared]:
+    """Yields the requests to sample; adds those that exist or fail to `done`."""
+    for one in requests:
+        own_seed = seed if one.seed is None else one.seed
+        texts = one.prompt, one.region_prompts, one.negative_prompt
         settings = {
-            **recorded_settings(*words, own, 1, options),
+            **recorded_settings(*texts, own_seed, 1, options),
             "neck_splits": neck_splits,
         }
         try:
-            if row.name == FILE:
+            if one.name == FILE:
                 raise UserError(f"{FILE} is the name of the overview; choose another name.")
-            check_seed(own)
-            about = {**file_facts({"sketch": row.sketch}), **facts}
-            if _is_there(output / row.name, {**settings, **about}):
-                done.kept.append(row.name)
+            check_seed(own_seed)
+            all_facts = {**file_facts({"sketch": one.sketch}), **facts}
+            if _exists(output / one.name, {**settings, **all_facts}):
+                done.existing.append(one.name)
                 bar.update()
                 continue
-            page = pipeline.page(row.sketch, crop=facts["crop"], neck_splits=neck_splits)
-            request = pipeline.request(page, row.prompt, row.region_prompts, row.negative_prompt)
+            page = pipeline.page(one.sketch, crop=facts["crop"], neck_splits=neck_splits)
+            request = pipeline.request(page, *texts)
             pipeline.check(request, options)
         except (UserError, OSError) as error:
-            done.failed[row.name] = _sentence(error)
+            done.failed[one.name] = _sentence(error)
             bar.update()
             continue
-        yield _Ready(row, page, request, settings, about)
+        yield _Prepared(one.name, page, request, settings, all_facts)
 
 
 def _sentence(error: UserError | OSError) -> str:
@@ -143,54 +143,53 @@ def _sentence(error: UserError | OSError) -> str:
     return str(error)
 
 
-def _draw(
+def _sample(
     pipeline: Pipeline,
-    together: Sequence[_Ready],
+    batch: Sequence[_Prepared],
     output: Path,
     options: Options,
-    done: Batch,
+    done: BatchResult,
     bar: tqdm,
 ) -> None:
-    request = [ready.request for ready in together]
-    finished = pipeline.run(request, [ready.settings["seed"] for ready in together], options)
-    for i, ready in enumerate(together):
-        result = _result(ready, finished, i)
-        with whole_folder(output / ready.row.name) as folder:
-            write_outputs(folder, result, ready.facts, ready.facts["upscale"])
-        done.sampled.append(ready.row.name)
-        if ready.request.notices:
-            done.notices[ready.row.name] = ready.request.notices
+    requests = [prepared.request for prepared in batch]
+    finished = pipeline.run(requests, [prepared.settings["seed"] for prepared in batch], options)
+    for i, prepared in enumerate(batch):
+        result = _result(prepared, finished, i)
+        with whole_folder(output / prepared.name) as folder:
+            write_outputs(folder, result, prepared.facts, prepared.facts["upscale"])
+        done.sampled.append(prepared.name)
+        if prepared.request.notices:
+            done.notices[prepared.name] = prepared.request.notices
         bar.update()
 
 
-def _result(ready: _Ready, finished: Finished, i: int) -> Result:
+def _result(prepared: _Prepared, finished: Finished, i: int) -> Result:
     one = Finished(
         finished.images[i : i + 1],
         None if finished.coarse is None else finished.coarse[i : i + 1],
         jax.tree.map(lambda x: x[:, i : i + 1], finished.trace),
     )
-    return result_of(ready.page, ready.request, one, ready.settings, {})
+    return result_of(prepared.page, prepared.request, one, prepared.settings, {})
 
 
-def _is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether a whole output of the same request lies there already.
+def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:
+    """Whether the folder holds a complete output with the expected metadata.
 
     Raises:
-      UserError: something else than an output lies there.
+      UserError: the folder holds files that are no output.
     """
     if not folder.is_dir():
         return False
     if not {path.name for path in folder.iterdir()} <= FILES:
-        raise UserError(f"The output folder {folder} holds other files; name another --output.")
+        raise UserError(f"The output folder {folder} holds other files; choose another --output.")
     try:
         found = json.loads((folder / METADATA).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     if not isinstance(found, dict):
         return False
-    as_json = comparable(json.loads(json.dumps(dict(wanted))))
-    # Texts that are empty are left out on both sides, and outputs of older versions have no
-    # `neck_splits`.
+    as_json = comparable(json.loads(json.dumps(dict(expected))))
+    # Empty texts are not recorded, and outputs of older versions have no `neck_splits`.
     names = {*as_json, "region_prompts", "negative_prompt"}
     found = comparable({"neck_splits": NECK_SPLITS, **found})
     return all(found.get(name) == as_json.get(name) for name in names)

@@ -1,4 +1,4 @@
-"""Files of prompts: lines of a text, rows of a CSV file, objects of a JSONL file."""
+"""Reads files of prompts: lines of text, rows of CSV, objects of JSONL."""
 
 import csv
 import io
@@ -14,10 +14,10 @@ TEXTS = ("", ".txt")
 
 
 def read_text(file: Path) -> str:
-    """The text of a UTF-8 file as it is, carriage returns included.
+    """The unchanged text of a UTF-8 file, carriage returns included.
 
     Raises:
-      UserError: it cannot be read or is not UTF-8.
+      UserError: the file cannot be read or is not UTF-8.
     """
     try:
         content = file.read_bytes()
@@ -34,7 +34,7 @@ def read_text(file: Path) -> str:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a text file. U+2028 and its like are part of a line, unlike in `splitlines`.
+    """The lines of a text file. Unlike in `splitlines`, U+2028 and similar do not end a line.
 
     Raises:
       UserError: as `read_text`.
@@ -44,10 +44,10 @@ def read_lines(file: Path) -> list[str]:
 
 
 def read_records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a table with where they stand, such as "prompts.csv:3"; empty cells are left out.
+    """The rows of a table without empty cells, each with its place, such as "prompts.csv:3".
 
     Raises:
-      UserError: as `read_text`, or the file is no such table.
+      UserError: as `read_text`, or the file is not a valid table.
     """
     records = _csv_records(file) if file.suffix.lower() == ".csv" else _json_records(file)
     for line, record in records:
@@ -59,18 +59,16 @@ def _csv_records(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         header = reader.fieldnames or []
         if len(header) == 1 and (separator := next((x for x in ";\t" if x in header[0]), None)):
-            raise UserError(
-                f"{file} has {separator!r} between its columns; save it with commas between them."
-            )
+            raise UserError(f"{file} separates its columns by {separator!r}; save it with commas.")
         for record in reader:
             if None in record:
                 raise UserError(
-                    f"{file}:{reader.line_num} has more fields than the header; put quotes about "
-                    "texts with commas."
+                    f"{file}:{reader.line_num} has more fields than the header; put texts with "
+                    "commas in quotes."
                 )
             yield reader.line_num, {name: text for name, text in record.items() if text}
     except csv.Error as error:
-        raise UserError(f"{file}:{reader.line_num + 1} is not CSV ({error}); mend it.") from None
+        raise UserError(f"{file}:{reader.line_num + 1} is not CSV ({error}); fix it.") from None
 
 
 def _json_records(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -80,7 +78,7 @@ def _json_records(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         try:
             record = json.loads(row)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}:{line} is not JSON ({error}); mend it.") from None
+            raise UserError(f"{file}:{line} is not JSON ({error}); fix it.") from None
         if not isinstance(record, dict):
-            raise UserError(f"{file}:{line} is not a JSON object; write one in each line.")
+            raise UserError(f"{file}:{line} is not a JSON object; write one object per line.")
         yield line, record

@@ -1,4 +1,4 @@
-"""A progress bar over the denoising steps of a call."""
+"""The progress bar over the denoising steps of a call."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from ragaf_jax.sampling.loop import Progress
 
 @contextlib.contextmanager
 def step_bar(total: int) -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr, and the function that takes it one step on.
+    """A bar on stderr; yields the function that advances it by one step.
 
-    It appears with the first step, after compilation: an error before that leaves no empty bar.
+    The bar appears with the first step, so that an error before it leaves no empty bar.
 
     Args:
-      total: steps of all stages, as `Pipeline.steps` counts them.
+      total: steps of all stages, as `Pipeline.steps` returns them.
     """
     bars: list[tqdm] = []
     with contextlib.ExitStack() as stack:

@@ -1,1 +1,1 @@
-"""JSON files beside weights, converted to our configuration and back."""
+"""Conversion between the JSON files of weights and this package's configuration."""

@@ -6,10 +6,10 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.weights.configs.fields import Json, shown
 from ragaf_jax.weights.configs.kinds import CONTROL, INSTEAD, WHOLE, check_unet
 
-# Classes of pipelines, in diffusers' model_index.json, whose networks can be those of a Stable
-# Diffusion 1 or 2: they differ in how they sample. Their networks are checked all the same, because
-# an inpainting UNet or a latent consistency model has other inputs. Without a class, or with the
-# one that all pipelines are derived from, only the networks show what it is. Any other is refused.
+# Pipeline classes of diffusers' model_index.json that can have the networks of a Stable Diffusion 1
+# or 2, and differ in sampling. Their networks are still checked, because an inpainting UNet or a
+# latent consistency model has other inputs. Without a class, or with the base class, only the
+# networks show the kind. Other classes are refused.
 _SD = "StableDiffusion"
 _PIPELINES = {
     "",
@@ -28,7 +28,7 @@ _PIPELINES = {
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
 }
-# Classes of networks, in the config.json of their own folders.
+# Network classes of config.json.
 _ALONE = {
     "UNet2DConditionModel": "a UNet",
     "AutoencoderKL": "a VAE",
@@ -45,7 +45,7 @@ def check_index(index: Json, source: str) -> None:
       source: the folder or hub id.
 
     Raises:
-      UserError: names a class whose networks are not those of a Stable Diffusion 1 or 2.
+      UserError: the class has other networks than Stable Diffusion 1 and 2.
     """
     if _class(index).removeprefix("Flax") not in _PIPELINES:
         raise UserError(
@@ -55,15 +55,15 @@ def check_index(index: Json, source: str) -> None:
 
 
 def check_no_pipeline(index: Json, names: Collection[str], source: str) -> None:
-    """Refuses a whole pipeline where a ControlNet was to be given.
+    """Refuses a whole pipeline in place of a ControlNet.
 
     Args:
-      index: its model_index.json; empty where there is none.
+      index: its model_index.json; empty if there is none.
       names: of its files, relative to it.
       source: the folder or hub id.
 
     Raises:
-      UserError: says which pipeline it is.
+      UserError: names the pipeline.
     """
     name = _class(index).removeprefix("Flax")
     if name not in _PIPELINES:
@@ -79,14 +79,14 @@ def check_no_pipeline(index: Json, names: Collection[str], source: str) -> None:
 
 
 def check_alone(config: Json, source: str) -> None:
-    """Refuses the folder of one network where a whole Stable Diffusion was to be given.
+    """Refuses the folder of one network in place of a whole Stable Diffusion.
 
     Args:
       config: its config.json.
       source: the folder or hub id.
 
     Raises:
-      UserError: says which network it is.
+      UserError: names the network.
     """
     name = _class(config)
     if not name and isinstance(found := config.get("architectures"), list) and found:
@@ -106,7 +106,7 @@ def check_alone(config: Json, source: str) -> None:
 
 
 def _class(config: Json) -> str:
-    """The class that a JSON file of diffusers is of, or ""; of a custom one, the last of a list."""
+    """The class in a JSON file of diffusers, or ""; the last in the list of a custom class."""
     found = config.get("_class_name")
     found = found[-1] if isinstance(found, list) and found else found
     return found if isinstance(found, str) else ""

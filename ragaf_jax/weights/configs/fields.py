@@ -10,13 +10,13 @@ from ragaf_jax.errors import UserError
 
 Json = Mapping[str, Any]
 
-# How values of others' files appear in errors: a table of a thousand numbers is not printed whole.
+# Shortens values in errors, such as a table of a thousand numbers.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises UserError where there is none."""
+    """A JSON object; raises UserError if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -29,17 +29,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value for an error: `repr`, with "..." for the rest of what is long."""
+    """The `repr` of a value for an error, shortened by "..."."""
     return _SHORT.repr(value)
 
 
 def field(config: Json, name: str, default: Any, source: str) -> Any:
-    """A field of the type of `default`, which it is where there is none."""
+    """A field with the type of `default`, or `default` if it is missing."""
     value = config.get(name)
     if value is None:
         return default
     value = tuple(value) if isinstance(value, list) else value
-    # The one field that is either a number or one for each level.
+    # The only field with one number or one per level.
     levels = name == "attention_head_dim" and isinstance(value, tuple)
     if not _alike(value, (default,) if levels else default):
         example = list(default) if isinstance(default, tuple) else default
@@ -50,7 +50,7 @@ def field(config: Json, name: str, default: Any, source: str) -> Any:
 
 
 def _alike(value: Any, default: Any) -> bool:
-    """Whether it is of the same type, and above zero unless the default is not."""
+    """Whether the types are equal and the value is above 0, unless the default is not."""
     if isinstance(default, tuple):
         return isinstance(value, tuple) and all(_alike(x, default[0]) for x in value)
     if isinstance(default, str | bool):

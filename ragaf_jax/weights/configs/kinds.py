@@ -1,7 +1,6 @@
-"""Detects weights that are not of Stable Diffusion 1 or 2, for errors.
+"""Detects weights of other models than Stable Diffusion 1 and 2, for errors.
 
-Each is recognised by what only that kind has: a component's folder, a field of the UNet's
-configuration, or the name of a tensor.
+Each kind has a unique component folder, field of the UNet's configuration, or tensor name.
 """
 
 import re
@@ -12,7 +11,7 @@ from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs.fields import Json, shown
 
-# Components of a folder in diffusers' layout, and what alone has them.
+# Components of a folder in diffusers' layout, and the only kind of model with them.
 _COMPONENTS = {
     "text_encoder_3": "Stable Diffusion 3",
     "text_encoder_2": "Stable Diffusion XL or a later model, which has several text encoders",
@@ -42,7 +41,7 @@ _UNETS = (
     ("class_embed_type", "projection", "of a Stable unCLIP, which reads an image's embedding"),
     ("num_class_embeds", None, "of an upscaler, which reads a noise level"),
 )
-# Channels that a UNet reads beside a latent of four.
+# Input channels of UNets with more than a latent of four.
 _INPUTS = {
     5: "depth-to-image, which reads a depth map",
     7: "an upscaler, which reads a small image",
@@ -53,7 +52,7 @@ WHOLE = "a whole Stable Diffusion"
 CONTROL = "a ControlNet"
 ONE_NETWORK = "one network in diffusers' layout"
 LORA = "a LoRA or LyCORIS adapter"
-# Names of tensors, in the order in which they are looked for.
+# Tensor names, in order of precedence.
 _FILES = (
     (r"(^|\.)ia3_l\b|\.on_input$", "an IA³ adapter"),
     (r"^lora_.*\.[ab][12]\.weight$", "a GLoRA adapter"),
@@ -83,7 +82,7 @@ _FILES = (
     (r"^(encoder|decoder)\.(down|up|mid)", "a VAE alone"),
     (r"^(text_model\.)?encoder\.layers\.|^text_model\.", "a text encoder alone"),
 )
-# What belongs where.
+# Hints by kind.
 INSTEAD = {
     LORA: "name it as config.init.lora",
     CONTROL: "name it as config.init.control",
@@ -100,7 +99,7 @@ def check_components(names: Collection[str], source: str) -> None:
       source: the folder or hub id.
 
     Raises:
-      UserError: names the component that shows what it is.
+      UserError: names the component that shows the kind.
     """
     folders = {name.partition("/")[0] for name in names if "/" in name}
     for component, kind in _COMPONENTS.items():
@@ -112,10 +111,10 @@ def check_components(names: Collection[str], source: str) -> None:
 
 
 def check_unet(config: Json, source: str) -> None:
-    """Refuses the config.json of a UNet, or of a copy of half of one, of another model.
+    """Refuses the config.json of another model's UNet or ControlNet.
 
     Raises:
-      UserError: names the field that shows what it is.
+      UserError: names the field that shows the kind.
     """
     for name, value, kind in _UNETS:
         found = config.get(name)
@@ -127,10 +126,10 @@ def check_unet(config: Json, source: str) -> None:
 
 
 def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) -> None:
-    """Refuses networks of another task by the channels that they read; None of what is not there.
+    """Refuses networks of another task by their input channels; None for a missing network.
 
     Raises:
-      UserError: with the task that has so many channels.
+      UserError: names the task with these channels.
     """
     if vae is not None and (vae.in_channels, vae.out_channels) != (3, 3):
         raise UserError(
@@ -140,7 +139,7 @@ def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) 
         )
     if unet is None:
         return
-    # Without a VAE, no more than the UNet predicts; some predict a variance besides.
+    # Without a VAE, at most the UNet's outputs, which may include a variance.
     latent = vae.latent_channels if vae is not None else min(unet.in_channels, unet.out_channels)
     if unet.in_channels != latent:
         task = _INPUTS.get(unet.in_channels, "another task (inpainting, depth, editing)")
@@ -151,7 +150,7 @@ def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) 
 
 
 def file_kind(names: Collection[str]) -> tuple[str, str] | None:
-    """(kind, tensor that shows it) of a file by the names of its tensors, or None if unknown."""
+    """(kind, tensor that shows it) of a file by its tensor names, or None if unknown."""
     for pattern, kind in _FILES:
         for name in names:
             if re.search(pattern, name):
@@ -160,10 +159,10 @@ def file_kind(names: Collection[str]) -> tuple[str, str] | None:
 
 
 def check_file(names: Collection[str], expected: str, source: str) -> None:
-    """Refuses a file where `expected` was to be given, if it is known what the file is.
+    """Refuses a file of known kind in place of `expected`.
 
     Raises:
-      UserError: names the tensor that shows what it is.
+      UserError: names the tensor that shows the kind.
     """
     if (found := file_kind(names)) is not None:
         kind, tensor = found
@@ -174,16 +173,16 @@ def check_file(names: Collection[str], expected: str, source: str) -> None:
 
 
 def check_control(names: Collection[str], source: str) -> None:
-    """Refuses a file that is no ControlNet, if it is known what it is; raises as `check_file`."""
+    """Refuses a file of known kind that is no ControlNet; raises as `check_file`."""
     if (found := file_kind(names)) is not None and found[0] not in (CONTROL, ONE_NETWORK):
         check_file(names, "a ControlNet of Stable Diffusion 1 or 2", source)
 
 
 def check_whole_file(names: Collection[str], source: str) -> None:
-    """Refuses a single file with a UNet in the original layout of another model.
+    """Refuses a single file with another model's UNet in the original layout.
 
     Raises:
-      UserError: names the tensor that shows what it is.
+      UserError: names the tensor that shows the kind.
     """
     prefixes = "model.diffusion_model.", "conditioner.", "noise_augmentor."
     parts = [name for name in names if name.startswith(prefixes)]
@@ -192,9 +191,9 @@ def check_whole_file(names: Collection[str], source: str) -> None:
 
 
 def check_not_unet_alone(names: Collection[str], source: str) -> None:
-    """Refuses a single file that was cut to its UNet; raises UserError."""
+    """Refuses a single file that holds only a UNet; raises UserError."""
     if all(name.startswith("model.diffusion_model.") for name in names):
         raise UserError(
             f"{source} is a UNet alone in the original layout, expected a whole Stable Diffusion 1 "
-            "or 2; give the file that it was cut from, which has a text encoder and a VAE."
+            "or 2; give a file that also has a text encoder and a VAE."
         )

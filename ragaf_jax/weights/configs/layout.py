@@ -1,4 +1,4 @@
-"""The networks of a folder in diffusers' layout, from its JSON files alone."""
+"""The networks of a folder in diffusers' layout, from its JSON files."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -32,15 +32,15 @@ class Described(NamedTuple):
 def described(path: Path, names: Collection[str], source: str) -> Described:
     """The networks of a folder in diffusers' layout.
 
-    What is there is checked before what is missing: it shows which other model it is.
+    Existing files are checked before missing ones, because they show the kind of another model.
 
     Args:
-      path: the folder, with its `descriptions` at least.
+      path: the folder, with at least its `descriptions`.
       names: of all files of the folder, relative to it.
-      source: what errors call it: the folder or a hub id.
+      source: its name in errors: the folder or a hub id.
 
     Raises:
-      UserError: it is not a Stable Diffusion 1 or 2, or a part of one alone.
+      UserError: it is not a Stable Diffusion 1 or 2, or only a part of one.
     """
     if (path / _INDEX).exists():
         classes.check_index(read_json(path / _INDEX), source)
@@ -82,12 +82,12 @@ def _check_part(path: Path, source: str) -> None:
     """Refuses a folder without unet/.
 
     Raises:
-      UserError: with what it is instead.
+      UserError: names its kind.
     """
     hint = "give a folder with unet/, vae/, text_encoder/, scheduler/ and tokenizer/"
     if (path / "config.json").exists():
         config: Json = read_json(path / "config.json")
         classes.check_alone(config, source)
     elif (path / "checkpoints").exists():
-        hint = "it is a workdir of ours: go on with it, or name it as --config.stage1"
+        hint = "it is a workdir of this package: resume it, or give it as --config.stage1"
     raise UserError(f"{source} holds no Stable Diffusion in diffusers' layout; {hint}.")

@@ -1,6 +1,6 @@
-"""diffusers' and transformers' `config.json` into our configurations, and back.
+"""Conversion between diffusers' and transformers' `config.json` and this package's configurations.
 
-Every field is obeyed, known to be without effect here, or refused by name.
+Every field is applied, known to be without effect here, or refused by name.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from ragaf_jax.weights.configs.kinds import check_unet
 
 T = TypeVar("T")
 
-# Fields with the one value that our networks are built for.
+# Fields with the only value that these networks support.
 _UNET_FIXED = {
     "act_fn": "silu",
     "addition_embed_type": None,
@@ -47,8 +47,8 @@ _UNET_FIXED = {
     "timestep_post_act": None,
     "transformer_layers_per_block": 1,
 }
-# Of parts that the fixed fields exclude, or without effect on the numbers: our softmax is always
-# float32, and nothing is dropped where nothing is trained by dropout.
+# Fields of parts that the fixed fields exclude, or without effect: softmax is always float32, and
+# training has no dropout.
 _UNET_IGNORED = (
     "addition_embed_type_num_heads",
     "addition_time_embed_dim",
@@ -110,10 +110,10 @@ _TEXT_IGNORED = (
 
 
 class ControlConfig(NamedTuple):
-    """What a ControlNet's config.json says.
+    """The contents of a ControlNet's config.json.
 
     Attributes:
-      unet: of the UNet that it is half a copy of; what it says of the other half is the default.
+      unet: of the UNet whose encoder it copies; fields of the decoder have their defaults.
       conditioning_channels: of the sketch's embedding.
     """
 
@@ -125,55 +125,55 @@ def unet_config(config: Json, source: str) -> UNetConfig:
     """Of UNet2DConditionModel. `source` is named in errors.
 
     Raises:
-      UserError: a field that these networks do not know, or a value that they cannot obey.
+      UserError: an unknown field, or a value that these networks do not support.
     """
-    obeyed = _fields(UNetConfig)
+    applied = _fields(UNetConfig)
     check_unet(config, source)
-    _check(config, "UNet2DConditionModel", _UNET_FIXED, (*obeyed, *_UNET_IGNORED), source)
+    _check(config, "UNet2DConditionModel", _UNET_FIXED, (*applied, *_UNET_IGNORED), source)
     return _make(UNetConfig, _one_size(config), source)
 
 
 def control_config(config: Json, source: str) -> ControlConfig:
     """Of ControlNetModel; raises as `unet_config`."""
     channels = "conditioning_embedding_out_channels"
-    obeyed = tuple(
+    applied = tuple(
         name for name in _fields(UNetConfig) if name not in ("out_channels", "up_block_types")
     )
-    # The half that a ControlNet does not have is written by no one, but some files carry it.
+    # Some files have fields of the decoder, which a ControlNet lacks.
     ignored = (*_UNET_IGNORED, "out_channels", "up_block_types")
     check_unet(config, source)
-    _check(config, "ControlNetModel", _CONTROL_FIXED, (*obeyed, channels, *ignored), source)
+    _check(config, "ControlNetModel", _CONTROL_FIXED, (*applied, channels, *ignored), source)
     down = field(config, "down_block_types", UNetConfig.down_block_types, source)
     up = [name.replace("Down", "Up") for name in reversed(down)]
     sizes = _one_size(config)
-    fields = {name: sizes.get(name) for name in obeyed} | {"up_block_types": up}
+    fields = {name: sizes.get(name) for name in applied} | {"up_block_types": up}
     unet = _make(UNetConfig, fields, source)
     return ControlConfig(unet, field(config, channels, (16, 32, 96, 256), source))
 
 
 def vae_config(config: Json, source: str) -> VaeConfig:
     """Of AutoencoderKL; raises as `unet_config`."""
-    obeyed = _fields(VaeConfig)
+    applied = _fields(VaeConfig)
     levels = len(field(config, "block_out_channels", VaeConfig.block_out_channels, source))
     fixed = {
         **_VAE_FIXED,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
-    _check(config, "AutoencoderKL", fixed, (*obeyed, "force_upcast"), source)
+    _check(config, "AutoencoderKL", fixed, (*applied, "force_upcast"), source)
     return _make(VaeConfig, _one_size(config), source)
 
 
 def text_config(config: Json, source: str) -> ClipTextConfig:
     """Of CLIPTextModel; raises as `unet_config`."""
-    obeyed = _fields(ClipTextConfig)
+    applied = _fields(ClipTextConfig)
     if (kind := config.get("architectures")) not in (None, [], ["CLIPTextModel"]):
         raise UserError(
             f"architectures in {source} is {shown(kind)}, expected ['CLIPTextModel']: these "
             "networks are those of Stable Diffusion 1 and 2."
         )
     known = (*_TEXT_IGNORED, "architectures")
-    _check(config, None, _TEXT_FIXED, (*obeyed, *known), source)
+    _check(config, None, _TEXT_FIXED, (*applied, *known), source)
     # transformers' defaults are those of a smaller CLIP than Stable Diffusion's.
     defaults = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
     return _make(ClipTextConfig, {**defaults, **config}, source)
@@ -219,9 +219,9 @@ def text_json(config: ClipTextConfig) -> dict[str, Any]:
 
 
 def _one_size(config: Json) -> Json:
-    """The fields with one number as sample_size; a height and a width are both allowed there."""
+    """The fields with one number as sample_size, which may be a height and a width."""
     side = config.get("sample_size")
-    # The networks take any size.
+    # The networks accept any size.
     return {**config, "sample_size": max(side)} if isinstance(side, list) and side else config
 
 
@@ -243,10 +243,10 @@ def _check(
             continue
         if name not in fixed:
             if value in (None, False):
-                continue  # whatever it is, it is not used
+                continue  # an unused feature
             raise UserError(
                 f"{source} has the field {name} = {shown(value)}, which these networks do not "
-                "know; expected the config.json of Stable Diffusion 1 or 2."
+                "support; expected the config.json of Stable Diffusion 1 or 2."
             )
         expected = fixed[name]
         if isinstance(value, list) and not isinstance(expected, list):
@@ -261,7 +261,7 @@ def _check(
 
 
 def _make(kind: type[T], config: Json, source: str) -> T:
-    """A dataclass of the fields of `config` that it has; null is as good as nothing."""
+    """A dataclass of its fields in `config`; null counts as missing."""
     fields = {f.name: field(config, f.name, f.default, source) for f in dataclasses.fields(kind)}
     try:
         return kind(**fields)

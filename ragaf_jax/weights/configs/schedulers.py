@@ -1,4 +1,4 @@
-"""diffusers' `scheduler_config.json` into the fields of `config.diffusion`, and back."""
+"""Conversion between diffusers' `scheduler_config.json` and the fields of `config.diffusion`."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _KNOWN = {
     "prediction_type": ("epsilon", "v_prediction", "sample"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
 }
-# Without these, diffusers' schedulers mean the values here.
+# Defaults of diffusers' schedulers.
 _SCHEDULE_DEFAULTS = {
     "beta_schedule": "linear",
     "num_train_timesteps": 1000,
@@ -21,8 +21,8 @@ _SCHEDULE_DEFAULTS = {
     "rescale_betas_zero_snr": False,
     "steps_offset": 0,
 }
-# Classes whose noise schedule is DDPM's, with diffusers' defaults for betas that a file leaves out.
-# Any other class is read only if its file has a beta_schedule.
+# Classes with DDPM's noise schedule and diffusers' defaults for missing betas. A file of another
+# class is accepted only with a beta_schedule.
 _DDPM_LIKE = (
     "",
     *(f"{name}Scheduler" for name in ("DDIM", "DDIMParallel", "DDIMInverse")),
@@ -33,18 +33,18 @@ _DDPM_LIKE = (
     *(f"{name}Scheduler" for name in ("DPMSolverSDE", "DEISMultistep", "UniPCMultistep")),
     "SASolverScheduler",
 )
-# Parts of names of classes that are not, whatever fields they have.
+# Parts of class names of other diffusions, whatever fields they have.
 _OTHER_DIFFUSION = ("Flow", "EDM", "CogVideoX")
-# Without a timestep_spacing, these mean "leading" and all others "linspace".
+# The default timestep_spacing is "leading" for these and "linspace" for all others.
 _LEADING = ("", "DDIMScheduler", "DDPMScheduler", "PNDMScheduler")
-# Of consistency models. They read no timestep_spacing: their timesteps are spread as "trailing".
+# Consistency models ignore timestep_spacing: their timesteps are "trailing".
 _CONSISTENCY = ("LCMScheduler", "TCDScheduler")
 # With "trailing" and epsilon, schedulers of SD-Turbo (Sauer et al. 2023) and Hyper-SD: other
 # checkpoints have "trailing" only with a zero terminal SNR, at which epsilon is undefined.
 _TURBO = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler")
 # Their model cards: SD-Turbo 1 to 4 steps, LCM 4 to 8, TCD 4; all without guidance.
 DISTILLED_STEPS = 4
-# Settings of diffusers' samplers that have no effect here, with the values that ours correspond to.
+# Settings of diffusers' samplers without effect here, with the values that match this package.
 _IGNORED = {
     "use_karras_sigmas": (False,),
     "use_exponential_sigmas": (False,),
@@ -68,10 +68,10 @@ _IGNORED = {
 
 
 def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
-    """The fields of `config.diffusion` that a scheduler_config.json decides.
+    """The fields of `config.diffusion` that a scheduler_config.json determines.
 
-    What it says of diffusers' own sampler (its class, its solver's order …) is not obeyed: how to
-    sample is said by `config.sample`.
+    Fields of diffusers' own sampler (its class, its solver's order …) are ignored: `config.sample`
+    selects the sampler.
 
     Raises:
       UserError: another kind of diffusion.
@@ -80,9 +80,8 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
     has_betas = kind in _DDPM_LIKE or config.get("beta_schedule") is not None
     if not has_betas or any(part in kind for part in _OTHER_DIFFUSION):
         raise UserError(
-            f"{source} is of class {shown(kind)}, which is of another kind of diffusion (no DDPM's "
-            "betas), expected one of the schedulers of Stable Diffusion 1 and 2; give their "
-            "scheduler/."
+            f"{source} has the class {shown(kind)}, a diffusion without DDPM's betas, expected a "
+            "scheduler of Stable Diffusion 1 or 2; give their scheduler/."
         )
     if (betas := config.get("trained_betas")) is not None:
         raise UserError(
@@ -94,32 +93,29 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
         "timestep_spacing": "leading" if kind in _LEADING else "linspace",
         "set_alpha_to_one": kind != "PNDMScheduler",
     }
-    said = {name: field(config, name, default, source) for name, default in defaults.items()}
+    fields = {name: field(config, name, default, source) for name, default in defaults.items()}
     for name, known in _KNOWN.items():
-        if said[name] not in known:
+        if fields[name] not in known:
             raise UserError(
-                f"{name} in {source} is {shown(said[name])}, expected one of {', '.join(known)}."
+                f"{name} in {source} is {shown(fields[name])}, expected one of {', '.join(known)}."
             )
     if kind in _CONSISTENCY:
-        said["timestep_spacing"] = "trailing"
+        fields["timestep_spacing"] = "trailing"
     return {
-        "schedule": _SCHEDULES[said["beta_schedule"]],
-        "steps": said["num_train_timesteps"],
-        "beta_start": said["beta_start"],
-        "beta_end": said["beta_end"],
-        "zero_terminal_snr": said["rescale_betas_zero_snr"],
-        "prediction": said["prediction_type"],
-        "timestep_spacing": said["timestep_spacing"],
-        "steps_offset": said["steps_offset"],
-        "set_alpha_to_one": said["set_alpha_to_one"],
+        "schedule": _SCHEDULES[fields["beta_schedule"]],
+        "steps": fields["num_train_timesteps"],
+        "beta_start": fields["beta_start"],
+        "beta_end": fields["beta_end"],
+        "zero_terminal_snr": fields["rescale_betas_zero_snr"],
+        "prediction": fields["prediction_type"],
+        "timestep_spacing": fields["timestep_spacing"],
+        "steps_offset": fields["steps_offset"],
+        "set_alpha_to_one": fields["set_alpha_to_one"],
     }
 
 
 def distilled_steps(config: Json) -> int:
-    """Steps in which a checkpoint with this scheduler_config.json is sampled without guidance.
-
-    0 of a checkpoint that is not distilled to few steps.
-    """
+    """Sampling steps of a distilled checkpoint with this scheduler_config.json; 0 for others."""
     turbo = (
         _kind(config) in _TURBO
         and config.get("timestep_spacing") == "trailing"
@@ -130,7 +126,7 @@ def distilled_steps(config: Json) -> int:
 
 
 def ignored(config: Json, source: str) -> str:
-    """A sentence on what a scheduler_config.json has that has no effect here, or ""."""
+    """A sentence on fields of a scheduler_config.json without effect here, or ""."""
     fields = [
         f"{name}={shown(value)}"
         for name, usual in _IGNORED.items()
@@ -138,14 +134,14 @@ def ignored(config: Json, source: str) -> str:
     ]
     if (kind := _kind(config)) not in _DDPM_LIKE:
         return (
-            f"{source} is of class {shown(kind)}, which is not known here: the noise schedule is "
-            "read from its betas, and config.sample chooses the sampler."
+            f"{source} has the unknown class {shown(kind)}: the noise schedule follows from its "
+            "betas, and config.sample selects the sampler."
         )
     if not fields:
         return ""
     return (
         f"{source} has {', '.join(fields)}, which {'has' if len(fields) == 1 else 'have'} no "
-        "effect here: config.sample chooses the sampler."
+        "effect here: config.sample selects the sampler."
     )
 
 

@@ -185,7 +185,7 @@ DAMAGES = {
     ),
     "not finite": (
         lambda x: x.update({NAME: np.full((192, 64, 5, 5), np.inf, np.float32)}),
-        f"{NAME} in .* infinite or no numbers",
+        f"{NAME} in .* NaN or infinite",
     ),
 }
 
@@ -216,7 +216,7 @@ def test_truncated_files(tmp_path, folder, trees, network, keep):
     file = whole if network == "clip" else tmp_path / "file.safetensors"
     file.write_bytes(whole.read_bytes()[:keep])
     load = LOADERS.get(network, lambda _: load_clip(str(folder)))
-    with pytest.raises(UserError, match=rf"{file.name} \(\d+ bytes\) is no whole safetensors"):
+    with pytest.raises(UserError, match=rf"{file.name} \(\d+ bytes\) is no complete safetensors"):
         load(str(file))
 
 

@@ -208,10 +208,10 @@ def test_other_files_are_not_replaced_and_nothing_is_read_before(look, tmp_path,
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     monkeypatch.setattr(RecordSource, "fields", lambda *names: 1 / 0)
-    with pytest.raises(UserError, match="holds other files; name a new one"):
+    with pytest.raises(UserError, match="holds other files; give a new folder"):
         look(tmp_path / "full")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is a file; name a folder"):
+    with pytest.raises(UserError, match="is a file; give a folder"):
         look(tmp_path / "file")
 
 

@@ -1,4 +1,4 @@
-"""Many drawings: each as it would be alone, none twice, and over several devices."""
+"""Many sketches: each image as if sampled alone, none sampled twice, on several devices."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from PIL import Image
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.sampling.command import many as module
+from ragaf_jax.sampling.command.batch_requests import BatchRequest
 from ragaf_jax.sampling.command.many import batch_notices, run_batch
-from ragaf_jax.sampling.command.tables import Row
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA
 
@@ -32,12 +32,12 @@ def pipeline():
 
 @pytest.fixture
 def rows(rng, tmp_path):
-    """Three sketches, the second with words for a region and a seed of its own."""
+    """Three sketches, the second with a region prompt and its own seed."""
     made = []
     for i, words in enumerate(({}, {1: "blue"}, {})):
         file = tmp_path / f"sketch{i}.png"
         Image.fromarray(random_page(rng)).save(file)
-        made.append(Row(f"row{i}", file, "a house", "green", words, 0 if words else None))
+        made.append(BatchRequest(f"row{i}", file, "a house", "green", words, 0 if words else None))
     return made
 
 
@@ -50,7 +50,7 @@ def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
         folder = output / row.name
         assert {path.name for path in folder.iterdir()} == FILES
         metadata = json.loads((folder / METADATA).read_text())
-        # All that it takes to draw it again.
+        # The metadata suffice to repeat the image.
         words = {int(i): phrase for i, phrase in metadata.get("region_prompts", {}).items()}
         names = [field.name for field in dataclasses.fields(pipeline.options())]
         again = pipeline(
@@ -69,47 +69,47 @@ def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
 
 def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch):
     output, options = tmp_path / "out", pipeline.options(steps=2)
-    draw = module._draw
-    monkeypatch.setattr(module, "_draw", lambda *args: _killed(draw, *args))
+    sample = module._sample
+    monkeypatch.setattr(module, "_sample", lambda *args: _killed(sample, *args))
     with pytest.raises(KeyboardInterrupt):
         run_batch(pipeline, rows, output, options, 4, FACTS)
     assert [path.name for path in output.iterdir()] == ["row0"]
-    monkeypatch.setattr(module, "_draw", draw)
+    monkeypatch.setattr(module, "_sample", sample)
     done = run_batch(pipeline, rows, output, options, 4, FACTS)
-    assert (done.sampled, done.kept) == (["row1", "row2"], ["row0"])
+    assert (done.sampled, done.existing) == (["row1", "row2"], ["row0"])
     # The overview has all, and the next run passes over it.
     overview = np.array(Image.open(output / "overview.png"))
     for row in rows:
         image = np.array(Image.open(output / row.name / "stage2_output.png"))
         assert contains(overview, enlarge(image, 128))
-    # Another seed, setting, checkpoint or sketch is another picture; a row's own seed is its own.
-    assert run_batch(pipeline, rows, output, options, 5, FACTS).kept == ["row1"]
+    # Another seed, setting, checkpoint or sketch is another image, but a row may have its own seed.
+    assert run_batch(pipeline, rows, output, options, 5, FACTS).existing == ["row1"]
     other = pipeline.options(steps=3)
-    assert run_batch(pipeline, rows, output, other, 5, FACTS).kept == []
+    assert run_batch(pipeline, rows, output, other, 5, FACTS).existing == []
     facts = {"stage1": {"workdir": "runs/another"}}
-    assert run_batch(pipeline, rows, output, other, 5, facts).kept == []
-    assert run_batch(pipeline, rows[:1], output, other, 5, facts, crop=False).kept == []
-    assert run_batch(pipeline, rows[:1], output, other, 5, facts, upscale=0).kept == []
+    assert run_batch(pipeline, rows, output, other, 5, facts).existing == []
+    assert run_batch(pipeline, rows[:1], output, other, 5, facts, crop=False).existing == []
+    assert run_batch(pipeline, rows[:1], output, other, 5, facts, upscale=0).existing == []
     assert not (output / "row0" / "stage2_upscaled.png").exists()
     assert run_batch(pipeline, rows[:1], output, other, 5, facts).sampled == ["row0"]
     page = np.full((256, 256), 255, np.uint8)
     cv2.circle(page, (128, 128), 60, 0, 7)
     Image.fromarray(page).save(rows[2].sketch)
-    assert run_batch(pipeline, rows, output, other, 5, facts).kept == ["row0", "row1"]
+    assert run_batch(pipeline, rows, output, other, 5, facts).existing == ["row0", "row1"]
 
 
 def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_path, monkeypatch):
-    """Texts that are empty now, and how eagerly areas are split, which once could not be chosen."""
+    """Empty texts, and `neck_splits`, which older versions did not record."""
 
-    def noted(pipeline, together, output, options, done, bar):
-        for ready in together:
-            assert ready.page.neck_splits == ready.settings["neck_splits"]
-            (output / ready.row.name).mkdir(parents=True, exist_ok=True)
-            metadata = json.dumps({**ready.settings, **ready.facts})
-            (output / ready.row.name / METADATA).write_text(metadata)
-            done.sampled.append(ready.row.name)
+    def noted(pipeline, batch, output, options, done, bar):
+        for prepared in batch:
+            assert prepared.page.neck_splits == prepared.settings["neck_splits"]
+            (output / prepared.name).mkdir(parents=True, exist_ok=True)
+            metadata = json.dumps({**prepared.settings, **prepared.facts})
+            (output / prepared.name / METADATA).write_text(metadata)
+            done.sampled.append(prepared.name)
 
-    monkeypatch.setattr(module, "_draw", noted)
+    monkeypatch.setattr(module, "_sample", noted)
     row, output, options = rows[1], tmp_path / "out", pipeline.options(steps=2)
 
     def sampled(row, neck_splits=1.0):
@@ -132,8 +132,8 @@ def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_pat
     assert sampled(row) == ["row1"]
 
 
-def _killed(draw, *args):
-    draw(*args)
+def _killed(sample, *args):
+    sample(*args)
     raise KeyboardInterrupt
 
 
@@ -158,21 +158,21 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
         4,
         FACTS,
     )
-    assert alone.sampled == ["row2"] and "takes a Stage 2 with RAGAF" in alone.failed["row5"]
+    assert alone.sampled == ["row2"] and "need a Stage 2 with RAGAF" in alone.failed["row5"]
     del rows[-1]
     done = run_batch(pipeline, rows, output, options, 4, FACTS, crop=False)  # some pages are small
     assert done.sampled == ["row2"]
-    assert done.notices == {"row2": ["The model does not know these words of the prompt: purple."]}
-    said = [
+    assert done.notices == {"row2": ["Unknown words of the prompt: purple."]}
+    reasons = [
         ("row0", "is not an image"),
         ("row1", "There is no region 99"),
         ("row3", "holds other files"),
         ("row4", "The seed is"),
         ("overview.png", "is the name of the overview"),
-        ("row6", "none.png cannot be read (No such file or directory); name an image file."),
+        ("row6", "none.png cannot be read (No such file or directory); give an image file."),
     ]
-    assert set(done.failed) == {name for name, _ in said}
-    assert all(words in done.failed[name] for name, words in said)
+    assert set(done.failed) == {name for name, _ in reasons}
+    assert all(reason in done.failed[name] for name, reason in reasons)
     assert [path.name for path in (output / "row3").iterdir()] == ["thesis.doc"]
 
 
@@ -200,7 +200,7 @@ attention._sharded = lambda *x: (meshes.append(jax.sharding.get_abstract_mesh())
 folder = Path(sys.argv[1])
 pages = np.load(folder / "pages.npy")
 shared = Pipeline.restore(folder / "1", folder / "2", devices=jax.devices())
-assert shared.together == 8
+assert shared.batch_size == 8
 words = [{}, {0: "red"}, {}]
 requests = [shared.request(shared.page(page), "a house", x) for page, x in zip(pages, words)]
 options = shared.options(steps=2)
@@ -243,18 +243,18 @@ def test_the_command_draws_many(pipeline, rows, tmp_path, monkeypatch):
     command += ["--dtype=float32", "--per_device=3", "--checkpoint=best"]
     done = run_here("ragaf_jax.sample", *command, f"--prompts={prompts}")
     assert done.status == 0, done.stderr
-    assert done.stdout.strip().startswith("3 drawn, 0 were there")
+    assert done.stdout.strip().startswith("3 sampled, 0 existed before")
     found = sorted(path.name for path in Path(tmp_path / "out").iterdir())
     assert found == ["overview.png", "sketch0", "sketch1", "sketch2"]
     assert done.stdout.endswith("out: 16 × 16 px images, upscaled to 512 px\n")
     rows[1].sketch.write_bytes(b"")
     done = run_here("ragaf_jax.sample", *command, f"--prompts={prompts}")
-    assert done.status == 1 and done.stdout.strip().startswith("0 drawn, 2 were there")
+    assert done.status == 1 and done.stdout.strip().startswith("0 sampled, 2 existed before")
     assert "sketch1: The sketch" in done.stderr
-    assert "error: 1 of 3 could not be drawn" in done.stderr
+    assert "error: 1 of 3 sketches could not be sampled" in done.stderr
 
 
 def test_rows_need_a_pipeline_that_draws(pipeline):
     with pytest.raises(UserError, match="Images per device are 0"):
         Pipeline(*pipeline.stages.values(), per_device=0)
-    assert Pipeline(pipeline.stages[1], devices=jax.devices()[:1], per_device=3).together == 3
+    assert Pipeline(pipeline.stages[1], devices=jax.devices()[:1], per_device=3).batch_size == 3

@@ -1,4 +1,4 @@
-"""The requests of a batch: a folder of sketches, and prompts in a file."""
+"""The requests of a batch: a folder of sketches and their prompts."""
 
 import re
 import unicodedata
@@ -19,16 +19,16 @@ from ragaf_jax.sampling.command.prompt_files import (
 FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name")
 
 
-class Row(NamedTuple):
+class BatchRequest(NamedTuple):
     """One image of a batch.
 
     Attributes:
-      name: of its folder; no other row has it.
-      sketch: a file.
-      prompt: in words.
+      name: of its output folder; unique in the batch.
+      sketch: an image file.
+      prompt: may be empty.
       negative_prompt: may be empty.
-      region_prompts: words for some regions, by their numbers.
-      seed: None: that of the command.
+      region_prompts: by region number.
+      seed: None selects the seed of the command.
     """
 
     name: str
@@ -39,24 +39,26 @@ class Row(NamedTuple):
     seed: int | None = None
 
 
-def read_rows(sketches: Path, prompts: Path | None) -> list[Row]:
-    """The rows of a batch, in order.
+def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
+    """The requests of a batch, in order.
 
     Args:
       sketches: a folder of images; see `sketch_files`.
-      prompts: a .txt with a line for each of them in the order of their names, or one for all; a
-        .csv with a header, or a .jsonl, of `FIELDS`, "sketch" relative to the folder and the others
-        optional. None: beside each sketch lies a .txt of its name.
+      prompts: one of
+        - .txt: one line for all sketches, or a line for each in the order of their names;
+        - .csv with a header, or .jsonl: the columns `FIELDS`. "sketch" is relative to the folder,
+          the others are optional.
+        - None: a .txt beside each sketch.
 
     Raises:
-      UserError: no sketches, or a file of prompts that cannot be read. A row whose sketch is
-        missing is no error here: reading the sketch fails.
+      UserError: no sketches, or prompts that cannot be read. A missing sketch raises no error
+        here, but when the sketch is read.
     """
     if not sketches.is_dir():
-        raise UserError(f"There is no folder {sketches}; give one of sketches.")
+        raise UserError(f"There is no folder {sketches}; give a folder of sketches.")
     suffix = "" if prompts is None else prompts.suffix.lower()
     if prompts is not None and suffix in TABLES:
-        rows = [_row(where, record, sketches) for where, record in read_records(prompts)]
+        requests = [_request(where, record, sketches) for where, record in read_records(prompts)]
     elif suffix not in TEXTS:
         raise UserError(
             f"The prompts {prompts} are a {suffix} file; give a .txt with a line for each sketch, "
@@ -74,24 +76,26 @@ def read_rows(sketches: Path, prompts: Path | None) -> list[Row]:
                     f"{prompts} has {len(texts)} lines and {sketches} {len(found)} sketches; write "
                     "a line for each, in the order of their names, or one for all."
                 )
-        rows = [Row(file.stem, file, text.strip()) for file, text in zip(found, texts, strict=True)]
-    if not rows:
+        pairs = zip(found, texts, strict=True)
+        requests = [BatchRequest(file.stem, file, text.strip()) for file, text in pairs]
+    if not requests:
         raise UserError(f"There are no sketches in {sketches}; give a folder of PNG or JPEG files.")
-    return _distinct(rows)
+    return _with_unique_names(requests)
 
 
 def sketch_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The images of a folder in the natural order of their names, in which 2.png precedes 10.png.
+    """The images of a folder in the natural order of their names: 2.png precedes 10.png.
 
     Returns:
-      The files, and why each of the others is none, by name; hidden files and texts are left out.
+      The images, and the reason why each other file is skipped, by name. Hidden files and files of
+      prompts are ignored.
     """
     found, skipped = [], {}
     for file in folder.iterdir():
         if file.name.startswith(".") or file.suffix.lower() in (*TEXTS[1:], *TABLES):
             continue
         if file.is_dir():
-            skipped[file.name] = "is a folder, and sketches in folders inside are not read"
+            skipped[file.name] = "is a folder, and subfolders are not searched"
         elif reason := unreadable(file.name):
             skipped[file.name] = reason
         else:
@@ -103,40 +107,40 @@ def _prompt_beside(sketch: Path) -> str:
     file = sketch.with_suffix(".txt")
     if not file.exists():
         raise UserError(
-            f"The sketch {sketch.name} has no prompt beside it: {file} does not exist; write it, "
-            "or give ragaf_jax.sample the prompts of all sketches by --prompts."
+            f"The sketch {sketch.name} has no prompt: {file} does not exist; create it, or give "
+            "the prompts of all sketches to ragaf_jax.sample by --prompts."
         )
     return read_text(file)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A key for sorting names in which numbers count as numbers."""
+    """A sort key that compares numbers in names by their values."""
     parts = re.split(r"([0-9]+)", unicodedata.normalize("NFC", name))
     return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
 def parse_regions(entries: Sequence[str]) -> dict[int, str]:
-    """Phrases of regions from entries such as "3=red brick wall".
+    """Region prompts by region number, from entries such as "3=red brick wall".
 
     Raises:
-      UserError: an entry of another form, or two of one region.
+      UserError: an entry of another form, or two entries for one region.
     """
     found: dict[int, str] = {}
     for entry in entries:
-        number, equals, phrase = entry.partition("=")
+        number, equals, text = entry.partition("=")
         if not equals or not number.strip().isdecimal():
             raise UserError(
-                f"The region {entry!r} is not a number, = and words; write such as "
+                f"The region prompt {entry!r} is not <number>=<text>; write it like "
                 '--region 3="red brick wall".'
             )
         if int(number) in found:
-            raise UserError(f"Region {int(number)} is given words twice; say them once.")
-        found[int(number)] = phrase.strip()
+            raise UserError(f"Region {int(number)} has two region prompts; give one.")
+        found[int(number)] = text.strip()
     return found
 
 
 def parse_merges(entries: Sequence[str]) -> list[list[int]]:
-    """Numbers of regions that become one from entries such as "2,7".
+    """Groups of regions to merge, from entries such as "2,7".
 
     Raises:
       UserError: an entry of another form.
@@ -145,12 +149,12 @@ def parse_merges(entries: Sequence[str]) -> list[list[int]]:
     for entry in entries:
         numbers = entry.split(",")
         if len(numbers) < 2 or not all(number.strip().isdecimal() for number in numbers):
-            raise UserError(f"--merge is {entry!r}; write two numbers or more, such as 2,7.")
+            raise UserError(f"--merge is {entry!r}; give two or more numbers, such as 2,7.")
         groups.append([int(number) for number in numbers])
     return groups
 
 
-def _row(where: str, record: Mapping[Any, Any], sketches: Path) -> Row:
+def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequest:
     if unknown := [name for name in record if name not in FIELDS]:
         near = nearest(str(unknown[0]), FIELDS)
         meant = f"did you mean {near[0]!r}? The fields" if near else "the fields"
@@ -159,18 +163,18 @@ def _row(where: str, record: Mapping[Any, Any], sketches: Path) -> Row:
     if not isinstance(sketch, str) or not sketch:
         raise UserError(f"{where}: the sketch is {sketch!r}; name a file in {sketches}.")
     if seed is not None and not str(seed).isdecimal():
-        raise UserError(f"{where}: the seed is {seed!r}; give a whole number, or none.")
+        raise UserError(f"{where}: the seed is {seed!r}; give a whole number ≥ 0, or leave it out.")
     regions = record.get("regions", {})
-    if isinstance(regions, str):  # of a CSV
+    if isinstance(regions, str):  # from a CSV
         entries = [entry for entry in regions.split(";") if entry.strip()]
     elif isinstance(regions, Mapping):
-        entries = [f"{number}={phrase}" for number, phrase in regions.items()]
+        entries = [f"{number}={text}" for number, text in regions.items()]
     else:
-        raise UserError(f'{where}: regions is {regions!r}; write such as {{"3": "red wall"}}.')
+        raise UserError(f'{where}: regions is {regions!r}; write it like {{"3": "red wall"}}.')
     name = str(record.get("name", PureWindowsPath(sketch).stem))
     if not name.strip(". ") or "/" in name or "\\" in name or "\0" in name:
-        raise UserError(f"{where}: the name {name!r} is no name of a folder; choose another.")
-    return Row(
+        raise UserError(f"{where}: the name {name!r} cannot name a folder; choose another name.")
+    return BatchRequest(
         name,
         _file(sketches, sketch),
         str(record.get("prompt", "")),
@@ -181,7 +185,7 @@ def _row(where: str, record: Mapping[Any, Any], sketches: Path) -> Row:
 
 
 def _file(folder: Path, name: str) -> Path:
-    """A file of a folder, whose name may be written with other separators or Unicode forms."""
+    """A file of a folder; its name may have other separators or another Unicode form."""
     if (folder / name).exists():
         return folder / name
     name = name.replace("\\", "/")
@@ -191,15 +195,15 @@ def _file(folder: Path, name: str) -> Path:
     return next(same, folder / name)
 
 
-def _distinct(rows: Sequence[Row]) -> list[Row]:
-    """The rows, a second one of a name renamed name-2, and so on."""
-    taken = {row.name for row in rows}
+def _with_unique_names(requests: Sequence[BatchRequest]) -> list[BatchRequest]:
+    """The requests; the second of a name is renamed to <name>-2, and so on."""
+    taken = {request.name for request in requests}
     seen: set[str] = set()
     found = []
-    for row in rows:
-        name, number = row.name, 2
-        while name in seen or (name != row.name and name in taken):
-            name, number = f"{row.name}-{number}", number + 1
+    for request in requests:
+        name, number = request.name, 2
+        while name in seen or (name != request.name and name in taken):
+            name, number = f"{request.name}-{number}", number + 1
         seen.add(name)
-        found.append(row._replace(name=name))
+        found.append(request._replace(name=name))
     return found

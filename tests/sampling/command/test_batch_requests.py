@@ -1,11 +1,11 @@
-"""What a folder of sketches and a file of prompts say, and what they cannot say."""
+"""Requests of a batch from a folder of sketches and a file of prompts, and errors in these."""
 
 import json
 
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.sampling.command.tables import parse_regions, read_rows, sketch_files
+from ragaf_jax.sampling.command.batch_requests import parse_regions, read_requests, sketch_files
 
 
 @pytest.fixture
@@ -24,27 +24,27 @@ def written(tmp_path, name, text):
 
 
 def test_lines_belong_to_sketches_by_name(sketches, tmp_path):
-    rows = read_rows(sketches, written(tmp_path, "prompts.txt", "one\n two \nthree\n"))
+    rows = read_requests(sketches, written(tmp_path, "prompts.txt", "one\n two \nthree\n"))
     assert [(row.name, row.sketch.name, row.prompt) for row in rows] == [
         ("a", "a.jpg", "one"),
         ("b", "b.png", "two"),
         ("c", "c.PNG", "three"),
     ]
-    rows = read_rows(sketches, written(tmp_path, "prompts.txt", "for all"))
+    rows = read_requests(sketches, written(tmp_path, "prompts.txt", "for all"))
     assert [row.prompt for row in rows] == ["for all"] * 3
     with pytest.raises(UserError, match=r"has 2 lines and .*drawings 3 sketches"):
-        read_rows(sketches, written(tmp_path, "prompts.txt", "one\ntwo\n"))
+        read_requests(sketches, written(tmp_path, "prompts.txt", "one\ntwo\n"))
 
 
 def test_prompts_may_lie_beside_the_sketches(sketches):
     for name in "abc":
         written(sketches, f"{name}.txt", f"a {name}\n")
-    assert [row.prompt for row in read_rows(sketches, None)] == ["a a", "a b", "a c"]
+    assert [row.prompt for row in read_requests(sketches, None)] == ["a a", "a b", "a c"]
     (sketches / "b.txt").unlink()
     with pytest.raises(
-        UserError, match=r"b.png has no prompt beside it: .*b.txt does not exist; .* --prompts"
+        UserError, match=r"b.png has no prompt: .*b.txt does not exist; .* --prompts"
     ):
-        read_rows(sketches, None)
+        read_requests(sketches, None)
 
 
 def test_tables_say_everything(sketches, tmp_path):
@@ -70,7 +70,7 @@ def test_tables_say_everything(sketches, tmp_path):
     ]
     lines = "\n\n".join(map(json.dumps, records))
     for name, text in (("rows.csv", "\ufeff" + table), ("rows.jsonl", lines)):
-        rows = read_rows(sketches, written(tmp_path, name, text))
+        rows = read_requests(sketches, written(tmp_path, name, text))
         assert [row.name for row in rows] == ["home", "a", "b", "a-2"]
         first = rows[0]
         assert (first.prompt, first.negative_prompt, first.seed) == ("a house, red", "grey", 7)
@@ -81,13 +81,13 @@ def test_tables_say_everything(sketches, tmp_path):
 def test_no_two_rows_have_one_name(sketches, tmp_path):
     names = ["a", "a", "a-2", "a", "a-2"]
     lines = "\n".join(json.dumps({"sketch": "a.jpg", "name": name}) for name in names)
-    rows = read_rows(sketches, written(tmp_path, "rows.jsonl", lines))
+    rows = read_requests(sketches, written(tmp_path, "rows.jsonl", lines))
     assert len({row.name for row in rows}) == 5
     assert [rows[0].name, rows[2].name] == ["a", "a-2"]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
         ("{", r"rows.jsonl:1 is not JSON"),
         ("[]", "is not a JSON object"),
@@ -100,28 +100,28 @@ def test_no_two_rows_have_one_name(sketches, tmp_path):
         ('{"sketch": "a.jpg", "seed": -1}', "the seed is -1"),
         ('{"sketch": "a.jpg", "seed": "x"}', "the seed is 'x'"),
         ('{"sketch": "a.jpg", "regions": [1]}', r"regions is \[1\]"),
-        ('{"sketch": "a.jpg", "regions": {"x": "red"}}', "The region 'x=red' is not a number"),
-        ('{"sketch": "a.jpg", "name": "../a"}', "'../a' is no name of a folder"),
-        ('{"sketch": "a.jpg", "name": ".."}', "is no name of a folder"),
+        ('{"sketch": "a.jpg", "regions": {"x": "red"}}', "prompt 'x=red' is not <number>="),
+        ('{"sketch": "a.jpg", "name": "../a"}', "'../a' cannot name a folder"),
+        ('{"sketch": "a.jpg", "name": ".."}', "cannot name a folder"),
         ("", "There are no sketches"),
     ],
 )
-def test_rows_that_say_nothing_of_use(sketches, tmp_path, text, said):
-    with pytest.raises(UserError, match=said):
-        read_rows(sketches, written(tmp_path, "rows.jsonl", text))
+def test_rows_that_say_nothing_of_use(sketches, tmp_path, text, error):
+    with pytest.raises(UserError, match=error):
+        read_requests(sketches, written(tmp_path, "rows.jsonl", text))
 
 
 def test_files_that_are_not_there(sketches, tmp_path):
     with pytest.raises(UserError, match="There is no folder"):
-        read_rows(tmp_path / "none", None)
+        read_requests(tmp_path / "none", None)
     with pytest.raises(UserError, match=r"none.csv cannot be read: No such file"):
-        read_rows(sketches, tmp_path / "none.csv")
+        read_requests(sketches, tmp_path / "none.csv")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match="it is not UTF-8"):
-        read_rows(sketches, tmp_path / "latin.txt")
+        read_requests(sketches, tmp_path / "latin.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="There are no sketches"):
-        read_rows(tmp_path / "empty", None)
+        read_requests(tmp_path / "empty", None)
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
@@ -129,13 +129,13 @@ def test_a_line_ends_where_the_file_says(sketches, tmp_path, character):
     """`str.splitlines` takes these characters for the end of a line."""
     prompt = f"a house{character}by the sea"
     lines = f"{prompt}\r\ntwo\rthree"
-    found = read_rows(sketches, written(tmp_path, "prompts.txt", lines))
+    found = read_requests(sketches, written(tmp_path, "prompts.txt", lines))
     assert [row.prompt for row in found] == [prompt, "two", "three"]
     rows = json.dumps({"sketch": "a.jpg", "prompt": prompt}, ensure_ascii=False) + "\n"
-    found = read_rows(sketches, written(tmp_path, "rows.jsonl", rows))
+    found = read_requests(sketches, written(tmp_path, "rows.jsonl", rows))
     assert [row.prompt for row in found] == [prompt]
     rows = f'sketch,prompt\r\na.jpg,"{prompt}\nand the trees"\r\nb.png,two\r\n'
-    found = read_rows(sketches, written(tmp_path, "rows.csv", rows))
+    found = read_requests(sketches, written(tmp_path, "rows.csv", rows))
     assert [row.prompt for row in found] == [f"{prompt}\nand the trees", "two"]
 
 
@@ -144,7 +144,7 @@ def test_numbers_in_names_count_as_numbers(tmp_path):
     for name in reversed(names):
         (tmp_path / name).touch()
     prompts = written(tmp_path, "prompts.txt", "\n".join(names))
-    rows = read_rows(tmp_path, prompts)
+    rows = read_requests(tmp_path, prompts)
     assert [(row.sketch.name, row.prompt) for row in rows] == [(name, name) for name in names]
 
 
@@ -155,7 +155,7 @@ def test_what_is_no_sketch_is_left_out_with_its_reason(sketches):
     found, skipped = sketch_files(sketches)
     assert [file.name for file in found] == ["a.jpg", "b.png", "c.PNG", "d.jfif", "e.AVIF"]
     assert set(skipped) == {"f.heic", "notes.md", "out.png"}
-    assert skipped["out.png"].startswith("is a folder, and sketches in folders")
+    assert skipped["out.png"].startswith("is a folder, and subfolders are not")
     assert "a .heic file, which is not read; save it as PNG" in skipped["f.heic"]
 
 
@@ -165,24 +165,24 @@ def test_names_are_found_in_both_unicode_forms(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "ma\u0308n.png").touch()
     lines = '{"sketch": "caf\u00e9.png"}\n{"sketch": "deep\\\\m\u00e4n.png"}'
-    rows = read_rows(tmp_path, written(tmp_path, "rows.jsonl", lines))
+    rows = read_requests(tmp_path, written(tmp_path, "rows.jsonl", lines))
     assert [row.sketch.is_file() for row in rows] == [True, True]
 
 
 def test_a_missing_sketch_is_left_to_its_row(sketches, tmp_path):
     lines = '{"sketch": "a.jpg"}\n{"sketch": "none.png"}'
-    rows = read_rows(sketches, written(tmp_path, "rows.jsonl", lines))
+    rows = read_requests(sketches, written(tmp_path, "rows.jsonl", lines))
     assert [row.sketch for row in rows] == [sketches / "a.jpg", sketches / "none.png"]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "error"),
     [
         ("prompts.txt", "a\n".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
         (
             "prompts.csv",
             b"sketch;prompt\na.jpg;a\n",
-            "';' between its columns; save it with commas",
+            "separates its columns by ';'; save it with commas",
         ),
         ("prompts.csv", b"sketch,prompt\na.jpg,a,red\n", "csv:2 has more fields than the header"),
         ("prompts.csv", b'sketch,prompt\na.jpg,"a\n', "csv:2 is not CSV"),
@@ -190,16 +190,16 @@ def test_a_missing_sketch_is_left_to_its_row(sketches, tmp_path):
         ("prompts.json", b"[]", "are a .json file; give a .txt with a line for each sketch, or a"),
     ],
 )
-def test_files_of_prompts_that_cannot_be_read(sketches, tmp_path, name, content, said):
+def test_files_of_prompts_that_cannot_be_read(sketches, tmp_path, name, content, error):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=said):
-        read_rows(sketches, tmp_path / name)
+    with pytest.raises(UserError, match=error):
+        read_requests(sketches, tmp_path / name)
 
 
 def test_words_of_regions():
     assert parse_regions(["3=red = brick ", " 5 =oak"]) == {3: "red = brick", 5: "oak"}
     for entry in ("red", "=red", "-1=red", "3:red", "a=b"):
-        with pytest.raises(UserError, match="is not a number, = and words"):
+        with pytest.raises(UserError, match="is not <number>=<text>"):
             parse_regions([entry])
-    with pytest.raises(UserError, match="Region 3 is given words twice"):
+    with pytest.raises(UserError, match="Region 3 has two region prompts"):
         parse_regions(["3=a", "03=b"])
