@@ -19,8 +19,8 @@ def grow_cells(levels: list[Level], seeds: list[Seed], stride: int) -> UInt[np.n
     """Grow every seed until each pixel, ink included, is in exactly one cell.
 
     Cells fill one level after the other, so that they meet inside the openings between rooms, and
-    then the rest of the paper. They enter the ink last: otherwise the cell that first reaches a net
-    of strokes would take all of it, and areas on two sides of a stroke would not be neighbours.
+    then the rest of the paper. They enter the ink last. Otherwise the first cell to reach a net of
+    strokes would take all of it, and areas on two sides of a stroke would not be neighbours.
 
     Args:
         seeds: at least one.

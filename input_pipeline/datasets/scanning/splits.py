@@ -96,8 +96,8 @@ def group_drawings(
 ) -> list[str]:
     """The group of each drawing, named by the least key in it.
 
-    Two drawings are in one group if they share a base or if their lines nearly coincide, also if
-    one of them is mirrored, because training mirrors drawings.
+    Two drawings are in one group if they share a base or if their lines nearly coincide. One of
+    them may be mirrored, because training mirrors drawings.
 
     Args:
       keys: unique names of the drawings.
