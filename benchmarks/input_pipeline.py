@@ -27,7 +27,7 @@ from configs import stage1, stage2
 from input_pipeline.configured import open_split, shapes
 from input_pipeline.extraction.augment import KINDS, AugmentSketch
 from input_pipeline.loader import DevicePrefetcher, train_iterator
-from input_pipeline.preparation.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Execution, Options, prepare
 from ragaf_jax.batch import Batch
 from ragaf_jax.errors import run_cli
 from ragaf_jax.losses.objective import objective_of
@@ -125,7 +125,7 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "loader" in chosen:
             data = Path(FLAGS.data_dir or folder)
-            prepare("openmoji/recolor", data, Options(64), Running(workers=2))
+            prepare("openmoji/recolor", data, Options(64), Execution(workers=2))
             results["loader"] = [
                 loader_row(stage, data, FLAGS.steps, augment)
                 for stage, augment in ((1, 0.0), (1, 1.0), (2, 0.0))

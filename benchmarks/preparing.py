@@ -14,8 +14,8 @@ from benchmarks.report import Row
 from input_pipeline.datasets.openmoji_art import (
     find_drawings,
     read_svg,
+    render_image,
     render_lines,
-    render_picture,
 )
 
 DRAWINGS, SIDE = 2000, 256
@@ -66,7 +66,7 @@ def write_drawings(root: Path, count: int, side: int) -> Path:
     for i in tqdm(range(count), desc="drawing", unit=" drawing"):
         drawing = drawings[i % len(drawings)]
         svg = read_svg(drawing.path)
-        page, picture = render_lines(svg, side), render_picture(svg, side)[..., ::-1]
+        page, picture = render_lines(svg, side), render_image(svg, side)[..., ::-1]
         if i >= len(drawings):
             page, picture = page[:, ::-1], picture[:, ::-1]
         cv2.imwrite(str(root / "sketch" / f"{i:05d}.png"), page)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from benchmarks.machine import cpu_model, versions
 from benchmarks.report import Row, table, write_json
 from benchmarks.timing import ROOT
-from input_pipeline.preparation.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Execution, Options, prepare
 from ragaf_jax.errors import UserError, run_cli
 
 FLAGS = flags.FLAGS
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare("openmoji/recolor", folder / "data", Options(64, limit=64), Running(workers=2))
+        prepare("openmoji/recolor", folder / "data", Options(64, limit=64), Execution(workers=2))
         rows = [row(what, start, folder, FLAGS.runs) for what, start in starts.items()]
     results = {"machine": cpu_model(), "versions": versions("jax", "jaxlib"), "startup": rows}
     print(f"{results['machine']}\n\n{table(rows)}")

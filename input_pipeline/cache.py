@@ -1,7 +1,7 @@
-"""Computes outputs of frozen networks for all records: `prepare --cache=latents,text`.
+"""Caches the outputs of frozen networks for all records: `prepare --cache=latents,text`.
 
-This is the one file here that runs networks. The training step then runs neither the VAE's encoder
-nor the text encoder; how a cache is laid out and read is in `input_pipeline.cached`.
+Training steps with caches run neither the VAE's encoder nor the text encoder.
+`input_pipeline.cached` defines the format of caches and reads them.
 """
 
 import contextlib
@@ -29,24 +29,24 @@ from ragaf_jax.weights.modules import load_network
 from ragaf_jax.weights.pretrained import Pretrained, open_pretrained
 from ragaf_jax.weights.vocabulary import tokenizer_of
 
-# Only training reads caches: validation is rare, and runs the networks.
+# Only training reads caches, because validation is rare.
 SPLIT = "train"
-# At 512 px, four pictures and their mirror images a call.
-_PIXELS, _MOST_PICTURES, _CAPTIONS = 2**21, 32, 64
-# Grain reads hundreds of batches ahead unless told not to: gigabytes of pictures.
+# Limits per call; at 512 px, four images and their mirror images.
+_PIXELS, _MOST_IMAGES, _CAPTIONS = 2**21, 32, 64
+# Grain's default prefetches hundreds of batches, gigabytes of images.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
 def open_checkpoint(where: str, variant: str = "") -> Pretrained:
-    """The Stable Diffusion of a run's `config.init.checkpoint` and `variant`; no weights yet.
+    """Opens the Stable Diffusion of `config.init.checkpoint` and `variant`, without its weights.
 
     Raises:
-      UserError: none is named, it is not there, or of an architecture that is not known.
+      UserError: it is not named, missing, or has an unknown architecture.
     """
     if not where:
         raise UserError(
-            "--cache is given and --checkpoint is empty: name the Stable Diffusion whose networks "
-            "are to be asked, the one of config.init.checkpoint."
+            "--cache is given and --checkpoint is empty: name the Stable Diffusion whose outputs "
+            "are cached, the one of config.init.checkpoint."
         )
     return open_pretrained(where, variant)
 
@@ -59,20 +59,20 @@ def build_caches(
     tokenizer: str = "openai/clip-vit-large-patch14",
     clip_skip: int = 0,
 ) -> list[Path]:
-    """Writes the caches that are not there yet, in bfloat16; returns their folders.
+    """Writes the missing caches in bfloat16 and returns the folders of all.
 
-    The networks compute in float32. A cache that was interrupted leaves nothing that loads, and no
-    two processes may write caches of the same records at a time.
+    The networks compute in float32. Interrupted caches are never read. Only one process at a time
+    may write caches of the same records.
 
     Args:
       source: the records of the split `SPLIT`.
-      kinds: of `ragaf_jax.caches.KINDS`.
-      pretrained: what `open_checkpoint` gives.
-      tokenizer: for a single file, as `config.init.tokenizer`.
+      kinds: from `ragaf_jax.caches.KINDS`.
+      pretrained: the result of `open_checkpoint`.
+      tokenizer: for single files, as `config.init.tokenizer`.
       clip_skip: as `config.model.clip_skip`.
 
     Raises:
-      UserError: the weights are damaged, or there is no tokenizer.
+      UserError: the weights are damaged, or the tokenizer is missing.
     """
     folders = []
     for kind in kinds:
@@ -87,7 +87,7 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
     vae, params = load_network(pretrained.vae)
     autoencoder = KlAutoencoder(vae)
     folder = cache_folder(source.folder, "latents", latents_key(params, vae.config))
-    if _is_there(folder, source):
+    if _exists(folder, source):
         return folder
 
     @jax.jit
@@ -100,13 +100,13 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
         return both.reshape(*views.shape[:2], *both.shape[1:])
 
     size = source.metadata["image_size"]
-    batch = max(1, min(_MOST_PICTURES, _PIXELS // size**2 // 2))
-    pictures = grain.MapDataset.source(source.without("sketch", "labels", "true_labels"))
-    batches = pictures.map(lambda record: scaled(record["image"])).batch(batch)
+    batch = max(1, min(_MOST_IMAGES, _PIXELS // size**2 // 2))
+    records = grain.MapDataset.source(source.without("sketch", "labels", "true_labels"))
+    batches = records.map(lambda record: scaled(record["image"])).batch(batch)
     side, channels = size // autoencoder.downscale, autoencoder.channels
     with (
-        _appearing(folder, source) as unfinished,
-        tqdm(total=len(source), desc="latents", unit=" pictures") as bar,
+        _new_folder(folder, source) as unfinished,
+        tqdm(total=len(source), desc="latents", unit=" images") as bar,
     ):
         _write(
             unfinished / f"{SPLIT}.npy",
@@ -124,14 +124,14 @@ def _cache_text(
     if clip_skip >= config.num_hidden_layers:
         raise UserError(
             f"--clip_skip is {clip_skip}; the text encoder has {config.num_hidden_layers} layers, "
-            "of which one must stay."
+            "at least one of which must be used: lower it."
         )
     network, params = load_network(pretrained.text_encoder)
     network = network.clone(clip_skip=clip_skip)
-    words = tokenizer_of(pretrained, tokenizer)
-    key = text_key(params, config, clip_skip, words.to_json())
+    vocabulary = tokenizer_of(pretrained, tokenizer)
+    key = text_key(params, config, clip_skip, vocabulary.to_json())
     folder = cache_folder(source.folder, "text", key)
-    if _is_there(folder, source):
+    if _exists(folder, source):
         return folder
     captions = _captions(source)
     length = config.max_position_embeddings
@@ -142,7 +142,7 @@ def _cache_text(
 
     batches = (captions[i : i + _CAPTIONS] for i in range(0, len(captions), _CAPTIONS))
     with (
-        _appearing(folder, source) as unfinished,
+        _new_folder(folder, source) as unfinished,
         tqdm(total=len(captions), desc="text", unit=" captions") as bar,
     ):
         (unfinished / f"{SPLIT}.json").write_text(json.dumps(captions), encoding="utf-8")
@@ -150,7 +150,7 @@ def _cache_text(
             unfinished / f"{SPLIT}.npy",
             (len(captions), length, config.hidden_size),
             (
-                _padded(encode, params, words.encode(batch, length)[0], _CAPTIONS)
+                _padded(encode, params, vocabulary.encode(batch, length)[0], _CAPTIONS)
                 for batch in batches
             ),
             bar,
@@ -159,7 +159,7 @@ def _cache_text(
 
 
 def _captions(source: RecordSource) -> list[str]:
-    """Every caption of the records, as it is and as it is in a mirror, once."""
+    """The distinct captions of the records, with the captions of mirrored records."""
     texts = source.without("image", "sketch", "labels", "true_labels")
     found: dict[str, None] = {}
     for index in tqdm(range(len(texts)), desc="captions", unit=" records", leave=False, delay=2):
@@ -171,13 +171,13 @@ def _captions(source: RecordSource) -> list[str]:
 def _padded(
     encode: Callable[[Tree, np.ndarray], jax.Array], params: Tree, inputs: np.ndarray, batch: int
 ) -> np.ndarray:
-    """What `encode` makes of up to `batch` inputs, compiled for just `batch` of them."""
-    rows = np.minimum(np.arange(batch), len(inputs) - 1)
-    return np.asarray(encode(params, inputs[rows]))[: len(inputs)]
+    """Applies `encode`, which is compiled for `batch` inputs, to up to `batch` inputs."""
+    indices = np.minimum(np.arange(batch), len(inputs) - 1)
+    return np.asarray(encode(params, inputs[indices]))[: len(inputs)]
 
 
 def _write(path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], bar: tqdm) -> None:
-    """An array of bfloat16, batch after batch: on a full disk a map of the file would crash."""
+    """Writes a bfloat16 array batch by batch; a memory map would crash on a full disk."""
     header = {"descr": "<u2", "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -187,18 +187,18 @@ def _write(path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], ba
             bar.update(len(batch))
 
 
-def _is_there(folder: Path, source: RecordSource) -> bool:
-    """Whether there is a cache of these records; one of others is deleted."""
+def _exists(folder: Path, source: RecordSource) -> bool:
+    """Whether there is a cache of these records; deletes a cache of other records."""
     if folder.exists() and not of_these_records(folder, source.folder):
         shutil.rmtree(folder)
     return folder.exists()
 
 
 @contextlib.contextmanager
-def _appearing(folder: Path, source: RecordSource) -> Iterator[Path]:
-    """A new folder that gets its name when all is in it."""
+def _new_folder(folder: Path, source: RecordSource) -> Iterator[Path]:
+    """A temporary folder, which is renamed to `folder` when it is complete."""
     unfinished = folder.with_name(f"incomplete.{folder.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # what an interrupted process left
+    shutil.rmtree(unfinished, ignore_errors=True)  # of an interrupted process
     unfinished.mkdir(parents=True)
     try:
         yield unfinished

@@ -1,8 +1,8 @@
 """Reads cached latents and text states beside the records.
 
-A cache lies in `<folder of the records>/cache/<kind>-<key>/`, its key the fingerprint of the
-networks that made it; `RECORDS_FILE` in it has that of the records. There is bfloat16, stored as
-uint16, because `.npy` does not know it.
+A cache is in `<folder of the records>/cache/<kind>-<key>/`; its key is the networks' fingerprint.
+`RECORDS_FILE` has the fingerprint of the records. Arrays are bfloat16, stored as uint16, because
+`.npy` lacks that type.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from input_pipeline import record_format
 from ragaf_jax.errors import UserError
 
 RECORDS_FILE = "records"
-# Small files that describe records: what they were made of, how, how many and how large they are.
+# Small files with the sources, options, number and size of records.
 _DESCRIPTIONS = ("metadata.json", "dataset_info.json", record_format.SOURCES_FILE)
 
 
 def records_key(records: Path) -> str:
-    """16 hex digits, other ones for other records, wherever their folder lies."""
+    """A fingerprint of the records in 16 hex digits, independent of their folder's path."""
     digest = hashlib.blake2b(digest_size=8)
     for name in _DESCRIPTIONS:
         path = records / name
@@ -32,18 +32,18 @@ def records_key(records: Path) -> str:
 
 
 def of_these_records(cache: Path, records: Path) -> bool:
-    """Whether a cache was computed from these records; older caches do not name theirs."""
+    """Whether a cache was computed from these records; true for older caches, which lack a key."""
     path = cache / RECORDS_FILE
     return not path.exists() or path.read_text(encoding="utf-8") == records_key(records)
 
 
 def cache_folder(records: Path, kind: str, key: str) -> Path:
-    """Where a cache of this key lies, or would."""
+    """The folder of the cache with this key."""
     return records / "cache" / f"{kind}-{key}"
 
 
 def prepared_kinds(records: Path, keys: Mapping[str, str]) -> tuple[str, ...]:
-    """Of the kinds of these keys, those that there is a cache of."""
+    """The kinds among `keys` that have a cache of these records."""
     folders = {kind: cache_folder(records, kind, key) for kind, key in keys.items()}
     return tuple(
         kind
@@ -53,44 +53,44 @@ def prepared_kinds(records: Path, keys: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class TextStates:
-    """The states of captions by the captions' words; mapped from disk, not read into memory."""
+    """The text encoder's states by caption, memory-mapped."""
 
     def __init__(self, folder: Path, split: str):
         captions = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
-        self._rows = {caption: row for row, caption in enumerate(captions)}
+        self._index = {caption: index for index, caption in enumerate(captions)}
         self._states = _mapped(folder / f"{split}.npy")
 
     def __getitem__(self, caption: str) -> BFloat16[np.ndarray, "t d"]:
-        return self._states[self._rows[caption]]
+        return self._states[self._index[caption]]
 
 
 def open_latents(
     records: Path, split: str, key: str, count: int, command: str
 ) -> BFloat16[np.ndarray, "n 2 h w d"]:
-    """Mean and standard deviation, side by side, of each record's picture and its mirror image.
+    """Mean and standard deviation (in channels) of each image and its mirror image.
 
     Args:
       records: the folder of the records.
-      split: of them.
+      split: of the records.
       key: the networks' fingerprint.
-      count: how many records there are.
-      command: what makes the cache.
+      count: the number of records.
+      command: the command that makes the cache, for errors.
 
     Raises:
-      UserError: there is no such cache, or another one.
+      UserError: the cache is missing, unreadable, or of other records.
     """
     folder = _found(records, "latents", key, command)
     try:
         latents = _mapped(folder / f"{split}.npy")
         if len(latents) != count:
-            raise ValueError(f"{len(latents)} pictures of {count}")
+            raise ValueError(f"{len(latents)} images of {count}")
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error, command) from None
     return latents
 
 
 def open_text(records: Path, split: str, key: str, command: str) -> TextStates:
-    """The states of every caption of a split, as it is and mirrored; see `open_latents`."""
+    """The states of a split's captions, also mirrored; arguments as in `open_latents`."""
     folder = _found(records, "text", key, command)
     try:
         return TextStates(folder, split)
@@ -121,7 +121,7 @@ def _found(records: Path, kind: str, key: str, command: str) -> Path:
     if others:
         raise UserError(
             f"The cache of {kind} in {folder.parent} was made with other weights (key "
-            f"{', '.join(others)}) and this run's are {key}; {hint}."
+            f"{', '.join(others)}) than this run's (key {key}); {hint}."
         )
     raise UserError(f"There is no cache of {kind} in {records} (key {key}); {hint}.")
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from input_pipeline.loader import distinct_drawings, held_out_batch
-from input_pipeline.mixture import Mixture, parse, turns
+from input_pipeline.loader import distinct_groups, held_out_batch
+from input_pipeline.mixture import Mixture, apportion, parse
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.errors import UserError
@@ -16,36 +16,36 @@ from ragaf_jax.tokenizer import Tokenizer
 def open_split(
     data: ConfigDict, split: str, tokenizer: Tokenizer | None = None
 ) -> RecordSource | Mixture:
-    """The records that `config.data` names, whose regions fit into its padded graphs.
+    """Opens the records of `config.data` and checks that its padded graphs are large enough.
 
-    With a `tokenizer`, a pretrained model's, captions are read by it instead of the data's own; a
-    mixture's own has the words of all its parts.
+    A `tokenizer`, of a pretrained model, replaces that of the data. The tokenizer of a mixture has
+    the vocabularies of all its datasets.
     """
     names, weights = zip(*parse(data.dataset), strict=True)
-    sources = tuple(_open_part(data, name, split) for name in names)
+    sources = tuple(_open_dataset(data, name, split) for name in names)
     if len(sources) > 1:
-        own = Tokenizer.union([source.tokenizer for source in sources])
-        return Mixture(sources, weights, own if tokenizer is None else tokenizer)
+        union = Tokenizer.union([source.tokenizer for source in sources])
+        return Mixture(sources, weights, union if tokenizer is None else tokenizer)
     if tokenizer is not None:
         sources[0].tokenizer = tokenizer
     return sources[0]
 
 
-def _open_part(data: ConfigDict, name: str, split: str) -> RecordSource:
-    asked, sizes = data.regions, (data.image_size, data.recolorings)
-    source = RecordSource(data.dir, name, split, *sizes, asked, graph_config_of(data))
-    if source.regions != asked:
+def _open_dataset(data: ConfigDict, name: str, split: str) -> RecordSource:
+    regions, sizes = data.regions, (data.image_size, data.recolorings)
+    source = RecordSource(data.dir, name, split, *sizes, regions, graph_config_of(data))
+    if source.regions != regions:
         raise UserError(
             f"The data in {source.folder} were prepared with --regions={source.regions} and "
-            f"config.data.regions is {asked!r}; set it to {source.regions!r}, or prepare other "
+            f"config.data.regions is {regions!r}; set it to {source.regions!r}, or prepare other "
             "data with another --data_dir."
         )
     least = source.metadata["regions"]["max_regions"] + 1
     if data.max_regions < least or data.max_edges < least:
         raise UserError(
             f"config.data.max_regions is {data.max_regions} and max_edges {data.max_edges}; the "
-            f"drawings of {name} have up to {least - 1} regions, each with an edge to itself, and "
-            f"one more is padding: set both to {least} or more."
+            f"sketches of {name} have up to {least - 1} regions with one self loop each, and "
+            f"padding needs one more: set both to {least} or more."
         )
     return source
 
@@ -58,80 +58,79 @@ def shapes(data: ConfigDict) -> dict[str, int]:
 def held_out(
     data: ConfigDict, split: str, examples: int, tokenizer: Tokenizer | None = None
 ) -> tuple[Batch, Truth]:
-    """Examples of different drawings, always the same; `tokenizer` as in `open_split`."""
+    """A fixed set of examples of different groups; `tokenizer` as in `open_split`."""
     return _held_out(open_split(data, split, tokenizer), data, split, examples)
 
 
 def _held_out(
     source: RecordSource | Mixture, data: ConfigDict, split: str, examples: int
 ) -> tuple[Batch, Truth]:
-    drawings = _distinct(source, examples)
-    if len(drawings) < 2:
-        parts = source.sources if isinstance(source, Mixture) else (source,)
-        limited = any(part.metadata.get("limit") for part in parts)
+    indices = _distinct(source, examples)
+    if len(indices) < 2:
+        sources = source.sources if isinstance(source, Mixture) else (source,)
+        limited = any(each.metadata.get("limit") for each in sources)
         advice = "prepare it without --limit, or with a larger one" if limited else "add some"
         raise UserError(
-            f"{data.dataset} in {data.dir} has {len(drawings)} {split} drawings and two or more "
+            f"{data.dataset} in {data.dir} has {len(indices)} {split} images and at least two "
             f"are needed; {advice}."
         )
-    return held_out_batch(source, drawings, **shapes(data))
+    return held_out_batch(source, indices, **shapes(data))
 
 
 def _distinct(source: RecordSource | Mixture, examples: int) -> list[int]:
-    """Indices of records of different drawings; of a mixture, in turns as the weights have it."""
+    """Indices of records of different groups; a mixture's weights determine the proportions."""
     if isinstance(source, RecordSource):
-        return distinct_drawings(source, examples)
-    order = turns(source.weights, examples)
-    drawings = [
-        iter([start + index for index in distinct_drawings(part, order.count(i))])
-        for i, (start, part) in enumerate(zip(source.starts, source.sources, strict=True))
+        return distinct_groups(source, examples)
+    order = apportion(source.weights, examples)
+    indices = [
+        iter([start + index for index in distinct_groups(each, order.count(i))])
+        for i, (start, each) in enumerate(zip(source.starts, source.sources, strict=True))
     ]
-    # A part that has fewer drawings than turns is passed over.
-    found = (next(drawings[i], None) for i in order)
+    # A source can have fewer groups than its share.
+    found = (next(indices[i], None) for i in order)
     return [index for index in found if index is not None]
 
 
 def shown_for(
     config: ConfigDict, trained: ConfigDict, tokenizer: Tokenizer, drawings: int, colorings: int
 ) -> tuple[Batch, Truth, int]:
-    """Test drawings and, behind them, several records of one that has about three colours.
+    """Test examples of different groups, then recolourings of one with about three colours.
 
-    Of `openmoji/recolor` these are the same drawing in other colours; of data sets with one record
-    a picture, and of mixtures, there are none.
+    Only `openmoji/recolor` has recolourings; mixtures have none here.
 
     Args:
-      config: of this command; its `data.dir` is read.
-      trained: of the checkpoint's run; what else of `data` is used.
+      config: of this command, for `data.dir`.
+      trained: of the checkpoint's run, for the other fields of `data`.
       tokenizer: of the checkpoint; the data may have another vocabulary.
-      drawings: how many, or all if there are fewer.
-      colorings: records of the one drawing, likewise.
+      drawings: the number of groups, or all if there are fewer.
+      colorings: the number of recolourings, or all if there are fewer.
 
     Returns:
-      The examples, what is true of them, and how many drawings are at their beginning.
+      The batch, its ground truth, and the number of groups.
     """
     data = ConfigDict({**trained.data, "dir": config.data.dir})
     source = open_split(data, "test", tokenizer)
     first = _distinct(source, drawings)
-    behind: list[int] = []
+    recolored: list[int] = []
     if isinstance(source, RecordSource):
         records = [source[index] for index in first]
         chosen = min(records, key=lambda record: abs(len(_colors(record)) - 3))
         groups = enumerate(source.fields("group"))
         of_one = [index for index, record in groups if record["group"] == chosen["group"]]
-        behind = of_one[:colorings] if len(of_one) > 1 else []
-    batch, truth = held_out_batch(source, first + behind, **shapes(data))
+        recolored = of_one[:colorings] if len(of_one) > 1 else []
+    batch, truth = held_out_batch(source, first + recolored, **shapes(data))
     return batch, truth, len(first)
 
 
 def _colors(record: dict[str, Any]) -> set[int]:
-    """Those that the caption asks for."""
+    """The colours in the caption."""
     return {color for color in record["true_colors"].tolist() if color >= 0}
 
 
 def held_out_for(
     config: ConfigDict, trained: ConfigDict, tokenizer: Tokenizer
 ) -> tuple[Batch, Truth]:
-    """The test drawings of `config.data.dir`, as the run that made a checkpoint would read them.
+    """The test examples in `config.data.dir`, read as in the run of a checkpoint.
 
     Args:
       config: of this command.
@@ -143,7 +142,7 @@ def held_out_for(
     source = open_split(data, "test", tokenizer if pretrained else None)
     if source.tokenizer.to_json() != tokenizer.to_json():
         raise UserError(
-            f"The vocabulary of the data in {data.dir} is not the one that the checkpoint was "
-            "trained with; name the folder of its data with --config.data.dir."
+            f"The vocabulary of the data in {data.dir} is not that of the checkpoint's training "
+            "data; name the folder of those with --config.data.dir."
         )
     return _held_out(source, data, "test", config.evaluation_examples)

@@ -16,18 +16,20 @@ from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample
 from ragaf_jax.batch import Batch, BatchIterator, Truth
 
-# Reading is light beside a training step: two threads keep four batches ahead of it.
+# Two threads and four prefetched batches suffice, because reading is fast compared with a step.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
-# More than any run has. Of endless ones Grain's length overflows, at a batch of one example.
+# More than any run has. The length of an unlimited Grain dataset overflows at batch size 1.
 _EPOCHS = 2**30
 
-# What is random, each with numbers of its own: that sketches are augmented changes no order.
-_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION, _TURNS = 1, 3, 4, 5, 6
+# One random stream per use, so that for example augmentation does not change the order.
+_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION, _MIXTURE = 1, 3, 4, 5, 6
 
-# Sources of a mixture take regular turns, shuffled within so many examples: a place in the batch
-# has a meaning (timesteps are shared out by it), and no source may have places of its own.
-_TURNS_WINDOW = 1024
+_PREFETCHED = 2  # batches in transfer to the devices
+
+# Sources of a mixture alternate regularly and are shuffled within windows of this many examples.
+# Timesteps depend on the position in the batch, so that no source may have fixed positions.
+_MIXTURE_WINDOW = 1024
 
 
 def train_iterator(
@@ -41,48 +43,43 @@ def train_iterator(
     process_count: int = 1,
     augment: AugmentSketch | None = None,
 ) -> BatchIterator:
-    """Shuffled, flipped batches without end; every epoch has an order of its own.
+    """Endless shuffled and flipped batches; the order differs between epochs.
 
-    The sources of a mixture take turns in proportion to their weights, to 1 % of the least of them,
-    and each has epochs of its own.
+    The sources of a mixture alternate in proportion to their weights, within 1 % of the least one,
+    and have separate epochs.
 
-    Order, flips, captions and changes of the sketches are decided before the work is shared out:
-    of the batch that one process would have in a step, process i has the i-th part.
+    All random choices precede the division among processes: the batches of all processes in a step
+    form the batch that a single process would have.
 
     Args:
-      source: where the records are, or several such with their weights.
-      batch_size: examples of a batch of this process.
-      seed: decides all that is random.
+      source: the records.
+      batch_size: examples per batch of this process.
+      seed: determines all random choices.
       text_length: T; see `ToExample` for it and the next two.
       max_regions: R.
       max_edges: E.
-      process_index: which process this is.
-      process_count: how many share the data.
-      augment: what happens to the sketches; without it they are as they lie on disk.
+      process_index: of this process.
+      process_count: number of processes that share the data.
+      augment: augments the sketches.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
-    records = in_order = _in_order(source.without("true_labels"), seed)  # evaluation's alone
+    # Only evaluation uses true labels.
+    records = in_order = _shuffled(source.without("true_labels"), seed)
     if augment is not None:
         records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION))
     examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(
         to_example, seed=_seed(seed, _CAPTIONS)
     )
-    parts = examples.batch(batch_size, batch_fn=stack_examples)
-    batches = iter(parts[process_index::process_count].to_iter_dataset(_READ))
+    batched = examples.batch(batch_size, batch_fn=stack_examples)
+    batches = iter(batched[process_index::process_count].to_iter_dataset(_READ))
     contents = in_order.batch(batch_size, batch_fn=list)[process_index::process_count]
     return TrainBatches(batches, contents)
 
 
 class TrainBatches:
-    """A `BatchIterator` that Grain drives."""
+    """The `BatchIterator` of a Grain iterator; `records` has the records of each batch."""
 
     def __init__(self, batches: grain.DatasetIterator, records: grain.MapDataset):
-        """Reads nothing yet.
-
-        Args:
-          batches: what it hands out.
-          records: what each is made of.
-        """
         self._batches, self._records = batches, records
 
     def __next__(self) -> Batch:
@@ -95,30 +92,32 @@ class TrainBatches:
         self._batches.set_state(state)
 
     def keys(self, index: int) -> list[str]:
-        """The records' stable names."""
+        """The keys of the records in a batch."""
         return [record["key"] for record in self._records[index]]
 
 
-def _in_order(source: RecordSource | Mixture, seed: int) -> grain.MapDataset:
-    """The records without end, in the order in which they are trained on."""
-    mixed = source if isinstance(source, Mixture) else Mixture((source,), (1.0,), source.tokenizer)
-    parts = [
-        grain.MapDataset.source(part).shuffle(_seed(seed, _ORDER, i)).repeat(_EPOCHS)
-        for i, part in enumerate(mixed.sources)
+def _shuffled(source: RecordSource | Mixture, seed: int) -> grain.MapDataset:
+    """The records of all epochs in training order."""
+    mixture = (
+        source if isinstance(source, Mixture) else Mixture((source,), (1.0,), source.tokenizer)
+    )
+    datasets = [
+        grain.MapDataset.source(each).shuffle(_seed(seed, _ORDER, i)).repeat(_EPOCHS)
+        for i, each in enumerate(mixture.sources)
     ]
-    if len(parts) == 1:
-        return parts[0]
-    # Grain adds the window's number to the seed, and both must fit into 32 bits.
+    if len(datasets) == 1:
+        return datasets[0]
+    # Half the seed, because Grain adds the window's number and the sum must fit into 32 bits.
     return WindowShuffleMapDataset(
-        grain.MapDataset.mix(parts, mixed.weights),
-        window_size=_TURNS_WINDOW,
-        seed=_seed(seed, _TURNS) // 2,
+        grain.MapDataset.mix(datasets, mixture.weights),
+        window_size=_MIXTURE_WINDOW,
+        seed=_seed(seed, _MIXTURE) // 2,
     )
 
 
-def _seed(seed: int, use: int, part: int = 0) -> int:
-    """One use's own seed of 32 bits."""
-    return int(np.random.SeedSequence((seed, use, part)).generate_state(1)[0])
+def _seed(seed: int, use: int, source: int = 0) -> int:
+    """A seed of 32 bits for one use."""
+    return int(np.random.SeedSequence((seed, use, source)).generate_state(1)[0])
 
 
 def held_out_batch(
@@ -128,7 +127,7 @@ def held_out_batch(
     max_regions: int,
     max_edges: int,
 ) -> tuple[Batch, Truth]:
-    """These records as they lie on disk, not flipped, each with its first caption."""
+    """These records without augmentation or flips, each with its first caption; and their truth."""
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
     records = [source[index] for index in indices]
     captions = tuple(record["captions"][0] for record in records)
@@ -138,8 +137,7 @@ def held_out_batch(
     for i, record in enumerate(records):
         colors = record["true_colors"]
         true_colors[i, : len(colors)] = colors
-        found = find_phrases(captions[i], record["true_labels"], colors)
-        true_phrases[i, : len(colors)] = found
+        true_phrases[i, : len(colors)] = find_phrases(captions[i], record["true_labels"], colors)
     truth = Truth(
         image_u8=np.stack([record["image"] for record in records]),
         sketch_u8=np.stack([record["sketch"][..., 0] for record in records]),
@@ -153,8 +151,8 @@ def held_out_batch(
     return stack_examples([to_example.example(record) for record in records]), truth
 
 
-def distinct_drawings(source: RecordSource, n: int) -> list[int]:
-    """The first record of each of the first `n` drawings, or of all if there are fewer."""
+def distinct_groups(source: RecordSource, n: int) -> list[int]:
+    """Indices of the first record of each of the first `n` groups, or of all if there are fewer."""
     first: dict[str, int] = {}
     for index in range(len(source)):
         if len(first) == n:
@@ -164,30 +162,29 @@ def distinct_drawings(source: RecordSource, n: int) -> list[int]:
 
 
 def stack_examples(examples: Sequence[Batch]) -> Batch:
-    """Examples → one batch."""
+    """Stacks examples into a batch."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *examples)
 
 
 class DevicePrefetcher:
-    """Moves batches to the devices ahead of their use; a `BatchIterator` itself.
+    """A `BatchIterator` that transfers batches to the devices before their use.
 
-    Its state is that after the batch handed out last, whatever lies ready.
+    Its state is that after the last returned batch, independent of prefetched ones.
     """
 
-    def __init__(self, iterator: BatchIterator, put: Callable[[Batch], Any], depth: int = 2):
+    def __init__(self, iterator: BatchIterator, put: Callable[[Batch], Any]):
         """Reads nothing yet.
 
         Args:
           iterator: of batches on the host.
-          put: starts a batch's transfer and returns at once, as `jax.device_put` does.
-          depth: batches on their way or in use at a time.
+          put: transfers a batch asynchronously, like `jax.device_put`.
         """
-        self._iterator, self._put, self._depth = iterator, put, depth
+        self._iterator, self._put = iterator, put
         self._ahead: collections.deque[tuple[Any, dict[str, Any]]] = collections.deque()
         self._state = iterator.get_state()
 
     def __next__(self) -> Any:
-        while len(self._ahead) < self._depth:
+        while len(self._ahead) < _PREFETCHED:
             batch = self._put(next(self._iterator))
             self._ahead.append((batch, self._iterator.get_state()))
         batch, self._state = self._ahead.popleft()

@@ -9,7 +9,7 @@ from ragaf_jax.graph.features import flip_edges, flip_nodes
 
 _SIDES = {"left": "right", "waxing": "waning", "first": "last", "clockwise": "counterclockwise"}
 _SIDES |= {other: side for side, other in _SIDES.items()}
-# "left-facing fist" and "rightwards hand", but neither "bright" nor a place to leave one's luggage.
+# Matches "left-facing fist" and "rightwards hand", but neither "bright" nor "left luggage".
 _SIDE = re.compile(
     r"\b(?:(?:left|right)(?=wards\b|\b)(?! luggage)|(?:first|last)(?= quarter)"
     r"|waxing\b|waning\b|(?:counter)?clockwise\b)"
@@ -22,7 +22,7 @@ def mirror_record(record: dict[str, Any]) -> dict[str, Any]:
     for name in ("image", "sketch", "labels", "true_labels"):
         if name in record:
             mirrored[name] = np.ascontiguousarray(record[name][:, ::-1])
-    if "latents" in record:  # of both pictures, because networks do not commute with mirrors
+    if "latents" in record:  # both are cached, because networks are not equivariant to mirroring
         mirrored["latents"] = record["latents"][::-1]
     mirrored["nodes"] = flip_nodes(record["nodes"])
     mirrored["edges"] = flip_edges(record["edges"])
@@ -31,5 +31,5 @@ def mirror_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def swap_sides(caption: str) -> str:
-    """Left for right and right for left, in lower case; and what turns or wanes the other way."""
+    """Swaps left and right (in lower case), and the directions of rotations and moon phases."""
     return _SIDE.sub(lambda match: _SIDES[match[0]], caption)

@@ -1,4 +1,4 @@
-"""Several data sets as one with weights: "sketchy:0.5,coco:0.5"."""
+"""Weighted mixtures of datasets: "sketchy:0.5,coco:0.5"."""
 
 import bisect
 import dataclasses
@@ -13,28 +13,28 @@ from ragaf_jax.tokenizer import Tokenizer
 
 
 def parse(dataset: str) -> tuple[tuple[str, float], ...]:
-    """Names and weights of the data sets that `config.data.dataset` lists.
+    """Names and weights of the datasets in `config.data.dataset`.
 
-    Weights may be of any scale; a name without one has 1.
+    Weights have any scale and default to 1.
 
     Raises:
-      UserError: a name is missing or said twice, or a weight is no positive number.
+      UserError: a name is missing or repeated, or a weight is not a finite number above 0.
     """
-    parts: list[tuple[str, float]] = []
-    for part in dataset.split(","):
-        name, colon, number = (text.strip() for text in part.partition(":"))
+    weights: dict[str, float] = {}
+    for entry in dataset.split(","):
+        name, colon, number = (text.strip() for text in entry.partition(":"))
         if not name:
             raise UserError(
-                f"config.data.dataset is {dataset!r} and lacks a name where a comma or a weight "
-                "says that there is one; write it like 'sketchy:0.5,coco:0.5'."
+                f"config.data.dataset is {dataset!r} and contains an empty name; write it like "
+                "'sketchy:0.5,coco:0.5'."
             )
-        if name in (other for other, _ in parts):
+        if name in weights:
             raise UserError(
                 f"config.data.dataset is {dataset!r} and names {name} twice; name it once, with "
                 "the sum of its weights."
             )
-        parts.append((name, _weight(number, dataset) if colon else 1.0))
-    return tuple(parts)
+        weights[name] = _weight(number, dataset) if colon else 1.0
+    return tuple(weights.items())
 
 
 def _weight(text: str, dataset: str) -> float:
@@ -44,20 +44,20 @@ def _weight(text: str, dataset: str) -> float:
         weight = math.nan
     if not 0 < weight < math.inf:
         raise UserError(
-            f"config.data.dataset is {dataset!r} and the weight {text!r} in it is not a number "
-            "above 0; write it like 'sketchy:0.5,coco:0.5', and leave out what is not wanted."
+            f"config.data.dataset is {dataset!r} and the weight {text!r} in it is not a finite "
+            "number above 0; write it like 'sketchy:0.5,coco:0.5'."
         )
     return weight
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Data sets to be read together: by index, the records of the first, then of the second ….
+    """Several datasets as one; indices concatenate their records.
 
     Attributes:
-      sources: the records of each.
-      weights: how often each is drawn from, on any scale.
-      tokenizer: reads the captions of all, in place of the sources' own.
+      sources: the records of each dataset.
+      weights: sampling weights, on any scale.
+      tokenizer: replaces those of the sources.
     """
 
     sources: tuple[RecordSource, ...]
@@ -73,32 +73,32 @@ class Mixture:
         return sum(map(len, self.sources))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        part = bisect.bisect_right(self.starts, index) - 1
-        return self.sources[part][index - self.starts[part]]
+        source = bisect.bisect_right(self.starts, index) - 1
+        return self.sources[source][index - self.starts[source]]
 
     def without(self, *images: str) -> "Mixture":
-        """See `RecordSource.without`: of every source."""
+        """`RecordSource.without` of every source."""
         return dataclasses.replace(
             self, sources=tuple(source.without(*images) for source in self.sources)
         )
 
     def prepared_caches(self, keys: Mapping[str, str]) -> tuple[str, ...]:
-        """See `RecordSource.prepared_caches`: those that every source has."""
+        """`RecordSource.prepared_caches` that all sources have."""
         found = [source.prepared_caches(keys) for source in self.sources]
         return tuple(kind for kind in keys if all(kind in kinds for kinds in found))
 
     def with_caches(self, keys: Mapping[str, str]) -> "Mixture":
-        """See `RecordSource.with_caches`: of every source."""
+        """`RecordSource.with_caches` of every source."""
         return dataclasses.replace(
             self, sources=tuple(source.with_caches(keys) for source in self.sources)
         )
 
 
-def turns(weights: Sequence[float], n: int) -> list[int]:
-    """Which of several sources gives the first example, the second … of n.
+def apportion(weights: Sequence[float], n: int) -> list[int]:
+    """The source of each of n examples.
 
-    Each gives one, even if n is less; the others are shared out in proportion to the weights, as
-    well as whole numbers can, by the method of Sainte-Laguë.
+    Each source has at least one example, even if n is smaller. The others are apportioned by the
+    weights with the Sainte-Laguë method.
     """
     given = [1] * len(weights)
     order = list(range(len(weights)))

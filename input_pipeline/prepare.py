@@ -1,4 +1,4 @@
-r"""Writes a data set to disk, once.
+r"""Prepares datasets: writes their records to disk.
 
     python -m input_pipeline.prepare --dataset=openmoji  # both variants
     python -m input_pipeline.prepare --dataset=openmoji/recolor --size=128 \
@@ -13,8 +13,7 @@ r"""Writes a data set to disk, once.
         --size=512 --beam_runner=DirectRunner \
         --beam_options=direct_num_workers=8
 
-A preparation that was interrupted leaves nothing that loads; the next one
-starts clean.
+An interrupted preparation leaves no readable data; the next one starts anew.
 """
 
 import os
@@ -28,7 +27,7 @@ from input_pipeline import record_format
 from input_pipeline.datasets.registry import DATASETS, SEVERAL, names_of
 from input_pipeline.extraction import sketch
 from input_pipeline.graph_options import chosen_graph, define_graph_flags
-from input_pipeline.preparation.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Execution, Options, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError, run_cli
@@ -36,8 +35,8 @@ from ragaf_jax.folders import alone_in
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.paths import PATH, check_no_pattern
 
-# The side of an image must be a multiple of it for the networks of `configs/base.py`, whose latents
-# are 4 times smaller and halved once.
+# Sides must be multiples of it for the networks of `configs/base.py`, which downsample images by 4
+# and latents by 2.
 SIDE_FACTOR = 8
 
 FLAGS = flags.FLAGS
@@ -51,67 +50,65 @@ def define_flags() -> None:
         "openmoji",
         f"{', '.join((*SEVERAL, *DATASETS))} or folder/<name>.",
     )
-    flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
+    flags.DEFINE(PATH, "data_dir", "data", "Output folder for all datasets.")
     flags.DEFINE(
         PATH,
         "root",
         None,
-        f"Folder of the pictures as downloaded; default {' or '.join(variables)}.",
+        f"Folder of the images as downloaded; default {' or '.join(variables)}.",
     )
     flags.DEFINE_integer("size", 64, "Side of the images, px; a multiple of 8.", lower_bound=32)
     flags.DEFINE_integer(
-        "recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1
+        "recolorings", 16, "Records per drawing in openmoji/recolor.", lower_bound=1
     )
     flags.DEFINE_enum(
-        "sketch", "canny", sketch.METHODS, "How pictures become sketches where none were drawn."
+        "sketch", "canny", sketch.METHODS, "Sketch extraction for datasets without sketches."
     )
     flags.DEFINE_enum(
         "regions",
         "strokes",
         REGION_KINDS,
-        "What regions are: areas that strokes enclose; pieces of ink; or one, the whole page.",
+        "Regions: areas that strokes enclose, components of the ink, or one for the whole page.",
     )
     define_graph_flags()
     flags.DEFINE_string(
-        "transform", None, "Alignment of Sketchy's sketches, such as tx_000100000000."
+        "transform", None, "Alignment of Sketchy's sketches, for example tx_000100000000."
     )
     flags.DEFINE_integer(
-        "limit", 0, "Drawings or photos a split, for a quick trial; 0: all.", lower_bound=0
+        "limit", 0, "Drawings or photos per split, for quick trials; 0: all.", lower_bound=0
     )
     flags.DEFINE_float(
         "max_rejected",
         0.01,
-        "Share of broken examples at which to stop.",
+        "Maximum share of unusable examples.",
         lower_bound=0,
         upper_bound=1,
     )
-    flags.DEFINE_integer("workers", 0, "Processes that draw; 0: one a core.", lower_bound=0)
+    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.", lower_bound=0)
     flags.DEFINE_string(
         "beam_runner", None, "Prepare as an Apache Beam pipeline, for example with DirectRunner."
     )
-    flags.DEFINE_string("cache", "", "latents,text: also compute what frozen networks say of them.")
-    flags.DEFINE(PATH, "checkpoint", "", "These networks, as config.init.checkpoint.")
+    flags.DEFINE_string("cache", "", "latents,text: also cache these outputs of frozen networks.")
+    flags.DEFINE(PATH, "checkpoint", "", "With --cache, the networks, as config.init.checkpoint.")
     flags.DEFINE_string("variant", "", "As config.init.variant.")
     flags.DEFINE(
         PATH,
         "tokenizer",
         "openai/clip-vit-large-patch14",
-        "For a single file, as config.init.tokenizer.",
+        "For single-file checkpoints, as config.init.tokenizer.",
     )
     flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
-    flags.DEFINE_string(
-        "beam_options", "", "Beam's own flags, without dashes, separated by commas."
-    )
+    flags.DEFINE_string("beam_options", "", "Beam's flags, without dashes, separated by commas.")
 
 
 def main(argv: list[str]) -> None:
-    """Prepares and says what is there."""
+    """Prepares datasets and prints their sizes."""
     del argv
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations without registration
     if FLAGS.size % SIDE_FACTOR:
         near = FLAGS.size - FLAGS.size % SIDE_FACTOR
         raise UserError(
-            f"--size is {FLAGS.size}, which the networks cannot halve; choose a multiple of "
+            f"--size is {FLAGS.size}, which the networks cannot downsample; choose a multiple of "
             f"{SIDE_FACTOR}, such as {near} or {near + SIDE_FACTOR} (of 64 for Stable Diffusion)."
         )
     if FLAGS.beam_options and not FLAGS.beam_runner:
@@ -124,7 +121,7 @@ def main(argv: list[str]) -> None:
     check_no_pattern(data_dir, "--data_dir")
     kinds, pretrained = cached_kinds(FLAGS.cache, "--cache"), None
     if kinds:
-        # Here alone: networks come with JAX, which preparing does without.
+        # Preparation without caches does not import JAX.
         from input_pipeline import cache
 
         pretrained = cache.open_checkpoint(FLAGS.checkpoint, FLAGS.variant)
@@ -141,7 +138,7 @@ def main(argv: list[str]) -> None:
             regions=FLAGS.regions,
             graph=graph,
         ),
-        Running(
+        Execution(
             workers=FLAGS.workers or len(os.sched_getaffinity(0)),
             max_rejected=FLAGS.max_rejected,
             beam_runner=FLAGS.beam_runner,

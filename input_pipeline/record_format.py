@@ -1,7 +1,7 @@
-"""The format of an example on disk, common to all data sets.
+"""The format of records on disk, common to all datasets.
 
-Stored are the pixels, the regions and their graph, which cost milliseconds to compute and never
-change; drawn afresh at every reading are the flip and the choice of caption (`transforms`).
+Records contain the pixels, the regions and their graph, which take milliseconds to compute. Flips
+and the choice of captions are sampled at reading (`transforms`).
 """
 
 import dataclasses
@@ -18,47 +18,43 @@ from jaxtyping import Int, UInt8
 
 from input_pipeline.datasets import registry
 from input_pipeline.graph_options import suffix_of
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
+from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.graph.prepare import SketchRegions
 from ragaf_jax.graph.regions import REGION_KINDS
 
-# Raised with every change after which old folders would be read wrongly or hold other regions.
+# Raised with every change that invalidates older folders or their regions.
 FORMAT_VERSION = "1.1.0"
 TOKENIZER_FILE = "tokenizer.json"
 REJECTED_FILE = "rejected.jsonl"
 SOURCES_FILE = "sources.jsonl"
 
 
-def config_name(
-    dataset: str, size: int, recolorings: int, graph: GraphConfig = DEFAULT_GRAPH
-) -> str:
-    """The name of a TFDS configuration, which is the name of its folder too.
+def config_name(dataset: str, size: int, recolorings: int, graph: GraphConfig) -> str:
+    """The name of a TFDS configuration and of its folder.
 
     Raises:
-      UserError: no such data set.
+      UserError: no such dataset.
     """
     colorings = f"x{recolorings}" if registry.find(dataset).recolored else ""
-    parts = (dataset.partition("/")[2], f"{size}px", colorings)
-    return "_".join(filter(None, parts)) + suffix_of(graph)
+    names = (dataset.partition("/")[2], f"{size}px", colorings)
+    return "_".join(filter(None, names)) + suffix_of(graph)
 
 
-def folder(
-    data_dir: Path, dataset: str, size: int, recolorings: int, graph: GraphConfig = DEFAULT_GRAPH
-) -> Path:
-    """Where a data set of this format lies."""
+def folder(data_dir: Path, dataset: str, size: int, recolorings: int, graph: GraphConfig) -> Path:
+    """The folder of a dataset in this format."""
     name = config_name(dataset, size, recolorings, graph)
     return data_dir / registry.builder_name(dataset) / name / FORMAT_VERSION
 
 
 def features(size: int) -> tfds.features.FeaturesDict:
-    """The features of a record: S = `size`, n regions of F, e edges of Fe, p true parts.
+    """The features of a record with S = `size`, n regions, e edges and p true parts.
 
-    `labels` is the region 0 … n-1 of every pixel. `true_labels` is 1 + the true part that covers
-    most of the pixel, 0 where none does or ink lies over it; `true_colors` is the index into
-    `ragaf_jax.palette.PALETTE` that the caption says of each part, -1 where it says nothing.
-    Data sets without that knowledge have zeros and one -1. Examples of one drawing or photo share
-    their `group`. `regions_found` counts the regions before `RegionConfig.max_regions` merged any.
+    `labels` is the region 0 … n-1 of each pixel. `true_labels` is 1 + the true part that covers
+    most of the pixel, or 0 under ink and outside parts. `true_colors` is the colour of each part in
+    the caption, an index into `ragaf_jax.palette.PALETTE`, or -1. Datasets without this ground
+    truth have zeros and one -1. Examples of one drawing or photo share their `group`.
+    `regions_found` counts the regions before `RegionConfig.max_regions` merged any.
     """
 
     def image(channels: int) -> tfds.features.Image:
@@ -90,12 +86,12 @@ def features(size: int) -> tfds.features.FeaturesDict:
 def metadata(
     dataset: str, size: int, regions: str, graph: GraphConfig, **facts: Any
 ) -> dict[str, Any]:
-    """What a reader compares with its own code before it trusts a folder, and further facts.
+    """The facts that must match the code which reads a folder, and further `facts`.
 
     `regions` is a name in `REGION_KINDS`.
     """
     if packages := registry.find(dataset).packages:
-        # Other drawings or names make other splits.
+        # Splits depend on drawings and names.
         facts["drawings"] = {name: importlib.metadata.version(name) for name in packages}
     return {
         "format": FORMAT_VERSION,
@@ -114,10 +110,12 @@ def encode(
     category: str,
     key: str,
     group: str,
-    true_labels: UInt8[np.ndarray, "s s"],
-    true_colors: Int[np.ndarray, " p"],
+    true_labels: UInt8[np.ndarray, "s s"] | None = None,
+    true_colors: Int[np.ndarray, " p"] | None = None,
 ) -> dict[str, Any]:
-    """One record as TFDS takes it; images as PNG, because for arrays TFDS wants TensorFlow."""
+    """One record for TFDS, with images as PNG, because TFDS encodes arrays by TensorFlow."""
+    if true_labels is None or true_colors is None:
+        true_labels, true_colors = np.zeros(image.shape[:2], np.uint8), np.array([-1])
     return {
         "image": _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)),
         "sketch": _png(sketch.sketch),

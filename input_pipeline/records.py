@@ -1,4 +1,4 @@
-"""Random access to a prepared data set."""
+"""Random access to a prepared dataset."""
 
 import contextlib
 import copy
@@ -22,19 +22,19 @@ from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
-_READ_TOGETHER = 64  # records that the file is asked for at once
+_BATCH = 64  # records per read
 
 
 class RecordSource:
-    """The records of one split, by index, as `record_format.features` describes them.
+    """The records of one split by index, with the fields of `record_format.features`.
 
     Images are u8[S, S, 3], `sketch` u8[S, S, 1], `labels` and `true_labels` u8[S, S], texts `str`.
 
     Attributes:
-      metadata: what the folder says of itself.
-      regions: what its regions are, a name in `REGION_KINDS`.
-      tokenizer: the vocabulary of the training captions.
-      folder: where they lie.
+      metadata: of the folder.
+      regions: the kind of its regions, a name in `REGION_KINDS`; None if unknown.
+      tokenizer: with the vocabulary of the training captions.
+      folder: of the records.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class RecordSource:
         """Opens a folder that `python -m input_pipeline.prepare` wrote.
 
         Args:
-          data_dir: the folder of all data sets.
+          data_dir: the folder of all datasets.
           dataset: a name in `registry.DATASETS`, or "folder/<name>".
           split: "train", "validation" or "test".
           image_size: side S of its images, px.
-          recolorings: records a drawing; of openmoji/recolor only.
-          regions: those wanted, for the command that an error names; others are opened, too.
-          graph: which regions are connected; each graph has a folder of its own.
+          recolorings: records per drawing; only for openmoji/recolor.
+          regions: the kind of regions in the command of errors; does not select records.
+          graph: which regions are connected; each graph has a separate folder.
 
         Raises:
-          UserError: the data set is not there, is unknown or was written by other code.
+          UserError: the dataset is missing, unknown, or written by an incompatible version.
         """
         root = Path(data_dir).expanduser()
         folder = record_format.folder(root, dataset, image_size, recolorings, graph)
@@ -70,7 +70,7 @@ class RecordSource:
         if (entry := registry.find(dataset)).recolored:
             command += f" --recolorings={recolorings}"
         if entry.scan:
-            command += " --root=<folder of the pictures>"
+            command += " --root=<folder of the images>"
         if regions != "strokes":
             command += f" --regions={regions}"
         command += flags_of(graph)
@@ -81,8 +81,8 @@ class RecordSource:
             text = (folder / record_format.TOKENIZER_FILE).read_text(encoding="utf-8")
             splits = builder.as_data_source()
             for records in splits.values():
-                for those, _ in _files(records):
-                    records[those.start]  # a file is opened when it is first read, or fails here
+                for indices, _ in _files(records):
+                    records[indices.start]  # files are opened, and can fail, at their first read
         except Exception as error:  # TFDS and ArrayRecord raise many kinds
             raise UserError(
                 f"The data in {folder} cannot be read ({error}); delete the folder and run: "
@@ -103,12 +103,12 @@ class RecordSource:
         return len(self._records)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        """The record of an index.
+        """The record at an index.
 
         Raises:
-          UserError: its file was damaged or taken away since it was opened.
+          UserError: its file has been damaged or deleted.
         """
-        with self._told(range(index.__index__(), index.__index__() + 1)):
+        with self._naming_files(range(index.__index__(), index.__index__() + 1)):
             record = self._records[index]
         record["mirrors"] = self._mirrors
         for name in self._left_out:
@@ -117,23 +117,23 @@ class RecordSource:
             record["latents"] = self._latents[index]
         if self._text_states is not None:
             record["text_states"] = self._text_states
-        return _readable(record)
+        return _converted(record)
 
     def fields(self, *names: str) -> Iterator[dict[str, Any]]:
-        """These fields of every record, in order: nothing else is parsed or decoded."""
+        """These fields of every record, in order, without decoding the others."""
         known = self._records.dataset_info.features
         chosen = tfds.features.FeaturesDict({name: known[name] for name in names})
         raw = dataclasses.replace(
             self._records, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-        for begin in range(0, len(raw), _READ_TOGETHER):
-            together = range(begin, min(begin + _READ_TOGETHER, len(raw)))
-            with self._told(together):
-                read = [chosen.deserialize_example_np(one) for one in raw.__getitems__(together)]
-            yield from map(_readable, read)
+        for begin in range(0, len(raw), _BATCH):
+            indices = range(begin, min(begin + _BATCH, len(raw)))
+            with self._naming_files(indices):
+                batch = [chosen.deserialize_example_np(one) for one in raw.__getitems__(indices)]
+            yield from map(_converted, batch)
 
     def without(self, *images: str) -> "RecordSource":
-        """The same records, read faster because these images of theirs are not decoded."""
+        """The same records without these images, which saves their decoding."""
         source = copy.copy(self)
         source._left_out = (*self._left_out, *images)
         decoders = {name: tfds.decode.SkipDecoding() for name in source._left_out}
@@ -141,21 +141,21 @@ class RecordSource:
         return source
 
     def prepared_caches(self, keys: Mapping[str, str]) -> tuple[str, ...]:
-        """The kinds of caches that `with_caches` would find; `keys` as there."""
+        """The kinds of available caches; `keys` as in `with_caches`."""
         return prepared_kinds(self.folder, keys)
 
     def with_caches(self, keys: Mapping[str, str]) -> "RecordSource":
-        """The same records with what was computed beforehand of each.
+        """The same records with cached outputs of networks.
 
-        With latents, a record has no `image` but `latents` bf16[2, h, w, 2c]: of the picture and of
-        its mirror image, mean and standard deviation side by side in channels. With text, it has
-        `text_states`, to be asked for those of a caption, bf16[T, D].
+        Latents replace `image` by `latents` bf16[2, h, w, 2c]: mean and standard deviation (in
+        channels) of the image and of its mirror image. Text adds `text_states`, which maps a
+        caption to bf16[T, D].
 
         Args:
           keys: the networks' fingerprints by the kind of cache, "latents" or "text".
 
         Raises:
-          UserError: there is no such cache.
+          UserError: a cache is missing or unreadable.
         """
         if not keys:
             return self
@@ -169,8 +169,8 @@ class RecordSource:
         return source
 
     @contextlib.contextmanager
-    def _told(self, indices: range) -> Iterator[None]:
-        """Says in a sentence from which file, or which of several, records cannot be read."""
+    def _naming_files(self, indices: range) -> Iterator[None]:
+        """Turns errors of reading into a `UserError` that names the files of these records."""
         try:
             yield
         except MemoryError:
@@ -178,20 +178,20 @@ class RecordSource:
         except Exception as error:  # TFDS and ArrayRecord raise many kinds
             files = [
                 os.fspath(self.folder / name)
-                for those, name in _files(self._records)
-                if those.start <= indices[-1] and indices[0] < those.stop
+                for in_file, name in _files(self._records)
+                if in_file.start <= indices[-1] and indices[0] < in_file.stop
             ]
-            if not files:  # an index beyond the last record: no file is at fault
+            if not files:  # the index is out of range
                 raise
             raise UserError(
                 f"A record of {self._split} cannot be read from {' or '.join(files)}, which is "
-                f"gone or damaged ({error}); bring it back, or delete the folder and run: "
+                f"missing or damaged ({error}); restore it, or delete the folder and run: "
                 f"{self._command}"
             ) from error
 
 
 def _files(records: Any) -> list[tuple[range, str]]:
-    """The records that each file of TFDS's data source holds, and its name."""
+    """The range of records in each file of TFDS's data source, and the file's name."""
     files = records.dataset_info.splits[records.split].file_instructions
     ends = list(itertools.accumulate(file.take for file in files))
     return [
@@ -200,8 +200,8 @@ def _files(records: Any) -> list[tuple[range, str]]:
     ]
 
 
-def _readable(record: dict[str, Any]) -> dict[str, Any]:
-    """What TFDS read, with texts as `str` and maps of labels without their one channel."""
+def _converted(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of TFDS with texts as `str` and label maps without a channel axis."""
     for name in record:
         if name == "captions":
             record[name] = [caption.decode() for caption in record[name]]
@@ -213,10 +213,10 @@ def _readable(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """What a folder of records says of itself.
+    """The metadata of a folder of records.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: they cannot be read.
     """
     try:
         return json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
@@ -228,7 +228,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _kind_of(metadata: Mapping[str, Any]) -> str | None:
-    """The name in `REGION_KINDS` of the regions that a folder has; None for those of other code."""
+    """The name in `REGION_KINDS` of a folder's regions; None if unknown."""
     for name, config in REGION_KINDS.items():
         if metadata.get("regions") == dataclasses.asdict(config):
             return name
@@ -238,20 +238,20 @@ def _kind_of(metadata: Mapping[str, Any]) -> str | None:
 def _checked_metadata(
     folder: Path, dataset: str, image_size: int, graph: GraphConfig, command: str
 ) -> dict[str, Any]:
-    """The folder's metadata, once they are known to be what today's code would write."""
+    """The folder's metadata, which must match those that this code writes."""
     if not folder.is_dir():
         others = sorted(other.name for other in folder.parent.glob("[0-9]*"))
         if others:
             raise UserError(
-                f"{folder.parent} holds data of version {', '.join(others)} and this code reads "
+                f"{folder.parent} contains data of version {', '.join(others)} and this code reads "
                 f"{folder.name}; run: {command}"
             )
         name = folder.parent.name.removesuffix(suffix_of(graph))
         siblings = sorted(path.parent.name for path in folder.parents[1].glob(f"*/{folder.name}"))
         if others := [other for other in siblings if f"{other}_".startswith(f"{name}_")]:
             raise UserError(
-                f"There is no data in {folder}, but with another graph in {', '.join(others)}; "
-                f"choose that graph, or run: {command}"
+                f"There is no data in {folder}, but {', '.join(others)} has data with another "
+                f"graph; choose that graph, or run: {command}"
             )
         raise UserError(f"There is no data in {folder}; run: {command}")
     found = read_metadata(folder)
@@ -260,6 +260,6 @@ def _checked_metadata(
         if found.get(field) != expected:
             raise UserError(
                 f"The data in {folder} were prepared with {field} = {found.get(field)} and this "
-                f"code wants {expected}; delete the folder and run: {command}"
+                f"code needs {expected}; delete the folder and run: {command}"
             )
     return found

@@ -1,4 +1,4 @@
-"""From a record to an example: random choices of every reading, and the model's shapes."""
+"""From a record to an example: random flips and captions, and the model's shapes."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,7 @@ from ragaf_jax.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class RandomFlip(grain.RandomMapTransform):
-    """Mirrors every second record left to right, of data sets whose captions can be swapped."""
+    """Mirrors records of datasets with `Dataset.mirrors` with probability 1/2."""
 
     def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         return mirror_record(record) if record["mirrors"] and rng.random() < 0.5 else record
@@ -25,13 +25,13 @@ class RandomFlip(grain.RandomMapTransform):
 
 @dataclasses.dataclass(frozen=True)
 class ToExample(grain.RandomMapTransform):
-    """A record as the model takes it, with one of its captions.
+    """Turns a record into a model input with one of its captions.
 
     Attributes:
-      tokenizer: makes the tokens.
-      text_length: T, tokens of a caption with its frame.
-      max_regions: R, nodes of the padded graph, of which at least one is padding.
-      max_edges: E, edges of the padded graph; those of the least importance go if there are more.
+      tokenizer: encodes captions.
+      text_length: T, tokens per caption with start and end.
+      max_regions: R, nodes of the padded graph, including at least one padding node.
+      max_edges: E, edges of the padded graph; `trim_edges` removes excess ones.
     """
 
     tokenizer: Tokenizer

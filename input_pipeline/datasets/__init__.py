@@ -1,1 +1,1 @@
-"""The data sets, which `input_pipeline.prepare` writes."""
+"""The datasets and their builders."""

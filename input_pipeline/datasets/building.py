@@ -1,7 +1,7 @@
-"""The common part of all builders: tasks become records, in processes or by Beam.
+"""The common part of all builders, which turns tasks into records, in processes or by Beam.
 
-A data set says which tasks there are, by split, and how a task becomes records. A task that cannot
-(a broken image) is left out, listed in `rejected.jsonl`, and too many of them stop the build.
+A dataset defines the tasks of each split and the function that makes a task's records. Unusable
+tasks, such as broken images, are listed in `rejected.jsonl`; too many of them stop the build.
 """
 
 import dataclasses
@@ -11,17 +11,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from jaxtyping import UInt8
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 from tqdm import tqdm
 
 from input_pipeline import record_format
+from input_pipeline.datasets import registry
 from input_pipeline.datasets.scanning.items import Rejected
 from input_pipeline.datasets.scanning.sources import Source, write_sources
 from input_pipeline.mirror import swap_sides
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
+from ragaf_jax.graph.prepare import SketchRegions, sketch_regions
+from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -32,17 +37,17 @@ Make = Callable[[Any], list[Record] | Rejected]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a data set is made with.
+    """How a dataset is prepared.
 
     Attributes:
       size: side of the images, px.
-      recolorings: records of a drawing; of openmoji/recolor only.
-      limit: drawings or photos of each split, in a shuffled order that never changes; 0 takes all.
-      root: the folder of the pictures as downloaded; of datasets that are scanned only.
-      sketch: how pictures become sketches, one of `sketch.METHODS`.
-      transform: Sketchy's alignment; None for the first that is there.
-      regions: what the regions of a sketch are, a name in `REGION_KINDS`.
-      graph: which of them are connected.
+      recolorings: records per drawing; only for openmoji/recolor.
+      limit: drawings or photos per split, in a fixed shuffled order; 0 for all.
+      root: the folder of the images as downloaded; only for scanned datasets.
+      sketch: the method that makes sketches from images, one of `sketch.METHODS`.
+      transform: Sketchy's alignment; None for the first one found.
+      regions: the kind of regions, a name in `REGION_KINDS`.
+      graph: which regions are connected.
     """
 
     size: int
@@ -54,33 +59,36 @@ class Options:
     regions: str = "strokes"
     graph: GraphConfig = DEFAULT_GRAPH
 
+    def sketch_regions(self, page: UInt8[np.ndarray, "h w"]) -> SketchRegions:
+        """A page's sketch, regions and graph with all edges, which readers trim to their limit."""
+        regions = REGION_KINDS[self.regions]
+        return sketch_regions(page, self.size, regions, self.graph, regions.max_regions**2)
+
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Preparation(tfds.core.BuilderConfig):
-    """One folder of records."""
+    """The configuration of one folder of records."""
 
     dataset: str
     options: Options
 
     @classmethod
     def of(cls, dataset: str, options: Options) -> "Preparation":
-        """The one of these options, under the name of its folder."""
-        parts = options.size, options.recolorings, options.graph
-        return cls(
-            name=record_format.config_name(dataset, *parts), dataset=dataset, options=options
-        )
+        """A configuration with the name of its folder."""
+        name = record_format.config_name(dataset, options.size, options.recolorings, options.graph)
+        return cls(name=name, dataset=dataset, options=options)
 
 
 class Work(NamedTuple):
-    """What a data set is made of.
+    """The tasks of a dataset.
 
     Attributes:
-      make: a function of a module, so that it can be sent to other processes.
+      make: makes a task's records; a module-level function, because other processes call it.
       tasks: of every split in `SPLITS`; picklable.
-      rejected: what was found to be of no use before anything was read.
-      left_out: how many more examples there are, of which only a few are asked for.
-      source: a hash of what was found on disk; "" where it is always the same.
-      sources: what each example is made of; none where that is always the same.
+      rejected: files that the scan found unusable.
+      left_out: the number of further examples, which `limit` leaves out.
+      source: a hash of the files on disk; "" for datasets from packages.
+      sources: the files of each example; empty for datasets from packages.
     """
 
     make: Make
@@ -92,39 +100,39 @@ class Work(NamedTuple):
 
 
 class Rejections:
-    """What is left out, and whether it is too much.
+    """The rejected examples, whose share is limited.
 
     Attributes:
-      list: so far.
+      list: all so far.
     """
 
     def __init__(self, total: int, most: float, report: Path):
-        """Counts from zero.
+        """Starts with an empty list.
 
         Args:
-          total: of all that there is to prepare.
-          most: the share of it that may be rejected.
-          report: the file that gets the list if it is more.
+          total: the number of examples to prepare.
+          most: the share of them that may be rejected.
+          report: the file that lists them if there are more.
         """
         self.list: list[Rejected] = []
         self._total, self._most, self._report = total, most, Path(report)
 
     def add(self, rejected: Iterable[Rejected]) -> None:
-        """Adds to the list.
+        """Extends the list.
 
         Raises:
-          UserError: it has become too long.
+          UserError: it is too long.
         """
         self.list += rejected
         if len(self.list) <= self._most * self._total:
             return
         raise UserError(
-            f"{len(self.list)} of {self._total} examples cannot be used{self.reported()}: mend or "
-            f"delete them, or allow a larger share than {self._most:g} with --max_rejected."
+            f"{len(self.list)} of {self._total} examples cannot be used{self.reported()}: repair "
+            f"or delete them, or allow a larger share than {self._most:g} with --max_rejected."
         )
 
     def reported(self) -> str:
-        """Writes the report, if there is anything in it; gives what to say of it."""
+        """Writes the report unless the list is empty; returns a phrase for errors."""
         if not self.list:
             return ""
         self._report.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +141,7 @@ class Rejections:
         return f" (the first: {first}; all so far: {self._report})"
 
     def write(self, path: Path) -> None:
-        """A line of JSON each, in ASCII: names of files need not be UTF-8."""
+        """Writes one line of ASCII JSON per example, because file names need not be UTF-8."""
         path.write_text("".join(json.dumps(x._asdict()) + "\n" for x in sorted(self.list)))
 
 
@@ -141,28 +149,52 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     """Writes the records of `work`.
 
     Attributes:
-      map: applies `Work.make` to every task, in their order; `processes.mapping` spreads it out.
-      beam: leaves it to a Beam pipeline instead.
-      max_rejected: the share of all examples that may be left out.
+      map: applies `Work.make` to the tasks in order; `processes.mapping` makes parallel ones.
+      beam: whether a Beam pipeline does this instead.
+      max_rejected: the share of all examples that may be rejected.
     """
 
     VERSION = tfds.core.Version(record_format.FORMAT_VERSION)
     map: Callable[[Make, Iterable[Any]], Iterator[list[Record] | Rejected]] = staticmethod(map)
     beam = False
     max_rejected = 0.01
-    # Nothing is downloaded. TFDS's own look-up needs `importlib_resources`, which TFDS 4.9.10 does
-    # not install on today's Pythons.
+    # Nothing is downloaded. TFDS's default needs `importlib_resources`, which TFDS 4.9.10 does not
+    # install on current Pythons.
     url_infos = None
 
     @property
     def report(self) -> Path:
-        """The file that lists what is rejected where that ends the build."""
-        # `data_path` is TFDS's incomplete folder, which goes when the build fails.
+        """The file that lists rejected examples if the build fails."""
+        # `data_path` is TFDS's incomplete folder, which TFDS deletes when the build fails.
         return Path(self.data_path).parent / record_format.REJECTED_FILE
 
     def work(self) -> Work:
-        """All there is to do."""
+        """The tasks of the dataset."""
         raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Further metadata of the folder."""
+        return {}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        dataset, options = self.builder_config.dataset, self.builder_config.options
+        entry = registry.find(dataset)
+        metadata = record_format.metadata(
+            dataset,
+            options.size,
+            options.regions,
+            options.graph,
+            **self.facts(),
+            limit=options.limit,
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"Images, sketches, region graphs and captions of {dataset}.",
+            homepage=entry.homepage,
+            license=entry.license,
+            features=record_format.features(options.size),
+            metadata=tfds.core.MetadataDict(metadata),
+        )
 
     def _split_generators(self, dl_manager) -> dict[str, Any]:
         del dl_manager  # nothing is downloaded
@@ -176,9 +208,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         self._rejections.add(work.rejected)
         for split, tasks in work.tasks.items():
             if not tasks:
-                self._nothing_left(split)
+                self._refuse_empty(split)
         if self.beam:
-            # Takes seconds to import, and is not installed with the rest.
+            # An optional dependency that takes seconds to import.
             from input_pipeline.preparation import beam
 
             self._beam_folder = Path(self.data_path) / "beam"
@@ -205,17 +237,17 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
                 bar.set_postfix(records=count, refresh=False)
                 bar.update()
         if not count:
-            self._nothing_left(split)
+            self._refuse_empty(split)
 
-    def _nothing_left(self, split: str) -> NoReturn:
+    def _refuse_empty(self, split: str) -> NoReturn:
         raise UserError(
-            f"Nothing is left for the split {split!r}{self._rejections.reported()}: mend or add "
-            "examples."
+            f"The split {split!r} has no usable example{self._rejections.reported()}: repair or "
+            "add examples."
         )
 
     def _download_and_prepare(self, *args, **kwargs) -> None:
         super()._download_and_prepare(*args, **kwargs)
-        # Here, too, `data_path` is the incomplete folder: all of it appears at once or not.
+        # `data_path` is still the incomplete folder, which TFDS renames when all files are in it.
         if self.beam:
             from input_pipeline.preparation import beam
 
@@ -228,7 +260,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         (self.data_path / record_format.TOKENIZER_FILE).write_text(tokenizer.to_json())
 
     def _training_captions(self) -> Iterator[str]:
-        """Read back, because the records may have been made on other machines; and mirrored."""
+        """Captions of the written records, because Beam may make them elsewhere; and mirrored."""
         specification = self.info.features.get_serialized_info()
         parser = ExampleParserNp({"captions": specification["captions"]})
         files = sorted(os.fspath(path) for path in self.data_path.glob("*-train.array_record*"))

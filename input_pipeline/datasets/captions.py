@@ -1,11 +1,11 @@
-"""Captions as single lines."""
+"""Normalises captions."""
 
 
 def clean(text: object) -> str:
-    """A caption with runs of spaces and line breaks as one space; "" where nothing is said.
+    """A caption with each run of white space as one space; may be empty.
 
     Raises:
-      ValueError: it cannot be a caption; the message says why and continues "its caption".
+      ValueError: it cannot be a caption; the message continues "its caption".
     """
     if not isinstance(text, str):
         raise ValueError(f"is of type {type(text).__name__}, not text")
@@ -14,6 +14,6 @@ def clean(text: object) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Bytes that are no UTF-8 are read as lone surrogates, and JSON can spell such, too.
+        # `surrogateescape` reads invalid bytes as lone surrogates; JSON can contain these too.
         raise ValueError("is not UTF-8") from None
     return " ".join(text.split())

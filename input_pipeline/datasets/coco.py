@@ -3,8 +3,8 @@
     annotations/captions_train2017.json  annotations/captions_val2017.json
     train2017/<12 digits>.jpg            val2017/<12 digits>.jpg
 
-Its own test split has no captions: `val2017` is the test split here, and validation is a part of
-`train2017`.
+COCO's test split has no captions. Therefore `val2017` is the test split, and validation is a part
+of `train2017`.
 """
 
 import json
@@ -15,26 +15,26 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from input_pipeline.datasets import captions
+from input_pipeline.datasets.scanning.dataset_files import data_root, printable, read_folder
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.scanning.listing import data_root, printable, read_folder
 from input_pipeline.datasets.scanning.splits import split_groups
 from ragaf_jax.errors import UserError
 
 
 def scan(root: Path) -> Scan:
-    """Finds every photo that has captions.
+    """Finds every photo with captions.
 
     Args:
       root: the folder with `train2017/`, `val2017/` and `annotations/`.
 
     Returns:
-      One item a photo, without a sketch: its key and its group are its id in 12 digits.
+      One item per photo, without a sketch. Its key and group are the photo's id in 12 digits.
 
     Raises:
-      UserError: a folder or an annotation file is missing or broken, or there is too little of it.
+      UserError: a folder or an annotation file is missing or broken, or too few photos are usable.
     """
     root = data_root(root)
-    # `val2017` first: a photo that is in both must not be trained on.
+    # `val2017` first, because photos that are in both must not be trained on.
     read: set[str] = set()
     tested, rejected = _photos(root, "val2017", elsewhere=(), read=read)
     if not tested:
@@ -63,18 +63,18 @@ def scan(root: Path) -> Scan:
 
 class _Photo(NamedTuple):
     path: Path
-    captions: dict[str, None]  # a set that keeps its order
+    captions: dict[str, None]  # an ordered set
 
 
 def _photos(
     root: Path, folder: str, elsewhere: Collection[str], read: set[str]
 ) -> tuple[dict[str, _Photo], list[Rejected]]:
-    """The photos of one folder that have captions, by their keys.
+    """The photos of one folder that have captions, by key.
 
-    `read` has the files that are taken already, by their paths without links, and gets more.
+    `read` contains the resolved paths of all files used so far and is extended.
     """
-    directory, listing = root / folder, read_folder(root, folder)
-    rejected = list(listing.rejected)
+    directory, contents = root / folder, read_folder(root, folder)
+    rejected = list(contents.rejected)
     table = f"annotations/captions_{folder}.json"
     images, annotations = _load(root, table)
     photos: dict[int, _Photo] = {}
@@ -90,24 +90,26 @@ def _photos(
             rejected.append(Rejected(table, f"lists the image {number} twice"))
             continue
         listed.add(number)
-        if _leaves(name):
-            rejected.append(Rejected(file, f"is no name of a file in {folder}"))
+        if name in ("", ".", "..") or any(char in name for char in "/\\\0"):
+            rejected.append(Rejected(file, f"is not the name of a file in {folder}"))
         elif _key(number) in elsewhere:
-            rejected.append(Rejected(file, "is in val2017, too"))
-        elif name in listing.files and name not in names and listing.files[name] in read:
-            rejected.append(Rejected(file, f"is a link to {listing.files[name]}, read already"))
-        elif name in listing.files and name not in names:
-            read.add(listing.files[name])
+            rejected.append(Rejected(file, "is also in val2017"))
+        elif name in contents.files and name not in names and contents.files[name] in read:
+            rejected.append(
+                Rejected(file, f"is a link to {contents.files[name]}, which is already used")
+            )
+        elif name in contents.files and name not in names:
+            read.add(contents.files[name])
             photos[number] = _Photo(directory / name, {})
-        elif name in listing.files:
+        elif name in contents.files:
             rejected.append(Rejected(file, f"is listed again as image {number}"))
         elif name not in names:
-            rejected.append(Rejected(file, f"is listed in {table} and missing"))
+            rejected.append(Rejected(file, f"is listed in {table} but missing"))
         names.add(name)
 
     for index, annotation in enumerate(tqdm(annotations, desc=folder, unit=" captions", delay=1)):
         match annotation:
-            case {"image_id": int(number), "caption": said}:
+            case {"image_id": int(number), "caption": text}:
                 pass
             case _:
                 reason = f"has no image_id and caption in its annotation {index}"
@@ -119,7 +121,7 @@ def _photos(
         if number not in photos:
             continue
         try:
-            if caption := captions.clean(said):
+            if caption := captions.clean(text):
                 photos[number].captions[caption] = None
         except ValueError as error:
             reason = f"has a caption of the image {number} that {error}"
@@ -135,12 +137,8 @@ def _key(number: int) -> str:
     return f"{number:012d}"
 
 
-def _leaves(name: str) -> bool:
-    return name in ("", ".", "..") or any(char in name for char in "/\\\0")
-
-
 def _load(root: Path, table: str) -> tuple[list[Any], list[Any]]:
-    """Images and annotations of one file."""
+    """The images and annotations of one file."""
     path = root / table
     if path.name not in read_folder(root, "annotations").files:
         raise UserError(

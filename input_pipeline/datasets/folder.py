@@ -1,13 +1,13 @@
 """A folder of images with captions, in the common layouts of trainers.
 
-    10_cat name/a.jpg  10_cat name/a.txt               kohya: a text file (or .caption) beside each
+    10_cat name/a.jpg  10_cat name/a.txt               kohya: a text file (or .caption) per image
     a.jpg  metadata.jsonl (or metadata.csv)            diffusers, Hugging Face's imagefolder
     image/a.jpg  captions.csv                          the same columns: file_name and text
-    train/ …  validation/ …  test/ …                   each in one of these layouts: the splits
+    train/ …  validation/ …  test/ …                   splits, each in one of these layouts
     sketch/a.png                                       optional, or a column conditioning_image
 
-The columns of captions may be called text, caption or prompt; several rows of a picture, or a list
-in one of them, are several captions.
+The column of captions is text, caption or prompt. An image can have several captions: in several
+rows, or as a list in one row.
 """
 
 import posixpath
@@ -15,19 +15,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.scanning.listing import (
+from input_pipeline.datasets.scanning.annotations import IMAGE_FOLDERS, SKETCH_FOLDERS, Annotations
+from input_pipeline.datasets.scanning.caption_tables import TABLES
+from input_pipeline.datasets.scanning.dataset_files import (
     composed,
     data_root,
-    is_picture,
+    is_image,
     join,
     printable,
     stem,
     walk,
 )
-from input_pipeline.datasets.scanning.notes import IMAGE_FOLDERS, SKETCH_FOLDERS, Notes
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
 from input_pipeline.datasets.scanning.splits import split_groups
-from input_pipeline.datasets.scanning.tables import TABLES
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import OTHER_SUFFIXES, unreadable
 
@@ -42,38 +42,38 @@ _SPLIT_FOLDERS = {
 
 
 def scan(root: Path) -> Scan:
-    """Finds every picture that has a caption, and its sketch where there are sketches.
+    """Finds every image with a caption, and its sketch if there are sketches.
 
     Args:
       root: a folder in one of the layouts above.
 
     Returns:
-      One item a picture: its key is its path below the folder of the pictures, without the
-      extension and below "train/" and its like where there are such; its group is its key, or that
-      of the file that it is a link to.
+      One item per image. Its key is its path below the folder of images, without the extension,
+      preceded by the folder of its split if there is one. Its group is its key, or that of the
+      file that it links to.
 
     Raises:
-      UserError: there are no pictures or no captions, too few of them, or splits beside others.
+      UserError: there are no images or captions, too few of them, or images beside the splits.
     """
     root = data_root(root)
     files, rejected = walk(root)
     rejected += _in_other_formats(files)
-    if not any(map(is_picture, files)):
+    if not any(map(is_image, files)):
         raise UserError(
-            f"There are no pictures in {root}{first_problem(rejected)}; name the folder that holds "
+            f"There are no images in {root}{first_problem(rejected)}; name the folder that holds "
             "them."
         )
     parts = _parts(root, files)
-    notes = Notes(files, rejected)
+    annotations = Annotations(files, rejected)
     for path in sorted(files):
         if posixpath.basename(path) in TABLES:
-            notes.read_table(root, path)
-    notes.read_sidecars(root)
-    if not notes.captions:
-        named = map(notes.caption_in_other_case, sorted(filter(is_picture, files)))
-        hint = next(filter(None, named), "") or _unread_table(files)
+            annotations.read_table(root, path)
+    annotations.read_sidecars(root)
+    if not annotations.captions:
+        hints = map(annotations.caption_in_other_case, sorted(filter(is_image, files)))
+        hint = next(filter(None, hints), "") or _unread_table(files)
         raise UserError(
-            f"No picture in {root} has a caption{first_problem(rejected)}{hint}; "
+            f"No image in {root} has a caption{first_problem(rejected)}{hint}; "
             "put a text file beside each (a.jpg and a.txt), or a metadata.jsonl or metadata.csv "
             "with file_name and text beside them, or a captions.csv with file_name and caption "
             "above image/."
@@ -81,19 +81,19 @@ def scan(root: Path) -> Scan:
 
     items: list[Item] = []
     split_of: dict[str, str] = {}
-    # What is held out is not trained on, even if a link says so.
+    # Held-out splits come first, so that links from "train" to their images are rejected.
     for part in sorted(parts, key=lambda part: (part.split == "train", part.base)):
-        for item in _items(root, part, parts, files, notes):
+        for item in _items(root, part, parts, files, annotations):
             if split_of.setdefault(item.group, item.split) == item.split:
                 items.append(item)
             else:
                 file = item.image.relative_to(root).as_posix()
-                rejected.append(Rejected(file, f"is in the {split_of[item.group]} split, too"))
+                rejected.append(Rejected(file, f"is also in the {split_of[item.group]} split"))
     given = {part.split for part in parts}
     for split in sorted(given - set(split_of.values())):
         raise UserError(
-            f"No picture of the {split} split in {root} can be used{first_problem(rejected)}; "
-            "mend it."
+            f"No image of the {split} split in {root} can be used{first_problem(rejected)}; "
+            "repair the split."
         )
     trained = {group for group, split in split_of.items() if split == "train"}
     missing = tuple(split for split in ("validation", "test") if split not in given)
@@ -103,27 +103,27 @@ def scan(root: Path) -> Scan:
 
 
 def _in_other_formats(files: Iterable[str]) -> list[Rejected]:
-    """Images that cannot be read."""
+    """Images in formats that cannot be read."""
     others = (path for path in files if path.lower().endswith(tuple(OTHER_SUFFIXES)))
     return [Rejected(path, unreadable(path) or "") for path in others]
 
 
 def _unread_table(files: Iterable[str]) -> str:
-    """That a table of another name or format is not read, as a part of a sentence."""
+    """A phrase that names a table of another name or format; "" if there is none."""
     ends = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
     names = (path for path in sorted(files) if path.lower().endswith(ends))
     other = next((path for path in names if posixpath.basename(path) not in TABLES), None)
-    return f", and {printable(other)} is not a table that is read" if other else ""
+    return f", and the table {printable(other)} is not supported" if other else ""
 
 
 class _Part(NamedTuple):
-    """The whole data set, or one of its splits.
+    """The whole dataset, or one of its splits.
 
     Attributes:
       base: "" or the split's folder.
-      split: the split; "train" until it is cut.
-      images: the folder of the pictures.
-      sketches: that of the sketches, None if there is none.
+      split: the split; "train" for the whole dataset.
+      images: the folder of images.
+      sketches: the folder of sketches, None if there is none.
     """
 
     base: str
@@ -132,26 +132,26 @@ class _Part(NamedTuple):
     sketches: str | None
 
     def key(self, path: str) -> str:
-        """The key of a picture."""
+        """The key of an image."""
         below = self.images if path.startswith(join(self.images, "")) else self.base
         return join(self.base, stem(path).removeprefix(join(below, "")))
 
 
 def _parts(root: Path, files: Iterable[str]) -> list[_Part]:
-    folders: set[str] = {""}  # all that have a picture in or below them
-    for path in filter(is_picture, files):
+    folders: set[str] = {""}  # all folders with an image in or below them
+    for path in filter(is_image, files):
         while (path := posixpath.dirname(path)) not in folders:
             folders.add(path)
     tops = {folder for folder in folders - {""} if "/" not in folder}
     bases = {base: split for base, split in _SPLIT_FOLDERS.items() if base in tops}
-    loose = sorted(path for path in files if is_picture(path) and "/" not in path)
+    loose = sorted(path for path in files if is_image(path) and "/" not in path)
     others = [*sorted(tops - bases.keys()), *loose]
     if "train" not in bases or (len(bases) == 1 and others):
         bases = {"": "train"}
     elif others:
         raise UserError(
-            f"In {root}, {printable(others[0])} lies beside {' and '.join(bases)}, which are "
-            "splits; move it into one of them."
+            f"In {root}, {printable(others[0])} is beside the splits {' and '.join(bases)}; move "
+            "it into one of them."
         )
 
     def first(base: str, names: Iterable[str]) -> str | None:
@@ -164,41 +164,42 @@ def _parts(root: Path, files: Iterable[str]) -> list[_Part]:
 
 
 def _group(parts: list[_Part], path: str) -> str:
-    """The key of the picture that a link leads to; hidden folders have none."""
+    """The key of the image at the target of a link; targets in hidden folders have no part."""
     part = next((part for part in parts if path.startswith(join(part.base, ""))), None)
     return part.key(path) if part else stem(path)
 
 
 def _items(
-    root: Path, part: _Part, parts: list[_Part], files: dict[str, str], notes: Notes
+    root: Path, part: _Part, parts: list[_Part], files: dict[str, str], annotations: Annotations
 ) -> Iterable[Item]:
-    """The usable pictures of a part; the others are noted down as rejected."""
-    reject, inside = notes.rejected.append, join(part.base, "")
+    """The usable images of a part; the others are added to the rejected files."""
+    reject, inside = annotations.rejected.append, join(part.base, "")
     images, sketch_files = [], []
-    for path in sorted(filter(is_picture, files)):
+    for path in sorted(filter(is_image, files)):
         if part.sketches and path.startswith(f"{part.sketches}/"):
             sketch_files.append(path)
-        elif path in notes.drawn or not path.startswith(inside):
+        elif path in annotations.sketch_files or not path.startswith(inside):
             continue
-        elif path.startswith(join(part.images, "")) or path in notes.captions:
+        elif path.startswith(join(part.images, "")) or path in annotations.captions:
             images.append(path)
-    drawings: dict[str, str] = {}
+    sketch_of_name: dict[str, str] = {}
     for path in sketch_files:
         name = stem(path).removeprefix(f"{part.sketches}/")
-        first = drawings.setdefault(composed(name), path)
+        first = sketch_of_name.setdefault(composed(name), path)
         if first != path:
             reject(Rejected(path, f"has the same name as {first}"))
 
     of_key: dict[str, str] = {}
-    for path in sorted(images, key=lambda path: (path not in notes.captions, path)):
+    for path in sorted(images, key=lambda path: (path not in annotations.captions, path)):
         key = part.key(path)
-        sketch = notes.sketches.get(path) or drawings.get(composed(key.removeprefix(inside)))
+        sketch = annotations.sketches.get(path)
+        sketch = sketch or sketch_of_name.get(composed(key.removeprefix(inside)))
         if of_key.setdefault(key, path) != path:
             reject(Rejected(path, f"has the same name as {of_key[key]}"))
-        elif path not in notes.captions:
-            if path not in notes.blamed:
-                reject(Rejected(path, f"has no caption{notes.caption_in_other_case(path)}"))
-        elif sketch is None and (part.sketches or notes.drawn):
+        elif path not in annotations.captions:
+            if path not in annotations.rejected_images:
+                reject(Rejected(path, f"has no caption{annotations.caption_in_other_case(path)}"))
+        elif sketch is None and (part.sketches or annotations.sketch_files):
             reject(Rejected(path, "has no sketch"))
         else:
             yield Item(
@@ -207,6 +208,6 @@ def _items(
                 split=part.split,
                 image=root / path,
                 sketch=root / sketch if sketch else None,
-                captions=tuple(notes.captions[path]),
+                captions=tuple(annotations.captions[path]),
                 category="",
             )

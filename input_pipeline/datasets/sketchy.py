@@ -4,8 +4,8 @@
     256x256/photo/tx_<12 digits>/<category>/<photo>.jpg
     256x256/sketch/tx_<12 digits>/<category>/<photo>-<k>.png
 
-A photo was drawn by several people: each drawing is an example, and all of a photo's are in one
-split.
+Several people sketched each photo. Each sketch is an example, and all examples of a photo are in
+one split.
 """
 
 import re
@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from input_pipeline.datasets.scanning.dataset_files import data_root, is_image, join, read_folder
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.scanning.listing import data_root, is_picture, join, read_folder
 from input_pipeline.datasets.scanning.splits import split_groups
 from ragaf_jax.errors import UserError
 
-# Its README: which rendering of the photo (the whole of it, or its object's box and 10 % more) each
-# rendering of the sketches lies on. The first one that is there is taken.
+# From its README: the rendering of the photos (whole, or the object's box plus 10 %) to which each
+# rendering of the sketches is aligned. The default is the first one found.
 PHOTO_OF = {
     "tx_000000000000": "tx_000000000000",
     "tx_000100000000": "tx_000100000000",
@@ -35,30 +35,30 @@ TEMPLATES = ("A photo of {}", "A photograph of {}", "A picture of {}", "An image
 _SKETCH = re.compile(r"(?P<name>(?P<photo>.+)-\d+)\.png")
 # A line of a list: "cat/n02121620_8-1.png", with or without the category and the extension.
 _LISTED = re.compile(r"(?:.*[/\\])?(?P<name>.+?)(?:\.(?:jpg|png|svg))?", re.IGNORECASE)
-# Categories of which one does not say "a".
+# Categories without the article "a".
 _NO_ARTICLE = frozenset({"armor", "bread", "eyeglasses", "scissors"})
 # "An apple" and "an hourglass", but "a unicycle" and "a ewe".
-_SAID_WITH_AN = re.compile(r"hour|heir|(?!uni|use|ukulele|utensil|eu|ewe|one\b)[aeiou]")
+_TAKES_AN = re.compile(r"hour|heir|(?!uni|use|ukulele|utensil|eu|ewe|one\b)[aeiou]")
 
 
 def scan(root: Path, transform: str | None = None) -> Scan:
     """Finds every sketch with its photo.
 
     Args:
-      root: the folder with `256x256/`, that folder itself, or any with `sketch/` and `photo/`.
-      transform: the rendering of the sketches, one of `PHOTO_OF`; by default the first there is.
+      root: the folder with `256x256/`, that folder itself, or one with `sketch/` and `photo/`.
+      transform: the rendering of the sketches, one of `PHOTO_OF`; by default the first one found.
 
     Returns:
-      One item a sketch: its key is "<category>/<photo>-<k>", its group the photo's name. Photos in
-      `testset.txt` are the test split, without it the hash of the photo's name decides. Sketches
-      in an `invalid-*.txt` are left out; a photo without sketches is not used.
+      One item per sketch. Its key is "<category>/<photo>-<k>", its group the photo's name. Photos
+      in `testset.txt` are the test split; without that list, hashes of the photos' names define
+      it. Sketches in an `invalid-*.txt` and photos without sketches are not used.
 
     Raises:
-      UserError: there is no such data set, or too little of it.
+      UserError: the root is not this dataset, or it has too few usable sketches.
     """
     root = data_root(root)
     if root.name == "256x256":
-        root = root.parent  # where `info/` may be
+        root = root.parent  # `info/` may be there
     base = "256x256" if (root / "256x256").is_dir() else ""
     tested, invalid = _official_lists(root, base)
     pairs, rejected = _pairs(root, *_renderings(root, base, transform))
@@ -83,10 +83,10 @@ def scan(root: Path, transform: str | None = None) -> Scan:
 
 
 def captions_of(category: str) -> tuple[str, ...]:
-    """What is said of each photo of a category, for example "A photo of an alarm clock"."""
+    """The captions of a category's photos, for example "A photo of an alarm clock"."""
     noun = category.replace("_", " ")
     if noun not in _NO_ARTICLE:
-        noun = f"an {noun}" if _SAID_WITH_AN.match(noun) else f"a {noun}"
+        noun = f"an {noun}" if _TAKES_AN.match(noun) else f"a {noun}"
     return tuple(template.format(noun) for template in TEMPLATES)
 
 
@@ -105,17 +105,17 @@ def _renderings(root: Path, base: str, transform: str | None) -> tuple[str, str]
             f"The folder {root} holds neither 256x256/ nor sketch/ and photo/; name the one in "
             "which Sketchy's rendered_256x256.7z was unpacked."
         )
-    there = {half: read_folder(root, folder).folders for half, folder in halves.items()}
-    whole = [
+    found = {half: read_folder(root, folder).folders for half, folder in halves.items()}
+    complete = [
         sketch
         for sketch, photo in PHOTO_OF.items()
-        if sketch in there["sketch"] and photo in there["photo"]
+        if sketch in found["sketch"] and photo in found["photo"]
     ]
-    chosen = transform or next(iter(whole), None)
-    if chosen not in whole:
+    chosen = transform or next(iter(complete), None)
+    if chosen not in complete:
         raise UserError(
             f"Sketchy's rendering {chosen or 'tx_…'} is not in {root / base} with both its "
-            f"sketches and its photos; those that are: {', '.join(whole) or 'none'}."
+            f"sketches and its photos; available: {', '.join(complete) or 'none'}."
         )
     return f"{halves['sketch']}/{chosen}", f"{halves['photo']}/{PHOTO_OF[chosen]}"
 
@@ -126,19 +126,19 @@ def _pairs(root: Path, sketches: str, photos: str) -> tuple[list[_Pair], list[Re
     of_sketches, of_photos = read_folder(root, sketches), read_folder(root, photos)
     rejected = of_sketches.rejected + of_photos.rejected
     for category in tqdm(of_sketches.folders, desc="scanning", unit=" categories", delay=1):
-        drawn = read_folder(root, f"{sketches}/{category}")
-        rejected += drawn.rejected
+        category_sketches = read_folder(root, f"{sketches}/{category}")
+        rejected += category_sketches.rejected
         images: dict[str, Path] = {}
         if category in of_photos.folders:
-            taken = read_folder(root, f"{photos}/{category}")
-            rejected += taken.rejected
-            for name, file in taken.files.items():
+            category_photos = read_folder(root, f"{photos}/{category}")
+            rejected += category_photos.rejected
+            for name, file in category_photos.files.items():
                 if photo_of_file.setdefault(file, name) == name:
                     images[name] = root / photos / category / name
-                else:  # one photo under two names would be in two splits
+                else:  # one photo under two names could be in two splits
                     path = f"{photos}/{category}/{name}"
-                    rejected.append(Rejected(path, f"is a link to {file}, read already"))
-        for name in filter(is_picture, drawn.files):
+                    rejected.append(Rejected(path, f"is a link to {file}, which is already used"))
+        for name in filter(is_image, category_sketches.files):
             path = f"{sketches}/{category}/{name}"
             match = _SKETCH.fullmatch(name)
             if match is None:
@@ -152,7 +152,7 @@ def _pairs(root: Path, sketches: str, photos: str) -> tuple[list[_Pair], list[Re
 
 
 def _official_lists(root: Path, base: str) -> tuple[set[str], set[str]]:
-    """The photos held out for tests, and the sketches (or photos) that are not to be used."""
+    """The photos of the test split, and the sketches (or photos) to exclude."""
     tested: set[str] = set()
     invalid: set[str] = set()
     for folder in dict.fromkeys(("info", join(base, "info"))):
@@ -180,5 +180,5 @@ def _splits(photos: set[str], tested: set[str], root: Path, problem: str) -> dic
             f"None of the {len(photos)} photos in {root} is among the {len(tested)} of "
             "info/testset.txt; delete that list to split by the photos' names."
         )
-    untested = "; of the others, testset.txt has all" if photos <= tested else problem
+    untested = ", because testset.txt contains all" if photos <= tested else problem
     return test | split_groups(photos - tested, held=("validation",), problem=untested)

@@ -1,1 +1,1 @@
-"""Writing of records: processes, Beam, TFDS."""
+"""Preparation of records: processes, Beam, TFDS."""

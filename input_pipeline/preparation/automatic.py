@@ -1,4 +1,4 @@
-"""OpenMoji's data are prepared by the run that reads them: their drawings come with a package."""
+"""Prepares OpenMoji's data in the run that reads them, because a package has the drawings."""
 
 import os
 from pathlib import Path
@@ -14,13 +14,13 @@ from ragaf_jax.graph.build import graph_config_of
 
 
 def prepare_openmoji(data: ConfigDict) -> None:
-    """Prepares those OpenMoji data sets of `config.data` that are not in `data.dir` yet.
+    """Prepares the OpenMoji datasets of `config.data` that are missing in `data.dir`.
 
-    Other data sets need a folder of images, so that `records` names the command for them. It shows
-    a progress bar for each split. Processes that train together must not call it.
+    Other datasets need a folder of images; for them, `records` raises an error with the command.
+    Only one of several training processes may call this function.
 
     Raises:
-      UserError: another preparation is at work in `data.dir`, or it cannot be written.
+      UserError: another preparation uses `data.dir`, or `data.dir` is not writable.
     """
     folder, sizes = Path(data.dir), (data.image_size, data.recolorings)
     graph = graph_config_of(data)
@@ -29,15 +29,15 @@ def prepare_openmoji(data: ConfigDict) -> None:
             continue
         if record_format.folder(folder, name, *sizes, graph).exists():
             continue
-        # Here alone: most runs find their data.
-        from input_pipeline.preparation.preparing import Options, Running, prepare
+        # A slow import that most runs do not need.
+        from input_pipeline.preparation.preparing import Execution, Options, prepare
 
         notify(f"There is no {name} of {data.image_size} px in {folder}/ yet; preparing it, once …")
         options = Options(*sizes, regions=data.regions, graph=graph)
         workers = len(os.sched_getaffinity(0))
         verbosity = logging.get_verbosity()
-        logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
+        logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations without registration
         try:
-            prepare(name, folder, options, Running(workers, place="config.data.dir"))
+            prepare(name, folder, options, Execution(workers, place="config.data.dir"))
         finally:
             logging.set_verbosity(verbosity)

@@ -1,7 +1,7 @@
 """Preparation as an Apache Beam pipeline, on several machines.
 
-All that workers share is a file system: the tasks lie in files there, since a pipeline itself may
-hold but some megabytes of them, and what is rejected is written beside them.
+Workers share a file system. Tasks are stored in files there, because the size of a pipeline is
+limited to some megabytes, and rejected examples are written beside them.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from apache_beam.runners import PipelineRunner, create_runner
 from input_pipeline.datasets.scanning.items import Rejected
 from ragaf_jax.errors import UserError
 
-_PARCEL = 256  # tasks of a file
+_TASKS_PER_FILE = 256
 _REJECTED = "rejected"
 
 
@@ -33,9 +33,9 @@ class MakeRecords(beam.PTransform):
         folder.mkdir(parents=True)
         self._make, self._folder = make, folder
         self._files = []
-        for begin in range(0, len(tasks), _PARCEL):
+        for begin in range(0, len(tasks), _TASKS_PER_FILE):
             file = folder / f"tasks-{begin:09d}.pkl"
-            file.write_bytes(pickle.dumps(tasks[begin : begin + _PARCEL]))
+            file.write_bytes(pickle.dumps(tasks[begin : begin + _TASKS_PER_FILE]))
             self._files.append(str(file))
 
     def expand(self, pipeline):
@@ -55,7 +55,7 @@ class MakeRecords(beam.PTransform):
 
 
 def take_rejected(folder: Path) -> list[Rejected]:
-    """What the pipelines of all splits rejected, sorted; removes their files."""
+    """The rejected examples of all splits, sorted; deletes the pipelines' files."""
     lines = {
         line
         for path in folder.glob(f"*/{_REJECTED}*")
@@ -66,10 +66,10 @@ def take_rejected(folder: Path) -> list[Rejected]:
 
 
 def runner(name: str) -> PipelineRunner:
-    """One of Beam's runners.
+    """The Beam runner of this name.
 
     Raises:
-      UserError: it has none of this name.
+      UserError: Beam has no such runner.
     """
     try:
         return create_runner(name)
@@ -78,24 +78,26 @@ def runner(name: str) -> PipelineRunner:
 
 
 def options(text: str) -> PipelineOptions:
-    """Beam's own flags without their dashes, separated by commas: "direct_num_workers=2,…".
+    """Beam's flags, given without dashes and separated by commas: "direct_num_workers=2,…".
 
     Raises:
-      UserError: there is a flag that Beam does not know.
+      UserError: Beam has no such flag, or its value is invalid.
     """
     flags = [f"--{flag.strip()}" for flag in text.split(",") if flag.strip()]
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             result = PipelineOptions(["--default_sdk_harness_log_level=ERROR", *flags])
             known = result.get_all_options(retain_unknown_options=False)
-    except SystemExit:  # argparse, of a value that is none
-        reason = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
-        raise UserError(f"--beam_options={text} is of no use to Beam: {reason}.") from None
+    except SystemExit:  # argparse refuses the value
+        reason = stderr.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        raise UserError(f"--beam_options={text} is invalid: {reason}; correct it.") from None
     for flag in flags:
         name = flag[2:].partition("=")[0]
         if name.removeprefix("no_") not in known:
-            raise UserError(f"--beam_options has {name!r}, which is none of Beam's options.")
+            raise UserError(
+                f"--beam_options contains {name!r}, which is not an option of Beam; remove it."
+            )
     return result
 
 

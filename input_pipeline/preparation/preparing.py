@@ -1,4 +1,4 @@
-"""From a data set's name to its records on disk."""
+"""Prepares datasets: from a name to records on disk."""
 
 import contextlib
 import dataclasses
@@ -25,15 +25,15 @@ from ragaf_jax.graph.regions import REGION_KINDS
 
 
 @dataclasses.dataclass(frozen=True)
-class Running:
-    """How the work is done, which changes nothing in what is made.
+class Execution:
+    """How a dataset is prepared, without effect on its records.
 
     Attributes:
-      workers: processes of this machine; 1 is this process.
-      max_rejected: share of the examples that may be left out.
-      beam_runner: the name of a Beam runner, which then does the work instead.
+      workers: processes on this machine; 1 is this process.
+      max_rejected: share of the examples that may be rejected.
+      beam_runner: the name of a Beam runner to use instead of processes.
       beam_options: see `beam.options`.
-      place: the flag or field that names the folder of the data, for errors.
+      place: the flag or field with the folder of the data, for errors.
     """
 
     workers: int = 1
@@ -44,13 +44,13 @@ class Running:
 
 
 def prepare(
-    dataset: str, data_dir: Path, options: Options, running: Running = Running()
+    dataset: str, data_dir: Path, options: Options, execution: Execution = Execution()
 ) -> list[Path]:
-    """Prepares every data set that `dataset` means and that is not there yet; returns folders.
+    """Prepares the missing datasets among those that `dataset` names; returns all their folders.
 
     Raises:
-      UserError: no such data set, its pictures are not there or too many of them are broken,
-        another preparation is at work in `data_dir`, or a folder there was made otherwise.
+      UserError: no such dataset, its images are missing or too many of them are broken, another
+        preparation uses `data_dir`, or a folder there was prepared with other options.
     """
     tfds.disable_progress_bar()
     correct_tfds()
@@ -59,8 +59,8 @@ def prepare(
         variables = [registry.find(name).root_variable for name in names]
         also = f", or name the folders in {' and '.join(variables)}" if all(variables) else ""
         raise UserError(
-            f"--root is {options.root}, and {dataset} means {' and '.join(names)}; prepare each by "
-            f"itself{also}."
+            f"--root is {options.root}, and {dataset} names {' and '.join(names)}; prepare each "
+            f"separately{also}."
         )
     folders = {
         name: record_format.folder(data_dir, name, options.size, options.recolorings, options.graph)
@@ -69,39 +69,37 @@ def prepare(
     missing = [name for name, folder in folders.items() if not folder.exists()]
     for name in set(names) - set(missing):
         _check_same(name, folders[name], options)
-        # Opening what is there already tells whether it is of use to this code.
-        _open(name, data_dir, options)
-    if not missing:  # a finished folder may be one that only others may write to
+        _check_readable(name, data_dir, options)
+    if not missing:  # a complete folder may be read-only
         return list(folders.values())
     builders = {name: _builder(name, data_dir, options) for name in missing}
-    # With Beam, its workers do the work.
-    workers = 1 if running.beam_runner else running.workers
+    workers = 1 if execution.beam_runner else execution.workers
     with (
-        alone_in(data_dir, "preparation", running.place),
+        alone_in(data_dir, "preparation", execution.place),
         mapping(workers, (openmoji.__name__, photos.__name__)) as over_processes,
     ):
         for name, builder in builders.items():
-            if folders[name].exists():  # another preparation was quicker
+            if folders[name].exists():  # another preparation finished first
                 continue
-            builder.map, builder.max_rejected = over_processes, running.max_rejected
-            builder.beam = running.beam_runner is not None
-            _write(name, builder, running)
-            _open(name, data_dir, options)
+            builder.map, builder.max_rejected = over_processes, execution.max_rejected
+            builder.beam = execution.beam_runner is not None
+            _write(name, builder, execution)
+            _check_readable(name, data_dir, options)
     return list(folders.values())
 
 
-def _open(dataset: str, data_dir: Path, options: Options) -> None:
+def _check_readable(dataset: str, data_dir: Path, options: Options) -> None:
     RecordSource(data_dir, dataset, "test", options.size, options.recolorings, graph=options.graph)
 
 
 def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
-    chosen = Preparation.of(dataset, _with_root(dataset, options))
-    make = photos.Photos if registry.find(dataset).scan else openmoji.Openmoji
-    return make(config=chosen, data_dir=os.fspath(data_dir))
+    preparation = Preparation.of(dataset, _with_root(dataset, options))
+    builder = photos.Photos if registry.find(dataset).scan else openmoji.Openmoji
+    return builder(config=preparation, data_dir=os.fspath(data_dir))
 
 
 def _with_root(dataset: str, options: Options) -> Options:
-    """`options` with the folder of the pictures, the one named or that of the variable."""
+    """`options` with a root, which the environment variable names unless `options` does."""
     name, entry, root = registry.builder_name(dataset), registry.find(dataset), options.root
     if not entry.scan:
         return options
@@ -111,18 +109,20 @@ def _with_root(dataset: str, options: Options) -> Options:
     if root is None:
         also = f", or in the variable {variable}" if variable else ""
         raise UserError(
-            f"Where the pictures of {name} lie is not said: give --root=<folder>{also}."
+            f"The folder of the images of {name} is not given: give --root=<folder>{also}."
         )
     root = root.expanduser()
     if not root.is_dir():
-        raise UserError(f"There is no folder {root}, which is to hold the pictures of {name}.")
+        raise UserError(
+            f"The folder {root} for the images of {name} does not exist; name another one."
+        )
     return dataclasses.replace(options, root=root.resolve())
 
 
 def _check_same(dataset: str, folder: Path, options: Options) -> None:
-    """Refuses to take what was prepared otherwise for what is asked for."""
+    """Refuses a folder that was prepared with other options or from other files."""
     found = read_metadata(folder)
-    asked: dict[str, Any] = {"limit": options.limit}
+    expected: dict[str, Any] = {"limit": options.limit}
     if found.get("regions") != dataclasses.asdict(REGION_KINDS[options.regions]):
         raise UserError(
             f"{folder} was prepared with other regions than --regions={options.regions}; delete it "
@@ -130,10 +130,10 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
         )
     entry = registry.find(dataset)
     if entry.scan:
-        asked["sketch"] = options.sketch
+        expected["sketch"] = options.sketch
         if options.transform is not None:
-            asked["transform"] = options.transform
-    for field, value in asked.items():
+            expected["transform"] = options.transform
+    for field, value in expected.items():
         if found.get(field) != value:
             raise UserError(
                 f"{folder} was prepared with --{field}={found.get(field)}, not {value}; delete it "
@@ -142,13 +142,13 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
     if not entry.scan:
         return
     if not (options.root or os.environ.get(entry.root_variable)):
-        notify(f"{folder} is not compared with its pictures, because no --root names them.")
+        notify(f"{folder} is not compared with its images, because no --root names them.")
         return
     options = _with_root(dataset, options)
     differences = _differences(folder, dataset, options, found)
     if differences:
         raise UserError(
-            f"{folder} was prepared from other files than are in {options.root} now "
+            f"{folder} was prepared from other files than {options.root} now contains "
             f"({'; '.join(differences)}); delete it, with any cache in it, and prepare again, or "
             "choose another --data_dir."
         )
@@ -157,15 +157,15 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
 def _differences(
     folder: Path, dataset: str, options: Options, metadata: Mapping[str, Any]
 ) -> list[str]:
-    """How the files of a root differ from those that a folder's records were made of."""
+    """How the files of a root differ from the sources of a folder's records."""
     scan, path = photos.scan_of(dataset, options), folder / record_format.SOURCES_FILE
     if not path.exists():
         notify(
-            f"{folder} has no {path.name}, which older versions did not write: files replaced "
-            "under the same names are not noticed."
+            f"{folder} has no {path.name}, which older versions did not write: files that were "
+            "replaced under the same names are not detected."
         )
         same = photos.hash_of(scan) == metadata.get("source")
-        return [] if same else ["other pictures, captions or splits"]
+        return [] if same else ["other images, captions or splits"]
     try:
         before = read_sources(path)
     except (OSError, ValueError, TypeError) as error:
@@ -175,13 +175,13 @@ def _differences(
     return changes(before, scan.items, options.root)
 
 
-def _write(name: str, builder: Builder, running: Running) -> None:
+def _write(name: str, builder: Builder, execution: Execution) -> None:
     folder = Path(builder.data_dir)
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
         shutil.rmtree(leftover)
-    beam_config = _beam_config(running) if running.beam_runner is not None else {}
+    beam_config = _beam_config(execution) if execution.beam_runner is not None else {}
     print(name)
-    # TFDS prints of downloads, of which there are none, and makes a folder for them.
+    # TFDS reports downloads and creates a folder for them, although there are none.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
         try:
             builder.download_and_prepare(
@@ -194,23 +194,23 @@ def _write(name: str, builder: Builder, running: Running) -> None:
         except Exception as error:
             if "No space left on device" in str(error):
                 raise UserError(
-                    f"There is no space left in {folder.parent}; make room or choose another "
-                    f"{running.place}."
+                    f"No space is left in {folder.parent}; free some or choose another "
+                    f"{execution.place}."
                 ) from error
             if not beam_config:
                 raise
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UserError(
-                f"Beam's {running.beam_runner} ended with {type(error).__name__}: "
-                f"{lines[0][:300] if lines else 'no message'}; see what it has logged above."
+                f"Beam's {execution.beam_runner} failed with {type(error).__name__}: "
+                f"{lines[0][:300] if lines else 'no message'}; see its log above."
             ) from error
 
 
-def _beam_config(running: Running) -> dict[str, Any]:
-    """Of TFDS's download.
+def _beam_config(execution: Execution) -> dict[str, Any]:
+    """Beam's fields of TFDS's download configuration.
 
     Raises:
-      UserError: Beam is not installed, or knows no such runner or option.
+      UserError: Beam is not installed, or has no such runner or option.
     """
     try:
         from input_pipeline.preparation import beam
@@ -219,8 +219,8 @@ def _beam_config(running: Running) -> dict[str, Any]:
             "--beam_runner needs Apache Beam, which is not installed; run: pip install "
             "'ragaf-jax[beam]'"
         ) from None
-    assert running.beam_runner is not None
+    assert execution.beam_runner is not None
     return {
-        "beam_runner": beam.runner(running.beam_runner),
-        "beam_options": beam.options(running.beam_options),
+        "beam_runner": beam.runner(execution.beam_runner),
+        "beam_options": beam.options(execution.beam_options),
     }

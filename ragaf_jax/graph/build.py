@@ -1,4 +1,4 @@
-"""From regions to a graph: which regions are connected, and how."""
+"""Builds the graph of a sketch's regions."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -13,21 +13,21 @@ from ragaf_jax.graph.measure import Measures, measure_regions
 from ragaf_jax.graph.regions import Regions
 
 GRAPH_KINDS = ("adjacency", "containment", "knn", "radius", "hybrid")
-# The kinds that each number has an effect on.
-_READ_BY = {"k": ("knn", "hybrid"), "radius": ("radius", "hybrid")}
-# Distances (shares of the page) are compared in steps of this size: equal ones that differ by
-# rounding, as on a page and its mirror image, then compare equal.
+# The kinds that use each parameter.
+_USED_BY = {"k": ("knn", "hybrid"), "radius": ("radius", "hybrid")}
+# Distances (shares of the page) are rounded to this step. Equal distances on a page and its mirror
+# image otherwise differ by floating-point rounding.
 DISTANCE_STEP = 2.0**-20
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphConfig:
-    """Which pairs of regions are joined.
+    """Which pairs of regions an edge connects.
 
     Attributes:
         kind: "adjacency", regions with a common border; "containment", a region and each one
-            whose filled outline it lies in; "knn", each region and its `k` nearest; "radius",
-            regions within `radius`; "hybrid", all of these. Self loops are always there.
+            whose filled outline contains it; "knn", each region and its `k` nearest; "radius",
+            regions within `radius`; "hybrid", all of these. Every graph has self loops.
         k: neighbours per region, by distance of the centroids.
         radius: largest distance of the centroids, as a share of the page.
     """
@@ -43,7 +43,7 @@ class GraphConfig:
             raise UserError(f"graph k is {self.k}; it must be at least 1")
         if not self.radius >= 0:
             raise UserError(f"graph radius is {self.radius}; it must be 0 or more")
-        for name, kinds in _READ_BY.items():
+        for name, kinds in _USED_BY.items():
             value, default = getattr(self, name), getattr(GraphConfig, name)
             if self.kind not in kinds and value != default:
                 raise UserError(
@@ -56,25 +56,25 @@ DEFAULT_GRAPH = GraphConfig()
 
 
 def graph_config_of(data: ml_collections.ConfigDict) -> GraphConfig:
-    """`config.data.graph`; older checkpoints lack the field and have the default.
+    """`config.data.graph`, or the default for older checkpoints, which lack the field.
 
     Raises:
-        UserError: a value that `GraphConfig` refuses.
+        UserError: `GraphConfig` refuses a value.
     """
     return GraphConfig(**data.get("graph", {}))
 
 
 class RegionGraph(NamedTuple):
-    """A page's regions as a directed graph; every edge but a self loop has its reverse."""
+    """A page's regions as a directed graph. Every edge except self loops has its reverse."""
 
     nodes: Float32[np.ndarray, "n f"]  # NODE_FEATURES of region i in row i
-    edges: Float32[np.ndarray, "e fe"]  # EDGE_FEATURES, by sender, then receiver
+    edges: Float32[np.ndarray, "e fe"]  # EDGE_FEATURES, sorted by sender, then receiver
     senders: Int32[np.ndarray, " e"]
     receivers: Int32[np.ndarray, " e"]
 
 
 def region_graph(regions: Regions, config: GraphConfig = DEFAULT_GRAPH) -> RegionGraph:
-    """The graph of a page's regions, one node each."""
+    """The graph of a page's regions, with one node per region."""
     measures = measure_regions(regions)
     kinds = _joined_pairs(measures, config)
     senders, receivers = np.nonzero(kinds.any(0))
@@ -87,10 +87,10 @@ def region_graph(regions: Regions, config: GraphConfig = DEFAULT_GRAPH) -> Regio
 
 
 def _joined_pairs(measures: Measures, config: GraphConfig) -> Bool[np.ndarray, "k n n"]:
-    """For each of EDGE_KINDS, the pairs it joins: symmetric, empty if the graph is of another."""
+    """Symmetric pairs of regions for each of EDGE_KINDS; none for kinds that are not selected."""
     n = len(measures.area)
     distance = _centroid_distances(measures.centroid)
-    np.fill_diagonal(distance, np.nan)  # a region is no neighbour of itself
+    np.fill_diagonal(distance, np.nan)  # a region is not its own neighbour
     pairs = {
         "self": lambda: np.eye(n, dtype=bool),
         "adjacency": lambda: measures.adjacent,
@@ -98,11 +98,11 @@ def _joined_pairs(measures: Measures, config: GraphConfig) -> Bool[np.ndarray, "
         "knn": lambda: _nearest(distance, config.k),
         "radius": lambda: distance <= config.radius,
     }
-    wanted = ("self", *(GRAPH_KINDS if config.kind == "hybrid" else (config.kind,)))
+    selected = ("self", *(GRAPH_KINDS if config.kind == "hybrid" else (config.kind,)))
     kinds = np.zeros((len(EDGE_KINDS), n, n), bool)
-    for place, kind in enumerate(EDGE_KINDS):
-        if kind in wanted:
-            kinds[place] = pairs[kind]()
+    for index, kind in enumerate(EDGE_KINDS):
+        if kind in selected:
+            kinds[index] = pairs[kind]()
     return kinds
 
 
@@ -113,7 +113,7 @@ def _centroid_distances(centroid: Float[np.ndarray, "n 2"]) -> Float[np.ndarray,
 
 
 def _nearest(distance: Float[np.ndarray, "n n"], k: int) -> Bool[np.ndarray, "n n"]:
-    """Pairs of which one is among the other's k nearest; of equally near ones the largest."""
+    """Pairs in which one region is among the other's k nearest; larger regions win ties."""
     n = len(distance)
     nearest = np.argsort(distance, axis=1, kind="stable")[:, : min(k, n - 1)]
     joined = np.zeros((n, n), bool)

@@ -1,8 +1,8 @@
-"""A tree of distance-map components: where the paper widens and narrows.
+"""The tree of distance-map components, which finds wide areas of paper.
 
-A stroke with a gap leaves the paper on its two sides connected, yet only through a narrow pass.
-Raising a threshold on the distance to the ink cuts narrow passes before wide rooms, so the rooms
-are the branches of the tree of connected components over rising thresholds.
+A stroke with a gap leaves the paper on its two sides connected through a narrow opening. A rising
+threshold on the distance to ink cuts narrow openings before wide areas ("rooms"). The rooms are
+therefore the branches of the tree of connected components over rising thresholds.
 """
 
 from typing import NamedTuple
@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
-REFERENCE_SIDE = 256  # every length in this package's region code is in pixels of such a page
-CLEARANCES = (3, 4.5, 6.5, 9, 12.5, 17)  # px at which components are taken
-STRIDE = 4  # px from one sample of the distance to the next: rooms are wider
-MIN_PAPER = 1e-3  # share of the page under which a connected piece of paper is ignored
-# A branch that appears at clearance r counts if it reaches at least REACH * r + REACH_OFFSET:
-# a corridor of even width breaks into pieces that barely outlive their own threshold.
+REFERENCE_SIDE = 256  # the lengths below are in pixels of a page with this side
+CLEARANCES = (3, 4.5, 6.5, 9, 12.5, 17)  # thresholds on the distance to ink, px
+STRIDE = 4  # px between samples of the distance: rooms are wider
+MIN_PAPER = 1e-3  # smaller components of the paper, as shares of the page, are ignored
+# A branch that appears at clearance r counts if it reaches at least REACH * r + REACH_OFFSET.
+# A corridor of constant width breaks into fragments that end just above their own threshold.
 REACH, REACH_OFFSET = 1.1, 0.5
 
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
@@ -25,20 +25,20 @@ _NEIGHBOURS = np.ones((3, 3), np.uint8)
 class Samples(NamedTuple):
     """Distances to the ink on a coarse grid."""
 
-    stride: int  # pixels of the page from one sample to the next
+    stride: int  # px
     distance: Float32[np.ndarray, "gh gw"]  # px
-    # Flat indices of the samples of paper that are no nearer to the ink than any beside them. Each
-    # component of {distance > clearance} has one at least: the few that speak for all.
+    # Flat indices of local maxima on paper. Each component of {distance > clearance} has at least
+    # one, so that these few samples represent all.
     peaks: Int[np.ndarray, " p"]
 
 
 class Level(NamedTuple):
     """Connected components of {distance to ink > clearance}; component 0 is everything else."""
 
-    clearance: float  # px at REFERENCE_SIDE; 0 is the paper itself, in full; else samples
-    inside: Bool[np.ndarray, "gh gw"]  # all components but 0
+    clearance: float  # px at REFERENCE_SIDE; 0 is the paper, per pixel; other levels are sampled
+    inside: Bool[np.ndarray, "gh gw"]  # all components except 0
     labels: Int32[np.ndarray, "gh gw"]  # component of every pixel or sample
-    parents: list[int]  # component of the level below that holds each component
+    parents: list[int]  # the component of the level below that contains each component
 
 
 class Seed(NamedTuple):
@@ -49,7 +49,7 @@ class Seed(NamedTuple):
 
 
 def sample_distance(distance: Float32[np.ndarray, "h w"]) -> Samples:
-    """The samples of a page's distances to the ink."""
+    """Samples a page's distances to the ink."""
     stride = max(1, int(STRIDE * max(distance.shape) / REFERENCE_SIDE))
     sampled = np.ascontiguousarray(distance[::stride, ::stride])
     is_peak = cv2.dilate(sampled, _NEIGHBOURS) == sampled
@@ -57,15 +57,15 @@ def sample_distance(distance: Float32[np.ndarray, "h w"]) -> Samples:
 
 
 def component_levels(paper: UInt8[np.ndarray, "h w"], samples: Samples) -> list[Level]:
-    """Components of the paper (4-connected) and of each clearance, from the paper upward.
+    """Components of the paper (4-connected) and at each clearance, in rising order.
 
     Args:
         paper: 1 on paper, 0 on ink.
-        samples: the paper's.
+        samples: distances of this page.
     """
     stride, distance, peaks = samples
     scale = max(paper.shape) / REFERENCE_SIDE
-    # Two samples side by side, or diagonal, lie then on one piece of paper.
+    # At this clearance, neighbouring samples (8-connected) lie on one component of the paper.
     least = max(0.75 * stride, 0.96)
     count, labels = cv2.connectedComponents(paper, connectivity=4)
     levels = [Level(0.0, paper.view(bool), labels, [0] * count)]
@@ -84,10 +84,10 @@ def component_levels(paper: UInt8[np.ndarray, "h w"], samples: Samples) -> list[
 
 
 def find_seeds(levels: list[Level], stride: int) -> list[Seed]:
-    """The rooms of the page, one per future cell: the ends of the tree's counting branches.
+    """The rooms of the page: the leaves of the tree's branches that count. Each becomes a cell.
 
     Args:
-        stride: of the levels above the paper.
+        stride: of the levels above the paper, px.
     """
     rooms = [[Seed(len(levels) - 1, component)] for component in range(len(levels[-1].parents))]
     reach = [levels[-1].clearance] * len(rooms)
@@ -108,5 +108,5 @@ def find_seeds(levels: list[Level], stride: int) -> list[Seed]:
         reach = height
     paper = levels[0].labels[::stride, ::stride].ravel()
     areas = np.bincount(paper, minlength=len(rooms)).tolist()
-    large = (piece for piece in range(1, len(rooms)) if areas[piece] >= MIN_PAPER * paper.size)
-    return [seed for piece in large for seed in rooms[piece]]
+    large = (i for i in range(1, len(rooms)) if areas[i] >= MIN_PAPER * paper.size)
+    return [seed for i in large for seed in rooms[i]]

@@ -1,4 +1,4 @@
-"""Containment of regions in regions."""
+"""Finds the regions that other regions enclose."""
 
 import cv2
 import numpy as np
@@ -11,17 +11,15 @@ def contained_regions(
     area: Real[np.ndarray, " n"],
     adjacent: Bool[np.ndarray, "m m"],
 ) -> Bool[np.ndarray, "n n"]:
-    """[i, j]: region i lies within region j with its holes filled (j 8-connected).
-
-    The surroundings of i then do too: what is filled besides j itself is closed in by j.
+    """[i, j]: region i lies within the filled outline of region j (j 8-connected).
 
     Args:
-        box: of each region: x0, y0, x1, y1, px.
+        box: x0, y0, x1, y1 of each region, px.
         area: px.
-        adjacent: regions with two pixels side by side; outside the page is the last region.
+        adjacent: regions with neighbouring pixels; the last region is the outside of the page.
     """
     n = len(area)
-    # What is closed in keeps at least one pixel away from the sides of the outer box.
+    # An enclosed region is at least one pixel away from the sides of the outer box.
     corner = box * (1, 1, -1, -1)
     inside_box = np.all(corner[:, None] > corner, axis=-1)
     contained = np.zeros((n, n), bool)
@@ -31,27 +29,23 @@ def contained_regions(
     neighbours = _bit_sets(adjacent)
     for outer in outers:
         reached = _reached_from(n, neighbours, outer)
-        # Whatever no chain of regions joins to the outside is closed in. A region that is may be
-        # missed if it or one around it is in pieces, of which another lies outside.
+        # Regions without a path to the outside are enclosed. This test misses enclosed regions if
+        # they, or regions around them, have another component outside; `_enclosed` finds those.
         within = [i for i in range(n) if not reached >> i & 1 and i != outer]
         contained[within, outer] = True
         if np.count_nonzero(inside_box[:, outer]) > len(within):
-            contained[:, outer] |= _closed_in(labels, box, area, outer, within)
+            contained[:, outer] |= _enclosed(labels, box, area, outer, within)
     return contained
 
 
 def _bit_sets(relation: Bool[np.ndarray, "m m"]) -> list[int]:
-    """Each row as a number of which bit j is column j."""
+    """Each row as an integer: bit j is column j."""
     rows = np.packbits(relation, axis=1, bitorder="little")
-    length, joined = rows.shape[1], rows.tobytes()
-    return [
-        int.from_bytes(joined[start : start + length], "little")
-        for start in range(0, len(joined), length)
-    ]
+    return [int.from_bytes(row.tobytes(), "little") for row in rows]
 
 
 def _reached_from(start: int, neighbours: list[int], without: int) -> int:
-    """The set of all regions that chains of neighbours join to `start`, `without` one of them."""
+    """The set of regions that are connected with `start` if the region `without` is removed."""
     reached = front = 1 << start
     while front:
         lowest = front & -front
@@ -61,22 +55,21 @@ def _reached_from(start: int, neighbours: list[int], without: int) -> int:
     return reached
 
 
-def _closed_in(
+def _enclosed(
     labels: Integer[np.ndarray, "h w"],
     box: Int[np.ndarray, "n 4"],
     area: Real[np.ndarray, " n"],
     outer: int,
     known: list[int],
 ) -> Bool[np.ndarray, " n"]:
-    """Which regions lie in the holes of `outer`, by its pixels; some are known to."""
+    """Which regions lie in the holes of `outer`, from its pixels; `known` ones do."""
     x0, y0, x1, y1 = box[outer]
     crop = labels[y0:y1, x0:x1]
     filled = (crop == outer).astype(np.uint8)
-    # The box's sides belong to the outline or to what lies outside it: one flood from a margin
-    # around the box finds all that is not closed in.
+    # A margin connects all pixels outside the outline, so that one flood fill finds them.
     filled = cv2.copyMakeBorder(filled, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     outside = cv2.floodFill(filled, None, (0, 0), 2)[0]
     if filled.size - outside - area[outer] == area[known].sum():
-        return np.zeros(len(area), bool)  # no others
-    closed_in = crop[filled[1:-1, 1:-1] == 0]
-    return np.bincount(closed_in, minlength=len(area)) == area
+        return np.zeros(len(area), bool)  # only the known ones
+    enclosed = crop[filled[1:-1, 1:-1] == 0]
+    return np.bincount(enclosed, minlength=len(area)) == area

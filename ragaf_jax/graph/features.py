@@ -1,37 +1,37 @@
-"""Node and edge features of regions and their pairs, near [−1, 1]."""
+"""Node and edge features of region graphs, of magnitude near 1."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from ragaf_jax.graph.measure import Measures
 
-# Kinds of edges, in the order of the edge features that mark them.
+# In the order of the edge features that mark them.
 EDGE_KINDS = ("self", "adjacency", "containment", "knn", "radius")
 
 NODE_FEATURES = (
     "centroid_x",  # share of the page's width
-    "centroid_y",  # share of its height, downwards
+    "centroid_y",  # share of the page's height, downwards
     "box_x0",
     "box_y0",
     "box_x1",
     "box_y1",
     "area",  # share of the page
     "perimeter",  # share of the length of the page's frame
-    "compactness",  # 1 for a disc, towards 0 for what is thin or ragged
+    "compactness",  # 1 for a disc, near 0 for thin or ragged regions
     "background",  # 0 or 1
 )
 EDGE_FEATURES = (
-    *(f"is_{kind}" for kind in EDGE_KINDS),  # 0 or 1, several at once in a hybrid graph
+    *(f"is_{kind}" for kind in EDGE_KINDS),  # 0 or 1; a hybrid graph's edges can have several
     "offset_x",  # from the sender's centroid to the receiver's
     "offset_y",
-    "distance",  # length of that offset
+    "distance",  # length of the offset
     "shared_boundary",  # share of the length of the page's frame
     "log_area_ratio",  # ln(receiver's area / sender's area)
 )
 
 
 def node_features(measures: Measures) -> Float32[np.ndarray, "n f"]:
-    """One row of NODE_FEATURES for every region."""
+    """NODE_FEATURES of every region."""
     scalars = (measures.area, measures.perimeter, measures.compactness, measures.background)
     columns = [measures.centroid, measures.box, *(scalar[:, None] for scalar in scalars)]
     return np.concatenate(columns, axis=1).astype(np.float32)
@@ -43,10 +43,10 @@ def edge_features(
     senders: Int[np.ndarray, " e"],
     receivers: Int[np.ndarray, " e"],
 ) -> Float32[np.ndarray, "e fe"]:
-    """One row of EDGE_FEATURES for every edge.
+    """EDGE_FEATURES of every edge.
 
     Args:
-        kinds: for each of EDGE_KINDS, which pairs of regions it joins.
+        kinds: the pairs of regions that each of EDGE_KINDS connects.
     """
     offset = measures.centroid[receivers] - measures.centroid[senders]
     columns = [

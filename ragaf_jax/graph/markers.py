@@ -1,4 +1,4 @@
-"""From seeds to cells: a complete partition of the page with one cell a seed."""
+"""Grows seeds into cells, a complete partition of the page."""
 
 import cv2
 import numpy as np
@@ -7,28 +7,27 @@ from jaxtyping import Bool, UInt
 from ragaf_jax.graph.components import Level, Seed
 from ragaf_jax.graph.nearest import fill_from_nearest
 
-# Steps that fronts take on a level, which reaches little farther than the one above. What they
-# have not reached by then, as the far end of a corridor, they reach on the paper.
+# Growth steps per level, which extends little beyond the level above. Pixels that are farther away,
+# as at the end of a corridor, are labelled on the paper.
 LEVEL_STEPS = 3
-INK_STEPS = 3  # enough for the two halves of most strokes
+INK_STEPS = 3  # enough to reach the middle of most strokes
 
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 def grow_cells(levels: list[Level], seeds: list[Seed], stride: int) -> UInt[np.ndarray, "h w"]:
-    """Grow every seed over the page until each pixel, ink included, is in exactly one cell.
+    """Grow every seed until each pixel, ink included, is in exactly one cell.
 
-    Fronts fill one level after the other, so that they meet inside the passes between rooms
-    (growing at once from the deep cores puts the borders elsewhere), then the rest of the paper.
-    Only then do they enter the ink: else a whole net of strokes would go to the cell that reaches
-    it first, and two areas on the two sides of one stroke would not be neighbours.
+    Cells fill one level after the other, so that they meet inside the openings between rooms, and
+    then the rest of the paper. They enter the ink last. Otherwise the first cell to reach a net of
+    strokes would take all of it, and areas on two sides of a stroke would not be neighbours.
 
     Args:
         seeds: at least one.
-        stride: of the levels above the paper.
+        stride: of the levels above the paper, px.
 
     Returns:
-        The number of each pixel's seed, from 1. One that others have overgrown has no pixel.
+        The number of each pixel's seed, from 1. A seed that other cells cover has no pixel.
     """
     cells = _grow_over_paper(levels, seeds, stride)
     spread(cells, np.ones(cells.shape, bool), INK_STEPS)
@@ -40,8 +39,8 @@ def grow_cells(levels: list[Level], seeds: list[Seed], stride: int) -> UInt[np.n
 def _grow_over_paper(
     levels: list[Level], seeds: list[Seed], stride: int
 ) -> UInt[np.ndarray, "h w"]:
-    """The seed whose front is first to reach each pixel; 0 on ink and where none gets."""
-    dtype = np.uint8 if len(seeds) < 256 else np.uint16  # narrow ones are much faster
+    """The seed that reaches each pixel first; 0 on ink and where none does."""
+    dtype = np.uint8 if len(seeds) < 256 else np.uint16  # uint8 is much faster
     names = {seed.level: np.zeros(len(levels[seed.level].parents), dtype) for seed in seeds}
     for name, seed in enumerate(seeds, start=1):
         names[seed.level][seed.component] = name
@@ -54,27 +53,27 @@ def _grow_over_paper(
             cells = np.take(names[index], level.labels)
         else:
             cells = np.zeros(level.labels.shape, dtype)
-        same_places = cells if index else cells[::stride, ::stride]
-        np.copyto(same_places, above, where=above > 0)
-        # An endless maze on the paper is not worth the time.
+        at_samples = cells if index else cells[::stride, ::stride]
+        np.copyto(at_samples, above, where=above > 0)
+        # The limit bounds the time that a maze of paper takes.
         spread(cells, level.inside, LEVEL_STEPS if index else max(cells.shape))
     return cells
 
 
 def spread(labels: UInt[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"], steps: int) -> None:
-    """Grow the labels (> 0) through `inside`, in place: of equally near ones the largest wins.
+    """Grow the labels (> 0) through `inside`, in place; the largest of equally near labels wins.
 
     A step goes to any of 8 neighbours.
     """
     missing = (inside & (labels == 0)).astype(labels.dtype)
-    left = cv2.countNonZero(missing)
+    remaining = cv2.countNonZero(missing)
     for _ in range(steps):
-        if left == 0:
+        if remaining == 0:
             return
         grown = cv2.dilate(labels, _NEIGHBOURS)
-        grown *= missing  # only where there is no label: adding the two changes no other
+        grown *= missing
         labels += grown
-        cv2.subtract(missing, grown, missing)  # unsigned: nothing goes below 0
-        before, left = left, cv2.countNonZero(missing)
-        if left == before:
+        cv2.subtract(missing, grown, missing)  # saturates at 0
+        before, remaining = remaining, cv2.countNonZero(missing)
+        if remaining == before:
             return

@@ -1,4 +1,4 @@
-"""Sizes, positions and borders of the regions of a label map."""
+"""Measures sizes, positions and borders of regions."""
 
 import math
 from typing import NamedTuple
@@ -12,30 +12,30 @@ from ragaf_jax.graph.regions import Regions
 
 
 class Measures(NamedTuple):
-    """All as shares of the page: x of its width, y (down) of its height, areas of its area.
+    """Measures of n regions as shares of the page.
 
-    Boundaries are shares of the length of the page's frame.
+    x is a share of the width, y (downwards) of the height. Boundary lengths are shares of the
+    length of the page's frame.
     """
 
     centroid: Float[np.ndarray, "n 2"]  # x, y
     box: Float[np.ndarray, "n 4"]  # x0, y0, x1, y1
     area: Float[np.ndarray, " n"]
-    perimeter: Float[np.ndarray, " n"]  # borders to other regions and to outside the page
+    perimeter: Float[np.ndarray, " n"]  # borders to other regions and along the frame
     compactness: Float[np.ndarray, " n"]  # 4π area / perimeter² in pixels, 1 for a disc
     shared_boundary: Float[np.ndarray, "n n"]
-    adjacent: Bool[np.ndarray, "n n"]  # regions with two pixels side by side
-    contained: Bool[np.ndarray, "n n"]  # [i, j]: i lies in the filled outline of j
+    adjacent: Bool[np.ndarray, "n n"]  # regions with neighbouring pixels
+    contained: Bool[np.ndarray, "n n"]  # [i, j]: i lies within the filled outline of j
     background: Bool[np.ndarray, " n"]
 
 
 class _Corners(NamedTuple):
-    """All 2 × 2 windows of a page and its margin of one pixel that hold more than one label.
+    """The 2 × 2 windows of a page with a margin of one pixel that contain several labels.
 
-    Windows may also lie across the page's side, from one row's end to the next row's beginning:
-    there both columns are margin.
+    Windows can wrap from the end of one row to the start of the next; both columns are margin.
     """
 
-    place: Int[np.ndarray, " k"]  # index of the upper left pixel in the flat map with margin
+    pixel: Int[np.ndarray, " k"]  # of the upper left pixel in the flat map with margin
     upper_left: Int[np.ndarray, " k"]  # labels
     upper_right: Int[np.ndarray, " k"]
     lower_left: Int[np.ndarray, " k"]
@@ -43,10 +43,10 @@ class _Corners(NamedTuple):
 
 
 def measure_regions(regions: Regions) -> Measures:
-    """Measure every region of a page of h × w pixels."""
+    """Measure every region of a page."""
     n = regions.n
     height, width = regions.labels.shape
-    # Outside the page is region n. Narrow labels are much faster to compare.
+    # The outside of the page is region n. Labels of 8 bits are much faster to compare.
     labels = regions.labels.astype(np.uint8 if n < 256 else np.int32)
     page = cv2.copyMakeBorder(labels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=n)
     corners = _find_corners(page)
@@ -59,8 +59,8 @@ def measure_regions(regions: Regions) -> Measures:
         box=box / (width, height, width, height),
         area=area / (height * width),
         perimeter=perimeter / frame,
-        # A region of a few pixels can exceed a disc's: the estimated perimeter is that of a
-        # smooth shape, the area that of squares.
+        # Regions of few pixels can exceed 1: the estimate of the perimeter assumes a smooth
+        # outline, but the area is that of squares.
         compactness=np.minimum(4 * math.pi * area / perimeter**2, 1.0),
         shared_boundary=boundary[:n, :n] / frame,
         adjacent=adjacent[:n, :n],
@@ -75,9 +75,9 @@ def _find_corners(page: Integer[np.ndarray, "rows columns"]) -> _Corners:
     down = flat[below:] != flat[:-below]
     mixed = across[:-below] | across[below:]
     mixed |= down[:-1]
-    place = np.flatnonzero(mixed)
+    index = np.flatnonzero(mixed)
     return _Corners(
-        place, *(flat[place + step].astype(np.intp) for step in (0, 1, below, below + 1))
+        index, *(flat[index + step].astype(np.intp) for step in (0, 1, below, below + 1))
     )
 
 
@@ -85,17 +85,17 @@ def _extents(
     corners: _Corners, columns: int, n: int
 ) -> tuple[Float[np.ndarray, "n 2"], Int[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
     """Each region's mean pixel centre (x, y), bounding box (x0, y0, x1, y1) and area, in px."""
-    # Runs of equal labels along the rows: one begins wherever upper left and right differ.
-    begins = np.flatnonzero(corners.upper_left != corners.upper_right)
-    label, place = corners.upper_right[begins], corners.place[begins]
-    on_page = np.flatnonzero(label < n)  # the others are from one row of the page to the next
-    length = place[on_page + 1] - place[on_page]
-    label, place = label[on_page], place[on_page]
-    y, x0 = np.divmod(place - columns, columns)
+    # Runs of equal labels along rows: a run starts where upper left and upper right differ.
+    starts = np.flatnonzero(corners.upper_left != corners.upper_right)
+    label, index = corners.upper_right[starts], corners.pixel[starts]
+    on_page = np.flatnonzero(label < n)  # the other runs are margin
+    length = index[on_page + 1] - index[on_page]
+    label, index = label[on_page], index[on_page]
+    y, x0 = np.divmod(index - columns, columns)
     x1 = x0 + length
 
     area = np.bincount(label, length, n)
-    # Doubled sums of pixel centres: whole numbers, so that a mirrored page gives the mirrored mean.
+    # Sums of doubled pixel centres are integers, so that a mirrored page has the mirrored mean.
     centroid = np.empty((n, 2))
     centroid[:, 0] = np.bincount(label, length * (x0 + x1), n)
     centroid[:, 1] = np.bincount(label, length * (2 * y + 1), n)
@@ -105,7 +105,7 @@ def _extents(
     box[:, 0], box[:, 2] = columns, 0
     np.minimum.at(box[:, 0], label, x0)
     np.maximum.at(box[:, 2], label, x1)
-    # Runs come row by row; of several assignments to one place the last one holds.
+    # Runs are ordered by row; the last of several assignments to one element holds.
     box[label[::-1], 1] = y[::-1]
     box[label, 3] = y + 1
     return centroid, box, area
@@ -114,10 +114,11 @@ def _extents(
 def _boundaries(
     corners: _Corners, n: int
 ) -> tuple[Float[np.ndarray, "m m"], Bool[np.ndarray, "m m"]]:
-    """Lengths of all common boundaries, px, outside the page being region n; and who touches whom.
+    """Lengths of the common boundaries, px, and which regions are adjacent.
 
-    The Cauchy–Crofton estimate in four directions: π/8 · (transitions along rows and columns +
-    transitions along both diagonals / √2), which barely depends on a boundary's direction.
+    The outside of the page is region n. The lengths are the Cauchy–Crofton estimate in four
+    directions, π/8 · (transitions along rows and columns + transitions along both diagonals / √2).
+    It depends little on a boundary's direction.
     """
     _, upper_left, upper_right, lower_left, lower_right = corners
     from_left, from_right = upper_left * (n + 1), upper_right * (n + 1)
@@ -127,7 +128,7 @@ def _boundaries(
 
 
 def _transitions(m: int, *pairs: Int[np.ndarray, " k"]) -> Int[np.ndarray, "m m"]:
-    """Symmetric counts of the pairs of unlike labels; a pair i, j is given as i · m + j."""
+    """Symmetric counts of the pairs of different labels; a pair i, j is given as i · m + j."""
     one, other = (np.bincount(pair, minlength=m * m) for pair in pairs)
     one += other
     one[:: m + 1] = 0

@@ -1,4 +1,4 @@
-"""From cells to regions: wide borders are opened, then small regions are absorbed."""
+"""Merges cells into regions, first across wide openings, then by area."""
 
 import heapq
 import math
@@ -6,34 +6,29 @@ import math
 import numpy as np
 from jaxtyping import Int
 
+from ragaf_jax.graph.borders import Border, Cells, join_borders
 from ragaf_jax.graph.components import MIN_PAPER
-from ragaf_jax.graph.passes import Cells, Pass, joined
 
-# The score of a border is the log-odds that it is a neck between two rooms; a border stays closed
-# where score + ln(neck_splits) is ≥ 0. Weights fitted on 200 line drawings.
-ROOM_TO_PASS = 2.0  # × ln(depth of the deeper room / half-width of the pass)
-PASS_TO_STROKE = -0.5  # × ln(half-width of the pass / stroke width)
-INK_NEARBY = -1.8  # × stroke crossings around the pass
-ONE_ON_FRAME = 2.1  # inside and outside of a drawing
-BOTH_ON_FRAME = -4.0  # two parts of one outside
-CLOSED = -0.9  # offset
-DEEPEST = 0.35  # of the page's side: a room deeper than this is no clearer a room
+# The score of a border is the log-odds that it is a neck between two rooms. Cells stay separate
+# where score + ln(neck_splits) ≥ 0. The weights were fitted on 200 line drawings.
+ROOM_TO_OPENING = 2.0  # × ln(depth of the deeper room / half-width of the opening)
+OPENING_TO_STROKE = -0.5  # × ln(half-width of the opening / stroke width)
+INK_NEARBY = -1.8  # × stroke crossings around the opening
+ONE_ON_FRAME = 2.1  # one cell inside an object, one outside
+BOTH_ON_FRAME = -4.0  # both cells outside
+OFFSET = -0.9
+DEEPEST = 0.35  # upper bound of the depth, as a share of the page's side
 
 
-def merge_cells(
-    cells: Cells, max_regions: int, neck_splits: int | float = 1.0
-) -> Int[np.ndarray, " m"]:
-    """Which region each cell belongs to: the number of one of the region's cells.
-
-    There are at most `max_regions` of them: on a page whose every pixel is in a cell, a region
-    that is not the whole page has a neighbour to merge with.
+def merge_cells(cells: Cells, max_regions: int, neck_splits: int | float) -> Int[np.ndarray, " m"]:
+    """The region of each cell, named by the number of one of the region's cells.
 
     Args:
-        cells: of the page.
-        max_regions: at least 1.
-        neck_splits: factor on the odds that a border is a neck; 0 opens every border that is not
-            closed by ink. Borders are opened in one order, whatever the factor: before small
-            regions are absorbed, those of a larger factor divide those of a smaller one.
+        cells: a partition of the page.
+        max_regions: most regions; at least 1.
+        neck_splits: factor on the odds that a border is a neck. With 0, only ink separates regions.
+            The order of the merges does not depend on it: until small regions are absorbed, the
+            regions of a larger factor subdivide those of a smaller one.
     """
     merger = _Merger(cells)
     merger.open_borders(-math.log(neck_splits) if neck_splits > 0 else math.inf)
@@ -42,13 +37,13 @@ def merge_cells(
 
 
 class _Merger:
-    """Regions under merging, each named by one of its cells."""
+    """The current regions, each named by one of its cells."""
 
     def __init__(self, cells: Cells):
         self.area = cells.area.tolist()
         self.depth = cells.depth.tolist()
         self.on_frame = cells.on_frame.tolist()
-        self.passes = [dict(neighbours) for neighbours in cells.passes]
+        self.borders = [dict(neighbours) for neighbours in cells.borders]
         self.stroke_width = cells.stroke_width
         self.deepest = DEEPEST * cells.page_side
         self.absorbed_by = list(range(len(self.area)))
@@ -65,33 +60,33 @@ class _Merger:
         self.area[keep] += self.area[gone]
         self.depth[keep] = max(self.depth[keep], self.depth[gone])
         self.on_frame[keep] = self.on_frame[keep] or self.on_frame[gone]
-        for other, border in self.passes[gone].items():
-            del self.passes[other][gone]
+        for other, border in self.borders[gone].items():
+            del self.borders[other][gone]
             if other != keep:
-                if other in self.passes[keep]:
-                    border = joined(self.passes[keep][other], border)
-                self.passes[keep][other] = self.passes[other][keep] = border
-        self.passes[gone] = {}
+                if other in self.borders[keep]:
+                    border = join_borders(self.borders[keep][other], border)
+                self.borders[keep][other] = self.borders[other][keep] = border
+        self.borders[gone] = {}
 
-    def score(self, i: int, j: int, border: Pass) -> float:
-        """How much the border looks like a neck between two rooms; negative: it is none."""
+    def score(self, i: int, j: int, border: Border) -> float:
+        """Log-odds that the border is a neck between two rooms."""
         room = min(max(self.depth[i], self.depth[j]), self.deepest)
         frame = (0.0, ONE_ON_FRAME, BOTH_ON_FRAME)[self.on_frame[i] + self.on_frame[j]]
         return (
-            ROOM_TO_PASS * math.log(max(room, 1e-3) / border.half_width)
-            + PASS_TO_STROKE * math.log(border.half_width / self.stroke_width)
+            ROOM_TO_OPENING * math.log(max(room, 1e-3) / border.half_width)
+            + OPENING_TO_STROKE * math.log(border.half_width / self.stroke_width)
             + INK_NEARBY * border.ink
             + frame
-            + CLOSED
+            + OFFSET
         )
 
     def open_borders(self, least_score: float) -> None:
-        """Merge across the least neck-like open border until all that are left have this score."""
+        """Merge across the open border of least score until all have at least `least_score`."""
         current: dict[tuple[int, int], float] = {}
         queue: list[tuple[float, int, int]] = []
 
         def rate(i: int) -> None:
-            for j, border in self.passes[i].items():
+            for j, border in self.borders[i].items():
                 if border.half_width > 0:
                     pair = (min(i, j), max(i, j))
                     score = self.score(i, j, border)
@@ -103,20 +98,23 @@ class _Merger:
             rate(region)
         while queue and queue[0][0] < least_score:
             score, i, j = heapq.heappop(queue)
-            if current.get((i, j)) == score:  # else an entry that a merge has outdated
-                for other in self.passes[j]:
+            if current.get((i, j)) == score:  # merges leave outdated entries in the queue
+                for other in self.borders[j]:
                     current.pop((min(j, other), max(j, other)), None)
                 self.merge(i, j)
                 rate(i)
 
     def absorb_small(self, min_area: float, max_regions: int) -> None:
-        """Merge the smallest region, while too small or one too many, where it opens most."""
+        """Merge the smallest region across its longest opening, until all have `min_area`.
+
+        It also merges while there are more than `max_regions`.
+        """
         while len(self.regions) > 1:
             smallest = min(self.regions, key=lambda region: (self.area[region], region))
             if self.area[smallest] >= min_area and len(self.regions) <= max_regions:
                 return
             _, _, into = max(
                 (border.open_contact, border.contact, -other)
-                for other, border in self.passes[smallest].items()
+                for other, border in self.borders[smallest].items()
             )
             self.merge(-into, smallest)

@@ -1,4 +1,4 @@
-"""Assigns unlabelled pixels the label of the nearest labelled one."""
+"""Gives each unlabelled pixel the label of the nearest labelled pixel."""
 
 import cv2
 import numpy as np
@@ -8,16 +8,16 @@ from jaxtyping import Float32, Integer
 def fill_from_nearest(
     labels: Integer[np.ndarray, "h w"],
 ) -> tuple[Integer[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
-    """Replace every 0 of a map with at least one other label.
+    """Replace every 0 of a map; at least one pixel must have another label.
 
     Returns:
-        The filled map, and each pixel's distance (px) to the one whose label it took.
+        The filled map, and each pixel's distance to the nearest labelled pixel, px.
     """
     missing = labels == 0
     distance, zones = cv2.distanceTransformWithLabels(
         missing.view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    # Only a pixel beside a missing one can be the nearest to any.
+    # Only labelled pixels beside missing ones can be the nearest.
     beside = cv2.dilate(missing.view(np.uint8), np.ones((3, 3), np.uint8)) > 0
     rim = np.flatnonzero(beside & ~missing)
     zones, filled = zones.ravel(), labels.ravel().copy()

@@ -1,4 +1,4 @@
-"""Pads graphs to fixed sizes by jraph's padding-graph convention."""
+"""Pads graphs to fixed sizes by jraph's convention."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ from ragaf_jax.graph.build import RegionGraph
 
 
 def pad_graph(graph: RegionGraph, max_nodes: int, max_edges: int) -> jraph.GraphsTuple:
-    """Two graphs in arrays of R = `max_nodes` and E = `max_edges` rows: this one and padding.
+    """This graph and a padding graph, with R = `max_nodes` and E = `max_edges` in all.
 
     Returns:
         NumPy `nodes` f32[R, F], `edges` f32[E, Fe], `senders` and `receivers` i32[E], `n_node`
         [n, R − n], `n_edge` [e, E − e], no globals. Padding features are zero, and padding edges
-        lead from the first padding node to itself.
+        are self loops of the first padding node.
 
     Raises:
-        UserError: the graph has R nodes or more (one is needed for padding), or over E edges.
+        UserError: the graph has R nodes or more (padding needs one), or more than E edges.
     """
     n, e = len(graph.nodes), len(graph.senders)
     if n >= max_nodes:
         raise UserError(
-            f"a region graph has {n} regions and max_nodes is {max_nodes}, one of which is "
+            f"a region graph has {n} regions and max_nodes is {max_nodes}, including one for "
             f"padding: raise max_nodes to at least {n + 1} or lower max_regions"
         )
     if e > max_edges:
@@ -44,11 +44,11 @@ def pad_graph(graph: RegionGraph, max_nodes: int, max_edges: int) -> jraph.Graph
 
 
 def stack_graphs(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
-    """Padded graphs of one size → one GraphsTuple whose arrays have a leading batch axis."""
+    """Stack padded graphs of one size along a leading batch axis."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *graphs)
 
 
-def _extended(rows: np.ndarray, length: int, value: int) -> np.ndarray:
-    extended = np.full((length, *rows.shape[1:]), value, rows.dtype)
-    extended[: len(rows)] = rows
+def _extended(array: np.ndarray, length: int, value: int) -> np.ndarray:
+    extended = np.full((length, *array.shape[1:]), value, array.dtype)
+    extended[: len(array)] = array
     return extended

@@ -1,4 +1,4 @@
-"""From a page to the sketch, regions and graph of a model: for records and for sampling."""
+"""From a page to a model's sketch, regions and graph, for records and for sampling."""
 
 import dataclasses
 from typing import NamedTuple
@@ -25,13 +25,14 @@ class SketchRegions(NamedTuple):
     sketch: UInt8[np.ndarray, "s s"]  # paper 255, ink 0
     regions: Regions  # labels of s × s
     graph: RegionGraph
-    found: int  # regions of the page before any were merged to keep to `max_regions`
+    found: int  # regions of the page before `max_regions` merged any
 
 
 def page_size(size: int) -> int:
-    """Side of the page whose regions are extracted for a model of image size `size`, px.
+    """Side of the page for region extraction, px, at the model's image size `size`.
 
-    The multiple of `size` nearest to 256, where `RegionConfig` is at home; `size` if that is more.
+    It is the multiple of `size` nearest to 256, for which `RegionConfig` is tuned, or `size` if
+    that is larger.
     """
     return size * max(1, round(256 / size))
 
@@ -44,17 +45,17 @@ def sketch_regions(
     max_edges: int,
     neck_splits: int | float = NECK_SPLITS,
 ) -> SketchRegions:
-    """Regions are found on the page as drawn, where lines are sharp; their graph at `size`.
+    """Extract regions on the full page, where lines are sharp, and build the graph at `size`.
 
     Args:
         page: paper 255, ink 0; h = w ≥ size.
         size: side of the result, px.
-        max_edges: most edges of the graph; the least important go first (`trim_edges`).
+        max_edges: most edges of the graph; `trim_edges` removes the least important ones.
         neck_splits: as in `extract_regions`.
 
     Raises:
-        UserError: the page is not a square of at least `size`, or what `extract_regions` and
-            `trim_edges` raise.
+        UserError: the page is not a square of at least `size`, or `extract_regions` or
+            `trim_edges` raises it.
     """
     if page.ndim != 2 or page.shape[0] != page.shape[1] or page.shape[0] < size:
         raise UserError(

@@ -1,4 +1,4 @@
-"""From a sketch to regions: a complete partition into the areas that its strokes enclose."""
+"""Partitions a sketch into the areas that its strokes enclose."""
 
 import dataclasses
 import math
@@ -9,35 +9,35 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Integer, Real, UInt8
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.blocks import count_pixels, darkest, written_out
+from ragaf_jax.graph.blocks import count_pixels, expand_blocks, min_pool
+from ragaf_jax.graph.borders import frame_pixels, measure_cells
 from ragaf_jax.graph.components import component_levels, find_seeds, sample_distance
-from ragaf_jax.graph.ink import ink_pieces
+from ragaf_jax.graph.ink_components import ink_components
 from ragaf_jax.graph.markers import grow_cells
 from ragaf_jax.graph.merging import merge_cells
-from ragaf_jax.graph.passes import frame_pixels, measure_cells
 
-ROOM_BLOCK = 2  # px of a page of `work_size` to one pixel of the map on which rooms are found
+ROOM_BLOCK = 2  # px of a page of `work_size` per pixel of the map that defines rooms
 
-# A region is background if its paper covers at least this share of the page's outermost pixels:
-# more than an object that the page's edge cuts off usually does, less than a sky or a ground.
+# A region is background if its paper covers at least this share of the page's outermost pixels.
+# Objects that the page's edge cuts off usually cover less; a sky or a floor covers more.
 FRAME_SHARE = 0.2
 
-# The usual factor on the odds that an opening is a neck, and the largest: no neck is opened there.
+# Default and maximum of the factor on the odds that an opening is a neck. The maximum splits at
+# every neck.
 NECK_SPLITS, MOST_NECK_SPLITS = 1.0, 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionConfig:
-    """How a sketch is divided.
+    """How a sketch is divided into regions.
 
     Attributes:
-        max_regions: most regions a page may have; the smallest are merged until it holds.
-        mode: "strokes", areas of paper enclosed by strokes, each stroke shared out among the
-            areas beside it; or "ink", connected pieces of the ink, all paper being one region.
-        threshold: pixels darker than this are ink (0–255).
-        work_size: px; pages with a longer side are divided at about this size, and in the mode
-            "strokes" all of them on a map of about half of it, so that outlines have steps of
-            two pixels of a page of this size.
+        max_regions: most regions of a page; the smallest ones are merged.
+        mode: "strokes", areas that strokes enclose, with each stroke divided among its adjacent
+            areas; or "ink", connected components of the ink, with all paper as one region.
+        threshold: darker pixels are ink (0–255).
+        work_size: larger pages are divided at about this size, px. The mode "strokes" divides all
+            pages at half of it, so that outlines have steps of two pixels.
     """
 
     max_regions: int = 32
@@ -59,8 +59,8 @@ class RegionConfig:
                 raise UserError(f"region {name} is {value}; it must be {span}")
 
 
-# What data and configurations call their regions: areas that strokes enclose; pieces of ink, as the
-# original research code has them; or none, the page being one region.
+# Names in data and configurations: areas that strokes enclose; components of the ink, as in the
+# original research code; or one region, the page.
 REGION_KINDS = {
     "strokes": RegionConfig(),
     "ink": RegionConfig(mode="ink"),
@@ -73,28 +73,24 @@ class Regions(NamedTuple):
 
     labels: Int32[np.ndarray, "h w"]  # region of every pixel, 0 … n−1 from largest to smallest
     n: int
-    background: Bool[np.ndarray, " n"]  # paper around the drawing
+    background: Bool[np.ndarray, " n"]  # paper around the objects
 
 
 class _Partition(NamedTuple):
-    """The page in cells, on a map of blocks, and which of them are one region."""
+    """A partition into cells on a map of blocks, and the region of each cell."""
 
     labels: Integer[np.ndarray, "gh gw"]  # cell of every block
-    areas: Real[np.ndarray, " m"]  # of each cell: pixels of the page, which may be none
-    regions: Int[np.ndarray, " m"]  # of each cell: the number of one of the region's cells
-    background: Bool[np.ndarray, " m"]  # of each region, by that number
+    areas: Real[np.ndarray, " m"]  # of each cell, px of the page; can be 0
+    regions: Int[np.ndarray, " m"]  # of each cell, named by one of the region's cells
+    background: Bool[np.ndarray, " m"]  # of each region, by that name
 
 
 def check_neck_splits(neck_splits: int | float) -> None:
-    """Refuse what is no factor of neck splits.
-
-    Raises:
-        UserError: it is negative, NaN or above `MOST_NECK_SPLITS`.
-    """
+    """Raise `UserError` unless the factor is from 0 to `MOST_NECK_SPLITS`."""
     if not 0 <= neck_splits <= MOST_NECK_SPLITS:
         raise UserError(
             f"neck_splits is {neck_splits}; choose 0 to {MOST_NECK_SPLITS}: 0 splits no area at a "
-            "neck, 1 as usual, more splits more"
+            "neck, 1 is the default, and larger values split more areas"
         )
 
 
@@ -103,18 +99,18 @@ def extract_regions(
     config: RegionConfig = RegionConfig(),
     neck_splits: int | float = NECK_SPLITS,
 ) -> Regions:
-    """Divide a sketch (paper 255, ink 0) into regions. The same sketch always gives the same.
+    """Divide a sketch into regions, deterministically.
 
     Args:
-        sketch: the page.
+        sketch: paper 255, ink 0.
         config: how it is divided.
-        neck_splits: how eagerly areas of paper are split where strokes leave a narrow opening, in
-            the mode "strokes": a factor on the odds that the opening is a neck between two areas.
-            With 0, only closed outlines separate regions. Training data have `NECK_SPLITS`.
+        neck_splits: in the mode "strokes", a factor on the odds that an opening between strokes is
+            a neck between two areas. With 0, only closed outlines separate regions. Training data
+            use `NECK_SPLITS`.
 
     Raises:
-        UserError: the sketch is not a grey image of 8 bits with at least one pixel, or
-            `neck_splits` is out of its range.
+        UserError: the sketch is not a grey uint8 image with at least one pixel, or `neck_splits` is
+            outside its range.
     """
     check_neck_splits(neck_splits)
     if sketch.dtype != np.uint8 or sketch.ndim != 2 or sketch.size == 0:
@@ -124,7 +120,7 @@ def extract_regions(
         )
     coarser = ROOM_BLOCK if config.mode == "strokes" else 1
     block = max(1, round(coarser * max(sketch.shape) / config.work_size))
-    paper = (darkest(sketch, block) >= config.threshold).view(np.uint8)
+    paper = (min_pool(sketch, block) >= config.threshold).view(np.uint8)
     if config.mode == "strokes":
         partition = _divide_rooms(paper, config.max_regions, neck_splits, block, sketch.shape)
     else:
@@ -133,11 +129,11 @@ def extract_regions(
 
 
 def downsample_labels(regions: Regions, size: int) -> Regions:
-    """The partition at size × size pixels: each cell of the page goes to its commonest region.
+    """The partition at size × size pixels; each pixel takes the most frequent region of its block.
 
-    A tie goes to the region that is larger on the whole page. Regions that win no cell vanish
-    and the ids close up; `background` is carried over. Sides that are not multiples of `size`
-    are first enlarged (nearest pixel) to the next multiple.
+    The larger region of the page wins ties. Regions without a pixel vanish, and the others are
+    renumbered. Sides that are not multiples of `size` are first enlarged (nearest pixel) to the
+    next multiple.
     """
     height, width = (size * math.ceil(side / size) for side in regions.labels.shape)
     labels = regions.labels
@@ -159,11 +155,11 @@ def downsample_labels(regions: Regions, size: int) -> Regions:
 def _divide_ink(
     paper: UInt8[np.ndarray, "gh gw"], max_regions: int, block: int, page: tuple[int, ...]
 ) -> _Partition:
-    """Every piece of the ink a region, and all the paper region 0."""
-    pieces = ink_pieces(paper, max_regions)
-    areas = count_pixels(pieces, int(pieces.max()) + 1, block, page)
+    """One region per component of the ink; all paper is region 0."""
+    labels = ink_components(paper, max_regions)
+    areas = count_pixels(labels, int(labels.max()) + 1, block, page)
     name = np.arange(len(areas))
-    return _Partition(pieces, areas, name, (name == 0) & (cv2.countNonZero(paper) > 0))
+    return _Partition(labels, areas, name, (name == 0) & (cv2.countNonZero(paper) > 0))
 
 
 def _divide_rooms(
@@ -173,7 +169,7 @@ def _divide_rooms(
     block: int,
     page: tuple[int, ...],
 ) -> _Partition:
-    """Regions bounded by strokes, gaps in the strokes closed."""
+    """Regions that strokes enclose, with gaps in the strokes closed."""
     distance = cv2.distanceTransform(paper, cv2.DIST_L2, 3)
     samples = sample_distance(distance)
     levels = component_levels(paper, samples)
@@ -191,11 +187,11 @@ def _divide_rooms(
 
 
 def _ranked(partition: _Partition, block: int, page: tuple[int, ...]) -> Regions:
-    """Regions renamed 0 … n−1 by falling area; names without any area are left out."""
+    """Number the regions 0 … n−1 by falling area, without regions of area 0."""
     areas = np.bincount(partition.regions, partition.areas, len(partition.areas)).tolist()
     order = [name for name, area in enumerate(areas) if area > 0]
     order.sort(key=lambda name: -areas[name])
     rank = np.zeros(len(areas), np.int32)
     rank[order] = np.arange(len(order))
-    labels = written_out(partition.labels, rank[partition.regions], block, page)
+    labels = expand_blocks(partition.labels, rank[partition.regions], block, page)
     return Regions(labels, len(order), partition.background[order])

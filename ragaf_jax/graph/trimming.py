@@ -1,4 +1,4 @@
-"""Removes the least important edges of graphs that exceed the model's budget."""
+"""Removes the least important edges of graphs with more than `max_edges`."""
 
 import numpy as np
 from jaxtyping import Int
@@ -7,40 +7,40 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import DISTANCE_STEP, RegionGraph
 from ragaf_jax.graph.features import EDGE_FEATURES
 
-_KEPT_FIRST = [EDGE_FEATURES.index(f"is_{kind}") for kind in ("self", "adjacency", "containment")]
+_IMPORTANT = [EDGE_FEATURES.index(f"is_{kind}") for kind in ("self", "adjacency", "containment")]
 _DISTANCE = EDGE_FEATURES.index("distance")
 
 
 def trim_edges(graph: RegionGraph, max_edges: int) -> RegionGraph:
     """The graph with at most `max_edges` edges.
 
-    Self loops stay, then adjacency, then containment, then the rest, nearest first. An edge
-    and its reverse stay or go together, and those that stay keep their order.
+    Self loops are most important, then adjacency, then containment, then other edges; nearer
+    regions come first. An edge and its reverse stay or go together, and the order is preserved.
 
     Raises:
-        UserError: the self loops alone are too many.
+        UserError: there are more self loops than `max_edges`.
     """
     if len(graph.nodes) > max_edges:
         raise UserError(
-            f"max_edges is {max_edges}, fewer than the {len(graph.nodes)} regions, each of which "
-            "has a self loop: raise max_edges or lower max_regions"
+            f"max_edges is {max_edges}, fewer than the {len(graph.nodes)} regions, which need one "
+            "self loop each: raise max_edges or lower max_regions"
         )
     if len(graph.senders) <= max_edges:
         return graph
-    ranked = _by_importance(graph)
-    last, first_out = ranked[max_edges - 1 : max_edges + 1]
+    ranked = _ranked_edges(graph)
+    last, first_removed = ranked[max_edges - 1 : max_edges + 1]
     halves_a_pair = (
-        graph.senders[last] == graph.receivers[first_out]
-        and graph.receivers[last] == graph.senders[first_out]
+        graph.senders[last] == graph.receivers[first_removed]
+        and graph.receivers[last] == graph.senders[first_removed]
     )
     keep = np.sort(ranked[: max_edges - halves_a_pair])
     return RegionGraph(graph.nodes, graph.edges[keep], graph.senders[keep], graph.receivers[keep])
 
 
-def _by_importance(graph: RegionGraph) -> Int[np.ndarray, " e"]:
+def _ranked_edges(graph: RegionGraph) -> Int[np.ndarray, " e"]:
     """Edges from most to least important, each next to its reverse."""
-    marks = graph.edges[:, _KEPT_FIRST] > 0
-    rank = np.where(marks.any(1), marks.argmax(1), len(_KEPT_FIRST))
+    marks = graph.edges[:, _IMPORTANT] > 0
+    rank = np.where(marks.any(1), marks.argmax(1), len(_IMPORTANT))
     distance = np.rint(graph.edges[:, _DISTANCE] / DISTANCE_STEP)
     lower = np.minimum(graph.senders, graph.receivers)
     upper = np.maximum(graph.senders, graph.receivers)

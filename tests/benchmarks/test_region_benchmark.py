@@ -29,7 +29,7 @@ from input_pipeline.datasets.openmoji_art import (
     render_paint,
 )
 from ragaf_jax.errors import run_cli
-from ragaf_jax.graph.passes import stroke_width
+from ragaf_jax.graph.borders import stroke_width
 from ragaf_jax.graph.regions import RegionConfig, extract_regions
 
 

@@ -1,4 +1,4 @@
-"""Random drawings: circles, polygons and strokes of random widths, some with gaps."""
+"""Random sketches: circles, polygons and strokes of random widths, some with gaps."""
 
 import cv2
 import numpy as np

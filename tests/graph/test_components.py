@@ -1,4 +1,4 @@
-"""The tree of components: what a wide room is part of is one narrower room."""
+"""The tree of components: each has exactly one parent."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from ragaf_jax.graph.components import component_levels, sample_distance
 
 @pytest.mark.parametrize("side", [9, 40, 63, 64, 97, 110, 127, 128, 150, 224])
 def test_a_component_lies_in_one_of_the_level_below(rng, side):
-    """Also where strokes are thinner than the way from one sample to the next."""
+    """Also where strokes are thinner than the stride of samples."""
     paper = np.ones((side, side), np.uint8)
     for _ in range(6):
         one, other = (tuple(rng.integers(0, side, 2).tolist()) for _ in range(2))

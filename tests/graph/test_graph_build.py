@@ -1,4 +1,4 @@
-"""Which regions are joined, against plain loops over the pixels and over the regions."""
+"""The edges of region graphs, against loops over pixels and regions."""
 
 import cv2
 import numpy as np
@@ -64,7 +64,7 @@ def reference_radius(centroids, radius):
 
 
 def reference(regions, config):
-    """For each kind its pairs, by brute force."""
+    """The pairs of each kind, by brute force."""
     height, width = regions.labels.shape
     places = [
         (np.argwhere(regions.labels == region) + 0.5).mean(0)[::-1] / (width, height)

@@ -91,7 +91,7 @@ def test_edges_tell_of_their_two_regions(random_regions):
 
 @pytest.mark.parametrize("kind", ["adjacency", "containment", "knn", "radius", "hybrid"])
 def test_the_mirrored_page_gives_the_mirrored_graph(random_page, kind):
-    """At the extraction's size and at a model's, for drawings and their exact mirror images."""
+    """At the sizes of the page and of a model, for sketches and their mirror images."""
     regions = extract_regions(random_page())
     for page in (regions, downsample_labels(regions, 64)):
         graph = region_graph(page, GraphConfig(kind))
@@ -103,7 +103,7 @@ def test_the_mirrored_page_gives_the_mirrored_graph(random_page, kind):
 
 
 def test_a_symmetric_page_keeps_its_edges_under_the_mirror():
-    """Equal distances everywhere: which of them a region's k nearest are must not change."""
+    """With equal distances, a region's k nearest must not change."""
     for cells, side in ((5, 7), (7, 3), (6, 11), (9, 5)):
         labels = np.arange(cells**2).reshape(cells, cells).repeat(side, axis=0).repeat(side, axis=1)
         regions = Regions(labels.astype(np.int32), cells**2, np.zeros(cells**2, bool))

@@ -83,7 +83,7 @@ def test_edges_of_a_kind_have_its_colour():
 
 
 def test_a_pair_has_one_line_of_its_first_kind():
-    """Adjacency comes before the nearest and the near, of which the pair is one, too."""
+    """Adjacency precedes "knn" and "radius", which also connect the pair."""
     regions, blank = strips(2), np.full((64, 64), 255, np.uint8)
     graph = region_graph(regions)
     assert graph.edges[:, EDGE_KINDS.index("knn")].any() and graph.edges[:, 1].any()

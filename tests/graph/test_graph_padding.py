@@ -1,4 +1,4 @@
-"""Padding as jraph does it, and which edges go when there are too many."""
+"""Padding by jraph's convention, and trimming of excess edges."""
 
 import jax.numpy as jnp
 import jraph

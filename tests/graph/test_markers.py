@@ -1,4 +1,4 @@
-"""Fronts take what lies nearest to them on the way through the paper."""
+"""Each pixel gets the nearest label along paths through the paper."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ BOX = np.ones((3, 3), bool)
 
 
 def steps_from(start, inside):
-    """Steps through `inside` from the nearest pixel of `start`; infinite where there is no way."""
+    """Steps through `inside` from the nearest pixel of `start`; infinite where there is no path."""
     steps = np.where(start, 0.0, np.inf)
     reached, count = start, 0
     while True:

@@ -1,4 +1,4 @@
-"""How eagerly areas are split at narrow openings, as a user may choose it."""
+"""The factor `neck_splits`, by which areas are split at narrow openings."""
 
 import cv2
 import numpy as np
@@ -12,12 +12,12 @@ FACTORS = (0, 0.01, 0.3, 1, 3, 100, 1000)
 
 @pytest.fixture
 def rng():
-    """A fixed sample: pieces of a region, all too small, could be absorbed by its neighbours."""
+    """A fixed sample, because neighbours can absorb small fragments of a region."""
     return np.random.default_rng(0)
 
 
 def wall(gap):
-    """A wall that a window narrows to `gap` px at either side: outside, wall and window."""
+    """A wall that a window narrows to `gap` px on both sides: outside, wall and window."""
     page = np.full((256, 256), 255, np.uint8)
     cv2.rectangle(page, (40, 50), (216, 230), 0, 3)
     cv2.rectangle(page, (40 + gap, 115), (216 - gap, 165), 0, 3)
@@ -57,7 +57,7 @@ def test_a_larger_factor_never_has_fewer_regions(random_page):
 
 
 def test_only_closed_outlines_separate_at_0():
-    """Each of two rooms is closed, or has an opening of some pixels to the page around."""
+    """Each of two rooms is closed or has an opening of some pixels to the outside."""
     for opening, count in ((0, 3), (9, 1)):
         page = np.full((256, 256), 255, np.uint8)
         for left in (30, 140):

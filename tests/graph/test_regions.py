@@ -1,4 +1,4 @@
-"""Extraction: always a capped partition, the areas a person would see, whatever the page."""
+"""Region extraction: a partition of at most `max_regions`, into the areas that people see."""
 
 import hashlib
 import os
@@ -54,7 +54,7 @@ def test_far_more_areas_than_the_cap(mode):
 
 
 def test_closed_and_broken_outlines_enclose_regions(rng):
-    """Nine shapes apart from one another, every second one with a gap in its outline."""
+    """Nine separate shapes; every second one has a gap in its outline."""
     page = np.full((256, 256), 255, np.uint8)
     centres = [(43 + 85 * column, 43 + 85 * row) for row in range(3) for column in range(3)]
     for index, (x, y) in enumerate(centres):
@@ -76,7 +76,7 @@ def test_closed_and_broken_outlines_enclose_regions(rng):
 
 
 def hall(opening):
-    """A closed hall with a wall across its middle that leaves an opening of so many pixels."""
+    """A closed room with a wall across its middle, with an opening of this many pixels."""
     page = np.full((256, 256), 255, np.uint8)
     cv2.rectangle(page, (20, 70), (236, 186), 0, 3)
     cv2.line(page, (128, 70), (128, 186), 0, 3)
@@ -104,7 +104,7 @@ def test_a_corridor_of_even_width_is_one_region(rng):
 
 
 def test_strokes_are_shared_by_the_areas_beside_them(rng):
-    """One net of strokes around four rooms: its pixels go to the nearest room, not all to one."""
+    """Pixels of a net of strokes around four rooms go to the nearest room, not all to one."""
     page, walls = np.full((256, 256), 255, np.uint8), 9
     column, row = rng.integers(100, 156, 2).tolist()
     for start, end in (((column, 20), (column, 236)), ((20, row), (236, row))):
@@ -138,7 +138,7 @@ def test_lines_of_one_pixel_divide_the_page():
 
 
 def test_size_hardly_matters(random_page):
-    """A page repeated pixel by pixel is divided as the page itself, at work size."""
+    """A page with repeated pixels has the regions of the original page, at `work_size`."""
     page = random_page(256, 200)
     small = extract_regions(page)
     large = extract_regions(page.repeat(3, axis=0).repeat(3, axis=1))
@@ -147,7 +147,7 @@ def test_size_hardly_matters(random_page):
 
 
 def test_partial_blocks_count_what_they_have():
-    """An odd size: 31 × 31 blocks are cut off at the right and at the bottom."""
+    """The last of 31 × 31 blocks are incomplete."""
     page = np.full((6000, 8000), 255, np.uint8)
     cv2.circle(page, (4000, 3000), 2000, 0, 1)
     cv2.circle(page, (4000, 3000), 600, 0, 20)

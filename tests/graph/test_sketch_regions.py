@@ -1,4 +1,4 @@
-"""The one way from a page to a model's inputs."""
+"""From a page to a model's inputs."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""A miniature of the data set, prepared once."""
+"""A miniature of the dataset, prepared once."""
 
 import os
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def source(data_dir: Path) -> RecordSource:
 
 @pytest.fixture
 def shuffle_folders(rng, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, folders are listed in a random order, another at each time."""
+    """After its call, folders are listed in a new random order each time."""
     scandir = os.scandir
 
     class Shuffled:

@@ -1,4 +1,4 @@
-"""What a cache holds is what the networks would say of the very batch that training reads."""
+"""Cached outputs equal those of the networks on the batches of training."""
 
 import os
 import shutil
@@ -81,7 +81,7 @@ def opened(folder, name="openmoji/recolor"):
 def test_batches_bring_what_the_networks_would_say_of_them(
     rng, cached_dir, dataset, tokenizer, trees, keys
 ):
-    """Mirrored or not: the same seed reads the same examples without the caches."""
+    """The same seed gives the same examples with and without caches, also mirrored ones."""
     source = opened(cached_dir) if dataset == "mixture" else opened(cached_dir, dataset)
     source.tokenizer = tokenizer
     if dataset == "mixture":
@@ -151,8 +151,8 @@ def test_other_weights_are_refused(cached_dir, bare, keys):
     source = opened(cached_dir)
     for kind, key in keys.items():
         said = (
-            rf"The cache of {kind} in \S+cache was made with other weights \(key {key}\) and this "
-            rf"run's are 0123; run: python -m input_pipeline.prepare .*--cache={kind} --checkpoint"
+            rf"The cache of {kind} in \S+cache was made with other weights \(key {key}\) than this "
+            rf"run's \(key 0123\); run: python -m input_pipeline.prepare .*--cache={kind} --"
         )
         with pytest.raises(UserError, match=said):
             source.with_caches({kind: "0123"})
@@ -225,12 +225,12 @@ def test_the_cache_of_other_records(cached_dir, tmp_path, keys):
     source = opened(tmp_path / "data")
     path = cache_folder(source.folder, "latents", keys["latents"]) / "train.npy"
     np.save(path, np.load(path)[1:])
-    with pytest.raises(UserError, match=rf"{len(source) - 1} pictures of {len(source)}"):
+    with pytest.raises(UserError, match=rf"{len(source) - 1} images of {len(source)}"):
         source.with_caches(keys)
 
 
 def test_a_cache_of_records_that_were_replaced_is_not_used(cached_dir, tmp_path, keys, checkpoint):
-    """As where somebody keeps the cache's folder, and prepares other pictures beside it."""
+    """A cache's folder can remain when other images are prepared beside it."""
     shutil.copytree(cached_dir, tmp_path / "data")
     source = opened(tmp_path / "data", "openmoji/plain")
     (source.folder / "sources.jsonl").write_text("other")

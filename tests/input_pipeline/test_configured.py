@@ -1,4 +1,4 @@
-"""What a configuration names is opened, and what does not fit it is refused."""
+"""Records match their configuration, or are refused."""
 
 import pytest
 from fakes import tiny_tokenizer
@@ -53,7 +53,7 @@ def test_held_out_drawings_differ(config, monkeypatch):
     assert len({key.split("/")[0] for key in truth.keys}) == 3
     batch, _ = held_out(config.data, "validation", 1000)
     assert len(batch.image) == LIMIT
-    said = "has 1 validation drawings and two or more are needed"
+    said = "has 1 validation images and at least two are needed"
     with pytest.raises(UserError, match=f"{said}; prepare it without --limit"):
         held_out(config.data, "validation", 1)
     source = open_split(config.data, "validation")
@@ -69,7 +69,9 @@ def test_a_checkpoint_is_tested_on_its_own_vocabulary_and_shapes(config):
     tokenizer = open_split(config.data, "test").tokenizer
     batch, _ = held_out_for(config, trained, tokenizer)
     assert batch.text.tokens.shape == (LIMIT, 20)
-    with pytest.raises(UserError, match="The vocabulary of the data in .* is not the one"):
+    with pytest.raises(
+        UserError, match="The vocabulary of the data in .* is not that of the checkpoint"
+    ):
         held_out_for(config, trained, tiny_tokenizer())
 
 

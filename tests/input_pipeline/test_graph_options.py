@@ -98,7 +98,7 @@ def test_records_of_another_graph_are_never_taken(root, stage, tmp_path):
     (folder,) = prepare("folder", tmp_path, Options(SIZE, root=root, graph=knn))
     for graph in (usual, GRAPHS["adjacency"]):
         data = with_data(stage, tmp_path, graph).config.data
-        said = f"with another graph in {SIZE}px_knn_k6; choose that graph, or {command}"
+        said = f"{SIZE}px_knn_k6 has data with another graph; choose that graph, or {command}"
         with pytest.raises(UserError, match=f"{said}{flags_of(graph)}$"):
             open_split(data, "train")
     folder.parent.rename(folder.parents[1] / f"{SIZE}px")

@@ -7,7 +7,7 @@ from miniature import LIMIT, RECOLORINGS, SIZE
 
 from input_pipeline.loader import (
     DevicePrefetcher,
-    distinct_drawings,
+    distinct_groups,
     held_out_batch,
     train_iterator,
 )
@@ -25,7 +25,7 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 def pictures(*batches: Batch) -> list[bytes]:
-    """Each example's picture, in an order that tells nothing of theirs."""
+    """The images in batches, sorted."""
     return sorted(image.tobytes() for batch in batches for image in batch.image)
 
 
@@ -114,12 +114,12 @@ def test_the_prefetcher_reads_ahead_but_its_state_does_not(source, seed):
         return batch
 
     expected = train_iterator(source, 3, seed, **BUDGET)
-    ahead = DevicePrefetcher(train_iterator(source, 3, seed, **BUDGET), put, depth=3)
+    ahead = DevicePrefetcher(train_iterator(source, 3, seed, **BUDGET), put)
     assert ahead.get_state() == expected.get_state() and put_count == 0
     for _ in range(4):
         assert same(next(ahead), next(expected))
         assert ahead.get_state() == expected.get_state()
-    assert put_count == 6
+    assert put_count == 5
 
     state = ahead.get_state()
     following = [next(ahead) for _ in range(2)]
@@ -131,7 +131,7 @@ def test_the_prefetcher_reads_ahead_but_its_state_does_not(source, seed):
 
 def test_held_out_batches_are_the_records_as_they_lie(data_dir):
     source = RecordSource(data_dir, "openmoji/recolor", "test", SIZE, RECOLORINGS)
-    indices = distinct_drawings(source, 3)
+    indices = distinct_groups(source, 3)
     assert len(indices) == 3
     batch, truth = held_out_batch(source, indices, **BUDGET)
     assert len({key.split("/")[0] for key in truth.keys}) == 3
@@ -160,11 +160,11 @@ def test_held_out_batches_are_the_records_as_they_lie(data_dir):
 
 
 def test_there_are_no_more_distinct_drawings_than_drawings(source):
-    assert len(distinct_drawings(source, 1000)) == LIMIT
+    assert len(distinct_groups(source, 1000)) == LIMIT
 
 
 def test_the_keys_of_any_batch(source, seed, rng):
-    """Wherever the iterator stands, and of each process its own."""
+    """For each process, independent of the state of the iterator."""
     pictures_of = {source[i]["key"]: source[i]["image"] for i in range(len(source))}
     shares = [
         train_iterator(source, 3, seed, **BUDGET, process_index=i, process_count=2)

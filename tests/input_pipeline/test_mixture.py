@@ -1,4 +1,4 @@
-"""Several data sets read as one: how often each comes, in which order, and with which words."""
+"""Mixtures: proportions, order and vocabulary of their datasets."""
 
 import collections
 import json
@@ -11,7 +11,7 @@ from miniature import LIMIT, RECOLORINGS
 from configs import stage1
 from input_pipeline.configured import held_out, open_split
 from input_pipeline.loader import train_iterator
-from input_pipeline.mixture import Mixture, parse, turns
+from input_pipeline.mixture import Mixture, apportion, parse
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch
 from ragaf_jax.errors import UserError
@@ -27,7 +27,7 @@ def seed(rng) -> int:
 
 
 class Numbered:
-    """In memory: one record again and again, with tiny pictures of one colour that number them."""
+    """In-memory copies of one record, numbered by the colours of their tiny images."""
 
     def __init__(self, record, tokenizer, part, length):
         self.tokenizer = tokenizer
@@ -54,7 +54,7 @@ def mixture(source: RecordSource, lengths, weights) -> Mixture:
 
 
 def read(mixed: Mixture, seed: int, count: int, index: int = 0, processes: int = 1) -> np.ndarray:
-    """Which records of `Numbered` a process trains on first, so many, in batches of 16."""
+    """The first records of `Numbered` that a process trains on, in batches of 16."""
     batches = train_iterator(
         mixed, 16, seed, **BUDGET, process_index=index, process_count=processes
     )
@@ -83,14 +83,14 @@ def test_names_and_weights(dataset, parts):
 
 @pytest.mark.parametrize("dataset", ["", "  ", "a,,b", "a,", ",a", ":2", "a, :1"])
 def test_a_missing_name(dataset):
-    with pytest.raises(UserError, match="lacks a name where a comma or a weight says") as error:
+    with pytest.raises(UserError, match="contains an empty name; write it like") as error:
         parse(dataset)
     assert repr(dataset) in str(error.value)
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "-inf", "half", "", "1:2", "1/2"])
 def test_a_weight_that_is_none(weight):
-    with pytest.raises(UserError, match="is not a number above 0; write it like") as error:
+    with pytest.raises(UserError, match="is not a finite number above 0; write it like") as error:
         parse(f"sketchy:{weight},coco")
     assert f"the weight {weight!r} in it" in str(error.value)
 
@@ -104,11 +104,11 @@ def test_turns_are_in_proportion(rng):
     for _ in range(50):
         weights = rng.uniform(0.2, 5, int(rng.integers(1, 5)))
         n = int(rng.integers(1, 200))
-        order = turns(weights, n)
+        order = apportion(weights, n)
         counts = np.bincount(order, minlength=len(weights))
         assert counts.min() >= 1 and len(order) == max(n, len(weights))
         # The beginning of more is less, and one each is the only reason to be far from proportion.
-        assert order == turns(weights, n + 50)[: len(order)]
+        assert order == apportion(weights, n + 50)[: len(order)]
         exact = n * weights / weights.sum()
         if exact.min() >= 1:
             assert (np.abs(counts - exact) <= 1.5).all()
@@ -128,7 +128,7 @@ def test_shares_are_the_weights_and_every_source_has_its_epochs(source, seed, we
 
 
 def test_no_source_has_a_place_of_its_own_in_the_batch(source, seed):
-    """One in sixteen with batches of sixteen: regular turns would always put it in one place."""
+    """With one example in sixteen and batches of 16, regular alternation would fix its position."""
     found = read(mixture(source, (50, 50), (1, 15)), seed, WINDOW).reshape(-1, 16)
     places = collections.Counter(np.nonzero(found < 100)[1].tolist())
     assert places.total() == WINDOW // 16
@@ -154,7 +154,7 @@ def test_the_global_order_is_the_same_for_any_number_of_processes(source, seed):
 
 
 def test_two_processes_read_disjoint_halves_of_everything(source, seed):
-    """Two sources of equal weight and length: a window and two processes are whole epochs."""
+    """Two sources of equal weight and length, so that windows contain whole epochs."""
     mixed = mixture(source, (64, 64), (1, 1))
     both = [read(mixed, seed, WINDOW // 2, index, 2) for index in range(2)]
     times = collections.Counter(np.concatenate(both).tolist())
@@ -219,7 +219,7 @@ def test_a_configuration_names_a_mixture(config, data_dir):
 
 def test_what_is_wrong_with_a_part_is_said_of_it(config):
     config.data.max_edges = 32
-    with pytest.raises(UserError, match="max_edges 32; the drawings of openmoji/plain have up to"):
+    with pytest.raises(UserError, match="max_edges 32; the sketches of openmoji/plain have up to"):
         open_split(config.data, "train")
     config.data.max_edges = 192
     config.data.dataset = "openmoji/plain,openmoji/recolor"

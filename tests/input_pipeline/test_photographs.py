@@ -1,4 +1,4 @@
-"""Sketchy, COCO, a folder of one's own and a mixture, from the files to a picture."""
+"""Sketchy, COCO, a folder and a mixture, from files to a sample."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A miniature of each, prepared from the layout that it is downloaded in."""
+    """A miniature of each, prepared from the layout of its download."""
     rng = np.random.default_rng(0)
     roots, data = tmp_path_factory.mktemp("downloaded"), tmp_path_factory.mktemp("data")
     for name in (name for name, entry in DATASETS.items() if entry.scan):

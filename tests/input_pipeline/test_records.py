@@ -87,9 +87,9 @@ def test_the_vocabulary_knows_the_training_captions_and_their_mirror_images(sour
 
 @pytest.fixture
 def damaged(data_dir: Path, tmp_path: Path) -> Path:
-    """A copy of plain to spoil; returns the folder of its version."""
-    folder = record_format.folder(tmp_path, "openmoji/plain", SIZE, 0)
-    shutil.copytree(record_format.folder(data_dir, "openmoji/plain", SIZE, 0), folder)
+    """A copy of plain for tests to damage; returns the folder of its version."""
+    folder = record_format.folder(tmp_path, "openmoji/plain", SIZE, 0, GraphConfig())
+    shutil.copytree(data_dir / folder.relative_to(tmp_path), folder)
     return folder
 
 
@@ -138,7 +138,7 @@ def test_truncated_records_do_not_load(damaged):
 
 
 def test_unknown_names_are_answered_with_the_known_ones(data_dir):
-    with pytest.raises(UserError, match="no data set 'openmoji'; choose openmoji/plain"):
+    with pytest.raises(UserError, match="no dataset 'openmoji'; choose openmoji/plain"):
         RecordSource(data_dir, "openmoji")
     with pytest.raises(UserError, match="no split 'dev'; choose one of .*validation"):
         RecordSource(data_dir, "openmoji/plain", "dev", SIZE)

@@ -81,8 +81,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/configured.py",
-        "*sizes, asked, graph_config_of(data))",
-        "*sizes, asked)",
+        "*sizes, regions, graph_config_of(data))",
+        "*sizes, regions)",
         "training reads records of another graph than config.data.graph",
     ),
     Mutation(
@@ -166,7 +166,7 @@ MUTATIONS = (
         "trimming drops adjacency before containment",
     ),
     Mutation(
-        "ragaf_jax/graph/ink.py",
+        "ragaf_jax/graph/ink_components.py",
         '1 + np.argsort(-areas[1:], kind="stable")',
         '1 + np.argsort(areas[1:], kind="stable")',
         "ink mode keeps the smallest pieces",
@@ -184,7 +184,7 @@ MUTATIONS = (
         "the outside leaks into merged regions",
     ),
     Mutation(
-        "ragaf_jax/graph/passes.py",
+        "ragaf_jax/graph/borders.py",
         "right[width - 1 :: width] = False",
         "right[width::width] = False",
         "cells at the page's left and right sides are neighbours",
@@ -755,8 +755,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/loader.py",
-        "iter(parts[process_index::process_count]",
-        "iter(parts[::process_count]",
+        "iter(batched[process_index::process_count]",
+        "iter(batched[::process_count]",
         "all processes train on the same examples",
     ),
     Mutation(

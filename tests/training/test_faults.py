@@ -25,7 +25,7 @@ from shared_programs import share_training
 
 from input_pipeline.loader import (
     DevicePrefetcher,
-    distinct_drawings,
+    distinct_groups,
     held_out_batch,
     train_iterator,
 )
@@ -84,7 +84,7 @@ def go_on(data, workdir, happenings=None):
         config,
         workdir,
         open_iterator,
-        held_out_batch(validation, distinct_drawings(validation, 2), **SHAPES)[0],
+        held_out_batch(validation, distinct_groups(validation, 2), **SHAPES)[0],
         source.tokenizer,
         lambda first: JsonLines(workdir / "metrics.jsonl", first),
     )
@@ -243,11 +243,11 @@ def test_a_file_of_the_data_is_damaged_while_they_are_read(own_data, whole, tmp_
 
     with pytest.raises(UserError) as error:
         go_on(data, workdir, {SAVED + 1: damage})
-    assert f"A record of train cannot be read from {file}, which is gone or damaged (" in str(
+    assert f"A record of train cannot be read from {file}, which is missing or damaged (" in str(
         error.value
     )
     command = f"--dataset=openmoji/recolor --data_dir={data} --size=16 --recolorings=1"
-    again = "; bring it back, or delete the folder and run: python -m input_pipeline.prepare "
+    again = "; restore it, or delete the folder and run: python -m input_pipeline.prepare "
     assert str(error.value).endswith(again + command)
     assert str(SAVED) in saved(workdir)
     before = stored(workdir)

@@ -1,1 +1,1 @@
-"""Listing of files that data sets share: items, sources, splits, tables."""
+"""Scanning of folders: items, files, annotations, splits, sources."""

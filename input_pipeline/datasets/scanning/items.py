@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 
 class Item(NamedTuple):
-    """One example before anything of it is decoded; small and picklable.
+    """One example before its files are decoded; picklable.
 
     Attributes:
-      key: unique in its data set, the same on every machine.
-      group: what must lie in one split as a whole: the photo.
+      key: unique in its dataset, the same on every machine.
+      group: all examples of a group are in one split; the photo.
       split: "train", "validation" or "test".
       image: the photo's file.
-      sketch: the drawing's file; None where the sketch is to be made from the photo.
-      captions: at least one; stripped, one line each, none twice.
-      category: what is shown; "" where nobody says so.
+      sketch: the sketch's file; None if the sketch is to be made from the photo.
+      captions: at least one, without duplicates; stripped single lines.
+      category: of the object; "" if unknown.
     """
 
     key: str
@@ -31,8 +31,8 @@ class Rejected(NamedTuple):
     """One line of `rejected.jsonl`.
 
     Attributes:
-      file: relative to the data set's root; a row of a table is "metadata.jsonl:3".
-      reason: what is wrong with it, so that "<file> <reason>" is a sentence without its full stop.
+      file: relative to the dataset's root; for a row of a table, "metadata.jsonl:3".
+      reason: why it is unusable; "<file> <reason>" is a sentence without its full stop.
     """
 
     file: str
@@ -40,17 +40,17 @@ class Rejected(NamedTuple):
 
 
 def first_problem(rejected: Sequence[Rejected]) -> str:
-    """What to add to a sentence about too little that is left; nothing if nothing was rejected."""
+    """A phrase for errors about too few examples; "" if nothing was rejected."""
     return f" (first problem: {' '.join(min(rejected))})" if rejected else ""
 
 
 class Scan(NamedTuple):
-    """Everything in a folder, whatever order the file system lists it in.
+    """The examples in a folder, independent of the order of the file system.
 
     Attributes:
-      items: in the order of their keys.
-      rejected: in the order of their files.
-      held: the splits that no official list makes: they are cut from "train", group by group.
+      items: sorted by key.
+      rejected: sorted by file.
+      held: the splits without an official list, which are taken from "train" by group.
     """
 
     items: list[Item]

@@ -1,8 +1,8 @@
-"""Digests of the files that records were made from: they detect files that were replaced.
+"""Digests of the source files of records, which detect replaced files.
 
-Contents are hashed in full. Neither size nor time would do: `cp -p`, `rsync` and archives restore
-times, a mere copy of the data changes them, and uncompressed images of one size have one length.
-Hashing reads about 1 GB/s where the disk does, far faster than records are made.
+Full contents are hashed. Times are no substitute, because `cp -p`, `rsync` and archives restore
+them and plain copies change them; nor are sizes, which uncompressed images share. Hashing reads
+about 1 GB/s, far faster than records are made.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ from tqdm import tqdm
 
 from input_pipeline.datasets.scanning.items import Item
 
-_NAMED = 3  # examples that a sentence names
+_MOST_NAMED = 3  # examples that an error names per kind of change
 _UNREADABLE = "unreadable"
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Source:
-    """What one example is made of; a line of `sources.jsonl`.
+    """The digests of one example; a line of `sources.jsonl`.
 
     Attributes:
       key: of the example.
-      texts: digest of its split as the scan has it, group, category and captions.
-      image: digest of the image's file; "" where --limit left it out, and it was not read.
-      sketch: the same of the sketch; "" too where the sketch is made from the image.
+      texts: digest of its split in the scan, group, category and captions.
+      image: digest of the image's file; "" if --limit excludes the example.
+      sketch: the same for the sketch; also "" if the sketch is made from the image.
     """
 
     key: str
@@ -39,12 +39,7 @@ class Source:
 
 
 def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
-    """The source of each item, in their order.
-
-    Args:
-      items: of a scan.
-      read: keys of the items whose files are read.
-    """
+    """The source of each item of a scan, in order; `read` has the keys of the files to hash."""
     items = list(items)
     chosen = [item for item in items if item.key in read]
     files = {file for item in chosen for file in (item.image, item.sketch) if file is not None}
@@ -60,7 +55,7 @@ def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
 
 
 def _digests(files: Sequence[Path]) -> dict[Path | None, str]:
-    # Threads: reading and hashing both let go of Python's lock.
+    # Reading and hashing release Python's global lock.
     with ThreadPool(len(os.sched_getaffinity(0))) as pool:
         found = pool.imap(_digest, files, chunksize=16)
         bar = tqdm(found, total=len(files), desc="hashing", unit=" files", delay=1)
@@ -81,13 +76,13 @@ def _texts_digest(item: Item) -> str:
 
 
 def write_sources(path: Path, sources: Iterable[Source]) -> None:
-    """A line of JSON each."""
+    """Writes one line of JSON per example."""
     lines = (json.dumps(dataclasses.asdict(source)) for source in sources)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def read_sources(path: Path) -> list[Source]:
-    """What `write_sources` wrote.
+    """Reads a file of `write_sources`.
 
     Raises:
       OSError, ValueError, TypeError: it cannot be read.
@@ -96,12 +91,12 @@ def read_sources(path: Path) -> list[Source]:
 
 
 def changes(before: Sequence[Source], items: Sequence[Item], root: Path) -> list[str]:
-    """How the files of a scan differ from those that records were made of, as phrases.
+    """Phrases that describe how the files of a scan differ from the sources of records.
 
     Args:
-      before: of the records.
-      items: of the scan; only files that `before` has digests of are read.
-      root: of the scan; the phrases name files from here.
+      before: the sources of the records.
+      items: of the scan; only files with a digest in `before` are read.
+      root: of the scan; phrases name files relative to it.
     """
     then = {source.key: source for source in before}
     now = sources_of(items, {source.key for source in before if source.image})
@@ -129,11 +124,11 @@ def changes(before: Sequence[Source], items: Sequence[Item], root: Path) -> list
         ("gone", [key for key in then if key not in by_key], str),
     ]
     return [
-        f"{what}: {', '.join(map(name, keys[:_NAMED]))}{_more(len(keys))}"
-        for what, keys, name in found
+        f"{change}: {', '.join(map(name, keys[:_MOST_NAMED]))}{_more(len(keys))}"
+        for change, keys, name in found
         if keys
     ]
 
 
 def _more(count: int) -> str:
-    return f" and {count - _NAMED} more" if count > _NAMED else ""
+    return f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else ""

@@ -1,7 +1,7 @@
-"""Assigns examples to splits; variants of one drawing stay together.
+"""Assigns examples to splits, with all variants of a drawing in one split.
 
-Everything here depends on names and pixels alone, so that every process and every machine makes
-the same splits.
+Splits depend on names and pixels alone, so that they are the same in every process and on every
+machine.
 """
 
 import collections
@@ -14,55 +14,54 @@ from jaxtyping import UInt8
 from ragaf_jax.errors import UserError
 
 TEST_SHARE, VALIDATION_SHARE = 0.1, 0.05
-# Where the hashes of a split lie in [0, 1).
+# The interval in [0, 1) of each split's hashes.
 _INTERVALS = {
     "test": (0.0, TEST_SHARE),
     "validation": (TEST_SHARE, TEST_SHARE + VALIDATION_SHARE),
     "train": (TEST_SHARE + VALIDATION_SHARE, 1.0),
 }
-# Fewer groups than that tell nothing about a model.
+# Least number of groups for a meaningful evaluation.
 _LEAST_HELD_OUT = 2
-# Larger groups (people, faces, hearts) are always trained on: a split that is to tell how a model
-# does on new drawings must not be half hearts.
+# Larger groups of drawings (people, faces, hearts) are always in "train", because they would
+# dominate a held-out split.
 MOST_HELD_OUT = 8
-# Cosine of two line drawings above which they are one drawing with other details: the medals and
-# the snowmen lie above it, the coloured hearts are at 1.
+# Line drawings with a greater cosine similarity are variants of one drawing: medals and snowmen
+# exceed it, and coloured hearts have 1.
 SAME_DRAWING = 0.83
 
 
 def stable_hash(text: str) -> int:
-    """64 bits that depend on the text alone (Python's own `hash` differs between processes)."""
+    """A hash of 64 bits that depends on the text alone; `hash` differs between processes."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def split_of(group: str, drawings: int) -> str:
-    """The split of a group of so many drawings: "test", "validation" or "train"."""
+    """The split of a group of this number of drawings: "test", "validation" or "train"."""
     return "train" if drawings > MOST_HELD_OUT else _split_at(_position(group), tuple(_INTERVALS))
 
 
 def _position(group: str) -> float:
-    """Where a group lies in [0, 1): on its own name alone, so that new groups move no other."""
+    """A group's position in [0, 1), which depends on its name alone."""
     return stable_hash(f"split/{group}") / 2**64
 
 
 def least_groups(held: Iterable[str]) -> dict[str, int]:
-    """The least number of groups of "train" and of each split that is held out of it."""
+    """The least number of groups in "train" and in each held-out split."""
     return {**dict.fromkeys(held, _LEAST_HELD_OUT), "train": 1}
 
 
 def split_groups(
     groups: Iterable[str], held: Sequence[str] = ("validation", "test"), problem: str = ""
 ) -> dict[str, str]:
-    """The split of each group by the hash of its name, whatever else there is.
+    """Assigns each group to a split by the hash of its name.
 
-    Only where a split would have too few groups (two of each held-out split, one of "train") do
-    those move to it whose hash is nearest, from splits that can spare them: data of more than some
-    hundred groups never sees that.
+    If a split has too few groups (two for held-out splits, one for "train"), it takes those with
+    the nearest hashes from splits with enough. This affects only datasets of few groups.
 
     Args:
-      groups: names; one that comes several times counts once.
-      held: the splits to make besides "train"; the share of another stays in "train".
-      problem: what there may be to say of why there are so few; see `first_problem`.
+      groups: names; duplicates count once.
+      held: the splits besides "train"; the shares of other splits stay in "train".
+      problem: a phrase about the reason for too few groups; see `first_problem`.
 
     Raises:
       UserError: there are too few groups for these splits.
@@ -70,10 +69,10 @@ def split_groups(
     positions = {group: _position(group) for group in sorted(set(groups))}
     least = least_groups(held)
     if len(positions) < sum(least.values()):
-        wanted = " and ".join(f"{count} for {split}" for split, count in least.items())
+        needed = " and ".join(f"{count} for {split}" for split, count in least.items())
         raise UserError(
-            f"Usable pictures to split: {len(positions)}; {sum(least.values())} or more are needed "
-            f"({wanted}): add some{problem}."
+            f"Usable images to split: {len(positions)}; {sum(least.values())} or more are needed "
+            f"({needed}): add some{problem}."
         )
 
     splits = {group: _split_at(position, held) for group, position in positions.items()}
@@ -95,17 +94,17 @@ def _split_at(position: float, held: Sequence[str]) -> str:
 def group_drawings(
     keys: Sequence[str], bases: Sequence[str], lines: UInt8[np.ndarray, "n s s"]
 ) -> list[str]:
-    """The group of each drawing: the least key among all that it is connected with.
+    """The group of each drawing, named by the least key in it.
 
-    Two drawings are connected when they share a base or when their line drawings nearly coincide,
-    as they are or one of them in a mirror: training shows every drawing in a mirror, too.
+    Two drawings are in one group if they share a base or if their lines nearly coincide. One of
+    them may be mirrored, because training mirrors drawings.
 
     Args:
-      keys: one unique name a drawing.
-      bases: what a drawing is a variant of.
+      keys: unique names of the drawings.
+      bases: the common name of a drawing's variants.
       lines: the line drawings, ink bright.
     """
-    # Integers in float64 below 2^53: exact, so that no rounding differs between machines.
+    # Integers below 2^53 are exact in float64, so that results are the same on all machines.
     pixels = lines.reshape(len(keys), -1).astype(np.float64)
     mirrored = lines[:, :, ::-1].reshape(len(keys), -1).astype(np.float64)
     ink = np.square(pixels).sum(1)

@@ -1,8 +1,8 @@
-"""Splits of the readable examples; unreadable ones do not count.
+"""Splits the readable examples.
 
-Only decoding shows which examples are unreadable. In large data they move no other example, because
-the hash of each group's name decides. In small data, splits are filled up to a least number of
-groups, and each of these groups must have a readable example.
+Only decoding shows which examples are unreadable. In large datasets they do not affect the splits
+of others, which hashes of the groups' names define. In small ones, splits are filled up to a least
+number of groups, and each of these groups must have a readable example.
 """
 
 import collections
@@ -13,19 +13,14 @@ from input_pipeline.datasets.scanning.splits import least_groups, split_groups
 
 
 def cut(scan: Scan) -> list[Item]:
-    """The items that no official list puts into a split."""
+    """The items whose split no official list defines."""
     if not scan.held:
         return []
     return [item for item in scan.items if item.split in (*scan.held, "train")]
 
 
 def rejects_may_move_splits(scan: Scan, max_rejected: float) -> bool:
-    """Whether as many rejects as `max_rejected` allows could leave a split too few groups.
-
-    Args:
-      scan: with its splits.
-      max_rejected: the share of all examples that may be rejected.
-    """
+    """Whether `max_rejected`, a share of all examples, could leave a split too few groups."""
     allowed = int(max_rejected * (len(scan.items) + len(scan.rejected)))
     groups = {item.group: item.split for item in cut(scan)}
     counts = collections.Counter(groups.values())
@@ -34,15 +29,15 @@ def rejects_may_move_splits(scan: Scan, max_rejected: float) -> bool:
 
 
 def split_usable(scan: Scan, unusable: Collection[str], problem: str) -> list[Item]:
-    """The items of a scan but for some, whose splits are made without those.
+    """The usable items of a scan, split without the others.
 
     Args:
-      scan: with the splits that the whole of it has.
-      unusable: keys of the items that cannot be read.
+      scan: with the splits of all items.
+      unusable: keys of the unreadable items.
       problem: as in `split_groups`.
 
     Raises:
-      UserError: too few are left.
+      UserError: too few items are usable.
     """
     usable = [item for item in scan.items if item.key not in unusable]
     groups = [item.group for item in cut(scan) if item.key not in unusable]

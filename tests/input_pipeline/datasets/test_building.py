@@ -1,4 +1,4 @@
-"""What is left out, how much of it is too much, and what a pipeline of Beam makes."""
+"""Rejected examples, their limit, and the records of Beam pipelines."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ from PIL import Image
 
 from input_pipeline.datasets.building import Rejections
 from input_pipeline.datasets.scanning.items import Rejected
-from input_pipeline.preparation.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Execution, Options, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 
@@ -49,7 +49,7 @@ def test_a_hundredth_may_be_rejected_and_no_more(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path, rng):
-    """A folder of pictures of which two are broken and one has no caption."""
+    """A folder of images; two are broken and one has no caption."""
     root = tmp_path / "pictures"
     captions = photo_trees.write_folder(root, rng, pictures=12)
     whole = sorted(path for path in root.iterdir() if path.suffix != ".jsonl")
@@ -76,7 +76,7 @@ def test_broken_pictures_are_left_out_and_listed(tmp_path, pictures):
     # By way of a link: what is listed is named from the root on all the same.
     (tmp_path / "link").symlink_to(root)
     options = dataclasses.replace(options, root=tmp_path / "link")
-    (folder,) = prepare("folder", data, options, Running(max_rejected=0.5))
+    (folder,) = prepare("folder", data, options, Execution(max_rejected=0.5))
     assert not listed.exists()
     found = rejected_of(folder / "rejected.jsonl")
     assert set(found) == broken
@@ -88,7 +88,7 @@ def test_broken_pictures_are_left_out_and_listed(tmp_path, pictures):
 
 
 def test_sketches_that_do_not_belong_to_their_pictures_are_listed(tmp_path, rng):
-    """Pictures are turned upright by their EXIF data, so a sketch that was not is beside it."""
+    """EXIF data rotate images, so that a sketch without them has another aspect ratio."""
     root = tmp_path / "pictures"
     for i in range(8):
         photo = photo_trees.random_photo(rng, 60, 80)
@@ -102,7 +102,7 @@ def test_sketches_that_do_not_belong_to_their_pictures_are_listed(tmp_path, rng)
         photo_trees.save(page, root / "sketch" / f"{i}.png")
         (root / "image" / f"{i}.txt").write_text("a thing\n")
     options = Options(SIZE, root=root)
-    (folder,) = prepare("folder", tmp_path / "data", options, Running(max_rejected=0.5))
+    (folder,) = prepare("folder", tmp_path / "data", options, Execution(max_rejected=0.5))
     found = rejected_of(folder / "rejected.jsonl")
     assert set(found) == {"sketch/0.png", "sketch/1.png", "sketch/2.png"}
     assert found["sketch/0.png"] == (
@@ -110,7 +110,7 @@ def test_sketches_that_do_not_belong_to_their_pictures_are_listed(tmp_path, rng)
         "each other; rotate one by 90°"
     )
     for name in ("sketch/1.png", "sketch/2.png"):
-        assert found[name] == "has no line on it: it is of one colour"
+        assert found[name] == "has no lines: all its pixels have one colour"
 
 
 def test_the_vocabulary_has_the_words_of_mirrored_captions(tmp_path, rng):
@@ -132,9 +132,9 @@ def test_pictures_of_which_none_can_be_read_are_answered_with_a_sentence(tmp_pat
             path.write_bytes(b"nothing of use")
     with pytest.raises(
         UserError,
-        match=r"^Usable pictures to split: 0; .*\(the first: .* all so far: .*rejected.jsonl\)\.$",
+        match=r"^Usable images to split: 0; .*\(the first: .* all so far: .*rejected.jsonl\)\.$",
     ):
-        prepare("folder", tmp_path / "data", Options(SIZE, root=root), Running(max_rejected=1.0))
+        prepare("folder", tmp_path / "data", Options(SIZE, root=root), Execution(max_rejected=1.0))
     assert not list((tmp_path / "data").glob("folder/*/*.*.*"))
 
 
@@ -146,7 +146,7 @@ def test_what_was_prepared_otherwise_is_not_taken_for_what_is_asked(tmp_path, rn
     (folder,) = prepare("folder/own-1", data, options)
     assert folder == data / "folder" / f"own-1_{SIZE}px" / "1.1.0"
     assert prepare("folder/own-1", data, dataclasses.replace(options, root=None)) == [folder]
-    with pytest.raises(UserError, match=r"was prepared from other files than are in .*other now"):
+    with pytest.raises(UserError, match=r"was prepared from other files than .*other now"):
         prepare("folder/own-1", data, dataclasses.replace(options, root=other))
     root.rename(tmp_path / "moved")  # the same pictures
     options = dataclasses.replace(options, root=tmp_path / "moved")
@@ -159,7 +159,7 @@ def test_what_was_prepared_otherwise_is_not_taken_for_what_is_asked(tmp_path, rn
 
 @pytest.mark.parametrize("name", ["folder/", "folder/../up", "folder/a b", "folder/.hidden", "x"])
 def test_names_of_no_data_set_are_refused(tmp_path, name):
-    with pytest.raises(UserError, match=f"There is no data set '{name}'"):
+    with pytest.raises(UserError, match=f"There is no dataset '{name}'"):
         prepare(name, tmp_path / "data", Options(SIZE, root=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
@@ -172,7 +172,7 @@ def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatc
     with pytest.raises(UserError, match=r"give --root=<folder>\.$"):
         prepare("folder", tmp_path / "data", Options(SIZE))
     monkeypatch.setenv("COCO_ROOT", str(tmp_path / "coco"))
-    with pytest.raises(UserError, match=r"There is no folder .*/coco, which is to hold"):
+    with pytest.raises(UserError, match=r"The folder .*/coco for the images of coco does"):
         prepare("coco", tmp_path / "data", Options(SIZE))
     assert not (tmp_path / "data").exists()
     photo_trees.write_coco(tmp_path / "coco", rng, train=4, val=2)
@@ -182,8 +182,8 @@ def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatc
     monkeypatch.setenv("COCO_ROOT", str(tmp_path / "others"))
     with pytest.raises(UserError, match=r"was prepared from other files .*\(added: .*; gone: "):
         prepare("coco", tmp_path / "data", Options(SIZE))
-    said = r"--root is .* and both means sketchy and coco; .* in SKETCHY_ROOT and COCO_ROOT\.$"
-    for name, message in {"both": said, "openmoji": r"; prepare each by itself\.$"}.items():
+    said = r"--root is .* and both names sketchy and coco; .* in SKETCHY_ROOT and COCO_ROOT\.$"
+    for name, message in {"both": said, "openmoji": r"; prepare each separately\.$"}.items():
         with pytest.raises(UserError, match=message):
             prepare(name, tmp_path / "data", Options(SIZE, root=tmp_path / "coco"))
 
@@ -192,8 +192,8 @@ def test_beam_in_this_process_makes_the_same_bytes(tmp_path, pictures):
     root, _, broken = pictures
     options = Options(SIZE, root=root)
     for name, runner in (("beam", "DirectRunner"), ("alone", None)):
-        running = Running(workers=1, max_rejected=0.5, beam_runner=runner)
-        prepare("folder", tmp_path / name, options, running)
+        execution = Execution(workers=1, max_rejected=0.5, beam_runner=runner)
+        prepare("folder", tmp_path / name, options, execution)
     (listed,) = (tmp_path / "beam").rglob("rejected.jsonl")
     assert set(rejected_of(listed)) == broken
     assert contents(tmp_path / "beam") == contents(tmp_path / "alone")
@@ -239,19 +239,19 @@ def test_beam_makes_the_same_bytes_and_rejects_the_same(tmp_path, pictures):
 def test_beam_is_asked_for_in_its_own_words(tmp_path, rng):
     photo_trees.write_folder(tmp_path / "pictures", rng, pictures=5)
     options = Options(SIZE, root=tmp_path / "pictures")
-    for running, sentence in (
-        (Running(beam_runner="NoSuchRunner"), "--beam_runner=NoSuchRunner: "),
+    for execution, sentence in (
+        (Execution(beam_runner="NoSuchRunner"), "--beam_runner=NoSuchRunner: "),
         (
-            Running(beam_runner="DirectRunner", beam_options="workerz=2"),
-            "has 'workerz', which is none of Beam's",
+            Execution(beam_runner="DirectRunner", beam_options="workerz=2"),
+            "contains 'workerz', which is not an option of Beam",
         ),
         (
-            Running(beam_runner="DirectRunner", beam_options="direct_num_workers=two"),
-            "is of no use to Beam: argument --direct_num_workers: invalid int value: 'two'",
+            Execution(beam_runner="DirectRunner", beam_options="direct_num_workers=two"),
+            "is invalid: argument --direct_num_workers: invalid int value: 'two'",
         ),
     ):
         with pytest.raises(UserError, match=sentence):
-            prepare("folder", tmp_path / "data", options, running)
+            prepare("folder", tmp_path / "data", options, execution)
         assert not list((tmp_path / "data").rglob("1.*"))
 
 
@@ -261,7 +261,7 @@ def test_beam_that_fails_ends_in_a_sentence(tmp_path, rng):
     photo_trees.write_folder(root, rng, pictures=2, layout="splits")
     for path in root.glob("*/picture*"):
         path.write_bytes(b"nothing of use")
-    running = Running(beam_runner="DirectRunner", max_rejected=1.0)
-    with pytest.raises(UserError, match=r"^Beam's DirectRunner ended with .* examples is 0"):
-        prepare("folder", tmp_path / "data", Options(SIZE, root=root), running)
+    execution = Execution(beam_runner="DirectRunner", max_rejected=1.0)
+    with pytest.raises(UserError, match=r"^Beam's DirectRunner failed with .* examples is 0"):
+        prepare("folder", tmp_path / "data", Options(SIZE, root=root), execution)
     assert not list((tmp_path / "data").rglob("1.*"))

@@ -86,7 +86,7 @@ def test_what_the_listing_and_the_folder_disagree_on(rng, root):
     assert {item.key for item in found.items} == {i.key for i in whole.items} - {gone, silent}
     assert found.rejected == sorted(
         [
-            Rejected(f"train2017/{gone}.jpg", f"is listed in {TABLE} and missing"),
+            Rejected(f"train2017/{gone}.jpg", f"is listed in {TABLE} but missing"),
             Rejected(f"train2017/{silent}.jpg", "has no caption"),
             Rejected(TABLE, f"lists the image {int(twice)} twice"),
             Rejected(f"train2017/{again}.jpg", "is listed again as image 999999"),
@@ -105,7 +105,7 @@ def test_names_that_leave_the_folder(root, name):
     found = scan(root)
     assert found.items == whole.items
     shown = name.replace("\0", "\\x00")
-    expected = Rejected(f"train2017/{shown}", "is no name of a file in train2017")
+    expected = Rejected(f"train2017/{shown}", "is not the name of a file in train2017")
     assert found.rejected == [expected]
 
 
@@ -118,7 +118,7 @@ def test_links_out_of_the_data_set(root, tmp_path_factory):
     shutil.move(linked.image, root / "elsewhere.jpg")  # a link that stays inside is fine
     linked.image.symlink_to(root / "elsewhere.jpg")
     found = scan(root)
-    reason = "is a link that leads out of the data set"
+    reason = "is a link that leads out of the dataset"
     assert found.rejected == [Rejected(f"train2017/{moved.key}.jpg", reason)]
     assert {item.key for item in found.items} == {item.key for item in whole.items} - {moved.key}
 
@@ -129,14 +129,14 @@ def test_links_out_of_the_data_set(root, tmp_path_factory):
 
 
 def test_one_file_under_two_names_is_read_once(root):
-    """A link from one half into the other would be trained on and tested with."""
+    """A link from one half into the other would put an example into both splits."""
     whole = scan(root)
     tested = next(item for item in whole.items if item.split == "test")
     linked = next(item for item in whole.items if item.split == "train")
     linked.image.unlink()
     linked.image.symlink_to(tested.image)
     found = scan(root)
-    reason = f"is a link to val2017/{tested.key}.jpg, read already"
+    reason = f"is a link to val2017/{tested.key}.jpg, which is already used"
     assert found.rejected == [Rejected(f"train2017/{linked.key}.jpg", reason)]
     assert {item.key for item in found.items} == {item.key for item in whole.items} - {linked.key}
 
@@ -153,7 +153,7 @@ def test_a_photo_of_both_halves_is_not_trained_on(root):
     edit(root, change)
     found = scan(root)
     assert found.items == whole.items
-    assert found.rejected == [Rejected(f"train2017/{tested.key}.jpg", "is in val2017, too")]
+    assert found.rejected == [Rejected(f"train2017/{tested.key}.jpg", "is also in val2017")]
 
 
 def test_records_of_the_wrong_kind(root):
@@ -210,7 +210,7 @@ def test_what_is_missing_or_broken_ends_in_one_sentence(rng, tmp_path):
     broken(write(b'{"images": []}'), "has no lists named images and annotations")
     broken(write(b'{"images": [], "annotations": {}}'), "has no lists named")
     empty = b'{"images": [], "annotations": []}'
-    broken(write(empty), "Usable pictures to split: 0; 3 or more are needed")
+    broken(write(empty), "Usable images to split: 0; 3 or more are needed")
     val = TABLE.replace("train", "val")
     broken(lambda root: (root / val).write_bytes(empty), "No photo in .*val2017 has a caption")
 

@@ -20,7 +20,7 @@ PIXELS = np.zeros((4, 4, 3), np.uint8)
 
 
 def pictures(root: Path, *names: str) -> None:
-    """Pictures with a text file beside each, in a folder that has enough others."""
+    """Images with a text file each, in a folder with enough others."""
     for name in names:
         path = save(PIXELS, root / name)
         path.with_suffix(".txt").write_text(f"{path.stem}\n")
@@ -134,10 +134,10 @@ def test_tables_within_folders_and_above_them(tmp_path):
 ROWS = {
     "repeated": ({"file_name": "a.png", "text": "A"}, "repeats an earlier row"),
     "missing": ({"file_name": "z.png", "text": "A"}, "names a missing file: z.png"),
-    "out": ({"file_name": "../z.png", "text": "A"}, "names a file out of the data set: ../z.png"),
+    "out": ({"file_name": "../z.png", "text": "A"}, "names a file outside the dataset: ../z.png"),
     "out and in": (
         {"file_name": "x/../../../a.png", "text": "A"},
-        "names a file out of the data set: x/../../../a.png",
+        "names a file outside the dataset: x/../../../a.png",
     ),
     "absolute": (
         {"file_name": "/etc/passwd", "text": "A"},
@@ -152,7 +152,7 @@ ROWS = {
         {"file_name": "\ud800.png", "text": "A"},
         "names a missing file: \\ud800.png",
     ),
-    "no picture": ({"file_name": "a.txt", "text": "A"}, "names what is no picture: a.txt"),
+    "no picture": ({"file_name": "a.txt", "text": "A"}, "names a file that is not an image: a.txt"),
     "no name": ({"text": "A"}, "has no file_name"),
     "odd name": ({"file_name": ["a.png"], "text": "A"}, "has no file_name"),
     "no caption": ({"file_name": "b.png"}, "has no text or caption or prompt"),
@@ -176,7 +176,7 @@ ROWS = {
     ),
     "sketch out": (
         {"file_name": "b.png", "text": "B", "conditioning_image": "../y.png"},
-        "names a file out of the data set: ../y.png",
+        "names a file outside the dataset: ../y.png",
     ),
     "sketch nul": (
         {"file_name": "b.png", "text": "B", "conditioning_image": "y\0.png"},
@@ -274,7 +274,7 @@ def test_text_files_that_are_no_captions(root):
         Rejected("v.txt", "is not UTF-8"),
         Rejected("w.txt", "is empty"),
         Rejected("x.txt", "holds a NUL byte"),
-        Rejected("y.txt", "is longer than 100,000 bytes, so is no caption"),
+        Rejected("y.txt", "is longer than 100,000 bytes, which is too long for a caption"),
         Rejected("z.png", "has no caption"),
         Rejected("z.txt", "is neither a regular file nor a folder"),
     ]
@@ -329,13 +329,13 @@ def test_links(root, tmp_path_factory):
     (root / "that.png").symlink_to("this.png")
     found = scan(root)
     assert found.rejected == [
-        Rejected("loop", "is a link to a folder that is read already"),
+        Rejected("loop", "is another link to a folder that is already read"),
         Rejected("nowhere.png", "is neither a regular file nor a folder"),
-        Rejected("out", "is a link that leads out of the data set"),
-        Rejected("out.png", "is a link that leads out of the data set"),
+        Rejected("out", "is a link that leads out of the dataset"),
+        Rejected("out.png", "is a link that leads out of the dataset"),
         Rejected("that.png", "cannot be read: Too many levels of symbolic links"),
         Rejected("this.png", "cannot be read: Too many levels of symbolic links"),
-        Rejected("twice", "is a link to a folder that is read already"),
+        Rejected("twice", "is another link to a folder that is already read"),
     ]
     new = {"linked": ("b",), "more/m": ("m",), "same/m": ("m",)}
     assert captions_of(found) == dict(sorted((captions_of(whole) | new).items()))
@@ -399,8 +399,8 @@ def test_a_link_does_not_bring_a_test_picture_into_training(tmp_path):
     (tmp_path / "test" / "y.txt").write_text("y")
     found = scan(tmp_path)
     assert found.rejected == [
-        Rejected("train/a.png", "is in the test split, too"),
-        Rejected("train/z.png", "is in the test split, too"),
+        Rejected("train/a.png", "is also in the test split"),
+        Rejected("train/z.png", "is also in the test split"),
     ]
     assert {item.key: item.split for item in found.items if item.split == "test"} == {
         "test/g": "test",
@@ -434,24 +434,24 @@ def test_what_is_no_data_set_ends_in_one_sentence(rng, tmp_path):
 
     refused("data does not exist")
     (tmp_path / "data").mkdir()
-    refused("There are no pictures in")
+    refused("There are no images in")
     save(PIXELS, tmp_path / "data" / "a.png")
     refused(r"has a caption; put a text file .* metadata.jsonl or metadata.csv .* captions.csv")
     (tmp_path / "data" / "a.txt").write_text("")
-    refused(r"No picture in .* has a caption \(first problem: a.txt is empty\); put")
+    refused(r"No image in .* has a caption \(first problem: a.txt is empty\); put")
     pictures(tmp_path / "data", "a.png")
-    refused("Usable pictures to split: 1; 5 or more are needed")
+    refused("Usable images to split: 1; 5 or more are needed")
     pictures(tmp_path / "data", "train/a.png", "test/b.png")
-    refused(r"a\.png lies beside train and test, which are splits")
+    refused(r"a\.png is beside the splits train and test; move it")
     (tmp_path / "data" / "a.png").unlink()
     (tmp_path / "data" / "test" / "b.txt").unlink()
-    refused("No picture of the test split in .* can be used")
+    refused("No image of the test split in .* can be used.*; repair the split")
     pictures(tmp_path / "data", "test/b.png", "cars/c.png")
-    refused("cars lies beside train and test, which are splits")
+    refused("cars is beside the splits train and test; move it")
 
 
 def test_names_are_found_in_both_unicode_forms(tmp_path):
-    """macOS lists é as e and an accent; tables and other systems have it as one character."""
+    """macOS decomposes é into e and an accent; tables and other systems use one character."""
     decomposed = [f"{name}e\u0301.png" for name in ("caf", "a", "b", "c", "d")]
     for name in decomposed:
         save(PIXELS, tmp_path / "image" / name)
@@ -503,8 +503,8 @@ def test_images_in_other_formats_are_listed(root):
             b"file_name,text\nA.png,a\n",
             r"names a missing file: A\.png, and the name of a\.png differs in case",
         ),
-        ("prompt.json", b"[]", "and prompt.json is not a table that is read"),
-        ("train.parquet", b"PAR1", "and train.parquet is not a table that is read"),
+        ("prompt.json", b"[]", "and the table prompt.json is not supported"),
+        ("train.parquet", b"PAR1", "and the table train.parquet is not supported"),
     ],
 )
 def test_why_no_caption_was_found(tmp_path, name, content, said):

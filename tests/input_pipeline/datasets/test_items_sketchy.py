@@ -115,10 +115,10 @@ def test_every_rendering_has_its_photos(rng, tmp_path, sketch):
 
 def test_a_rendering_that_is_not_there_ends_in_one_sentence(rng, root):
     for transform in ("tx_000100000000", "tx_000000000001", "../photo"):
-        with pytest.raises(UserError, match=rf"{transform} is not in .* those that are: {TX}\."):
+        with pytest.raises(UserError, match=rf"{transform} is not in .* available: {TX}\."):
             scan(root, transform)
     (root / "256x256" / "photo" / TX).rename(root / "256x256" / "photo" / "tx_000100000000")
-    with pytest.raises(UserError, match="those that are: none"):
+    with pytest.raises(UserError, match="available: none"):
         scan(root)
 
 
@@ -138,7 +138,7 @@ def test_a_sketch_without_its_photo_is_rejected_and_a_photo_alone_is_not_used(ro
         for k in (1, 2, 3)
     ]
     shutil.rmtree(root / PHOTOS / "alarm_clock")
-    with pytest.raises(UserError, match="Usable pictures to split: 2; 5 or more"):
+    with pytest.raises(UserError, match="Usable images to split: 2; 5 or more"):
         scan(root)
 
 
@@ -163,9 +163,9 @@ def test_what_else_lies_in_the_folders(root, tmp_path_factory):
             "has control characters or bytes that are not UTF-8 in its name",
         ),
         Rejected(f"{SKETCHES}/cat/{group}-7.png", "is neither a regular file nor a folder"),
-        Rejected(f"{SKETCHES}/cat/{group}-8.png", "is a link that leads out of the data set"),
+        Rejected(f"{SKETCHES}/cat/{group}-8.png", "is a link that leads out of the dataset"),
         Rejected(f"{SKETCHES}/cat/odd.png", "is not named <photo>-<number>.png"),
-        Rejected(f"{SKETCHES}/dog", "is a link that leads out of the data set"),
+        Rejected(f"{SKETCHES}/dog", "is a link that leads out of the dataset"),
     ]
 
 
@@ -185,7 +185,7 @@ def test_what_is_not_sketchy_ends_in_one_sentence(tmp_path):
         scan(tmp_path)
     for half in (SKETCHES, PHOTOS):
         (tmp_path / half).mkdir(parents=True)
-    with pytest.raises(UserError, match="Usable pictures to split: 0"):
+    with pytest.raises(UserError, match="Usable images to split: 0"):
         scan(tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_captions_are_english(category, expected):
 
 
 def test_one_photo_under_two_names_is_used_under_one(root):
-    """Else its sketches could lie in two splits."""
+    """Otherwise its sketches could be in two splits."""
     whole = scan(root)
     first, *_, last = sorted({item.image for item in whole.items})
     last.unlink()
@@ -222,5 +222,5 @@ def test_one_photo_under_two_names_is_used_under_one(root):
     gone = {item.key for item in whole.items if item.image == last}
     assert {item.key for item in found.items} == {item.key for item in whole.items} - gone
     (link,) = (x for x in found.rejected if x.file == last.relative_to(root).as_posix())
-    assert link.reason == f"is a link to {first.relative_to(root).as_posix()}, read already"
+    assert link.reason.endswith(f" to {first.relative_to(root).as_posix()}, which is already used")
     assert len(found.rejected) == 1 + len(gone)

@@ -27,7 +27,7 @@ def test_selection_leaves_out_flags_skin_tones_and_the_nameless(drawings):
 
 def test_lines_are_the_ink_alone(drawings):
     root = art.read_svg(drawings[DOG].path)
-    lines, picture = art.render_lines(root, 128), art.render_picture(root, 128)
+    lines, picture = art.render_lines(root, 128), art.render_image(root, 128)
     assert lines.dtype == np.uint8 and lines.shape == (128, 128)
     assert lines.min() == 0 and lines.max() == 255
     # The lines lie on top of the picture: where ink is full, the picture is black.

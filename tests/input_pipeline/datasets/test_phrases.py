@@ -1,4 +1,4 @@
-"""Which phrase is about which part: never a wrong one, and nearly always one."""
+"""The phrase of each part is never wrong and almost always found."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Names of datasets, and what follows from them: nothing that lies on disk may be lost by them."""
+"""Names and folders of datasets, which must not change for data on disk."""
 
 from pathlib import Path
 

@@ -20,12 +20,12 @@ from ragaf_jax.errors import UserError
 _RUN = f"""
 import sys
 from pathlib import Path
-from input_pipeline.preparation.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Options, Execution, prepare
 from input_pipeline.records import RecordSource
 from input_pipeline.loader import train_iterator
 data = Path(sys.argv[1])
 if __name__ == "__main__":
-    prepare("openmoji", data, Options({SIZE}, {RECOLORINGS}, {LIMIT}), Running(workers=2))
+    prepare("openmoji", data, Options({SIZE}, {RECOLORINGS}, {LIMIT}), Execution(workers=2))
     source = RecordSource(data, "openmoji/recolor", "train", {SIZE}, {RECOLORINGS})
     next(train_iterator(source, 2, 0, text_length=40, max_regions=33, max_edges=192))
     print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
@@ -69,7 +69,7 @@ def test_every_split_has_its_own_drawings(data_dir):
 def test_what_an_interrupted_preparation_left_is_no_data_and_has_no_part_in_the_next(
     data_dir, tmp_path
 ):
-    """What one process left, another with other hashes makes anew, to the same bytes."""
+    """A restart after an interruption, with other string hashes, writes the same bytes."""
     again = tmp_path / "data"
     for made in data_dir.glob("openmoji/*/*"):
         left = again / made.relative_to(data_dir).with_name(f"incomplete.AB12CD_{made.name}")
@@ -81,7 +81,7 @@ def test_what_an_interrupted_preparation_left_is_no_data_and_has_no_part_in_the_
 
 
 def check_whole(preparation, again, data_dir):
-    """It ends well, imports neither TensorFlow nor PyTorch, and writes the bytes of `data_dir`."""
+    """It succeeds without TensorFlow or PyTorch, and writes the bytes of `data_dir`."""
     out, err = preparation.communicate(timeout=600)
     assert preparation.returncode == 0, err
     assert out.splitlines()[-1] == "[]"
@@ -117,7 +117,7 @@ def test_a_part_of_the_data_does_not_pass_for_the_whole(data_dir):
 
 
 def test_an_unknown_data_set_is_named(tmp_path):
-    with pytest.raises(UserError, match="no data set 'openmojo'; choose openmoji/plain, "):
+    with pytest.raises(UserError, match="no dataset 'openmojo'; choose openmoji/plain, "):
         prepare("openmojo", tmp_path, Options(SIZE, RECOLORINGS))
     assert not list(tmp_path.iterdir())
 
@@ -125,7 +125,9 @@ def test_an_unknown_data_set_is_named(tmp_path):
 def test_a_size_that_no_network_can_use_is_refused(tmp_path):
     done = run_here("input_pipeline.prepare", "--size=33", f"--data_dir={tmp_path}")
     assert done.status == 1 and not list(tmp_path.iterdir())
-    assert "--size is 33, which the networks cannot halve; choose a multiple of 8" in done.stderr
+    assert (
+        "--size is 33, which the networks cannot downsample; choose a multiple of 8" in done.stderr
+    )
     assert "such as 32 or 40" in done.stderr
 
 

@@ -45,7 +45,7 @@ def test_one_worker_is_this_process_and_more_are_others():
 
 
 def test_tasks_are_taken_as_they_are_needed():
-    """However many there are: what lies ready is bounded, so memory is, too."""
+    """The number of pending results, and so the memory, is bounded for any number of tasks."""
     taken = []
 
     def tasks():

@@ -1,4 +1,4 @@
-"""Records do not pass for those of files that were replaced, added or removed since."""
+"""Replaced, added and removed source files of records are detected."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory, seed):
-    """Pictures with sketches and a table of captions, prepared; not to be changed."""
+    """Prepared images with sketches and a table of captions; tests must not change them."""
     folder = tmp_path_factory.mktemp("prepared")
     rng = np.random.default_rng(seed)
     photo_trees.write_folder(folder / "root", rng, 6, "captions.csv", sketches=True)
@@ -30,7 +30,7 @@ def prepared(tmp_path_factory, seed):
 
 @pytest.fixture
 def root(prepared, tmp_path):
-    """The same pictures elsewhere, to be changed."""
+    """A copy of the images that tests may change."""
     return shutil.copytree(prepared / "root", tmp_path / "root")
 
 
@@ -39,7 +39,7 @@ def first(folder):
 
 
 def other_bytes(path):
-    """Another picture of the same length and time, as `cp -p` may leave it."""
+    """Another image with the same file size and time, as after `cp -p`."""
     stat, content = path.stat(), bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -103,7 +103,7 @@ def test_where_pictures_are_not_named_it_is_said_that_none_was_compared(prepared
     command = ["--dataset=folder", f"--data_dir={prepared / 'data'}", f"--size={SIZE}"]
     ended = run_here("input_pipeline.prepare", *command)
     assert ended.status == 0
-    assert "is not compared with its pictures, because no --root names them." in ended.stderr
+    assert "is not compared with its images, because no --root names them." in ended.stderr
 
 
 def test_a_quick_trial_notices_changes_of_the_pictures_that_it_took(prepared, root, tmp_path):
@@ -134,5 +134,5 @@ def test_records_of_an_older_version_are_compared_by_names_and_captions(
     prepare("folder", data, Options(SIZE, root=root))
     assert f"has no {SOURCES_FILE}, which older versions did not write" in capsys.readouterr().err
     other_captions(root)
-    with pytest.raises(UserError, match=r"\(other pictures, captions or splits\)"):
+    with pytest.raises(UserError, match=r"\(other images, captions or splits\)"):
         prepare("folder", data, Options(SIZE, root=root))

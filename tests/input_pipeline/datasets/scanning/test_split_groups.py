@@ -64,7 +64,7 @@ def test_tiny_data_has_two_groups_of_each_held_out_split(rng, held):
 
 
 def test_held_out_groups_that_are_too_many_go_to_train(rng):
-    """Whatever the hashes are: here all of them are those of test."""
+    """Also if all hashes are in the interval of test."""
     groups = [group for group in names(rng, 400) if split_of(group, 1) == "test"][:6]
     count = collections.Counter(split_groups(groups).values())
     assert count == {"test": 3, "validation": 2, "train": 1}

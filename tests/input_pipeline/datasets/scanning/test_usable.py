@@ -1,4 +1,4 @@
-"""Splits are promised of pictures that can be read, whatever lies beside them."""
+"""Splits contain enough readable images, also beside unreadable ones."""
 
 import collections
 import json
@@ -10,7 +10,7 @@ import pytest
 from input_pipeline.datasets import folder, registry, sketchy
 from input_pipeline.datasets.scanning.splits import least_groups, split_groups
 from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits, split_usable
-from input_pipeline.preparation.preparing import Options, Running, prepare
+from input_pipeline.preparation.preparing import Execution, Options, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 
@@ -78,13 +78,13 @@ def test_where_rejects_are_looked_for_later_they_move_no_other_example(rng):
 
 
 def test_a_broken_test_picture_takes_no_place_in_the_test_split(tmp_path, rng):
-    """13 pictures, one broken: there were two of the test split before, and one of them was it."""
+    """13 images; the broken one was one of two in the test split."""
     root = tmp_path / "root"
     photo_trees.write_folder(root, rng, pictures=13)
     broken = next(item for item in folder.scan(root).items if item.split == "test")
     broken.image.write_bytes(b"nothing of use")
-    options, running = Options(SIZE, root=root), Running(max_rejected=0.1)
-    (records,) = prepare("folder", tmp_path / "data", options, running)
+    options, execution = Options(SIZE, root=root), Execution(max_rejected=0.1)
+    (records,) = prepare("folder", tmp_path / "data", options, execution)
     groups = {
         split: {
             group["group"]
@@ -97,10 +97,10 @@ def test_a_broken_test_picture_takes_no_place_in_the_test_split(tmp_path, rng):
     assert {key: split for split, those in groups.items() for key in those} == expected
     (line,) = (records / "rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["file"] == broken.image.name
-    prepare("folder", tmp_path / "data", options, running)  # nothing has changed
+    prepare("folder", tmp_path / "data", options, execution)  # nothing has changed
     photo_trees.save(photo_trees.random_photo(rng, 90, 90), broken.image)  # it is mended
     with pytest.raises(UserError, match=rf"other image: {broken.image.name}\)"):
-        prepare("folder", tmp_path / "data", options, running)
+        prepare("folder", tmp_path / "data", options, execution)
 
 
 def test_too_few_that_can_be_read_are_listed(tmp_path, rng):
@@ -108,7 +108,7 @@ def test_too_few_that_can_be_read_are_listed(tmp_path, rng):
     photo_trees.write_folder(root, rng, pictures=5)
     broken = folder.scan(root).items[2].image
     broken.write_bytes(b"nothing of use")
-    with pytest.raises(UserError, match=rf"^Usable pictures to split: 4; .*{broken.name} .*all so"):
-        prepare("folder", tmp_path / "data", Options(SIZE, root=root), Running(max_rejected=0.5))
+    with pytest.raises(UserError, match=rf"^Usable images to split: 4; .*{broken.name} .*all so"):
+        prepare("folder", tmp_path / "data", Options(SIZE, root=root), Execution(max_rejected=0.5))
     (listed,) = (tmp_path / "data").rglob("rejected.jsonl")
     assert json.loads(listed.read_text())["file"] == broken.name

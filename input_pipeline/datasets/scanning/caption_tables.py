@@ -1,4 +1,4 @@
-"""Caption tables: metadata.jsonl, metadata.csv, captions.csv."""
+"""Reads caption tables: metadata.jsonl, metadata.csv, captions.csv."""
 
 import csv
 import json
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from input_pipeline.datasets import captions
-from input_pipeline.datasets.scanning.listing import printable
+from input_pipeline.datasets.scanning.dataset_files import printable
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
-UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a text in it begins
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 _CAPTION_COLUMNS = ("text", "caption", "prompt")
 _SKETCH_COLUMNS = ("conditioning_image", "conditioning_image_file_name")
 
 
 class Row(NamedTuple):
-    """What one row says.
+    """One row of a table.
 
     Attributes:
       where: the table and the line, for example "train/metadata.jsonl:3".
-      file: the picture's path relative to the table's folder, "" if there is none.
-      sketch: the sketch's, "" if there is none.
-      captions: what is said of the picture; none if the row has a problem.
+      file: the image's path relative to the table's folder, "" if there is none.
+      sketch: the same for the sketch.
+      captions: of the image; none if the row has a problem.
       problem: why the row cannot be used, "" if it can.
     """
 
@@ -35,17 +35,17 @@ class Row(NamedTuple):
 
 
 def read_table(root: Path, path: str) -> Iterator[Row]:
-    """The rows of one table; blank lines are none.
+    """The rows of one table, without blank lines.
 
     Args:
-      root: the data set.
+      root: the dataset.
       path: the table's path relative to it.
     """
     with (root / path).open("rb") as raw:
         if raw.read(2) in UTF16:
             yield Row(printable(path), problem="is UTF-16; save it as UTF-8")
             return
-    # Bytes that are not UTF-8 spoil their own row alone.
+    # Bytes that are not UTF-8 make only their own row unusable.
     with (root / path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for line, record in _json_lines(file) if path.endswith(".jsonl") else _csv_rows(file):
             where = f"{printable(path)}:{line}"
@@ -80,17 +80,17 @@ def _csv_rows(file: Iterator[str]) -> Iterator[tuple[int, dict[str, Any] | str]]
                 reason = f"has {len(fields)} fields and the header {len(header)}; quote its commas"
                 yield reader.line_num, reason
     except csv.Error as error:
-        yield reader.line_num, f"is not CSV ({error}), so the rest of the table is left out"
+        yield reader.line_num, f"is not CSV ({error}); the rest of the table is ignored"
 
 
 def _header_problem(header: list[str]) -> str:
     """Why the columns of a table cannot be used, "" if they can."""
     if len(header) == 1 and (separator := next((x for x in ";\t" if x in header[0]), None)):
-        return f"has {separator!r} between its columns; save it with commas between them"
-    for wanted in (("file_name",), _CAPTION_COLUMNS):
-        if not set(wanted) & set(header):
+        return f"has {separator!r} between its columns; save it with commas"
+    for names in (("file_name",), _CAPTION_COLUMNS):
+        if not set(names) & set(header):
             listed = ", ".join(map(printable, header)) or "empty"
-            return f"has no column {' or '.join(wanted)} in its header ({listed}); rename one"
+            return f"has no column {' or '.join(names)} in its header ({listed}); rename one"
     return ""
 
 
@@ -109,9 +109,9 @@ def _row(where: str, record: dict[str, Any]) -> Row:
     column = next((name for name in _CAPTION_COLUMNS if name in record), None)
     if column is None:
         return Row(where, file, sketch, problem=f"has no {' or '.join(_CAPTION_COLUMNS)}")
-    said = record[column]
+    value = record[column]
     try:
-        texts = [captions.clean(text) for text in (said if isinstance(said, list) else [said])]
+        texts = [captions.clean(text) for text in (value if isinstance(value, list) else [value])]
     except ValueError as error:
         return Row(where, file, sketch, problem=f"has a caption that {error}")
     texts = [text for text in dict.fromkeys(texts) if text]

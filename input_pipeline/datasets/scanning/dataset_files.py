@@ -1,8 +1,7 @@
-"""Lists the files of a data set's folders, without leaving them.
+"""Lists the files of a dataset without leaving its root.
 
-Names come from the file system and from tables that nobody vouches for. A file is used only if a
-listing of its folder has it: no name is ever opened that was not listed before, and no link is
-followed that leads out of the data set.
+Names in the file system and in tables are untrusted. A file is opened only if the listing of its
+folder contains it, and links that lead out of the dataset are not followed.
 """
 
 import os
@@ -18,19 +17,18 @@ from input_pipeline.datasets.scanning.items import Rejected
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import unreadable
 
-# Control characters, and what Python makes of bytes that are not UTF-8.
-_ODD = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-# What operating systems leave behind.
-_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+# Control characters, and the surrogates by which Python represents bytes that are not UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
-class Listing(NamedTuple):
-    """One folder's visible content by name, in the order of the names.
+class FolderContents(NamedTuple):
+    """The visible content of one folder, sorted by name.
 
     Attributes:
-      files: the path of each regular file relative to the root, all links resolved.
-      folders: the same for each folder.
-      rejected: links that lead out or nowhere, what is neither file nor folder, unusable names.
+      files: {name of a regular file: its resolved path relative to the root}.
+      folders: the same for folders.
+      rejected: links that lead out or nowhere, special files, and unusable names.
     """
 
     files: dict[str, str]
@@ -39,7 +37,7 @@ class Listing(NamedTuple):
 
 
 def data_root(root: Path) -> Path:
-    """The folder itself, absolute and without links.
+    """The resolved path of a dataset's root.
 
     Raises:
       UserError: there is no such folder.
@@ -47,22 +45,22 @@ def data_root(root: Path) -> Path:
     try:
         if root.is_dir():
             return root.resolve()
-    except (OSError, ValueError):  # a name that is too long or holds a NUL byte
+    except (OSError, ValueError):  # the name is too long or contains a NUL byte
         pass
     raise UserError(f"The data folder {printable(str(root))} does not exist; name another one.")
 
 
-def read_folder(root: Path, folder: str) -> Listing:
-    """Lists one folder with one call to the system, and one more for each link.
+def read_folder(root: Path, folder: str) -> FolderContents:
+    """Lists one folder.
 
     Args:
-      root: as `data_root` gives it.
+      root: a result of `data_root`.
       folder: relative to the root, "" for the root itself.
 
     Raises:
-      UserError: the folder is missing, cannot be read, or leads out of the root.
+      UserError: the folder is missing, unreadable, or a link that leads out of the root.
     """
-    listing = Listing({}, {}, [])
+    contents = FolderContents({}, {}, [])
     real = _inside(root, root / folder)
     if real is None:
         raise UserError(
@@ -73,43 +71,43 @@ def read_folder(root: Path, folder: str) -> Listing:
             entries = sorted(scan, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"The folder {root / folder} is missing; the data set is incomplete or {root} is not "
+            f"The folder {root / folder} is missing; the dataset is incomplete or {root} is not "
             "its root."
         ) from error
     except OSError as error:
         raise UserError(f"The folder {root / folder} cannot be read: {error.strerror}.") from error
 
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
             continue
         path = join(folder, entry.name)
         target: str | None = join(real, entry.name)
         if entry.is_symlink():
             target = _inside(root, Path(entry.path))
-        if _ODD.search(entry.name):
+        if _UNPRINTABLE.search(entry.name):
             reason = "has control characters or bytes that are not UTF-8 in its name"
         elif target is None:
-            reason = "is a link that leads out of the data set"
+            reason = "is a link that leads out of the dataset"
         else:
             try:
                 if entry.is_file():
-                    listing.files[entry.name] = target
+                    contents.files[entry.name] = target
                     continue
                 if entry.is_dir():
-                    listing.folders[entry.name] = target
+                    contents.folders[entry.name] = target
                     continue
                 reason = "is neither a regular file nor a folder"
-            except OSError as error:  # links that lead to one another
+            except OSError as error:  # a cycle of links
                 reason = f"cannot be read: {error.strerror}"
-        listing.rejected.append(Rejected(printable(path), reason))
-    return listing
+        contents.rejected.append(Rejected(printable(path), reason))
+    return contents
 
 
 def walk(root: Path) -> tuple[dict[str, str], list[Rejected]]:
-    """Every regular file in a data set: {its path relative to the root: the same without links}.
+    """Every regular file in a dataset: {its path relative to the root: its resolved path}.
 
-    Links to folders are followed, but each folder through one link alone: links can be laid so
-    that there are more ways through them than atoms.
+    Each folder is entered through at most one link, because the number of paths through links can
+    be exponential.
     """
     files: dict[str, str] = {}
     rejected: list[Rejected] = []
@@ -118,22 +116,21 @@ def walk(root: Path) -> tuple[dict[str, str], list[Rejected]]:
     with tqdm(desc="scanning", unit=" files", delay=1) as bar:
         while pending:
             folder = pending.pop()
-            listing = read_folder(root, folder)
-            rejected += listing.rejected
-            files |= {join(folder, name): target for name, target in listing.files.items()}
-            bar.update(len(listing.files))
-            found = []
-            for name, target in listing.folders.items():
+            contents = read_folder(root, folder)
+            rejected += contents.rejected
+            files |= {join(folder, name): target for name, target in contents.files.items()}
+            bar.update(len(contents.files))
+            entered = []
+            for name, target in contents.folders.items():
                 path = join(folder, name)
                 if target != path:
                     if f"{path}/".startswith(join(target, "")) or target in linked:
-                        rejected.append(
-                            Rejected(path, "is a link to a folder that is read already")
-                        )
+                        reason = "is another link to a folder that is already read"
+                        rejected.append(Rejected(path, reason))
                         continue
                     linked.add(target)
-                found.append(path)
-            pending += reversed(found)
+                entered.append(path)
+            pending += reversed(entered)
     return files, rejected
 
 
@@ -147,23 +144,23 @@ def stem(path: str) -> str:
     return posixpath.splitext(path)[0]
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's extension, in capitals or not, is that of an image."""
+def is_image(name: str) -> bool:
+    """Whether the extension, in upper or lower case, is that of a readable image."""
     return unreadable(name) is None
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's form NFC, in which an accented letter is one character."""
+    """A name in Unicode form NFC, in which an accented letter is one character."""
     return unicodedata.normalize("NFC", name)
 
 
 def printable(name: str) -> str:
-    """A name as it can be written to a terminal, on one line, and to JSON."""
-    return _ODD.sub(lambda found: ascii(found[0])[1:-1], name)
+    """A name with escapes for characters that terminals or JSON do not allow."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], name)
 
 
 def _inside(root: Path, path: Path) -> str | None:
-    """Where a path leads relative to the root, or None if not into it."""
+    """The resolved path relative to the root, or None if it is outside."""
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(root):
         return None

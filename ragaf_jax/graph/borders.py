@@ -1,4 +1,4 @@
-"""Borders between cells: their length and their widest opening."""
+"""Measures the borders between cells: their lengths and widest openings."""
 
 import math
 from typing import NamedTuple
@@ -10,24 +10,24 @@ from jaxtyping import Bool, Float32, Int, Integer, Real, Shaped, UInt8
 from ragaf_jax.graph.components import Samples
 
 
-class Pass(NamedTuple):
+class Border(NamedTuple):
     """The border of two cells. Lengths in px."""
 
     contact: int  # pairs of neighbouring pixels, one in each cell
-    open_contact: int  # those with no ink between them
+    open_contact: int  # those pairs on paper
     half_width: float  # largest distance to ink on the border; 0 where ink closes it
-    ink: float  # stroke crossings around the widest point: how much is drawn near the opening
+    ink: float  # stroke crossings around the widest point
 
 
 class Cells(NamedTuple):
-    """The cells of a page and the passes between them. Lengths in px of the map of cells."""
+    """The cells of a page and their borders. Lengths in px of the map of cells."""
 
-    area: Real[np.ndarray, " m"]  # px of the page; a cell without any does not exist
+    area: Real[np.ndarray, " m"]  # px of the page; cells of area 0 are ignored
     depth: Float32[np.ndarray, " m"]  # largest sampled distance to ink
     on_frame: Bool[np.ndarray, " m"]  # whether the cell reaches the page's edge
-    passes: list[dict[int, Pass]]  # for each cell: neighbouring cell → pass
+    borders: list[dict[int, Border]]  # of each cell, by neighbouring cell
     stroke_width: float
-    page_side: float  # of a square of the page's area
+    page_side: float  # side of a square with the page's area
 
 
 def stroke_width(paper: UInt8[np.ndarray, "h w"]) -> float:
@@ -48,12 +48,12 @@ def measure_cells(
     distance: Float32[np.ndarray, "h w"],
     samples: Samples,
 ) -> Cells:
-    """Measure the cells 0 … m−1 of `labels`, of which at least two have any pixel.
+    """Measure the cells 0 … m−1 of `labels`; at least two must have pixels.
 
     Args:
         areas: of the cells, px of the page.
         paper: 1 on paper, 0 on ink.
-        distance: of every pixel to the nearest ink, px.
+        distance: from every pixel to the nearest ink, px.
         samples: of `distance`.
     """
     count, width = len(areas), stroke_width(paper)
@@ -64,7 +64,7 @@ def measure_cells(
         area=areas,
         depth=depth,
         on_frame=np.bincount(frame_pixels(labels), minlength=count) > 0,
-        passes=_measure_passes(labels, paper, distance, count, width),
+        borders=_measure_borders(labels, paper, distance, count, width),
         stroke_width=width,
         page_side=math.sqrt(labels.size),
     )
@@ -75,13 +75,13 @@ def frame_pixels(page: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, " k"]:
     return np.concatenate([page[0], page[-1], page[1:-1, 0], page[1:-1, -1]])
 
 
-def _measure_passes(
+def _measure_borders(
     labels: Integer[np.ndarray, "h w"],
     paper: UInt8[np.ndarray, "h w"],
     distance: Float32[np.ndarray, "h w"],
     count: int,
     width: float,
-) -> list[dict[int, Pass]]:
+) -> list[dict[int, Border]]:
     one, other = _border_pixels(labels)
     a, b = labels.ravel()[one], labels.ravel()[other]
     pair = np.minimum(a, b).astype(np.intp) * count + np.maximum(a, b)
@@ -92,7 +92,7 @@ def _measure_passes(
     order = is_open[np.argsort(clearance[is_open], kind="stable")]
     names, open_contacts = _counted(pair[order])
     widest = np.zeros(count * count, np.intp)
-    widest[pair[order]] = order  # of several assignments to one place the last one holds
+    widest[pair[order]] = order  # the last of several assignments to one element holds
     openings = zip(
         names,
         open_contacts,
@@ -101,23 +101,21 @@ def _measure_passes(
         strict=True,
     )
 
-    found = {name: Pass(pairs, 0, 0.0, 0.0) for name, pairs in contact.items()}
-    for name, open_contact, half_width, place in openings:
-        y, x = divmod(place, labels.shape[1])
+    found = {name: Border(pairs, 0, 0.0, 0.0) for name, pairs in contact.items()}
+    for name, open_contact, half_width, pixel in openings:
+        y, x = divmod(pixel, labels.shape[1])
         reach = round(half_width + width)
         ink = _ink_around(paper, y, x, reach) / (width * (2 * reach + 1))
-        found[name] = Pass(contact[name], open_contact, half_width, ink)
-    passes: list[dict[int, Pass]] = [{} for _ in range(count)]
+        found[name] = Border(contact[name], open_contact, half_width, ink)
+    borders: list[dict[int, Border]] = [{} for _ in range(count)]
     for name, border in found.items():
         i, j = divmod(name, count)
-        passes[i][j] = passes[j][i] = border
-    return passes
+        borders[i][j] = borders[j][i] = border
+    return borders
 
 
 def _counted(values: Int[np.ndarray, " k"]) -> tuple[list[int], list[int]]:
-    """The values that occur, rising, and how often each does."""
-    if len(values) == 0:
-        return [], []
+    """The distinct values in rising order, and the count of each."""
     counts = np.bincount(values)
     present = np.flatnonzero(counts)
     return present.tolist(), counts[present].tolist()
@@ -126,7 +124,7 @@ def _counted(values: Int[np.ndarray, " k"]) -> tuple[list[int], list[int]]:
 def _border_pixels(
     labels: Integer[np.ndarray, "h w"],
 ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
-    """Flat indices of all pairs of side-by-side pixels in different cells."""
+    """Flat indices of all pairs of neighbouring pixels (4-connected) in different cells."""
     right, down = (np.flatnonzero(unlike) for unlike in unlike_neighbours(labels))
     return np.concatenate([right, down]), np.concatenate([right + 1, down + labels.shape[1]])
 
@@ -134,21 +132,21 @@ def _border_pixels(
 def unlike_neighbours(
     page: Integer[np.ndarray, "h w"],
 ) -> tuple[Bool[np.ndarray, " right"], Bool[np.ndarray, " down"]]:
-    """By flat index: whether a pixel differs from the one to its right, and from the one below."""
+    """By flat index, whether a pixel differs from its right and from its lower neighbour."""
     flat, width = page.ravel(), page.shape[1]
     right = flat[1:] != flat[:-1]
-    right[width - 1 :: width] = False  # at a row's end comes the next row's beginning
+    right[width - 1 :: width] = False  # the last pixel of a row has no right neighbour
     return right, flat[width:] != flat[:-width]
 
 
 def _ink_around(paper: UInt8[np.ndarray, "h w"], y: int, x: int, reach: int) -> int:
-    """Pixels of ink in the square of side 2 · reach + 1 about a pixel."""
+    """Number of ink pixels in the square of side 2 · reach + 1 around a pixel."""
     square = paper[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
     return square.size - cv2.countNonZero(square)
 
 
-def joined(one: Pass, other: Pass) -> Pass:
-    """The border to a third cell when two cells become one: the wider opening speaks for it."""
+def join_borders(one: Border, other: Border) -> Border:
+    """The border of two merged cells to a third one, with the wider of the two openings."""
     wider = one if one.half_width >= other.half_width else other
     return wider._replace(
         contact=one.contact + other.contact,
