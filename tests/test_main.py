@@ -402,7 +402,7 @@ def test_a_command_takes_more_of_a_gpu_unless_the_user_has_set_it(
 ):
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", given)
     said = fail("main.py", STAGE1, "--mode=evaluate", f"--workdir={tmp_path / 'run'}")
-    assert "Evaluation compares two stages" in said
+    assert "Evaluation needs both stages" in said
     assert os.environ["XLA_CLIENT_MEM_FRACTION"] == expected
 
 

@@ -8,11 +8,11 @@ from jaxtyping import UInt8
 
 from input_pipeline.configured import held_out_for
 from ragaf_jax.batch import Batch, Truth
-from ragaf_jax.evaluation.evaluate import read
+from ragaf_jax.evaluation.evaluate import trace_of
+from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.metrics.edges import edge_f1
 from ragaf_jax.evaluation.metrics.leakage import leakage
-from ragaf_jax.evaluation.reading import Reading
 from ragaf_jax.evaluation.sampled import sample_both
 from ragaf_jax.sampling.stages import restore_both
 from ragaf_jax.tokenizer import Tokenizer
@@ -42,9 +42,9 @@ def score(
     batch, truth = held_out_for(config, two.config, two.tokenizer)
     first, second = sample_both(config, one, two, batch)
     found = {"stage1": values_of(first, truth), "stage2": values_of(second, truth)}
-    reading = read(two, batch, seed)
-    if reading is not None:
-        found["stage2"] |= words_of(reading, batch, truth, two.tokenizer)
+    trace = trace_of(two, batch, seed)
+    if trace is not None:
+        found["stage2"] |= words_of(trace, batch, truth, two.tokenizer)
     return found, second, truth
 
 
@@ -65,7 +65,7 @@ def values_of(pictures: Pictures, truth: Truth) -> Values:
     }
 
 
-def words_of(reading: Reading, batch: Batch, truth: Truth, tokenizer: Tokenizer) -> Values:
+def words_of(trace: HeldOutTrace, batch: Batch, truth: Truth, tokenizer: Tokenizer) -> Values:
     """How the regions attend to words at the noisiest of the levels that are read.
 
     There a picture does not yet tell its colours: words alone lead to the regions.
@@ -74,7 +74,7 @@ def words_of(reading: Reading, batch: Batch, truth: Truth, tokenizer: Tokenizer)
       attention_drawing, attention_color, attention_color_chance, attention_pointing,
       attention_pointing_chance: of each judged region, see `AttentionScores`.
     """
-    scores = attention_scores(reading.attention[0], batch, truth, tokenizer)._asdict()
+    scores = attention_scores(trace.attention[0], batch, truth, tokenizer)._asdict()
     kept = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
     return {f"attention_{name}": _listed(scores[name]) for name in kept}
 

@@ -111,7 +111,7 @@ class RagafExamples(NamedTuple):
 def step_inputs(
     objective: Objective, rng: PRNGKeyArray, batch: Batch
 ) -> tuple[Denoised, RagafExamples]:
-    """A step's batch with its random numbers, drawn before the batch is parted."""
+    """A step's examples with random inputs, which are sampled before the batch is split."""
     keys = jax.random.split(rng, 6)
     size, steps = objective.train.batch_size, objective.schedule.alpha.shape[0]
     ragaf_only = jax.tree.map(lambda x: x[size:], batch)

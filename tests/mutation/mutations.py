@@ -816,8 +816,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/evaluation/statistics/bootstrap.py",
-        "sums[drawn].sum() / counts[drawn].sum()",
-        "(sums[drawn] / counts[drawn]).mean()",
+        "sums[resample].sum() / counts[resample].sum()",
+        "(sums[resample] / counts[resample]).mean()",
         "intervals belong to another mean",
     ),
     Mutation(
@@ -840,14 +840,14 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/evaluation/metrics/edges.py",
-        "thin(strokes.asked) & ~strokes.hidden",
-        "thin(strokes.asked)",
+        "thin(strokes.sketch) & ~strokes.hidden",
+        "thin(strokes.sketch)",
         "lines under black paint count as missing",
     ),
     Mutation(
         "ragaf_jax/evaluation/evaluate.py",
-        "attention_scores(reading.attention[0],",
-        "attention_scores(reading.attention[-1],",
+        "attention_scores(trace.attention[0],",
+        "attention_scores(trace.attention[-1],",
         "attention is scored where the picture shows its colours",
     ),
     Mutation(
