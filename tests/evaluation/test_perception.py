@@ -37,7 +37,7 @@ def test_without_weights_every_metric_says_how_to_give_them():
     assert networks == Networks() and set(missing) == OF_NETWORKS
     assert missing["kid"] == (
         "KID is not computed: config.metrics.inception is empty; give --config.metrics.inception="
-        "<its weights>, of which docs/evaluation.md tells."
+        "<weights>, see docs/evaluation.md."
     )
     assert missing["clip_score"].startswith("CLIP score is not computed: config.metrics.clip is")
 
