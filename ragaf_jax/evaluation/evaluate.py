@@ -14,7 +14,7 @@ from ragaf_jax.checkpoints.choice import NEWEST
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.examples import Examples, features_of
-from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
+from ragaf_jax.evaluation.held_out_trace import HeldOutTrace, make_trace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.metrics.sketch_fidelity import Extract
 from ragaf_jax.evaluation.perception import load_networks, notices
@@ -182,7 +182,7 @@ def trace_of(stage: Stage, batch: Batch, seed: int) -> HeldOutTrace | None:
     """The trace of a Stage 2 on the examples; None without RAGAF."""
     if stage.model.ragaf is None:
         return None
-    return make_read(stage.model, schedule_of(stage.config))(stage.params, batch, seed)
+    return make_trace(stage.model, schedule_of(stage.config))(stage.params, batch, seed)
 
 
 def _losses(name: str, stage: Stage, batch: Batch) -> dict[str, dict[str, float]]:

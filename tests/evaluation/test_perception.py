@@ -92,7 +92,7 @@ def test_pictures_too_small_or_too_few_cost_only_what_needs_more(rng, weights):
     truth = framed_halves(rng, 3, 24)
     scores, _, missing = score(Examples(truth, truth.image_u8, canny, networks))
     assert OF_NETWORKS & set(scores) == {"lpips_vgg"}
-    assert missing["lpips_alex"].startswith("LPIPS (AlexNet) is not computed: The pictures are 24")
+    assert missing["lpips_alex"].startswith("LPIPS (AlexNet) is not computed: The images are 24")
     features = Features(clip=rng.standard_normal((3, 8)).astype(np.float32))
     with pytest.raises(UserError, match=r"^the set has 3 example\(s\) .* the metric needs 4; eval"):
         METRICS["cmmd"].compute(SimpleNamespace(features=features, true=features))

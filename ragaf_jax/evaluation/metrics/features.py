@@ -16,7 +16,7 @@ def as_samples(features: Float[np.ndarray, "n d"], least: int = 1) -> Float64[np
     broken = np.flatnonzero(~np.isfinite(features).all(-1))
     if broken.size:
         raise UserError(
-            f"the features of {broken.size} example(s) are not finite, first of number {broken[0]};"
+            f"the features of {broken.size} example(s) are not finite, such as number {broken[0]};"
             " check the images and the network's weights."
         )
     return features.astype(np.float64)

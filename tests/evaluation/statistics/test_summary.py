@@ -53,7 +53,9 @@ def test_a_metric_without_a_value_is_missing():
             "chance": None,
         }
     }
-    assert missing["line_distance"].startswith("line distance (Chamfer) is not computed: none of 3")
+    assert missing["line_distance"].startswith(
+        "line distance (Chamfer) is not computed: it is undefined"
+    )
 
 
 def test_values_are_stored_and_averaged_by_drawing():

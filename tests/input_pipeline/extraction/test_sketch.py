@@ -267,5 +267,5 @@ def test_thicken(rng):
     line[15, :] = 0
     for width in range(1, 8):
         assert ((sketch.thicken(line, width) == 0).sum(0) == width).all()
-    with pytest.raises(UserError, match="line width is 0; it must be at least 1 pixel"):
+    with pytest.raises(UserError, match="line width is 0, expected at least 1 pixel"):
         sketch.thicken(page, 0)
