@@ -1,4 +1,4 @@
-"""What a variant's pictures of held-out drawings come to, value by value."""
+"""Scores of a variant's images of held-out examples."""
 
 from pathlib import Path
 from typing import Any
@@ -19,26 +19,26 @@ from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 
 Values = dict[str, Any]
-Pictures = UInt8[np.ndarray, "b s s 3"]
+Images = UInt8[np.ndarray, "b s s 3"]
 
 
 def score(
     stage1: Path, stage2: Path, data_dir: Path, examples: int, seed: int
-) -> tuple[dict[str, Values], Pictures, Truth]:
-    """Samples both stages on the test drawings and judges their pictures.
+) -> tuple[dict[str, Values], Images, Truth]:
+    """Samples both stages on test examples and scores the images.
 
     Args:
       stage1, stage2: workdirs.
       data_dir: of Stage 2's data.
-      examples: test drawings, or all if there are fewer.
+      examples: number of test examples, or all if there are fewer.
       seed: of the samples.
 
     Returns:
-      The values of "stage1" and "stage2", see `values_of`; Stage 2's pictures; the truth.
+      The values of "stage1" and "stage2", see `values_of`; Stage 2's images; the truth.
     """
     one, two = restore_both(stage1, stage2)
-    asked = {"data.dir": str(data_dir), "evaluation_examples": examples, "seed": seed}
-    config = with_fields(two.config, asked)
+    fields = {"data.dir": str(data_dir), "evaluation_examples": examples, "seed": seed}
+    config = with_fields(two.config, fields)
     batch, truth = held_out_for(config, two.config, two.tokenizer)
     first, second = sample_both(config, one, two, batch)
     found = {"stage1": values_of(first, truth), "stage2": values_of(second, truth)}
@@ -48,16 +48,16 @@ def score(
     return found, second, truth
 
 
-def values_of(pictures: Pictures, truth: Truth) -> Values:
-    """Lists that JSON can hold.
+def values_of(images: Images, truth: Truth) -> Values:
+    """The scores as lists for JSON.
 
     Returns:
-      keys, edge_f1: of each drawing.
-      drawing, part, requested, obtained, near, far, near_chance, far_chance: of each judged part,
-        see `evaluation.metrics.leakage.Leakage`.
+      keys, edge_f1: of each example.
+      drawing, part, requested, obtained, near, far, near_chance, far_chance: of each part, see
+        `evaluation.metrics.leakage.Leakage`.
     """
-    lines = [edge_f1(*pair)[2] for pair in zip(pictures, truth.sketch_u8, strict=True)]
-    parts = leakage(pictures, truth)
+    lines = [edge_f1(*pair)[2] for pair in zip(images, truth.sketch_u8, strict=True)]
+    parts = leakage(images, truth)
     return {
         "keys": list(truth.keys),
         "edge_f1": [round(value, 4) for value in lines],
@@ -66,17 +66,15 @@ def values_of(pictures: Pictures, truth: Truth) -> Values:
 
 
 def words_of(trace: HeldOutTrace, batch: Batch, truth: Truth, tokenizer: Tokenizer) -> Values:
-    """How the regions attend to words at the noisiest of the levels that are read.
-
-    There a picture does not yet tell its colours: words alone lead to the regions.
+    """Attention scores of the regions at the noisiest level, where no colours are visible yet.
 
     Returns:
       attention_drawing, attention_color, attention_color_chance, attention_pointing,
-      attention_pointing_chance: of each judged region, see `AttentionScores`.
+      attention_pointing_chance: of each region, see `AttentionScores`.
     """
     scores = attention_scores(trace.attention[0], batch, truth, tokenizer)._asdict()
-    kept = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
-    return {f"attention_{name}": _listed(scores[name]) for name in kept}
+    names = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
+    return {f"attention_{name}": _listed(scores[name]) for name in names}
 
 
 def _listed(column: np.ndarray) -> list:
