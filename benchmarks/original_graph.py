@@ -30,8 +30,8 @@ class OriginalGraph(NamedTuple):
 def original_graph(regions: Regions) -> OriginalGraph:
     """The graph of a page in the region mode "ink"."""
     height, width = regions.labels.shape
-    pieces = [name for name in range(regions.n) if not regions.background[name]]
-    masks = [(regions.labels == name).astype(np.uint8) for name in pieces]
+    components = [name for name in range(regions.n) if not regions.background[name]]
+    masks = [(regions.labels == name).astype(np.uint8) for name in components]
     nodes = np.array([_features(mask) for mask in masks]).reshape(-1, 7)
 
     distance = np.zeros((len(masks), len(masks)))

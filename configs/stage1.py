@@ -1,7 +1,7 @@
 """Stage 1: a UNet with a ControlNet branch for the sketch.
 
 python main.py --config=configs/stage1.py:quickstart
-    5 minutes on 2 CPU cores; edge F1 0.92, region colour accuracy 0.30 on held-out drawings.
+    5 minutes on 2 CPU cores; edge F1 0.92, region colour accuracy 0.30 on held-out examples.
 python main.py --config=configs/stage1.py:openmoji
     15 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.44.
 python main.py --config=configs/stage1.py:openmoji_sd

@@ -3,7 +3,7 @@
 python main.py --mode=both --config=configs/stage2.py:quickstart
     Both stages, one after the other.
 python main.py --config=configs/stage2.py:quickstart
-    5 minutes on 2 CPU cores; edge F1 0.93, region colour accuracy 0.3 to 0.4 on held-out drawings.
+    5 minutes on 2 CPU cores; edge F1 0.93, region colour accuracy 0.3 to 0.4 on held-out examples.
 python main.py --config=configs/stage2.py:openmoji
     15 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.67.
 """

@@ -66,9 +66,9 @@ def attention_sheet(
     """
     blocks = []
     for i, weights in enumerate(attention):
-        pieces = tokenizer.pieces(batch.text.tokens[i].tolist())
+        tokens = tokenizer.pieces(batch.text.tokens[i].tolist())
         real = weights[: int(batch.graph.n_node[i, 0])]
-        maps = phrase_maps(truth.sketch_u8[i], batch.labels[i], real, pieces, CELL, COLUMNS)
+        maps = phrase_maps(truth.sketch_u8[i], batch.labels[i], real, tokens, CELL, COLUMNS)
         caption = shortened(truth.captions[i].strip()) or "(no caption)"
         blocks.append(below([text_block(caption, COLUMNS * (CELL + GAP)), maps]))
     return on_page(below(blocks, gap=4 * GAP))

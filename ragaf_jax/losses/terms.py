@@ -105,7 +105,7 @@ def _ragaf_only(step: Step) -> Float[Array, ""] | None:
 
 
 class Term(NamedTuple):
-    """A loss term beside denoising.
+    """An additional loss term.
 
     Attributes:
       compute: returns the mean over examples, or None if the stage or batch lacks the term.

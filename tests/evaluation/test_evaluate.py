@@ -217,10 +217,10 @@ def test_runs_are_compared_on_the_same_drawings(rng, trained, asked, tmp_path):
 
     refused = tmp_path / "refused"
     fewer = truth._replace(keys=("key0", "other"))
-    with pytest.raises(UserError, match="2 are in one of them alone"):
+    with pytest.raises(UserError, match="2 are in only one of them"):
         evaluate(asked, trained / "other", opened(batch, fewer), refused, canny, [first])
     asked.seed = 5
-    with pytest.raises(UserError, match="config.seed=0 and this one with 5"):
+    with pytest.raises(UserError, match="config.seed=0 and this one 5"):
         evaluate(asked, trained / "other", opened(batch, truth), refused, canny, [first])
     assert not refused.exists()
 

@@ -68,5 +68,5 @@ def group_numbers(
 def tail_beyond(confidence: float) -> float:
     """The probability on either side of an interval; UserError for a coverage outside (0, 1)."""
     if not 0.0 < confidence < 1.0:
-        raise UserError(f"confidence is {confidence}; choose a number between 0 and 1, say 0.95.")
+        raise UserError(f"confidence is {confidence}; choose a number between 0 and 1, as 0.95.")
     return (1.0 - confidence) / 2

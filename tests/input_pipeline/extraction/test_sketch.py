@@ -135,7 +135,7 @@ def test_what_is_no_method_and_no_photo(rng):
     ):
         sketch.photo_to_sketch(np.dstack([grey] * 3), "HED")
     for bad in (grey, np.dstack([grey] * 4), np.zeros((0, 5, 3), np.uint8), np.ones((8, 8, 3))):
-        with pytest.raises(UserError, match=r"has shape \(\d.* and type .*: convert it first\."):
+        with pytest.raises(UserError, match=r"has shape \(\d.* and type .*; convert it first\."):
             sketch.photo_to_sketch(bad, "canny")
 
 
