@@ -57,8 +57,8 @@ MUTATIONS = (
     ),
     Mutation(
         "main.py",
-        "    if jax.process_count() == 1:  # else",
-        "    if jax.process_count() > 0:  # else",
+        "    if jax.process_count() == 1:  # otherwise",
+        "    if jax.process_count() > 0:  # otherwise",
         "several processes that train together prepare the same data at once",
     ),
     Mutation(
