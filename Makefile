@@ -69,7 +69,7 @@ quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a conta
 	@echo "== evaluation on held-out sketches"
 	$(QUICKSTART) --mode=evaluate --workdir=$(RUN)/stage2 --output=$(RUN)
 
-evaluate: $(VENV)/ready  ## Measures the two stages in RUN on held-out drawings: report.html
+evaluate: $(VENV)/ready  ## Measures the two stages in RUN on held-out examples: report.html
 	$(QUICKSTART) --mode=evaluate --workdir=$(RUN)/stage2 --output=$(RUN)
 
 quickstart-quick: $(VENV)/ready  ## The quickstart's path in a few steps, compiled without optimisations

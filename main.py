@@ -1,8 +1,7 @@
 r"""Trains, plans, samples, evaluates or adopts a stage.
 
-Data and networks meet here alone. A run lies in runs/<dataset>/<name of the
-config file> unless --workdir names another folder, and Stage 2 starts from the
-Stage 1 beside it unless --config.stage1 names another one.
+The workdir is runs/<dataset>/<name of the config file> or --workdir. Stage 2
+starts from the Stage 1 beside it or from --config.stage1.
 
 python main.py --config=configs/stage1.py            # in runs/openmoji/stage1
 python main.py --config=configs/stage2.py            # in runs/openmoji/stage2
@@ -72,8 +71,8 @@ from ragaf_jax.training.untrained import write_untrained
 FLAGS = flags.FLAGS
 
 
-# The modes that read a flag, by its name; in others it is refused, not ignored.
-READ_BY: dict[str, tuple[str, ...]] = {}
+# The modes of each flag; other modes refuse it.
+MODES_OF: dict[str, tuple[str, ...]] = {}
 
 
 def define_flags() -> None:
@@ -86,14 +85,14 @@ def define_flags() -> None:
         "mode",
         "train",
         ["train", "both", "plan", "sample", "evaluate", "adopt"],
-        "What to do; both: train Stage 1, then the Stage 2 of --config from it; adopt: write "
-        "config.init's weights as a workdir to sample from.",
+        "What to do; both: train Stage 1, then Stage 2 of --config; adopt: write the weights of "
+        "config.init as a workdir for sampling.",
     )
     path = functools.partial(flags.DEFINE, PATH)
     string, integer, names = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_list
 
     def of(modes: str, define: Callable[..., Any], name: str, *given: Any, about: str) -> None:
-        READ_BY[name] = tuple(modes.split(", "))
+        MODES_OF[name] = tuple(modes.split(", "))
         define(name, *given, help=f"{modes}: {about}")
 
     of(
@@ -101,10 +100,10 @@ def define_flags() -> None:
         path,
         "workdir",
         None,
-        about="checkpoints, logs and samples of this stage; of both: the folder of their workdirs "
+        about="folder of checkpoints, logs and samples; with both, the folder of the workdirs "
         "stage1 and stage2. Default: runs/<dataset>/<name of the config file>.",
     )
-    of("sample, evaluate", path, "output", None, about="where to; default in the workdir.")
+    of("sample, evaluate", path, "output", None, about="output folder; default: in the workdir.")
     of(
         "sample, evaluate",
         string,
@@ -113,13 +112,19 @@ def define_flags() -> None:
         about="of Stage 2: newest, best (by config.best_metric) or a step; "
         "config.stage1_checkpoint has Stage 1's.",
     )
-    of("evaluate", names, "compare", [], about="outputs of others to compare with, comma between.")
+    of(
+        "evaluate",
+        names,
+        "compare",
+        [],
+        about="output folders of others, comma-separated.",
+    )
     of("train", string, "profile", "", about="steps to trace into logs/profile, such as 100:110.")
     of("plan", names, "target", [], about="devices to compile for, such as h200x8,v5e-4.")
     enum = functools.partial(flags.DEFINE_enum, enum_values=["train", "sample"])
-    of("plan", enum, "plan_for", "train", about="what is compiled for --target.")
+    of("plan", enum, "plan_for", "train", about="what to compile for --target.")
     count = functools.partial(integer, lower_bound=1)
-    of("plan", count, "per_device", 1, about="images that a device samples together.")
+    of("plan", count, "per_device", 1, about="images per device and call.")
     cluster = "train, both"
     of(
         cluster,
@@ -128,55 +133,55 @@ def define_flags() -> None:
         False,
         about="with the other processes of a cluster job.",
     )
-    of(cluster, string, "coordinator", None, about="host:port of the first of the processes.")
-    of(cluster, integer, "process_id", None, about="which of them this is, from 0.")
-    of(cluster, integer, "process_count", None, about="how many they are.")
+    of(cluster, string, "coordinator", None, about="host:port of the first process.")
+    of(cluster, integer, "process_id", None, about="index of this process, from 0.")
+    of(cluster, integer, "process_count", None, about="number of processes.")
 
 
 def check_flags() -> None:
-    """Refuses flags that the mode does not read.
+    """Refuses flags that the mode does not use.
 
     Raises:
       UserError: names the first.
     """
-    for name, modes in READ_BY.items():
+    for name, modes in MODES_OF.items():
         if FLAGS[name].present and FLAGS.mode not in modes:
             named = " and ".join(filter(None, (", ".join(modes[:-1]), modes[-1])))
             raise UserError(
-                f"--{name} is read by --mode={named}, and the mode is {FLAGS.mode}; leave it out."
+                f"--{name} is for --mode={named}, and the mode is {FLAGS.mode}; leave it out."
             )
     if FLAGS.mode == "adopt" and FLAGS.workdir is None:
         raise UserError("--mode=adopt has no default folder; give --workdir=<a new folder>.")
     check_choice(FLAGS.checkpoint, "--checkpoint")
     if FLAGS["target"].present and not (FLAGS.target and all(FLAGS.target)):
         raise UserError(
-            f"--target={','.join(FLAGS.target)} lacks a name; give devices with a comma between, "
+            f"--target={','.join(FLAGS.target)} has an empty name; give comma-separated devices, "
             "such as --target=h200x8,v5e-4."
         )
     for name in ("plan_for", "per_device"):
         if FLAGS[name].present and not FLAGS.target:
-            raise UserError(f"--{name} is read with --target alone; give --target=h200, or others.")
+            raise UserError(f"--{name} requires --target; give devices, such as --target=h200.")
     if FLAGS["per_device"].present and FLAGS.plan_for == "train":
-        raise UserError("--per_device is read by --plan_for=sample alone; leave it out.")
+        raise UserError("--per_device is for --plan_for=sample; leave it out.")
 
 
 def loaded_config() -> ConfigDict:
-    """The configuration that --config names, checked; a missing file is only noticed here."""
+    """The checked configuration of --config; it is read on first access."""
     try:
         expand_fields(FLAGS.config)
         check_config(FLAGS.config)
     except OSError:
         raise UserError(
-            "There is no configuration file of the name that --config gives; use configs/stage1.py "
-            "or configs/stage2.py, and after a colon the dataset."
+            "The file of --config does not exist; give configs/stage1.py or configs/stage2.py, "
+            "optionally with a colon and a dataset."
         ) from None
     return FLAGS.config
 
 
 def both_stages(config: ConfigDict) -> list[tuple[ConfigDict, Path]]:
-    """What --mode=both trains: the configuration and the workdir of Stage 1, then of Stage 2.
+    """Configuration and workdir of Stage 1 and of Stage 2 for --mode=both.
 
-    Fields that the command line sets are those of both.
+    Fields from the command line apply to both.
 
     Args:
       config: Stage 2's.
@@ -185,13 +190,13 @@ def both_stages(config: ConfigDict) -> list[tuple[ConfigDict, Path]]:
     first = stage1_file(file)
     if config.stage != 2 or first is None:
         raise UserError(
-            f"--config is {file}; --mode=both takes the configuration of Stage 2, such as "
-            "configs/stage2.py, and trains the Stage 1 of configs/stage1.py before it."
+            f"--config is {file}; --mode=both needs the configuration of Stage 2, such as "
+            "configs/stage2.py, and trains Stage 1 of configs/stage1.py first."
         )
     if config.stage1:
         raise UserError(
-            f"config.stage1 is {config.stage1}, and --mode=both trains a Stage 1 itself; leave it "
-            "out, or choose --mode=train."
+            f"config.stage1 is {config.stage1}, and --mode=both trains its own Stage 1; leave it "
+            "out, or use --mode=train."
         )
     one = load_config(first, set_fields())
     expand_fields(one)
@@ -205,12 +210,12 @@ def both_stages(config: ConfigDict) -> list[tuple[ConfigDict, Path]]:
 
 
 def set_fields() -> dict[str, Any]:
-    """The fields of the configuration that the command line sets, by their paths."""
+    """The fields of the configuration that the command line sets, by path."""
     return config_flags.get_override_values(FLAGS["config"])
 
 
 def prepared(open_examples: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
-    """`open_examples` of a checkpoint's configuration, with OpenMoji's data there."""
+    """`open_examples` for a checkpoint's configuration, after preparing OpenMoji's data."""
 
     def open_prepared(trained: ConfigDict, tokenizer: Tokenizer) -> Any:
         prepare_openmoji(ConfigDict({**trained.data, "dir": config.data.dir}))
@@ -220,15 +225,15 @@ def prepared(open_examples: Callable[..., Any], config: ConfigDict) -> Callable[
 
 
 def train_stage(config: ConfigDict, workdir: Path) -> bool:
-    """Trains `config.stage` in `workdir`; returns whether it has all its steps."""
+    """Trains `config.stage` in `workdir`; returns whether all steps are done."""
     profiled = parse_window(FLAGS.profile)
     config, tokenizer = adopted(config, workdir, set_fields())
-    # What the fields alone decide is refused before the data are looked for.
+    # Wrong fields are refused before the data are opened.
     if (meta := load_meta(workdir)) is not None:
         check_same_config(meta["config"], config.to_dict(), workdir)
         config = with_recorded_data_dir(config, meta["config"], set_fields(), workdir)
     elif config.stage == 2 and config.stage1:
-        # A new Stage 2 reads the data that its Stage 1 was trained with.
+        # A new Stage 2 uses the data of its Stage 1.
         first = load_meta(Path(config.stage1))
         if first is not None and first["config"]["data"]["dataset"] == config.data.dataset:
             of_stage1 = first["config"], set_fields(), Path(config.stage1)
@@ -236,7 +241,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
     check_start(config, workdir)
     build_model(config)
     mesh = make_mesh(config)
-    if jax.process_count() == 1:  # else the command to run is named
+    if jax.process_count() == 1:  # otherwise the error names the command
         prepare_openmoji(config.data)
     source = open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
@@ -296,7 +301,7 @@ def main(argv: list[str]) -> None:
             else:
                 print_target_plans(config, names, budget)
             return
-        raise_share()  # as training has it, or a plan would count with less of a GPU
+        raise_share()  # the share of GPU memory that training uses
         keep_compiled()
         print_plan(config, budget)
         return
@@ -305,7 +310,7 @@ def main(argv: list[str]) -> None:
     check_no_pattern(workdir, "--workdir")
     runs = both_stages(config) if FLAGS.mode == "both" else [(config, workdir)]
     raise_share()
-    # First of all: whatever asks for devices sees those of one process from then on.
+    # Before any use of JAX devices, which fixes the set of devices.
     address = FLAGS.coordinator, FLAGS.process_id, FLAGS.process_count
     if FLAGS.distributed or any(x is not None for x in address):
         join(*address)

@@ -1,1 +1,1 @@
-"""How well and how fast the parts of RAGAF-JAX do, each measured by one command."""
+"""Benchmarks of quality and speed, one command each."""

@@ -1,4 +1,4 @@
-"""How a benchmark's command ends."""
+"""Reports errors of a benchmark's command."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from ragaf_jax.errors import UserError
 
 
 def end_with_sentence(main: Callable[[], None]) -> None:
-    """Runs a benchmark; what the user can put right ends it with one sentence and status 1."""
+    """Runs a benchmark; a UserError ends it with one sentence and status 1."""
     try:
         main()
     except UserError as error:

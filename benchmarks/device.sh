@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Measures RAGAF-JAX at the size of Stable Diffusion 1.5 on one GPU or TPU chip, in 8 minutes at most.
+# Measures RAGAF-JAX at the size of Stable Diffusion 1.5 on one GPU or TPU chip, in at most 8 minutes.
 #
-#   bash benchmarks/device.sh --json=device.json              # everything that the time allows
+#   bash benchmarks/device.sh --json=device.json              # all parts that fit into the time
 #   bash benchmarks/device.sh --json=rest.json step-2-32      # only the named parts
-#   bash benchmarks/device.sh --tiny                          # a dry run on the CPU: the figures mean nothing
+#   bash benchmarks/device.sh --tiny                          # a dry run on the CPU with meaningless figures
 #
 # It needs a GPU with at least 24 GiB, or a TPU, but no network, data or checkpoint: weights are random.
 # PYTHON=<interpreter> selects another Python than the checkout's .venv or python3.

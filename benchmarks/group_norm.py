@@ -1,9 +1,9 @@
-"""What forms of group normalisation read and write on accelerators, compiled without one.
+"""Memory traffic of forms of group normalisation, compiled for accelerators.
 
     python -m benchmarks.group_norm v5e-1    # pip install -e '.[plan-tpu]'
     python -m benchmarks.group_norm h200     # pip install -e '.[plan-cuda]'
 
-Two minutes each, for any target of `main.py --mode=plan`. Bytes are those that it prints.
+Two minutes each, for any target of `main.py --mode=plan`, with the same byte counts.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def statistics(form: str) -> Callable[..., Array]:
 
 
 def ours(x: Array, scale: Array, bias: Array) -> Array:
-    """`GroupNorm` as the networks have it."""
+    """`GroupNorm` of the networks."""
     norm = GroupNorm(GROUPS, EPSILON, silu=True, dtype=x.dtype)
     out = norm.apply({"params": {"scale": scale, "bias": bias}}, x)
     assert isinstance(out, jax.Array)
@@ -60,7 +60,7 @@ def ours(x: Array, scale: Array, bias: Array) -> Array:
 def gradients(
     form: Callable[..., Array], x: Array, scale: Array, bias: Array, g: Array
 ) -> tuple[Array, ...]:
-    """Those of x, scale and bias, where the output's is `g`."""
+    """Gradients of x, scale and bias for the output's gradient `g`."""
     return jax.vjp(form, x, scale, bias)[1](g)
 
 

@@ -1,8 +1,8 @@
-"""The loader beside the training step that it feeds, and how preparation scales.
+"""The loader's speed against the training step, and the scaling of preparation.
 
     python -m benchmarks.input_pipeline                       # all of it: 15 minutes on 2 cores
     python -m benchmarks.input_pipeline --only=loader         # 3 minutes
-    python -m benchmarks.input_pipeline --json=results.json   # the numbers as a file too
+    python -m benchmarks.input_pipeline --json=results.json   # also writes JSON
 
 Prints Markdown. Nothing else should run on the machine.
 """
@@ -42,24 +42,24 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_multi_enum(
-        "only", [], ["loader", "scaling", "memory"], "What to measure; without it, all of it."
+        "only", [], ["loader", "scaling", "memory"], "What to measure; default: all."
     )
-    flags.DEFINE_string("data_dir", None, "Prepared openmoji/recolor at 64 px; else it is made.")
-    flags.DEFINE_integer("steps", 40, "Training steps that are timed.", lower_bound=5)
-    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+    flags.DEFINE_string("data_dir", None, "Folder of openmoji/recolor at 64 px; prepared if unset.")
+    flags.DEFINE_integer("steps", 40, "Timed training steps.", lower_bound=5)
+    flags.DEFINE_string("json", None, "Output file.")
 
 
 WARM_UP = 4  # steps; the first compiles
 
 
 def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
-    """The loader alone, and in front of the step of a quickstart's stage.
+    """The loader alone, and with the training step of a quickstart's stage.
 
     Args:
       stage: 1 or 2.
-      data_dir: holds openmoji/recolor at 64 px.
-      steps: timed.
-      augment: probability of each change to a sketch.
+      data_dir: contains openmoji/recolor at 64 px.
+      steps: timed steps.
+      augment: probability of each augmentation.
     """
     config = (stage1 if stage == 1 else stage2).get_config("quickstart")
     config.data.dir = str(data_dir)
@@ -82,10 +82,10 @@ def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
     for i in tqdm(range(WARM_UP + steps), desc=f"stage {stage}", unit=" step"):
         begin = time.perf_counter()
         batch = next(batches)
-        there = time.perf_counter()
+        loaded = time.perf_counter()
         step(batch)
         if i >= WARM_UP:
-            waited.append(there - begin)
+            waited.append(loaded - begin)
             whole.append(time.perf_counter() - begin)
     consumed = examples / float(np.median(whole))
     return {
@@ -101,7 +101,7 @@ def loader_row(stage: int, data_dir: Path, steps: int, augment: float) -> Row:
 
 
 def _rate(batches: Iterator[Batch], seconds: float) -> float:
-    """Batches a second."""
+    """Batches per second."""
     for _ in range(8):  # fills the buffers
         next(batches)
     begin, count = time.perf_counter(), 0

@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The processor and the package versions of a measurement."""
 
 import importlib.metadata
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -17,12 +17,12 @@ def cpu_model() -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Python's version and those of some packages."""
+    """The versions of Python and the packages."""
     found = {package: importlib.metadata.version(package) for package in packages}
     return {"python": platform.python_version(), **found}
 
 
 def pin_to_one_core() -> None:
-    """This process stays on one of its cores from now on, where the system can do that."""
+    """Pins this process to one core if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

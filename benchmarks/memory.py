@@ -1,4 +1,4 @@
-"""Memory and products of Stable Diffusion's steps by the compiler; nothing is allocated."""
+"""Memory and FLOPs of Stable Diffusion's compiled steps, without allocation."""
 
 from benchmarks.minimum import least_flops
 from benchmarks.problem import TOKENS, Job, config_of
@@ -17,12 +17,12 @@ STEPS = (
 
 
 def memory_rows() -> list[Row]:
-    """A row for each of `STEPS`: peak of a step, and its FLOPs beside the least possible."""
+    """A row for each of `STEPS`: peak memory and FLOPs against the minimum."""
     rows = []
     for stage, batch, remat in STEPS:
         job = Job("ours", "step", "sd15", 512, batch, "bfloat16", stage=stage, remat=remat)
         config = config_of(job)
-        config.memory_budget_gib = 16.0  # asks for the order of operations that needs least of it
+        config.memory_budget_gib = 16.0  # selects the memory-minimal order of operations
         model, plan = build_model(config), compiled_plan(config, own_setting(config))
         least = least_flops(model.unet.config, model.control, job.image_size // 8, TOKENS).total
         rows.append(

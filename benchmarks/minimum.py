@@ -1,9 +1,8 @@
-"""The least that a training step of the sketch branch has to multiply, from the networks' sizes.
+"""The minimum FLOPs of a training step of the sketch branch, from the networks' sizes.
 
 UNet forward, its decoder backward to the residuals of the sketch branch, and the branch forward
-and backward (Zhang et al. 2023, §3.1). Counted by hand from the architecture, not from our code:
-2 FLOPs a multiply-add of convolutions, dense layers and attention's products; all else is small
-beside them.
+and backward (Zhang et al. 2023, §3.1). Derived from the architecture, independently of the code: 2
+FLOPs per multiply-add of convolutions, dense layers and attention; all else is negligible.
 """
 
 import itertools
@@ -14,16 +13,16 @@ from ragaf_jax.nets.unet import UNetConfig
 
 
 class Products(NamedTuple):
-    """FLOPs of some layers for one example, by what a backward pass has to do for them.
+    """Forward FLOPs of layers for one example, by their cost in the backward pass.
 
     Attributes:
-      layers: parametrised, on the path of the gradient: as much again for the gradient of their
-        inputs, and as much for that of their weights.
-      first: parametrised, of inputs that need no gradient (text, latents, sketch): as much again
-        for their weights alone.
-      time: of the timestep's embedding, through which a gradient goes where that is trained.
-      self_attention: q·kᵀ and weights·v: four products backward, where two are forward.
-      cross_attention: likewise; two backward, where nothing behind the text's k and v is trained.
+      layers: with parameters, on the gradient's path: the same again for the gradient of inputs,
+        and for that of weights.
+      first: with parameters, and inputs without gradient (text, latents, sketch): the same again
+        for weights only.
+      time: of the timestep's embedding, with a gradient if it is trained.
+      self_attention: q·kᵀ and weights·v: two products forward, four backward.
+      cross_attention: likewise; two backward if nothing before the text's k and v is trained.
     """
 
     layers: float = 0.0
@@ -37,17 +36,17 @@ class Products(NamedTuple):
 
     @property
     def forward(self) -> float:
-        """What the layers cost themselves."""
+        """The cost of the forward pass."""
         return sum(self)
 
     @property
     def backward_frozen(self) -> float:
-        """From their outputs to their inputs, with weights that are not trained."""
+        """The cost of gradients of inputs with frozen weights."""
         return self.layers + 2 * self.self_attention + self.cross_attention
 
     @property
     def backward_trained(self) -> float:
-        """To their inputs and weights."""
+        """The cost of gradients of inputs and weights."""
         return (
             2 * (self.layers + self.time)
             + self.first
@@ -66,7 +65,7 @@ class Minimum(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All four."""
+        """The sum."""
         return sum(self)
 
 
@@ -154,10 +153,10 @@ def least_flops(config: UNetConfig, control: ControlNet, side: int, tokens: int)
     """FLOPs for one example of a step that trains the sketch branch from latents and text states.
 
     Args:
-      config: of the UNet.
+      config: the UNet's.
       control: the sketch branch.
       side: of the latents.
-      tokens: of the text.
+      tokens: number of text tokens.
     """
     encoder, skips = _encoder(config, side, tokens)
     decoder = _decoder(config, skips, tokens)

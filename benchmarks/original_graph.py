@@ -1,8 +1,8 @@
-"""The region graph of the original research code, for timing beside ours.
+"""The region graph of the original research code, for comparison of speed.
 
-A re-implementation of the method as it is described, not the code itself: one boolean mask a region
-and, for every pair of regions, dilation, overlap and the distance of the centroids. Its time grows
-with the square of the number of regions times the number of pixels.
+A re-implementation of the described method: one boolean mask per region and, for each pair of
+regions, dilation, overlap and distance of centroids. Its time is proportional to the squared number
+of regions times the number of pixels.
 """
 
 import itertools
@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float, UInt8
 
 from ragaf_jax.graph.regions import Regions
 
-ADJACENT = 5  # px that a region is dilated by before it is tested for overlap
-NEAR = 0.3  # largest distance of joined centroids, as a share of the page's diagonal
+ADJACENT = 5  # px of dilation before the test for overlap
+NEAR = 0.3  # largest distance of connected centroids, as a share of the page's diagonal
 
 
 class OriginalGraph(NamedTuple):
-    """Nodes are pieces of ink; the paper is none."""
+    """Nodes are connected components of ink, without the paper."""
 
     nodes: Float[np.ndarray, "n 7"]  # centroid x, y; box x, y, width, height; area; shares of page
     distance: Float[np.ndarray, "n n"]  # of the centroids, as a share of the page's diagonal
@@ -28,10 +28,10 @@ class OriginalGraph(NamedTuple):
 
 
 def original_graph(regions: Regions) -> OriginalGraph:
-    """The graph of a page divided in the mode "ink"."""
+    """The graph of a page in the region mode "ink"."""
     height, width = regions.labels.shape
-    pieces = [name for name in range(regions.n) if not regions.background[name]]
-    masks = [(regions.labels == name).astype(np.uint8) for name in pieces]
+    components = [name for name in range(regions.n) if not regions.background[name]]
+    masks = [(regions.labels == name).astype(np.uint8) for name in components]
     nodes = np.array([_features(mask) for mask in masks]).reshape(-1, 7)
 
     distance = np.zeros((len(masks), len(masks)))

@@ -1,4 +1,4 @@
-"""The same networks by this project: its training step and its sampler, as users run them."""
+"""The benchmark's networks in this project: its training step and its sampler."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ from ragaf_jax.training.step import train_step
 
 def set_up(job: Job) -> Ready:
     """The job in JAX."""
-    keep_freed_memory()  # as our commands do
+    keep_freed_memory()  # as in all commands
     config = config_of(job)
     model = build_model(config)
     params = _params(job, config, model)
@@ -50,7 +50,7 @@ def set_up(job: Job) -> Ready:
         text = objective.empty_text._replace(states=empty)
         objective = dataclasses.replace(objective, empty_text=text)
         step, now = training_step(config, model, params, objective)
-        del params  # they are the state's now, and memory holds them once
+        del params  # the state owns them
         batch = put_batch(make_mesh(config), random_batch(config, model))
         run = functools.partial(step, batch)
     else:
@@ -79,14 +79,14 @@ def set_up(job: Job) -> Ready:
 
 
 def matmul_ceiling(dtype: str, side: int = 0) -> float:
-    """FLOP/s of the fastest of ten products of square matrices, the most that any step could do.
+    """FLOP/s of the fastest of ten matrix products, an upper bound for any step.
 
     Args:
       dtype: of the matrices.
-      side: of the matrices; 0 for one that keeps the first device busy.
+      side: of the matrices; 0 for one that saturates the first device.
     """
     side = side or (8192 if jax.default_backend() != "cpu" else 2048)
-    # Random numbers: a GPU's clock is higher for products of ones, which take less power.
+    # Random matrices, because products of ones take less power and a GPU then raises its clock.
     matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
     multiply = jax.jit(jnp.matmul)
     jax.block_until_ready(multiply(matrix, matrix))
@@ -99,7 +99,7 @@ def matmul_ceiling(dtype: str, side: int = 0) -> float:
 
 
 def _params(job: Job, config: ml_collections.ConfigDict, model: Model) -> Params:
-    """Of the networks that the job runs: a step from caches has no encoders."""
+    """Parameters of the job's networks; a step from caches has no encoders."""
     if job.folder:
         params = initial_params(config, model, None)
     else:
@@ -109,11 +109,11 @@ def _params(job: Job, config: ml_collections.ConfigDict, model: Model) -> Params
 
 
 class Stepper(NamedTuple):
-    """A training step that keeps its own state.
+    """A training step with its state.
 
     Attributes:
-      step: makes it with a batch of the mesh, and waits for its result.
-      params: the parameters as they are now.
+      step: runs on a batch of the mesh and waits for the result.
+      params: returns the current parameters.
     """
 
     step: Callable[[Batch], None]
@@ -123,11 +123,7 @@ class Stepper(NamedTuple):
 def training_step(
     config: ml_collections.ConfigDict, model: Model, params: Params, objective: Objective
 ) -> Stepper:
-    """The step that `training.loop` runs, on its mesh, with its optimiser and average.
-
-    Its parameters are no longer `params`, which the state takes over, but what `Stepper.params`
-    answers.
-    """
+    """The step of `training.loop` with mesh, optimiser and average; it donates `params`."""
     mesh = make_mesh(config)
     tx = optimizer(config.train, cuts(mesh))
     begin = functools.partial(initial_state, config, model, tx)
@@ -149,7 +145,7 @@ def training_step(
 def jitted_step(
     config: ml_collections.ConfigDict, step: Callable[..., Any], mesh: Mesh, shardings: Any
 ) -> Any:
-    """`step` of (key, state, batch), which takes over the state, as `training.loop` compiles it."""
+    """`step` of (key, state, batch), compiled as in `training.loop`; it donates the state."""
     return jax.jit(
         step,
         donate_argnums=1,
@@ -159,17 +155,17 @@ def jitted_step(
 
 
 def random_batch(config: ml_collections.ConfigDict, model: Model) -> Batch:
-    """Random numbers in the shapes of a step's batch; all regions and edges are real but one."""
+    """A random batch in a step's shapes; all regions and edges except one are real."""
     rng, shapes = np.random.default_rng(0), batch_shapes(config, model)
 
-    def draw(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+    def random_array(shape: jax.ShapeDtypeStruct) -> np.ndarray:
         if shape.dtype == jnp.int32:
             return rng.integers(0, model.max_regions - 1, shape.shape, np.int32)
         if shape.dtype == jnp.bool_:
             return np.ones(shape.shape, bool)
         return rng.random(shape.shape, np.float32).astype(shape.dtype)
 
-    batch = jax.tree.map(draw, shapes)
+    batch = jax.tree.map(random_array, shapes)
     count = np.array([[model.max_regions - 1, 1], [model.max_edges - 1, 1]], np.int32)
     nodes, edges = (np.tile(row, (len(batch.text.tokens), 1)) for row in count)
     return batch._replace(graph=batch.graph._replace(n_node=nodes, n_edge=edges))
@@ -181,7 +177,7 @@ def _sampling(
     params: Params,
     sketch: Float[np.ndarray, "b s s 3"],
 ) -> Callable[[], None]:
-    """Tokens and sketches to pixels, by the sampling loop of one stage."""
+    """A function that samples one stage from tokens and sketches to pixels."""
     sampler = make_stage_sampler(model, sampling_config_of(config, Tokenizer.train([""])))
     shapes = batch_shapes(config, model)
     batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)

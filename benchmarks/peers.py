@@ -1,4 +1,4 @@
-"""Training steps and sampling beside PyTorch's diffusers, on the same weights."""
+"""Training steps and sampling against PyTorch's diffusers with the same weights."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from ragaf_jax.nets.build import build_model
 
 
 class Case(NamedTuple):
-    """What is measured, and whether memory holds both peers at once."""
+    """One measurement; `together` if both peers fit into memory at once."""
 
     network: str
     image_size: int
@@ -30,8 +30,7 @@ class Case(NamedTuple):
     dtype: Dtype = "float32"
 
 
-# float32 on the CPU, which computes bfloat16 more slowly; bfloat16 on an accelerator. "tiny" is for
-# trying a machine out: its figures mean nothing.
+# float32 on the CPU, where bfloat16 is slower; bfloat16 on an accelerator. "tiny" is a dry run.
 STEPS_CPU = (
     Case("tiny", 64, 2, 2),
     Case("small", 256, 8, 10),
@@ -52,26 +51,28 @@ SAMPLES_GPU = (
 
 @functools.cache
 def on_gpu() -> bool:
-    """Whether JAX has a GPU; asked of a process of its own, as a backend would take it."""
+    """Whether JAX has a GPU, from a separate process, because a backend would reserve it."""
     ask = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
     return done.stdout.strip() == "gpu"
 
 
 def peers() -> tuple[str, ...]:
-    """Whose code can be run: ours, and PyTorch's where it is installed."""
-    there = all(importlib.util.find_spec(name) for name in ("torch", "diffusers", "transformers"))
-    return ("ours", "torch") if there else ("ours",)
+    """The available peers: "ours", and "torch" if it is installed."""
+    installed = all(
+        importlib.util.find_spec(name) for name in ("torch", "diffusers", "transformers")
+    )
+    return ("ours", "torch") if installed else ("ours",)
 
 
 @contextlib.contextmanager
 def checkpoint(network: str) -> Iterator[str]:
-    """A folder with random weights of `network` as diffusers writes them; "" without diffusers."""
+    """A folder with random weights of `network` in diffusers' format; "" without diffusers."""
     if "torch" not in peers():
         yield ""
         return
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own: PyTorch has no place in the one that measures.
+        # A separate process, because the measuring process must not import PyTorch.
         write = "import sys; from pathlib import Path; from benchmarks.torch_peer import "
         write += "save_checkpoint; save_checkpoint(sys.argv[1], Path(sys.argv[2]))"
         command = [sys.executable, "-c", write, network, folder]
@@ -82,7 +83,7 @@ def checkpoint(network: str) -> Iterator[str]:
 
 
 def step_rows(cases: Sequence[Case]) -> list[Row]:
-    """Training steps of the sketch branch, from cached latents and text states."""
+    """Training steps of the sketch branch from cached latents and text states."""
     rows = []
     for case in cases:
         with checkpoint(case.network) as folder:
@@ -107,7 +108,7 @@ def step_rows(cases: Sequence[Case]) -> list[Row]:
 
 
 def sample_rows(cases: Sequence[Case]) -> list[Row]:
-    """20 steps of DPM-Solver++(2M) with guidance, tokens and sketch to pixels."""
+    """20 steps of DPM-Solver++(2M) with guidance, from tokens and sketch to pixels."""
     rows = []
     for case in cases:
         with checkpoint(case.network) as folder:
@@ -117,18 +118,18 @@ def sample_rows(cases: Sequence[Case]) -> list[Row]:
 
 
 def first_image_rows(cases: Sequence[Case]) -> list[Row]:
-    """From the start of a process to its first pictures, compilation included."""
+    """Seconds from the start of a process to its first images, including compilation."""
     rows = []
     for case in cases:
         with checkpoint(case.network) as folder, tempfile.TemporaryDirectory() as cache:
             job = _job("sample", case, folder)
-            kept = {
+            cached = {
                 "JAX_COMPILATION_CACHE_DIR": cache,
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
             row = _described(case)
             for name in ("ours, compiling", "ours, from the cache"):
-                timed = interleaved({"ours": job}, 1, environments={"ours": kept})["ours"]
+                timed = interleaved({"ours": job}, 1, environments={"ours": cached})["ours"]
                 row[f"{name}, s"] = round(timed.first, 2)
             if "torch" in peers():
                 timed = interleaved({"torch": replace(job, peer="torch")}, 1)["torch"]
@@ -142,7 +143,7 @@ def _job(task: Literal["step", "sample"], case: Case, folder: str) -> Job:
 
 
 def _measure(job: Job, case: Case) -> tuple[dict[str, Timed], float | None]:
-    """Both peers in turns; and how far their networks' predictions are apart."""
+    """Alternating measurements of both peers, and the difference of their predictions."""
     jobs = {name: replace(job, peer=name) for name in peers()}
     apart = None
     if len(jobs) == 2:

@@ -1,4 +1,4 @@
-"""What preparing a folder of drawings costs: time by processes, memory by examples."""
+"""The cost of preparing a folder of sketches: time by processes, memory by examples."""
 
 import os
 import re
@@ -24,7 +24,7 @@ REPEATS = 3
 
 
 def scaling_rows(folder: Path) -> list[Row]:
-    """Seconds of the whole command for 2,000 drawings at 256 px, by processes; medians."""
+    """Median seconds of the command for 2,000 sketches at 256 px, by number of processes."""
     root = write_drawings(folder / "drawings", DRAWINGS, SIDE)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for repeat in range(REPEATS):
@@ -47,7 +47,7 @@ def scaling_rows(folder: Path) -> list[Row]:
 
 
 def memory_rows(folder: Path) -> list[Row]:
-    """The most memory that the main process has at a time, by the number of examples at 64 px."""
+    """Peak memory of the main process by number of examples at 64 px."""
     rows = []
     source = write_drawings(folder / "small", 500, 64)
     for count in COUNTS:
@@ -58,7 +58,7 @@ def memory_rows(folder: Path) -> list[Row]:
 
 
 def write_drawings(root: Path, count: int, side: int) -> Path:
-    """A folder of pictures, sketches and captions: OpenMoji's drawings, mirrored from then on."""
+    """A folder of images, sketches and captions: OpenMoji's, then their mirror images."""
     drawings = find_drawings()
     lines = ["file_name,caption"]
     for name in ("image", "sketch"):
@@ -77,7 +77,7 @@ def write_drawings(root: Path, count: int, side: int) -> Path:
 
 
 def repeated(source: Path, root: Path, count: int) -> Path:
-    """A folder of `count` pictures that are those of `source` over and over, without copies."""
+    """A folder of `count` images that repeat those of `source` as hard links."""
     lines = ["file_name,caption"]
     for name in ("image", "sketch"):
         (root / name).mkdir(parents=True)
@@ -91,7 +91,7 @@ def repeated(source: Path, root: Path, count: int) -> Path:
 
 
 def run_prepare(root: Path, data: Path, size: int, workers: int) -> int:
-    """Runs the command; gives the most memory, in bytes, that its main process had."""
+    """Runs the command; returns the peak memory of its main process in bytes."""
     command = [
         *(sys.executable, "-m", "input_pipeline.prepare", "--dataset=folder", f"--root={root}"),
         *(f"--data_dir={data}", f"--size={size}", f"--workers={workers}"),
@@ -99,7 +99,7 @@ def run_prepare(root: Path, data: Path, size: int, workers: int) -> int:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
-        # Not what `wait4` tells: that begins with what this process had when it started the other.
+        # Not by `wait4`, whose peak includes this process's memory at the fork.
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
         except OSError:

@@ -1,4 +1,4 @@
-"""The networks that are measured, and what a worker process is asked to do with them."""
+"""The benchmark's networks, and the jobs of worker processes."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ from configs import stage1, stage2
 from ragaf_jax.planning.shapes import stable_diffusion_15
 from ragaf_jax.training.adopt import with_fields
 
-# Fields of diffusers' config.json, by network; sd15 is Stable Diffusion 1.5, whose sizes are
-# diffusers' defaults but for those that are named.
+# Fields of diffusers' config.json by network; others have diffusers' defaults. sd15 is Stable
+# Diffusion 1.5.
 UNETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "block_out_channels": (32, 32),
@@ -43,7 +43,7 @@ TEXT_ENCODERS: dict[str, dict[str, Any]] = {
     "small": {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
     "sd15": {"num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
-# Channels of the autoencoder, of an eighth of the picture's side.
+# Channels of the autoencoder, whose latents have an eighth of the image's side.
 VAES: dict[str, tuple[int, ...]] = {
     "tiny": (32, 32, 32, 32),
     "small": (32, 32, 64, 64),
@@ -51,7 +51,7 @@ VAES: dict[str, tuple[int, ...]] = {
 }
 VOCABULARY, TOKENS = 49408, 77
 
-# Of both sides: AdamW on the sketch branch, its gradient clipped; no EMA on the peer's.
+# Of both peers: AdamW on the sketch branch with gradient clipping; PyTorch without EMA.
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 1e-5, 0.01, 1.0
 STEPS, GUIDANCE = 20, 7.5  # of DPM-Solver++(2M)
 
@@ -60,22 +60,22 @@ Dtype = Literal["float32", "bfloat16"]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What one worker does again and again.
+    """The repeated task of a worker.
 
     Attributes:
-      peer: whose code: "ours" or "torch".
+      peer: the code: "ours" or "torch".
       task: "step", a training step of the sketch branch from cached latents and text states; or
-        "sample", a prompt's tokens and a sketch to pictures.
+        "sample", from a prompt's tokens and a sketch to images.
       network: a name in `UNETS`.
       image_size: px; latents have an eighth of it.
-      batch: examples of a step, or pictures.
+      batch: examples per step, or images.
       dtype: of the computation.
-      folder: a checkpoint in diffusers' layout, with its ControlNet in `controlnet/`; empty: each
-        peer's own networks with fresh parameters.
-      stage: ours; 2 trains RAGAF beside the sketch branch.
-      regions, edges: of the padded graphs of Stage 2.
-      remat: ours, `config.model.remat`.
-      devices: ours, over which the batch is shared out.
+      folder: a checkpoint in diffusers' format with its ControlNet in `controlnet/`; empty: each
+        peer's own networks with random parameters.
+      stage: of "ours"; 2 also trains RAGAF.
+      regions, edges: sizes of Stage 2's padded graphs.
+      remat: of "ours", `config.model.remat`.
+      devices: of "ours"; they share the batch.
     """
 
     peer: Literal["ours", "torch"]
@@ -97,12 +97,12 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """What `to_json` wrote."""
+        """The job from `to_json`'s result."""
         return cls(**json.loads(text))
 
 
 def config_of(job: Job) -> ml_collections.ConfigDict:
-    """Our configuration of a job: Stable Diffusion's recipe with the sizes of the job's network."""
+    """This project's configuration of a job: Stable Diffusion's with the job's network sizes."""
     config = (stage1 if job.stage == 1 else stage2).get_config("openmoji_sd")
     unet, text = UNETS[job.network], TEXT_ENCODERS[job.network]
     return with_fields(

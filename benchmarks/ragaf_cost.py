@@ -1,4 +1,4 @@
-"""What RAGAF adds to a training step: time and FLOPs, by regions, edges and resolution."""
+"""RAGAF's share of a training step: time and FLOPs by regions, edges and resolution."""
 
 from dataclasses import replace
 
@@ -7,13 +7,13 @@ from benchmarks.report import Row
 from benchmarks.timing import beside
 from ragaf_jax.planning.plan import flops_of
 
-# (regions, edges) of the padded graphs, one of the regions being the padding.
+# (regions, edges) of the padded graphs, including one padding region.
 GRAPHS = ((9, 192), (17, 192), (33, 192), (65, 192), (33, 48), (33, 96), (33, 384), (33, 768))
 SIZES = (128, 256, 512)
 
 
 def time_rows(repeats: int, plain: Job) -> list[Row]:
-    """Stage 2's step for every one of `GRAPHS`, each in turns with the step `plain` of Stage 1."""
+    """Stage 2's step for each of `GRAPHS`, alternating with the step `plain` of Stage 1."""
     jobs = {
         f"{regions - 1} regions, {edges} edges": replace(
             plain, stage=2, regions=regions, edges=edges
@@ -43,7 +43,7 @@ def time_rows(repeats: int, plain: Job) -> list[Row]:
 
 
 def flops_rows() -> list[Row]:
-    """Stable Diffusion 1.5 at each of `SIZES`: FLOPs of both stages' steps, traced."""
+    """Traced FLOPs of both stages' steps of Stable Diffusion 1.5 at each of `SIZES`."""
     rows = []
     for size in SIZES:
         plain = Job("ours", "step", "sd15", size, 4, "bfloat16")

@@ -1,13 +1,13 @@
-"""Words for single regions: do they land there, and does everything else stay as it was?
+"""Region prompts: do they change their own region and nothing else?
 
     python -m benchmarks.region_prompts                     # 50 drawings: 5 minutes on 2 CPU cores
-    python -m benchmarks.region_prompts --json=results.json # the numbers as a file too
+    python -m benchmarks.region_prompts --json=results.json # also writes JSON
 
-Prints Markdown. Held-out OpenMoji drawings are drawn with a caption of their data set, then again
-with the same seed and "blue" for one of their two largest regions, "red" for the other; then the
-other way round. A region's colour is the palette's nearest to its median beside the lines; other
-regions, the paper among them, are compared with what they were by the ΔE2000 of their mean colours.
-"In the prompt" has the same two words behind the caption, meant for no region.
+Prints Markdown. Held-out OpenMoji sketches are sampled with their caption, then with the same seed
+and "blue" for one of their two largest regions, "red" for the other; then vice versa. A region's
+colour is the palette colour nearest to its median without lines. Other regions, including the
+paper, are compared with the first image by the ΔE2000 of their mean colours. "In the prompt" has
+the two words after the caption instead.
 """
 
 import itertools
@@ -47,24 +47,24 @@ def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("stage1", str(ROOT / "pretrained/openmoji/stage1"), "Workdir of Stage 1.")
     flags.DEFINE_string("stage2", str(ROOT / "pretrained/openmoji/stage2"), "Workdir of Stage 2.")
-    flags.DEFINE_integer("drawings", 50, "How many are drawn.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the pictures.")
-    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+    flags.DEFINE_integer("drawings", 50, "Number of sketches.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of the images.")
+    flags.DEFINE_string("json", None, "Output file.")
 
 
 WORDS = ("blue", "red")
-LEAST = 20  # px beside the lines of a region that is spoken to
-NEAR = 10  # ΔE2000 within which a region counts as left as it was
+LEAST = 20  # smallest area, px without lines, of a region with a prompt
+NEAR = 10  # largest ΔE2000 of an unchanged region
 
-Picture = UInt8[np.ndarray, "s s 3"]
+RgbImage = UInt8[np.ndarray, "s s 3"]
 
 
 class Effect(NamedTuple):
-    """What words for two regions did to one drawing.
+    """The effect of prompts for two regions on one image.
 
     Attributes:
-      hits: whether either has the colour that was said.
-      apart: ΔE2000 of every other region from what it was.
+      hits: whether each has the requested colour.
+      apart: ΔE2000 of each other region from the first image.
     """
 
     hits: tuple[bool, bool]
@@ -72,9 +72,9 @@ class Effect(NamedTuple):
 
 
 def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
-    """Test drawings that have two regions to speak of: page, caption, and these regions.
+    """Test sketches with two regions of sufficient size: page, caption, and these regions.
 
-    Left out are captions that leave no room for the words.
+    Captions too long for two more words are left out.
     """
     stage = pipeline.leading
     size = stage.model.image_size
@@ -99,19 +99,19 @@ def held_out(pipeline: Pipeline) -> Iterator[tuple[SketchPage, str, list[int]]]:
 
 
 def paint_of(page: SketchPage) -> list[Bool[np.ndarray, "s s"]]:
-    """The pixels of each region beside the lines."""
+    """The pixels of each region without lines."""
     regions, paper = page.numbered.regions, page.sketch >= PAPER
     return [(regions.labels == region) & paper for region in range(regions.n)]
 
 
 def effect(
-    before: Picture,
-    after: Picture,
+    before: RgbImage,
+    after: RgbImage,
     page: SketchPage,
     prompted: Sequence[int],
     words: Sequence[str],
 ) -> Effect:
-    """Compares two pictures of a drawing; `prompted` are the regions of `words`."""
+    """Compares two images of a sketch; `prompted` are the regions of `words`."""
     paints = paint_of(page)
     shown = np.array([np.median(after[paints[region]], 0) for region in prompted])
     named = [PALETTE[color] for color in nearest(shown)]
@@ -127,15 +127,15 @@ def effect(
 
 
 def measure(pipeline: Pipeline, count: int, seed: int) -> dict[str, list[Effect]]:
-    """Of each way to say the words, what it did to every drawing."""
+    """The effects by place of the words: region prompts or the prompt."""
     ways = "for the regions", "in the prompt"
     found: dict[str, list[Effect]] = {way: [] for way in ways}
     drawings = held_out(pipeline)
     for page, caption, prompted in tqdm(itertools.islice(drawings, count), "drawings", count):
         before = pipeline(page, caption, seed=seed).images[0]
         for words in (WORDS, WORDS[::-1]):
-            said = dict(zip(prompted, words, strict=True))
-            after = pipeline(page, caption, said, seed=seed).images[0]
+            prompts = dict(zip(prompted, words, strict=True))
+            after = pipeline(page, caption, prompts, seed=seed).images[0]
             found[ways[0]].append(effect(before, after, page, prompted, words))
             after = pipeline(page, ", ".join((caption, *words)), seed=seed).images[0]
             found[ways[1]].append(effect(before, after, page, prompted, words))
@@ -143,17 +143,17 @@ def measure(pipeline: Pipeline, count: int, seed: int) -> dict[str, list[Effect]
 
 
 def row_of(way: str, effects: Sequence[Effect]) -> Row:
-    """Shares over regions and over drawings, each said to twice."""
+    """Shares of regions and of images; each sketch has two images."""
     hits = np.array([effect.hits for effect in effects])
     apart = np.concatenate([effect.apart for effect in effects])
-    kept = np.array([max(effect.apart, default=0) <= NEAR for effect in effects])
+    unchanged = np.array([max(effect.apart, default=0) <= NEAR for effect in effects])
     return {
         "the words are": way,
         "regions that have their colour": round(float(hits.mean()), 3),
         "drawings in which both have": round(float(hits.all(1).mean()), 3),
         "other regions within ΔE 10": round(float((apart <= NEAR).mean()), 3),
-        "drawings in which all others are": round(float(kept.mean()), 3),
-        "drawings with both": round(float((hits.all(1) & kept).mean()), 3),
+        "drawings in which all others are": round(float(unchanged.mean()), 3),
+        "drawings with both": round(float((hits.all(1) & unchanged).mean()), 3),
     }
 
 

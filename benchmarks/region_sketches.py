@@ -1,4 +1,4 @@
-"""Sketches whose true regions are known: OpenMoji's line drawings and the fills behind them."""
+"""Sketches with known regions: OpenMoji's lines and the fills behind them."""
 
 import copy
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from input_pipeline.datasets.openmoji_art import Drawing, Paint, render_lines
 from input_pipeline.datasets.scanning.splits import stable_hash
 
 THIN = 0.35  # × stroke width
-BREAKS, BREAK_RADII = 8, (2, 4)  # gaps a drawing, px of a page of 256
+BREAKS, BREAK_RADII = 8, (2, 4)  # gaps per sketch, and their radii in px at 256 px
 
 
 def sample_drawings(drawings: Sequence[Drawing], count: int) -> list[Drawing]:
-    """`count` of the drawings (0: all) in an order that depends on their keys alone."""
+    """`count` of the drawings (0: all) in an order that depends only on their keys."""
     mixed = sorted(drawings, key=lambda drawing: stable_hash(f"regions/{drawing.key}"))
     return mixed[: count or None]
 
@@ -24,16 +24,16 @@ def sample_drawings(drawings: Sequence[Drawing], count: int) -> list[Drawing]:
 def draw_sketches(
     root: ElementTree.Element, key: str, size: int
 ) -> dict[str, UInt8[np.ndarray, "s s"]]:
-    """The line drawing as it is, with thin strokes, and with gaps in the thin strokes."""
+    """The sketch unchanged, with thin strokes, and with gaps in thin strokes."""
     thin = render_lines(thin_strokes(root), size)
     rng = np.random.default_rng(stable_hash(f"gaps/{key}"))
     return {"clean": render_lines(root, size), "thin": thin, "gaps": break_strokes(thin, rng)}
 
 
 def thin_strokes(root: ElementTree.Element) -> ElementTree.Element:
-    """The drawing with every stroke of its line groups `THIN` times as wide.
+    """The drawing with strokes of line groups scaled to `THIN` times their width.
 
-    OpenMoji writes widths as attributes, never in `style`; 1 is SVG's own where none is given.
+    OpenMoji has widths as attributes, never in `style`; SVG's default is 1.
     """
     thinned = copy.deepcopy(root)
     for group in thinned:
@@ -58,7 +58,7 @@ def break_strokes(
 
 
 def true_regions(paint: Paint) -> Int32[np.ndarray, "s s"]:
-    """Connected (8) parts of one flat colour, numbered from 0; unpainted page is a colour too."""
+    """8-connected components of one colour, numbered from 0; unpainted paper is a colour."""
     packed = paint.color.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     packed[~paint.painted] = -1
     regions = np.zeros(packed.shape, np.int32)

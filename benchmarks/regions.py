@@ -1,11 +1,11 @@
-"""Sketch → regions → graph: how true and how fast, on drawings whose true regions are known.
+"""Accuracy and speed of regions and graphs on sketches with known regions.
 
     python -m benchmarks.regions                                # 400 drawings: 4 minutes
     python -m benchmarks.regions --drawings=0 --size=256        # all of them: 6 minutes
-    python -m benchmarks.regions --json=results.json            # the numbers as a file too
+    python -m benchmarks.regions --json=results.json            # also writes JSON
 
-Prints Markdown. Sketches are OpenMoji's line drawings, the truth is the connected parts of one flat
-fill colour; regions are compared over the pixels that are no ink. Times are those of one core.
+Prints Markdown. Sketches are OpenMoji's; true regions are connected components of one fill colour,
+compared over pixels without ink. Times are of one core.
 """
 
 import functools
@@ -39,19 +39,19 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_integer("drawings", 400, "How many drawings; 0: all.", lower_bound=0)
+    flags.DEFINE_integer("drawings", 400, "Number of sketches; 0: all.", lower_bound=0)
     flags.DEFINE_list("size", ["256", "512"], "Sides of the pages, px.")
-    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+    flags.DEFINE_string("json", None, "Output file.")
 
 
 INK = RegionConfig().threshold
-REPEATS = 5  # of one sketch, of which the fastest counts: what is slower, others have disturbed
-REST = 0.005  # s before each, so that the scheduler lets it run where other programs are at work
+REPEATS = 5  # per sketch; the fastest counts, as slower ones were disturbed by other processes
+REST = 0.005  # s before each, so that the scheduler gives it a full time slice
 WARM_UP = 3  # drawings
 
 
 class Measured(NamedTuple):
-    """One sketch. Times of regions + graph in ms: on the clock, and those the processor spent."""
+    """Results of one sketch; wall and CPU time of regions and graph in ms."""
 
     rand: float
     covering: float
@@ -63,13 +63,13 @@ class Measured(NamedTuple):
 
 
 def ours(sketch: UInt8[np.ndarray, "s s"]) -> tuple[Regions, int]:
-    """The regions, and the number of the graph's nodes."""
+    """The regions and the number of nodes."""
     regions = extract_regions(sketch)
     return regions, len(region_graph(regions).nodes)
 
 
 def original(sketch: UInt8[np.ndarray, "s s"]) -> tuple[Regions, int]:
-    """The same of the original research code's method."""
+    """The same by the original research code's method."""
     regions = extract_regions(sketch, RegionConfig(mode="ink"))
     return regions, len(original_graph(regions).nodes)
 
@@ -78,7 +78,7 @@ METHODS = {"neck split": ours, "original": original}
 
 
 def measure_drawing(drawing: Drawing, size: int) -> dict[tuple[str, str], Measured]:
-    """For each kind of sketch and each method, what it makes of one drawing."""
+    """The results of one drawing by kind of sketch and method."""
     root = read_svg(drawing.path)
     true = true_regions(render_paint(root, size))
     measured = {}
@@ -93,7 +93,7 @@ def measure_drawing(drawing: Drawing, size: int) -> dict[tuple[str, str], Measur
 
 
 def summarize(measured: Sequence[Measured]) -> dict[str, float]:
-    """Means of the scores, and how the times are distributed."""
+    """Means of the scores, and percentiles of the times."""
     columns = dict(zip(Measured._fields, np.array(measured).T, strict=True))
     summary = {name: columns[name].mean() for name in ("rand", "covering", "leak", "nodes", "true")}
     summary["at_most_one_node"] = (columns["nodes"] <= 1).mean()
@@ -121,7 +121,7 @@ def measure(drawings: Sequence[Drawing], sizes: Sequence[int]) -> list[Row]:
 
 
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their median time of the processor as a multiple of the original method's."""
+    """The rows with their median CPU time relative to the original method's."""
     original_ms = {
         (row["size"], row["sketch"]): row["cpu_ms_median"]
         for row in rows
@@ -154,7 +154,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def _timed(run: Callable[[], tuple[Regions, int]]) -> tuple[tuple[Regions, int], float, float]:
-    """What `run` returns, and its fastest time on the clock and on the processor, ms."""
+    """The result of `run`, and its shortest wall and CPU time in ms."""
     clock, processor = [], []
     for _ in range(REPEATS):
         time.sleep(REST)
@@ -169,7 +169,7 @@ def _sizes(texts: Sequence[str]) -> list[int]:
     for text in texts:
         if not text.isdecimal() or not 32 <= int(text) <= 4096:
             raise UserError(
-                f"size is {text!r}; it must be whole numbers from 32 to 4096, as 256,512"
+                f"--size has {text!r}, expected integers from 32 to 4096, such as 256,512."
             )
     return [int(text) for text in texts]
 

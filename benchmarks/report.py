@@ -1,4 +1,4 @@
-"""Rows of figures as Markdown and as a file."""
+"""Writes rows of results as Markdown and JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown, a column for every name in the first row."""
+    """A Markdown table with a column for each name in the first row."""
     names = list(rows[0])
     lines = [names, ["---"] * len(names)]
     lines += [[_shown(row[name]) for name in names] for row in rows]
@@ -17,7 +17,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_json(path: Path, results: Mapping[str, Any]) -> None:
-    """The results in a file, its folder made where it is missing."""
+    """Writes the results to a file; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -1,13 +1,12 @@
-"""Every measurement by one command.
+"""Runs all benchmarks by one command.
 
     python -m benchmarks.run                              # all: hours on 2 CPU cores
     python -m benchmarks.run step sampling                # some
     python -m benchmarks.run step --networks=small        # without Stable Diffusion's size
-    python -m benchmarks.run step --json=results.json     # the numbers as a file too
+    python -m benchmarks.run step --json=results.json     # also writes JSON
 
-Prints Markdown. On a machine with an NVIDIA GPU the same names measure bfloat16 at Stable
-Diffusion's size. Where PyTorch and diffusers are missing, only our side is measured. Nothing else
-should run on the machine.
+Prints Markdown. On an NVIDIA GPU the same names measure bfloat16 at Stable Diffusion's size.
+Without PyTorch and diffusers, only this project is measured. The machine should be otherwise idle.
 """
 
 import json
@@ -19,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# JAX would take three quarters of a GPU at once, and leave too little for the processes it starts.
+# JAX would reserve three quarters of a GPU, too much for the child processes.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from absl import flags
@@ -39,10 +38,10 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "networks",
         ["small", "sd15"],
-        f"Of {', '.join(UNETS)}: those whose steps and samples are measured; the rest has its own.",
+        f"Networks for steps and samples, of {', '.join(UNETS)}.",
     )
-    flags.DEFINE_integer("repeats", 0, "Timed runs of each; 0: as many as a case is worth.")
-    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+    flags.DEFINE_integer("repeats", 0, "Timed runs of each; 0: the default of each case.")
+    flags.DEFINE_string("json", None, "Output file.")
 
 
 def _cases(on_cpu: Sequence[peers.Case], on_gpu: Sequence[peers.Case]) -> list[peers.Case]:
@@ -51,7 +50,7 @@ def _cases(on_cpu: Sequence[peers.Case], on_gpu: Sequence[peers.Case]) -> list[p
 
 
 def _own_step() -> Job | None:
-    """The step around which we measure ourselves alone; None where it is of no chosen network."""
+    """The reference step of this project's own benchmarks; None if its network is not selected."""
     steps = [
         Job("ours", "step", "small", 256, 8),
         Job("ours", "step", "tiny", 64, 2),
@@ -72,7 +71,7 @@ def _scaling() -> list[Row]:
 
 
 def _command(module: str, key: str) -> Callable[[], list[Row]]:
-    """The rows of a benchmark that is a command of its own, as it pins cores or starts commands."""
+    """The rows of a benchmark with its own process, because it pins cores or starts commands."""
 
     def rows() -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +103,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
 
 
 def main(argv: list[str]) -> None:
-    """Measures what is named, prints the tables, writes the file."""
+    """Runs the named benchmarks, prints tables, writes the file."""
     names = argv[1:] or list(BENCHMARKS)
     for name in names:
         if name not in BENCHMARKS:
@@ -117,14 +116,14 @@ def main(argv: list[str]) -> None:
     print(f"{machine}; {', '.join(f'{name} {version}' for name, version in installed.items())}")
     results: dict[str, Any] = {"machine": machine, "versions": installed}
     with tempfile.TemporaryDirectory() as cache:
-        # Processes read what one of them compiled, above all how parameters are made.
+        # The processes share compiled programs, above all the initialisation of parameters.
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
         for name in names:
             rows = BENCHMARKS[name]()
             results[name] = rows
             shown = table(rows) if rows else "(nothing of these networks)"
             print(f"\n{name}\n\n{shown}", flush=True)
-            if FLAGS.json:  # after each: the whole takes long
+            if FLAGS.json:  # after each benchmark
                 write_json(Path(FLAGS.json), results)
 
 

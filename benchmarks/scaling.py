@@ -1,4 +1,4 @@
-"""How a step's time and memory grow with batch, resolution and number of devices."""
+"""Scaling of a step's time and memory with batch, resolution and number of devices."""
 
 from dataclasses import replace
 
@@ -10,13 +10,12 @@ BATCHES, SIZES, DEVICES = (1, 2, 4, 8, 16), (128, 256, 384), (2, 4, 8)
 
 
 def scaling_rows(repeats: int, middle: Job, forced: bool) -> list[Row]:
-    """The step of Stage 1 around one size: each of the three changes while the others stay.
+    """Stage 1's step with one of batch, resolution and devices changed at a time.
 
     Args:
       repeats: timed runs of each.
-      middle: the step in the middle.
-      forced: whether one CPU may look like several devices. They share its cores: they cost what
-        sharing costs, and nothing is gained.
+      middle: the reference step.
+      forced: whether one CPU may emulate several devices, which measures only the overhead.
     """
     jobs = [replace(middle, batch=size) for size in BATCHES]
     jobs += [replace(middle, image_size=size) for size in SIZES if size != middle.image_size]

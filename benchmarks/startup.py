@@ -1,12 +1,11 @@
-"""From a command's start to its first step or picture: the first time, and the second.
+"""Time from a command's start to its first step or image, with an empty and a filled cache.
 
     python -m benchmarks.startup                       # 20 minutes on 2 cores
-    python -m benchmarks.startup --json=results.json   # the numbers as a file too
+    python -m benchmarks.startup --json=results.json   # also writes JSON
 
-The quickstart's two stages, each time in a new workdir, until the first step is logged;
-and `ragaf_jax.sample` until it has written its pictures. A first start finds an empty compilation
-cache, a second one what the first left there. Prints Markdown. Nothing else should run on the
-machine.
+The quickstart's two stages in a new workdir until the first step is logged, and `ragaf_jax.sample`
+until its images are written. The first start has an empty compilation cache, the second the first
+one's. Prints Markdown. The machine should be otherwise idle.
 """
 
 import os
@@ -34,19 +33,19 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_integer("runs", 3, "Pairs of starts; medians are of these.", lower_bound=1)
-    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+    flags.DEFINE_integer("runs", 3, "Pairs of starts; results are medians.", lower_bound=1)
+    flags.DEFINE_string("json", None, "Output file.")
 
 
 Environment = Mapping[str, str]
 
 
 def first_step(stage: int, folder: Path, environment: Environment) -> float:
-    """Seconds until a training run's first step is in its log; then it is asked to stop.
+    """Seconds until a training run logs its first step; the run is then stopped.
 
     Args:
-      stage: 1 or 2; Stage 2 begins from folder/stage1.
-      folder: has the data; gets the checkpoint in stage1 or stage2.
+      stage: 1 or 2; Stage 2 starts from folder/stage1.
+      folder: contains the data; receives the checkpoint in stage1 or stage2.
       environment: of the process.
     """
     workdir = folder / f"stage{stage}"
@@ -72,7 +71,7 @@ def first_step(stage: int, folder: Path, environment: Environment) -> float:
 
 
 def first_picture(folder: Path, environment: Environment) -> float:
-    """Seconds until `ragaf_jax.sample` has drawn a sketch with both stages of `folder`."""
+    """Seconds until `ragaf_jax.sample` has sampled both stages of `folder`."""
     sketch = folder / "sketch.png"
     page = Image.new("L", (256, 256), 255)
     ImageDraw.Draw(page).ellipse((40, 60, 200, 220), outline=0, width=5)
@@ -92,15 +91,14 @@ def first_picture(folder: Path, environment: Environment) -> float:
 
 
 def row(name: str, start: Callable[[Path, Environment], float], folder: Path, runs: int) -> Row:
-    """Median seconds of a command's first starts and of its second ones."""
-    usual = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    usual["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    """Median seconds of a command's first and second starts."""
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    own["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
     first, second = [], []
-    # The start before the first pair is not counted: it leaves Python's bytecode, and the
-    # checkpoint that other commands read.
+    # An uncounted first start writes Python's bytecode and the checkpoint for other commands.
     for run in tqdm(range(runs + 1), desc=name, unit=" pair"):
         with tempfile.TemporaryDirectory() as cache:
-            environment = usual | {"JAX_COMPILATION_CACHE_DIR": cache}
+            environment = own | {"JAX_COMPILATION_CACHE_DIR": cache}
             seconds = start(folder, environment)
             if run:
                 first.append(seconds)

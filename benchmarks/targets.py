@@ -1,10 +1,10 @@
-"""Stable Diffusion's training steps, compiled for GPUs and TPUs that are not here.
+"""Stable Diffusion's training steps, compiled for GPUs and TPUs that are not in the machine.
 
     python -m benchmarks.targets --json=benchmarks/results/targets.json
     python -m benchmarks.targets --only=h200      # the rows of one target
 
-Needs the extras plan-cuda and plan-tpu. A row takes two minutes for an H200, nine for an
-RTX 4080 and fifteen for a TPU on two cores; rows that the file has are not compiled again.
+Needs the extras plan-cuda and plan-tpu. A row takes two minutes for an H200, nine for an RTX 4080
+and fifteen for a TPU on two cores; rows in the file are not compiled again.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ragaf_jax.runtime.targets import open_target
 
 
 class Case(NamedTuple):
-    """A step at 512 px in bfloat16 from cached latents and text; `batch` is of one device."""
+    """A step at 512 px in bfloat16 from cached latents and text; `batch` is per device."""
 
     target: str
     stage: int
@@ -74,26 +74,26 @@ def measured(case: Case) -> Row:
 
 
 def kept_rows(path: Path) -> dict[Case, Row]:
-    """The rows of a file that this benchmark wrote.
+    """The rows of an earlier output file.
 
     Raises:
-      UserError: another's file, or none.
+      UserError: it is not of this benchmark.
     """
     try:
         rows = json.loads(path.read_text())["rows"]
         return {Case(*(row[name] for name in Case._fields)): row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise UserError(
-            f"--json={path} holds no rows of this benchmark; choose another file."
+            f"--json={path} has no rows of this benchmark; choose another file."
         ) from problem
 
 
 def main() -> None:
-    """Compiles what the file does not have, and prints all of it."""
+    """Compiles the missing rows and prints all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path, help="where rows are kept")
+    parser.add_argument("--json", type=Path, help="file of the rows")
     names = list(dict.fromkeys(case.target for case in CASES))
-    parser.add_argument("--only", choices=names, help="a target; default all")
+    parser.add_argument("--only", choices=names, help="a target; default: all")
     args = parser.parse_args()
     rows = kept_rows(args.json) if args.json and args.json.exists() else {}
     for case in CASES:

@@ -1,4 +1,4 @@
-"""Measures workers in turns: A B A B …, so that what disturbs the machine disturbs all alike."""
+"""Times workers alternately, A B A B …, so that disturbances affect all equally."""
 
 import contextlib
 import json
@@ -21,15 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Timed(NamedTuple):
-    """What was measured of one job.
+    """The measurements of one job.
 
     Attributes:
       seconds: of each run after the first.
-      first: from the process's start to the end of its first run, with compilation, or reading
-        what another process compiled where they share a cache.
-      resident_peak: most memory of the process, bytes.
-      device_peak: most memory of the device, bytes; None on a CPU.
-      about: what the worker said of itself.
+      first: seconds from the process's start to the end of its first run, including compilation or
+        loading from a shared cache.
+      resident_peak: peak memory of the process, bytes.
+      device_peak: peak memory of the device, bytes; None on a CPU.
+      about: the worker's facts.
     """
 
     seconds: list[float]
@@ -40,27 +40,27 @@ class Timed(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """Median seconds."""
         return float(np.median(self.seconds))
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles, as a share of the median."""
+        """Half the interquartile range relative to the median."""
         low, high = np.percentile(self.seconds, [25, 75])
         return float((high - low) / 2 / self.median)
 
 
-# What `runtime.heap.keep_freed_memory` does for our commands; the peers have the same.
+# The settings of `runtime.heap.keep_freed_memory`, for all peers.
 _KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 62),  # a negative number is not taken
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 62),  # glibc ignores negative values
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 
 
 class Worker:
-    """A process of `benchmarks.worker`; a context, at whose end it is gone."""
+    """A process of `benchmarks.worker`; a context manager that kills it at the end."""
 
     def __init__(self, job: Job, environment: Mapping[str, str] | None = None):
         self.began = time.perf_counter()
@@ -73,19 +73,19 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.about = self._heard()
+        self.about = self._response()
 
-    def ask(self, command: str) -> dict[str, Any]:
-        """What it answers; blocks.
+    def send(self, command: str) -> dict[str, Any]:
+        """Sends a command and waits for the response.
 
         Raises:
-          UserError: it has ended.
+          UserError: the process has ended.
         """
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # then there is nothing to be heard, either
+        with contextlib.suppress(BrokenPipeError):  # `_response` raises the error
             self._process.stdin.write(command + "\n")
             self._process.stdin.flush()
-        return self._heard()
+        return self._response()
 
     def __enter__(self) -> "Worker":
         return self
@@ -94,14 +94,12 @@ class Worker:
         self._process.kill()
         self._process.wait()
 
-    def _heard(self) -> dict[str, Any]:
+    def _response(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
-            raise UserError(
-                f"A process that measures ended with status {status}; it says why above."
-            )
+            raise UserError(f"A worker process ended with status {status}; its error is above.")
         return json.loads(line)
 
 
@@ -111,14 +109,14 @@ def interleaved(
     together: bool = True,
     environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Timed]:
-    """Times of each job, taken in turns.
+    """Alternating times of each job.
 
     Args:
       jobs: by name.
-      repeats: timed runs of each, after one that compiles and one that warms up.
-      together: all processes live at once; else one at a time, in two rounds of half the runs
-        each, for networks of which memory holds one.
-      environments: variables of some of the processes.
+      repeats: timed runs of each, after one that compiles and one warm-up run.
+      together: all processes at once; otherwise one at a time, in two rounds of half the runs, for
+        networks that do not fit into memory together.
+      environments: environment variables of some processes.
     """
     rounds = 1 if together else 2
     found: dict[str, list[Any]] = {name: [] for name in jobs}
@@ -130,7 +128,7 @@ def interleaved(
             bar.set_description(f"{name}: first run")
             worker = living.enter_context(Worker(jobs[name], (environments or {}).get(name)))
             found[name].append(_first_run(worker))
-            found[name].append(worker.ask("run") | {"seconds": None})
+            found[name].append(worker.send("run") | {"seconds": None})
             bar.update(2)
             return worker
 
@@ -138,7 +136,7 @@ def interleaved(
             for _ in range(each):
                 for name, worker in workers.items():
                     bar.set_description(name)
-                    found[name].append(worker.ask("run"))
+                    found[name].append(worker.send("run"))
                     bar.update()
 
         if together:
@@ -152,49 +150,49 @@ def interleaved(
 
 
 def beside(reference: Job, jobs: Mapping[str, Job], repeats: int) -> dict[str, tuple[Timed, Timed]]:
-    """Times of each job, and of `reference` in turns with it: never more than two processes live.
+    """Alternating times of each job and `reference`, with at most two processes.
 
     Args:
-      reference: what the others are compared with; one process serves all comparisons.
+      reference: the job for comparison; one process serves all comparisons.
       jobs: by name.
-      repeats: timed runs of each, after one that compiles and one that warms up.
+      repeats: timed runs of each, after one that compiles and one warm-up run.
     """
     found = {}
     total = 2 + len(jobs) * (2 + 2 * repeats)
     with tqdm(total=total, unit=" run", leave=False) as bar, Worker(reference) as base:
         bar.set_description("reference: first run")
         first = _first_run(base)
-        base.ask("run")
+        base.send("run")
         bar.update(2)
         for name, job in jobs.items():
             bar.set_description(f"{name}: first run")
             with Worker(job) as worker:
                 pair = [first], [_first_run(worker)]
-                worker.ask("run")
+                worker.send("run")
                 bar.update(2)
                 bar.set_description(name)
                 for _ in range(repeats):
                     for answers, process in zip(pair, (base, worker), strict=True):
-                        answers.append(process.ask("run"))
+                        answers.append(process.send("run"))
                         bar.update()
             found[name] = (_timed(pair[1]), _timed(pair[0]))
     return found
 
 
 def disagreement(jobs: Sequence[Job], folder: Path) -> float:
-    """‖a − b‖ / ‖b‖ of the predictions of two jobs, the second's being the reference."""
+    """‖a − b‖ / ‖b‖ of the predictions of two jobs; the second is the reference."""
     answers = []
     for number, job in enumerate(jobs):
         path = folder / f"answer{number}.npy"
         with Worker(job) as worker:
-            worker.ask(f"answer {path}")
+            worker.send(f"answer {path}")
         answers.append(np.load(path).astype(np.float64))
     a, b = answers
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def timed_columns(name: str, timed: Timed | None) -> Row:
-    """What was measured of one peer: median seconds, half the quartiles' distance, peak memory."""
+    """The columns of one peer: median seconds, half the interquartile range, peak memory."""
     if timed is None:
         return {f"{name}, s": None, f"{name}, ± %": None, f"{name}, peak GiB": None}
     peak = timed.resident_peak if timed.device_peak is None else timed.device_peak
@@ -206,14 +204,14 @@ def timed_columns(name: str, timed: Timed | None) -> Row:
 
 
 def _forced(devices: int) -> dict[str, str]:
-    """The variable that makes one CPU look like several devices."""
+    """The variable that splits one CPU into several devices."""
     flag = f"--xla_force_host_platform_device_count={devices}"
     return {} if devices == 1 else {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"}
 
 
 def _first_run(worker: Worker) -> dict[str, Any]:
-    """A worker's answer to its first run: compilation is no time of a run, but of the start."""
-    answer = worker.ask("run")
+    """A worker's response to its first run; it includes compilation, so `seconds` is None."""
+    answer = worker.send("run")
     first = time.perf_counter() - worker.began
     return answer | {"seconds": None, "first": first, "about": worker.about}
 

@@ -1,10 +1,10 @@
-"""The same networks by PyTorch's diffusers in its best form, and the checkpoints both sides read.
+"""The benchmark's networks in PyTorch's diffusers, optimised, and the checkpoints of both peers.
 
-channels_last, SDPA, fused AdamW; on a GPU bfloat16 and `torch.compile` as well.
+channels_last, SDPA, fused AdamW; on a GPU also bfloat16 and `torch.compile`.
 """
 
 # mypy: ignore-errors
-# (Their types are not there where they are not installed, and wrong where they are.)
+# (Their types are missing without the packages, and wrong with them.)
 
 import json
 from collections.abc import Callable
@@ -45,7 +45,7 @@ _CLASSES = {
 
 
 def random_networks(network: str) -> dict[str, torch.nn.Module]:
-    """Fresh networks by their folders' names; the zero convolutions are not zero."""
+    """Random networks by folder names; the zero convolutions are not zero."""
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(sample_size=64, **UNETS[network])
     control = diffusers.ControlNetModel.from_unet(unet)
@@ -70,7 +70,7 @@ def random_networks(network: str) -> dict[str, torch.nn.Module]:
 
 
 def save_checkpoint(network: str, folder: Path) -> None:
-    """Random weights of `network`, as diffusers writes them."""
+    """Writes random weights of `network` in diffusers' format."""
     for name, module in random_networks(network).items():
         module.save_pretrained(folder / name)
     diffusers.PNDMScheduler(skip_prk_steps=True, **_SCHEDULE).save_pretrained(folder / "scheduler")
@@ -79,7 +79,7 @@ def save_checkpoint(network: str, folder: Path) -> None:
 
 
 def _loader(job: Job, device: torch.device) -> Callable[[str], torch.nn.Module]:
-    """A function of a network's name: from the job's checkpoint, else fresh on the device."""
+    """A function from a network's name to the network, from the job's checkpoint or random."""
     if job.folder:
         return lambda name: _CLASSES[name].from_pretrained(Path(job.folder) / name)
     with device:
@@ -97,7 +97,7 @@ def set_up(job: Job) -> Ready:
         return network.to(device, dtype).to(memory_format=torch.channels_last)
 
     unet = placed(load("unet"))
-    # What trains is kept in float32, on either side.
+    # Trainable parameters are in float32, as in the other peer.
     control = placed(load("controlnet"), torch.float32 if job.task == "step" else dtype)
     unet.requires_grad_(False).eval()
     if device.type == "cuda":
@@ -148,7 +148,7 @@ def set_up(job: Job) -> Ready:
 
 
 def _training_step(job, predict, control, latents, device):
-    """As `examples/controlnet/train_controlnet.py` does, from latents and text states at hand."""
+    """As in `examples/controlnet/train_controlnet.py`, from cached latents and text states."""
     control.train()
     optimizer = torch.optim.AdamW(
         control.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
@@ -159,8 +159,8 @@ def _training_step(job, predict, control, latents, device):
     def run() -> None:
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (job.batch,), device=device)
-        kept = alphas[timesteps][:, None, None, None]
-        noisy = (kept.sqrt() * latents + (1 - kept).sqrt() * noise).to(latents.dtype)
+        alpha_bar = alphas[timesteps][:, None, None, None]
+        noisy = (alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise).to(latents.dtype)
         loss = torch.nn.functional.mse_loss(predict(noisy, timesteps).float(), noise.float())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(control.parameters(), CLIP_NORM)
@@ -172,7 +172,7 @@ def _training_step(job, predict, control, latents, device):
 
 
 def _sampling(job, unet, control, load, placed, sketch, device):
-    """diffusers' own pipeline; prompts come as tokens, so that no tokenizer need be at hand."""
+    """diffusers' pipeline on tokens, without a tokenizer."""
     encoder = load("text_encoder").to(device, unet.dtype).eval()
     pipeline = diffusers.StableDiffusionControlNetPipeline(
         vae=placed(load("vae")),

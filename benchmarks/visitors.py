@@ -1,13 +1,11 @@
-"""Eight visitors at once on the page: does each get its own picture, and does memory grow?
+"""Eight simultaneous visitors of the page: correct images and memory growth.
 
     python -m benchmarks.visitors                           # 3 minutes
-    python -m benchmarks.visitors --json=results.json       # the numbers as a file too
+    python -m benchmarks.visitors --json=results.json       # also writes JSON
 
-Serves the pretrained stages, and lets visitors upload sketches and draw again and again, each with
-sketches, words and seeds of its own. What comes back is compared, to the bit, with what the
-pipeline draws here. Memory is the server's resident set: after the visitors' first pictures, at
-most, and when they have left.
-It needs the page's extra: pip install -e '.[demo]'
+Serves the pretrained stages to visitors with different sketches, prompts and seeds. Their images
+are compared bit by bit with the pipeline's. Memory is the server's resident set: after the first
+images, at most, and after the visits. Needs the page's extra: pip install -e '.[demo]'
 """
 
 import contextlib
@@ -45,20 +43,20 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_integer("visitors", 8, "How many at once.", lower_bound=1)
-    flags.DEFINE_float("minutes", 2, "How long they stay.", lower_bound=0)
-    flags.DEFINE_string("json", None, "File that the numbers are written to.")
+    flags.DEFINE_integer("visitors", 8, "Number of visitors.", lower_bound=1)
+    flags.DEFINE_float("minutes", 2, "Duration.", lower_bound=0)
+    flags.DEFINE_string("json", None, "Output file.")
 
 
 STAGES = [ROOT / "pretrained/openmoji" / name for name in ("stage1", "stage2")]
 STEPS = 4
-READY = 180  # s that the server may take to begin
-REST = 20  # s after the last picture
-ASKED = 3  # different pictures of each visitor
+READY = 180  # s, limit of the server's start
+REST = 20  # s after the last image
+REQUESTS = 3  # different images per visitor
 
 
-class Asked(NamedTuple):
-    """One picture that a visitor asks for, and what it is to be."""
+class ImageRequest(NamedTuple):
+    """A visitor's request with the expected image."""
 
     sketch: Path
     prompt: str
@@ -68,7 +66,7 @@ class Asked(NamedTuple):
 
 @contextlib.contextmanager
 def served(log: Path) -> Iterator[tuple[str, int]]:
-    """The page of the pretrained stages: its address, and the number of its process."""
+    """The page of the pretrained stages: its address and process id."""
     stages = [f"--stage{i}={workdir}" for i, workdir in enumerate(STAGES, 1)]
     with log.open("w") as file:
         server = subprocess.Popen(
@@ -85,7 +83,7 @@ def served(log: Path) -> Iterator[tuple[str, int]]:
             if server.poll() is not None:
                 break
             time.sleep(1)
-        raise UserError(f"The page did not begin: {log.read_text()}")
+        raise UserError(f"The page did not start: {log.read_text()}")
     finally:
         server.terminate()
         server.wait(30)
@@ -99,11 +97,11 @@ def memory(process: int) -> float:
     return int(found[1]) / 1024
 
 
-def requests_of(visitor: int, pipeline: Pipeline, folder: Path) -> list[Asked]:
-    """What a visitor asks for, in turns."""
+def requests_of(visitor: int, pipeline: Pipeline, folder: Path) -> list[ImageRequest]:
+    """A visitor's requests."""
     rng = np.random.default_rng(visitor)
-    asked = []
-    for turn in range(ASKED):
+    requests = []
+    for turn in range(REQUESTS):
         page = np.full((256, 256), 255, np.uint8)
         for _ in range(3):
             centre, radius = rng.integers(50, 206, 2), rng.integers(20, 50)
@@ -112,16 +110,16 @@ def requests_of(visitor: int, pipeline: Pipeline, folder: Path) -> list[Asked]:
         Image.fromarray(page).save(sketch)
         prompt = f"ball: large {rng.choice(PALETTE)} in the middle"
         seed = 100 * visitor + turn
-        picture = pipeline(sketch, prompt, seed=seed, steps=STEPS).images[0]
-        asked.append(Asked(sketch, prompt, seed, enlarge(picture, SHOWN)))
-    return asked
+        image = pipeline(sketch, prompt, seed=seed, steps=STEPS).images[0]
+        requests.append(ImageRequest(sketch, prompt, seed, enlarge(image, SHOWN)))
+    return requests
 
 
-def visit(address: str, asked: list[Asked], until: float, count: tqdm) -> list[bool]:
-    """Draws until then, and once at least; whether each picture was the visitor's own."""
+def visit(address: str, requests: list[ImageRequest], until: float, count: tqdm) -> list[bool]:
+    """Sends requests until a time, at least one; whether each image is as expected."""
     client, right = Client(address, verbose=False), list[bool]()
     while not right or time.monotonic() < until:
-        one = asked[len(right) % len(asked)]
+        one = requests[len(right) % len(requests)]
         client.predict(handle_file(one.sketch), api_name="/upload")
         _, images, *_ = client.predict(one.prompt, "", one.seed, 1, STEPS, api_name="/generate")
         shown = np.asarray(Image.open(images[0]["image"]).convert("RGB"))
@@ -132,11 +130,11 @@ def visit(address: str, asked: list[Asked], until: float, count: tqdm) -> list[b
 
 
 def visit_together(
-    address: str, asked: list[list[Asked]], until: float, count: tqdm
+    address: str, requests: list[list[ImageRequest]], until: float, count: tqdm
 ) -> list[list[bool]]:
-    """`visit` by all at once."""
-    with ThreadPoolExecutor(len(asked)) as pool:
-        visits = [pool.submit(visit, address, one, until, count) for one in asked]
+    """Simultaneous `visit`s."""
+    with ThreadPoolExecutor(len(requests)) as pool:
+        visits = [pool.submit(visit, address, one, until, count) for one in requests]
         return [done.result() for done in visits]
 
 
@@ -147,12 +145,12 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pipeline = Pipeline.restore(*STAGES)
-        asked = [
+        requests = [
             requests_of(visitor, pipeline, folder)
             for visitor in tqdm(range(FLAGS.visitors), "expected")
         ]
         with served(folder / "log") as (address, server), tqdm(desc="pictures") as count:
-            visit_together(address, asked, 0, count)
+            visit_together(address, requests, 0, count)
             before = most = memory(server)
             over = threading.Event()
 
@@ -164,7 +162,7 @@ def main(argv: list[str]) -> None:
             watcher = threading.Thread(target=watch)
             watcher.start()
             until = time.monotonic() + 60 * FLAGS.minutes
-            right = visit_together(address, asked, until, count)
+            right = visit_together(address, requests, until, count)
             over.set()
             watcher.join()
             time.sleep(REST)
@@ -183,7 +181,7 @@ def main(argv: list[str]) -> None:
         write_json(Path(FLAGS.json), about | {"minutes": FLAGS.minutes, "rows": [row]})
     if row["not as expected"]:
         raise UserError(
-            f"{row['not as expected']} of {row['pictures']} pictures were not the visitor's own."
+            f"{row['not as expected']} of {row['pictures']} images differ from the pipeline's."
         )
 
 

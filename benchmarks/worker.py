@@ -1,11 +1,10 @@
-"""A process that sets up one `problem.Job` and then does it whenever it is told to.
+"""A process that sets up one `problem.Job` and runs it on command.
 
     python -m benchmarks.worker '{"peer": "ours", "task": "step", …}'
 
-Answers every line of its standard input with a line of JSON: `run` with the seconds that it took,
-`answer PATH` after writing the network's prediction on inputs that are the same for every peer. Its
-first line, once it is ready, says what it is. Each peer has a process of its own, so that neither
-its threads nor its allocator are in the other's way.
+It prints a line of JSON with its facts when ready, and one for each line of its standard input:
+`run` measures a run, `answer PATH` writes the network's prediction on inputs that all peers share.
+Each peer has its own process, so that threads and allocators do not interfere.
 """
 
 import json
@@ -24,13 +23,13 @@ from benchmarks.problem import TOKENS, Job
 
 
 class Ready(NamedTuple):
-    """A job that is set up.
+    """A job after set-up.
 
     Attributes:
-      run: does it once, and waits for the result.
-      answer: the networks' prediction on `inputs_of` the job.
-      about: facts that are printed beside its figures.
-      device_peak: most bytes that were allocated on the device; None on a CPU.
+      run: runs it once and waits for the result.
+      answer: returns the networks' prediction on `inputs_of` the job.
+      about: facts for the report.
+      device_peak: returns the peak of allocated bytes on the device; None on a CPU.
     """
 
     run: Callable[[], None]
@@ -40,7 +39,7 @@ class Ready(NamedTuple):
 
 
 def inputs_of(job: Job, width: int) -> dict[str, np.ndarray]:
-    """Noisy latents, timesteps, text states and sketches, the same for every peer; NHWC."""
+    """Noisy latents, timesteps, text states and sketches, equal for all peers; NHWC."""
     rng, side = np.random.default_rng(job.image_size + job.batch), job.image_size // 8
     ink = rng.random((job.batch, job.image_size, job.image_size, 1)) < 0.1
     return {
@@ -52,7 +51,7 @@ def inputs_of(job: Job, width: int) -> dict[str, np.ndarray]:
 
 
 def set_up(job: Job) -> Ready:
-    """The job, by the code of its peer."""
+    """Sets up the job with its peer's code."""
     if job.peer == "torch":
         from benchmarks import torch_peer
 
@@ -63,16 +62,16 @@ def set_up(job: Job) -> Ready:
 
 
 def main() -> None:
-    """Serves until its input ends."""
-    # What libraries print goes where errors go; the answers have what was standard output.
-    answers = os.fdopen(os.dup(1), "w")
+    """Runs commands until the input ends."""
+    # Standard output is for responses; output of libraries goes to standard error.
+    responses = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def say(**values: Any) -> None:
-        print(json.dumps(values), file=answers, flush=True)
+    def respond(**values: Any) -> None:
+        print(json.dumps(values), file=responses, flush=True)
 
     ready = set_up(Job.from_json(sys.argv[1]))
-    say(**ready.about)
+    respond(**ready.about)
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")
         begin = time.perf_counter()
@@ -82,7 +81,7 @@ def main() -> None:
             ready.run()
         seconds = time.perf_counter() - begin
         resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        say(seconds=seconds, resident_peak=resident, device_peak=ready.device_peak())
+        respond(seconds=seconds, resident_peak=resident, device_peak=ready.device_peak())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Every field of a configuration, documented once.
 
-`stage1.py` and `stage2.py` name only what differs. Sizes here are those of the small pixel model on
-64 × 64 drawings, which two CPU cores can train.
+`stage1.py` and `stage2.py` contain only differences. Sizes here are for the small pixel model at
+64 × 64, which trains on two CPU cores.
 """
 
 import ml_collections
@@ -12,68 +12,67 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.stage = 1
-    # Stage 2 starts from this workdir's averaged parameters, and samples from its pictures.
+    # Stage 1's workdir: Stage 2 starts from its averaged parameters and samples from its images.
     config.stage1 = ""
-    # Which of its checkpoints: "newest", "best" (by that run's best_metric) or a step.
+    # Stage 1's checkpoint: "newest", "best" (by its best_metric) or a step.
     config.stage1_checkpoint = "newest"
 
-    # Stable Diffusion's weights to begin with; what they are decides config.model's networks but
-    # for RAGAF, config.diffusion and data.text_length.
+    # Initial weights from Stable Diffusion. They determine config.model's networks except RAGAF,
+    # config.diffusion and data.text_length.
     config.init = init = ml_collections.ConfigDict()
-    # A folder in diffusers' layout, a .safetensors file in CompVis's, or a hub id. Empty: none.
+    # A folder in diffusers' format, a .safetensors file in CompVis's, or a hub id. Empty: none.
     init.checkpoint = ""
     init.variant = ""  # of its files, such as "fp16" or "non_ema"
     # The sketch branch: "unet" copies the UNet's encoder and adds zero convolutions, as ControlNet
     # does; or the folder, file or hub id of a ControlNet.
     init.control = "unet"
-    # A LoRA to merge into the weights, or to go on training where model.lora chooses its modules.
+    # A LoRA to merge into the weights, or to train further if model.lora selects its modules.
     init.lora = ""
-    # Single files carry no tokenizer, and may not say what their UNet predicts.
+    # For single files, which lack a tokenizer and may not specify the UNet's prediction.
     init.tokenizer = "openai/clip-vit-large-patch14"
-    init.prediction = ""  # "epsilon" or "v_prediction"; empty: as the checkpoint says
+    init.prediction = ""  # "epsilon" or "v_prediction"; empty: as in the checkpoint
 
-    # Devices along each axis of the mesh: batches are shared out over both, parameters, optimiser
-    # and average over "fsdp" alone; -1: all that are left.
+    # Devices along each axis of the mesh; -1: all remaining ones. Batches are sharded over both
+    # axes, parameters, optimiser state and average over "fsdp".
     config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})
-    # Frozen parameters along "fsdp": "sharded", cut like the others and gathered in each step;
-    # "replicated", a copy on each device, for more memory and fewer bytes between devices.
+    # Frozen parameters along "fsdp": "sharded", gathered in each step; or "replicated", which needs
+    # more memory and less communication.
     config.mesh.frozen = "sharded"
 
     config.data = data = ml_collections.ConfigDict()
     data.dir = "data"
     data.dataset = "openmoji/recolor"  # or several, with weights: "sketchy:0.5,coco:0.5"
-    data.recolorings = 16  # pictures that each drawing was prepared with
-    # What regions are, as the data were prepared: "strokes", areas that strokes enclose; "ink", its
-    # connected pieces; "page", which is one region.
+    data.recolorings = 16  # images per sketch in the prepared data
+    # Regions of the prepared data: "strokes", areas that strokes enclose; "ink", connected pieces
+    # of ink; "page", one region.
     data.regions = "strokes"
-    # Which regions the graph connects, as the data were prepared: "adjacency", those with a common
-    # border; "containment", one and each that its outline encloses; "knn", each and its k nearest;
-    # "radius", those with centroids up to so many page widths apart; "hybrid", all of these.
+    # Edges of the prepared graphs: "adjacency", between regions with a common border;
+    # "containment", between a region and those inside it; "knn", to the k nearest; "radius", up to
+    # this distance of centroids in page widths; "hybrid", all of these.
     data.graph = ml_collections.ConfigDict({"kind": "hybrid", "k": 3, "radius": 0.25})
     data.image_size = 64
-    data.text_length = 40  # tokens of a caption, frame included
-    data.max_regions = 33  # one more than the drawings have: the padding node
+    data.text_length = 40  # tokens of a caption, including BOS and EOS
+    data.max_regions = 33  # including one padding node
     data.max_edges = 192
-    # Probabilities, 0 … 1, of what may happen to a sketch each time it is trained on: its lines
-    # thicker or thinner, broken, bent, partly wiped off, or the paper dirty. Labels stay.
+    # Probabilities, 0 … 1, of sketch augmentations in each epoch: thicker or thinner lines, gaps,
+    # distortion, partial erasure, specks and smudges. Regions do not change.
     data.augment = ml_collections.ConfigDict(
         {"stroke_width": 0.0, "gaps": 0.0, "wobble": 0.0, "erasure": 0.0, "noise": 0.0}
     )
-    # What `prepare --cache` computed with config.init.checkpoint's frozen networks, to be read and
-    # not computed in every step: "latents", "text" or "latents,text".
+    # Caches by `prepare --cache` that replace frozen networks of config.init.checkpoint in each
+    # step: "latents", "text" or "latents,text".
     data.cache = ""
 
     config.model = model = ml_collections.ConfigDict()
-    model.dtype = "float32"  # of the computation; what trains is kept in float32
-    # What the backward pass computes again rather than keeps, for less memory and more time:
-    # "none"; "pointwise", norms and activations, so that no product is computed twice; "attention",
-    # the inside of every spatial transformer; "blocks", that of every ResNet and transformer;
-    # "full", that of every level of the UNet and of the sketch branch.
+    model.dtype = "float32"  # of the computation; trainable parameters are in float32
+    # Rematerialisation in the backward pass, which saves memory and costs time: "none";
+    # "pointwise", norms and activations but no products; "attention", each spatial transformer;
+    # "blocks", each ResNet and transformer; "full", each level of the UNet and the sketch branch.
     model.remat = "none"
     # "haar", the orthonormal wavelet transform: exact, no parameters; or "kl", Stable Diffusion's.
     model.autoencoder = "haar"
     model.haar_levels = 2  # 64 x 64 x 3 becomes 16 x 16 x 48
-    # Names as in diffusers' unet/config.json; attention_head_dim is the number of heads there.
+    # Names as in diffusers' unet/config.json, where attention_head_dim is the number of heads.
     model.unet = ml_collections.ConfigDict(
         {
             "block_out_channels": (64, 96),
@@ -94,7 +93,7 @@ def get_config() -> ml_collections.ConfigDict:
             "scaling_factor": 0.18215,
         }
     )
-    model.conditioning_channels = (16, 32, 96)  # of the sketch's embedding; halves between them
+    model.conditioning_channels = (16, 32, 96)  # of the sketch's embedding; stride 2 between them
     # Names as in transformers' text_encoder/config.json.
     model.text_encoder = ml_collections.ConfigDict(
         {
@@ -105,14 +104,14 @@ def get_config() -> ml_collections.ConfigDict:
             "num_attention_heads": 4,
         }
     )
-    model.clip_skip = 0  # last layers of the text encoder that are left out
-    # Low-rank adapters beside the weights: patterns over paths of modules, such as
-    # "unet/.*/attn[12]/to_[qkv]" or "unet/.*/conv[12]"; none without patterns.
+    model.clip_skip = 0  # number of the text encoder's last layers to skip
+    # LoRA modules by patterns over their paths, such as "unet/.*/attn[12]/to_[qkv]" or
+    # "unet/.*/conv[12]".
     model.lora = ml_collections.ConfigDict(
         {"patterns": (), "rank": 8, "alpha": 8.0, "dropout": 0.0}
     )
-    # fusion balances sketch and text: "learned", "heuristic", "hybrid" or "equal". inject says how
-    # regions act on the UNet: () leaves RAGAF out, and Stage 2 trains the same networks on.
+    # fusion balances sketch and text: "learned", "heuristic", "hybrid" or "equal". inject selects
+    # how regions act on the UNet; with () Stage 2 continues Stage 1 without RAGAF.
     model.ragaf = ml_collections.ConfigDict(
         {
             "width": 128,
@@ -130,37 +129,36 @@ def get_config() -> ml_collections.ConfigDict:
     diffusion.beta_end = 0.02
     diffusion.zero_terminal_snr = True
     diffusion.prediction = "sample"  # or "epsilon", "v_prediction"
-    # What sampling makes of the timesteps; names as in diffusers' scheduler_config.json.
+    # Sampling's timesteps; names as in diffusers' scheduler_config.json.
     diffusion.timestep_spacing = "trailing"  # or "leading", "linspace"
-    diffusion.steps_offset = 0  # of "leading"; Stable Diffusion 1 has 1
-    # Of a distilled checkpoint (SD-Turbo, LCM): the steps in which it is sampled without guidance.
+    diffusion.steps_offset = 0  # of "leading"; 1 for Stable Diffusion 1
+    # Sampling steps without guidance of a distilled checkpoint (SD-Turbo, LCM).
     diffusion.distilled_steps = 0
-    diffusion.set_alpha_to_one = True  # False: ddim ends with timestep 0's noise, not without any
-    # Weight of a prediction of x_0: min(SNR, max_snr) + 1. A hundred times the cap, and the almost
-    # clean timesteps outshout all others: samples stay speckled.
+    diffusion.set_alpha_to_one = True  # False: ddim ends at timestep 0's noise level, not at 0
+    # Weight of a prediction of x_0: min(SNR, max_snr) + 1. With a cap of 500, timesteps with little
+    # noise dominate the loss and samples stay noisy.
     diffusion.max_snr = 5.0
     diffusion.min_snr_gamma = ml_collections.config_dict.placeholder(float)
 
     config.train = train = ml_collections.ConfigDict()
     train.steps = 2500
     train.batch_size = 16  # over all devices
-    # A step's batch goes through the networks in so many parts, one after the other: the same
-    # gradient with less memory.
+    # Micro-batches per step, for gradient accumulation: the same gradient with less memory.
     train.accumulation = 1
-    # Stage 2: further examples of a step of which RAGAF reads words and graph, without denoising.
+    # Stage 2: additional examples per step for RAGAF alone, without denoising.
     train.read_examples = 0
-    train.optimizer = "adamw"  # or "adafactor", whose moments of a matrix are a row and a column
+    train.optimizer = "adamw"  # or "adafactor", with factored second moments
     train.learning_rate = 2e-3
     train.warmup_steps = 100
     train.weight_decay = 0.01
     train.clip_norm = 1.0
-    # A step whose gradient is no number changes nothing; so many in a row end the run.
+    # A step with a NaN or infinite gradient changes nothing; this many in a row end the run.
     train.max_skipped = 10
     train.ema_decay = 0.999
     train.text_dropout = 0.1
     train.sketch_dropout = 0.1
-    train.appearance_weight = 1.0  # Stage 2: each region's feature tells its mean latent
-    # Regular expressions over the paths of parameters; the first list wins.
+    train.appearance_weight = 1.0  # Stage 2: each region's feature predicts its mean latent
+    # Regular expressions over parameter paths; the first list has priority.
     train.trainable = (".*",)
     train.frozen = ()
 
@@ -170,19 +168,19 @@ def get_config() -> ml_collections.ConfigDict:
     config.sample_every = 1000
     config.sample_examples = 8
     config.checkpoint_every = 500
-    # Does the model listen? Every so many steps the held-out loss and samples are compared with
-    # those under another drawing's sketch, graph or caption.
+    # Condition response: the increase of the held-out loss, and the change of samples, with another
+    # example's sketch, graph or caption.
     config.response = ml_collections.ConfigDict(
         {
-            "every": 100,
-            "examples": 8,  # held-out drawings that are sampled for it
+            "every": 100,  # steps
+            "examples": 8,  # held-out
             "sample_steps": 4,
-            "warn_after": 200,  # a response still at zero after so many steps is said aloud
+            "warn_after": 200,  # steps; a response of zero from here on gives a warning
         }
     )
-    config.evaluation_examples = 144  # held-out drawings that --mode=evaluate samples
-    # Weights that --mode=evaluate needs for some metrics: files, folders or hub ids of what is on
-    # this machine; nothing is fetched. Without them, the others remain: see docs/evaluation.md.
+    config.evaluation_examples = 144  # held-out examples for --mode=evaluate
+    # Weights for some metrics of --mode=evaluate: local files or folders, or hub ids in the cache;
+    # nothing is downloaded. See docs/evaluation.md.
     config.metrics = ml_collections.ConfigDict(
         {
             "inception": "",  # FID, KID, Inception score
@@ -191,14 +189,15 @@ def get_config() -> ml_collections.ConfigDict:
             "clip": "",  # CLIP score, CMMD
         }
     )
-    # Checkpoints that stay: the newest, those with the greatest best_metric, one every so often.
+    # Checkpoints to keep: the newest, those with the greatest best_metric, and one every keep_every
+    # steps (0: none).
     config.keep_last = 2
     config.keep_best = 1
     config.best_metric = "response/sketch"
-    config.keep_every = 0  # 0: none
-    # Memory of a device, within which training takes the cheapest of model.remat,
-    # train.accumulation and prepared caches, and --mode=plan shows them. 0: training takes them as
-    # they are set, and a plan has what the device has.
+    config.keep_every = 0
+    # Memory per device, GiB. Training selects the fastest model.remat, train.accumulation and
+    # prepared caches that fit, and --mode=plan prints them. 0: training uses the fields as set,
+    # and the plan uses the device's memory.
     config.memory_budget_gib = 0.0
     config.wandb_project = ""  # empty: no Weights & Biases
 
@@ -207,7 +206,7 @@ def get_config() -> ml_collections.ConfigDict:
     sample.steps = 20
     sample.guidance = 3.0
     sample.sketch_guidance = 1.0
-    # Below this share of the timesteps both scales count as 1: there, guidance adds but grain.
+    # Below this share of the timesteps both scales are 1, because guidance only adds grain there.
     sample.guidance_until = 0.3
-    sample.strength = 0.9  # how far Stage 2 noises Stage 1's picture: 0 not at all, 1 wholly
+    sample.strength = 0.9  # noise that Stage 2 adds to Stage 1's image: 0 none, 1 pure noise
     return config

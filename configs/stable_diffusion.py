@@ -1,19 +1,18 @@
-"""The differences of runs from Stable Diffusion's weights, for both stages."""
+"""Fields for runs from Stable Diffusion's weights, for both stages."""
 
 import ml_collections
 
 
 def from_stable_diffusion(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """`config` at 512 px from SD 1.5, with only the sketch branch, and in Stage 2 RAGAF, trained.
+    """`config` at 512 px from SD 1.5, training only the sketch branch and in Stage 2 RAGAF.
 
-    python -m input_pipeline.prepare --dataset=openmoji/recolor --size=512 --recolorings=4
-    The networks' sizes, the noise schedule and the tokenizer are the checkpoint's:
-    `--config.init.checkpoint=` takes another one.
+    The checkpoint determines the networks' sizes, the noise schedule and the tokenizer;
+    `--config.init.checkpoint=` selects another one.
     """
     config.init.checkpoint = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config.data.image_size = 512
     config.data.text_length = 77
-    config.data.recolorings = 4  # 6,500 pictures of 512 px
+    config.data.recolorings = 4  # 6,500 images of 512 px
     config.model.dtype = "bfloat16"
     config.train.trainable = ("control/.*",) if config.stage == 1 else ("control/.*", "ragaf/.*")
     config.train.frozen = (".*",)
@@ -22,10 +21,10 @@ def from_stable_diffusion(config: ml_collections.ConfigDict) -> ml_collections.C
     config.train.steps = 20000
     config.train.warmup_steps = 500
     config.train.learning_rate = 1e-5  # ControlNet's (Zhang et al. 2023, §4.1)
-    config.train.text_dropout = 0.5  # likewise (§3.3): the sketch must do without words
-    config.train.sketch_dropout = 0.0  # its zero is the UNet itself
+    config.train.text_dropout = 0.5  # §3.3: the sketch must suffice without text
+    config.train.sketch_dropout = 0.0  # without the sketch branch the UNet is the original
     config.validate_every = config.sample_every = config.checkpoint_every = 1000
-    # No more pictures at a time than a step has.
+    # At most a step's batch at a time.
     config.validation_examples = config.sample_examples = 4
     config.sample.guidance = 7.5
     config.sample.guidance_until = 0.0

@@ -1,13 +1,13 @@
-"""Stage 1: a UNet with a ControlNet branch that reads the sketch.
+"""Stage 1: a UNet with a ControlNet branch for the sketch.
 
 python main.py --config=configs/stage1.py:quickstart
-    5 minutes on 2 CPU cores; edge F1 0.92, region colour accuracy 0.30 on held-out drawings.
+    5 minutes on 2 CPU cores; edge F1 0.92, region colour accuracy 0.30 on held-out examples.
 python main.py --config=configs/stage1.py:openmoji
     15 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.44.
 python main.py --config=configs/stage1.py:openmoji_sd
-    From Stable Diffusion 1.5, at 512 px on a GPU; not trained to its end by us yet.
+    From Stable Diffusion 1.5 at 512 px on a GPU; not yet trained to convergence.
 python main.py --config=configs/stage1.py:folder
-    The small model on one's own pictures; docs/data.md lists the other datasets. Also folder_sd …
+    The small model on your own images; docs/data.md lists the other datasets. Also folder_sd …
 """
 
 import difflib
@@ -21,15 +21,15 @@ from configs.stable_diffusion import from_stable_diffusion
 def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
     """The configuration for `dataset`.
 
-    "openmoji", "quickstart" for a short run on it, or one of `photos.DATASETS`; with "_sd" behind
-    it, as in "openmoji_sd", it begins from Stable Diffusion.
+    "openmoji", "quickstart" for a short run on it, or one of `photos.DATASETS`. The suffix "_sd",
+    as in "openmoji_sd", starts from Stable Diffusion.
     """
     config = base.get_config()
     data = dataset.removesuffix("_sd")
     if data in photos.DATASETS:
         photos.of_photos(config, data)
     elif dataset == "quickstart":
-        # Twice the steps with half the examples: of equal cost, and the loss is 7 % lower.
+        # Half the batch size for twice the steps: the loss is 7 % lower at equal cost.
         config.train.batch_size = 8
         config.train.steps = 800
         config.train.warmup_steps = 50
@@ -44,8 +44,8 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
         near = difflib.get_close_matches(dataset, named, 1)
         meant = f"; did you mean {near[0]}?" if near else "."
         raise ValueError(
-            f"There is no configuration {dataset!r}: they are {', '.join(known)} and, but for the "
-            f"first, the same with _sd{meant}"
+            f"There is no configuration {dataset!r}: there are {', '.join(known)} and, except for "
+            f"the first, the same with _sd{meant}"
         )
     if dataset.endswith("_sd"):
         from_stable_diffusion(config)

@@ -1,9 +1,9 @@
-"""Stage 2: the same networks plus RAGAF, from Stage 1's parameters on.
+"""Stage 2: the same networks plus RAGAF, starting from Stage 1's parameters.
 
 python main.py --mode=both --config=configs/stage2.py:quickstart
     Both stages, one after the other.
 python main.py --config=configs/stage2.py:quickstart
-    5 minutes on 2 CPU cores; edge F1 0.93, region colour accuracy 0.3 to 0.4 on held-out drawings.
+    5 minutes on 2 CPU cores; edge F1 0.93, region colour accuracy 0.3 to 0.4 on held-out examples.
 python main.py --config=configs/stage2.py:openmoji
     15 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.67.
 """
@@ -19,7 +19,7 @@ def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
     config = stage1.get_config(dataset)
     config.stage = 2
     config.train.read_examples = 48
-    config.train.learning_rate = 1e-3  # at Stage 1's 2e-3 words bind no sooner
+    config.train.learning_rate = 1e-3  # Stage 1's 2e-3 is no faster
     config.train.steps = 10000 if dataset in photos.DATASETS else 1500
     if dataset == "quickstart":
         config.train.read_examples = 24

@@ -1,4 +1,4 @@
-r"""Images and statistics of prepared data, before training.
+r"""Shows images and statistics of prepared data before training.
 
     python -m input_pipeline.inspect --dataset=openmoji/recolor --data_dir=data
     python -m input_pipeline.inspect --dataset=sketchy --size=256 --split=test \
@@ -6,9 +6,9 @@ r"""Images and statistics of prepared data, before training.
     python -m input_pipeline.inspect --dataset=coco --size=512 \
         --text_length=77 --tokenizer=stable-diffusion-v1-5/tokenizer
 
-Writes index.html (one file, to be opened in a browser), contact_sheet.png and
-statistics.json, and prints the statistics. A run's room for regions, edges and
-tokens is that of `configs/base.py` unless the flags say otherwise.
+Writes index.html (one file for a browser), contact_sheet.png and
+statistics.json, and prints the statistics. The limits of regions, edges and
+tokens are those of `configs/base.py` unless flags set others.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from absl import flags, logging
 from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS
 from input_pipeline.graph_options import chosen_graph, define_graph_flags, suffix_of
-from input_pipeline.inspection.findings import FILES, Wanted, inspect, open_splits
+from input_pipeline.inspection.findings import FILES, Selection, inspect, open_splits
 from input_pipeline.inspection.page import markdown
 from input_pipeline.inspection.statistics import Budgets
 from ragaf_jax.errors import run_cli
@@ -31,39 +31,39 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("dataset", None, f"{', '.join(registry.DATASETS)} or folder/<name>.")
-    flags.DEFINE(PATH, "data_dir", "data", "Folder of all data sets.")
+    flags.DEFINE(PATH, "data_dir", "data", "Folder of all datasets.")
     flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
     flags.DEFINE_integer(
-        "recolorings", 16, "Records of a drawing in openmoji/recolor.", lower_bound=1
+        "recolorings", 16, "Records per sketch in openmoji/recolor.", lower_bound=1
     )
     define_graph_flags()
-    flags.DEFINE_enum("split", "train", SPLITS, "Where the examples to look at are drawn from.")
-    flags.DEFINE_integer("examples", 24, "How many of them.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Decides which.", lower_bound=0)
+    flags.DEFINE_enum("split", "train", SPLITS, "Split of the examples.")
+    flags.DEFINE_integer("examples", 24, "Number of random examples.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of their choice.", lower_bound=0)
     flags.DEFINE_integer("text_length", 40, "config.data.text_length of the run.", lower_bound=3)
     flags.DEFINE_integer("max_regions", 33, "config.data.max_regions of the run.", lower_bound=2)
     flags.DEFINE_integer(
         "max_edges",
         None,
-        "config.data.max_edges of the run; default as in configs/.",
+        "config.data.max_edges of the run; default: as in configs/.",
         lower_bound=1,
     )
     flags.DEFINE(
         PATH,
         "tokenizer",
         None,
-        "The tokenizer/ of a Stable Diffusion, in place of the data's own words.",
+        "Folder tokenizer/ of a Stable Diffusion, instead of the data's vocabulary.",
     )
     flags.DEFINE(
-        PATH, "output", None, "Folder to be written; default <data_dir>/inspect/<dataset>_<size>px."
+        PATH, "output", None, "Output folder; default: <data_dir>/inspect/<dataset>_<size>px."
     )
     flags.mark_flag_as_required("dataset")
 
 
 def main(argv: list[str]) -> None:
-    """Reads, counts, draws, writes."""
+    """Runs the command."""
     del argv
-    logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are not its own
+    logging.set_verbosity(logging.ERROR)  # TFDS warns about configurations that it does not provide
     data_dir = Path(FLAGS.data_dir)
     check_no_pattern(data_dir, "--data_dir")
     graph = chosen_graph()
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     output = Path(FLAGS.output) if FLAGS.output else data_dir / "inspect" / name
     found = inspect(
         sources,
-        Wanted(FLAGS.dataset, FLAGS.split, FLAGS.examples, FLAGS.seed),
+        Selection(FLAGS.dataset, FLAGS.split, FLAGS.examples, FLAGS.seed),
         Budgets(
             FLAGS.text_length,
             FLAGS.max_regions,

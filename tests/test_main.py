@@ -34,7 +34,7 @@ def test_a_command_that_fails_ends_with_status_1():
     command = [sys.executable, "main.py", "--workdir=run", "--config=configs/stage9.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: There is no configuration file of the name")
+    assert done.stderr.startswith("error: The file of --config does not exist")
     assert not (ROOT / "run").exists()
 
 
@@ -45,8 +45,8 @@ def test_a_command_that_fails_ends_with_status_1():
         ((STAGE1, "--config.train.steps=many"), "many"),
         (
             ("--config=configs/stage1.py:imagenet",),
-            "error: There is no configuration 'imagenet': they are quickstart, openmoji, sketchy, "
-            "coco, folder, both and, but for the first, the same with _sd.",
+            "error: There is no configuration 'imagenet': there are quickstart, openmoji, sketchy, "
+            "coco, folder, both and, except for the first, the same with _sd.",
         ),
         (("--config=configs/stage2.py:quickstrt",), "with _sd; did you mean quickstart?"),
         ((STAGE1, "--mode=paint"), "paint"),
@@ -72,31 +72,31 @@ def test_main(tmp_path, flags, said):
     [
         (
             ("--output=out",),
-            "--output is read by --mode=sample and evaluate, and the mode is train",
+            "--output is for --mode=sample and evaluate, and the mode is train",
         ),
-        (("--compare=a",), "--compare is read by --mode=evaluate, and the mode is train"),
-        (("--mode=sample", "--compare=a"), "--compare is read by --mode=evaluate"),
+        (("--compare=a",), "--compare is for --mode=evaluate, and the mode is train"),
+        (("--mode=sample", "--compare=a"), "--compare is for --mode=evaluate"),
         (
             ("--checkpoint=best",),
-            "--checkpoint is read by --mode=sample and evaluate, and the mode",
+            "--checkpoint is for --mode=sample and evaluate, and the mode",
         ),
         (("--mode=sample", "--checkpoint=last"), "--checkpoint is 'last'; give newest, best or"),
         (("--config.stage1_checkpoint=5.5",), "config.stage1_checkpoint is '5.5'; give newest,"),
-        (("--mode=evaluate", "--profile=1:2"), "--profile is read by --mode=train"),
-        (("--mode=evaluate", "--distributed"), "--distributed is read by --mode=train"),
-        (("--mode=adopt", "--process_count=2"), "--process_count is read by --mode=train"),
-        (("--target=h200",), "--target is read by --mode=plan, and the mode is train"),
-        (("--mode=sample", "--plan_for=sample"), "--plan_for is read by --mode=plan"),
-        (("--mode=plan", "--plan_for=sample"), "--plan_for is read with --target alone"),
-        (("--mode=plan", "--target=h200", "--per_device=2"), "--per_device is read by --plan_for"),
-        (("--mode=plan", "--target="), "--target= lacks a name; give devices"),
-        (("--mode=plan", "--target=h200,"), "--target=h200, lacks a name; give devices"),
+        (("--mode=evaluate", "--profile=1:2"), "--profile is for --mode=train"),
+        (("--mode=evaluate", "--distributed"), "--distributed is for --mode=train"),
+        (("--mode=adopt", "--process_count=2"), "--process_count is for --mode=train"),
+        (("--target=h200",), "--target is for --mode=plan, and the mode is train"),
+        (("--mode=sample", "--plan_for=sample"), "--plan_for is for --mode=plan"),
+        (("--mode=plan", "--plan_for=sample"), "--plan_for requires --target"),
+        (("--mode=plan", "--target=h200", "--per_device=2"), "--per_device is for --plan_for"),
+        (("--mode=plan", "--target="), "--target= has an empty name; give comma-"),
+        (("--mode=plan", "--target=h200,"), "--target=h200, has an empty name; give comma-"),
         (
             ("--mode=plan", "--workdir=run"),
-            "--workdir is read by --mode=train, both, sample, evaluate and adopt, and the mode is ",
+            "--workdir is for --mode=train, both, sample, evaluate and adopt, and the mode is ",
         ),
-        (("--mode=both", "--profile=1:2"), "--profile is read by --mode=train, and the mode is bo"),
-        (("--mode=both",), "stage1.py:quickstart; --mode=both takes the configuration of Stage 2"),
+        (("--mode=both", "--profile=1:2"), "--profile is for --mode=train, and the mode is bo"),
+        (("--mode=both",), "stage1.py:quickstart; --mode=both needs the configuration of Stage 2"),
         (("--mode=adopt",), "--mode=adopt has no default folder; give --workdir=<a new folder>"),
     ],
 )
@@ -161,7 +161,7 @@ def test_where_runs_lie_and_which_stage_1_is_theirs(trainings, flags, expected):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--config.stage1=a",), "config.stage1 is a, and --mode=both trains a Stage 1 itself"),
+        (("--config.stage1=a",), "config.stage1 is a, and --mode=both trains its own Stage 1"),
         (("--config.train.batch_size=0",), "config.train.batch_size is 0"),
     ],
 )
@@ -407,7 +407,7 @@ def test_a_command_takes_more_of_a_gpu_unless_the_user_has_set_it(
 ):
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", given)
     said = fail("main.py", STAGE1, "--mode=evaluate", f"--workdir={tmp_path / 'run'}")
-    assert "Evaluation compares two stages" in said
+    assert "Evaluation needs both stages" in said
     assert os.environ["XLA_CLIENT_MEM_FRACTION"] == expected
 
 

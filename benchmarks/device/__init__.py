@@ -1,1 +1,1 @@
-"""Measurements on one accelerator: training steps, sampling, attention, and PyTorch beside them."""
+"""Measurements on one accelerator: training steps, sampling, attention, and PyTorch."""

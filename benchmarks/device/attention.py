@@ -1,8 +1,8 @@
-"""Numbers and time of attention at the sizes of Stable Diffusion 1.5, whichever kernel runs.
+"""Errors and time of attention at the sizes of Stable Diffusion 1.5, for any kernel.
 
-Inputs are rounded to bfloat16 first. Errors are those of the output and of each gradient, as the
-largest difference over the largest value of plain attention in float64 (float32 with exact products
-on a TPU) on the same inputs. Plain XLA in bfloat16 shows which errors bfloat16 has anyway.
+Inputs are in bfloat16. The error of the output and of each gradient is the largest difference from
+plain attention in float64 (on a TPU float32 with exact products), relative to its largest value.
+Plain XLA in bfloat16 shows the error of bfloat16 itself.
 """
 
 import functools
@@ -19,8 +19,7 @@ from benchmarks.device.repeat import timed
 from benchmarks.report import Row
 from ragaf_jax.nets.attention import attention
 
-# Calls of a kernel in a timed program, each with the last one's results: so the time that a program
-# takes to start hardly counts.
+# Dependent calls of a kernel per timed program, which make the program's start-up negligible.
 CALLS = 20
 OUTPUTS = ("output", "dq", "dk", "dv", "dbias")
 
@@ -31,11 +30,11 @@ class Case(NamedTuple):
     """The sizes of one attention.
 
     Attributes:
-      name: where the networks have it.
+      name: its place in the networks.
       batch: examples.
       queries, keys: tokens.
-      heads, size: heads, and numbers of each.
-      biased: with RAGAF's bias of every query and key, equal for all heads.
+      heads, size: number of heads, and their width.
+      biased: with RAGAF's bias per query and key, equal for all heads.
     """
 
     name: str
@@ -64,7 +63,7 @@ TINY_CASES = (
 
 
 def forms() -> dict[str, Form]:
-    """Ours, plain XLA and, on a GPU, cuDNN where its rules allow it."""
+    """This project's attention, plain XLA and, on a GPU, cuDNN."""
     plain = jax.nn.dot_product_attention
     found: dict[str, Form] = {
         "ours": attention,
@@ -76,10 +75,10 @@ def forms() -> dict[str, Form]:
 
 
 def attention_rows(tiny: bool) -> Iterator[Row]:
-    """A row for each case and form; what a form refuses is in its row's "refused".
+    """A row for each case and form; "refused" has the error of a form.
 
     Raises:
-      Exception: what ours refused first, after all rows.
+      Exception: the first error of "ours", after all rows.
     """
     calls = 2 if tiny else CALLS
     failed: Exception | None = None
@@ -111,7 +110,7 @@ def attention_rows(tiny: bool) -> Iterator[Row]:
 
 
 def random_inputs(case: Case) -> tuple[tuple[Array, ...], Array]:
-    """(q, k, v and, where there is one, the bias) and the output's gradient, in bfloat16."""
+    """(q, k, v and the optional bias) and the output's gradient, in bfloat16."""
     b, t, s, h, d = case.batch, case.queries, case.keys, case.heads, case.size
     shapes = [(b, t, h, d), (b, s, h, d), (b, s, h, d), (b, t, h, d)]
     shapes += [(b, 1, t, s)] if case.biased else []
@@ -121,13 +120,13 @@ def random_inputs(case: Case) -> tuple[tuple[Array, ...], Array]:
 
 
 def passes(form: Form, inputs: tuple[Array, ...], weights: Array) -> tuple[Array, ...]:
-    """(output, gradient of each input), where the output's gradient is `weights`."""
+    """(output, gradient of each input) for the output's gradient `weights`."""
     output, backward = jax.vjp(form, *inputs)
     return (output, *backward(weights))
 
 
 def plain_attention(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
-    """softmax(q·kᵀ/√d + bias)·v in the precision of its arguments."""
+    """softmax(q·kᵀ/√d + bias)·v in the arguments' precision."""
     product = functools.partial(jnp.einsum, precision="highest")
     scores = product("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
     scores = scores if bias is None else scores + bias
@@ -135,7 +134,7 @@ def plain_attention(q: Array, k: Array, v: Array, bias: Array | None = None) -> 
 
 
 def reference(inputs: tuple[Array, ...], weights: Array) -> list[np.ndarray]:
-    """What `passes` should be; an example at a time, since scores are in memory."""
+    """The reference of `passes`, one example at a time because it stores the scores."""
     exact = jnp.float32 if jax.default_backend() == "tpu" else jnp.float64
     with jax.enable_x64(exact == jnp.float64):
         wide = [x.astype(exact)[:, None] for x in (*inputs, weights)]
@@ -179,7 +178,7 @@ def measured(
 
 
 def milliseconds(function: Callable[..., Any], *args: Any) -> float:
-    """Median time of a compiled function of these arguments."""
+    """Median time of the compiled function."""
     compiled = jax.jit(function)
     return 1e3 * timed(lambda: jax.block_until_ready(compiled(*args))).median
 

@@ -1,4 +1,4 @@
-"""The speed of the fastest product of two square matrices: the most that any step could reach."""
+"""The speed of the fastest matrix product: an upper bound for any step."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ SIDES, TINY_SIDES = (4096, 8192, 16384), (256, 512)
 
 
 def ceiling_rows(tiny: bool) -> Iterator[Row]:
-    """A row for each size of the matrices, in bfloat16 with the data sheet's peak beside."""
+    """A row per matrix size in bfloat16, with the data sheet's peak."""
     device = jax.devices()[0]
     peak = peak_flops(device.device_kind, "bfloat16")
     limit = (device.memory_stats() or {}).get("bytes_limit")

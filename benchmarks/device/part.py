@@ -1,6 +1,6 @@
 """The process of one part: `python -m benchmarks.device.part NAME FILE [--tiny]`.
 
-Writes to FILE what is known so far, after every row, so that a process that is ended leaves it.
+Writes the results to FILE after every row, so that they survive a killed process.
 """
 
 import json
@@ -14,7 +14,7 @@ from benchmarks.device.parts import FULL, TINY, SkippedError, rows
 from benchmarks.report import Row
 from ragaf_jax.runtime.gpu_memory import raise_share
 
-# JAX's and PyTorch's exceptions have no type of their own for it, or one that would be an import.
+# Matched as text: JAX has no exception type for it, and PyTorch's would need an import.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory")
 
 
@@ -22,8 +22,8 @@ def recorded(measured: Iterable[Row], path: Path) -> str:
     """Writes {"status", "reason", "rows"} to a file, again after every row.
 
     Args:
-      measured: the rows of a part, which are measured as they are taken.
-      path: the file; it is "failed" until the end, since a crash writes nothing.
+      measured: the rows of a part, measured lazily.
+      path: the file; its status is "failed" until the end, because a crash writes nothing.
 
     Returns:
       "measured", "skipped", "out of memory" or "failed".
@@ -34,7 +34,7 @@ def recorded(measured: Iterable[Row], path: Path) -> str:
         values: dict[str, Any] = {"status": status, "reason": reason, "rows": found}
         new = path.with_suffix(".new")
         new.write_text(json.dumps(values))
-        new.replace(path)  # at once: the process may be ended at any time
+        new.replace(path)  # atomic: the process may be killed at any time
         return status
 
     try:
@@ -43,7 +43,7 @@ def recorded(measured: Iterable[Row], path: Path) -> str:
             write("failed")
     except SkippedError as reason:
         return write("skipped", str(reason))
-    except Exception as error:  # whatever it is, the other parts are still measured
+    except Exception as error:  # the other parts are still measured
         traceback.print_exc()
         text = f"{type(error).__name__}: {error}"
         status = "out of memory" if any(x in text for x in _OUT_OF_MEMORY) else "failed"
@@ -52,7 +52,7 @@ def recorded(measured: Iterable[Row], path: Path) -> str:
 
 
 def main() -> None:
-    """Measures the part that the command line names."""
+    """Measures the part on the command line."""
     name, path, *options = sys.argv[1:]
     raise_share()  # as the commands do
     tiny = options == ["--tiny"]

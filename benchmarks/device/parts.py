@@ -1,6 +1,6 @@
 """The parts of the device benchmark: each is one process with a time limit.
 
-Parts are in the order of their worth: those at the end are skipped where time runs out.
+Parts are in order of importance: the last are skipped if time runs out.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ Kind = Literal["ceiling", "attention", "step", "sample", "torch-step", "torch-sa
 
 
 class SkippedError(Exception):
-    """A part cannot be measured here for the reason given, and that is no failure."""
+    """A part cannot be measured here; the message is the reason."""
 
 
 class Budget(NamedTuple):
-    """Seconds for a part of some kind.
+    """Seconds for a kind of part.
 
     Attributes:
-      expected: less than this is left: the part is not begun. A guess until one was measured.
-      limit: after this the part is ended.
+      expected: the part is skipped if less time is left; an estimate until one is measured.
+      limit: the part is killed after this time.
     """
 
     expected: float
@@ -30,7 +30,7 @@ class Budget(NamedTuple):
 BUDGETS: dict[Kind, Budget] = {
     "ceiling": Budget(15, 60),
     "attention": Budget(45, 150),
-    "step": Budget(45, 240),  # on two cores XLA compiles it in 75 s, beside what it tries out
+    "step": Budget(45, 240),  # XLA compiles it in 75 s on two cores, plus autotuning
     "sample": Budget(40, 180),
     "torch-step": Budget(60, 240),
     "torch-sample": Budget(40, 180),
@@ -38,12 +38,12 @@ BUDGETS: dict[Kind, Budget] = {
 
 
 class Part(NamedTuple):
-    """What one process measures.
+    """The measurement of one process.
 
     Attributes:
       kind: see `rows`.
-      stage: 1 or 2; 0 where there is none.
-      batch: examples of a step, or images; 0 where there is none.
+      stage: 1 or 2; 0 if not applicable.
+      batch: examples per step, or images; 0 if not applicable.
     """
 
     kind: Kind
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it is given on the command line: "step-2-8" is Stage 2's step at batch 8."""
+        """Its name on the command line: "step-2-8" is Stage 2's step at batch 8."""
         return "-".join(map(str, (self.kind, *filter(None, (self.stage, self.batch)))))
 
 
@@ -86,16 +86,16 @@ TINY = (
 
 
 def rows(part: Part, tiny: bool) -> Iterator[Row]:
-    """Measures a part; rows come as they are measured, and may gain columns until the next one.
+    """Measures a part; a yielded row may gain columns until the next one.
 
     Args:
-      part: what is measured.
-      tiny: with a miniature network, on the CPU.
+      part: the part.
+      tiny: use a miniature network on the CPU.
 
     Raises:
       SkippedError: PyTorch or diffusers is missing, or has no device.
     """
-    # A process imports only what its part needs: PyTorch and JAX would share the device.
+    # Lazy imports, because PyTorch and JAX would share the device.
     if part.kind == "ceiling":
         from benchmarks.device.ceiling import ceiling_rows
 

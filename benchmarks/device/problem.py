@@ -26,10 +26,10 @@ def job_of(
 
 
 def random_weights(shapes: Mapping[str, Any], key: PRNGKeyArray) -> dict[str, Any]:
-    """Parameters in the given shapes, whose activations stay of order one.
+    """Random parameters of the given shapes that keep activations of order one.
 
-    Kernels have variance 1 / inputs; scales are 1. All leaves are parts of one random vector, since
-    initialisers of a thousand leaves take a minute or more to compile at Stable Diffusion's size.
+    Kernels have variance 1 / inputs; scales are 1. All leaves are slices of one random vector,
+    because initialisers of a thousand leaves compile for over a minute at Stable Diffusion's size.
     """
     largest = max(leaf.size for leaf in jax.tree.leaves(shapes))
     noise = jax.random.normal(key, (largest,))
@@ -45,15 +45,15 @@ def random_weights(shapes: Mapping[str, Any], key: PRNGKeyArray) -> dict[str, An
 
 
 def random_key() -> PRNGKeyArray:
-    """A key whose numbers are the device's own, which is quick to compile."""
+    """A key of the device's hardware generator, which compiles fast."""
     return jax.random.key(0, impl="rbg")
 
 
 class Planned(NamedTuple):
-    """What the compiler says of a compiled program; of one device.
+    """The compiler's memory analysis of a program, per device.
 
     Attributes:
-      peak: bytes of arguments, results and temporary buffers, less what shares memory.
+      peak: bytes of arguments, results and temporary buffers, without aliases.
       temporary: bytes of temporary buffers.
     """
 
@@ -62,6 +62,6 @@ class Planned(NamedTuple):
 
 
 def planned(compiled: Any) -> Planned:
-    """The compiler's account of memory, as `--mode=plan` prints it."""
+    """The compiler's memory analysis, as printed by `--mode=plan`."""
     memory = compiled.memory_analysis()
     return Planned(peak_bytes(memory), memory.temp_size_in_bytes)

@@ -1,4 +1,4 @@
-"""Runs parts one after the other, each in a process of its own, within one deadline."""
+"""Runs parts sequentially in separate processes within one deadline."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks.device.parts import BUDGETS, Part
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the tests and `make quickstart-quick` compile with, several times as fast.
+# The flags of the tests and `make quickstart-quick`, which compile several times faster.
 _QUICK_XLA = (
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=FAST_COMPILE "
     "--xla_cpu_parallel_codegen_split_count=1"
@@ -23,13 +23,13 @@ _QUICK_XLA = (
 
 
 class Outcome(NamedTuple):
-    """What became of a part.
+    """The result of a part.
 
     Attributes:
       status: "measured", "out of memory", "failed", "timed out" or "skipped".
-      reason: one sentence; None where it was measured.
-      rows: what was measured, also where it ended before all was.
-      seconds: that the process took; 0 where there was none.
+      reason: one sentence; None if measured.
+      rows: the measurements, possibly incomplete.
+      seconds: duration of the process; 0 without one.
     """
 
     status: str
@@ -39,11 +39,11 @@ class Outcome(NamedTuple):
 
 
 def environment(tiny: bool, cache: str, given: Mapping[str, str]) -> dict[str, str]:
-    """Variables of a part's process, which choose one device.
+    """Environment variables of a part's process, which select one device.
 
     Args:
-      tiny: on the CPU, compiled quickly.
-      cache: the folder where the processes share what they compiled.
+      tiny: on the CPU, with fast compilation.
+      cache: folder of the shared compilation cache.
       given: the user's variables.
     """
     shared = {
@@ -66,7 +66,7 @@ def environment(tiny: bool, cache: str, given: Mapping[str, str]) -> dict[str, s
 
 
 def command_of(part: Part, tiny: bool, path: Path) -> list[str]:
-    """The command line that measures a part and leaves its outcome in a file."""
+    """The command line that measures a part and writes its outcome to a file."""
     command = [sys.executable, "-m", "benchmarks.device.part", part.name, str(path)]
     return command + ["--tiny"] * tiny
 
@@ -77,10 +77,10 @@ def run_process(
     """Runs one part.
 
     Args:
-      command: of `command_of`.
-      path: the file that it writes.
-      env: its variables.
-      limit: seconds after which it is ended, with the processes that it started.
+      command: from `command_of`.
+      path: its output file.
+      env: its environment variables.
+      limit: seconds after which it and its child processes are killed.
     """
     begin = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, env=dict(env), start_new_session=True)
@@ -89,11 +89,11 @@ def run_process(
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(limit)
     finally:
-        with contextlib.suppress(ProcessLookupError):  # what it started may outlive it
+        with contextlib.suppress(ProcessLookupError):  # also kills child processes
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     seconds = time.monotonic() - begin
-    found = {"rows": [], "status": "failed", "reason": "its process left no result"}
+    found = {"rows": [], "status": "failed", "reason": "its process wrote no result"}
     if path.exists():
         found = json.loads(path.read_text())
     if code is None:
@@ -105,22 +105,22 @@ def run_process(
 
 
 def reason_to_skip(part: Part, done: Mapping[Part, Outcome], left: float) -> Outcome | None:
-    """Why a part is not begun; None where it is.
+    """The outcome of a part that is skipped; None if it should run.
 
     Args:
-      part: the next one.
-      done: the outcomes of those before.
+      part: the next part.
+      done: the outcomes of previous parts.
       left: seconds until the deadline.
     """
-    alike = {x: outcome for x, outcome in done.items() if x.kind == part.kind}
-    for other, outcome in alike.items():
+    same_kind = {x: outcome for x, outcome in done.items() if x.kind == part.kind}
+    for other, outcome in same_kind.items():
         smaller = other.stage == part.stage and other.batch < part.batch
         if outcome.status == "out of memory" and smaller:
             return Outcome("out of memory", f"batch {other.batch} did not fit", [])
-    times = [x.seconds for x in alike.values() if x.status in ("measured", "timed out")]
+    times = [x.seconds for x in same_kind.values() if x.status in ("measured", "timed out")]
     expected = max(times, default=BUDGETS[part.kind].expected)
     if left < expected:
-        return Outcome("skipped", f"{left:.0f} s were left and it takes about {expected:.0f}", [])
+        return Outcome("skipped", f"{left:.0f} s are left and it takes about {expected:.0f} s", [])
     return None
 
 
@@ -133,10 +133,10 @@ def run_parts(
     """The outcome of every part.
 
     Args:
-      parts: in their order.
+      parts: in order.
       tiny: see `parts.rows`.
-      deadline: seconds for all of them.
-      ended: called with the outcomes so far after each.
+      deadline: seconds for all parts.
+      ended: called with all outcomes after each part.
     """
     begin = time.monotonic()
     done: dict[Part, Outcome] = {}

@@ -1,4 +1,4 @@
-"""Runs something again and again, and keeps the seconds of each run."""
+"""Times repeated runs of a function."""
 
 import time
 from collections.abc import Callable
@@ -7,16 +7,16 @@ import jax
 
 from benchmarks.timing import Timed
 
-# A run beyond the least number is begun as long as all of them took less than this.
+# Further runs start while the total time is below this.
 _SECONDS, _LEAST, _MOST = 5.0, 3, 20
 
 
 def timed(run: Callable[[], object], compiled: float = 0.0) -> Timed:
-    """Seconds of each run after two that warm up; a run waits for its result.
+    """Seconds of each run after two warm-up runs.
 
     Args:
-      run: does it once.
-      compiled: seconds that compiling took before; they count as part of the first run.
+      run: runs once and waits for the result.
+      compiled: seconds of a previous compilation, which count to the first run.
     """
     begin = time.perf_counter()
     run()

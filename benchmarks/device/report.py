@@ -26,17 +26,17 @@ _COLUMNS = {
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """Markdown: the ceiling, a table of each kind, and the parts without figures.
+    """Markdown: the ceiling, a table per kind, and the parts without results.
 
     Args:
-      results: what the command writes as JSON.
+      results: the command's JSON object.
     """
     parts = results["parts"]
     ceiling, sheet = ceilings(parts)
     blocks = []
     if ceiling is not None:
-        beside = "" if sheet is None else f"; the data sheet has {sheet:.4g}"
-        blocks.append(f"Fastest product of two bfloat16 matrices: {ceiling:.4g} TFLOP/s{beside}.")
+        peak = "" if sheet is None else f"; the data sheet has {sheet:.4g}"
+        blocks.append(f"Fastest product of two bfloat16 matrices: {ceiling:.4g} TFLOP/s{peak}.")
     for kind, columns in _COLUMNS.items():
         rows = [
             row for name, part in parts.items() if name.startswith(kind) for row in part["rows"]
@@ -54,20 +54,20 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def ceilings(parts: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """(measured, data sheet's) TFLOP/s of bfloat16 products; None where it is not known."""
+    """(measured, data sheet's) TFLOP/s of bfloat16 products; None if unknown."""
     rows: Sequence[Row] = parts.get("ceiling", {"rows": []})["rows"]
     measured = max((row["TFLOP/s"] for row in rows), default=None)
     return measured, rows[0]["data sheet, TFLOP/s"] if rows else None
 
 
 def with_ratios(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts with what compares them: MFU in the rows of steps, "ours / torch" in PyTorch's.
+    """The parts with MFU in rows of steps and "ours / torch" in PyTorch's rows.
 
-    MFU is the share of the measured ceiling in percent, and of the data sheet's peak. None where
-    either side was not measured.
+    MFU is relative to the measured ceiling and to the data sheet's peak, in percent. None if either
+    side was not measured.
 
     Args:
-      parts: the outcomes by name, as `Outcome._asdict` gives them.
+      parts: the outcomes by name, from `Outcome._asdict`.
     """
     ceiling, sheet = ceilings(parts)
 
@@ -97,6 +97,6 @@ def with_ratios(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_worst(row: Row) -> Row:
-    """A row of attention with the largest error of its gradients."""
+    """A row of attention with the largest error of the gradients."""
     errors = [row[f"error of {name}"] for name in ("dq", "dk", "dv", "dbias")]
     return row | {"worst gradient's error": max(filter(None, errors), default=None)}

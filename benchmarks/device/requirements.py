@@ -1,10 +1,10 @@
-"""Packages that the device benchmark needs; this module itself needs none of them."""
+"""Checks the packages of the device benchmark without importing them."""
 
 import importlib.util
 from collections.abc import Mapping
 
-# What networks, training step and sampler import, with pip's names. TFDS and Grain are not needed;
-# PyTorch and diffusers only for the comparison with them.
+# Imports of networks, training step and sampler, with pip's names. PyTorch and diffusers are
+# optional.
 PACKAGES = {
     "absl": "absl-py",
     "clu": "clu",
@@ -27,15 +27,15 @@ PACKAGES = {
 
 
 def missing(packages: Mapping[str, str]) -> list[str]:
-    """The pip names of those packages that cannot be imported here.
+    """The pip names of missing packages.
 
     Args:
-      packages: pip's names by those of the modules.
+      packages: pip's names by module names.
     """
     return [pip for module, pip in packages.items() if importlib.util.find_spec(module) is None]
 
 
 def complaint(absent: list[str]) -> str:
-    """One sentence for the user who lacks these packages."""
+    """The error for missing packages."""
     names = " ".join(absent)
     return f"Python packages are missing: {names}; install them with `pip install {names}`."

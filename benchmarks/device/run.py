@@ -1,7 +1,7 @@
-"""Measures one accelerator: `bash benchmarks/device.sh --json=device.json`, which says more.
+"""Measures one accelerator: `bash benchmarks/device.sh --json=device.json`; see that script.
 
-Without --tiny it needs a GPU or TPU. Each part has a process and a time limit of its own. The file
-is written after each part. The exit status is 0 if anything was measured.
+Without --tiny it needs a GPU or TPU. Each part has its own process and time limit. The file is
+written after each part. The exit status is 0 if anything was measured.
 """
 
 import argparse
@@ -24,20 +24,20 @@ DEADLINE = 480.0  # seconds
 
 
 def fail(sentence: str) -> int:
-    """Prints a sentence; the exit status of a command that was wrong."""
+    """Prints an error and returns exit status 1."""
     print(f"error: {sentence}", file=sys.stderr)
     return 1
 
 
 def accelerator() -> str:
-    """JAX's platform, found in a process of its own, which then leaves the device free."""
+    """JAX's platform, from a separate process, which frees the device."""
     ask = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True)
     return done.stdout.strip()
 
 
 def gpu_facts() -> str | None:
-    """Name, driver, memory, power limit and clock by nvidia-smi; None where there is none."""
+    """Name, driver, memory, power limit and clock from nvidia-smi; None without it."""
     if shutil.which("nvidia-smi") is None:
         return None
     query = "--query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm"
@@ -48,7 +48,7 @@ def gpu_facts() -> str | None:
 
 
 def chosen_parts(names: list[str], tiny: bool) -> list[Part] | str:
-    """The parts of these names, all for none; or the sentence that one of them is unknown."""
+    """The parts of these names, by default all; or the error for an unknown name."""
     known = {part.name: part for part in (TINY if tiny else FULL)}
     for name in names:
         if name not in known:
@@ -57,7 +57,7 @@ def chosen_parts(names: list[str], tiny: bool) -> list[Part] | str:
 
 
 def writable(path: Path) -> str | None:
-    """The sentence that a file cannot be written there; None where it can."""
+    """The error for a file that cannot be written; None if it can."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
@@ -75,9 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="bash benchmarks/device.sh", description=__doc__.split("\n")[0]
     )
     parser.add_argument(
-        "parts", nargs="*", help="Only these parts, such as step-1-8; all by default."
+        "parts", nargs="*", help="Only these parts, such as step-1-8; default: all."
     )
-    parser.add_argument("--json", type=Path, help="File that the numbers are written to.")
+    parser.add_argument("--json", type=Path, help="Output file.")
     parser.add_argument("--tiny", action="store_true", help="A dry run on the CPU.")
     parser.add_argument(
         "--deadline", type=float, default=DEADLINE, help="Seconds for all parts (default: 480)."
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             "JAX finds no GPU or TPU here; install jax[cuda12] or add --tiny for a dry run."
         )
     if args.json and (problem := writable(args.json)):
-        return fail(problem)  # before minutes of measuring are lost
+        return fail(problem)  # before the measurements
     results: dict[str, Any] = {
         "machine": cpu_model(),
         "gpu": None if args.tiny else gpu_facts(),
@@ -124,6 +124,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Ended by `timeout`, for one, it ends its part's process too.
+    # On SIGTERM, for example by `timeout`, the part's process ends too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

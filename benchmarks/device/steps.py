@@ -21,10 +21,10 @@ from ragaf_jax.training.setup import initial_state
 
 
 def step_rows(stage: int, batch: int, tiny: bool) -> Iterator[Row]:
-    """One row: the step that training runs, on random weights that are made on the device.
+    """One row: training's step on random weights that are created on the device.
 
-    "TFLOP/s" counts the least that a step of the sketch branch has to multiply; what RAGAF
-    multiplies beside it (0.5 % at 512 px) is left out, as is all that is computed twice.
+    "TFLOP/s" counts the minimum products of a step of the sketch branch, without RAGAF's (0.5 % at
+    512 px) and without rematerialisation.
     """
     job = job_of("step", stage, batch, tiny)
     config = config_of(job)
@@ -36,7 +36,7 @@ def step_rows(stage: int, batch: int, tiny: bool) -> Iterator[Row]:
         return initial_state(config, model, tx, random_weights(weights, key))
 
     with jax.set_mesh(mesh):
-        # In one program, so that no second copy of the weights adds to the peak.
+        # One program, so that no second copy of the weights adds to the peak.
         state = jax.jit(begin, out_shardings=shardings)(random_key())
         key = jax.device_put(jax.random.key(1), replicated(mesh))
         examples = put_batch(mesh, random_batch(config, model))
@@ -55,7 +55,7 @@ def step_rows(stage: int, batch: int, tiny: bool) -> Iterator[Row]:
             "planned peak, GiB": round(memory.peak / GIB, 2),
             "planned temporaries, GiB": round(memory.temporary / GIB, 2),
         }
-        # A batch that does not fit ends here, and what was planned for it is known.
+        # The plan is recorded even if the batch does not fit.
         yield row
         before, scalars = device_peak(), dict[str, Any]()
 
@@ -75,5 +75,5 @@ def step_rows(stage: int, batch: int, tiny: bool) -> Iterator[Row]:
         "peak, GiB": None if peak is None else round(peak / GIB, 2),
         "peak before the first step, GiB": None if before is None else round(before / GIB, 2),
         "runs": len(measured.seconds),
-        "loss": float(scalars["loss"]),  # finite, or the numbers were not those of training
+        "loss": float(scalars["loss"]),  # checks that it is finite
     }

@@ -27,7 +27,7 @@ def torch_rows(task: Literal["step", "sample"], batch: int, tiny: bool) -> Itera
 
     job = job_of(task, 1, batch, tiny, peer="torch")
     ready = torch_peer.set_up(job)
-    if torch.cuda.is_available():  # fresh networks are in float32 at first
+    if torch.cuda.is_available():  # new networks are in float32 initially
         torch.cuda.reset_peak_memory_stats()
     measured = timed(ready.run)
     peak = ready.device_peak()

@@ -1,11 +1,11 @@
-"""Tables of what `benchmarks.ragaf.run` found.
+"""Prints the results of `benchmarks.ragaf.run` as tables.
 
     python -m benchmarks.ragaf.report                    # of the quickstart's recipe
     python -m benchmarks.ragaf.report --recipe=openmoji
 
-Prints Markdown. Accuracies are of parts of held-out drawings; ± is the standard deviation over
-seeds. Differences from the full model are paired, part by part of the same drawings and seeds; the
-95 % intervals are over drawings (`ragaf_jax.evaluation.statistics.paired`).
+Prints Markdown. Accuracies are over parts of held-out examples; ± is the standard deviation over
+seeds. Differences from the full model are paired by seed, example and part, with 95 % intervals
+over examples (`ragaf_jax.evaluation.statistics.paired`).
 """
 
 import json
@@ -26,8 +26,8 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("recipe", "quickstart", "Of which recipe.")
-    flags.DEFINE_string("results", None, "Folder of the numbers, instead of the recipe's.")
+    flags.DEFINE_string("recipe", "quickstart", "The recipe.")
+    flags.DEFINE_string("results", None, "Folder of results, instead of the recipe's.")
 
 
 Result = Mapping[str, Any]
@@ -35,15 +35,15 @@ Hits = dict[tuple[int, str, int], float]
 
 
 def results_folder(chosen: str | None, recipe: str) -> Path:
-    """Where the numbers of a recipe lie."""
+    """The folder of a recipe's results."""
     return Path(chosen) if chosen else Path(__file__).parent / "results" / recipe
 
 
 def read_results(folder: Path) -> dict[str, list[Result]]:
-    """Each variant's results, a seed each, in the order of `VARIANTS`.
+    """Each variant's results, one per seed, in the order of `VARIANTS`.
 
     Raises:
-      UserError: there are none of the full model.
+      UserError: the full model's results are missing.
     """
     found = {
         name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}-[0-9]*.json"))]
@@ -57,7 +57,7 @@ def read_results(folder: Path) -> dict[str, list[Result]]:
 
 
 def rows_of(found: Mapping[str, Sequence[Result]]) -> list[Row]:
-    """Stage 1 alone, then a row a variant."""
+    """A row for Stage 1 alone, then one per variant."""
     full = found["full"]
     rows = [
         {"Stage 2": "– (Stage 1 alone)", "parameters, M": None}
@@ -79,14 +79,14 @@ def rows_of(found: Mapping[str, Sequence[Result]]) -> list[Row]:
 
 
 def _scores(of_seeds: Sequence[Result]) -> Row:
-    """Means over drawings or parts, then over seeds."""
+    """Means over examples or parts, then over seeds."""
     columns: dict[str, list[float]] = {"edge F1": [], "colour accuracy": [], "leaked": []}
     pointing = []
     for values in of_seeds:
         columns["edge F1"].append(np.mean(values["edge_f1"]))
         columns["colour accuracy"].append(np.mean(hits(values)))
         columns["leaked"].append(np.mean(np.add(values["near"], values["far"])))
-        if values.get("attention_pointing"):  # pieces of ink, or a page, are of no part
+        if values.get("attention_pointing"):  # undefined for the regions "ink" and "page"
             pointing.append(np.mean(values["attention_pointing"]))
     row: Row = {name: _spread(found) for name, found in columns.items()}
     row["points at its word"] = _spread(pointing) if pointing else None
@@ -95,12 +95,12 @@ def _scores(of_seeds: Sequence[Result]) -> Row:
 
 
 def hits(values: Result) -> np.ndarray:
-    """Of each judged part, whether it has the colour that was asked of it."""
+    """Whether each part has the requested colour."""
     return np.equal(values["requested"], values["obtained"])
 
 
 def _hits(results: Sequence[Result], stage: str) -> Hits:
-    """By seed, drawing and part."""
+    """`hits` by seed, example and part."""
     found = {}
     for result in results:
         values = result[stage]
@@ -111,13 +111,12 @@ def _hits(results: Sequence[Result], stage: str) -> Hits:
 
 
 def _difference(these: Hits, full: Hits) -> Row:
-    """How far these are ahead of the full model, on the parts that both were judged on."""
-    both = sorted(these.keys() & full.keys())
-    drawings = [key for _, key, _ in both]
+    """The difference from the full model on common parts."""
+    common = sorted(these.keys() & full.keys())
     compared = paired_difference(
-        [these[at] for at in both],
-        [full[at] for at in both],
-        drawings,
+        [these[item] for item in common],
+        [full[item] for item in common],
+        [key for _, key, _ in common],
         rng=np.random.default_rng(0),
     )
     mean, low, high = compared.interval

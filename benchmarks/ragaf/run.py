@@ -1,12 +1,12 @@
-"""Trains and judges the variants, one command for one or for all.
+"""Trains and evaluates variants of RAGAF.
 
     python -m benchmarks.ragaf.run                                # all: about 90 minutes on 2 cores
     python -m benchmarks.ragaf.run full without --seeds=0,1,2     # some, of three seeds
     python -m benchmarks.ragaf.run --recipe=openmoji              # the longer run: about 6 hours
 
-Every variant of a seed begins from the same Stage 1, and sees the same examples in the same order
-under the same noise. What was trained is kept in --folder, where an interrupted command goes on;
-results go to benchmarks/ragaf/results/<recipe>, of which `benchmarks.ragaf.report` makes tables.
+All variants of a seed start from the same Stage 1 and train on the same examples in the same order
+with the same noise. Workdirs are in --folder, where an interrupted command resumes; results go to
+benchmarks/ragaf/results/<recipe>, and `benchmarks.ragaf.report` prints them.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.machine import cpu_model, versions
 from benchmarks.ragaf.report import results_folder
-from benchmarks.ragaf.score import Pictures, score
+from benchmarks.ragaf.score import Images, score
 from benchmarks.ragaf.variants import VARIANTS, changes_of, parameters
 from benchmarks.report import write_json
 from benchmarks.timing import ROOT
@@ -38,28 +38,28 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "recipe", "quickstart", ["quickstart", "openmoji"], "configs/stage1.py:<recipe>."
     )
-    flags.DEFINE_list("seeds", ["0"], "Each trains everything anew.")
-    flags.DEFINE_string("folder", "runs/ragaf", "Data, workdirs and pictures.")
-    flags.DEFINE_integer("examples", 144, "Test drawings that are sampled.", lower_bound=2)
+    flags.DEFINE_list("seeds", ["0"], "Seeds; each trains both stages.")
+    flags.DEFINE_string("folder", "runs/ragaf", "Folder of data and workdirs.")
+    flags.DEFINE_integer("examples", 144, "Number of test examples.", lower_bound=2)
     flags.DEFINE_multi_string(
         "set", [], "A field of both stages, such as train.steps=4, for a trial."
     )
-    flags.DEFINE_string("results", None, "Folder of the numbers; default benchmarks/ragaf/results.")
+    flags.DEFINE_string("results", None, "Folder of results; default: benchmarks/ragaf/results.")
 
 
-SHOWN = 8  # drawings on a variant's contact sheet
+SHOWN = 8  # examples on a variant's contact sheet
 
 
 def command(*arguments: object) -> None:
     """Runs a command of this project from its root.
 
     Raises:
-      UserError: it failed; it has said why.
+      UserError: it failed.
     """
     done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT)
     if done.returncode:
-        words = " ".join(map(str, arguments))
-        raise UserError(f"`{words}` ended with status {done.returncode}; it says why above.")
+        line = " ".join(map(str, arguments))
+        raise UserError(f"`{line}` ended with status {done.returncode}; its error is above.")
 
 
 def prepared(folder: Path, regions: str, graph: str) -> Path:
@@ -73,7 +73,7 @@ def prepared(folder: Path, regions: str, graph: str) -> Path:
 
 
 def trained(stage: int, workdir: Path, seed: int, data: Path, changes: dict) -> Path:
-    """The workdir of a stage, trained to its end."""
+    """The workdir of a fully trained stage."""
     fields = {"seed": seed, "data.dir": data, **changes}
     fields |= dict(field.split("=", 1) for field in FLAGS.set)
     command(
@@ -83,17 +83,17 @@ def trained(stage: int, workdir: Path, seed: int, data: Path, changes: dict) -> 
     return workdir
 
 
-def contact(pictures: Pictures, truth: Truth) -> Image.Image:
-    """Sketch, picture and true picture of the first drawings."""
+def contact(images: Images, truth: Truth) -> Image.Image:
+    """Sketch, generated and true image of the first examples."""
     rows = [
-        SheetRow((truth.sketch_u8[i], pictures[i], truth.image_u8[i]), truth.captions[i])
-        for i in range(min(SHOWN, len(pictures)))
+        SheetRow((truth.sketch_u8[i], images[i], truth.image_u8[i]), truth.captions[i])
+        for i in range(min(SHOWN, len(images)))
     ]
-    return Image.fromarray(contact_sheet(rows, ("sketch", "picture", "true")))
+    return Image.fromarray(contact_sheet(rows, ("sketch", "image", "true")))
 
 
 def measure(name: str, seed: int, folder: Path) -> None:
-    """Trains what is missing for one variant, judges it and writes what was found."""
+    """Trains one variant if necessary, evaluates it and writes the results."""
     variant = VARIANTS[name]
     plain = prepared(folder, VARIANTS["full"].regions, VARIANTS["full"].graph)
     stage1 = trained(1, folder / f"stage1-{seed}", seed, plain, {})
@@ -101,8 +101,8 @@ def measure(name: str, seed: int, folder: Path) -> None:
     changes = changes_of(name, FLAGS.recipe)
     workdir = folder / f"{name}-{seed}"
     trained(2, workdir, seed, data, {**changes, "stage1": stage1})
-    found, pictures, truth = score(stage1, workdir, data, FLAGS.examples, seed)
-    contact(pictures, truth).save(workdir / "held_out.png")
+    found, images, truth = score(stage1, workdir, data, FLAGS.examples, seed)
+    contact(images, truth).save(workdir / "held_out.png")
     config = with_fields(stage2.get_config(FLAGS.recipe), changes)
     results = {
         "variant": name,
@@ -118,7 +118,7 @@ def measure(name: str, seed: int, folder: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Measures what is named."""
+    """Measures the named variants."""
     names = argv[1:] or list(VARIANTS)
     for name in names:
         if name not in VARIANTS:
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f"There is no variant {name!r}; choose of {', '.join(near)}.")
     if FLAGS.set and not FLAGS.results:
         raise UserError(
-            "--set is for trials, whose numbers are not the results that are kept: also give "
+            "--set is for trials, whose results must not replace the published ones; also give "
             "--results=<folder> and another --folder."
         )
     for field in FLAGS.set:

@@ -1,4 +1,4 @@
-"""What a variant's pictures of held-out drawings come to, value by value."""
+"""Scores of a variant's images of held-out examples."""
 
 from pathlib import Path
 from typing import Any
@@ -8,56 +8,56 @@ from jaxtyping import UInt8
 
 from input_pipeline.configured import held_out_for
 from ragaf_jax.batch import Batch, Truth
-from ragaf_jax.evaluation.evaluate import read
+from ragaf_jax.evaluation.evaluate import trace_of
+from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.metrics.edges import edge_f1
 from ragaf_jax.evaluation.metrics.leakage import leakage
-from ragaf_jax.evaluation.reading import Reading
 from ragaf_jax.evaluation.sampled import sample_both
 from ragaf_jax.sampling.stages import restore_both
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
 
 Values = dict[str, Any]
-Pictures = UInt8[np.ndarray, "b s s 3"]
+Images = UInt8[np.ndarray, "b s s 3"]
 
 
 def score(
     stage1: Path, stage2: Path, data_dir: Path, examples: int, seed: int
-) -> tuple[dict[str, Values], Pictures, Truth]:
-    """Samples both stages on the test drawings and judges their pictures.
+) -> tuple[dict[str, Values], Images, Truth]:
+    """Samples both stages on test examples and scores the images.
 
     Args:
       stage1, stage2: workdirs.
       data_dir: of Stage 2's data.
-      examples: test drawings, or all if there are fewer.
+      examples: number of test examples, or all if there are fewer.
       seed: of the samples.
 
     Returns:
-      The values of "stage1" and "stage2", see `values_of`; Stage 2's pictures; the truth.
+      The values of "stage1" and "stage2", see `values_of`; Stage 2's images; the truth.
     """
     one, two = restore_both(stage1, stage2)
-    asked = {"data.dir": str(data_dir), "evaluation_examples": examples, "seed": seed}
-    config = with_fields(two.config, asked)
+    fields = {"data.dir": str(data_dir), "evaluation_examples": examples, "seed": seed}
+    config = with_fields(two.config, fields)
     batch, truth = held_out_for(config, two.config, two.tokenizer)
     first, second = sample_both(config, one, two, batch)
     found = {"stage1": values_of(first, truth), "stage2": values_of(second, truth)}
-    reading = read(two, batch, seed)
-    if reading is not None:
-        found["stage2"] |= words_of(reading, batch, truth, two.tokenizer)
+    trace = trace_of(two, batch, seed)
+    if trace is not None:
+        found["stage2"] |= words_of(trace, batch, truth, two.tokenizer)
     return found, second, truth
 
 
-def values_of(pictures: Pictures, truth: Truth) -> Values:
-    """Lists that JSON can hold.
+def values_of(images: Images, truth: Truth) -> Values:
+    """The scores as lists for JSON.
 
     Returns:
-      keys, edge_f1: of each drawing.
-      drawing, part, requested, obtained, near, far, near_chance, far_chance: of each judged part,
-        see `evaluation.metrics.leakage.Leakage`.
+      keys, edge_f1: of each example.
+      drawing, part, requested, obtained, near, far, near_chance, far_chance: of each part, see
+        `evaluation.metrics.leakage.Leakage`.
     """
-    lines = [edge_f1(*pair)[2] for pair in zip(pictures, truth.sketch_u8, strict=True)]
-    parts = leakage(pictures, truth)
+    lines = [edge_f1(*pair)[2] for pair in zip(images, truth.sketch_u8, strict=True)]
+    parts = leakage(images, truth)
     return {
         "keys": list(truth.keys),
         "edge_f1": [round(value, 4) for value in lines],
@@ -65,18 +65,16 @@ def values_of(pictures: Pictures, truth: Truth) -> Values:
     }
 
 
-def words_of(reading: Reading, batch: Batch, truth: Truth, tokenizer: Tokenizer) -> Values:
-    """How the regions attend to words at the noisiest of the levels that are read.
-
-    There a picture does not yet tell its colours: words alone lead to the regions.
+def words_of(trace: HeldOutTrace, batch: Batch, truth: Truth, tokenizer: Tokenizer) -> Values:
+    """Attention scores of the regions at the noisiest level, where no colours are visible yet.
 
     Returns:
       attention_drawing, attention_color, attention_color_chance, attention_pointing,
-      attention_pointing_chance: of each judged region, see `AttentionScores`.
+      attention_pointing_chance: of each region, see `AttentionScores`.
     """
-    scores = attention_scores(reading.attention[0], batch, truth, tokenizer)._asdict()
-    kept = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
-    return {f"attention_{name}": _listed(scores[name]) for name in kept}
+    scores = attention_scores(trace.attention[0], batch, truth, tokenizer)._asdict()
+    names = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
+    return {f"attention_{name}": _listed(scores[name]) for name in names}
 
 
 def _listed(column: np.ndarray) -> list:

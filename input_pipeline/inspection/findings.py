@@ -1,4 +1,4 @@
-"""Counts and examples of prepared data, written as a page, a sheet and numbers."""
+"""Writes examples and statistics of prepared data as a page, a contact sheet and JSON."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.datasets.building import SPLITS
-from input_pipeline.inspection.page import PICTURES, Example, page
+from input_pipeline.inspection.page import IMAGES, Example, page
 from input_pipeline.inspection.statistics import Budgets, measure_all, rejected, statistics
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
@@ -25,14 +25,14 @@ from ragaf_jax.graph.regions import Regions
 from ragaf_jax.tokenizer import Tokenizer
 
 FILES = ("index.html", "contact_sheet.png", "statistics.json")
-# px: about the width of the contact sheet's pictures, for legible numbers; and the most.
+# Approximate and largest width of the contact sheet's images, px.
 _CELL, _WIDEST = 384, 512
-# Of region numbers, px of a figure of 512: 14 px where the page shows it at about 280.
+# Height of region numbers in a figure of 512 px; 14 px at the page's scale.
 _LETTERS = 26
 
 
-class Wanted(NamedTuple):
-    """What is looked at."""
+class Selection(NamedTuple):
+    """Dataset, split and random examples to inspect."""
 
     dataset: str
     split: str = "train"
@@ -42,36 +42,36 @@ class Wanted(NamedTuple):
 
 def inspect(
     sources: dict[str, RecordSource],
-    wanted: Wanted,
+    selection: Selection,
     budgets: Budgets,
     output: Path,
     tokenizer: Tokenizer | None = None,
 ) -> dict[str, Any]:
-    """Writes `FILES` into the folder `output`, in place of earlier ones; returns the numbers.
+    """Writes `FILES` into the folder `output`, replacing earlier ones; returns the statistics.
 
     Args:
       sources: the records of every split.
-      wanted: what is drawn.
-      budgets: what is counted against.
-      output: where to.
-      tokenizer: in place of the data's own.
+      selection: of the examples.
+      budgets: limits of a run.
+      output: the folder.
+      tokenizer: replaces the data's own.
 
     Raises:
       UserError: `output` cannot be written or holds other files.
     """
     check_writable(output, FILES)
-    chosen = sources[wanted.split]
+    chosen = sources[selection.split]
     measured = measure_all(sources, tokenizer or chosen.tokenizer)
     metadata = chosen.metadata
     found = {
         "folder": str(chosen.folder),
         "image_size": metadata["image_size"],
-        "dataset": wanted.dataset,
+        "dataset": selection.dataset,
         "graph": metadata["graph"],
         **statistics(measured, budgets, metadata["regions"]["max_regions"]),
         "rejected": rejected(chosen.folder),
     }
-    indices = choose(measured[wanted.split].groups, wanted.examples, wanted.seed)
+    indices = choose(measured[selection.split].groups, selection.examples, selection.seed)
     with whole_folder(output) as folder:
         records = chosen.without("true_labels")
         examples = [
@@ -79,13 +79,13 @@ def inspect(
         ]
         text = json.dumps(found, indent=2, ensure_ascii=False)
         (folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "index.html").write_text(page(found, wanted.split, examples), encoding="utf-8")
+        (folder / "index.html").write_text(page(found, selection.split, examples), encoding="utf-8")
         Image.fromarray(sheet(examples)).save(folder / "contact_sheet.png")
     return found
 
 
 def choose(groups: Sequence[str], n: int, seed: int) -> list[int]:
-    """Indices of up to `n` records at random, none of a group twice while there are others."""
+    """Indices of up to `n` random records; groups repeat only if there are fewer than `n`."""
     order = np.random.default_rng(seed).permutation(len(groups)).tolist()
     first: dict[str, int] = {}
     for index in order:
@@ -95,7 +95,7 @@ def choose(groups: Sequence[str], n: int, seed: int) -> list[int]:
 
 
 def example(record: dict[str, Any]) -> Example:
-    """The pictures of a record: as it lies on disk, all edges included."""
+    """The images and texts of a record as stored, with all edges."""
     sketch = record["sketch"][..., 0]
     background = record["nodes"][:, NODE_FEATURES.index("background")] > 0
     regions = Regions(record["labels"].astype(np.int32), len(background), background)
@@ -103,7 +103,7 @@ def example(record: dict[str, Any]) -> Example:
     found = record["regions_found"]
     merged = f" of {found}" if found > regions.n else ""
     return Example(
-        pictures=(
+        images=(
             record["image"],
             sketch,
             draw_regions(sketch, regions, letters=_LETTERS),
@@ -118,24 +118,24 @@ def example(record: dict[str, Any]) -> Example:
 
 
 def sheet(examples: Sequence[Example]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """A row an example."""
-    size = len(examples[0].pictures[0])
+    """A contact sheet with one row per example."""
+    size = len(examples[0].images[0])
     width = min(_WIDEST, size * max(1, round(_CELL / size)))
     rows = [
         SheetRow(
-            [_resized(picture, width) for picture in each.pictures],
+            [_resized(image, width) for image in each.images],
             f"{each.key}: {' • '.join(each.captions)} ({each.facts})",
         )
         for each in examples
     ]
-    return contact_sheet(rows, PICTURES)
+    return contact_sheet(rows, IMAGES)
 
 
-def _resized(picture: UInt8[np.ndarray, "_ _ *rgb"], width: int) -> UInt8[np.ndarray, "_ _ *rgb"]:
-    """Pixels repeated where that gives just this width."""
-    mode = cv2.INTER_AREA if width % picture.shape[1] else cv2.INTER_NEAREST
-    height = round(picture.shape[0] * width / picture.shape[1])
-    return cv2.resize(picture, (width, height), interpolation=mode)
+def _resized(image: UInt8[np.ndarray, "_ _ *rgb"], width: int) -> UInt8[np.ndarray, "_ _ *rgb"]:
+    """The image scaled to `width`, by repeating pixels if the factor is an integer."""
+    mode = cv2.INTER_AREA if width % image.shape[1] else cv2.INTER_NEAREST
+    height = round(image.shape[0] * width / image.shape[1])
+    return cv2.resize(image, (width, height), interpolation=mode)
 
 
 def open_splits(
@@ -145,14 +145,14 @@ def open_splits(
     recolorings: int,
     graph: GraphConfig = DEFAULT_GRAPH,
 ) -> dict[str, RecordSource]:
-    """Every split.
+    """The records of every split.
 
     Raises:
-      UserError: the data are not there, or are several data sets.
+      UserError: the data are missing, or `dataset` is a mixture.
     """
     if "," in dataset or ":" in dataset:
         raise UserError(
-            f"--dataset is {dataset!r}, a mixture; inspect each of its data sets by itself."
+            f"--dataset is {dataset!r}, a mixture; inspect each of its datasets separately."
         )
     return {
         split: RecordSource(data_dir, dataset, split, size, recolorings, graph=graph)

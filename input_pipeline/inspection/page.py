@@ -1,4 +1,4 @@
-"""The findings as a web page in one file and as Markdown."""
+"""The inspection's results as one HTML file and as Markdown."""
 
 import html
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from jaxtyping import UInt8
 
 from ragaf_jax.figures import web_page
 
-_DRAWN = ("regions", "graph")
-PICTURES = ("image", "sketch", *_DRAWN)
+_FIGURES = ("regions", "graph")
+IMAGES = ("image", "sketch", *_FIGURES)
 
 _DISTRIBUTIONS = {
-    "regions": "regions of a drawing",
-    "edges": "edges of its graph",
-    "caption_tokens": "tokens of a caption",
+    "regions": "regions per sketch",
+    "edges": "edges per graph",
+    "caption_tokens": "tokens per caption",
 }
 _STYLE = """
 .side { display: flex; flex-wrap: wrap; gap: 1.5em 2.5em; } svg { display: block; }
@@ -25,18 +25,17 @@ _FITS, _TOO_MUCH = "#3d6fb5", "#d0402b"
 
 
 class Example(NamedTuple):
-    """One record to look at.
+    """One record on the page.
 
     Attributes:
-      pictures: grey or RGB, one for each name in `PICTURES`.
-      captions: all it has.
-      key: and the next two as in the record.
-      group: what may not be parted.
-      category: "" if there is none.
-      facts: a line of numbers.
+      images: grey or RGB, one for each name in `IMAGES`.
+      captions: all captions.
+      key, group: as in the record.
+      category: "" for none.
+      facts: a line with counts.
     """
 
-    pictures: Sequence[UInt8[np.ndarray, "_ _ *rgb"]]
+    images: Sequence[UInt8[np.ndarray, "_ _ *rgb"]]
     captions: Sequence[str]
     key: str
     group: str
@@ -45,7 +44,7 @@ class Example(NamedTuple):
 
 
 def table(found: dict[str, Any]) -> list[list[str]]:
-    """The statistics in rows of equal length; the first one is the head."""
+    """The statistics in rows of equal length; the first is the header."""
     splits, budgets = found["splits"], found["budgets"]
 
     def row(name: str, *path: str, form: str = "{:,}") -> list[str]:
@@ -64,36 +63,36 @@ def table(found: dict[str, Any]) -> list[list[str]]:
     def share(name: str, title: str) -> list[str]:
         return row(title, "shares", name, form="{:.1%}")
 
-    kept, limit = budgets["regions_kept"], budgets["max_regions"] - 1
+    most, limit = budgets["regions_kept"], budgets["max_regions"] - 1
     return [
         ["", *splits],
         row("records", "records"),
-        row("drawings or photos", "groups"),
+        row("groups (sketches or photos)", "groups"),
         row("captions", "captions"),
         *(
             spread(name, f"{title} (min / median / mean / 95 % / max)")
             for name, title in _DISTRIBUTIONS.items()
         ),
-        share("regions_merged", f"drawings with regions merged to keep to {kept}"),
-        share("regions_over_budget", f"drawings with more than {limit} regions (training refuses)"),
+        share("regions_merged", f"sketches with regions merged to {most}"),
+        share("regions_over_budget", f"sketches with more than {limit} regions (training refuses)"),
         share("edges_trimmed", f"graphs trimmed to {budgets['max_edges']} edges"),
-        share("captions_cut", f"captions cut to {budgets['text_length']} tokens"),
-        share("unknown_words", "words that the vocabulary lacks"),
-        share("one_region", "sketches of one region"),
+        share("captions_cut", f"captions truncated to {budgets['text_length']} tokens"),
+        share("unknown_words", "words outside the vocabulary"),
+        share("one_region", "sketches with one region"),
         share("no_ink", "sketches without ink"),
-        row("ink of a sketch, share of the page (mean)", "ink_share", "mean", form="{:.1%}"),
+        row("ink per sketch, share of the page (mean)", "ink_share", "mean", form="{:.1%}"),
     ]
 
 
 def notes(found: dict[str, Any]) -> list[str]:
-    """What else there is to say, a sentence each."""
+    """Further facts, one sentence each."""
     graph = found["graph"]
-    said = [f"Graph: {graph['kind']} (k = {graph['k']}, radius = {graph['radius']})."]
+    sentences = [f"Graph: {graph['kind']} (k = {graph['k']}, radius = {graph['radius']})."]
     if shared := found["groups_in_several_splits"]:
-        said.append(f"Drawings or photos that are in more than one split: {shared:,}.")
+        sentences.append(f"Groups in more than one split: {shared:,}.")
     if number := found["rejected"]["number"]:
-        said.append(f"Examples rejected when the data were prepared: {number:,}.")
-    return said
+        sentences.append(f"Examples rejected in preparation: {number:,}.")
+    return sentences
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -108,15 +107,15 @@ def markdown(found: dict[str, Any]) -> str:
         [title, _sparkline(found["histograms"][name]["counts"]), _scale(found["histograms"][name])]
         for name, title in _DISTRIBUTIONS.items()
     ]
-    parts.append(web_page.markdown_table([["", "how many have how many", "from … to"], *bars]))
+    parts.append(web_page.markdown_table([["", "histogram", "range"], *bars]))
     if found["rejected"]["first"]:
         rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]
-        parts.append(web_page.markdown_table([["rejected", "because"], *rows]))
+        parts.append(web_page.markdown_table([["rejected", "reason"], *rows]))
     return "\n\n".join([*parts, *notes(found)])
 
 
 def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
-    """A web page that needs no other file, runs no script and loads nothing."""
+    """A web page without scripts or external resources."""
     title = f"{found['dataset']}, {found['image_size']} px"
     histograms = "".join(
         f"<div>{title}{_svg(found['histograms'][name])}</div>"
@@ -126,7 +125,7 @@ def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
         f"{len(examples)} random examples of {split}": "".join(map(_article, examples)),
         "Statistics": web_page.html_table(table(found))
         + "".join(f"<p>{html.escape(note)}</p>" for note in notes(found)),
-        "Against the budgets of a run": f'<div class="side">{histograms}</div>',
+        "Distributions and limits of a run": f'<div class="side">{histograms}</div>',
     }
     if categories := _category_rows(found):
         counts = " · ".join(
@@ -152,18 +151,18 @@ def _category_rows(found: dict[str, Any]) -> list[list[str]]:
 
 
 def _sparkline(counts: Sequence[int]) -> str:
-    """A character a bin; whatever is not empty shows."""
+    """One character per bin; non-empty bins are visible."""
     top = max(counts)
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // top)] for count in counts)
 
 
 def _scale(histogram: dict[str, Any]) -> str:
     last = histogram["width"] * len(histogram["counts"]) - 1
-    return f"0 … {last}, room for {histogram['limit']}"
+    return f"0 … {last}, limit {histogram['limit']}"
 
 
 def _svg(histogram: dict[str, Any], width: int = 330, height: int = 110) -> str:
-    """Bars over the values, red beyond a dashed line that stands after the last one that fits."""
+    """A histogram; a dashed line marks the limit, and bars beyond it are red."""
     counts, step, limit = histogram["counts"], histogram["width"], histogram["limit"]
     bar, top = width / len(counts), max(counts)
     bars = ""
@@ -184,7 +183,7 @@ def _svg(histogram: dict[str, Any], width: int = 330, height: int = 110) -> str:
         f'<line x1="{line:.1f}" x2="{line:.1f}" y1="0" y2="{height}" stroke="{_TOO_MUCH}" '
         'stroke-dasharray="4 3"/><g font-size="11" fill="#6b6b6b">'
         f'<text x="0" y="{height + 13}">0</text>'
-        f'<text x="{width / 2}" y="{height + 13}" text-anchor="middle">room for {limit}</text>'
+        f'<text x="{width / 2}" y="{height + 13}" text-anchor="middle">limit {limit}</text>'
         f'<text x="{width}" y="{height + 13}" text-anchor="end">{step * len(counts) - 1}</text>'
         "</g></svg>"
     )
@@ -192,9 +191,9 @@ def _svg(histogram: dict[str, Any], width: int = 330, height: int = 110) -> str:
 
 def _article(example: Example) -> str:
     figures = "".join(
-        f"<figure>{web_page.image(name, picture, name in _DRAWN)}"
+        f"<figure>{web_page.image(name, image, name in _FIGURES)}"
         f"<figcaption>{name}</figcaption></figure>"
-        for name, picture in zip(PICTURES, example.pictures, strict=True)
+        for name, image in zip(IMAGES, example.images, strict=True)
     )
     captions = "".join(f'<li dir="auto">{html.escape(text)}</li>' for text in example.captions)
     category = f" · {html.escape(example.category)}" if example.category else ""

@@ -1,4 +1,4 @@
-"""Statistics of prepared data, and what the model's budgets would cut."""
+"""Statistics of prepared data, and the shares beyond the limits of a run."""
 
 import collections
 import itertools
@@ -15,21 +15,21 @@ from input_pipeline import record_format
 from input_pipeline.records import RecordSource
 from ragaf_jax.tokenizer import Tokenizer
 
-# What is listed by name; the rest is counted.
+# Numbers of listed categories and rejections; others are only counted.
 _CATEGORIES, _REASONS = 20, 10
-_BINS = 48  # most bars of a histogram
+_BINS = 48  # at most, per histogram
 
 
 class Budgets(NamedTuple):
-    """Room that a run has for one example, as the fields of that name in `config.data`."""
+    """Limits of a run per example: the fields of the same names in `config.data`."""
 
-    text_length: int  # tokens of a caption, frame included
-    max_regions: int  # nodes of the padded graph, one of which is padding
+    text_length: int  # tokens of a caption, including BOS and EOS
+    max_regions: int  # nodes of the padded graph, including one padding node
     max_edges: int  # edges of the padded graph
 
     @property
     def limits(self) -> dict[str, int]:
-        """The most that fits, by the name of the distribution."""
+        """The limits by the name of the distribution."""
         return {
             "regions": self.max_regions - 1,
             "edges": self.max_edges,
@@ -38,20 +38,20 @@ class Budgets(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Numbers of n records and of the c captions that they have together."""
+    """Values of n records and their c captions."""
 
     groups: list[str]
     categories: list[str]
     regions: Int[np.ndarray, " n"]
-    regions_found: Int[np.ndarray, " n"]  # before those beyond the cap were merged
+    regions_found: Int[np.ndarray, " n"]  # before merging
     edges: Int[np.ndarray, " n"]
     ink_share: Float[np.ndarray, " n"]  # 0 is a white page, 1 a black one
-    caption_tokens: Int[np.ndarray, " c"]  # frame included
+    caption_tokens: Int[np.ndarray, " c"]  # including BOS and EOS
     unknown_words: Int[np.ndarray, " c"]
 
 
 def measure(source: RecordSource, tokenizer: Tokenizer, bar: tqdm) -> Measured:
-    """Reads every record once, and of its pictures the sketch alone; moves `bar` on."""
+    """Reads every record once, without its image; advances `bar`."""
     needed = ("group", "category", "nodes", "senders", "regions_found", "sketch", "captions")
     columns: dict[str, list[Any]] = {name: [] for name in Measured._fields}
     for record in source.fields(*needed):
@@ -79,17 +79,17 @@ def measure_all(sources: Mapping[str, RecordSource], tokenizer: Tokenizer) -> di
 def statistics(
     measured: Mapping[str, Measured], budgets: Budgets, merged_above: int
 ) -> dict[str, Any]:
-    """All numbers of a data set, of types that JSON has.
+    """The statistics of a dataset as a JSON object.
 
     Args:
-      measured: of every split.
-      budgets: what a run has room for.
-      merged_above: the most regions that a drawing of these data keeps.
+      measured: values of every split.
+      budgets: limits of a run.
+      merged_above: largest number of regions per sketch in these data.
 
     Returns:
-      `budgets`; `splits`, where the summary of each split and of "all" together is; `histograms` of
-      what has a limit; `categories` by falling number of records; `groups_in_several_splits`, which
-      is 0 where no drawing or photo was trained on that is tested with.
+      `budgets`; `splits`, the summary of each split and of "all"; `histograms` of distributions
+      with a limit; `categories` in descending order of records; `groups_in_several_splits`, 0 if
+      training and test sets share no sketch or photo.
     """
     everything = joined(list(measured.values()))
     limits = budgets.limits
@@ -122,7 +122,7 @@ def joined(parts: Sequence[Measured]) -> Measured:
 
 
 def summary(measured: Measured, budgets: Budgets, merged_above: int) -> dict[str, Any]:
-    """Counts, distributions, and the shares (0 … 1) of records or captions that lose something."""
+    """Counts, distributions, and shares (0 … 1) of records or captions beyond a limit."""
     limits = budgets.limits
     words = (measured.caption_tokens - 2).sum()
     return {
@@ -143,7 +143,7 @@ def summary(measured: Measured, budgets: Budgets, merged_above: int) -> dict[str
 
 
 def distribution(values: Int[np.ndarray, " n"] | Float[np.ndarray, " n"]) -> dict[str, float]:
-    """Its least, median, mean, 95th percentile and greatest value."""
+    """Minimum, median, mean, 95th percentile and maximum."""
     return {
         "min": values.min().item(),
         "median": float(np.median(values)),
@@ -154,18 +154,18 @@ def distribution(values: Int[np.ndarray, " n"] | Float[np.ndarray, " n"]) -> dic
 
 
 def histogram(values: Int[np.ndarray, " n"], limit: int) -> dict[str, Any]:
-    """How many values lie in each bin of `width` whole numbers, from 0 on to beyond `limit`."""
+    """Counts in bins of `width` integers, from 0 to at least `limit`."""
     width = -(-(max(values.max().item(), limit) + 1) // _BINS)
     counts = np.bincount(values // width, minlength=limit // width + 1)
     return {"width": width, "limit": limit, "counts": counts.tolist()}
 
 
 def rejected(folder: Path) -> dict[str, Any]:
-    """What was left out when the records in `folder` were made: how many, and the first of them."""
+    """The number of examples that preparation rejected, and the first of them."""
     path = folder / record_format.REJECTED_FILE
     if not path.exists():
         return {"number": 0, "first": []}
-    # Names of files need not be UTF-8, and may hold what `splitlines` takes for the end of a line.
+    # File names need not be UTF-8 and may contain characters that `splitlines` splits at.
     lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
     return {"number": len(lines), "first": [json.loads(line) for line in lines[:_REASONS]]}
 

@@ -1,4 +1,4 @@
-"""Evaluates both stages on held-out examples: all metrics, a report and a summary in words."""
+"""Evaluates both stages on held-out examples: all metrics, a report and a printed summary."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +13,11 @@ from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.checkpoints.choice import NEWEST
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.examples import Examples, look
+from ragaf_jax.evaluation.examples import Examples, features_of
+from ragaf_jax.evaluation.held_out_trace import HeldOutTrace, make_trace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.metrics.sketch_fidelity import Extract
 from ragaf_jax.evaluation.perception import load_networks, notices
-from ragaf_jax.evaluation.reading import Reading, make_read
 from ragaf_jax.evaluation.report.illustrations import Row, figures, ranked_rows
 from ragaf_jax.evaluation.report.numbers import STAGES, markdown, sentences
 from ragaf_jax.evaluation.report.page import report_page
@@ -48,11 +48,10 @@ from ragaf_jax.tokenizer import Tokenizer
 
 SEEDS = (0, 1, 2)
 
-# Where sampled pictures are kept in the output folder; the figures that have files of their own;
-# and what is named at the end.
-KEPT = "sampled"
-FILES = {"Held-out drawings": "contact_sheet.png", "Losses": "curves.png"}
-FINALLY = {"Numbers": NUMBERS, "Contact sheet": "contact_sheet.png", "Report": "report.html"}
+# In the output folder: the sampled images, figures by title, and the files printed at the end.
+SAMPLED = "sampled"
+FILES = {"Held-out examples": "contact_sheet.png", "Losses": "curves.png"}
+PRINTED = {"Numbers": NUMBERS, "Contact sheet": "contact_sheet.png", "Report": "report.html"}
 
 
 def evaluate(
@@ -64,34 +63,35 @@ def evaluate(
     compare: Sequence[Path] = (),
     checkpoint: str = NEWEST,
 ) -> Json:
-    """Scores a Stage 2 workdir and the Stage 1 that it came from; prints and writes what it finds.
+    """Scores a Stage 2 workdir and its Stage 1; prints a summary and writes the report.
 
     Args:
       config: Stage 2's; `stage1`, `stage1_checkpoint`, `seed`, `sample` and `metrics` are used.
-        What is trained comes from the checkpoints.
+        The networks come from the checkpoints.
       workdir: Stage 2's.
-      open_held_out: gives two or more held-out examples of different drawings and what is true of
-        them, made for the configuration and the vocabulary of Stage 2's checkpoint.
-      output: gets report.html, report.md, metrics.json, contact_sheet.png and curves.png, all of
-        them or none, and as they are made the sampled pictures: what was interrupted goes on.
+      open_held_out: takes the configuration and tokenizer of Stage 2's checkpoint and returns two
+        or more held-out examples with different sketches, and their ground truth.
+      output: receives report.html, report.md, metrics.json, contact_sheet.png and curves.png, all
+        or none. Sampled images are stored at once, so an interrupted evaluation resumes.
       extract: as in `sketch_fidelity.edge_maps`.
-      compare: outputs of other evaluations, of the same drawings and seed.
+      compare: outputs of other evaluations with the same examples and seed.
       checkpoint: of Stage 2: "newest", "best" or a step.
 
     Returns:
-      What metrics.json holds:
-        workdir, dataset, image_size, drawings, steps, sample, seed: what was measured, and how.
-        metrics: an `Estimate` by stage and metric; graphs: the same of the region graphs.
+      The contents of metrics.json:
+        workdir, dataset, image_size, drawings, steps, sample, seed: the settings; `drawings` is the
+          number of examples.
+        metrics: an `Estimate` by stage and metric; graphs: by metric of region graphs.
         differences: Stage 2 − Stage 1 by metric, a `Difference` each.
-        missing: by metric, a sentence that says why it was not computed.
+        missing: by metric, the reason why it was not computed.
         validation: by stage and conditions, `spread` of the losses.
-        fusion: as `fusion_summary` tells; None without RAGAF.
+        fusion: the result of `fusion_summary`; None without RAGAF.
         comparisons: by folder, "metrics" of the other run and "differences" from it by stage.
-        values: "keys" of the drawings, and by stage what `stored` gives.
+        values: "keys" of the examples, and by stage the result of `stored`.
     """
     if config.stage != 2 or not config.stage1:
         raise UserError(
-            f"Evaluation compares two stages and was given Stage {config.stage} with config.stage1="
+            f"Evaluation needs both stages and has Stage {config.stage} with config.stage1="
             f"{config.stage1!r}; use configs/stage2.py with --config.stage1=<workdir of Stage 1>."
         )
     workdirs = (Path(config.stage1), workdir)
@@ -102,16 +102,19 @@ def evaluate(
     others = {str(x): read_evaluation(x, truth.keys, config.seed, size) for x in compare}
     networks, missing = load_networks(config.metrics.to_dict())
     for line in notices(config.metrics.to_dict(), missing):
-        print(line)  # before the long part of the work
+        print(line)  # before sampling, which takes long
     output.mkdir(parents=True, exist_ok=True)
 
-    pictures = dict(zip(STAGES, sample_both(config, *stages, batch, output / KEPT), strict=True))
-    reading, fusion, attention = read(two, batch, config.seed), None, None
-    if reading is not None:
-        fusion = fusion_summary(region_balance(reading.fusion, batch.graph), reading.levels)
-        attention = attention_scores(reading.attention[0], batch, truth, two.tokenizer)
-    known = Examples(truth, extract=extract, networks=networks, true=look(networks, truth.image_u8))
-    examples = {stage: replace(known, images=images) for stage, images in pictures.items()}
+    sampled = sample_both(config, *stages, batch, output / SAMPLED)
+    by_stage = dict(zip(STAGES, sampled, strict=True))
+    trace, fusion, attention = trace_of(two, batch, config.seed), None, None
+    if trace is not None:
+        fusion = fusion_summary(region_balance(trace.fusion, batch.graph), trace.levels)
+        attention = attention_scores(trace.attention[0], batch, truth, two.tokenizer)
+    known = Examples(
+        truth, extract=extract, networks=networks, true=features_of(networks, truth.image_u8)
+    )
+    examples = {stage: replace(known, images=images) for stage, images in by_stage.items()}
     examples["stage 2"] = replace(examples["stage 2"], attention=attention)
     scores, found, unmeasured = _measured(examples)
     graphs, *_ = score(Examples(truth, graph=batch.graph))
@@ -143,12 +146,12 @@ def evaluate(
         for name, folder in zip(STAGES, workdirs, strict=True)
     }
     logs = {name: log for name, log in logs.items() if log.exists()}
-    shown = figures(pictures, batch, truth, two.tokenizer, reading, fusion, logs)
-    rows = ranked_rows(scores["stage 2"], pictures, truth)
+    shown = figures(by_stage, batch, truth, two.tokenizer, trace, fusion, logs)
+    rows = ranked_rows(scores["stage 2"], by_stage, truth)
     _write(output, result, rows, shown)
     printed = set(missing.values())
     print(*(line for line in sentences(result) if line not in printed), sep="\n")
-    for what, name in FINALLY.items():
+    for what, name in PRINTED.items():
         print(f"{what}: {output / name}")
     return result
 
@@ -166,7 +169,7 @@ def _measured(
         count = len(known.truth.keys)
         found[stage] |= {name: Estimate(*x, count) for name, x in sets.items()}
         missing |= uncomputed | undefined
-    # What one of the stages has is no metric that is missing; where the other has none is seen.
+    # A metric is missing if neither stage has it; tables show gaps of one stage.
     missing = {
         name: why
         for name, why in missing.items()
@@ -175,11 +178,11 @@ def _measured(
     return scores, found, missing
 
 
-def read(stage: Stage, batch: Batch, seed: int) -> Reading | None:
-    """What RAGAF decides; None of a Stage 2 that has none."""
+def trace_of(stage: Stage, batch: Batch, seed: int) -> HeldOutTrace | None:
+    """The trace of a Stage 2 on the examples; None without RAGAF."""
     if stage.model.ragaf is None:
         return None
-    return make_read(stage.model, schedule_of(stage.config))(stage.params, batch, seed)
+    return make_trace(stage.model, schedule_of(stage.config))(stage.params, batch, seed)
 
 
 def _losses(name: str, stage: Stage, batch: Batch) -> dict[str, dict[str, float]]:
@@ -198,7 +201,7 @@ def _write(
     numbers = {name: value for name, value in result.items() if name != "values"}
     begun = json.dumps(numbers, indent=1, ensure_ascii=False).removesuffix("\n}")
     texts = {
-        # A number a line, but for the many values: these are one line at the end.
+        # One number per line, except the many values: these are the last line.
         NUMBERS: f'{begun},\n "values": {json.dumps(result["values"])}\n}}\n',
         "report.md": markdown(result),
         "report.html": report_page(result, rows, shown),

@@ -1,4 +1,4 @@
-"""What metrics are computed from: images, ground truth, features of networks, attention, graphs."""
+"""Inputs of metrics: images, ground truth, features of networks, attention, graphs."""
 
 import functools
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from ragaf_jax.evaluation.networks.clip import ClipModel
 from ragaf_jax.evaluation.networks.inception import inception
 from ragaf_jax.weights.load import Tree
 
-Pictures = UInt8[np.ndarray, "b s s 3"]
+Images = UInt8[np.ndarray, "b s s 3"]
 
 
 class Networks(NamedTuple):
-    """Those whose weights are here; the fields of `config.metrics`."""
+    """Pretrained networks by the fields of `config.metrics`; None without weights."""
 
     inception: Tree | None = None
     lpips_alex: Tree | None = None
@@ -34,32 +34,32 @@ class Networks(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the networks that read one image compute of n images; None without the network."""
+    """Features of n images by the networks of one image; None without the network."""
 
     pool: Float32[np.ndarray, "n 2048"] | None = None
     logits: Float32[np.ndarray, "n 1008"] | None = None
     clip: Float32[np.ndarray, "n d"] | None = None
 
 
-def look(networks: Networks, pictures: Pictures) -> Features:
-    """The features of n ≥ 1 pictures."""
+def features_of(networks: Networks, images: Images) -> Features:
+    """The features of n ≥ 1 images."""
     pool = logits = clip = None
     if networks.inception is not None:
-        seen = over_chunks(functools.partial(inception, networks.inception), pictures)
-        pool, logits = seen.features, seen.unbiased_logits
+        output = over_chunks(functools.partial(inception, networks.inception), images)
+        pool, logits = output.features, output.unbiased_logits
     if networks.clip is not None:
-        clip = networks.clip.embed_images(pictures)
+        clip = networks.clip.embed_images(images)
     return Features(pool, logits, clip)
 
 
 class Values(NamedTuple):
-    """One number for each of n drawings, or of n of their parts or regions.
+    """One number for each of n examples, parts or regions.
 
     Attributes:
-      value: nan or ∞ where it is not defined.
-      drawing: index of the drawing.
-      item: the part or region in it; 0 for a drawing as a whole.
-      chance: what a blind guess would have; None where that is not known.
+      value: NaN or infinite where undefined.
+      drawing: index of the example.
+      item: id of the part or region; 0 for a whole example.
+      chance: the expected value of a random guess; None where unknown.
     """
 
     value: Float[np.ndarray, " n"]
@@ -68,30 +68,28 @@ class Values(NamedTuple):
     chance: Float[np.ndarray, " n"] | None = None
 
 
-def of_drawings(values: Real[np.ndarray, " b"]) -> Values:
-    """One value a drawing."""
-    drawing = np.arange(len(values))
-    return Values(values.astype(np.float64), drawing, np.zeros_like(drawing))
+def per_example(values: Real[np.ndarray, " b"]) -> Values:
+    """`Values` of one number per example."""
+    index = np.arange(len(values))
+    return Values(values.astype(np.float64), index, np.zeros_like(index))
 
 
 @dataclass(frozen=True)
 class Examples:
-    """B drawings with what is known of them; a metric reads the fields that it needs.
-
-    What several metrics share is a cached property, computed when the first of them reads it.
+    """B examples with all inputs of metrics; cached properties hold what several metrics share.
 
     Attributes:
       truth: the ground truth.
-      images: generated for the drawings of `truth`, in its order.
+      images: generated images, in the order of `truth`.
       extract: as in `sketch_fidelity.edge_maps`.
-      networks: the pretrained ones.
-      true: `look` of the true images.
-      attention: of the drawings' regions.
+      networks: pretrained networks.
+      true: features of the true images.
+      attention: scores of the examples' regions.
       graph: the region graphs, with a leading batch axis.
     """
 
     truth: Truth
-    images: Pictures | None = None
+    images: Images | None = None
     extract: Extract | None = None
     networks: Networks = field(default_factory=Networks)
     true: Features = field(default_factory=Features)
@@ -99,11 +97,11 @@ class Examples:
     graph: jraph.GraphsTuple | None = None
 
     def each(self, metric: Callable[..., float | tuple[float, ...]]) -> Float64[np.ndarray, "b *k"]:
-        """`metric` of every image and its sketch."""
+        """`metric` of each pair of image and sketch."""
         assert self.images is not None
         pairs = zip(self.images, self.truth.sketch_u8, strict=True)
         count = len(self.images)
-        bar = tqdm(pairs, metric.__name__, count, unit=" drawings", leave=False, delay=2)
+        bar = tqdm(pairs, metric.__name__, count, unit=" examples", leave=False, delay=2)
         return np.array([metric(*pair) for pair in bar])
 
     @functools.cached_property
@@ -123,24 +121,24 @@ class Examples:
 
     @functools.cached_property
     def features(self) -> Features:
-        """`look` of the images."""
+        """Features of the images."""
         assert self.images is not None
-        return look(self.networks, self.images)
+        return features_of(self.networks, self.images)
 
     @functools.cached_property
     def parts(self) -> Leakage | None:
-        """The colours of the parts; None where no colour is known that was asked of one."""
+        """The colours of the parts; None if no requested colour is known."""
         if self.images is None or not parts_known(self.truth):
             return None
         return leakage(self.images, self.truth)
 
     @functools.cached_property
     def counts(self) -> GraphStatistics:
-        """Regions and edges of each drawing."""
+        """Regions and edges of each example."""
         assert self.graph is not None
         return graph_statistics(self.graph, self.truth.regions_found)
 
 
 def parts_known(truth: Truth) -> bool:
-    """Whether it is known of any part which colour was asked of it."""
+    """Whether the requested colour of any part is known."""
     return bool((truth.true_colors >= 0).any())

@@ -1,4 +1,4 @@
-"""Refuses command-line fields that evaluation takes from the checkpoint."""
+"""Refuses command-line fields that the checkpoint determines."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import UserError
 
-# What a command that samples from checkpoints reads of its own configuration.
-_READ = ("stage1", "stage1_checkpoint", "data.dir", "seed", "evaluation_examples")
-_READ_SECTIONS = ("sample", "metrics")
+# Fields of the command's own configuration that commands on checkpoints use.
+_USED = ("stage1", "stage1_checkpoint", "data.dir", "seed", "evaluation_examples")
+_USED_SECTIONS = ("sample", "metrics")
 
 
 def check_overrides(overrides: Mapping[str, Any], trained: Mapping[str, Any], mode: str) -> None:
@@ -20,10 +20,10 @@ def check_overrides(overrides: Mapping[str, Any], trained: Mapping[str, Any], mo
       mode: of the command.
 
     Raises:
-      UserError: one that the checkpoint decides has another value than there.
+      UserError: a field that the checkpoint determines has another value.
     """
     for name, (old, new) in changed_fields(trained, overrides).items():
-        if name not in _READ and name.partition(".")[0] not in _READ_SECTIONS:
+        if name not in _USED and name.partition(".")[0] not in _USED_SECTIONS:
             raise UserError(
                 f"config.{name} is {new!r} and was {old!r} in training; --mode={mode} "
                 "takes it from the checkpoint: leave it out."

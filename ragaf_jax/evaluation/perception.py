@@ -1,4 +1,4 @@
-"""Loads the pretrained networks of metrics, and names the metrics whose network is not there."""
+"""Loads the pretrained networks of metrics, and lists metrics whose network is missing."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ from ragaf_jax.evaluation.scoring import Missing
 
 
 def load_networks(fields: Mapping[str, str]) -> tuple[Networks, Missing]:
-    """The networks of `config.metrics`, and of every metric that has to do without, why.
+    """The networks of `config.metrics`, and the reason for each metric without its network.
 
-    Nothing is fetched: what a field names must be on this machine.
+    Nothing is downloaded: the fields name local files.
     """
     loaders: dict[str, Callable[[str], Any]] = {
         "inception": load_inception,
@@ -25,15 +25,15 @@ def load_networks(fields: Mapping[str, str]) -> tuple[Networks, Missing]:
     found, missing = {}, Missing()
     for field, load in loaders.items():
         reason = (
-            f"config.metrics.{field} is empty; give --config.metrics.{field}=<its weights>, "
-            "of which docs/evaluation.md tells."
+            f"config.metrics.{field} is empty; give --config.metrics.{field}=<weights>, "
+            "see docs/evaluation.md."
         )
         if fields[field]:
             try:
                 found[field] = load(fields[field])
                 continue
             except UserError as error:
-                # The message begins with the names of all metrics of the network.
+                # The message starts with the names of all metrics of the network.
                 reason = str(error).rpartition(" cannot be computed: ")[2]
         names = [name for name, metric in METRICS.items() if metric.weights == field]
         missing |= {name: not_computed(name, reason) for name in names}
@@ -41,11 +41,11 @@ def load_networks(fields: Mapping[str, str]) -> tuple[Networks, Missing]:
 
 
 def notices(fields: Mapping[str, str], missing: Missing) -> list[str]:
-    """What to print of `missing`: one line for all fields that are empty, else its sentences.
+    """The lines to print about `missing`: one for all empty fields, else one per reason.
 
     Args:
       fields: `config.metrics`.
-      missing: as `load_networks` returns it.
+      missing: the result of `load_networks`.
     """
     unnamed = [name for name in missing if not fields[METRICS[name].weights]]
     others = list(dict.fromkeys(why for name, why in missing.items() if name not in unnamed))

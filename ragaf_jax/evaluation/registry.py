@@ -1,4 +1,4 @@
-"""The registry of metrics: names, units, which direction is better, and how each is computed."""
+"""The registry of metrics: names, units, better direction and computation."""
 
 import functools
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from ragaf_jax.evaluation.networks.lpips import lpips
 from ragaf_jax.evaluation.statistics.set_intervals import SetInterval, set_interval
 from ragaf_jax.graph.features import EDGE_KINDS
 
-SKETCH = "Does it keep to the sketch?"
-LIKENESS = "Is it like the true picture?"
-CAPTION = "Does it show what the caption says?"
-SETS = "Are the pictures, as a set, like the true ones?"
-PARTS = "Have the parts the colours asked of them?"
-ATTENTION = "Do regions attend to their words?"
-GRAPHS = "What are the region graphs like?"
+SKETCH = "Fidelity to the sketch"
+LIKENESS = "Similarity to the true image"
+CAPTION = "Agreement with the caption"
+SETS = "Distribution of images against the true ones"
+PARTS = "Colours of parts"
+ATTENTION = "Attention of regions to their words"
+GRAPHS = "Region graphs"
 
-# Evaluations of a set's metric for its interval: 1000 halves of thousands of pictures take hours.
+# Evaluations of a set metric for its interval; 1000 would take hours on thousands of images.
 RESAMPLES = 200
 
 
@@ -36,15 +36,15 @@ class Metric(NamedTuple):
     """One metric.
 
     Attributes:
-      title: what people call it, with its unit.
-      better: "higher" or "lower"; "" where neither is.
-      section: the question that it answers.
-      compute: a function of `Examples` that have what it needs. It returns a number per drawing,
-        `Values` of parts or regions, the `SetInterval` of all drawings, or None where there is
-        nothing to measure, and raises UserError where the metric is not defined.
+      title: its usual name, with the unit.
+      better: "higher" or "lower"; "" if neither.
+      section: of the report.
+      compute: a function of `Examples`. It returns a number per example, `Values` of parts or
+        regions, a `SetInterval`, or None if there is nothing to measure. It raises UserError if the
+        metric is undefined.
       digits: after the decimal point.
-      needs: the field of `Examples` that it reads: "images", "parts", "attention" or "graph".
-      weights: the field of `config.metrics` that names the network which it needs; "" for none.
+      needs: the field of `Examples` that it requires: "images", "parts", "attention" or "graph".
+      weights: the field of `config.metrics` with its network's weights; "" for none.
     """
 
     title: str
@@ -75,12 +75,12 @@ def _clip_score(x: Any) -> np.ndarray:
 def _set_metric(
     title: str, better: str, digits: int, weights: str, feature: str, metric: Callable[..., float]
 ) -> Metric:
-    """`metric` of a field of `Features`, that of the images and that of the true ones."""
+    """`metric` of a field of `Features` of the generated and the true images."""
 
     def compute(x: Any) -> SetInterval:
         sets = getattr(x.features, feature), getattr(x.true, feature)
         for rows in sets:
-            as_samples(rows, least=4)  # halves have two: of one, no metric here is defined
+            as_samples(rows, least=4)  # so that half of them are two, as all metrics require
         return set_interval(metric, *sets, rng=np.random.default_rng(0), resamples=RESAMPLES)
 
     return Metric(title, better, SETS, compute, digits, weights=weights)
@@ -89,13 +89,13 @@ def _set_metric(
 def _inception_score(
     logits: Float32[np.ndarray, "n 1008"], true: Float32[np.ndarray, "n 1008"]
 ) -> float:
-    """Over one run of all pictures: a tenth of them, as is usual of 50,000, would be a handful."""
+    """One split, because the usual ten suit 50,000 images and would hold a few images here."""
     del true
     return inception_score(logits, rng=np.random.default_rng(0), splits=1).mean
 
 
 def _part_metric(title: str, better: str, name: str, digits: int = 3) -> Metric:
-    """A field of `Leakage`."""
+    """The metric of a field of `Leakage`."""
 
     def compute(x: Any) -> Values:
         value, chance = getattr(x.parts, name), getattr(x.parts, f"{name}_chance", None)
@@ -105,7 +105,7 @@ def _part_metric(title: str, better: str, name: str, digits: int = 3) -> Metric:
 
 
 def _region_metric(title: str, name: str) -> Metric:
-    """A field of `AttentionScores`."""
+    """The metric of a field of `AttentionScores`."""
 
     def compute(x: Any) -> Values | None:
         value, chance = getattr(x.attention, name), getattr(x.attention, f"{name}_chance")
@@ -162,5 +162,5 @@ METRICS = {
 
 
 def not_computed(name: str, reason: str) -> str:
-    """The sentence for a metric that is missing."""
+    """The sentence about a metric without a result."""
     return f"{METRICS[name].title.partition(',')[0]} is not computed: {reason}"

@@ -1,4 +1,4 @@
-"""Condition response: losses and samples under the true conditions, and under shuffled ones."""
+"""Condition response: losses and samples under true and under shuffled conditions."""
 
 from collections.abc import Callable
 
@@ -26,26 +26,25 @@ Responses = Callable[[Params], dict[str, float]]
 def make_responses(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, batch: Batch, truth: Truth
 ) -> Responses:
-    """A function from parameters to how much the first held-out examples' conditions matter.
+    """A function from parameters to the effect of conditions on the first held-out examples.
 
-    Batch, noise and timesteps are the same in every call, and every variant of the conditions goes
-    through one compiled function; so a condition that the networks do not see gives losses equal to
-    the bit, and a response of exactly 0. Sampling is without guidance, in few steps: one evaluation
-    of the networks each. A measurement costs `examples` × (4 + `sample_steps`) evaluations a
-    variant, of which Stage 1 has 4 and Stage 2 has 6.
+    All calls use the same batch, noise and timesteps, and all variants of the conditions use one
+    compiled function. So a condition that the networks ignore gives losses equal to the bit and a
+    response of exactly 0. Samples use no guidance and few steps. A measurement costs `examples` ×
+    (4 + `sample_steps`) network evaluations per variant: Stage 1 has 4 variants, Stage 2 has 6.
 
     Args:
-      config: `response`, `seed` and what the stage is made of.
+      config: `response`, `seed` and the stage's configuration.
       tokenizer: of the batch's tokens.
-      batch: two or more examples of different drawings.
-      truth: what is true of them.
+      batch: two or more examples with different sketches.
+      truth: their ground truth.
 
     Returns:
       The function. It returns, by name:
-        response/sketch, response/text, in Stage 2 response/graph: how much the loss grows with that
-          of another drawing, as `monitoring.response.response` computes it, and `…_error`;
-        response/sketch_edge_f1: by how much edge F1 against the true sketch falls with another;
-        response/<variant>_loss, response/<variant>_edge_f1: the means, of the variants in
+        response/sketch, response/text, in Stage 2 response/graph: the increase of the loss with
+          another example's condition, see `monitoring.response.response`, and `…_error`;
+        response/sketch_edge_f1: the decrease of edge F1 against the true sketch with another's;
+        response/<variant>_loss, response/<variant>_edge_f1: means of the variants of
           `losses.validation.single_changes`. Edge F1 is for line art; for photographs see the loss.
     """
     count = config.response.examples
@@ -56,8 +55,8 @@ def make_responses(
     sampler = make_stage_sampler(model, sampling_config_of(config, tokenizer))
     unguided = Scales(guidance=None, sketch_guidance=None)
     variants = single_changes(batch, model.ragaf is not None)
-    for_losses, for_samples = jax.random.split(jax.random.key(config.seed))
-    keys = batch_keys(for_samples, len(batch.text.tokens))
+    loss_key, sample_key = jax.random.split(jax.random.key(config.seed))
+    keys = batch_keys(sample_key, len(batch.text.tokens))
 
     @jax.jit
     def losses_of(
@@ -69,7 +68,7 @@ def make_responses(
         losses, scores = {}, {}
         run = StageRun(config.stage, sampler, params, keys)
         for name, shown in variants.items():
-            losses[name] = jax.device_get(losses_of(params, batch, shown, for_losses))
+            losses[name] = jax.device_get(losses_of(params, batch, shown, loss_key))
             steps = config.response.sample_steps
             *_, finished = sample_stages([run], shown, unguided, steps, trace=False)
             assert isinstance(finished, Finished)

@@ -18,7 +18,7 @@ from ragaf_jax.sampling.sampling_config import sampling_config_of, scales_of
 from ragaf_jax.sampling.stage_sampler import batch_keys, make_stage_sampler
 from ragaf_jax.tokenizer import Tokenizer
 
-# px of a map in the attention figure, which is about 1000 px wide, and maps in a row.
+# Width of an attention map, px, and maps per row: the figure is about 1000 px wide.
 CELL, COLUMNS = 160, 6
 
 
@@ -27,8 +27,8 @@ def make_grid(
 ) -> Callable[[Params], dict[str, Picture]]:
     """A function from parameters to figures of the first held-out examples.
 
-    `samples` has a row sketch | sample | true an example; either stage is sampled from the same
-    noise, and in one go. In Stage 2, `attention` has a block an example: see `attention_sheet`.
+    `samples` has one row sketch | sample | true per example. All calls and both stages use the same
+    noise. In Stage 2, `attention` is the `attention_sheet`.
     """
     count, scales = config.sample_examples, scales_of(config.sample.to_dict())
     shown = jax.tree.map(lambda x: x[:count], batch)
@@ -56,19 +56,19 @@ def make_grid(
 def attention_sheet(
     tokenizer: Tokenizer, batch: Batch, truth: Truth, attention: Float[np.ndarray, "b r t"]
 ) -> Picture:
-    """Which phrase each region attends to: for each example its caption and a map a phrase.
+    """Attention of regions to phrases: for each example its caption and one map per phrase.
 
     Args:
       tokenizer: of the batch's tokens.
       batch: the examples.
-      truth: of these and perhaps more.
+      truth: of these and possibly more examples.
       attention: A, each region's attention over the tokens.
     """
     blocks = []
     for i, weights in enumerate(attention):
-        pieces = tokenizer.pieces(batch.text.tokens[i].tolist())
+        tokens = tokenizer.pieces(batch.text.tokens[i].tolist())
         real = weights[: int(batch.graph.n_node[i, 0])]
-        maps = phrase_maps(truth.sketch_u8[i], batch.labels[i], real, pieces, CELL, COLUMNS)
-        caption = shortened(truth.captions[i].strip()) or "(no words)"
+        maps = phrase_maps(truth.sketch_u8[i], batch.labels[i], real, tokens, CELL, COLUMNS)
+        caption = shortened(truth.captions[i].strip()) or "(no caption)"
         blocks.append(below([text_block(caption, COLUMNS * (CELL + GAP)), maps]))
     return on_page(below(blocks, gap=4 * GAP))

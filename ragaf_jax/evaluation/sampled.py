@@ -1,4 +1,4 @@
-"""Images of both stages for held-out examples: over all devices, and kept as they are made."""
+"""Samples both stages on held-out examples on all devices, and stores each chunk at once."""
 
 import zipfile
 from collections.abc import Callable
@@ -18,8 +18,7 @@ from ragaf_jax.sampling.stage_sampler import batch_keys
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.weights.fingerprint import fingerprint
 
-# Drawings at a time. Which noise a drawing gets depends on it; how many devices share them has no
-# part in that.
+# Examples per call. An example's noise depends on it, but not on the number of devices.
 CHUNK = 8
 
 Sample = Callable[[Batch, int], tuple[Images, Images]]
@@ -30,48 +29,48 @@ def sample_both(
     one: Stage,
     two: Stage,
     batch: Batch,
-    kept: Path | None = None,
+    cache: Path | None = None,
 ) -> tuple[Images, Images]:
-    """The pictures of both stages, as `config.sample` and `config.seed` say.
+    """The images of both stages by `config.sample` and `config.seed`.
 
     Args:
       config: of this command.
       one, two: the stages.
-      batch: of the drawings.
-      kept: a folder in which every chunk is kept as soon as it is there, under the fingerprint of
-        all that decides it. What lies there already is not sampled again.
+      batch: the examples.
+      cache: a folder for finished chunks, named by the fingerprint of all inputs. Chunks that it
+        contains are not sampled again.
     """
-    folder = None if kept is None else kept / _fingerprint(config, one, two, batch)
+    folder = None if cache is None else cache / _fingerprint(config, one, two, batch)
     sample: Sample | None = None
-    pieces: list[tuple[Images, Images]] = []
-    with tqdm(total=len(batch.text.tokens), desc="sampling", unit=" drawings") as bar:
-        for i, (piece, fresh) in enumerate(in_chunks(batch, CHUNK)):
+    chunks: list[tuple[Images, Images]] = []
+    with tqdm(total=len(batch.text.tokens), desc="sampling", unit=" examples") as bar:
+        for i, (chunk, fresh) in enumerate(in_chunks(batch, CHUNK)):
             file = None if folder is None else folder / f"{i:05}.npz"
             found = None if file is None else _read(file)
             if found is None:
                 sample = sample or _sampler(config, one, two)
-                first, second = sample(piece, i)
+                first, second = sample(chunk, i)
                 found = first[fresh], second[fresh]
                 if file is not None:
                     _write(file, *found)
-            pieces.append(found)
+            chunks.append(found)
             bar.update(len(found[0]))
-    first_stage, second_stage = (np.concatenate(stage) for stage in zip(*pieces, strict=True))
+    first_stage, second_stage = (np.concatenate(stage) for stage in zip(*chunks, strict=True))
     return first_stage, second_stage
 
 
 def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sample:
-    """A function of (examples, number of their chunk) that all devices share."""
+    """A function of (examples, index of their chunk) that uses all devices."""
     stages = LoadedStages(one, two, jax.devices())
     options = make_options(config.sample.to_dict(), {}, two.config.diffusion.steps, "both")
 
-    def sample(piece: Batch, chunk: int) -> tuple[Images, Images]:
+    def sample(examples: Batch, chunk: int) -> tuple[Images, Images]:
         chunk_key = jax.random.fold_in(jax.random.key(config.seed), chunk)
         keys = {
-            number: batch_keys(key, len(piece.text.tokens))
+            number: batch_keys(key, len(examples.text.tokens))
             for number, key in enumerate(jax.random.split(chunk_key), 1)
         }
-        finished = stages.sample_batch(piece, keys, options)
+        finished = stages.sample_batch(examples, keys, options)
         assert finished.coarse is not None
         return finished.coarse, finished.images
 
@@ -79,13 +78,13 @@ def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sampl
 
 
 def _fingerprint(config: ml_collections.ConfigDict, one: Stage, two: Stage, batch: Batch) -> str:
-    """Of parameters, conditions and all settings: what has another is another picture."""
-    given = {"sketch": batch.sketch, "labels": batch.labels, "mask": batch.text.mask}
-    given |= batch.graph._asdict()
+    """Of parameters, conditions and all settings that determine the images."""
+    conditions = {"sketch": batch.sketch, "labels": batch.labels, "mask": batch.text.mask}
+    conditions |= batch.graph._asdict()
     arrays = {
         "stage1": one.params,
         "stage2": two.params,
-        "drawings": {name: x for name, x in given.items() if x is not None},
+        "drawings": {name: x for name, x in conditions.items() if x is not None},
     }
     tokens = np.asarray(batch.text.tokens).tolist()
     trained = [stage.config.to_dict() for stage in (one, two)]
@@ -97,7 +96,7 @@ def _fingerprint(config: ml_collections.ConfigDict, one: Stage, two: Stage, batc
 
 
 def _read(file: Path) -> tuple[Images, Images] | None:
-    """The pictures of a chunk; None where there are none that can be read."""
+    """The images of a chunk; None if its file is missing or damaged."""
     try:
         with np.load(file) as arrays:
             return arrays["stage1"], arrays["stage2"]

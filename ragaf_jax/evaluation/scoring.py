@@ -1,19 +1,19 @@
-"""Computes every metric of the registry that has what it needs."""
+"""Computes all metrics of the registry whose inputs are available."""
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.examples import Examples, Values, of_drawings
+from ragaf_jax.evaluation.examples import Examples, Values, per_example
 from ragaf_jax.evaluation.registry import METRICS, Metric, not_computed
 from ragaf_jax.evaluation.statistics.set_intervals import SetInterval
 
-# By metric, each a name in `METRICS`; of what is missing, a sentence that says why.
+# By metric, a name in `METRICS`; `Missing` has the reason why a metric was not computed.
 Scores = dict[str, Values]
 Missing = dict[str, str]
 
 
 def score(examples: Examples) -> tuple[Scores, dict[str, SetInterval], Missing]:
-    """The metrics of single drawings, those of all as a set, and why others are not computed.
+    """Metrics per example, metrics of the whole set, and reasons why others were not computed.
 
-    A metric without its part of `examples` or without its network is in none of the three.
+    A metric whose input or network `examples` lacks is in none of the three.
     """
     scores, sets, missing = Scores(), {}, Missing()
     for name, metric in METRICS.items():
@@ -27,7 +27,7 @@ def score(examples: Examples) -> tuple[Scores, dict[str, SetInterval], Missing]:
         if isinstance(found, SetInterval):
             sets[name] = found
         elif found is not None:
-            scores[name] = found if isinstance(found, Values) else of_drawings(found)
+            scores[name] = found if isinstance(found, Values) else per_example(found)
     return scores, sets, missing
 
 

@@ -1,4 +1,4 @@
-"""The objective of a configuration, and the random numbers of a step."""
+"""The objective of a configuration, and the random inputs of a step."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ from ragaf_jax.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised, and what is left out at random so that guidance has an opposite.
+    """The loss of a configuration, and the dropout of its conditions for guidance.
 
     Attributes:
       schedule: noise of every timestep.
-      diffusion, train: these sections of the configuration, whose fields `configs/base.py`
-        documents: the prediction and its weight, weights of loss terms, dropout, sizes of a batch.
-      empty_text: the empty prompt in one row, with its states if captions come with theirs.
+      diffusion, train: sections of the configuration: the prediction and its weight, weights of
+        loss terms, dropout, batch sizes. `configs/base.py` documents the fields.
+      empty_text: the empty prompt as a batch of one; has states if the captions' are cached.
     """
 
     schedule: Schedule
@@ -37,11 +37,11 @@ def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Obj
     """The objective of a configuration.
 
     Raises:
-      UserError: the tokenizer has more words than the text encoder.
+      UserError: the tokenizer has more tokens than the text encoder.
     """
     if tokenizer.vocab_size > config.model.text_encoder.vocab_size:
         raise UserError(
-            f"The data's tokenizer has {tokenizer.vocab_size} words and "
+            f"The data's tokenizer has {tokenizer.vocab_size} tokens and "
             f"config.model.text_encoder.vocab_size is {config.model.text_encoder.vocab_size}; "
             "raise the latter."
         )
@@ -56,10 +56,10 @@ def objective_of(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Obj
 def dropped(
     objective: Objective, rng: PRNGKeyArray, size: int
 ) -> tuple[Bool[Array, "{size}"], Bool[Array, "{size}"]]:
-    """Which of `size` examples lose their text, and which their sketch.
+    """Masks of the `size` examples that lose their text and that lose their sketch.
 
-    Half of the smaller share loses both: guidance compares (nothing), (sketch) and (both), so these
-    must all have been seen (Brooks et al. 2023, InstructPix2Pix, sec. 3.2.1).
+    Half of the smaller share loses both. Guidance compares no condition, the sketch and both, so
+    training covers all three (Brooks et al. 2023, InstructPix2Pix, sec. 3.2.1).
     """
     text, sketch = objective.train.text_dropout, objective.train.sketch_dropout
     chance = jax.random.uniform(rng, (size,))
@@ -68,7 +68,7 @@ def dropped(
 
 
 def drop_text(objective: Objective, batch: Batch, dropped: Bool[Array, " b"]) -> Batch:
-    """The batch with the empty prompt in place of the captions that are dropped."""
+    """The batch with the empty prompt in place of dropped captions."""
 
     def replaced(empty: Any, given: Any) -> Array:
         chosen = dropped.reshape(-1, *[1] * (given.ndim - 1))
@@ -78,15 +78,15 @@ def drop_text(objective: Objective, batch: Batch, dropped: Bool[Array, " b"]) ->
 
 
 class Denoised(NamedTuple):
-    """Examples to be denoised, and all that chance decides of them.
+    """Examples for denoising with their random inputs.
 
     Attributes:
       batch: the examples, some without their captions.
-      posterior: the key of each one's draw of latents.
-      noise: the key of what is added to its latents.
-      timesteps: where in 0 … T − 1.
-      keep_sketch: 1 where sketch and regions are shown.
-      dropout: the key of LoRA's dropout; the first example's counts for all.
+      posterior: keys for sampling latents from the VAE's posterior.
+      noise: keys of the noise that is added to the latents.
+      timesteps: in 0 … T − 1.
+      keep_sketch: 1 to condition on sketch and regions, 0 to drop them.
+      dropout: keys of LoRA's dropout; only the first is used.
     """
 
     batch: Batch
@@ -97,21 +97,24 @@ class Denoised(NamedTuple):
     dropout: Key[Array, " b"]
 
 
-class Read(NamedTuple):
-    """Examples, maybe none, of which RAGAF only reads words and graph, and at which timesteps.
+class RagafExamples(NamedTuple):
+    """Zero or more examples for RAGAF alone, without latents or UNet, and their timesteps.
 
-    Tying words to regions takes many examples, and this costs a fraction of denoising them.
+    Learning which words describe which region takes many examples. This costs a fraction of
+    denoising them.
     """
 
     batch: Batch
     timesteps: Float[Array, " b"]
 
 
-def drawn(objective: Objective, rng: PRNGKeyArray, batch: Batch) -> tuple[Denoised, Read]:
-    """A step's batch with its random numbers, drawn before the batch is parted."""
+def step_inputs(
+    objective: Objective, rng: PRNGKeyArray, batch: Batch
+) -> tuple[Denoised, RagafExamples]:
+    """A step's examples with random inputs, which are sampled before the batch is split."""
     keys = jax.random.split(rng, 6)
     size, steps = objective.train.batch_size, objective.schedule.alpha.shape[0]
-    read = jax.tree.map(lambda x: x[size:], batch)
+    ragaf_only = jax.tree.map(lambda x: x[size:], batch)
     batch = jax.tree.map(lambda x: x[:size], batch)
     # Stratified over the batch: the loss varies a thousandfold over timesteps.
     offsets = (jnp.arange(size) + jax.random.uniform(keys[1], (size,))) / size
@@ -124,6 +127,6 @@ def drawn(objective: Objective, rng: PRNGKeyArray, batch: Batch) -> tuple[Denois
         keep_sketch=1.0 - no_sketch,
         dropout=jax.random.split(keys[5], size),
     )
-    count = read.text.tokens.shape[0]
+    count = ragaf_only.text.tokens.shape[0]
     times = jax.random.uniform(keys[3], (count,), maxval=steps - 1)
-    return spread(denoised), spread(Read(read, times))
+    return spread(denoised), spread(RagafExamples(ragaf_only, times))

@@ -11,14 +11,14 @@ from ragaf_jax.batch import Batch
 from ragaf_jax.conditioning import condition, encoded, latents_of
 from ragaf_jax.diffusion import loss as losses
 from ragaf_jax.diffusion.schedule import add_noise
-from ragaf_jax.losses.objective import Denoised, Objective, Read
+from ragaf_jax.losses.objective import Denoised, Objective, RagafExamples
 from ragaf_jax.nets.model import Conditioning, Model, Params, Regions
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.nets.regions import pool_regions
 
 Scalars = dict[str, Array]
 
-# Parts of the timesteps of which losses and fusion weights are logged.
+# Losses and fusion weights are logged for each quarter of the timesteps.
 QUARTERS = 4
 
 
@@ -53,12 +53,11 @@ def denoising_losses(
 def appearance_loss(
     trace: RagafTrace, regions: Regions, latents: Float[Array, "b h w c"]
 ) -> Float[Array, " b"]:
-    """How far each region's feature is from telling the region's mean latent.
+    """The error of each region's mean latent as predicted from the region's feature.
 
-    Mean squared error over channels, averaged over regions by their area up to one cell. Denoising
-    alone ties words to regions only through every layer of the UNet; this asks the question where
-    the answer is made, needs no labels beyond the picture, and reaches graph attention, word
-    attention and text encoder from the first step on.
+    Mean squared error over channels, averaged over regions weighted by area, at most one cell.
+    Through denoising, gradients reach RAGAF only via all layers of the UNet. This loss needs no
+    labels and trains graph attention, text attention and text encoder from the first step on.
     """
     shares = regions.shares[latents.shape[1]]
     weight = jnp.minimum(shares.sum(1), 1.0) * regions.active[:, None]
@@ -66,10 +65,10 @@ def appearance_loss(
     return (weight * error).sum(-1) / jnp.maximum(weight.sum(-1), 1.0)
 
 
-def reading_loss(
+def ragaf_only_loss(
     model: Model, params: Params, batch: Batch, timesteps: Float[Array, " b"]
 ) -> Float[Array, ""]:
-    """The appearance loss of what RAGAF reads off words and graph alone."""
+    """The appearance loss of RAGAF on text and graph alone, without latents or UNet."""
     regions = model.locate(batch.labels, batch.graph, batch.text.mask)
     trace = model.ragaf_trace(params, timesteps, encoded(model, params, batch.text), regions)
     latents = jax.lax.stop_gradient(latents_of(model, params, batch))
@@ -77,13 +76,13 @@ def reading_loss(
 
 
 class Step(NamedTuple):
-    """What a loss term may read: of the `denoised` examples also latents, conditions and trace."""
+    """The inputs of loss terms; latents, conditioning and trace are of the `denoised` examples."""
 
     model: Model
     objective: Objective
     params: Params
     denoised: Denoised
-    read: Read
+    ragaf_only: RagafExamples
     latents: Float[Array, "b h w c"]
     conditioning: Conditioning
     trace: RagafTrace | None
@@ -92,45 +91,46 @@ class Step(NamedTuple):
 def _appearance(step: Step) -> Float[Array, ""] | None:
     if step.trace is None or step.conditioning.regions is None:
         return None
-    # Noisy latents tell a region's mean by themselves where there is little noise.
+    # At low noise a region's mean is visible in the noisy latents, so the text is not needed.
     noisiness = jnp.square(step.objective.schedule.sigma[step.denoised.timesteps])
     appearance = appearance_loss(step.trace, step.conditioning.regions, step.latents)
     return (noisiness * appearance).mean()
 
 
-def _reading(step: Step) -> Float[Array, ""] | None:
-    if step.trace is None or not step.read.timesteps.shape[0]:
+def _ragaf_only(step: Step) -> Float[Array, ""] | None:
+    batch, timesteps = step.ragaf_only
+    if step.trace is None or not timesteps.shape[0]:
         return None
-    return reading_loss(step.model, step.params, step.read.batch, step.read.timesteps)
+    return ragaf_only_loss(step.model, step.params, batch, timesteps)
 
 
 class Term(NamedTuple):
-    """A loss term beside denoising.
+    """An additional loss term.
 
     Attributes:
-      compute: the mean over examples; None where the stage or the batch does not have it.
-      weight: the field of `config.train` that it is multiplied with.
+      compute: returns the mean over examples, or None if the stage or batch lacks the term.
+      weight: the field of `config.train` with the term's weight.
     """
 
     compute: Callable[[Step], Float[Array, ""] | None]
     weight: str
 
 
-# By the names under which they are logged.
+# Keys are the names in logs.
 TERMS = {
     "appearance": Term(_appearance, "appearance_weight"),
-    "reading": Term(_reading, "appearance_weight"),
+    "reading": Term(_ragaf_only, "appearance_weight"),
 }
 
 
 def step_loss(
-    model: Model, objective: Objective, params: Params, denoised: Denoised, read: Read
+    model: Model,
+    objective: Objective,
+    params: Params,
+    denoised: Denoised,
+    ragaf_only: RagafExamples,
 ) -> tuple[Float[Array, ""], Scalars]:
-    """The mean loss of some examples, and what it consists of: "denoising" and `TERMS`.
-
-    Beside scalars: `by_time`, the sums over examples of (1, denoising loss[, α, β]) in each quarter
-    of the timesteps.
-    """
+    """The mean loss of the examples and its terms: "denoising", `TERMS` and `by_time`."""
     batch, timesteps, dropout = denoised.batch, denoised.timesteps, denoised.dropout[0]
     latents = jax.lax.stop_gradient(latents_of(model, params, batch, denoised.posterior))
     noise = jax.vmap(lambda key: jax.random.normal(key, latents.shape[1:]))(denoised.noise)
@@ -140,7 +140,7 @@ def step_loss(
     )
     loss = per_example.mean()
     scalars = {"denoising": loss}
-    step = Step(model, objective, params, denoised, read, latents, conditioning, trace)
+    step = Step(model, objective, params, denoised, ragaf_only, latents, conditioning, trace)
     for name, term in TERMS.items():
         value = term.compute(step)
         if value is not None:
@@ -157,7 +157,7 @@ def by_time(
     trace: RagafTrace | None,
     regions: Regions | None,
 ) -> Float[Array, "quarters values"]:
-    """Mean over examples of (1, loss[, α, β]), those in other quarters of time counted as 0."""
+    """Mean over examples of (1, loss[, α, β]) by quarter of the timesteps; 0 outside a quarter."""
     values = [jnp.ones_like(losses), losses]
     if trace is not None and regions is not None:
         real = jnp.arange(trace.fusion.shape[1])[None] < regions.graph.n_node[:, :1]
@@ -176,20 +176,15 @@ def validation_losses(
     rng: PRNGKeyArray,
     levels: int = 4,
 ) -> Float[Array, " b"]:
-    """The denoising loss of each example over fixed noise and evenly spread timesteps.
+    """The mean denoising loss of each example over evenly spread timesteps with fixed noise.
 
     Args:
-      model: static.
-      objective: static; what is minimised.
+      model, objective: static.
       params: parameters.
-      batch: whose pictures are to be predicted.
-      conditioned_on: whose sketch, regions and text are shown; `batch` itself, or with some of its
-        fields shuffled.
+      batch: examples whose images are noised and predicted.
+      conditioned_on: source of sketch, regions and text: `batch`, or `batch` with shuffled fields.
       rng: the same key gives the same noise.
-      levels: static; how many timesteps.
-
-    Returns:
-      The mean over the timesteps, an example.
+      levels: static; number of timesteps.
     """
     latents = latents_of(model, params, batch)
     size = latents.shape[0]

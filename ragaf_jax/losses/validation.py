@@ -12,25 +12,25 @@ from ragaf_jax.losses.objective import Objective
 from ragaf_jax.losses.terms import validation_losses
 from ragaf_jax.nets.model import Model, Params
 
-# Examples a call of the compiled loss.
+# Examples per call of the compiled loss.
 CHUNK = 16
 
-# The fields of a batch that are its regions.
+# The fields of a batch that hold its regions.
 GRAPH = ("labels", "graph")
 
 Validate = Callable[[Params, Batch, int], dict[str, float]]
 
 
 def shuffled(batch: Batch, *fields: str) -> Batch:
-    """The batch with each example's `fields` taken from the example before it."""
+    """The batch with each example's `fields` taken from the previous example."""
     roll = functools.partial(np.roll, shift=1, axis=0)
     return batch._replace(**{field: jax.tree.map(roll, getattr(batch, field)) for field in fields})
 
 
 def variants(batch: Batch, has_regions: bool) -> dict[str, Batch]:
-    """The batch as it is, and with the sketch, the caption or the region graph of another.
+    """The batch, and the batch with sketch, caption or region graph of other examples.
 
-    A shuffled sketch brings its own regions along; a shuffled graph leaves the sketch in place.
+    A shuffled sketch includes its regions; a shuffled graph leaves the sketch in place.
     """
     wrong = {
         "true": batch,
@@ -43,11 +43,10 @@ def variants(batch: Batch, has_regions: bool) -> dict[str, Batch]:
 
 
 def single_changes(batch: Batch, has_regions: bool) -> dict[str, Batch]:
-    """The batch as it is, and with one of its conditions changed while all others stay.
+    """The batch, and the batch with exactly one condition changed.
 
-    Only so does a branch that is cut off leave the loss as it was, to the last bit: a sketch that
-    brings its regions along would be noticed by RAGAF. An empty graph has its regions nowhere,
-    which is the same to the networks as regions that are dropped.
+    A disconnected branch then leaves the loss equal to the bit; regions that moved with a shuffled
+    sketch would change it through RAGAF. An empty graph acts like dropped regions.
     """
     changed = {
         "true": batch,
@@ -64,8 +63,8 @@ def single_changes(batch: Batch, has_regions: bool) -> dict[str, Batch]:
 def make_validate(model: Model, objective: Objective) -> Validate:
     """A function of (parameters, held-out examples, seed) that compiles once.
 
-    It gives the mean loss of each of `variants`. The examples, two or more, should be of different
-    drawings.
+    It returns the mean loss of each of `variants`. It needs two or more examples, which should
+    have different sketches.
     """
     losses = jax.jit(functools.partial(validation_losses, model, objective))
 
@@ -73,12 +72,12 @@ def make_validate(model: Model, objective: Objective) -> Validate:
         key = jax.random.key(seed)
         result = {}
         for name, conditioned_on in variants(batch, model.ragaf is not None).items():
-            pieces = []
+            chunks = []
             pairs = zip(in_chunks(batch, CHUNK), in_chunks(conditioned_on, CHUNK), strict=True)
-            for i, ((piece, fresh), (shown, _)) in enumerate(pairs):
+            for i, ((chunk, fresh), (shown, _)) in enumerate(pairs):
                 noise = jax.random.fold_in(key, i)
-                pieces.append(losses(params, piece, shown, noise)[fresh])
-            result[name] = float(jnp.concatenate(pieces).mean())
+                chunks.append(losses(params, chunk, shown, noise)[fresh])
+            result[name] = float(jnp.concatenate(chunks).mean())
         return result
 
     return validate

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from ragaf_jax.batch import Batch
-from ragaf_jax.losses.objective import Denoised, Objective, Read, drawn
+from ragaf_jax.losses.objective import Denoised, Objective, RagafExamples, step_inputs
 from ragaf_jax.losses.terms import Scalars, step_loss
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.partition import merge
@@ -47,16 +47,18 @@ def train_step(
       The state after the update, and scalars: loss and those of `losses.terms.step_loss`;
       grad_norm, also of each network, and update_norm; `skipped`, 0 or 1; `by_time`.
     """
-    denoised, read = drawn(objective, jax.random.fold_in(rng, state.step), batch)
+    denoised, ragaf_only = step_inputs(objective, jax.random.fold_in(rng, state.step), batch)
 
     dtype = model.unet.dtype
     trainable, frozen = gathered(state.trainable, dtype), gathered(state.frozen, dtype)
 
-    def loss_of(trainable: Params, examples: tuple[Denoised, Read]) -> tuple[Array, Scalars]:
+    def loss_of(
+        trainable: Params, examples: tuple[Denoised, RagafExamples]
+    ) -> tuple[Array, Scalars]:
         return step_loss(model, objective, merge(trainable, frozen), *examples)
 
     (loss, scalars), gradients = value_and_gradient(
-        loss_of, trainable, (denoised, read), objective.train.accumulation
+        loss_of, trainable, (denoised, ragaf_only), objective.train.accumulation
     )
     trees = gradients, state.trainable, state.ema
     gradients, before, average = bundled(trees) if tx.bundles else trees

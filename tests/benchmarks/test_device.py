@@ -95,7 +95,7 @@ def test_a_part_is_begun_if_it_fits_what_is_left():
     assert reason_to_skip(LARGER, {STEP: took}, 71) is None
     skipped = reason_to_skip(LARGER, {STEP: took}, 69)
     assert reason_to_skip(LARGER, {STEP: took._replace(status="timed out")}, 69) == skipped
-    assert skipped.reason == "69 s were left and it takes about 70"
+    assert skipped.reason == "69 s are left and it takes about 70 s"
 
 
 def test_a_larger_batch_than_one_that_did_not_fit_is_not_tried():

@@ -33,7 +33,7 @@ class Fake:
         self.job, self.runs, self.began, self.about = job, 0, 0.0, {"batch": job.batch}
         Fake.log.append(f"start {job.batch}")
 
-    def ask(self, command):
+    def send(self, command):
         self.runs += 1
         Fake.log.append(str(self.job.batch))
         seconds = self.job.batch + self.runs
@@ -96,7 +96,7 @@ def test_medians_and_spreads(rng):
 
 def test_a_worker_that_cannot_begin_is_an_error(capfd):
     job = dataclasses.replace(Job("ours", "step", "tiny", 64, 2), image_size=63)
-    with pytest.raises(UserError, match="A process that measures ended with status 1"):
+    with pytest.raises(UserError, match="A worker process ended with status 1"):
         Worker(job)
     assert "config.data.image_size is 63" in capfd.readouterr().err
 
@@ -116,7 +116,7 @@ class Here:
         self.ready, self.began = ours.set_up(job), 0.0
         self.about = self.ready.about
 
-    def ask(self, command):
+    def send(self, command):
         name, _, path = command.partition(" ")
         if name == "answer":
             np.save(path, self.ready.answer())

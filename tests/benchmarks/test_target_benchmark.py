@@ -11,7 +11,7 @@ from ragaf_jax.errors import UserError
 def test_a_file_of_another_is_refused(tmp_path, monkeypatch, content):
     (tmp_path / "rows.json").write_text(content)
     monkeypatch.setattr("sys.argv", ["targets", f"--json={tmp_path / 'rows.json'}"])
-    with pytest.raises(SystemExit, match=r"^error: --json=.*rows.json holds no rows of this"):
+    with pytest.raises(SystemExit, match=r"^error: --json=.*rows.json has no rows of this"):
         end_with_sentence(targets.main)
     assert (tmp_path / "rows.json").read_text() == content
 

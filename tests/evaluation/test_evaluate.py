@@ -13,7 +13,7 @@ from shared_programs import shared
 from input_pipeline.extraction.sketch import canny
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation import evaluate as evaluate_module
-from ragaf_jax.evaluation import reading, sampled
+from ragaf_jax.evaluation import held_out_trace, sampled
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.statistics import comparison, summary
@@ -39,11 +39,11 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (loaded_stages, "make_stage_sampler"),
-            (evaluate_module, "make_read"),
+            (evaluate_module, "make_trace"),
             (evaluate_module, "make_validate"),
         ):
             patch.setattr(module, name, shared(getattr(module, name)))
-        for module, size in ((sampled, 1), (reading, 2), (monitor, 2)):
+        for module, size in ((sampled, 1), (held_out_trace, 2), (monitor, 2)):
             patch.setattr(module, "CHUNK", size)
         interval, difference = summary.bootstrap_interval, comparison.paired_difference
         patch.setattr(summary, "bootstrap_interval", functools.partial(interval, **few))
@@ -100,18 +100,18 @@ def numbers(folder):
 def test_both_stages_are_measured_and_shown(
     rng, trained, asked, tmp_path, capsys, monkeypatch, count
 ):
-    wanted, readings, scored = [], [], []
-    read, score = evaluate_module.read, evaluate_module.attention_scores
+    wanted, traces, scored = [], [], []
+    trace_of, score = evaluate_module.trace_of, evaluate_module.attention_scores
 
-    def spied_read(*args):
-        readings.append(read(*args))
-        return readings[-1]
+    def spied_trace(*args):
+        traces.append(trace_of(*args))
+        return traces[-1]
 
     def spied_scores(attention, *args):
         scored.append(attention)
         return score(attention, *args)
 
-    monkeypatch.setattr(evaluate_module, "read", spied_read)
+    monkeypatch.setattr(evaluate_module, "trace_of", spied_trace)
     monkeypatch.setattr(evaluate_module, "attention_scores", spied_scores)
 
     def open_held_out(found, tokenizer):
@@ -122,8 +122,8 @@ def test_both_stages_are_measured_and_shown(
     returned = evaluate(asked, trained / "stage2", open_held_out, output, canny)
     assert wanted == [(12, tiny_tokenizer().to_json())]
     # At the noisiest timestep, where the picture does not show its colours yet.
-    np.testing.assert_array_equal(scored[0], readings[0].attention[0])
-    assert np.any(scored[0] != readings[0].attention[-1])
+    np.testing.assert_array_equal(scored[0], traces[0].attention[0])
+    assert np.any(scored[0] != traces[0].attention[-1])
     assert {path.name for path in output.iterdir()} == WRITTEN
     found = numbers(output)
     assert found == json.loads(json.dumps(returned))
@@ -162,7 +162,11 @@ def test_both_stages_are_measured_and_shown(
         assert METRICS[name].title.partition(",")[0] in unweighted or name not in OF_WEIGHTS
         assert sentence in (output / "report.md").read_text()
     page = (output / "report.html").read_text()
-    for title in ("Colours asked and painted, stage 1", "How much sketch, how much text", "Losses"):
+    for title in (
+        "Colours requested and obtained, stage 1",
+        "Balance of sketch and text",
+        "Losses",
+    ):
         assert f"<h2>{title}</h2>" in page
     # As wide for two drawings as for nine, of which eight are shown.
     width, height = Image.open(output / "contact_sheet.png").size
@@ -213,10 +217,10 @@ def test_runs_are_compared_on_the_same_drawings(rng, trained, asked, tmp_path):
 
     refused = tmp_path / "refused"
     fewer = truth._replace(keys=("key0", "other"))
-    with pytest.raises(UserError, match="2 are in one of them alone"):
+    with pytest.raises(UserError, match="2 are in only one of them"):
         evaluate(asked, trained / "other", opened(batch, fewer), refused, canny, [first])
     asked.seed = 5
-    with pytest.raises(UserError, match="config.seed=0 and this one with 5"):
+    with pytest.raises(UserError, match="config.seed=0 and this one 5"):
         evaluate(asked, trained / "other", opened(batch, truth), refused, canny, [first])
     assert not refused.exists()
 
@@ -238,14 +242,14 @@ def test_a_stage_2_without_ragaf_on_photographs(rng, trained, asked, tmp_path):
     assert "edge_map_ssim" in found["metrics"]["stage 2"]
     assert "graph_merged" not in found["graphs"]
     page = (output / "report.html").read_text()
-    assert "No parts with known colours" in page and "Held-out drawings" in page
-    for title in ("Colours asked", "How much sketch", "Which words"):
+    assert "No parts with known colours" in page and "Held-out examples" in page
+    for title in ("Colours requested", "Balance of sketch", "Attention of regions"):
         assert title not in page
 
 
 def test_it_wants_a_stage_2_and_its_stage_1(rng, trained, tmp_path):
     config = tiny_config(1)
-    with pytest.raises(UserError, match="Evaluation compares two stages and was given Stage 1"):
+    with pytest.raises(UserError, match="Evaluation needs both stages and has Stage 1"):
         evaluate(
             config,
             trained / "stage1",

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from input_pipeline.extraction.sketch import canny
 from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.examples import Examples, Features, Networks, look
+from ragaf_jax.evaluation.examples import Examples, Features, Networks, features_of
 from ragaf_jax.evaluation.perception import load_networks, notices
 from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.scoring import score
@@ -37,7 +37,7 @@ def test_without_weights_every_metric_says_how_to_give_them():
     assert networks == Networks() and set(missing) == OF_NETWORKS
     assert missing["kid"] == (
         "KID is not computed: config.metrics.inception is empty; give --config.metrics.inception="
-        "<its weights>, of which docs/evaluation.md tells."
+        "<weights>, see docs/evaluation.md."
     )
     assert missing["clip_score"].startswith("CLIP score is not computed: config.metrics.clip is")
 
@@ -66,7 +66,7 @@ def test_all_networks_with_random_weights(rng, weights):
     truth = framed_halves(rng, 5, 32)
     pictures = truth.image_u8.copy()
     pictures[1:] = rng.integers(0, 256, pictures[1:].shape)
-    true = look(networks, truth.image_u8)
+    true = features_of(networks, truth.image_u8)
     scores, sets, missing = score(Examples(truth, pictures, canny, networks, true))
     assert not OF_NETWORKS & set(missing)
     assert OF_NETWORKS & set(scores) == {"lpips_alex", "lpips_vgg", "clip_score"}
@@ -92,7 +92,7 @@ def test_pictures_too_small_or_too_few_cost_only_what_needs_more(rng, weights):
     truth = framed_halves(rng, 3, 24)
     scores, _, missing = score(Examples(truth, truth.image_u8, canny, networks))
     assert OF_NETWORKS & set(scores) == {"lpips_vgg"}
-    assert missing["lpips_alex"].startswith("LPIPS (AlexNet) is not computed: The pictures are 24")
+    assert missing["lpips_alex"].startswith("LPIPS (AlexNet) is not computed: The images are 24")
     features = Features(clip=rng.standard_normal((3, 8)).astype(np.float32))
-    with pytest.raises(UserError, match=r"^the set has 3 example\(s\) .* defined from 4 on; eval"):
+    with pytest.raises(UserError, match=r"^the set has 3 example\(s\) .* the metric needs 4; eval"):
         METRICS["cmmd"].compute(SimpleNamespace(features=features, true=features))

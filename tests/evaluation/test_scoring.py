@@ -23,7 +23,7 @@ def truth(rng):
 def test_the_true_pictures_score_full_marks(truth):
     scores, sets, missing = score(Examples(truth, truth.image_u8, canny))
     assert not sets and set(missing) == {"ms_ssim"}
-    assert missing["ms_ssim"].startswith("MS-SSIM is not computed: the pictures are 64x64 pixels")
+    assert missing["ms_ssim"].startswith("MS-SSIM is not computed: the images are 64x64 pixels")
     of_images = {name for name, x in METRICS.items() if x.needs in ("images", "parts")}
     assert scores.keys() == {name for name in of_images if not METRICS[name].weights} - {"ms_ssim"}
     for name, values in scores.items():

@@ -57,8 +57,8 @@ MUTATIONS = (
     ),
     Mutation(
         "main.py",
-        "    if jax.process_count() == 1:  # else",
-        "    if jax.process_count() > 0:  # else",
+        "    if jax.process_count() == 1:  # otherwise",
+        "    if jax.process_count() > 0:  # otherwise",
         "several processes that train together prepare the same data at once",
     ),
     Mutation(
@@ -810,8 +810,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/evaluation/statistics/bootstrap.py",
-        "sums[drawn].sum() / counts[drawn].sum()",
-        "(sums[drawn] / counts[drawn]).mean()",
+        "sums[resample].sum() / counts[resample].sum()",
+        "(sums[resample] / counts[resample]).mean()",
         "intervals belong to another mean",
     ),
     Mutation(
@@ -834,14 +834,14 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/evaluation/metrics/edges.py",
-        "thin(strokes.asked) & ~strokes.hidden",
-        "thin(strokes.asked)",
+        "thin(strokes.sketch) & ~strokes.hidden",
+        "thin(strokes.sketch)",
         "lines under black paint count as missing",
     ),
     Mutation(
         "ragaf_jax/evaluation/evaluate.py",
-        "attention_scores(reading.attention[0],",
-        "attention_scores(reading.attention[-1],",
+        "attention_scores(trace.attention[0],",
+        "attention_scores(trace.attention[-1],",
         "attention is scored where the picture shows its colours",
     ),
     Mutation(

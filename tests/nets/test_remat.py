@@ -17,7 +17,7 @@ from fakes import (
 from jax.flatten_util import ravel_pytree
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.losses.objective import drawn, objective_of
+from ragaf_jax.losses.objective import objective_of, step_inputs
 from ragaf_jax.losses.terms import step_loss
 from ragaf_jax.nets.blocks import REMAT, RegionSignal
 from ragaf_jax.nets.build import build_model
@@ -155,7 +155,7 @@ def test_each_policy_gives_the_same_gradients(rng):
             model = build_model(config)
 
             def loss(params, batch):
-                return step_loss(model, objective, params, *drawn(objective, key, batch))
+                return step_loss(model, objective, params, *step_inputs(objective, key, batch))
 
             (loss, _), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
             return loss, np.asarray(ravel_pytree(gradients)[0])

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.errors import UserError
-from ragaf_jax.losses.objective import drawn, objective_of
+from ragaf_jax.losses.objective import objective_of, step_inputs
 from ragaf_jax.losses.terms import step_loss
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.runtime.sharding import (
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(found, alone):
 def test_a_step_moves_no_more_than_weights_once_and_gradients(found):
     for mesh, moved in found["moved"].items():
         assert not moved["all-to-all"]
-        # Examples that are denoised, and those that are only read, are shared out anew.
+        # Examples for denoising and examples for RAGAF alone are sharded separately.
         assert not moved["collective-permute"] or found["stage"] == 2
         fsdp = ast.literal_eval(mesh)[1]
         # XLA's CPU backend has no reduce-scatter of this kind.
@@ -170,7 +170,9 @@ def test_what_is_gathered_in_16_bits_is_used_in_16_bits(rng):
     batch = random_batch(rng, config)
 
     def loss_of(params, batch):
-        return step_loss(model, objective, params, *drawn(objective, jax.random.key(0), batch))[0]
+        return step_loss(
+            model, objective, params, *step_inputs(objective, jax.random.key(0), batch)
+        )[0]
 
     # XLA otherwise drops what rounds in between on the CPU, where it computes in float32.
     exact = jax.jit(loss_of, compiler_options={"xla_allow_excess_precision": False})

@@ -20,7 +20,7 @@ from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.conditioning import encoded, latents_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.losses.objective import drop_text, objective_of
-from ragaf_jax.losses.terms import reading_loss
+from ragaf_jax.losses.terms import ragaf_only_loss
 from ragaf_jax.monitoring.writers import Writer
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.training.adopt import adopted
@@ -107,10 +107,10 @@ def test_reading_is_the_same_without_the_networks(rng):
     model, state, _, _, batch = parts(2, rng)
     params = state.params
     times = jnp.asarray(rng.uniform(0, 999, len(batch.text.tokens)), jnp.float32)
-    reading = jax.jit(functools.partial(reading_loss, model))
-    expected = reading(params, batch, times)
+    loss_of = jax.jit(functools.partial(ragaf_only_loss, model))
+    expected = loss_of(params, batch, times)
     batch = cached(model, params, batch, jnp.float32)
-    loss = reading(without_networks(params), batch, times)
+    loss = loss_of(without_networks(params), batch, times)
     assert float(loss) == pytest.approx(float(expected), rel=2e-5)
 
 

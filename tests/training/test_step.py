@@ -13,7 +13,7 @@ from fakes import random_batch, random_params, smallest_config, tiny_config, tin
 
 from ragaf_jax.conditioning import condition
 from ragaf_jax.errors import UserError
-from ragaf_jax.losses.objective import drawn, drop_text, dropped, objective_of
+from ragaf_jax.losses.objective import drop_text, dropped, objective_of, step_inputs
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.regions import place
 from ragaf_jax.training.bundles import bundled, unbundled
@@ -58,7 +58,7 @@ def test_no_random_number_of_a_step_is_used_twice(rng):
     config = tiny_config(2)
     objective, batch = objective_of(config, tiny_tokenizer()), random_batch(rng, config, 6)
     keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), 3)
-    steps = [drawn(objective, key, batch)[0] for key in keys]
+    steps = [step_inputs(objective, key, batch)[0] for key in keys]
     used = [key for step in steps for key in (step.posterior, step.noise, step.dropout)]
     numbers = np.concatenate([jax.random.key_data(key) for key in used])
     assert len(np.unique(numbers, axis=0)) == len(numbers) == 3 * 3 * 4
@@ -90,12 +90,14 @@ def test_a_step_drops_what_its_configuration_says(rng, text, sketch):
     config = tiny_config(2)
     batch = random_batch(rng, config, 6)
     objective = objective_with(config, text, sketch)
-    denoised, read = drawn(objective, jax.random.key(int(rng.integers(2**31))), batch)
+    denoised, ragaf_only = step_inputs(objective, jax.random.key(int(rng.integers(2**31))), batch)
     np.testing.assert_array_equal(denoised.keep_sketch, np.full(4, 1 - sketch))
     kept = jax.tree.map(lambda x: x[:4], batch)
     expected = drop_text(objective, kept, jnp.full(4, text == 1))
     jax.tree.map(np.testing.assert_array_equal, denoised.batch, expected)
-    jax.tree.map(np.testing.assert_array_equal, read.batch, jax.tree.map(lambda x: x[4:], batch))
+    jax.tree.map(
+        np.testing.assert_array_equal, ragaf_only.batch, jax.tree.map(lambda x: x[4:], batch)
+    )
 
 
 def test_a_dropped_sketch_and_its_regions_are_not_seen(rng):

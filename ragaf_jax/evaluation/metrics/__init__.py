@@ -1,1 +1,1 @@
-"""One module a metric: pure functions of images."""
+"""Metrics as pure functions of images, one module per metric."""

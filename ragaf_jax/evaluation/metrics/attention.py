@@ -1,4 +1,4 @@
-"""Attention accuracy: do regions attend to the words that describe them?"""
+"""Attention accuracy: the attention of regions to the words that describe them."""
 
 from typing import NamedTuple
 
@@ -12,20 +12,20 @@ from ragaf_jax.tokenizer import Tokenizer
 
 
 class AttentionScores(NamedTuple):
-    """How n judged regions of some drawings attend to their captions, all in 0 … 1.
+    """Attention of n regions to their captions, all in 0 … 1.
 
-    Each score has beside it what a region has that attends to every token alike, frame included and
-    padding not; for `pointing` it is that of a guess among the caption's colour words.
+    `…_chance` is the score of uniform attention over all tokens but padding; for `pointing` it is
+    that of a random colour word of the caption.
 
     Attributes:
-      drawing: index of the drawing, the groups of `bootstrap_interval`.
+      drawing: index of the example, the groups of `bootstrap_interval`.
       region: its id in the batch's label map.
-      part: the true part that most of it is, as in `Truth.true_labels`.
+      part: the true part with most of the region's pixels, as in `Truth.true_labels`.
       phrase, phrase_chance: attention on all words about the part ("small red at the top").
-      color, color_chance: attention on the word for its colour alone.
+      color, color_chance: attention on the part's colour word alone.
       pointing, pointing_chance: the pointing game (Zhang et al. 2016, "Top-down Neural Attention by
-        Excitation Backprop", sec. 4.2), played among words: 1 where of all colour words in the
-        caption the part's own has the most attention, a share of that where several have the most.
+        Excitation Backprop", sec. 4.2) among words: 1 if the part's colour word has the most
+        attention of all colour words in the caption; 1/k if it shares the maximum with k − 1.
     """
 
     drawing: Int[np.ndarray, " n"]
@@ -42,15 +42,15 @@ class AttentionScores(NamedTuple):
 def attention_scores(
     attention: Float[np.ndarray, "b r t"], batch: Batch, truth: Truth, tokenizer: Tokenizer
 ) -> AttentionScores:
-    """Judges every region whose part and whose part's words are known.
+    """Scores of all regions whose part has known words.
 
-    Left out are regions that are mostly of no part, and those of parts of which the caption says
-    nothing, or nothing that the model was shown in full.
+    Regions without a majority part are left out, and those whose part has no phrase in the caption
+    or a truncated one.
 
     Args:
       attention: A, each region's attention over the tokens; rows sum to 1.
-      batch: what the model was shown.
-      truth: of its examples; without `true_phrases`, nothing is judged.
+      batch: the model's input.
+      truth: of its examples; without `true_phrases` there are no scores.
       tokenizer: of the batch's tokens.
     """
     rows: list[tuple[float, ...]] = []
@@ -88,10 +88,10 @@ def parts_of_regions(
     ink: Bool[np.ndarray, "h w"],
     count: int,
 ) -> Int[np.ndarray, " {count}"]:
-    """The true part that more than half of each region's pixels beside the ink are; 0 for none.
+    """The true part with more than half of each region's pixels, ink excluded; 0 for none.
 
-    labels: the region 0 … count − 1 of every pixel. true_labels: the part (1, 2, …) of every pixel,
-      0 where there is none.
+    labels: the region 0 … count − 1 of each pixel. true_labels: the part (1, 2, …) of each pixel, 0
+      for none.
     """
     width = int(true_labels.max()) + 1
     pairs = labels.astype(np.int64) * width + true_labels
@@ -103,7 +103,7 @@ def parts_of_regions(
 def _pointing(
     weights: Float[np.ndarray, " t"], own: Bool[np.ndarray, " t"], colors: Bool[np.ndarray, "k t"]
 ) -> float:
-    """1 if no colour word has more weight than the region's own, shared among equals; else 0."""
+    """1 if no colour word has more weight than the region's own, divided among ties; else 0."""
     by_word = colors.astype(np.float64) @ weights
     most = by_word == by_word.max()
     is_own = (colors == own[None]).all(1)

@@ -13,13 +13,12 @@ _COLOR = re.compile(rf"\b(?:{'|'.join(PALETTE)})\b", re.IGNORECASE)
 
 
 class CaptionWords(NamedTuple):
-    """Tokens of one caption, for p parts of its drawing.
+    """Tokens of one caption for the p parts of its image.
 
     Attributes:
-      phrase: which are about each part. None, where the caption says nothing of a part, it is not
-        sure what, or its phrase is cut off.
-      color: which of these are the word for its colour.
-      colors: the words for colours that the model reads, one a row, in their order.
+      phrase: tokens about each part; none without an unambiguous, complete phrase.
+      color: tokens of each part's colour word in its phrase.
+      colors: tokens of each colour word in the truncated caption, in order.
     """
 
     phrase: Bool[np.ndarray, "p t"]
@@ -34,15 +33,14 @@ def caption_words(
     phrases: Integer[np.ndarray, "p 2"],
     colors: Integer[np.ndarray, " p"],
 ) -> CaptionWords:
-    """Finds the tokens by the characters that they stand for.
+    """Finds the tokens by their character spans.
 
     Args:
-      tokenizer: made the tokens.
-      tokens: what the model was shown. Where that is not the caption, as when it was dropped, no
-        token is about anything.
-      caption: in words.
-      phrases: the characters [begin, end) that are about each part, −1 for none.
-      colors: the palette index asked of each part, −1 for none.
+      tokenizer: of the tokens.
+      tokens: the model's input; if it is not the caption (a dropped one), all masks are empty.
+      caption: its text.
+      phrases: the characters [begin, end) about each part, −1 for none.
+      colors: the palette index requested for each part, −1 for none.
     """
     length, spans = len(tokens), tokenizer.spans(caption)
     phrase, color = np.zeros((2, len(colors), length), bool)
@@ -50,25 +48,25 @@ def caption_words(
         return CaptionWords(phrase, color, np.zeros((0, length), bool))
     words = list(_COLOR.finditer(caption))
     for part, (begin, end) in enumerate(phrases.tolist()):
-        said = [
+        matches = [
             word
             for word in words
             if begin <= word.start() < end and word[0].lower() == PALETTE[colors[part]]
         ]
-        if said:
+        if matches:
             phrase[part] = _tokens(spans, begin, end, length)
-            color[part] = _tokens(spans, *said[0].span(), length) & phrase[part]
-    read = [_tokens(spans, *word.span(), length) for word in words]
-    read = [word for word in read if word.any()]
-    return CaptionWords(phrase, color, np.array(read, bool).reshape(-1, length))
+            color[part] = _tokens(spans, *matches[0].span(), length) & phrase[part]
+    masks = [_tokens(spans, *word.span(), length) for word in words]
+    masks = [mask for mask in masks if mask.any()]
+    return CaptionWords(phrase, color, np.array(masks, bool).reshape(-1, length))
 
 
 def _tokens(
     spans: Int[np.ndarray, "n 2"], begin: int, end: int, length: int
 ) -> Bool[np.ndarray, "{length}"]:
-    """The tokens that stand for characters begin … end − 1; none if one of them is cut off."""
-    places = 1 + np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > begin))
+    """The tokens of characters begin … end − 1; none if any of them is truncated."""
+    positions = 1 + np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > begin))
     found = np.zeros(length, bool)
-    if not (places >= length - 1).any():  # the last place is that of EOS
-        found[places] = True
+    if not (positions >= length - 1).any():  # EOS has the last position
+        found[positions] = True
     return found

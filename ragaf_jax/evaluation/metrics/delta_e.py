@@ -1,4 +1,4 @@
-"""CIEDE2000, the perceived difference of two colours."""
+"""CIEDE2000, the perceptual difference of two colours."""
 
 import numpy as np
 from jaxtyping import Float
@@ -14,14 +14,14 @@ def delta_e_2000(
     """
     (l1, a1, b1), (l2, a2, b2) = (np.moveaxis(lab, -1, 0) for lab in (first, second))
 
-    # Eq. 2 to 7: a* is stretched near grey, before chroma and hue are taken.
+    # Eq. 2 to 7: a* is stretched near grey before chroma and hue are computed.
     stretch = 1.5 - 0.5 * _saturating((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2)
     a1, a2 = stretch * a1, stretch * a2
     c1, c2 = np.hypot(a1, b1), np.hypot(a2, b2)
     h1, h2 = (np.rad2deg(np.arctan2(b, a)) % 360 for a, b in ((a1, b1), (a2, b2)))
 
-    # Eq. 8 to 14: differences, and means, the short way round; greys have no hue. Half a circle is
-    # not the long way, though rounding may make it a little more.
+    # Eq. 8 to 14: differences and means over the shorter arc; greys have no hue. The 1e-9 keeps
+    # rounding from making half a circle the longer arc.
     colored, turn = c1 * c2 > 0, h2 - h1
     apart = np.abs(turn) > 180 + 1e-9
     turn = np.where(colored, np.where(apart, turn - 360 * np.sign(turn), turn), 0)
@@ -31,7 +31,7 @@ def delta_e_2000(
     dl, dc = l2 - l1, c2 - c1
     dh = 2 * np.sqrt(c1 * c2) * np.sin(np.deg2rad(turn) / 2)
 
-    # Eq. 15 to 22: the differences are weighed by how well the eye tells them there.
+    # Eq. 15 to 22: differences are weighted by the eye's sensitivity.
     t = (
         1
         - 0.17 * _cos(hue - 30)
@@ -47,7 +47,7 @@ def delta_e_2000(
     blue = -2 * _saturating(chroma) * rotation
     light, chromatic, hued = dl / s_l, dc / s_c, dh / s_h
     squared = light**2 + chromatic**2 + hued**2 + blue * chromatic * hued
-    return np.sqrt(np.maximum(squared, 0))  # rounding may leave equal colours below 0
+    return np.sqrt(np.maximum(squared, 0))  # rounding may give −1e-16 for equal colours
 
 
 def _saturating(chroma: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:

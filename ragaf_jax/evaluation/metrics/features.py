@@ -1,4 +1,4 @@
-"""Checks rows of features before a metric uses them: finite, float64, enough of them."""
+"""Checks of features: finite, float64, enough examples."""
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -10,14 +10,14 @@ def as_samples(features: Float[np.ndarray, "n d"], least: int = 1) -> Float64[np
     """The features in float64; UserError for fewer than `least` rows or values not finite."""
     if len(features) < least:
         raise UserError(
-            f"the set has {len(features)} example(s) and the metric is defined from {least} on; "
-            "evaluate more pictures."
+            f"the set has {len(features)} example(s) and the metric needs {least}; "
+            "evaluate more images."
         )
     broken = np.flatnonzero(~np.isfinite(features).all(-1))
     if broken.size:
         raise UserError(
-            f"the features of {broken.size} example(s), the first being number {broken[0]}, are "
-            "not finite; look at the pictures and the network that they come from."
+            f"the features of {broken.size} example(s) are not finite, such as number {broken[0]};"
+            " check the images and the network's weights."
         )
     return features.astype(np.float64)
 
@@ -29,6 +29,6 @@ def as_directions(embeddings: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "
     if not length.all():
         raise UserError(
             f"the embedding of example number {int(length.argmin())} is zero and has no direction; "
-            "look at the network that it comes from."
+            "check the network's weights."
         )
     return rows / length

@@ -1,4 +1,4 @@
-"""FID: the Fréchet distance between two sets of features, taken as Gaussian."""
+"""FID: the Fréchet distance between Gaussians fitted to two sets of features."""
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -11,13 +11,12 @@ def frechet_distance(
 ) -> float:
     """‖μ₁ − μ₂‖² + Tr(S₁ + S₂ − 2 (S₁S₂)^½), with covariances of divisor n − 1; 0 … ∞, 0 is best.
 
-    On the pool features of Inception v3 it is the FID (Heusel et al. 2017, eq. 6). It falls with
-    the number of examples (Chong & Forsyth 2020): compare sets of one size only.
+    On Inception v3's pool features it is the FID (Heusel et al. 2017, eq. 6). It decreases with the
+    number of examples (Chong & Forsyth 2020): compare only sets of one size.
 
-    The root is never formed. With S = AᵀA for either set, S₁S₂ has the eigenvalues of MᵀM, where
-    M = A₁A₂ᵀ, and zeros; so the trace of its root is the sum of M's singular values. That is exact
-    for covariances of any rank, where the root of a singular product is not, and a set against
-    itself gives 0 but for rounding.
+    With S = AᵀA for either set, the nonzero eigenvalues of S₁S₂ are those of MᵀM, M = A₁A₂ᵀ. So the
+    trace of the root is the sum of M's singular values. Unlike the root of a singular product, this
+    is exact for covariances of any rank.
 
     Raises UserError for a set of fewer than two examples or with features that are not finite.
     """
@@ -29,7 +28,7 @@ def frechet_distance(
 
 
 def _root(features: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "k d"]:
-    """A with AᵀA the covariance, of no more rows than columns: the cost is bounded by d³."""
+    """A with AᵀA the covariance and at most d rows, so the cost is bounded by d³."""
     centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
     if len(centred) <= centred.shape[1]:
         return centred

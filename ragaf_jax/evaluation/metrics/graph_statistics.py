@@ -13,14 +13,13 @@ _KINDS = [EDGE_FEATURES.index(f"is_{kind}") for kind in EDGE_KINDS]
 
 
 class GraphStatistics(NamedTuple):
-    """Counts for each of B drawings, padding left out.
+    """Counts for each of B examples, without padding.
 
     Attributes:
       regions: nodes of the graph.
-      edges: directed edges, self loops among them.
-      kinds: edges of each of `EDGE_KINDS`; one that is of several counts for each.
-      merged: regions beyond `RegionConfig.max_regions`, which were merged with others; None where
-        it is not known.
+      edges: directed edges, including self loops.
+      kinds: edges of each of `EDGE_KINDS`; an edge of several kinds counts for each.
+      merged: regions beyond `RegionConfig.max_regions`, which were merged; None if unknown.
     """
 
     regions: Int[np.ndarray, " b"]
@@ -32,7 +31,7 @@ class GraphStatistics(NamedTuple):
 def graph_statistics(
     graph: jraph.GraphsTuple, regions_found: Int[np.ndarray, " b"] | None
 ) -> GraphStatistics:
-    """Counts what is in padded graphs.
+    """Counts regions and edges of padded graphs.
 
     Args:
       graph: with a leading batch axis.

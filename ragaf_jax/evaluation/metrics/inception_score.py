@@ -1,4 +1,4 @@
-"""Inception score: images are each of one class, and all of many classes."""
+"""Inception score: confident classes per image, diverse classes over all images."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from ragaf_jax.evaluation.metrics.features import as_samples
 
 
 class InceptionScore(NamedTuple):
-    """The score over splits: their mean and standard deviation (divisor: their number)."""
+    """The mean and the population standard deviation over splits."""
 
     mean: float
     sd: float
@@ -22,11 +22,10 @@ def inception_score(
 ) -> InceptionScore:
     """exp(mean KL(p(y | x) ‖ p(y))) (Salimans et al. 2016, sec. 4), 1 … number of classes.
 
-    As torch-fidelity computes it: the examples are shuffled and cut into runs of equal length, or
-    one more; p(y) is the mean of a run. A metric of fidelity to ImageNet's classes, which drawings
-    are not; it never looks at what was asked for.
+    As in torch-fidelity, the examples are shuffled and cut into splits of equal length ± 1, and
+    p(y) is a split's mean. It measures fidelity to ImageNet's classes, not to sketch or prompt.
 
-    rng: the source of the shuffle. splits: how many runs.
+    rng: for the shuffle. splits: their number.
 
     Raises UserError for fewer examples than splits or logits that are not finite.
     """

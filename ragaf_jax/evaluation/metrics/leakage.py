@@ -13,17 +13,16 @@ from ragaf_jax.palette import PALETTE
 
 
 class Leakage(NamedTuple):
-    """Where the colours of n judged parts of some drawings come from.
+    """Colours of n parts and whether a wrong colour was requested for another part.
 
-    What leaks comes from a part that touches this one (near) or from another (far); a colour that
-    is asked of both counts as near. Chance is the rate at which colours would leak if every part
-    with a wrong colour had any of the ten wrong ones alike: it asks where the errors go, not how
-    many there are, and whoever paints without reading is at chance.
+    A colour leaks from a part that touches this one (near) or from any other (far); a colour
+    requested for both counts as near. Chance is the leak rate if wrong colours were uniform over
+    the ten others. So it depends on which colours are wrong, not on how many.
 
-    drawing: index of the drawing, the groups of `bootstrap_interval`.
-    part: the part's id in its drawing's label map.
-    requested, obtained: palette indices, as `region_colors` tells.
-    difference: ΔE2000 of the part's colour to the one asked, as `color_differences` tells.
+    drawing: index of the example, the groups of `bootstrap_interval`.
+    part: the part's id in its label map.
+    requested, obtained: palette indices, see `region_colors`.
+    difference: ΔE2000 between both, see `color_differences`.
     near, far: whether the colour leaked.
     near_chance, far_chance: in 0 … 1; 0 where the colour is right.
     """
@@ -40,37 +39,37 @@ class Leakage(NamedTuple):
 
     @property
     def right(self) -> Bool[np.ndarray, "n"]:
-        """Whether the part has the colour asked."""
+        """Whether the part has the requested colour."""
         return self.requested == self.obtained
 
     @property
     def right_chance(self) -> Float[np.ndarray, "n"]:
-        """What a blind guess would have."""
+        """The accuracy of a random colour."""
         return np.full(len(self.part), 1 / len(PALETTE))
 
     @property
     def leaked(self) -> Bool[np.ndarray, "n"]:
-        """Whether the part has a colour that is not its own but another part's."""
+        """Whether the part has the colour of another part."""
         return self.near | self.far
 
 
-def leakage(pictures: UInt8[np.ndarray, "b s s 3"], truth: Truth) -> Leakage:
-    """Judges the pictures of drawings in which it is known what was asked of which part."""
+def leakage(images: UInt8[np.ndarray, "b s s 3"], truth: Truth) -> Leakage:
+    """The colours of all parts whose requested colour is known."""
     rows = []
-    for i, picture in enumerate(pictures):
-        labels, asked = truth.true_labels[i], truth.true_colors[i]
+    for i, image in enumerate(images):
+        labels, true_colors = truth.true_labels[i], truth.true_colors[i]
         ink = truth.sketch_u8[i] < PAPER
-        colors = region_colors(picture, labels, asked, ink)
-        touches = touching(labels, ink, len(asked))
+        colors = region_colors(image, labels, true_colors, ink)
+        touches = touching(labels, ink, len(true_colors))
         wrong_colors = len(PALETTE) - 1
-        judged = zip(*colors[:3], color_differences(colors), strict=True)
-        for part, requested, obtained, difference in judged:
-            others = asked >= 0
-            beside = set(asked[others & touches[part - 1]].tolist()) - {requested}
-            apart = set(asked[others].tolist()) - {requested} - beside
+        measured = zip(*colors[:3], color_differences(colors), strict=True)
+        for part, requested, obtained, difference in measured:
+            known = true_colors >= 0
+            near = set(true_colors[known & touches[part - 1]].tolist()) - {requested}
+            far = set(true_colors[known].tolist()) - {requested} - near
             wrong = float(requested != obtained) / wrong_colors
-            leaks = obtained in beside, obtained in apart
-            chances = wrong * len(beside), wrong * len(apart)
+            leaks = obtained in near, obtained in far
+            chances = wrong * len(near), wrong * len(far)
             rows.append((i, part, requested, obtained, difference, *leaks, *chances))
     kinds = (int, int, int, int, float, bool, bool, float, float)
     columns = zip(*rows, strict=True) if rows else [()] * len(kinds)
@@ -80,11 +79,11 @@ def leakage(pictures: UInt8[np.ndarray, "b s s 3"], truth: Truth) -> Leakage:
 def touching(
     true_labels: Integer[np.ndarray, "h w"], ink: Bool[np.ndarray, "h w"], parts: int
 ) -> Bool[np.ndarray, "{parts} {parts}"]:
-    """Which parts (id − 1) have no more between them than a stroke, or one mixed pixel.
+    """Which parts (id − 1) are separated by at most a stroke or one antialiased pixel.
 
-    true_labels: 0 for no part and under ink, else the part's id.
+    true_labels: the part's id; 0 for no part and under ink.
     """
-    # Every stroke is shared out to the parts beside it, to half its width from either side.
+    # Each part grows into adjacent strokes by half the stroke width.
     distance, source = cv2.distanceTransformWithLabels(
         np.uint8(true_labels == 0), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -93,21 +92,18 @@ def touching(
     reached = ink & (distance <= stroke_width(ink) / 2 + 1)
     grown = np.where(reached, part_of_source[source], true_labels)
 
-    met = np.zeros((parts + 1, parts + 1), bool)
-    for across in (grown, grown.T):
-        for step in (1, 2):  # 2: over a pixel that is half one part's and half the other's
-            met[across[step:], across[:-step]] = True
-    met = (met | met.T)[1:, 1:]
-    np.fill_diagonal(met, False)
-    return met
+    touches = np.zeros((parts + 1, parts + 1), bool)
+    for labels in (grown, grown.T):
+        for step in (1, 2):  # 2 skips a pixel that antialiasing shares between two parts
+            touches[labels[step:], labels[:-step]] = True
+    touches = (touches | touches.T)[1:, 1:]
+    np.fill_diagonal(touches, False)
+    return touches
 
 
 def color_table(
     requested: Int[np.ndarray, "n"], obtained: Int[np.ndarray, "n"]
 ) -> Int[np.ndarray, "11 11"]:
-    """How many parts of each colour asked (rows) have each colour (columns), by palette index.
-
-    Of the parts that `Leakage.leaked` marks alone it is the table of what leaked into what.
-    """
+    """The confusion matrix of colours: requested in rows, obtained in columns, palette indices."""
     count = len(PALETTE)
     return np.bincount(requested * count + obtained, minlength=count**2).reshape(count, count)

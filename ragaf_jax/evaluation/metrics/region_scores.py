@@ -1,4 +1,4 @@
-"""Agreement of a partition with the true one."""
+"""Agreement of a partition with the true partition."""
 
 from typing import NamedTuple
 
@@ -7,16 +7,16 @@ from jaxtyping import Bool, Float, Int
 
 
 class RegionScores(NamedTuple):
-    """Agreement over the pixels that count.
+    """Agreement over the counted pixels.
 
     Attributes:
-        rand: adjusted Rand index (Hubert and Arabie 1985, eq. 5), 1 for the same partition, about 0
-            for an unrelated one.
-        iou: the mean over the true regions, small ones like large ones, of the best intersection
-            over union that a found one has with it, 0 … 1.
-        covering: the same, each true region counting by its size (Arbeláez et al. 2011, §3.1.3).
-        leak: share of the pixels outside the true region that their found one mostly lies in:
-            1 − achievable segmentation accuracy (Liu et al. 2011, §4.1).
+        rand: adjusted Rand index (Hubert and Arabie 1985, eq. 5), 1 for equal partitions, about 0
+            for unrelated ones.
+        iou: the unweighted mean over true regions of the best intersection over union with a found
+            region, 0 … 1.
+        covering: the same, weighted by size (Arbeláez et al. 2011, §3.1.3).
+        leak: share of pixels outside the true region with the largest overlap of their found
+            region: 1 − achievable segmentation accuracy (Liu et al. 2011, §4.1).
         found: number of regions found.
         true: number of true regions.
     """
@@ -34,7 +34,7 @@ def score_regions(
     true: Int[np.ndarray, "h w"],
     counted: Bool[np.ndarray, "h w"],
 ) -> RegionScores:
-    """Compare two label maps (labels ≥ 0) where `counted`, which holds in at least one pixel."""
+    """Compares two label maps (labels ≥ 0) where `counted` is true, which is at least one pixel."""
     overlap = _contingency(found[counted], true[counted])
     size_found, size_true, total = overlap.sum(1), overlap.sum(0), overlap.sum()
     union = size_found[:, None] + size_true[None] - overlap
@@ -52,7 +52,7 @@ def score_regions(
 def _contingency(
     found: Int[np.ndarray, " pixels"], true: Int[np.ndarray, " pixels"]
 ) -> Int[np.ndarray, "f t"]:
-    """Pixels in each found and each true region; only regions that have any."""
+    """Pixel counts by found and true region, without empty regions."""
     width = int(true.max()) + 1
     counts = np.bincount(found.astype(np.int64) * width + true)
     counts = np.pad(counts, (0, -len(counts) % width)).reshape(-1, width)
@@ -64,7 +64,7 @@ def _adjusted_rand_index(overlap: Int[np.ndarray, "f t"]) -> float:
         _pairs(count).sum()
         for count in (overlap, overlap.sum(1), overlap.sum(0), overlap.sum(keepdims=True))
     )
-    if one == other and one in (0, every):  # one region on both sides, or a pixel in each
+    if one == other and one in (0, every):  # one region each, or one pixel per region
         return 1.0
     chance = one * other / every
     return float((both - chance) / ((one + other) / 2 - chance))

@@ -1,6 +1,6 @@
 """Image similarity by pixels and windows: PSNR, SSIM and MS-SSIM.
 
-All take pictures of 8 bits, compare them one by one and count every channel alike.
+All compare 8-bit images pairwise and average over channels.
 """
 
 from collections.abc import Callable
@@ -13,104 +13,104 @@ from jaxtyping import Array, Float, Float64, UInt8
 
 from ragaf_jax.errors import UserError
 
-Pictures = UInt8[np.ndarray, "n h w c"]
+Images = UInt8[np.ndarray, "n h w c"]
 References = UInt8[np.ndarray, "n reference_h reference_w c"]
 Scores = Float64[np.ndarray, " n"]
 
 WINDOW = 11
-"""px; side of SSIM's Gaussian window, of σ = 1.5."""
+"""Side of SSIM's Gaussian window in pixels; σ = 1.5."""
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Wang, Simoncelli & Bovik 2003, sec. 3.2, from the finest scale to the coarsest."""
 
-# SSIM's stabilisers, and one of its luminance term so large that this term is 1 to the last bit:
-# what is left is the product of contrast and structure.
+# SSIM's stabiliser of the luminance term, and one so large that the term is exactly 1. The latter
+# leaves the product of contrast and structure.
 LUMINANCE, NO_LUMINANCE = 0.01, 1e8
 
 
-def psnr(pictures: Pictures, references: References) -> Scores:
-    """Peak signal-to-noise ratio in decibels, 0 … ∞; ∞ where the two are the same.
+def psnr(images: Images, references: References) -> Scores:
+    """Peak signal-to-noise ratio in decibels, 0 … ∞; ∞ for equal images.
 
-    Raises UserError where sizes differ.
+    Raises UserError if sizes differ.
     """
-    _check_sizes(pictures, references, 1, "PSNR")
-    return _one_by_one(_psnr, pictures, references)
+    _check_sizes(images, references, 1, "PSNR")
+    return _one_by_one(_psnr, images, references)
 
 
-def ssim(pictures: Pictures, references: References) -> Scores:
-    """Structural similarity (Wang et al. 2004, eq. 13), −1 … 1; 1 only where the two are the same.
+def ssim(images: Images, references: References) -> Scores:
+    """Structural similarity (Wang et al. 2004, eq. 13), −1 … 1; 1 only for equal images.
 
-    The mean over all windows inside the picture and over its channels.
+    The mean over all windows inside the image and over channels.
 
-    Raises UserError where sizes differ, and for pictures smaller than the window.
+    Raises UserError if sizes differ or images are smaller than the window.
     """
-    _check_sizes(pictures, references, WINDOW, "SSIM's window")
-    return _one_by_one(_ssim, pictures, references)
+    _check_sizes(images, references, WINDOW, "SSIM's window")
+    return _one_by_one(_ssim, images, references)
 
 
-def ms_ssim(pictures: Pictures, references: References) -> Scores:
+def ms_ssim(images: Images, references: References) -> Scores:
     """Multi-scale structural similarity (Wang, Simoncelli & Bovik 2003, eq. 7), 0 … 1; 1 is best.
 
-    Of each channel, then the mean over channels. At five scales always: each halves the one before
-    by 2 × 2 means, an odd side's last pixels counting twice. A scale on which the two are
-    anticorrelated counts as 0, since its power is not real.
+    The mean over channels. Each of five scales halves the previous one by 2 × 2 means, with the
+    last pixels of an odd side repeated. A negative scale counts as 0, because its power is not
+    real.
 
-    Raises UserError where sizes differ, and for pictures with a side of less than 161 px, whose
-    fifth scale is smaller than the window.
+    Raises UserError if sizes differ or a side is under 161 px: its fifth scale would be smaller
+    than the window.
     """
     least = (WINDOW - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
-    _check_sizes(pictures, references, least, "MS-SSIM's coarsest scale")
-    return _one_by_one(_ms_ssim, pictures, references)
+    _check_sizes(images, references, least, "MS-SSIM's coarsest scale")
+    return _one_by_one(_ms_ssim, images, references)
 
 
 _psnr, _ssim = jax.jit(dm_pix.psnr), jax.jit(dm_pix.ssim)
 
 
 @jax.jit
-def _ms_ssim(picture: Float[Array, "h w c"], reference: Float[Array, "h w c"]) -> Float[Array, ""]:
-    product = jnp.ones(picture.shape[-1], picture.dtype)
+def _ms_ssim(image: Float[Array, "h w c"], reference: Float[Array, "h w c"]) -> Float[Array, ""]:
+    product = jnp.ones(image.shape[-1], image.dtype)
     *finer, coarsest = SCALE_WEIGHTS
     for weight in finer:
-        product *= _channels_ssim(picture, reference, NO_LUMINANCE) ** weight
-        picture, reference = _halved(picture), _halved(reference)
-    return (product * _channels_ssim(picture, reference, LUMINANCE) ** coarsest).mean()
+        product *= _channels_ssim(image, reference, NO_LUMINANCE) ** weight
+        image, reference = _halved(image), _halved(reference)
+    return (product * _channels_ssim(image, reference, LUMINANCE) ** coarsest).mean()
 
 
 def _channels_ssim(
-    picture: Float[Array, "h w c"], reference: Float[Array, "h w c"], k1: float
+    image: Float[Array, "h w c"], reference: Float[Array, "h w c"], k1: float
 ) -> Float[Array, " c"]:
-    windows = dm_pix.ssim(picture, reference, k1=k1, return_map=True)
+    windows = dm_pix.ssim(image, reference, k1=k1, return_map=True)
     return jnp.maximum(windows.mean((0, 1)), 0)
 
 
-def _halved(picture: Float[Array, "h w c"]) -> Float[Array, "half_h half_w c"]:
-    height, width, channels = picture.shape
-    even = jnp.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+def _halved(image: Float[Array, "h w c"]) -> Float[Array, "half_h half_w c"]:
+    height, width, channels = image.shape
+    even = jnp.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return even.reshape(-(-height // 2), 2, -(-width // 2), 2, channels).mean((1, 3))
 
 
 def _one_by_one(
-    metric: Callable[[Array, Array], Array], pictures: Pictures, references: Pictures
+    metric: Callable[[Array, Array], Array], images: Images, references: Images
 ) -> Scores:
-    """The metric of every pair, brought to values in 0 … 1."""
-    # In double precision: the variance of a flat area, a small difference of large numbers, would
-    # else be rounding of a ten thousandth of SSIM's stabiliser and more.
+    """The metric of each pair, scaled to 0 … 1."""
+    # In float64: in float32 the rounding error of a flat area's variance is over 1e-4 of SSIM's
+    # stabiliser.
     with jax.enable_x64(True):
         values = [
-            float(metric(a / 255.0, b / 255.0)) for a, b in zip(pictures, references, strict=True)
+            float(metric(a / 255.0, b / 255.0)) for a, b in zip(images, references, strict=True)
         ]
     return np.array(values, np.float64)
 
 
-def _check_sizes(pictures: Pictures, references: References, least: int, what: str) -> None:
-    (height, width), other = pictures.shape[1:3], references.shape[1:3]
+def _check_sizes(images: Images, references: References, least: int, what: str) -> None:
+    (height, width), other = images.shape[1:3], references.shape[1:3]
     if (height, width) != other:
         raise UserError(
-            f"the pictures are {width}x{height} pixels and their references {other[1]}x{other[0]}; "
+            f"the images are {width}x{height} pixels and their references {other[1]}x{other[0]}; "
             "bring both to one size."
         )
     if min(height, width) < least:
         raise UserError(
-            f"the pictures are {width}x{height} pixels and {what} needs {least} a side; "
-            "compare larger pictures."
+            f"the images are {width}x{height} pixels and {what} needs {least} a side; "
+            "compare larger images."
         )

@@ -1,7 +1,6 @@
-"""CLIP (Radford et al. 2021): pictures and texts in one space. The text tower is `nets.clip_text`.
+"""CLIP (Radford et al. 2021): embeddings of images and texts; the text tower is `nets.clip_text`.
 
-The parameter tree is that of transformers' `FlaxCLIPModel`, but for the temperature, which is the
-training's.
+The parameter tree is that of transformers' `FlaxCLIPModel` without the temperature of the loss.
 """
 
 import functools
@@ -22,20 +21,20 @@ from ragaf_jax.nets.layers import Dense, parameter
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.weights.load import Tree
 
-# Mean and deviation of the colours that CLIP was trained on, of pixels in [0, 1].
+# Mean and standard deviation of CLIP's training images, for pixels in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class ClipVisionConfig:
-    """The vision tower's fields of transformers' `config.json`; the defaults are ViT-B/32's.
+    """The vision tower's fields of transformers' `config.json`; defaults are of ViT-B/32.
 
     Attributes:
       hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, hidden_act,
         layer_norm_eps: of the layers, as in `ClipTextConfig`.
-      image_size: side of the pictures that it sees, in pixels.
-      patch_size: side of a patch; the pixels beyond the last whole patch are not seen.
+      image_size: side of the input images, in pixels.
+      patch_size: side of a patch; pixels beyond the last whole patch are ignored.
     """
 
     hidden_size: int = 768
@@ -48,7 +47,7 @@ class ClipVisionConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        _ = self.layers  # which says what is wrong with them
+        _ = self.layers  # validates them
         if self.patch_size > self.image_size:
             raise ValueError(
                 f"patch_size is {self.patch_size}, expected at most image_size {self.image_size}"
@@ -56,7 +55,7 @@ class ClipVisionConfig:
 
     @property
     def layers(self) -> ClipTextConfig:
-        """The layers, which are those of the text tower; vocabulary and positions mean nothing."""
+        """The layers' configuration; vocabulary and positions are unused."""
         return ClipTextConfig(
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
@@ -73,9 +72,9 @@ class ClipConfig:
 
     Attributes:
       text, vision: the towers.
-      projection_dim: of the embeddings.
-      eos_token_id: the token whose state stands for its text; 2, in files from before 2023, means
-        the highest id of the text.
+      projection_dim: width of the embeddings.
+      eos_token_id: the token whose state is projected; 2, in files from before 2023, means the
+        token with the highest id.
     """
 
     text: ClipTextConfig
@@ -85,23 +84,23 @@ class ClipConfig:
 
 
 class ClipModel(NamedTuple):
-    """CLIP with its weights, of `weights.load_clip`."""
+    """CLIP with its weights, see `weights.load_clip`."""
 
     config: ClipConfig
     params: Tree
     tokenizer: Tokenizer
 
     def embed_images(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float32[np.ndarray, "n d"]:
-        """Embeddings of n ≥ 1 sRGB pictures of any size, not normalised."""
+        """Embeddings of n ≥ 1 sRGB images of any size, not normalised."""
 
-        def embed(pictures: np.ndarray) -> Array:
-            pixels = preprocess(pictures, self.config.vision.image_size)
+        def embed(images: np.ndarray) -> Array:
+            pixels = preprocess(images, self.config.vision.image_size)
             return image_embeddings(self.config, self.params, pixels)
 
         return over_chunks(embed, images)
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
-        """Embeddings of n ≥ 1 texts, not normalised; long texts lose their end."""
+        """Embeddings of n ≥ 1 texts, not normalised; long texts are truncated."""
         tokens, _ = self.tokenizer.encode(texts, self.config.text.max_position_embeddings)
         return over_chunks(functools.partial(text_embeddings, self.config, self.params), tokens)
 
@@ -109,26 +108,26 @@ class ClipModel(NamedTuple):
 def preprocess(
     images: UInt8[np.ndarray, "b h w 3"], side: int
 ) -> Float32[np.ndarray, "b {side} {side} 3"]:
-    """What CLIP sees of sRGB pictures: their shorter side scaled to `side`, the middle, whitened.
+    """CLIP's input from sRGB images: shorter side scaled to `side`, centre crop, whitening.
 
-    Pillow's bicubic, smooth where it reduces and rounded to bytes, is what CLIP was trained with.
+    Pillow's antialiased bicubic filter with rounding to bytes, as in CLIP's training.
     """
     height, width = images.shape[1:3]
     scaled_size = [int(side * length / min(height, width)) for length in (width, height)]
     left, top = ((length - side) // 2 for length in scaled_size)
-    seen = np.empty((len(images), side, side, 3), np.float32)
+    crops = np.empty((len(images), side, side, 3), np.float32)
     for i, image in enumerate(images):
         scaled = Image.fromarray(image).resize(scaled_size, Image.Resampling.BICUBIC)
-        seen[i] = np.asarray(scaled)[top : top + side, left : left + side]
+        crops[i] = np.asarray(scaled)[top : top + side, left : left + side]
     mean, deviation = (np.array(x, np.float32) for x in (MEAN, DEVIATION))
-    return (seen / np.float32(255) - mean) / deviation
+    return (crops / np.float32(255) - mean) / deviation
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def image_embeddings(
     config: ClipConfig, params: Tree, pixels: Float[Array, "b s s 3"]
 ) -> Float[Array, "b d"]:
-    """Embeddings of what `preprocess` gives, not normalised."""
+    """Embeddings of preprocessed images, not normalised."""
     with jax.default_matmul_precision("highest"):
         return Clip(config).apply({"params": params}, pixels, method="images")
 
@@ -143,7 +142,7 @@ def text_embeddings(
 
 
 class Clip(nn.Module):
-    """Both towers, each with its projection (Radford et al. 2021, fig. 3)."""
+    """Both towers with their projections (Radford et al. 2021, fig. 3)."""
 
     config: ClipConfig
 
@@ -160,11 +159,11 @@ class Clip(nn.Module):
         return self.images(pixels), self.texts(tokens)
 
     def images(self, pixels: Float[Array, "b s s 3"]) -> Float[Array, "b d"]:
-        """Of preprocessed pictures."""
+        """Embeddings of preprocessed images."""
         return self.visual_projection(self.vision_model(pixels))
 
     def texts(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
-        """Of texts: the projected state of each one's (first) end. Padding follows it, unseen."""
+        """Embeddings of texts: the projected state of each text's first EOS token."""
         states = self.text_model(tokens, None)
         eos = self.config.eos_token_id
         end = jnp.argmax(tokens if eos == 2 else tokens == eos, axis=-1)
@@ -172,7 +171,7 @@ class Clip(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Dosovitskiy et al. 2021 with a norm before the layers; answers the class token's state."""
+    """The class token's state of a ViT (Dosovitskiy et al. 2021) with a norm before the layers."""
 
     config: ClipVisionConfig
 
@@ -188,7 +187,7 @@ class VisionTransformer(nn.Module):
 
 
 class VisionEmbeddings(nn.Module):
-    """The class token and the patches, with their positions."""
+    """Embeddings of the class token and the patches, with positions."""
 
     config: ClipVisionConfig
 

@@ -1,4 +1,4 @@
-"""The JSON files beside CLIP's weights, as transformers writes them."""
+"""Reads the JSON files that transformers writes beside CLIP's weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ _BICUBIC = 3  # Pillow's number
 
 
 def clip_config(config: Json, source: str) -> ClipConfig:
-    """Of CLIPModel's config.json. `source` is named in errors.
+    """The configuration in CLIPModel's config.json; errors name `source`.
 
     Raises:
-      UserError: it is of another model, or a value cannot be obeyed.
+      UserError: it is of another model, or a value is unsupported.
     """
     if config.get("model_type") != "clip":
         raise UserError(
@@ -28,7 +28,7 @@ def clip_config(config: Json, source: str) -> ClipConfig:
     text, vision = _tower(config, "text", source), _tower(config, "vision", source)
     if field(vision, "num_channels", 3, source) != 3:
         raise UserError(f"num_channels in {source} is {vision['num_channels']}, expected 3.")
-    # Of a tower's many fields, most are of all transformers' models and mean nothing to this one.
+    # Most fields are common to all transformers models and unused by CLIP.
     known = {f.name for f in dataclasses.fields(ClipTextConfig)}
     try:
         return ClipConfig(
@@ -47,10 +47,10 @@ def clip_config(config: Json, source: str) -> ClipConfig:
 
 
 def check_preprocessor(folder: Path, side: int) -> None:
-    """Refuses a folder whose pictures are not prepared as `clip.preprocess` does.
+    """Refuses a folder whose preprocessing differs from `clip.preprocess`.
 
     Raises:
-      UserError: its preprocessor_config.json says so, with the field.
+      UserError: a field of its preprocessor_config.json differs.
     """
     file = folder / "preprocessor_config.json"
     if not file.exists():
@@ -69,13 +69,13 @@ def check_preprocessor(folder: Path, side: int) -> None:
     for name, accepted in expected.items():
         if name in config and config[name] not in accepted:
             raise UserError(
-                f"{name} in {file} is {config[name]!r}, expected {accepted[-1]!r}, as CLIP's "
-                "authors have it; use a CLIP that prepares its pictures likewise."
+                f"{name} in {file} is {config[name]!r}, expected {accepted[-1]!r}; use a CLIP with "
+                "the original preprocessing."
             )
 
 
 def _tower(config: Json, name: str, source: str) -> Json:
-    """One tower's fields; where both are written, transformers reads the second."""
+    """One tower's fields; if the file has two versions, transformers uses the second."""
     older, newer = (config.get(f"{name}_config{end}") for end in ("", "_dict"))
     tower = (older or {}) if newer is None else newer
     if not isinstance(tower, Mapping):

@@ -1,8 +1,8 @@
 """Inception for FID, KID and IS: TensorFlow's graph of 2015-12-05 (Szegedy et al. 2016).
 
-It is not torchvision's: average pools leave padding out of the count, the last block takes a
-maximum where the paper takes an average, and there are 1,008 classes. The parameters have the names
-of the state dict that pytorch-fid and torch-fidelity share.
+It differs from torchvision's: average pools do not count padding, the last block has a max pool
+instead of the paper's average pool, and there are 1,008 classes. Parameter names are those of the
+state dict of pytorch-fid and torch-fidelity.
 """
 
 import functools
@@ -17,19 +17,19 @@ from jaxtyping import Array, Float, Float32, UInt8
 from ragaf_jax.nets.layers import Dense, parameter, zeros_init
 from ragaf_jax.weights.load import Tree
 
-# The side that the graph scales every picture to.
+# Side of the network's input; images are scaled to it.
 SIDE = 299
 CLASSES = 1008
 
 
 class InceptionOutput(NamedTuple):
-    """What the metrics read.
+    """Inputs of the metrics.
 
     Attributes:
-      features: the last average pool, ≥ 0; FID's and KID's.
+      features: the last average pool, ≥ 0, for FID and KID.
       logits: of the classes.
-      unbiased_logits: the logits without their bias, as the code of Salimans et al. 2016 took them
-        for the Inception score and torch-fidelity does.
+      unbiased_logits: the logits without bias, for the Inception score, as in the code of Salimans
+        et al. 2016 and torch-fidelity.
     """
 
     features: Float32[Array, "b 2048"]
@@ -39,9 +39,9 @@ class InceptionOutput(NamedTuple):
 
 @jax.jit
 def inception(params: Tree, images: UInt8[Array, "b h w 3"]) -> InceptionOutput:
-    """Features and logits of sRGB pictures of any size; each new shape is compiled once.
+    """Features and logits of sRGB images of any size; compiles once per shape.
 
-    params: of `weights.load_inception`.
+    params: from `weights.load_inception`.
     """
     with jax.default_matmul_precision("highest"):
         x = resize_like_tensorflow1(images.astype(jnp.float32), SIDE)
@@ -52,12 +52,12 @@ def inception(params: Tree, images: UInt8[Array, "b h w 3"]) -> InceptionOutput:
 def resize_like_tensorflow1(
     x: Float[Array, "b h w c"], side: int
 ) -> Float[Array, "b {side} {side} c"]:
-    """Bilinear, from source coordinates i·n/side, as `tf.image.resize_bilinear` of TensorFlow 1.
+    """Bilinear with source coordinates i·n/side, as TensorFlow 1's `tf.image.resize_bilinear`.
 
-    Corners are not aligned, pixels are points rather than areas, and nothing is smoothed when a
-    picture is reduced (Parmar et al. 2022, sec. 3, on what that does to FID).
+    Corners are not aligned, pixel centres are at integers, and there is no antialiasing. Parmar et
+    al. 2022, sec. 3, describe the effect on FID.
     """
-    for axis in (2, 1):  # in TensorFlow's order, for the same rounding
+    for axis in (2, 1):  # TensorFlow's order, for the same rounding
         size = x.shape[axis]
         source = np.arange(side, dtype=np.float32) * np.float32(size / side)
         low = source.astype(np.int32)
@@ -68,7 +68,7 @@ def resize_like_tensorflow1(
 
 
 class Inception(nn.Module):
-    """From pictures in [−1, 1) to features and logits."""
+    """From images in [−1, 1) to features and logits."""
 
     @nn.compact
     def __call__(
@@ -111,7 +111,7 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation by the statistics that training left (Ioffe & Szegedy 2015, alg. 2)."""
+    """Batch normalisation with running statistics (Ioffe & Szegedy 2015, alg. 2)."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -215,7 +215,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """Figure 7: 8×8. The graph's last one takes the `maximum` where the paper takes averages."""
+    """Figure 7: 8×8. The last one has a max pool (`maximum`), not the paper's average pool."""
 
     maximum: bool
 

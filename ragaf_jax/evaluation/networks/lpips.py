@@ -11,13 +11,13 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.layers import Dense
 from ragaf_jax.weights.load import Tree
 
-# Mean and deviation of ImageNet's colours, for pictures in [−1, 1], as rounded by the authors.
+# ImageNet's mean and standard deviation for images in [−1, 1], as rounded by the authors.
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
 
 class Conv(NamedTuple):
-    """A convolution with bias, before a ReLU, and its `number` in torchvision's `features`."""
+    """A convolution with bias before a ReLU; `number` is its index in torchvision's `features`."""
 
     number: int
     features: int
@@ -27,13 +27,13 @@ class Conv(NamedTuple):
 
 
 class Backbone(NamedTuple):
-    """A classifier's convolutions; LPIPS looks at what each stage ends with.
+    """A classifier's convolutions in stages, whose outputs LPIPS compares.
 
     Attributes:
-      stages: the convolutions between one look and the next.
-      pools: how many stages after the first begin with a max pool of stride 2.
+      stages: the convolutions of each stage.
+      pools: number of stages after the first that begin with a max pool of stride 2.
       window: of those pools.
-      least: the smallest side that leaves the last stage a pixel.
+      least: smallest side of an image for which the last stage has a pixel.
     """
 
     stages: tuple[tuple[Conv, ...], ...]
@@ -43,7 +43,7 @@ class Backbone(NamedTuple):
 
 
 BACKBONES = {
-    # Krizhevsky 2014 ("One weird trick"), which is not the AlexNet of 2012.
+    # Krizhevsky 2014 ("One weird trick"), not the AlexNet of 2012.
     "alex": Backbone(
         stages=(
             (Conv(0, 64, 11, 4, 2),),
@@ -76,19 +76,19 @@ BACKBONES = {
 def lpips(
     params: Tree, a: UInt8[Array, "b h w 3"], b: UInt8[Array, "b h w 3"]
 ) -> Float32[Array, " b"]:
-    """The distance of each pair of sRGB pictures, ≥ 0; each new shape is compiled once.
+    """The distance of each pair of sRGB images, ≥ 0; compiles once per shape.
 
-    params: of `weights.load_lpips`; they tell which backbone they are of.
+    params: from `weights.load_lpips`; they determine the backbone.
 
     Raises:
-      UserError: the pictures are too small for the backbone.
+      UserError: the images are too small for the backbone.
     """
     net = _net_of(params)
     least = BACKBONES[net].least
     if min(a.shape[1:3]) < least:
         raise UserError(
-            f"The pictures are {a.shape[2]}×{a.shape[1]} pixels, expected sides of at least {least}"
-            f" for LPIPS with {net!r}; measure larger ones."
+            f"The images are {a.shape[2]}×{a.shape[1]} pixels, expected sides of at least {least}"
+            f" for LPIPS with {net!r}; use larger images."
         )
     with jax.default_matmul_precision("highest"):
         scaled = (x.astype(jnp.float32) / 127.5 - 1 for x in (a, b))
@@ -96,7 +96,7 @@ def lpips(
 
 
 class Lpips(nn.Module):
-    """Equation 1 of the paper, summed over the stages of the backbone `net`."""
+    """Equation 1 of the paper for the backbone `net`."""
 
     net: str
 
@@ -108,7 +108,7 @@ class Lpips(nn.Module):
         both = (jnp.concatenate([a, b]) - shift) / scale
         distances = []
         for i, y in enumerate(Features(BACKBONES[self.net], name="features")(both)):
-            # The code's ε, which is where the zeros of a ReLU are not divided by zero.
+            # The original code adds ε outside the root, for outputs that are all zero.
             y = y / (jnp.sqrt(jnp.square(y).sum(-1, keepdims=True)) + 1e-10)
             squares = jnp.square(y[: len(a)] - y[len(a) :])
             head = Dense(1, use_bias=False, pointwise=True, name=f"lin{i}")
@@ -117,14 +117,14 @@ class Lpips(nn.Module):
 
 
 class Features(nn.Module):
-    """The convolutions of a backbone; answers what each stage ends with."""
+    """The convolutions of a backbone; returns the output of each stage."""
 
     backbone: Backbone
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         size = (self.backbone.window, self.backbone.window)
-        looks = []
+        outputs = []
         for i, stage in enumerate(self.backbone.stages):
             if 0 < i <= self.backbone.pools:
                 x = nn.max_pool(x, size, (2, 2))
@@ -137,12 +137,12 @@ class Features(nn.Module):
                     name=str(number),
                 )
                 x = nn.relu(conv(x))
-            looks.append(x)
-        return tuple(looks)
+            outputs.append(x)
+        return tuple(outputs)
 
 
 def _net_of(params: Tree) -> str:
-    """The backbone whose convolutions `params` has."""
+    """The name of the backbone of `params`."""
     numbers = {
         net: {str(conv.number) for stage in backbone.stages for conv in stage}
         for net, backbone in BACKBONES.items()

@@ -1,6 +1,6 @@
-"""Weights of the metrics' networks from local files; nothing is downloaded.
+"""Loads weights of the metrics' networks from local files, without downloads.
 
-A path may be a local one, or "owner/repository[/file]" of a repository that is in the hub's cache.
+A path may also be "owner/repository[/file]" in the Hugging Face cache.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from ragaf_jax.weights.stores import PICKLES, InMemory, Safetensors, Under, open
 
 
 class Official(NamedTuple):
-    """A file that its authors publish as a pickle: what it is of, and where."""
+    """A file that its authors publish as a pickle."""
 
     network: str
     metric: str
@@ -53,23 +53,22 @@ LPIPS = {
 }
 CLIP = "The CLIP score"
 
-# LPIPS's own weights, 11 KB, made by tests/golden/make_lpips_heads.py; its terms lie beside it.
+# LPIPS's linear heads, 11 KB, from tests/golden/make_lpips_heads.py; the licence is beside it.
 HEADS = Path(__file__).with_name("lpips_heads.safetensors")
 
-# What the files hold besides: a count of training's batches, ImageNet's classifier, buffers, and
-# the temperature of CLIP's loss.
+# Unused arrays of the files: batch counts, ImageNet's classifier, buffers, CLIP's temperature.
 _INCEPTION_SURPLUS = (r".*\.bn\.num_batches_tracked",)
 _LPIPS_SURPLUS = (r"classifier\.\d\.(weight|bias)",)
 _CLIP_SURPLUS = (r"(text|vision)_model\.embeddings\.position_ids", "logit_scale")
-# Leaves that are called the same in PyTorch.
-_ALIKE = ("running_mean", "running_var", "class_embedding")
+# Leaves with the same name in PyTorch.
+_SAME_NAMES = ("running_mean", "running_var", "class_embedding")
 
 
 def load_inception(where: str) -> Tree:
     """The parameters of `inception` from a safetensors file with pytorch-fid's names.
 
     Raises:
-      UserError: it is not there, a pickle, damaged, or of another network.
+      UserError: it is missing, a pickle, damaged, or of another network.
     """
     page = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     with _for_metric(INCEPTION.metric):
@@ -80,11 +79,11 @@ def load_inception(where: str) -> Tree:
 def load_lpips(where: str, net: str) -> Tree:
     """The parameters of `lpips` with the backbone `net`, a key of `BACKBONES`.
 
-    where: a safetensors file with torchvision's names of the backbone. LPIPS's own weights are in
-      this package.
+    where: a safetensors file of the backbone with torchvision's names. This package contains the
+      linear heads.
 
     Raises:
-      UserError: it is not there, a pickle, damaged, or of another network.
+      UserError: it is missing, a pickle, damaged, or of another network.
     """
     least = BACKBONES[net].least
     page = jax.ShapeDtypeStruct((1, least, least, 3), jnp.float32)
@@ -99,18 +98,18 @@ def load_lpips(where: str, net: str) -> Tree:
 
 
 def load_clip(where: str) -> ClipModel:
-    """A CLIP from a folder as transformers' `CLIPModel` and `CLIPProcessor` are saved.
+    """A CLIP from a folder with saved `CLIPModel` and `CLIPProcessor` of transformers.
 
     Raises:
-      UserError: it is not there, incomplete, damaged, or prepares its pictures otherwise.
+      UserError: it is missing, incomplete, damaged, or has another preprocessing.
     """
     with _for_metric(CLIP):
         folder = locate_here(where)
         if folder is None or not folder.is_dir():
             raise UserError(
-                f"there is no folder {where!r}, nor such a repository in the hub's cache; download "
-                "one, such as with `hf download openai/clip-vit-large-patch14`, and give its path "
-                "or name."
+                f"there is no folder {where!r}, nor such a repository in the Hugging Face cache; "
+                "download one, for instance by `hf download openai/clip-vit-large-patch14`, and "
+                "give its path or name."
             )
         config = clip_config(read_json(folder / "config.json"), str(folder / "config.json"))
         check_preprocessor(folder, config.vision.image_size)
@@ -122,7 +121,7 @@ def load_clip(where: str) -> ClipModel:
             jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
             jax.ShapeDtypeStruct((1, 1), jnp.int32),
         )
-        flax = isinstance(store, InMemory)  # a Flax file, whose tree is ours
+        flax = isinstance(store, InMemory)  # a Flax file with the same tree
         params = load_tree(
             store,
             abstract,
@@ -140,36 +139,36 @@ def load_clip(where: str) -> ClipModel:
 
 
 def _published(where: str, official: Official) -> Path:
-    """The safetensors file that `where` names; raises UserError with how to get one."""
+    """The path of the safetensors file `where`; UserError with instructions if it is unusable."""
     path = locate_here(where)
     name = official.url.rpartition("/")[2]
     if path is None or path.is_dir():
         what = f"{where} is a folder" if path else f"there is no file {where!r}"
         raise UserError(
             f"{what}, expected a safetensors file of {official.network}; download "
-            f"{official.url} and convert it once, with PyTorch: {_conversion(name)}"
+            f"{official.url} and convert it once with PyTorch: {_conversion(name)}"
         )
     if path.suffix in PICKLES:
         raise UserError(
-            f"{path} is a pickle, which can run any program when it is read, so it is refused; "
-            f"convert it once where you trust it, with PyTorch: {_conversion(str(path))}"
+            f"{path} is a pickle, which can run any code when loaded, expected safetensors; "
+            f"if you trust it, convert it once with PyTorch: {_conversion(str(path))}"
         )
     return path
 
 
 def _conversion(pickle: str) -> str:
-    """A shell command that makes a safetensors file of a state dict's pickle."""
-    made = str(Path(pickle).with_suffix(".safetensors"))
+    """A shell command that converts a state dict's pickle to safetensors."""
+    converted = str(Path(pickle).with_suffix(".safetensors"))
     return (
         'python -c "import torch; from safetensors.torch import save_file; save_file({k: '
         f"v.contiguous() for k, v in torch.load({pickle!r}, 'cpu', weights_only=True).items()}}"
-        f', {made!r})"'
+        f', {converted!r})"'
     )
 
 
 @contextmanager
 def _for_metric(metric: str) -> Iterator[None]:
-    """Says in a UserError which metric has to be done without."""
+    """Prefixes a UserError with the metric that cannot be computed."""
     try:
         yield
     except UserError as error:
@@ -181,10 +180,10 @@ def _abstract(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any
 
 
 def _names(path: str) -> tuple[Place, ...]:
-    same = path.rpartition("/")[2] in _ALIKE
+    same = path.rpartition("/")[2] in _SAME_NAMES
     return (Place(path.replace("/", ".") if same else torch_name(path)),)
 
 
 def _head_names(path: str) -> tuple[Place, ...]:
-    """`lin0/kernel` → `lin0.model.1.weight`: a dropout was before it."""
+    """`lin0/kernel` → `lin0.model.1.weight`; index 0 was a dropout layer."""
     return (Place(f"{path.partition('/')[0]}.model.1.weight"),)

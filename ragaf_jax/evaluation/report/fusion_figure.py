@@ -1,4 +1,4 @@
-"""α over timesteps as a curve: the balance of sketch and text as noise decreases."""
+"""Plots α over timesteps: the balance of sketch and text as noise decreases."""
 
 import io
 
@@ -8,15 +8,15 @@ from PIL import Image
 
 from ragaf_jax.evaluation.statistics.summary import Json
 
-_KINDS = {"drawn": ("what is drawn", "#4c78a8"), "background": ("background", "#9a9a9a")}
+_KINDS = {"drawn": ("other regions", "#4c78a8"), "background": ("background", "#9a9a9a")}
 
 
 def fusion_figure(balance: Json) -> UInt8[np.ndarray, "h w 3"]:
-    """The mean α of drawn and of background regions with its interval, from noise to picture.
+    """The mean α of the background and of other regions with its interval, from noise to image.
 
-    balance: as `summary.fusion_summary` gives it.
+    balance: the result of `summary.fusion_summary`.
     """
-    from matplotlib.figure import Figure  # takes a second to import; see `figures.curves`
+    from matplotlib.figure import Figure  # its import takes a second; see `figures.curves`
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     panel = figure.subplots()
@@ -28,8 +28,8 @@ def fusion_figure(balance: Json) -> UInt8[np.ndarray, "h w 3"]:
             panel.fill_between(levels, low, high, color=color, alpha=0.25, linewidth=0)
     panel.axhline(0.5, color="0.8", linewidth=0.8)
     panel.set(
-        xlabel="timestep, share of T: noise on the left, picture on the right",
-        ylabel="α, the sketch's share; β = 1 − α",
+        xlabel="timestep, share of T: noise on the left, image on the right",
+        ylabel="α, the sketch's weight; β = 1 − α",
         xlim=(1, 0),
         ylim=(0, 1),
     )

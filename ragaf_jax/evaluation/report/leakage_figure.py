@@ -1,4 +1,4 @@
-"""Requested against painted colours, as a heat map with numbers."""
+"""Requested against obtained colours as a heat map with numbers."""
 
 import numpy as np
 from jaxtyping import Int
@@ -13,11 +13,11 @@ HEAD, SWATCH, LETTERS = 96, 16, 15
 
 
 def color_table_figure(table: Int[np.ndarray, "11 11"], title: str) -> Picture:
-    """A row for each colour asked, a column for each obtained; shares of the row in per cent.
+    """A row for each requested colour, a column for each obtained one; per cent of the row.
 
     Args:
-      table: as `leakage.color_table` gives it.
-      title: stands above.
+      table: the result of `leakage.color_table`.
+      title: above the table.
     """
     parts = table.sum(1, keepdims=True)
     shares = table / np.maximum(parts, 1)
@@ -25,7 +25,7 @@ def color_table_figure(table: Int[np.ndarray, "11 11"], title: str) -> Picture:
         "RGB", (HEAD + WIDTH * (len(PALETTE) + 1), HEIGHT * (len(PALETTE) + 1)), "white"
     )
     pen = ImageDraw.Draw(image)
-    pen.text((0, HEIGHT / 2), "asked", INK, font(LETTERS), anchor="lm")
+    pen.text((0, HEIGHT / 2), "requested", INK, font(LETTERS), anchor="lm")
     for i, (name, rgb) in enumerate(zip(PALETTE, PALETTE_RGB.tolist(), strict=True)):
         x, y = HEAD + i * WIDTH, (i + 1) * HEIGHT
         _swatch(pen, (0.0, y + (HEIGHT - SWATCH) / 2), rgb)
@@ -38,11 +38,11 @@ def color_table_figure(table: Int[np.ndarray, "11 11"], title: str) -> Picture:
         box = (HEAD + column * WIDTH, (row + 1) * HEIGHT)
         _cell(pen, box, shares[row, column], int(table[row, column]), row == column)
     for row, (count,) in enumerate(parts.tolist()):
-        place = (right + WIDTH / 2, (row + 1.5) * HEIGHT)
-        pen.text(place, str(count), INK, font(LETTERS), anchor="mm")
+        center = (right + WIDTH / 2, (row + 1.5) * HEIGHT)
+        pen.text(center, str(count), INK, font(LETTERS), anchor="mm")
     note = (
-        "Of the parts that were asked to have the colour on the left, how many per cent have the "
-        "colour above. Framed: the colour asked. Empty: no part."
+        "Per cent of the parts with the requested colour on the left that have the colour above. "
+        "Framed: the requested colour. Empty: no part."
     )
     grid = np.array(image)
     return on_page(
@@ -58,7 +58,7 @@ def _swatch(pen: ImageDraw.ImageDraw, corner: tuple[float, float], rgb: list[int
 def _cell(
     pen: ImageDraw.ImageDraw, corner: tuple[int, int], share: float, count: int, own: bool
 ) -> None:
-    """One share of a row with its colour; the number is white where that is dark."""
+    """One share of a row with its colour; the number is white on dark colours."""
     x, y = corner
     color = tuple(heat(np.array([share]))[0].tolist())
     edge, width = (INK, 2) if own else ((225, 225, 225), 1)

@@ -1,6 +1,6 @@
-"""The numbers of an evaluation as tables, Markdown and sentences.
+"""The results of an evaluation as tables, Markdown and printed lines.
 
-All read what metrics.json holds, which `evaluate.evaluate` describes.
+The input is the contents of metrics.json, see `evaluate.evaluate`.
 """
 
 from collections.abc import Mapping
@@ -18,65 +18,65 @@ _HEADLINES = ("edge_f1", "color_accuracy")
 
 
 class Titled(NamedTuple):
-    """A table and what stands above it."""
+    """A table with its title."""
 
     title: str
     rows: Table
 
 
 def tables(found: Json) -> list[Titled]:
-    """All tables that there is anything in."""
-    parts = [
+    """All tables that are not empty."""
+    all_tables = [
         *_metric_tables(found),
         _graph_table(found),
         _fusion_table(found),
         _validation_table(found),
         *_comparison_tables(found),
     ]
-    return [table for table in parts if len(table.rows) > 1]
+    return [table for table in all_tables if len(table.rows) > 1]
 
 
 def facts(found: Json) -> list[str]:
-    """What was measured, a sentence each."""
+    """The settings and the notation, one paragraph each."""
     sample = ", ".join(f"{name} {value}" for name, value in found["sample"].items())
     steps = ", ".join(f"{stage} after {step} steps" for stage, step in found["steps"].items())
-    said = [
-        f"{found['drawings']} held-out drawings of {found['dataset']} at {found['image_size']} px; "
+    paragraphs = [
+        f"{found['drawings']} held-out examples of {found['dataset']} at {found['image_size']} px; "
         f"{steps}; seed {found['seed']}; {sample}.",
-        "Brackets: 95 % intervals over drawings. Arrows: which way is better. p: how often chance "
-        "alone is as far from 0, one metric at a time.",
+        "Brackets: 95 % intervals over examples. Arrows: better direction. p: probability of such "
+        "a difference by chance, for each metric alone.",
     ]
     if "color_accuracy" not in found["metrics"]["stage 2"]:
-        said.append(
-            "No parts with known colours: what is measured of them is left out. Edge F1, line "
-            "distance and regions are of dark lines; on photographs the SSIM of edge maps counts."
+        paragraphs.append(
+            "No parts with known colours, so their metrics are left out. Edge F1, line distance "
+            "and regions measure dark lines; on photographs use the SSIM of edge maps."
         )
-    return said
+    return paragraphs
 
 
 def markdown(found: Json) -> str:
-    """report.md."""
-    parts = [f"# Evaluation of {found['workdir']}", *facts(found)]
+    """The text of report.md."""
+    blocks = [f"# Evaluation of {found['workdir']}", *facts(found)]
     for title, rows in tables(found):
-        parts += [f"## {title}", markdown_table(rows)]
+        blocks += [f"## {title}", markdown_table(rows)]
     if found["missing"]:
-        parts += ["## Not computed", "\n".join(f"- {line}" for line in absent(found["missing"]))]
-    return "\n\n".join(parts) + "\n"
+        blocks += ["## Not computed", "\n".join(f"- {line}" for line in absent(found["missing"]))]
+    return "\n\n".join(blocks) + "\n"
 
 
 def sentences(found: Json) -> list[str]:
-    """The report in words, a line a finding."""
+    """The printed summary, one line per result."""
     lines = []
     for stage in STAGES:
         estimates = found["metrics"][stage]
-        said = []
+        headlines = []
         for name in _HEADLINES:
             if name in estimates:
                 value = _estimate(METRICS[name], estimates[name])
-                parts = METRICS[name].needs == "parts"
-                of = f" of {estimates[name]['examples']} parts" if parts else ""
-                said.append(f"{METRICS[name].title} {value}{of}")
-        lines.append(f"{stage}: {', '.join(said)}")
+                of_parts = METRICS[name].needs == "parts"
+                count = f" of {estimates[name]['examples']} parts" if of_parts else ""
+                headlines.append(f"{METRICS[name].title} {value}{count}")
+        lines.append(f"{stage}: {', '.join(headlines)}")
     for stage, by_variant in found["validation"].items():
         true = by_variant["true"]
         lines.append(
@@ -84,16 +84,16 @@ def sentences(found: Json) -> list[str]:
         )
         for variant, loss in by_variant.items():
             if variant != "true":
-                heard = "listens" if listens(loss, true) else "does not listen"
+                response = "listens" if listens(loss, true) else "does not listen"
                 lines.append(
                     f"{stage}: with {variant.replace('_', ' ')} {loss['mean']:.4f}, "
-                    f"{loss['gap']:+.4f}: {heard}"
+                    f"{loss['gap']:+.4f}: {response}"
                 )
     return lines + absent(found["missing"])
 
 
 def absent(missing: Mapping[str, str]) -> list[str]:
-    """The sentences of what was not computed, in the metrics' order."""
+    """The sentences about metrics that were not computed, in the order of `METRICS`."""
     return [missing[name] for name in METRICS if name in missing]
 
 
@@ -114,18 +114,19 @@ def _graph_table(found: Json) -> Titled:
     estimates = found["graphs"]
     rows = [[METRICS[name].title, _estimate(METRICS[name], x)] for name, x in estimates.items()]
     section = METRICS["graph_regions"].section
-    return Titled(section, [["a drawing has, on average", ""], *rows])
+    return Titled(section, [["mean per example", ""], *rows])
 
 
 def _fusion_table(found: Json) -> Titled:
     balance = found["fusion"] or {"levels": []}
     kinds = [kind for kind in ("all", "drawn", "background") if kind in balance]
-    head = ["timestep, share of T", *(f"α of regions: {kind}" for kind in kinds)]
+    titles = {"all": "all regions", "drawn": "other regions", "background": "background"}
+    head = ["timestep, share of T", *(f"α, {titles[kind]}" for kind in kinds)]
     rows = [
         [f"{level:.1f}", *(_interval(balance[kind]["alpha"][i], 3) for kind in kinds)]
         for i, level in enumerate(balance["levels"])
     ]
-    return Titled("How much sketch (α), how much text (β = 1 − α)?", [head, *rows])
+    return Titled("Balance of sketch (α) and text (β = 1 − α)", [head, *rows])
 
 
 def _validation_table(found: Json) -> Titled:
@@ -142,11 +143,11 @@ def _validation_table(found: Json) -> Titled:
 
 
 def _comparison_tables(found: Json) -> list[Titled]:
-    """A table a stage: this run, the others, and what this one is ahead of each."""
+    """One table per stage: this run, the others, and this run's difference from each."""
     others, made = found["comparisons"], []
     for stage in STAGES:
-        ahead = [text for other in others for text in (f"this − {other}", "p")]
-        rows = [["", "this", *others, *ahead]]
+        heads = [text for other in others for text in (f"this − {other}", "p")]
+        rows = [["", "this", *others, *heads]]
         for name, metric in METRICS.items():
             cells = [found["metrics"][stage].get(name)]
             cells += [other["metrics"][stage].get(name) for other in others.values()]

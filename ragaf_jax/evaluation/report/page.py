@@ -1,4 +1,4 @@
-"""report.html: an evaluation in one file, images first."""
+"""Writes report.html: an evaluation in one file, images first."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ _STYLE = """
 def report_page(
     found: Json, rows: Mapping[str, Sequence[Row]], figures: Mapping[str, Picture]
 ) -> str:
-    """The page: contents, the first figure, drawings by rank, the other figures, tables.
+    """The page: contents, the first figure, ranked examples, the other figures, tables.
 
     Args:
-      found: what metrics.json holds.
-      rows: drawings by what they are ranked by.
+      found: the contents of metrics.json.
+      rows: ranked examples by title of the metric.
       figures: by title.
     """
     title = f"Evaluation of {found['workdir']}"
@@ -32,30 +32,30 @@ def report_page(
     }
     first = dict(list(shown.items())[:1])
     ranked = {
-        f"Best, median and worst images of Stage 2 by {metric}": "".join(map(_article, drawings))
-        for metric, drawings in rows.items()
+        f"Best, median and worst images of Stage 2 by {metric}": "".join(map(_article, examples))
+        for metric, examples in rows.items()
     }
-    measured = {
+    sections = {
         table.title: f'<div class="wide">{web_page.html_table(table.rows)}</div>'
         for table in tables(found)
     }
     if found["missing"]:
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in absent(found["missing"]))
-        measured["Not computed"] = f"<ul>{lines}</ul>"
+        sections["Not computed"] = f"<ul>{lines}</ul>"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         *(f'<p class="faint">{html.escape(fact)}</p>' for fact in facts(found)),
-        *web_page.sections(first | ranked | shown | measured),
+        *web_page.sections(first | ranked | shown | sections),
     ]
     return web_page.page(title, parts, _STYLE)
 
 
 def _article(row: Row) -> str:
-    pictures = "".join(
-        f"<figure>{web_page.image(name, picture)}<figcaption>{name}</figcaption></figure>"
-        for name, picture in row.pictures.items()
+    images = "".join(
+        f"<figure>{web_page.image(name, image)}<figcaption>{name}</figcaption></figure>"
+        for name, image in row.images.items()
     )
     return (
         f"<article><p>{html.escape(row.note)} · <code>{html.escape(row.key)}</code></p>"
-        f'<div class="row">{pictures}</div><p dir="auto">{html.escape(row.caption)}</p></article>'
+        f'<div class="row">{images}</div><p dir="auto">{html.escape(row.caption)}</p></article>'
     )

@@ -26,38 +26,38 @@ def showcase(
     output: Path,
     checkpoint: str = NEWEST,
 ) -> None:
-    """Draws held-out drawings and writes a contact sheet of them, and one of several colourings.
+    """Samples held-out examples and writes contact sheets: one of sketches, one of colourings.
 
     Args:
       config: Stage 2's; `stage1`, `stage1_checkpoint`, `seed` and `sample` are used.
       workdir: Stage 2's.
-      open_shown: gives, for the configuration and the vocabulary of Stage 2's checkpoint, examples
-        of different drawings, behind them others that colour one drawing in several ways, and how
-        many the former are.
-      output: a folder to be written; an earlier output is replaced.
+      open_shown: takes the configuration and tokenizer of Stage 2's checkpoint. It returns examples
+        with different sketches followed by colourings of one sketch, their ground truth, and the
+        number of the former.
+      output: the folder; an earlier output is replaced.
       checkpoint: of Stage 2: "newest", "best" or a step.
 
     Raises:
-      UserError: no two stages that fit each other, no data, or a folder that cannot be written.
+      UserError: the stages do not match, there is no data, or the folder is not writable.
     """
     if config.stage != 2 or not config.stage1:
         raise UserError(
-            f"Two stages draw, and this is Stage {config.stage} with config.stage1="
+            f"Showcase needs both stages and has Stage {config.stage} with config.stage1="
             f"{config.stage1!r}; use configs/stage2.py with --config.stage1=<workdir of Stage 1>."
         )
     output = output.resolve()
     check_writable(output, {DRAWINGS, COLORINGS})
     one, two = restore_both(Path(config.stage1), workdir, config.stage1_checkpoint, checkpoint)
-    batch, truth, drawings = open_shown(two.config, two.tokenizer)
-    pictures = dict(zip(STAGES, sample_both(config, one, two, batch), strict=True))
+    batch, truth, count = open_shown(two.config, two.tokenizer)
+    by_stage = dict(zip(STAGES, sample_both(config, one, two, batch), strict=True))
     sheets = {
-        DRAWINGS: range(drawings),
-        COLORINGS: range(drawings, len(truth.keys)),
+        DRAWINGS: range(count),
+        COLORINGS: range(count, len(truth.keys)),
     }
     with whole_folder(output) as folder:
         for name, examples in sheets.items():
             if examples:
-                Image.fromarray(sheet(pictures, batch, truth, examples)).save(folder / name)
+                Image.fromarray(sheet(by_stage, batch, truth, examples)).save(folder / name)
     for name, examples in sheets.items():
         if examples:
             print(output / name)

@@ -16,13 +16,13 @@ NUMBERS = "metrics.json"
 
 
 class Difference(NamedTuple):
-    """first − second on the examples that both have.
+    """first − second on common examples.
 
     Attributes:
       difference: the mean.
-      low, high: its 95 % interval over drawings.
-      p_value: of `paired_difference`, two-sided; not corrected for there being many metrics.
-      examples: pairs.
+      low, high: its 95 % interval over examples.
+      p_value: of `paired_difference`, two-sided, without correction for multiple metrics.
+      examples: number of pairs.
     """
 
     difference: float
@@ -37,14 +37,14 @@ def differences(
     second: Mapping[str, Any],
     keys: Sequence[str],
 ) -> dict[str, Difference]:
-    """Of every metric that both runs have values of.
+    """The differences of all metrics that both runs have.
 
-    Regions are numbered by the data's preparation: where two runs were shown others, what is
-    measured of regions cannot be paired and is left out.
+    Data preparation numbers the regions. If the runs used different regions, metrics of regions
+    cannot be paired and are left out.
 
     Args:
-      first, second: values by metric, as `summary.stored` gives them.
-      keys: the drawings', of both.
+      first, second: values by metric, results of `summary.stored`.
+      keys: of the examples, which both runs share.
     """
     found = {}
     for name in METRICS:
@@ -53,39 +53,39 @@ def differences(
         one, other = (_by_example(values[name]) for values in (first, second))
         if METRICS[name].needs == "attention" and one.keys() != other.keys():
             continue
-        both = sorted(one.keys() & other.keys())
-        if not both:
+        common = sorted(one.keys() & other.keys())
+        if not common:
             continue
         paired = paired_difference(
-            [one[at] for at in both],
-            [other[at] for at in both],
-            [keys[drawing] for drawing, _ in both],
+            [one[item] for item in common],
+            [other[item] for item in common],
+            [keys[example] for example, _ in common],
             rng=np.random.default_rng(0),
         )
-        found[name] = Difference(*paired.interval, paired.p_value, len(both))
+        found[name] = Difference(*paired.interval, paired.p_value, len(common))
     return found
 
 
 def compared(values: Mapping[str, Mapping[str, Any]], other: Json, keys: Sequence[str]) -> Json:
-    """The metrics of another evaluation, and what this one is ahead of it, by stage.
+    """The metrics of another evaluation, and this evaluation's differences from it by stage.
 
     Args:
-      values: of this evaluation, by stage as `summary.stored` gives them.
-      other: of `read_evaluation`.
-      keys: the drawings'.
+      values: of this evaluation, results of `summary.stored` by stage.
+      other: the result of `read_evaluation`.
+      keys: of the examples.
     """
-    ahead = {
+    by_stage = {
         stage: as_json(differences(ours, other["values"][stage], keys))
         for stage, ours in values.items()
     }
-    return {"metrics": other["metrics"], "differences": ahead}
+    return {"metrics": other["metrics"], "differences": by_stage}
 
 
 def read_evaluation(folder: Path, keys: Sequence[str], seed: int, size: int) -> Json:
-    """What an evaluation wrote, once it is known to be of these drawings, their size and this seed.
+    """Another evaluation's metrics.json.
 
     Raises:
-      UserError: there is no such evaluation, it is older than this code, or of others.
+      UserError: it is missing, of an older version, or of other examples, image size or seed.
     """
     file = folder / NUMBERS
     try:
@@ -95,34 +95,34 @@ def read_evaluation(folder: Path, keys: Sequence[str], seed: int, size: int) -> 
     except OSError as error:
         raise UserError(
             f"There is no evaluation to compare with in {folder} ({file.name}: {error.strerror}); "
-            "name the output folder of one that has ended."
+            "name the output folder of a finished one."
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{file} is no evaluation's, or that of an older version; evaluate that run again."
+            f"{file} is not of an evaluation by this version; evaluate that run again."
         ) from None
     if its_seed != seed:
         raise UserError(
-            f"The evaluation in {folder} sampled with config.seed={its_seed} and this one with "
-            f"{seed}; compare runs of one seed."
+            f"The evaluation in {folder} has config.seed={its_seed} and this one {seed}; "
+            "compare runs with the same seed."
         )
     if its_size != size:
         raise UserError(
-            f"The evaluation in {folder} is of pictures of {its_size} px and this one of {size}; "
-            "compare runs at one size."
+            f"The evaluation in {folder} has images of {its_size} px and this one of {size}; "
+            "compare runs with the same size."
         )
     if its_keys != list(keys):
         others = len(set(its_keys) ^ set(keys))
-        apart = f"{others} are in one of them alone" if others else "they are in another order"
+        mismatch = f"{others} are in only one of them" if others else "their order differs"
         raise UserError(
-            f"The evaluation in {folder} is of {len(its_keys)} drawings and this one of {len(keys)}"
-            f", and {apart}; compare runs on the same data and config.evaluation_examples."
+            f"The evaluation in {folder} has {len(its_keys)} examples and this one {len(keys)}, "
+            f"and {mismatch}; compare runs with the same data and config.evaluation_examples."
         )
     return found
 
 
 def _by_example(values: Mapping[str, list]) -> dict[tuple[int, int], float]:
-    """The value of every (drawing, part or region) that has one."""
+    """The finite values by (example, part or region)."""
     places = zip(values["drawing"], values["item"], strict=True)
     found = zip(places, values["value"], strict=True)
     return {place: value for place, value in found if value is not None}

@@ -1,4 +1,4 @@
-"""α and β of regions at fixed timesteps: the balance of sketch and text in numbers."""
+"""Fusion weights α and β of regions at fixed timesteps: the balance of sketch and text."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,12 @@ from ragaf_jax.graph.features import NODE_FEATURES
 
 
 class RegionBalance(NamedTuple):
-    """α of the n regions of some drawings at each of L timesteps; β is 1 − α.
+    """α of n regions at each of L timesteps; β is 1 − α.
 
     Attributes:
-      drawing: index of the drawing, the groups of `bootstrap_interval`.
-      background: whether the region is paper around the drawing.
-      alpha: the sketch's share, in 0 … 1.
+      drawing: index of the example, the groups of `bootstrap_interval`.
+      background: whether the region is background.
+      alpha: the sketch's weight, in 0 … 1.
     """
 
     drawing: Int[np.ndarray, " n"]
@@ -24,13 +24,13 @@ class RegionBalance(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """Means over regions at each of L timesteps, and the spread.
+    """Means over regions at each of L timesteps, and the standard deviation.
 
     Attributes:
-      regions: how many there are.
-      alpha: of the sketch's share.
-      beta: of the text's; they sum to 1.
-      sd: standard deviation over regions of α, which is that of β.
+      regions: their number.
+      alpha: mean weight of the sketch.
+      beta: mean weight of the text, 1 − α.
+      sd: standard deviation of α, and so of β, over regions.
     """
 
     regions: int
@@ -40,21 +40,21 @@ class Balance(NamedTuple):
 
 
 def region_balance(fusion: Float[np.ndarray, "l b r 2"], graph: jraph.GraphsTuple) -> RegionBalance:
-    """The regions that are no padding, drawing by drawing.
+    """The regions without padding, by example.
 
     Args:
-      fusion: α and β of every region at each timestep, as `reading.Reading` has them.
+      fusion: α and β of each region at each timestep, `HeldOutTrace.fusion`.
       graph: the region graphs, with a leading batch axis.
     """
     real = np.arange(fusion.shape[2]) < np.asarray(graph.n_node)[:, :1]
-    drawing, region = np.nonzero(real)
+    example, region = np.nonzero(real)
     background = np.asarray(graph.nodes)[..., NODE_FEATURES.index("background")] > 0
-    alpha = fusion[:, drawing, region, 0].astype(np.float64)
-    return RegionBalance(drawing, background[drawing, region], alpha)
+    alpha = fusion[:, example, region, 0].astype(np.float64)
+    return RegionBalance(example, background[example, region], alpha)
 
 
 def balance(alpha: Float[np.ndarray, "l n"]) -> Balance | None:
-    """Mean and spread over n regions, say those of the background; None where there are none."""
+    """Mean and standard deviation over n regions; None for n = 0."""
     if not alpha.shape[1]:
         return None
     mean = alpha.mean(1)

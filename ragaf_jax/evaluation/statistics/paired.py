@@ -11,9 +11,9 @@ from ragaf_jax.evaluation.statistics.bootstrap import Interval, bootstrap_interv
 
 
 class PairedDifference(NamedTuple):
-    """The mean of first − second with its interval, and how often chance alone does as well.
+    """The mean of first − second with its interval and p-value.
 
-    p_value: two-sided, of the hypothesis that the two runs are interchangeable; in 0 … 1.
+    p_value: two-sided, under the hypothesis that the runs are interchangeable; in 0 … 1.
     """
 
     interval: Interval
@@ -29,18 +29,18 @@ def paired_difference(
     rng: np.random.Generator,
     resamples: int = 10_000,
 ) -> PairedDifference:
-    """Compares two runs' values of the same examples, value by value.
+    """Compares two runs' values on the same examples.
 
     The interval is `bootstrap_interval` of the differences. The p-value is that of the sign-flip
-    test (Fisher 1935, sec. 21): if the runs are interchangeable, the difference of a group is as
-    likely to have the other sign, and p is the share of random signs that give a mean at least as
-    far from 0. The signs that were observed count among them (Phipson & Smyth 2010), so p > 0.
+    test (Fisher 1935, sec. 21). If the runs are interchangeable, both signs of a group's difference
+    are equally likely; p is the share of random signs with a mean at least as far from 0. The
+    observed signs are included (Phipson & Smyth 2010), so p > 0.
 
-    groups: which drawing each value belongs to; a drawing's values are resampled together and
-      change their sign together. Without groups every value stands alone.
-    resamples: of the interval and of the test; 1 / (1 + resamples) is the least p.
+    groups: the example of each value; values of one example are resampled together and have one
+      sign. By default each value is its own group.
+    resamples: of the interval and the test; the smallest p is 1 / (1 + resamples).
 
-    Raises UserError where the runs have unlike numbers of values, and as `bootstrap_interval` does.
+    Raises UserError if the numbers of values differ, and as `bootstrap_interval` does.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape != second.shape:
@@ -54,7 +54,7 @@ def paired_difference(
     flipped = np.empty(resamples)
     for i in range(resamples):
         flipped[i] = rng.choice((-1.0, 1.0), len(sums)) @ sums
-    # All signs kept, and all turned, must count as extreme whatever order the sum was made in.
+    # The observed signs and their negation must count as extreme in spite of rounding.
     rounding = 1e-12 * np.abs(sums).sum()
     extreme = np.count_nonzero(np.abs(flipped) >= abs(sums.sum()) - rounding)
     return PairedDifference(interval, (1 + extreme) / (1 + resamples))

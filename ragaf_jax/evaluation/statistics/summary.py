@@ -1,4 +1,4 @@
-"""Estimates with 95 % intervals over examples, in the form of metrics.json."""
+"""Estimates with 95 % intervals over examples, in the format of metrics.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,19 +12,19 @@ from ragaf_jax.evaluation.scoring import Missing, Scores
 from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
 from ragaf_jax.evaluation.statistics.fusion_balance import RegionBalance, balance
 
-# What JSON can hold.
+# A JSON object.
 Json = dict[str, Any]
 
 
 class Estimate(NamedTuple):
-    """A number and the interval about it.
+    """A metric and its interval.
 
     Attributes:
       value: a mean over examples, or the metric of the whole set.
       low, high: its 95 % interval.
-      examples: drawings, parts or regions that it is of.
-      left_out: others, for which it is not defined.
-      chance: the mean of what a blind guess would have; None where that is not known.
+      examples: number of examples, parts or regions.
+      left_out: number of those with an undefined value.
+      chance: the mean of random guesses; None where unknown.
     """
 
     value: float
@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Values) -> Estimate | None:
-    """The mean of what is finite; None where nothing is."""
+    """The mean of the finite values; None without any."""
     finite = np.isfinite(values.value)
     if not finite.any():
         return None
@@ -48,13 +48,13 @@ def estimate(values: Values) -> Estimate | None:
 
 
 def estimates(scores: Scores) -> tuple[dict[str, Estimate], Missing]:
-    """Of every metric, and why there is none of the others."""
+    """Estimates by metric, and reasons for metrics without one."""
     found, missing = {}, {}
     for name, values in scores.items():
         estimated = estimate(values)
         if estimated is None:
             missing[name] = not_computed(
-                name, f"none of {len(values.value)} examples has a defined value; look at them."
+                name, f"it is undefined for all {len(values.value)} examples; check the images."
             )
         else:
             found[name] = estimated
@@ -62,10 +62,10 @@ def estimates(scores: Scores) -> tuple[dict[str, Estimate], Missing]:
 
 
 def fusion_summary(regions: RegionBalance, levels: Sequence[float]) -> Json:
-    """α at each timestep, of "all" regions, the "background" and what is "drawn"; and the "levels".
+    """α at each timestep of "levels" for "all" regions, the "background" and the rest, "drawn".
 
-    Of each kind, "regions" says how many there are, "alpha" has (mean, low, high) a level and "sd"
-    the spread over regions; β is 1 − α. A kind that no drawing has is left out.
+    For each kind: the number of "regions", "alpha" with (mean, low, high) per level, and "sd", the
+    standard deviation over regions; β is 1 − α. Kinds without regions are left out.
     """
     kinds: dict[str, Bool[np.ndarray, " n"]] = {
         "all": np.ones_like(regions.background),
@@ -73,27 +73,27 @@ def fusion_summary(regions: RegionBalance, levels: Sequence[float]) -> Json:
         "drawn": ~regions.background,
     }
     found: Json = {"levels": list(levels)}
-    for kind, chosen in kinds.items():
-        spread = balance(regions.alpha[:, chosen])
-        if spread is None:
+    for kind, mask in kinds.items():
+        means = balance(regions.alpha[:, mask])
+        if means is None:
             continue
         intervals = [
-            bootstrap_interval(alpha, regions.drawing[chosen], rng=np.random.default_rng(0))
-            for alpha in regions.alpha[:, chosen]
+            bootstrap_interval(alpha, regions.drawing[mask], rng=np.random.default_rng(0))
+            for alpha in regions.alpha[:, mask]
         ]
         found[kind] = {
-            "regions": spread.regions,
+            "regions": means.regions,
             "alpha": [list(interval) for interval in intervals],
-            "sd": spread.sd.tolist(),
+            "sd": means.sd.tolist(),
         }
     return found
 
 
 def spread(losses: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Over seeds: each loss's mean and spread (greatest less least), and its gap to the true one.
+    """Each loss's mean and range over seeds, and its gap to the loss under true conditions.
 
     Args:
-      losses: one dict a seed, as `losses.validation.make_validate` gives them.
+      losses: results of `losses.validation.make_validate`, one per seed.
     """
     result = {}
     for name in losses[0]:
@@ -108,12 +108,15 @@ def spread(losses: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]
 
 
 def listens(loss: Mapping[str, float], true: Mapping[str, float]) -> bool:
-    """Whether a change of the conditions costs more than seeds differ; both are of `spread`."""
+    """Whether changed conditions raise the loss by more than its range over seeds.
+
+    loss, true: entries of `spread`.
+    """
     return loss["gap"] > max(true["spread"], loss["spread"])
 
 
 def stored(scores: Scores) -> Json:
-    """The values by metric, as `comparison` reads them; None where a value is not finite."""
+    """The values by metric, as input of `comparison`; None for values that are not finite."""
     return {
         name: {
             "drawing": values.drawing.tolist(),
@@ -125,14 +128,14 @@ def stored(scores: Scores) -> Json:
 
 
 def as_json(found: Mapping[str, Any]) -> Json:
-    """Of every metric, the fields of its `NamedTuple`."""
+    """The fields of each metric's `NamedTuple`."""
     return {name: value._asdict() for name, value in found.items()}
 
 
-def by_drawing(values: Values, count: int) -> Float[np.ndarray, " {count}"]:
-    """The mean value of each of `count` drawings; nan where one has none that is finite."""
+def by_example(values: Values, count: int) -> Float[np.ndarray, " {count}"]:
+    """The mean finite value of each of `count` examples; NaN without any."""
     finite = np.isfinite(values.value)
-    drawing = values.drawing[finite]
-    sums = np.bincount(drawing, values.value[finite], count)
-    numbers = np.bincount(drawing, minlength=count)
+    example = values.drawing[finite]
+    sums = np.bincount(example, values.value[finite], count)
+    numbers = np.bincount(example, minlength=count)
     return np.where(numbers > 0, sums / np.maximum(numbers, 1), np.nan)

@@ -48,5 +48,5 @@ def test_wrong_input_is_named(rng):
         with pytest.raises(UserError, match=f"4 examples.*{splits} splits"):
             inception_score(logits, rng=rng, splits=splits)
     logits[1, 1] = np.nan
-    with pytest.raises(UserError, match="number 1, are not finite"):
+    with pytest.raises(UserError, match="not finite, such as number 1"):
         inception_score(logits, rng=rng, splits=1)

@@ -168,7 +168,7 @@ def test_the_table_counts_pairs_of_colours(rng):
 def test_the_picture_shows_the_shares_of_each_row(rng):
     table = np.diag(rng.integers(1, 50, 11))
     table[3, 5] = table[3, 3]
-    picture = color_table_figure(table, "Colours asked and obtained")
+    picture = color_table_figure(table, "Colours requested and obtained")
     assert picture.shape[1] > 12 * WIDTH and picture.shape[0] > 12 * HEIGHT
     half, whole = heat(np.array([0.5, 1.0]))
     areas = [(picture == color).all(-1).sum() for color in (half, whole)]

@@ -151,7 +151,7 @@ def test_a_file_that_is_not_there(tmp_path, network):
             LOADERS[network](where)
         said = str(error.value)
         assert said.startswith(f"{METRICS[network]}there is no file {where!r}, expected")
-        assert f"/{PUBLISHED[network]}.pth and convert it once, with PyTorch: python -c" in said
+        assert f"/{PUBLISHED[network]}.pth and convert it once with PyTorch: python -c" in said
     with pytest.raises(UserError, match=f"{tmp_path} is a folder, expected a safetensors file"):
         LOADERS[network](str(tmp_path))
 

@@ -9,7 +9,7 @@ import pytest
 from framed import framed_halves
 from PIL import Image
 
-from ragaf_jax.evaluation.examples import Examples, of_drawings
+from ragaf_jax.evaluation.examples import Examples, per_example
 from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.report.illustrations import RANKED, ranked_rows, ranks
 from ragaf_jax.evaluation.report.numbers import markdown, sentences, tables
@@ -127,7 +127,7 @@ def test_the_tables(found):
     by_title = {table.title: [list(row) for row in table.rows] for table in tables(found)}
     for rows in by_title.values():
         assert len({len(row) for row in rows}) == 1
-    assert by_title["Does it keep to the sketch?"] == [
+    assert by_title["Fidelity to the sketch"] == [
         ["", "stage 1", "stage 2", "stage 2 − stage 1", "p"],
         [
             "edge F1 ↑",
@@ -138,9 +138,9 @@ def test_the_tables(found):
         ],
         ["line distance (Chamfer), px ↓", "1.500 [1.400, 1.600], 3 left out", "–", "–", "–"],
     ]
-    assert by_title["Are the pictures, as a set, like the true ones?"][1][2].startswith("0.0123")
-    assert by_title["What are the region graphs like?"][1] == ["regions", "5.0 [4.9, 5.1]"]
-    (fusion,) = (rows for title, rows in by_title.items() if "How much sketch" in title)
+    assert by_title["Distribution of images against the true ones"][1][2].startswith("0.0123")
+    assert by_title["Region graphs"][1] == ["regions", "5.0 [4.9, 5.1]"]
+    (fusion,) = (rows for title, rows in by_title.items() if "Balance of sketch" in title)
     first, last = ["0.9", *["0.500 [0.400, 0.600]"] * 2], ["0.1", *["0.700 [0.600, 0.800]"] * 2]
     assert fusion[1:] == [first, last]
     compared = by_title["Compared: stage 2"]
@@ -152,8 +152,8 @@ def test_what_is_not_there_has_no_table(found):
     found |= {"fusion": None, "comparisons": {}}
     del found["metrics"]["stage 2"]["color_accuracy"]
     titles = {table.title for table in tables(found)}
-    assert not any("How much sketch" in title or "Compared" in title for title in titles)
-    assert "Have the parts the colours asked of them?" not in titles
+    assert not any("Balance of sketch" in title or "Compared" in title for title in titles)
+    assert "Colours of parts" not in titles
     assert "No parts with known colours" in markdown(found)
 
 
@@ -211,7 +211,7 @@ def test_ranks_are_best_median_and_worst():
 def test_a_row_tells_its_rank_and_shows_all_there_is(rng):
     truth = framed_halves(rng, 2)
     pictures = {"stage 1": truth.image_u8, "stage 2": truth.image_u8}
-    rows = ranked_rows({"edge_f1": of_drawings(np.array([0.25, 0.75]))}, pictures, truth)
+    rows = ranked_rows({"edge_f1": per_example(np.array([0.25, 0.75]))}, pictures, truth)
     first = rows[METRICS["edge_f1"].title][0]
     assert first.note == "best: edge F1 0.750" and first.key == "key1"
-    assert list(first.pictures) == ["sketch", "stage 1", "stage 2", "true"]
+    assert list(first.images) == ["sketch", "stage 1", "stage 2", "true"]

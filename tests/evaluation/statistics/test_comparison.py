@@ -79,16 +79,16 @@ def test_what_cannot_be_compared_is_told_in_a_sentence(tmp_path):
     file = tmp_path / "metrics.json"
     for text in ("{", "[]", '{"quality": {}}'):
         file.write_text(text)
-        with pytest.raises(UserError, match="is no evaluation's, or that of an older version"):
+        with pytest.raises(UserError, match="is not of an evaluation by this version"):
             read_evaluation(tmp_path, KEYS, 0, 64)
     found = {"seed": 3, "image_size": 64, "values": {"keys": list(KEYS)}}
     file.write_text(json.dumps(found))
     assert read_evaluation(tmp_path, KEYS, 3, 64) == found
-    with pytest.raises(UserError, match="config.seed=3 and this one with 0; compare runs of one"):
+    with pytest.raises(UserError, match="config.seed=3 and this one 0; compare runs with"):
         read_evaluation(tmp_path, KEYS, 0, 64)
-    with pytest.raises(UserError, match="this one of 3, and 1 are in one of them"):
+    with pytest.raises(UserError, match="this one 3, and 1 are in only one of them"):
         read_evaluation(tmp_path, KEYS[:3], 3, 64)
-    with pytest.raises(UserError, match="they are in another order; compare runs on the same data"):
+    with pytest.raises(UserError, match="their order differs; compare runs with the same data"):
         read_evaluation(tmp_path, KEYS[::-1], 3, 64)
-    with pytest.raises(UserError, match="is of pictures of 64 px and this one of 128; compare"):
+    with pytest.raises(UserError, match="has images of 64 px and this one of 128; compare"):
         read_evaluation(tmp_path, KEYS, 3, 128)

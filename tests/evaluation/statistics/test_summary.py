@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from ragaf_jax.evaluation.examples import Values, of_drawings
+from ragaf_jax.evaluation.examples import Values, per_example
 from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
 from ragaf_jax.evaluation.statistics.fusion_balance import RegionBalance
 from ragaf_jax.evaluation.statistics.summary import (
     as_json,
-    by_drawing,
+    by_example,
     estimate,
     estimates,
     fusion_summary,
@@ -41,8 +41,8 @@ def test_an_estimate_is_of_what_is_defined(rng):
 
 
 def test_a_metric_without_a_value_is_missing():
-    undefined = of_drawings(np.full(3, np.nan))
-    found, missing = estimates({"ssim": of_drawings(np.ones(3)), "line_distance": undefined})
+    undefined = per_example(np.full(3, np.nan))
+    found, missing = estimates({"ssim": per_example(np.ones(3)), "line_distance": undefined})
     assert as_json(found) == {
         "ssim": {
             "value": 1.0,
@@ -53,7 +53,9 @@ def test_a_metric_without_a_value_is_missing():
             "chance": None,
         }
     }
-    assert missing["line_distance"].startswith("line distance (Chamfer) is not computed: none of 3")
+    assert missing["line_distance"].startswith(
+        "line distance (Chamfer) is not computed: it is undefined"
+    )
 
 
 def test_values_are_stored_and_averaged_by_drawing():
@@ -61,7 +63,7 @@ def test_values_are_stored_and_averaged_by_drawing():
     assert stored({"psnr": values}) == {
         "psnr": {"drawing": [0, 0, 1, 3], "item": [0, 1, 2, 3], "value": [0.5, 1.0, None, 0.25]}
     }
-    np.testing.assert_array_equal(by_drawing(values, 4), [0.75, np.nan, np.nan, 0.25])
+    np.testing.assert_array_equal(by_example(values, 4), [0.75, np.nan, np.nan, 0.25])
 
 
 def test_gaps_are_between_losses_of_the_same_seed():

@@ -135,7 +135,7 @@ def test_what_is_no_method_and_no_photo(rng):
     ):
         sketch.photo_to_sketch(np.dstack([grey] * 3), "HED")
     for bad in (grey, np.dstack([grey] * 4), np.zeros((0, 5, 3), np.uint8), np.ones((8, 8, 3))):
-        with pytest.raises(UserError, match=r"has shape \(\d.* and type .*: convert it first\."):
+        with pytest.raises(UserError, match=r"has shape \(\d.* and type .*; convert it first\."):
             sketch.photo_to_sketch(bad, "canny")
 
 
@@ -267,5 +267,5 @@ def test_thicken(rng):
     line[15, :] = 0
     for width in range(1, 8):
         assert ((sketch.thicken(line, width) == 0).sum(0) == width).all()
-    with pytest.raises(UserError, match="line width is 0; it must be at least 1 pixel"):
+    with pytest.raises(UserError, match="line width is 0, expected at least 1 pixel"):
         sketch.thicken(page, 0)

@@ -16,7 +16,7 @@ from miniature import LIMIT, RECOLORINGS, SIZE
 from PIL import Image
 
 from input_pipeline.inspection import findings as inspection
-from input_pipeline.inspection.findings import FILES, Wanted, choose, inspect, open_splits, sheet
+from input_pipeline.inspection.findings import FILES, Selection, choose, inspect, open_splits, sheet
 from input_pipeline.inspection.page import Example, markdown, page
 from input_pipeline.inspection.statistics import Budgets, statistics
 from input_pipeline.preparation.preparing import Options, prepare
@@ -62,8 +62,8 @@ def look(sources, tmp_path):
     """Inspects the miniature; returns the folder and the numbers."""
 
     def run(output: Path = tmp_path / "out", **wanted):
-        wanted = Wanted("openmoji/recolor", **wanted)
-        return output, inspect(sources, wanted, BUDGETS, output)
+        selection = Selection("openmoji/recolor", **wanted)
+        return output, inspect(sources, selection, BUDGETS, output)
 
     return run
 
@@ -113,7 +113,7 @@ def test_pictures_of_other_data_sets_have_all_their_captions(rng, tmp_path):
     sources = open_splits("coco", tmp_path / "data", SIZE, 16)
     rejected = sources["train"].folder / "rejected.jsonl"
     rejected.write_text(json.dumps({"file": NASTY, "reason": "is damaged"}) + "\n")
-    found = inspect(sources, Wanted("coco", examples=99), BUDGETS, tmp_path / "out")
+    found = inspect(sources, Selection("coco", examples=99), BUDGETS, tmp_path / "out")
     assert found["categories"]["number"] == 0
     assert found["splits"]["all"]["captions"] == 5 * found["splits"]["all"]["records"]
     assert found["rejected"]["number"] == 1

@@ -1,4 +1,4 @@
-"""What RAGAF decided is read off as the model decides it, whatever the chunks and the padding."""
+"""Traces on held-out examples are those of the model, for any chunks and padding."""
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,26 @@ from ragaf_jax.conditioning import condition
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.diffusion.noise import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import add_noise
-from ragaf_jax.evaluation import reading as reading_module
+from ragaf_jax.evaluation import held_out_trace
+from ragaf_jax.evaluation.held_out_trace import make_trace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
-from ragaf_jax.evaluation.reading import make_read
 from ragaf_jax.evaluation.statistics.fusion_balance import balance, region_balance
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.denoising import TRACE_LEVELS
 
 
 def made(rng, **changes):
-    """A model, its random parameters, and a function that reads it."""
+    """A model, its random parameters, and a function that returns its traces."""
     config = tiny_config(2)
     config.update_from_flattened_dict(changes)
     model = build_model(config)
-    return config, model, random_params(model, rng), make_read(model, schedule_of(config))
+    return config, model, random_params(model, rng), make_trace(model, schedule_of(config))
 
 
 def test_it_is_the_models_trace_on_noised_pictures(rng):
-    config, model, params, read = made(rng)
+    config, model, params, trace_of = made(rng)
     batch = random_batch(rng, config, 3)
-    found = read(params, batch, 5)
+    found = trace_of(params, batch, 5)
     assert found.levels == TRACE_LEVELS
     count, regions, tokens = len(TRACE_LEVELS), config.data.max_regions, config.data.text_length
     assert found.attention.shape == (count, 3, regions, tokens)
@@ -55,23 +55,23 @@ def test_it_is_the_models_trace_on_noised_pictures(rng):
     np.testing.assert_allclose(found.attention[level], expected.attention, atol=1e-5)
     np.testing.assert_allclose(found.fusion[level], expected.fusion, atol=1e-5)
     assert np.abs(found.attention[0] - found.attention[-1]).max() > 1e-4
-    again = read(params, batch, 5)
+    again = trace_of(params, batch, 5)
     np.testing.assert_array_equal(again.attention, found.attention)
-    assert np.abs(read(params, batch, 6).attention - found.attention).max() > 1e-6
+    assert np.abs(trace_of(params, batch, 6).attention - found.attention).max() > 1e-6
 
 
 def test_chunks_change_nothing(rng, monkeypatch):
-    config, _, params, read = made(rng)
+    config, _, params, trace_of = made(rng)
     batch = random_batch(rng, config, 5)
-    whole = read(params, batch, 0)
-    monkeypatch.setattr(reading_module, "CHUNK", 2)
-    pieces = read(params, batch, 0)
-    np.testing.assert_allclose(pieces.attention, whole.attention, atol=1e-5)
-    np.testing.assert_allclose(pieces.fusion, whole.fusion, atol=1e-5)
+    whole = trace_of(params, batch, 0)
+    monkeypatch.setattr(held_out_trace, "CHUNK", 2)
+    chunks = trace_of(params, batch, 0)
+    np.testing.assert_allclose(chunks.attention, whole.attention, atol=1e-5)
+    np.testing.assert_allclose(chunks.fusion, whole.fusion, atol=1e-5)
 
 
 def test_other_numbers_for_the_regions_number_the_rows(rng):
-    config, _, params, read = made(rng)
+    config, _, params, trace_of = made(rng)
     batch = random_batch(rng, config, 2)
     labels = np.empty_like(batch.labels)
     orders, rows = [], []
@@ -89,8 +89,8 @@ def test_other_numbers_for_the_regions_number_the_rows(rng):
         receivers=_renamed(graph.receivers, orders),
     )
     one, other = (
-        read(params, batch, 0),
-        read(params, batch._replace(labels=labels, graph=renamed), 0),
+        trace_of(params, batch, 0),
+        trace_of(params, batch._replace(labels=labels, graph=renamed), 0),
     )
     for i, names in enumerate(orders):
         same = one.attention[:, i, : len(names)]
@@ -104,9 +104,9 @@ def _renamed(ends, orders):
 
 
 def test_the_heuristic_balance_is_its_formula(rng):
-    config, _, params, read = made(rng, **{"model.ragaf.fusion": "heuristic"})
+    config, _, params, trace_of = made(rng, **{"model.ragaf.fusion": "heuristic"})
     batch = random_batch(rng, config, 3)
-    regions = region_balance(read(params, batch, 0).fusion, batch.graph)
+    regions = region_balance(trace_of(params, batch, 0).fusion, batch.graph)
     found = balance(regions.alpha)
     expected = 0.3 + 0.6 * np.array(TRACE_LEVELS)
     np.testing.assert_allclose(found.alpha, expected, rtol=1e-6)
@@ -116,11 +116,11 @@ def test_the_heuristic_balance_is_its_formula(rng):
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_model_that_cannot_tell_words_apart_is_at_chance(rng, trained):
-    config, _, params, read = made(rng)
+    config, _, params, trace_of = made(rng)
     batch, truth = quarters(rng, config, 4)
     if not trained:  # parameters of 0 attend to every word alike
         params = jax.tree.map(np.zeros_like, params)
-    attention = read(params, batch, 0).attention.mean(0)
+    attention = trace_of(params, batch, 0).attention.mean(0)
     scores = attention_scores(attention, batch, truth, tiny_tokenizer())
     assert len(scores.part) == 12 and scores.drawing.tolist() == [
         0,

@@ -1,4 +1,4 @@
-"""What RAGAF of a trained Stage 2 decides on held-out drawings: A, α and β."""
+"""RAGAF's attention A and fusion weights α and β on held-out examples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,18 +16,17 @@ from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.denoising import TRACE_LEVELS
 
-# Drawings at a time.
+# Examples per call of the compiled function.
 CHUNK = 16
 
 
-class Reading(NamedTuple):
-    """What RAGAF decided for B drawings at each of L timesteps.
+class HeldOutTrace(NamedTuple):
+    """RAGAF's trace for B examples at L timesteps; rows of padding regions have no meaning.
 
     Attributes:
       levels: the timesteps, as shares of T.
-      attention: A, each region's attention over the tokens; rows sum to 1. Rows of padding regions
-        are there, too, and mean nothing.
-      fusion: α (sketch) and β (text) of each region, likewise; they sum to 1.
+      attention: A, each region's attention over the tokens; rows sum to 1.
+      fusion: α (sketch) and β (text) of each region; they sum to 1.
     """
 
     levels: tuple[float, ...]
@@ -35,19 +34,18 @@ class Reading(NamedTuple):
     fusion: Float[np.ndarray, "l b r 2"]
 
 
-Read = Callable[[Params, Batch, int], Reading]
+Trace = Callable[[Params, Batch, int], HeldOutTrace]
 
 
-def make_read(model: Model, schedule: Schedule) -> Read:
+def make_trace(model: Model, schedule: Schedule) -> Trace:
     """A function of (parameters, held-out examples, seed) that compiles once.
 
-    RAGAF is read off the true pictures, noised to each of `TRACE_LEVELS`, at which attention
-    pictures are drawn, too: on what it was trained to read, so that neither sampler, guidance nor
-    Stage 1's picture has a part in the answer, and checkpoints can be compared. Near timestep 0 a
-    picture shows its colours; whether words alone lead to the regions is told by the first levels.
+    RAGAF's input is the true images with noise at each of `TRACE_LEVELS`, as in training. So traces
+    do not depend on sampler, guidance or Stage 1, and checkpoints can be compared. Near timestep 0
+    the colours are visible in the input; the first levels show what the text alone achieves.
 
-    An example's noise depends on its place in the batch and the seed alone, and is the same at all
-    levels. The UNet, of which nothing is asked, is not run.
+    An example's noise depends only on its index and the seed, and is the same at all levels. The
+    UNet does not run, because its output is unused.
     """
     timesteps = [round(level * len(schedule.alpha)) for level in TRACE_LEVELS]
 
@@ -64,17 +62,17 @@ def make_read(model: Model, schedule: Schedule) -> Read:
 
         return jax.lax.map(trace_at, jnp.array(timesteps))
 
-    def read(params: Params, batch: Batch, seed: int) -> Reading:
+    def trace(params: Params, batch: Batch, seed: int) -> HeldOutTrace:
         noise = example_noise(
             example_keys(jax.random.key(seed), len(batch.text.tokens)), model.latent_shape
         )
-        pieces, done = [], 0
-        for piece, fresh in in_chunks(batch, CHUNK):
-            first, count = done - fresh.start, len(piece.text.tokens)
-            trace = traces(params, piece, noise[first : first + count])
-            pieces.append(jax.device_get((trace.attention[:, fresh], trace.fusion[:, fresh])))
+        chunks, done = [], 0
+        for chunk, fresh in in_chunks(batch, CHUNK):
+            first, count = done - fresh.start, len(chunk.text.tokens)
+            found = traces(params, chunk, noise[first : first + count])
+            chunks.append(jax.device_get((found.attention[:, fresh], found.fusion[:, fresh])))
             done = first + count
-        attention, fusion = (np.concatenate(x, axis=1) for x in zip(*pieces, strict=True))
-        return Reading(TRACE_LEVELS, attention, fusion)
+        attention, fusion = (np.concatenate(x, axis=1) for x in zip(*chunks, strict=True))
+        return HeldOutTrace(TRACE_LEVELS, attention, fusion)
 
-    return read
+    return trace
