@@ -19,8 +19,8 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
+from benchmarks.comparison.ours import training_step
 from benchmarks.machine import cpu_model, versions
-from benchmarks.ours import training_step
 from benchmarks.preparing import memory_rows, scaling_rows
 from benchmarks.report import Row, table, write_json
 from configs import stage1, stage2

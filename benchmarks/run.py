@@ -23,9 +23,9 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from absl import flags
 
-from benchmarks import memory, peers, ragaf_cost, scaling
+from benchmarks.comparison import memory, peers, ragaf_cost, scaling
+from benchmarks.comparison.problem import UNETS, Job
 from benchmarks.machine import cpu_model, versions
-from benchmarks.problem import UNETS, Job
 from benchmarks.report import Row, table, write_json
 from benchmarks.timing import ROOT
 from ragaf_jax.errors import UserError, nearest, run_cli

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.command import end_with_sentence
+from benchmarks.comparison.problem import Job, config_of
 from benchmarks.machine import versions
-from benchmarks.problem import Job, config_of
 from benchmarks.report import Row, table, write_json
 from ragaf_jax.errors import UserError
 from ragaf_jax.planning.plan import GIB, compiled_plan, own_setting

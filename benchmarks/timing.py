@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.problem import Job
+from benchmarks.comparison.problem import Job
 from benchmarks.report import Row
 from ragaf_jax.errors import UserError
 
@@ -60,11 +60,11 @@ _KEEP_FREED_MEMORY = {
 
 
 class Worker:
-    """A process of `benchmarks.worker`; a context manager that kills it at the end."""
+    """A process of `benchmarks.comparison.worker`; a context manager that kills it at the end."""
 
     def __init__(self, job: Job, environment: Mapping[str, str] | None = None):
         self.began = time.perf_counter()
-        command = [sys.executable, "-m", "benchmarks.worker", job.to_json()]
+        command = [sys.executable, "-m", "benchmarks.comparison.worker", job.to_json()]
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import jax
 
+from benchmarks.comparison.ours import matmul_ceiling
 from benchmarks.device.problem import GIB
-from benchmarks.ours import matmul_ceiling
 from benchmarks.report import Row
 from ragaf_jax.runtime.devices import peak_flops
 

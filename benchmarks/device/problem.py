@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from benchmarks.problem import Job
+from benchmarks.comparison.problem import Job
 from ragaf_jax.planning.compiled import peak_bytes
 
 GIB = 2**30

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 # Imports of networks, training step and sampler, with pip's names. PyTorch and diffusers are
 # optional.
 PACKAGES = {
+    "PIL": "pillow",
     "absl": "absl-py",
     "clu": "clu",
     "cv2": "opencv-python-headless",

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from benchmarks.comparison.ours import random_batch
+from benchmarks.comparison.problem import STEPS, config_of
 from benchmarks.device.problem import GIB, job_of, random_key, random_weights
 from benchmarks.device.repeat import device_peak, timed
-from benchmarks.ours import random_batch
-from benchmarks.problem import STEPS, config_of
 from benchmarks.report import Row
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.loop import StageRun, sample_stages

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from jaxtyping import PRNGKeyArray
 
+from benchmarks.comparison.minimum import least_flops
+from benchmarks.comparison.ours import jitted_step, random_batch
+from benchmarks.comparison.problem import TOKENS, config_of
 from benchmarks.device.problem import GIB, job_of, planned, random_key, random_weights
 from benchmarks.device.repeat import device_peak, timed
-from benchmarks.minimum import least_flops
-from benchmarks.ours import jitted_step, random_batch
-from benchmarks.problem import TOKENS, config_of
 from benchmarks.report import Row
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.planning.plan import step_and_shapes

@@ -23,7 +23,7 @@ def torch_rows(task: Literal["step", "sample"], batch: int, tiny: bool) -> Itera
 
     if not tiny and not torch.cuda.is_available():
         raise SkippedError("PyTorch has no GPU here")
-    from benchmarks import torch_peer
+    from benchmarks.comparison import torch_peer
 
     job = job_of(task, 1, batch, tiny, peer="torch")
     ready = torch_peer.set_up(job)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.minimum import least_flops
-from benchmarks.problem import Job, config_of
+from benchmarks.comparison.minimum import least_flops
+from benchmarks.comparison.problem import Job, config_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.unet import UNet, UNetConfig

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from commands import run_here
 
-from benchmarks import ours, peers, timing
-from benchmarks.problem import Job
+from benchmarks import timing
+from benchmarks.comparison import ours, peers
+from benchmarks.comparison.problem import Job
 from benchmarks.report import table
 from benchmarks.timing import Timed, Worker, beside, interleaved, timed_columns
 from ragaf_jax.errors import UserError

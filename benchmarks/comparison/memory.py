@@ -1,7 +1,7 @@
 """Memory and FLOPs of Stable Diffusion's compiled steps, without allocation."""
 
-from benchmarks.minimum import least_flops
-from benchmarks.problem import TOKENS, Job, config_of
+from benchmarks.comparison.minimum import least_flops
+from benchmarks.comparison.problem import TOKENS, Job, config_of
 from benchmarks.report import Row
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.planning.plan import compiled_plan, own_setting

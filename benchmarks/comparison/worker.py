@@ -1,6 +1,6 @@
 """A process that sets up one `problem.Job` and runs it on command.
 
-    python -m benchmarks.worker '{"peer": "ours", "task": "step", …}'
+    python -m benchmarks.comparison.worker '{"peer": "ours", "task": "step", …}'
 
 It prints a line of JSON with its facts when ready, and one for each line of its standard input:
 `run` measures a run, `answer PATH` writes the network's prediction on inputs that all peers share.
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from benchmarks.problem import TOKENS, Job
+from benchmarks.comparison.problem import TOKENS, Job
 
 
 class Ready(NamedTuple):
@@ -53,10 +53,10 @@ def inputs_of(job: Job, width: int) -> dict[str, np.ndarray]:
 def set_up(job: Job) -> Ready:
     """Sets up the job with its peer's code."""
     if job.peer == "torch":
-        from benchmarks import torch_peer
+        from benchmarks.comparison import torch_peer
 
         return torch_peer.set_up(job)
-    from benchmarks import ours
+    from benchmarks.comparison import ours
 
     return ours.set_up(job)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.problem import Job, config_of
+from benchmarks.comparison.problem import Job, config_of
 from benchmarks.report import Row
 from benchmarks.timing import beside
 from ragaf_jax.planning.plan import flops_of

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from benchmarks.minimum import least_flops
-from benchmarks.problem import TOKENS, Dtype, Job, config_of
+from benchmarks.comparison.minimum import least_flops
+from benchmarks.comparison.problem import TOKENS, Dtype, Job, config_of
 from benchmarks.report import Row
 from benchmarks.timing import ROOT, Timed, disagreement, interleaved, timed_columns
 from ragaf_jax.errors import UserError
@@ -73,7 +73,9 @@ def checkpoint(network: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         # A separate process, because the measuring process must not import PyTorch.
-        write = "import sys; from pathlib import Path; from benchmarks.torch_peer import "
+        write = (
+            "import sys; from pathlib import Path; from benchmarks.comparison.torch_peer import "
+        )
         write += "save_checkpoint; save_checkpoint(sys.argv[1], Path(sys.argv[2]))"
         command = [sys.executable, "-c", write, network, folder]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

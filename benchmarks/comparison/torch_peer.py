@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.problem import (
+from benchmarks.comparison.problem import (
     CLIP_NORM,
     GUIDANCE,
     LEARNING_RATE,
@@ -28,7 +28,7 @@ from benchmarks.problem import (
     WEIGHT_DECAY,
     Job,
 )
-from benchmarks.worker import Ready, inputs_of
+from benchmarks.comparison.worker import Ready, inputs_of
 
 _SCHEDULE = {
     "beta_schedule": "scaled_linear",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.problem import Job
+from benchmarks.comparison.problem import Job
 from benchmarks.report import Row
 from benchmarks.timing import interleaved, timed_columns
 

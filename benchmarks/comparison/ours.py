@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from benchmarks.comparison.problem import TOKENS, UNETS, VOCABULARY, Job, config_of
+from benchmarks.comparison.worker import Ready, inputs_of
 from benchmarks.machine import versions
-from benchmarks.problem import TOKENS, UNETS, VOCABULARY, Job, config_of
-from benchmarks.worker import Ready, inputs_of
 from ragaf_jax.batch import Batch, Text
 from ragaf_jax.losses.objective import Objective, objective_of
 from ragaf_jax.nets.build import build_model

@@ -1,0 +1,1 @@
+"""Steps and sampling of this code and of PyTorch, side by side in processes of their own."""
