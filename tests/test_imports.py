@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN, "The house"), and what a run never imports."""
+"""Which package may import which (docs/architecture.md), and what a run never imports."""
 
 import ast
 import importlib.util

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from commands import run_here
 
+from configs import photos
 from configs.stage1 import get_config
 from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.runtime.gpu_memory import _FRACTIONS, _OTHERS, SHARE
@@ -45,8 +46,8 @@ def test_a_command_that_fails_ends_with_status_1():
         ((STAGE1, "--config.train.steps=many"), "many"),
         (
             ("--config=configs/stage1.py:imagenet",),
-            "error: There is no configuration 'imagenet': there are quickstart, openmoji, sketchy, "
-            "coco, folder, both and, except for the first, the same with _sd.",
+            "error: There is no configuration 'imagenet': there are quickstart, openmoji, "
+            f"{', '.join(photos.DATASETS)} and, except for the first, the same with _sd.",
         ),
         (("--config=configs/stage2.py:quickstrt",), "with _sd; did you mean quickstart?"),
         ((STAGE1, "--mode=paint"), "paint"),

@@ -2,8 +2,9 @@
 
 The regions are nodes of a graph. Graph attention gives each region its context. Each attends to its
 text tokens, and sketch and text are weighted per region and timestep. The UNet gets the result as a
-`RegionSignal` for each injection site and adds it *at the place of each region*. The numbers (1) to
-(5) below are those of the design's section "RAGAF".
+`RegionSignal` for each injection site and adds it *at the place of each region*. The steps:
+(1) embedded nodes and pooled control features; (2) graph attention; (3) attention to text;
+(4) weights of sketch and text; (5) signals for the UNet.
 """
 
 from collections.abc import Mapping

@@ -100,11 +100,14 @@ def advance(
     algorithm 2), so blending is valid one step at a time.
     """
     schedule, conditioning = sampling.schedule, denoising.conditioning
-    strength = scales.sketch_strength
 
     def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
         prediction, _ = model.predict(
-            params, x, t.astype(jnp.float32), conditioning, sketch_strength=strength
+            params,
+            x,
+            t.astype(jnp.float32),
+            conditioning,
+            sketch_strength=scales.sketch_strength,
         )
         return to_x0(sampling.prediction, schedule, prediction.astype(jnp.float32), x, t)
 

@@ -39,7 +39,7 @@ class Options:
 
 
 class OptionArguments(TypedDict, total=False):
-    """Keyword arguments of a call: fields of `Options`; defaults are in `config.sample`."""
+    """Keyword arguments of a call: fields of `Options`, which has their defaults."""
 
     steps: int
     guidance: float

@@ -101,8 +101,9 @@ def test_a_step_in_parts_is_that_of_the_batch(run, whole, parts):
 
 def test_the_numbers_of_a_step(whole):
     _, after, whole = whole
+    weights = configured().train
     # Every term, the appearance of read examples among them, with its weight.
-    terms = sum(0.3 * whole[name] for name in TERMS)
+    terms = sum(weights[term.weight] * whole[name] for name, term in TERMS.items())
     np.testing.assert_allclose(whole["loss"], whole["denoising"] + terms, rtol=1e-9)
     # Every quarter of the timesteps has one of the four examples; α and β sum to 1.
     np.testing.assert_allclose(whole["by_time"][:, 0], 0.25)
