@@ -41,6 +41,7 @@ CASES = (
     Case("rtx4090", 1, 8, "none"),
     Case("h200x8", 1, 4, "none", fsdp=True),
     Case("v5e-4", 1, 4, "none"),
+    Case("v5e-4", 2, 4, "none"),
 )
 
 
