@@ -106,8 +106,8 @@ def test_sketches_that_do_not_belong_to_their_pictures_are_listed(tmp_path, rng)
     found = rejected_of(folder / "rejected.jsonl")
     assert set(found) == {"sketch/0.png", "sketch/1.png", "sketch/2.png"}
     assert found["sketch/0.png"] == (
-        "has 80 × 60 pixels and the image 60 × 80 after its EXIF rotation, so they do not lie on "
-        "each other; rotate one by 90°"
+        "has 80 × 60 pixels and the image 60 × 80 after its EXIF rotation, which is another aspect "
+        "ratio; rotate one by 90°"
     )
     for name in ("sketch/1.png", "sketch/2.png"):
         assert found[name] == "has no lines: all its pixels have one colour"

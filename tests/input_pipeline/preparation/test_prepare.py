@@ -134,5 +134,5 @@ def test_a_size_that_no_network_can_use_is_refused(tmp_path):
 def test_two_preparations_do_not_disturb_each_other(tmp_path):
     with (tmp_path / ".preparation.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="Another preparation is at work"):
+        with pytest.raises(UserError, match="Another preparation is running"):
             prepare("openmoji", tmp_path, Options(SIZE, RECOLORINGS, LIMIT))
