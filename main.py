@@ -51,7 +51,7 @@ from ragaf_jax.planning.table import print_plan
 from ragaf_jax.planning.target_table import print_target_plans
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.runtime.gpu_memory import raise_share
-from ragaf_jax.runtime.heap import keep_freed_memory
+from ragaf_jax.runtime.heap import keep_freed_memory, retire_after_compiling
 from ragaf_jax.runtime.processes import join, only_training_in
 from ragaf_jax.runtime.sharding import make_mesh, put_batch
 from ragaf_jax.tokenizer import Tokenizer
@@ -315,7 +315,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.distributed or any(x is not None for x in address):
         join(*address)
     keep_compiled()
-    keep_freed_memory()
+    if keep_freed_memory():
+        retire_after_compiling()
     meta = load_meta(workdir)
     recorded = None if meta is None else meta["config"]
     if FLAGS.mode != "both":

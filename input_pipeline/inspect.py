@@ -55,7 +55,10 @@ def define_flags() -> None:
         "Folder tokenizer/ of a Stable Diffusion, instead of the data's vocabulary.",
     )
     flags.DEFINE(
-        PATH, "output", None, "Output folder; default: <data_dir>/inspect/<dataset>_<size>px."
+        PATH,
+        "output",
+        None,
+        "Output folder; default: <data_dir>/inspect/<dataset>_<size>px[_<graph>].",
     )
     flags.mark_flag_as_required("dataset")
 

@@ -1,6 +1,7 @@
 """Builds the graph of a sketch's regions."""
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import ml_collections
@@ -41,8 +42,9 @@ class GraphConfig:
             raise UserError(f"graph kind is {self.kind!r}; choose one of {', '.join(GRAPH_KINDS)}")
         if self.k < 1:
             raise UserError(f"graph k is {self.k}; it must be at least 1")
-        if not self.radius >= 0:
-            raise UserError(f"graph radius is {self.radius}; it must be 0 or more")
+        if not 0 <= self.radius < math.inf:
+            raise UserError(f"graph radius is {self.radius}; it must be 0 or more, and finite")
+        object.__setattr__(self, "radius", float(self.radius))  # 1 and 1.0 are one graph
         for name, kinds in _USED_BY.items():
             value, default = getattr(self, name), getattr(GraphConfig, name)
             if self.kind not in kinds and value != default:

@@ -57,12 +57,17 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of metadata.json that are equal for outputs of the same inputs.
 
     Input files are compared by SHA-256 alone. Relative workdirs are resolved in the current folder.
+    Fields that an older version did not record have the values that it used.
     """
+    from ragaf_jax.checkpoints.meta import with_later_fields  # not for --help: it takes 0.6 s
+
     found = {name: value for name, value in facts.items() if name not in INPUT_FILES}
     for name in ("stage1", "stage2"):
         stage = found.get(name)
         if isinstance(stage, Mapping) and isinstance(stage.get("workdir"), str):
             found[name] = {**stage, "workdir": str(Path(stage["workdir"]).absolute())}
+            if isinstance(stage.get("config"), Mapping):
+                found[name] = with_later_fields(found[name])
     return found
 
 

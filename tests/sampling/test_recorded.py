@@ -79,6 +79,17 @@ def test_the_same_inputs_compare_equal_however_their_paths_are_written(tmp_path,
         assert comparable({**relative, **changed}) != comparable(absolute)
 
 
+def test_outputs_of_older_versions_are_recognised():
+    """Their configurations lack fields that checkpoints have today."""
+    older = {"stage1": {"workdir": "/runs/1", "config": {"data": {"image_size": 64}}}}
+    data = {"image_size": 64, "regions": "strokes"}
+    data["graph"] = {"kind": "hybrid", "k": 3, "radius": 0.25}
+    newer = {"stage1": {"workdir": "/runs/1", "config": {"data": data}}}
+    assert comparable(older) == comparable(newer)
+    data["graph"]["kind"] = "knn"
+    assert comparable(older) != comparable(newer)
+
+
 def test_an_input_that_is_gone_or_changed_is_named(tmp_path, files):
     path = written(tmp_path, **file_facts(files))
     files["labels"].write_bytes(b"edited")
