@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from ragaf_jax.checkpoints.checkpointer import OtherLayout
-from ragaf_jax.checkpoints.meta import Meta, check_stages_match
+from ragaf_jax.checkpoints.meta import Meta, check_stages_match, with_later_fields
 from ragaf_jax.checkpoints.reading import (
     chosen_step,
     has_checkpoint,
@@ -84,7 +84,7 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
     Raises:
       UserError: names the fields that differ; see `check_same_config`.
     """
-    check_same_config(before["config"], now["config"], workdir)
+    check_same_config(with_later_fields(before)["config"], now["config"], workdir)
     if before["tokenizer"] != now["tokenizer"]:
         raise UserError(
             f"The vocabulary of the data differs from the one that {workdir} was started with; use "

@@ -8,6 +8,7 @@ from input_pipeline.datasets import photos
 from input_pipeline.datasets.building import Options, Preparation
 from input_pipeline.datasets.registry import DATASETS, find
 from input_pipeline.record_format import FORMAT_VERSION, folder
+from ragaf_jax.graph.build import DEFAULT_GRAPH
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[3]
     ],
 )
 def test_prepared_data_are_found_where_they_were_written(dataset, path, tmp_path):
-    assert folder(tmp_path, dataset, 64, 16) == tmp_path / path / FORMAT_VERSION
+    assert folder(tmp_path, dataset, 64, 16, DEFAULT_GRAPH) == tmp_path / path / FORMAT_VERSION
     if find(dataset).scan:
         config = Preparation.of(dataset, Options(64))
         builder = photos.Photos(config=config, data_dir=str(tmp_path))
