@@ -123,7 +123,7 @@ def stroke(page, *points):
     page.mouse.move(*places[0])
     page.mouse.down()
     for place in places[1:]:
-        page.mouse.move(*place, steps=12)
+        page.mouse.move(*place, steps=4)
     page.mouse.up()
 
 
