@@ -1,4 +1,4 @@
-"""The differences of photograph data sets, for both stages."""
+"""The differences of photograph datasets, for both stages."""
 
 import ml_collections
 
@@ -12,8 +12,8 @@ def of_photos(config: ml_collections.ConfigDict, dataset: str) -> ml_collections
     """`config` on one of `DATASETS`, for the small pixel model at 64 px.
 
     python -m input_pipeline.prepare --dataset=sketchy --root=<its folder>
-    It trains from nothing, on one GPU or, to see that all works, on a CPU; begin from Stable
-    Diffusion (`sketchy_sd`, …) for pictures to look at.
+    It trains from random parameters, on one GPU or, as a trial, on a CPU. Start from Stable
+    Diffusion (`sketchy_sd`, …) for usable images.
     """
     names = registry.names_of(dataset)
     config.data.dataset = ",".join(f"{name}:0.5" for name in names) if names[1:] else dataset

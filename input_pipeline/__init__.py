@@ -1,1 +1,1 @@
-"""From sketches to batches: preparing data sets on disk and reading them."""
+"""From sketches to batches: preparing datasets on disk and reading them."""

@@ -39,7 +39,7 @@ def define_flags() -> None:
     define_graph_flags()
     flags.DEFINE_enum("split", "train", SPLITS, "Split of the examples.")
     flags.DEFINE_integer("examples", 24, "Number of random examples.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Seed of their choice.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed that selects the examples.", lower_bound=0)
     flags.DEFINE_integer("text_length", 40, "config.data.text_length of the run.", lower_bound=3)
     flags.DEFINE_integer("max_regions", 33, "config.data.max_regions of the run.", lower_bound=2)
     flags.DEFINE_integer(

@@ -89,7 +89,7 @@ def define_flags() -> None:
         "beam_runner", None, "Prepare as an Apache Beam pipeline, for example with DirectRunner."
     )
     flags.DEFINE_string("cache", "", "latents,text: also cache these outputs of frozen networks.")
-    flags.DEFINE(PATH, "checkpoint", "", "With --cache, the networks, as config.init.checkpoint.")
+    flags.DEFINE(PATH, "checkpoint", "", "Networks of --cache, as config.init.checkpoint.")
     flags.DEFINE_string("variant", "", "As config.init.variant.")
     flags.DEFINE(
         PATH,

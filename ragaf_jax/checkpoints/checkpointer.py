@@ -64,7 +64,7 @@ class Restored(NamedTuple):
 
 
 class OtherLayout(NamedTuple):
-    """Another pytree that a checkpoint may hold a state in.
+    """An alternative layout of the state in a checkpoint.
 
     Attributes:
       target: its shapes and shardings.

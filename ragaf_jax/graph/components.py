@@ -84,7 +84,7 @@ def component_levels(paper: UInt8[np.ndarray, "h w"], samples: Samples) -> list[
 
 
 def find_seeds(levels: list[Level], stride: int) -> list[Seed]:
-    """The rooms of the page: the leaves of the tree's branches that count. Each becomes a cell.
+    """The rooms of the page: leaves of branches that are tall enough. Each becomes a cell.
 
     Args:
         stride: of the levels above the paper, px.

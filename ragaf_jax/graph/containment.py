@@ -62,7 +62,7 @@ def _enclosed(
     outer: int,
     known: list[int],
 ) -> Bool[np.ndarray, " n"]:
-    """Which regions lie in the holes of `outer`, from its pixels; `known` ones do."""
+    """Which regions lie in the holes of `outer`, computed from its pixels; those of `known` do."""
     x0, y0, x1, y1 = box[outer]
     crop = labels[y0:y1, x0:x1]
     filled = (crop == outer).astype(np.uint8)

@@ -19,7 +19,7 @@ _HEAD = 64
 
 
 def unet_sizes(store: Store) -> UNetConfig:
-    """Of a UNet or its encoder half; raises UserError for another network's tensors."""
+    """The sizes of a UNet or its encoder half; raises UserError for other networks' tensors."""
     try:
         return _unet_sizes(store.shapes)
     except (KeyError, IndexError, ValueError) as error:
@@ -27,7 +27,7 @@ def unet_sizes(store: Store) -> UNetConfig:
 
 
 def control_sizes(store: Store) -> ControlConfig:
-    """Of a ControlNet; raises as `unet_sizes`."""
+    """The sizes of a ControlNet; raises as `unet_sizes`."""
     shapes = store.shapes
     hints = [
         shapes[f"input_hint_block.{i}.weight"]
@@ -40,7 +40,7 @@ def control_sizes(store: Store) -> ControlConfig:
 
 
 def vae_sizes(store: Store) -> VaeConfig:
-    """Of an autoencoder; raises as `unet_sizes`."""
+    """The sizes of an autoencoder; raises as `unet_sizes`."""
     shapes = store.shapes
     if not shapes:
         raise UserError(
@@ -63,7 +63,7 @@ def vae_sizes(store: Store) -> VaeConfig:
 
 
 def text_sizes(store: Store, prefix: str) -> ClipTextConfig:
-    """Of the text encoder under `prefix`; raises as `unet_sizes`."""
+    """The sizes of the text encoder under `prefix`; raises as `unet_sizes`."""
     shapes = store.shapes
     if prefix == CLIP:
         named = any(name.startswith("text_model.") for name in shapes)

@@ -43,7 +43,7 @@ def torch_name(path: str) -> str:
 
 
 def unet_names(path: str) -> tuple[Place, ...]:
-    """Of UNet2DConditionModel and of ControlNetModel."""
+    """The names of UNet2DConditionModel and of ControlNetModel."""
     return (Place(torch_name(path)),)
 
 
@@ -52,7 +52,7 @@ _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 
 
 def vae_names(path: str) -> tuple[Place, ...]:
-    """Of AutoencoderKL, current ones and those before 2023."""
+    """The names of AutoencoderKL, current ones and those before 2023."""
     old = torch_name(path)
     new = re.sub(
         r"(attentions\.\d+)\.(\w+)\.",
@@ -63,13 +63,13 @@ def vae_names(path: str) -> tuple[Place, ...]:
 
 
 def text_names(path: str) -> tuple[Place, ...]:
-    """Of CLIPTextModel; transformers 5 writes them without the first module's name."""
+    """The names of CLIPTextModel; transformers 5 writes them without the first module's name."""
     name = torch_name(path)
     return Place(name), Place(name.removeprefix("text_model."))
 
 
 def flax_names(path: str) -> tuple[Place, ...]:
-    """Of the Flax models, whose trees are the same."""
+    """The names of the Flax models, whose trees are equal."""
     return (Place(path),)
 
 

@@ -122,7 +122,7 @@ class ControlConfig(NamedTuple):
 
 
 def unet_config(config: Json, source: str) -> UNetConfig:
-    """Of UNet2DConditionModel. `source` is named in errors.
+    """The configuration of a UNet2DConditionModel; errors name `source`.
 
     Raises:
       UserError: an unknown field, or a value that these networks do not support.
@@ -134,7 +134,7 @@ def unet_config(config: Json, source: str) -> UNetConfig:
 
 
 def control_config(config: Json, source: str) -> ControlConfig:
-    """Of ControlNetModel; raises as `unet_config`."""
+    """The configuration of a ControlNetModel; raises as `unet_config`."""
     channels = "conditioning_embedding_out_channels"
     applied = tuple(
         name for name in _fields(UNetConfig) if name not in ("out_channels", "up_block_types")
@@ -152,7 +152,7 @@ def control_config(config: Json, source: str) -> ControlConfig:
 
 
 def vae_config(config: Json, source: str) -> VaeConfig:
-    """Of AutoencoderKL; raises as `unet_config`."""
+    """The configuration of an AutoencoderKL; raises as `unet_config`."""
     applied = _fields(VaeConfig)
     levels = len(field(config, "block_out_channels", VaeConfig.block_out_channels, source))
     fixed = {
@@ -165,7 +165,7 @@ def vae_config(config: Json, source: str) -> VaeConfig:
 
 
 def text_config(config: Json, source: str) -> ClipTextConfig:
-    """Of CLIPTextModel; raises as `unet_config`."""
+    """The configuration of a CLIPTextModel; raises as `unet_config`."""
     applied = _fields(ClipTextConfig)
     if (kind := config.get("architectures")) not in (None, [], ["CLIPTextModel"]):
         raise UserError(
