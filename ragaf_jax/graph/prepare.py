@@ -43,34 +43,49 @@ def sketch_regions(
     region_config: RegionConfig,
     graph_config: GraphConfig,
     max_edges: int,
-    neck_splits: int | float = NECK_SPLITS,
 ) -> SketchRegions:
-    """Extract regions on the full page, where lines are sharp, and build the graph at `size`.
+    """The regions of `page_regions`, their graph, and their number before merging.
 
     Args:
         page: paper 255, ink 0; h = w ≥ size.
         size: side of the result, px.
         max_edges: most edges of the graph; `trim_edges` removes the least important ones.
-        neck_splits: as in `extract_regions`.
 
     Raises:
-        UserError: the page is not a square of at least `size`, or `extract_regions` or
-            `trim_edges` raises it.
+        UserError: as `page_regions` and `trim_edges`.
+    """
+    sketch, regions, found = page_regions(page, size, region_config)
+    if found == region_config.max_regions:
+        unbounded = dataclasses.replace(region_config, max_regions=page.size)
+        found = extract_regions(page, unbounded).n
+    graph = trim_edges(region_graph(regions, graph_config), max_edges)
+    return SketchRegions(sketch, regions, graph, found)
+
+
+def page_regions(
+    page: UInt8[np.ndarray, "h w"],
+    size: int,
+    region_config: RegionConfig,
+    neck_splits: int | float = NECK_SPLITS,
+) -> tuple[UInt8[np.ndarray, "{size} {size}"], Regions, int]:
+    """Extracts regions on the full page, where lines are sharp, and reduces them to `size`.
+
+    Args:
+        page: paper 255, ink 0; h = w ≥ size.
+        size: side of the result, px.
+        neck_splits: as in `extract_regions`.
+
+    Returns:
+        The sketch and its regions at `size`, and the number of regions of the page.
+
+    Raises:
+        UserError: the page is not a square of at least `size`, or `extract_regions` raises it.
     """
     if page.ndim != 2 or page.shape[0] != page.shape[1] or page.shape[0] < size:
         raise UserError(
             f"the page has shape {page.shape}; it must be a grey square of at least "
             f"{size} × {size} pixels: pad it to a square and enlarge it"
         )
-    page_regions = extract_regions(page, region_config, neck_splits)
-    found = page_regions.n
-    if found == region_config.max_regions:
-        unbounded = dataclasses.replace(region_config, max_regions=page.size)
-        found = extract_regions(page, unbounded, neck_splits).n
-    regions = downsample_labels(page_regions, size)
-    return SketchRegions(
-        sketch=cv2.resize(page, (size, size), interpolation=cv2.INTER_AREA),
-        regions=regions,
-        graph=trim_edges(region_graph(regions, graph_config), max_edges),
-        found=found,
-    )
+    found = extract_regions(page, region_config, neck_splits)
+    sketch = cv2.resize(page, (size, size), interpolation=cv2.INTER_AREA)
+    return sketch, downsample_labels(found, size), found.n

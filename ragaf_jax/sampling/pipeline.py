@@ -108,9 +108,8 @@ class Pipeline(LoadedStages):
         else:
             grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
             given = read_sketch(grey, self.page_size, crop)
-        data = self.leading.config.data
-        graph_config = graph_config_of(data)
-        return find_regions(given, self.leading.model, data.regions, graph_config, neck_splits)
+        kind = self.leading.config.data.regions
+        return find_regions(given, self.leading.model, kind, neck_splits)
 
     def request(
         self,

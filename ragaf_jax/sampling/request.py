@@ -12,7 +12,7 @@ from ragaf_jax.batch import Batch, Text, ink_on_black
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
 from ragaf_jax.graph.padding import pad_graph, stack_graphs
-from ragaf_jax.graph.prepare import sketch_regions
+from ragaf_jax.graph.prepare import page_regions
 from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS
 from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.images import Window
@@ -125,7 +125,6 @@ def find_regions(
     given: SketchInput,
     model: Model,
     kind: str,
-    graph_config: GraphConfig,
     neck_splits: int | float = NECK_SPLITS,
 ) -> SketchPage:
     """Finds the regions of a page as for training records, within a model's maximum numbers.
@@ -134,20 +133,13 @@ def find_regions(
       given: with a square page of at least the model's size.
       model: one of its nodes is padding.
       kind: a name in `REGION_KINDS`.
-      graph_config: of the model's training records.
       neck_splits: as in `extract_regions`; training records use the default.
     """
     usual = REGION_KINDS[kind]
     limit = min(usual.max_regions, model.max_regions - 1)
-    found = sketch_regions(
-        given.page,
-        model.image_size,
-        dataclasses.replace(usual, max_regions=limit),
-        graph_config,
-        model.max_edges,
-        neck_splits,
-    )
-    return SketchPage(*given, found.sketch, NumberedRegions.of(found.regions), neck_splits)
+    config = dataclasses.replace(usual, max_regions=limit)
+    sketch, regions, _ = page_regions(given.page, model.image_size, config, neck_splits)
+    return SketchPage(*given, sketch, NumberedRegions.of(regions), neck_splits)
 
 
 def make_request(
