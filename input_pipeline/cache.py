@@ -124,7 +124,7 @@ def _cache_text(
     if clip_skip >= config.num_hidden_layers:
         raise UserError(
             f"--clip_skip is {clip_skip}; the text encoder has {config.num_hidden_layers} layers, "
-            "at least one of which must be used: lower it."
+            "and must use at least one; lower it."
         )
     network, params = load_network(pretrained.text_encoder)
     network = network.clone(clip_skip=clip_skip)

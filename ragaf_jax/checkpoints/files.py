@@ -34,7 +34,7 @@ def folder_of(workdir: Path) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, complete or damaged, newest first."""
-    # The names of unfinished and damaged ones are no numbers.
+    # Unfinished and damaged checkpoints have names that are not numbers.
     directories = [path for path in folder.glob("*") if path.name.isdecimal()]
     return sorted(directories, key=lambda path: int(path.name), reverse=True)
 

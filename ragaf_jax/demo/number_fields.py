@@ -32,7 +32,7 @@ class NumberField(NamedTuple):
         """The value, whole numbers as int; None for the default.
 
         Raises:
-          UserError: no number, out of range, or not a whole number where one is required.
+          UserError: the value is not a number, is out of range, or is not whole where it must be.
         """
         if value is None and self.optional:
             return None

@@ -41,7 +41,7 @@ def read_metrics(path: Path) -> Series:
             steps.append(step)
             numbers.append(value)
     if not series:
-        raise UserError(f"The metrics {path} hold no numbers; give a run's logs/metrics.jsonl.")
+        raise UserError(f"The metrics {path} contain no values; give a run's logs/metrics.jsonl.")
     return series
 
 

@@ -27,7 +27,7 @@ def share(environment: Mapping[str, str] = os.environ) -> float:
     """The fraction of a GPU's memory that a command may use, after `raise_share`.
 
     Raises:
-      UserError: the user's value is no number above 0.
+      UserError: the user's value is not a finite number above 0.
     """
     for name in _FRACTIONS:
         if given := environment.get(name):

@@ -302,7 +302,7 @@ def test_metrics_are_read_back_and_a_cut_line_is_passed_over(rng, tmp_path):
 def test_metrics_without_numbers_end_in_one_sentence(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_metrics(tmp_path / "metrics.jsonl")
-    with pytest.raises(UserError, match="hold no numbers"):
+    with pytest.raises(UserError, match="contain no values"):
         read_metrics(write_metrics(tmp_path / "metrics.jsonl", [], end="{"))
 
 

@@ -1,4 +1,4 @@
-"""The factor `neck_splits`, by which areas are split at narrow openings."""
+"""The factor `neck_splits` controls splits of areas at narrow openings."""
 
 import cv2
 import numpy as np

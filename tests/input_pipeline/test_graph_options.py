@@ -1,4 +1,4 @@
-"""Records, training batches and sampling have the graph that was chosen, or the user is told."""
+"""Records, batches and sampling have the selected graph; a mismatch is an error."""
 
 import dataclasses
 import json

@@ -204,7 +204,7 @@ DAMAGES = {
     "no matrix": ({f"{TO_Q}.lora_A.weight": SQUARE[0, 0]}, r"A.weight .* \(\), expected \(1, 8\)"),
     "no rank": ({f"{TO_Q}.lora_A.weight": SQUARE[:0]}, r"A.weight .* \(0, 4\), expected \(1, 8\)"),
     "many alphas": ({f"{TO_Q}.alpha": SQUARE[0]}, rf"{TO_Q}.alpha in .* \(4,\), expected \(\)"),
-    "no number": ({f"{TO_Q}.alpha": np.float32([np.nan])}, f"{TO_Q}.alpha in .* NaN or infinite"),
+    "NaN": ({f"{TO_Q}.alpha": np.float32([np.nan])}, f"{TO_Q}.alpha in .* NaN or infinite"),
 }
 
 

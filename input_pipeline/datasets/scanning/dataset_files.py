@@ -17,7 +17,7 @@ from input_pipeline.datasets.scanning.items import Rejected
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import unreadable
 
-# Control characters, and the surrogates by which Python represents bytes that are not UTF-8.
+# Control characters, and surrogates, which represent bytes that are not UTF-8 in Python.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
