@@ -192,10 +192,7 @@ def _losses(name: str, stage: Stage, batch: Batch) -> dict[str, dict[str, float]
 
 
 def _write(
-    output: Path,
-    result: Json,
-    rows: Mapping[str, Sequence[Row]],
-    shown: Mapping[str, Picture],
+    output: Path, result: Json, rows: Mapping[str, Sequence[Row]], shown: Mapping[str, Picture]
 ) -> None:
     """All files of the report, or none."""
     numbers = {name: value for name, value in result.items() if name != "values"}

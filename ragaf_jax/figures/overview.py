@@ -15,11 +15,7 @@ MOST = 100  # sketches; in three columns about 6000 px high
 CELL = 128  # px
 ROWS, COLUMNS = 10, 3  # least rows per column if there are several columns, and most columns
 # Title of each file; files that no output has are left out.
-_TITLES = {
-    "sketch.png": "sketch",
-    "stage1_output.png": "stage 1",
-    "stage2_output.png": "stage 2",
-}
+_TITLES = {"sketch.png": "sketch", "stage1_output.png": "stage 1", "stage2_output.png": "stage 2"}
 
 
 def write_overview(output: Path, names: Sequence[str]) -> None:

@@ -166,10 +166,7 @@ def _removable(second_pass: bool) -> Bool[np.ndarray, "256"]:
     )
     pairs = [
         sum((a | b).astype(int) for a, b in couples)
-        for couples in (
-            ((nw, n), (ne, e), (se, s), (sw, w)),
-            ((n, ne), (e, se), (s, sw), (w, nw)),
-        )
+        for couples in (((nw, n), (ne, e), (se, s), (sw, w)), ((n, ne), (e, se), (s, sw), (w, nw)))
     ]
     ends = np.minimum(*pairs)
     kept_side = (n | ne | ~se) & e if second_pass else (s | sw | ~nw) & w

@@ -132,11 +132,7 @@ class BlockA(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w f"]:
         return _joined(
             Conv(64, (1, 1), name="branch1x1")(x),
-            _through(
-                x,
-                Conv(48, (1, 1), name="branch5x5_1"),
-                Conv(64, (5, 5), name="branch5x5_2"),
-            ),
+            _through(x, Conv(48, (1, 1), name="branch5x5_1"), Conv(64, (5, 5), name="branch5x5_2")),
             _through(
                 x,
                 Conv(64, (1, 1), name="branch3x3dbl_1"),

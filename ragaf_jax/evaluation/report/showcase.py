@@ -50,10 +50,7 @@ def showcase(
     one, two = restore_both(Path(config.stage1), workdir, config.stage1_checkpoint, checkpoint)
     batch, truth, count = open_shown(two.config, two.tokenizer)
     by_stage = dict(zip(STAGES, sample_both(config, one, two, batch), strict=True))
-    sheets = {
-        DRAWINGS: range(count),
-        COLORINGS: range(count, len(truth.keys)),
-    }
+    sheets = {DRAWINGS: range(count), COLORINGS: range(count, len(truth.keys))}
     with whole_folder(output) as folder:
         for name, examples in sheets.items():
             if examples:

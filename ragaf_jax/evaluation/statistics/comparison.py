@@ -33,9 +33,7 @@ class Difference(NamedTuple):
 
 
 def differences(
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    keys: Sequence[str],
+    first: Mapping[str, Any], second: Mapping[str, Any], keys: Sequence[str]
 ) -> dict[str, Difference]:
     """The differences of all metrics that both runs have.
 
