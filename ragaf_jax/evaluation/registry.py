@@ -17,7 +17,8 @@ from ragaf_jax.evaluation.metrics.similarity import ms_ssim, psnr, ssim
 from ragaf_jax.evaluation.metrics.sketch_fidelity import edge_map_ssim, line_distance
 from ragaf_jax.evaluation.networks.chunks import over_chunks
 from ragaf_jax.evaluation.networks.lpips import lpips
-from ragaf_jax.evaluation.statistics.set_intervals import SetInterval, set_interval
+from ragaf_jax.evaluation.statistics.bootstrap import Interval
+from ragaf_jax.evaluation.statistics.set_intervals import set_interval
 from ragaf_jax.graph.features import EDGE_KINDS
 
 SKETCH = "Fidelity to the sketch"
@@ -40,7 +41,7 @@ class Metric(NamedTuple):
       better: "higher" or "lower"; "" if neither.
       section: of the report.
       compute: a function of `Examples`. It returns a number per example, `Values` of parts or
-        regions, a `SetInterval`, or None if there is nothing to measure. It raises UserError if the
+        regions, an `Interval`, or None if there is nothing to measure. It raises UserError if the
         metric is undefined.
       digits: after the decimal point.
       needs: the field of `Examples` that it requires: "images", "parts", "attention" or "graph".
@@ -50,7 +51,7 @@ class Metric(NamedTuple):
     title: str
     better: str
     section: str
-    compute: Callable[[Any], np.ndarray | Values | SetInterval | None]
+    compute: Callable[[Any], np.ndarray | Values | Interval | None]
     digits: int = 3
     needs: str = "images"
     weights: str = ""
@@ -77,7 +78,7 @@ def _set_metric(
 ) -> Metric:
     """`metric` of a field of `Features` of the generated and the true images."""
 
-    def compute(x: Any) -> SetInterval:
+    def compute(x: Any) -> Interval:
         sets = getattr(x.features, feature), getattr(x.true, feature)
         for rows in sets:
             as_samples(rows, least=4)  # so that half of them are two, as all metrics require
@@ -149,15 +150,15 @@ METRICS = {
     "cmmd": _set_metric("CMMD", "lower", 3, "clip", "clip", cmmd),
     "color_accuracy": _part_metric("region colour accuracy", "higher", "right"),
     "color_difference": _part_metric("colour difference, ΔE2000", "lower", "difference", 2),
-    "leak_near": _part_metric("colour leaked from a part that touches", "lower", "near"),
-    "leak_far": _part_metric("colour leaked from another part", "lower", "far"),
-    "attention_phrase": _region_metric("attention on the part's words", "phrase"),
-    "attention_color": _region_metric("attention on its colour", "color"),
+    "leak_near": _part_metric("colour leaked from an adjacent part", "lower", "near"),
+    "leak_far": _part_metric("colour leaked from a part that is not adjacent", "lower", "far"),
+    "attention_phrase": _region_metric("attention on the words about the part", "phrase"),
+    "attention_color": _region_metric("attention on the part's colour word", "color"),
     "attention_pointing": _region_metric("pointing game", "pointing"),
     "graph_regions": _graph_metric("regions", lambda x: x.counts.regions),
-    "graph_edges": _graph_metric("edges, both ways and self loops", lambda x: x.counts.edges),
+    "graph_edges": _graph_metric("directed edges with self loops", lambda x: x.counts.edges),
     **{f"graph_{kind}": _kind_metric(kind) for kind in EDGE_KINDS},
-    "graph_merged": _graph_metric("regions beyond the most, merged", lambda x: x.counts.merged),
+    "graph_merged": _graph_metric("regions merged beyond the maximum", lambda x: x.counts.merged),
 }
 
 

@@ -3,14 +3,14 @@
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.examples import Examples, Values, per_example
 from ragaf_jax.evaluation.registry import METRICS, Metric, not_computed
-from ragaf_jax.evaluation.statistics.set_intervals import SetInterval
+from ragaf_jax.evaluation.statistics.bootstrap import Interval
 
 # By metric, a name in `METRICS`; `Missing` has the reason why a metric was not computed.
 Scores = dict[str, Values]
 Missing = dict[str, str]
 
 
-def score(examples: Examples) -> tuple[Scores, dict[str, SetInterval], Missing]:
+def score(examples: Examples) -> tuple[Scores, dict[str, Interval], Missing]:
     """Metrics per example, metrics of the whole set, and reasons why others were not computed.
 
     A metric whose input or network `examples` lacks is in none of the three.
@@ -24,7 +24,7 @@ def score(examples: Examples) -> tuple[Scores, dict[str, SetInterval], Missing]:
         except UserError as error:
             missing[name] = not_computed(name, str(error))
             continue
-        if isinstance(found, SetInterval):
+        if isinstance(found, Interval):
             sets[name] = found
         elif found is not None:
             scores[name] = found if isinstance(found, Values) else per_example(found)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
-from ragaf_jax.figures.lettering import Picture, below, beside, on_page, text_block
+from ragaf_jax.figures.lettering import Rgb, below, beside, on_page, text_block
 from ragaf_jax.folders import whole_files
 
 FILE = "overview.png"
@@ -32,25 +32,19 @@ def write_overview(output: Path, names: Sequence[str]) -> None:
         Image.fromarray(overview(output, names)).save(partial / FILE)
 
 
-def overview(output: Path, names: Sequence[str]) -> Picture:
+def overview(output: Path, names: Sequence[str]) -> Rgb:
     """One row per output: sketch, images, and below them name and prompt; see `write_overview`."""
     shown = names[:MOST]
-    titles = {
-        title: file
-        for file, title in _TITLES.items()
-        if any((output / name / file).exists() for name in shown)
-    }
-    rows = [
-        SheetRow(
-            [_cell(output / name / file) for file in titles.values()],
-            f"{name}: {_prompt(output / name)}",
-        )
-        for name in shown
-    ]
+    files = [x for x in _TITLES if any((output / name / x).exists() for name in shown)]
+    rows = []
+    for name in shown:
+        cells = [_cell(output / name / file) for file in files]
+        rows.append(SheetRow(cells, f"{name}: {_prompt(output / name)}"))
     columns = min(COLUMNS, -(-len(rows) // ROWS))
     height = -(-len(rows) // columns)
+    titles = [_TITLES[file] for file in files]
     sheets = [
-        contact_sheet(rows[i : i + height], list(titles), CELL) for i in range(0, len(rows), height)
+        contact_sheet(rows[i : i + height], titles, CELL) for i in range(0, len(rows), height)
     ]
     if len(shown) == len(names):
         return beside(sheets, gap=0)
@@ -58,7 +52,7 @@ def overview(output: Path, names: Sequence[str]) -> Picture:
     return below([on_page(note), beside(sheets, gap=0)], gap=0)
 
 
-def _cell(file: Path) -> Picture:
+def _cell(file: Path) -> Rgb:
     """An image at the size of a cell; a white cell where it is missing."""
     if not file.exists():
         return np.full((CELL, CELL, 3), 255, np.uint8)

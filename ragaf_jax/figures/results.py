@@ -1,14 +1,13 @@
 """Figures of one result: `comparison` and `fusion_curves`."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
-from ragaf_jax.figures.lettering import Picture
+from ragaf_jax.figures.curves import rendered
+from ragaf_jax.figures.lettering import Rgb
 
 # After ten colours, lines differ by their dashes.
 _DASHES = ("-", "--", ":", "-.")
@@ -18,7 +17,7 @@ def comparison(
     sketch: UInt8[np.ndarray, "s s"],
     columns: Mapping[str, UInt8[np.ndarray, "n s s 3"]],
     captions: Sequence[str],
-) -> Picture:
+) -> Rgb:
     """The sketch and the images of each stage, one row for each of n images.
 
     Args:
@@ -35,7 +34,7 @@ def comparison(
 
 def fusion_curves(
     levels: Sequence[float], fusion: Float[np.ndarray, "levels r 2"], numbers: Sequence[int]
-) -> Picture:
+) -> Rgb:
     """α of each region from noise to image; the right axis shows β = 1 − α.
 
     Args:
@@ -58,13 +57,7 @@ def fusion_curves(
         xlim=(max(levels), min(levels)),
         ylim=(0, 1),
     )
-    other = panel.secondary_yaxis("right", functions=(_rest, _rest))
+    other = panel.secondary_yaxis("right", functions=(lambda x: 1 - x,) * 2)
     other.set_ylabel("β, weight of the text")
     figure.legend(title="region", loc="outside right upper", ncols=rows, fontsize="small")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return np.array(Image.open(file).convert("RGB"))
-
-
-def _rest(share: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    return 1 - share
+    return rendered(figure)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ragaf_jax.evaluation.registry import METRICS, Metric
-from ragaf_jax.evaluation.statistics.summary import Json, listens
+from ragaf_jax.evaluation.statistics.summary import Json, responds
 from ragaf_jax.figures.web_page import Table, markdown_table
 
 STAGES = ("stage 1", "stage 2")
@@ -84,7 +84,7 @@ def sentences(found: Json) -> list[str]:
         )
         for variant, loss in by_variant.items():
             if variant != "true":
-                response = "listens" if listens(loss, true) else "does not listen"
+                response = "responds" if responds(loss, true) else "does not respond"
                 lines.append(
                     f"{stage}: with {variant.replace('_', ' ')} {loss['mean']:.4f}, "
                     f"{loss['gap']:+.4f}: {response}"
@@ -139,7 +139,7 @@ def _validation_table(found: Json) -> Titled:
             gap = "" if variant == "true" or loss is None else f", {loss['gap']:+.4f}"
             cells.append(NONE if loss is None else f"{loss['mean']:.4f}{gap}")
         rows.append([variant.replace("_", " "), *cells])
-    return Titled("Does it listen? Loss under other conditions", [["conditions", *STAGES], *rows])
+    return Titled("Validation loss under changed conditions", [["conditions", *STAGES], *rows])
 
 
 def _comparison_tables(found: Json) -> list[Titled]:

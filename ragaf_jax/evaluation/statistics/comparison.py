@@ -88,8 +88,7 @@ def read_evaluation(folder: Path, keys: Sequence[str], seed: int, size: int) -> 
     file = folder / NUMBERS
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        its_keys, its_seed = found["values"]["keys"], found["seed"]
-        its_size = found["image_size"]
+        its_keys, its_seed, its_size = found["values"]["keys"], found["seed"], found["image_size"]
     except OSError as error:
         raise UserError(
             f"There is no evaluation to compare with in {folder} ({file.name}: {error.strerror}); "
