@@ -102,10 +102,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ f"]:
-        strides = (self.stride, self.stride)
-        conv = nn.Conv(
-            self.features, self.kernel, strides, self.padding, use_bias=False, name="conv"
-        )
+        place = self.stride, self.padding
+        conv = nn.Conv(self.features, self.kernel, *place, use_bias=False, name="conv")
         return nn.relu(BatchNorm(name="bn")(conv(x)))
 
 
