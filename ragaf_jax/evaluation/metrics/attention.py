@@ -63,21 +63,11 @@ def attention_scores(
         for region, part in enumerate(parts.tolist()):
             if not part or not words.phrase[part - 1].any():
                 continue
-            own, color = words.phrase[part - 1], words.color[part - 1]
+            phrase, color = words.phrase[part - 1], words.color[part - 1]
             weights = attention[i, region].astype(np.float64)
-            rows.append(
-                (
-                    i,
-                    region,
-                    part,
-                    weights[own].sum(),
-                    own.sum() / valid,
-                    weights[color].sum(),
-                    color.sum() / valid,
-                    _pointing(weights, color, words.colors),
-                    1 / len(words.colors),
-                )
-            )
+            shares = [x for own in (phrase, color) for x in (weights[own].sum(), own.sum() / valid)]
+            pointing = _pointing(weights, color, words.colors), 1 / len(words.colors)
+            rows.append((i, region, part, *shares, *pointing))
     table = np.array(rows, np.float64).reshape(-1, len(AttentionScores._fields)).T
     return AttentionScores(*table[:3].astype(np.int64), *table[3:])
 
