@@ -58,11 +58,7 @@ def attention_sheet(
 ) -> Rgb:
     """Attention of regions to phrases: for each example its caption and one map per phrase.
 
-    Args:
-      tokenizer: of the batch's tokens.
-      batch: the examples.
-      truth: of these and possibly more examples.
-      attention: A, each region's attention over the tokens.
+    attention: A, each region's attention over the tokens, of the first b examples.
     """
     blocks = []
     for i, weights in enumerate(attention):

@@ -48,14 +48,10 @@ def sample_both(
     batch: Batch,
     cache: Path | None = None,
 ) -> tuple[Images, Images]:
-    """The images of both stages by `config.sample` and `config.seed`.
+    """The images of both stages by `config.sample` and `config.seed`, of this command.
 
-    Args:
-      config: of this command.
-      one, two: the stages.
-      batch: the examples.
-      cache: a folder for finished chunks, named by the fingerprint of all inputs. Chunks that it
-        contains are not sampled again.
+    cache: a folder for finished chunks, named by the fingerprint of all inputs. Chunks that it
+      contains are not sampled again.
     """
     folder = None if cache is None else cache / _fingerprint(config, one, two, batch)
     sample: Sample | None = None

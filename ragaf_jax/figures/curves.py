@@ -49,8 +49,7 @@ def read_metrics(path: Path) -> Series:
 def curves(runs: Mapping[str, Path]) -> Rgb:
     """Training loss, and validation losses where logged, with one panel per run.
 
-    Args:
-      runs: path of the metrics.jsonl by title of the panel.
+    runs: path of the metrics.jsonl by title of the panel.
 
     Raises:
       UserError: as `read_metrics`.

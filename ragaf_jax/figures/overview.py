@@ -21,9 +21,7 @@ _TITLES = {"sketch.png": "sketch", "stage1_output.png": "stage 1", "stage2_outpu
 def write_overview(output: Path, names: Sequence[str]) -> None:
     """Writes overview.png of the outputs in a batch's folder, if there are any.
 
-    Args:
-      output: the batch's folder.
-      names: of its subfolders; only the first `MOST` with images are shown.
+    names: of its subfolders; only the first `MOST` with images are shown.
     """
     names = [name for name in names if any((output / name / file).exists() for file in _TITLES)]
     if not names:

@@ -18,13 +18,7 @@ def comparison(
     columns: Mapping[str, UInt8[np.ndarray, "n s s 3"]],
     captions: Sequence[str],
 ) -> Rgb:
-    """The sketch and the images of each stage, one row for each of n images.
-
-    Args:
-      sketch: of all rows.
-      columns: images by column title.
-      captions: of the rows.
-    """
+    """The sketch and the images of each stage by column title, one row for each of n images."""
     rows = [
         SheetRow((sketch, *(images[i] for images in columns.values())), caption)
         for i, caption in enumerate(captions)
@@ -37,10 +31,7 @@ def fusion_curves(
 ) -> Rgb:
     """α of each region from noise to image; the right axis shows β = 1 − α.
 
-    Args:
-      levels: timesteps as fractions of T.
-      fusion: α and β of each region at each level.
-      numbers: of the regions.
+    levels: timesteps as fractions of T. fusion: α and β at each level. numbers: of the regions.
     """
     from matplotlib.figure import Figure  # takes a second to import; see `figures.curves`
 

@@ -175,8 +175,6 @@ def validation_losses(
     """The mean denoising loss of each example over `LEVELS` timesteps with fixed noise.
 
     Args:
-      model, objective: static.
-      params: parameters.
       batch: examples whose images are noised and predicted.
       conditioned_on: source of sketch, regions and text: `batch`, or `batch` with shuffled fields.
       rng: the same key gives the same noise.

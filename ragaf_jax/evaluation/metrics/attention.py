@@ -45,13 +45,9 @@ def attention_scores(
     """Scores of all regions whose part has known words.
 
     Regions without a majority part are left out, and those whose part has no phrase in the caption
-    or a truncated one.
+    or a truncated one. Without `truth.true_phrases` there are no scores.
 
-    Args:
-      attention: A, each region's attention over the tokens; rows sum to 1.
-      batch: the model's input.
-      truth: of its examples; without `true_phrases` there are no scores.
-      tokenizer: of the batch's tokens.
+    attention: A, each region's attention over the tokens; rows sum to 1.
     """
     rows: list[tuple[float, ...]] = []
     for i, phrases in enumerate(() if truth.true_phrases is None else truth.true_phrases):

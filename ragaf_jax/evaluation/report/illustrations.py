@@ -12,10 +12,9 @@ from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.evaluation.examples import parts_known
 from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
 from ragaf_jax.evaluation.metrics.leakage import color_table, leakage
-from ragaf_jax.evaluation.registry import METRICS
+from ragaf_jax.evaluation.registry import METRICS, Scores
 from ragaf_jax.evaluation.report.leakage_figure import color_table_figure
 from ragaf_jax.evaluation.sample_grid import attention_sheet
-from ragaf_jax.evaluation.scoring import Scores
 from ragaf_jax.evaluation.statistics.summary import Json, by_example
 from ragaf_jax.figures.contact_sheet import CELL, SheetRow, contact_sheet
 from ragaf_jax.figures.curves import curves, rendered
@@ -107,11 +106,8 @@ def figures(
 ) -> dict[str, Rgb]:
     """The report's figures by title, the contact sheet first.
 
-    Args:
-      by_stage: the images of both stages.
-      batch, truth, tokenizer: the examples.
-      trace, balance: RAGAF's trace and its `summary.fusion_summary`; None without RAGAF.
-      logs: metrics.jsonl by stage; stages may lack it.
+    by_stage: the images. balance: the `fusion_summary` of `trace`; both are None without RAGAF.
+    logs: metrics.jsonl by stage; stages may lack it.
     """
     shown = range(min(SHOWN, len(truth.keys)))
     made = {"Held-out examples": sheet(by_stage, batch, truth, shown)}
@@ -139,7 +135,7 @@ def figures(
 def fusion_figure(balance: Json) -> Rgb:
     """The mean α of the background and of other regions with its interval, from noise to image.
 
-    balance: the result of `summary.fusion_summary`.
+    balance: the result of `fusion_summary`.
     """
     from matplotlib.figure import Figure  # its import takes a second; see `figures.curves`
 

@@ -15,9 +15,7 @@ HEAD, SWATCH, LETTERS = 96, 16, 15
 def color_table_figure(table: Int[np.ndarray, "11 11"], title: str) -> Rgb:
     """A row for each requested colour, a column for each obtained one; per cent of the row.
 
-    Args:
-      table: the result of `leakage.color_table`.
-      title: above the table.
+    table: the result of `leakage.color_table`.
     """
     parts = table.sum(1, keepdims=True)
     shares = table / np.maximum(parts, 1)

@@ -18,10 +18,7 @@ _STYLE = """
 def report_page(found: Json, rows: Mapping[str, Sequence[Row]], figures: Mapping[str, Rgb]) -> str:
     """The page: contents, the first figure, ranked examples, the other figures, tables.
 
-    Args:
-      found: the contents of metrics.json.
-      rows: ranked examples by title of the metric.
-      figures: by title.
+    found: the contents of metrics.json. rows: ranked examples by title of the metric.
     """
     title = f"Evaluation of {found['workdir']}"
     shown = {

@@ -44,10 +44,8 @@ def showcase(
     batch, truth, count = open_shown(two.config, two.tokenizer)
     by_stage = dict(zip(STAGES, sample_both(config, one, two, batch), strict=True))
     sheets = {DRAWINGS: range(count), COLORINGS: range(count, len(truth.keys))}
+    sheets = {name: examples for name, examples in sheets.items() if examples}
     with whole_folder(output) as folder:
         for name, examples in sheets.items():
-            if examples:
-                Image.fromarray(sheet(by_stage, batch, truth, examples)).save(folder / name)
-    for name, examples in sheets.items():
-        if examples:
-            print(output / name)
+            Image.fromarray(sheet(by_stage, batch, truth, examples)).save(folder / name)
+    print(*(output / name for name in sheets), sep="\n")

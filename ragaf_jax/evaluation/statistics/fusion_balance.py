@@ -29,9 +29,7 @@ class RegionBalance(NamedTuple):
 def region_balance(fusion: Float[np.ndarray, "l b r 2"], graph: jraph.GraphsTuple) -> RegionBalance:
     """The regions without padding, by example.
 
-    Args:
-      fusion: α and β of each region at each timestep, `HeldOutTrace.fusion`.
-      graph: the region graphs, with a leading batch axis.
+    fusion: `HeldOutTrace.fusion`. graph: the region graphs, with a leading batch axis.
     """
     real = np.arange(fusion.shape[2]) < np.asarray(graph.n_node)[:, :1]
     example, region = np.nonzero(real)

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ragaf_jax.evaluation.examples import Values
-from ragaf_jax.evaluation.registry import not_computed
-from ragaf_jax.evaluation.scoring import Missing, Scores
+from ragaf_jax.evaluation.registry import Missing, Scores, not_computed
 from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
 
+NUMBERS = "metrics.json"
 # A JSON object.
 Json = dict[str, Any]
 
@@ -63,8 +63,7 @@ def estimates(scores: Scores) -> tuple[dict[str, Estimate], Missing]:
 def spread(losses: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Each loss's mean and range over seeds, and its gap to the loss under true conditions.
 
-    Args:
-      losses: results of `losses.validation.make_validate`, one per seed.
+    losses: results of `losses.validation.make_validate`, one per seed.
     """
     result = {}
     for name in losses[0]:
