@@ -119,8 +119,8 @@ def _graph_table(found: Json) -> Titled:
 
 def _fusion_table(found: Json) -> Titled:
     balance = found["fusion"] or {"levels": []}
-    kinds = [kind for kind in ("all", "drawn", "background") if kind in balance]
     titles = {"all": "all regions", "drawn": "other regions", "background": "background"}
+    kinds = [kind for kind in titles if kind in balance]
     head = ["timestep, share of T", *(f"α, {titles[kind]}" for kind in kinds)]
     rows = [
         [f"{level:.1f}", *(_interval(balance[kind]["alpha"][i], 3) for kind in kinds)]
