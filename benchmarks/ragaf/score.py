@@ -73,7 +73,7 @@ def words_of(trace: HeldOutTrace, batch: Batch, truth: Truth, tokenizer: Tokeniz
       its values and, as <metric>_chance, those of random guesses. Nothing without regions.
     """
     attention = attention_scores(trace.attention[0], batch, truth, tokenizer)
-    found = {}
+    found: Values = {}
     for name, values in score_metrics(Examples(truth, attention=attention))[0].items():
         found |= {"attention_drawing": _listed(values.drawing), name: _listed(values.value)}
         found[f"{name}_chance"] = _listed(values.chance)
