@@ -33,14 +33,7 @@ _FUSION_KINDS = {"drawn": ("other regions", "#4c78a8"), "background": ("backgrou
 
 
 class Row(NamedTuple):
-    """One example of the report.
-
-    Attributes:
-      note: its rank and value.
-      key: of its record.
-      caption: of the example.
-      images: by title.
-    """
+    """One example: a note with its rank and value, its record's key, images by title."""
 
     note: str
     key: str
