@@ -9,10 +9,11 @@ from jaxtyping import UInt8
 from input_pipeline.configured import held_out_for
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.evaluation.evaluate import trace_of
+from ragaf_jax.evaluation.examples import Examples
 from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
-from ragaf_jax.evaluation.metrics.edges import edge_f1
 from ragaf_jax.evaluation.metrics.leakage import leakage
+from ragaf_jax.evaluation.registry import score as score_metrics
 from ragaf_jax.evaluation.sampled import sample_both
 from ragaf_jax.sampling.stages import restore_both
 from ragaf_jax.tokenizer import Tokenizer
@@ -56,11 +57,10 @@ def values_of(images: Images, truth: Truth) -> Values:
       drawing, part, requested, obtained, near, far, near_chance, far_chance: of each part, see
         `evaluation.metrics.leakage.Leakage`.
     """
-    lines = [edge_f1(*pair)[2] for pair in zip(images, truth.sketch_u8, strict=True)]
     parts = leakage(images, truth)
     return {
         "keys": list(truth.keys),
-        "edge_f1": [round(value, 4) for value in lines],
+        "edge_f1": _listed(Examples(truth, images).edges[:, 2]),
         **{name: _listed(column) for name, column in parts._asdict().items()},
     }
 
@@ -69,12 +69,15 @@ def words_of(trace: HeldOutTrace, batch: Batch, truth: Truth, tokenizer: Tokeniz
     """Attention scores of the regions at the noisiest level, where no colours are visible yet.
 
     Returns:
-      attention_drawing, attention_color, attention_color_chance, attention_pointing,
-      attention_pointing_chance: of each region, see `AttentionScores`.
+      attention_drawing: the example of each region; by each of `METRICS` that needs attention,
+      its values and, as <metric>_chance, those of random guesses. Nothing without regions.
     """
-    scores = attention_scores(trace.attention[0], batch, truth, tokenizer)._asdict()
-    names = ("drawing", "color", "color_chance", "pointing", "pointing_chance")
-    return {f"attention_{name}": _listed(scores[name]) for name in names}
+    attention = attention_scores(trace.attention[0], batch, truth, tokenizer)
+    found: Values = {}
+    for name, values in score_metrics(Examples(truth, attention=attention))[0].items():
+        found |= {"attention_drawing": _listed(values.drawing), name: _listed(values.value)}
+        found[f"{name}_chance"] = _listed(values.chance)
+    return found
 
 
 def _listed(column: np.ndarray) -> list:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.attention import attention_maps
-from ragaf_jax.figures.lettering import Picture, enlarge
+from ragaf_jax.figures.lettering import Rgb, enlarge
 from ragaf_jax.sampling.loaded_stages import joined
 from ragaf_jax.sampling.loop import Finished, Images
 from ragaf_jax.sampling.options import check_count, check_seed
@@ -35,9 +35,9 @@ class Shown(NamedTuple):
     """
 
     status: str
-    images: Sequence[Picture] = ()
-    coarse: Sequence[Picture] = ()
-    attention: Picture | None = None
+    images: Sequence[Rgb] = ()
+    coarse: Sequence[Rgb] = ()
+    attention: Rgb | None = None
     result: Result | None = None
 
 
@@ -78,7 +78,7 @@ def generate(
     for i in range(0, count, pipeline.batch_size):
         some = seeds[i : i + pipeline.batch_size]
         place = f"Image {i + 1} of {count}: " if count > 1 else ""
-        coarse: list[Picture] = []
+        coarse: list[Rgb] = []
         for event in pipeline.stream([request] * len(some), some, options, every=1):
             if isinstance(event, Finished):
                 results.append(event)
@@ -123,11 +123,11 @@ def _shown_so_far(results: Sequence[Finished]) -> Shown:
     return Shown("", _enlarged(done.images), _enlarged(done.coarse))
 
 
-def _enlarged(images: Images | None) -> list[Picture]:
+def _enlarged(images: Images | None) -> list[Rgb]:
     return [] if images is None else [enlarge(image, SHOWN) for image in images]
 
 
-def _attention(result: Result) -> Picture | None:
+def _attention(result: Result) -> Rgb | None:
     """The first image's heat maps; None without RAGAF."""
     if result.attention is None or result.fusion is None:
         return None

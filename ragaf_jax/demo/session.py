@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from ragaf_jax.demo.matching import match_regions
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.graph import draw_regions
-from ragaf_jax.figures.lettering import Picture
+from ragaf_jax.figures.lettering import Rgb
 from ragaf_jax.sampling.numbered import NumberedRegions, merged
 from ragaf_jax.sampling.request import SketchPage
 
@@ -114,7 +114,7 @@ class Session(NamedTuple):
         return "" if self.chosen is None else self.prompts.get(self.chosen, "")
 
     @property
-    def figure(self) -> Picture | None:
+    def figure(self) -> Rgb | None:
         """The numbered regions, the chosen one with a thick border."""
         if self.page is None:
             return None
@@ -160,7 +160,7 @@ def _with_merges(
     return page._replace(numbered=merged(found, merges))
 
 
-def highlighted(figure: Picture, region: UInt8[np.ndarray, "s s"]) -> Picture:
+def highlighted(figure: Rgb, region: UInt8[np.ndarray, "s s"]) -> Rgb:
     """The figure with a thick line inside the border of one region.
 
     Args:

@@ -12,38 +12,32 @@ from tqdm import tqdm
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.checkpoints.choice import NEWEST
 from ragaf_jax.diffusion.build import schedule_of
-from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.examples import Examples, features_of
 from ragaf_jax.evaluation.held_out_trace import HeldOutTrace, make_trace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.metrics.sketch_fidelity import Extract
 from ragaf_jax.evaluation.perception import load_networks, notices
+from ragaf_jax.evaluation.registry import Missing, Scores, score
 from ragaf_jax.evaluation.report.illustrations import Row, figures, ranked_rows
 from ragaf_jax.evaluation.report.numbers import STAGES, markdown, sentences
 from ragaf_jax.evaluation.report.page import report_page
-from ragaf_jax.evaluation.sampled import sample_both
-from ragaf_jax.evaluation.scoring import Missing, Scores, score
-from ragaf_jax.evaluation.statistics.comparison import (
-    NUMBERS,
-    compared,
-    differences,
-    read_evaluation,
-)
-from ragaf_jax.evaluation.statistics.fusion_balance import region_balance
+from ragaf_jax.evaluation.sampled import restore_stages, sample_both
+from ragaf_jax.evaluation.statistics.comparison import compared, differences, read_evaluation
+from ragaf_jax.evaluation.statistics.fusion_balance import fusion_summary, region_balance
 from ragaf_jax.evaluation.statistics.summary import (
+    NUMBERS,
     Estimate,
     Json,
     as_json,
     estimates,
-    fusion_summary,
     spread,
     stored,
 )
-from ragaf_jax.figures.lettering import Picture
+from ragaf_jax.figures.lettering import Rgb
 from ragaf_jax.folders import whole_files
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.validation import make_validate
-from ragaf_jax.sampling.stages import Stage, restore_both
+from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.tokenizer import Tokenizer
 
 SEEDS = (0, 1, 2)
@@ -89,14 +83,8 @@ def evaluate(
         comparisons: by folder, "metrics" of the other run and "differences" from it by stage.
         values: "keys" of the examples, and by stage the result of `stored`.
     """
-    if config.stage != 2 or not config.stage1:
-        raise UserError(
-            f"Evaluation needs both stages and has Stage {config.stage} with config.stage1="
-            f"{config.stage1!r}; use configs/stage2.py with --config.stage1=<workdir of Stage 1>."
-        )
-    workdirs = (Path(config.stage1), workdir)
-    stages = restore_both(*workdirs, config.stage1_checkpoint, checkpoint)
-    two = stages[1]
+    one, two = restore_stages(config, workdir, checkpoint, "Evaluation")
+    stages = dict(zip(STAGES, (one, two), strict=True))
     batch, truth = open_held_out(two.config, two.tokenizer)
     size = two.config.data.image_size
     others = {str(x): read_evaluation(x, truth.keys, config.seed, size) for x in compare}
@@ -105,7 +93,7 @@ def evaluate(
         print(line)  # before sampling, which takes long
     output.mkdir(parents=True, exist_ok=True)
 
-    sampled = sample_both(config, *stages, batch, output / SAMPLED)
+    sampled = sample_both(config, one, two, batch, output / SAMPLED)
     by_stage = dict(zip(STAGES, sampled, strict=True))
     trace, fusion, attention = trace_of(two, batch, config.seed), None, None
     if trace is not None:
@@ -125,26 +113,22 @@ def evaluate(
         "dataset": two.config.data.dataset,
         "image_size": size,
         "drawings": len(truth.keys),
-        "steps": {name: stage.step for name, stage in zip(STAGES, stages, strict=True)},
+        "steps": {name: stage.step for name, stage in stages.items()},
         "sample": config.sample.to_dict(),
         "seed": config.seed,
         "metrics": {stage: as_json(x) for stage, x in found.items()},
         "graphs": as_json(estimates(graphs)[0]),
         "differences": as_json(differences(values["stage 2"], values["stage 1"], truth.keys)),
         "missing": missing | unmeasured,
-        "validation": {
-            name: _losses(name, stage, batch) for name, stage in zip(STAGES, stages, strict=True)
-        },
+        "validation": {name: _losses(name, stage, batch) for name, stage in stages.items()},
         "fusion": fusion,
         "comparisons": {
             name: compared(values, other, truth.keys) for name, other in others.items()
         },
         "values": {"keys": list(truth.keys), **values},
     }
-    logs = {
-        name: folder / "logs" / "metrics.jsonl"
-        for name, folder in zip(STAGES, workdirs, strict=True)
-    }
+    folders = dict(zip(STAGES, (Path(config.stage1), workdir), strict=True))
+    logs = {name: folder / "logs" / "metrics.jsonl" for name, folder in folders.items()}
     logs = {name: log for name, log in logs.items() if log.exists()}
     shown = figures(by_stage, batch, truth, two.tokenizer, trace, fusion, logs)
     rows = ranked_rows(scores["stage 2"], by_stage, truth)
@@ -192,10 +176,7 @@ def _losses(name: str, stage: Stage, batch: Batch) -> dict[str, dict[str, float]
 
 
 def _write(
-    output: Path,
-    result: Json,
-    rows: Mapping[str, Sequence[Row]],
-    shown: Mapping[str, Picture],
+    output: Path, result: Json, rows: Mapping[str, Sequence[Row]], shown: Mapping[str, Rgb]
 ) -> None:
     """All files of the report, or none."""
     numbers = {name: value for name, value in result.items() if name != "values"}

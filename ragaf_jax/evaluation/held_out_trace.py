@@ -1,5 +1,6 @@
 """RAGAF's attention A and fusion weights α and β on held-out examples."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,16 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ragaf_jax.batch import Batch, in_chunks
+from ragaf_jax.batch import Batch
 from ragaf_jax.conditioning import condition, latents_of
 from ragaf_jax.diffusion.noise import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import Schedule, add_noise
+from ragaf_jax.evaluation.networks.chunks import over_chunks
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.denoising import TRACE_LEVELS
-
-# Examples per call of the compiled function.
-CHUNK = 16
 
 
 class HeldOutTrace(NamedTuple):
@@ -34,10 +33,7 @@ class HeldOutTrace(NamedTuple):
     fusion: Float[np.ndarray, "l b r 2"]
 
 
-Trace = Callable[[Params, Batch, int], HeldOutTrace]
-
-
-def make_trace(model: Model, schedule: Schedule) -> Trace:
+def make_trace(model: Model, schedule: Schedule) -> Callable[[Params, Batch, int], HeldOutTrace]:
     """A function of (parameters, held-out examples, seed) that compiles once.
 
     RAGAF's input is the true images with noise at each of `TRACE_LEVELS`, as in training. So traces
@@ -60,19 +56,14 @@ def make_trace(model: Model, schedule: Schedule) -> Trace:
             noisy = add_noise(schedule, latents, noise, t)
             return model.predict(params, noisy, t.astype(jnp.float32), conditioning)[1]
 
-        return jax.lax.map(trace_at, jnp.array(timesteps))
+        levels_first = jax.lax.map(trace_at, jnp.array(timesteps))
+        return jax.tree.map(lambda x: x.swapaxes(0, 1), levels_first)
 
     def trace(params: Params, batch: Batch, seed: int) -> HeldOutTrace:
-        noise = example_noise(
-            example_keys(jax.random.key(seed), len(batch.text.tokens)), model.latent_shape
-        )
-        chunks, done = [], 0
-        for chunk, fresh in in_chunks(batch, CHUNK):
-            first, count = done - fresh.start, len(chunk.text.tokens)
-            found = traces(params, chunk, noise[first : first + count])
-            chunks.append(jax.device_get((found.attention[:, fresh], found.fusion[:, fresh])))
-            done = first + count
-        attention, fusion = (np.concatenate(x, axis=1) for x in zip(*chunks, strict=True))
+        keys = example_keys(jax.random.key(seed), len(batch.text.tokens))
+        noise = example_noise(keys, model.latent_shape)
+        found = over_chunks(functools.partial(traces, params), batch, noise)
+        attention, fusion = (x.swapaxes(0, 1) for x in (found.attention, found.fusion))
         return HeldOutTrace(TRACE_LEVELS, attention, fusion)
 
     return trace

@@ -14,10 +14,8 @@ _USED_SECTIONS = ("sample", "metrics")
 def check_overrides(overrides: Mapping[str, Any], trained: Mapping[str, Any], mode: str) -> None:
     """Refuses fields that would be ignored.
 
-    Args:
-      overrides: fields that were set on the command line, by their paths.
-      trained: the configuration of the checkpoint, as nested dicts.
-      mode: of the command.
+    overrides: fields that were set on the command line, by their paths. trained: the configuration
+      of the checkpoint, as nested dicts.
 
     Raises:
       UserError: a field that the checkpoint determines has another value.

@@ -7,8 +7,7 @@ from typing import Any
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.examples import Networks
 from ragaf_jax.evaluation.networks.weights import load_clip, load_inception, load_lpips
-from ragaf_jax.evaluation.registry import METRICS, not_computed
-from ragaf_jax.evaluation.scoring import Missing
+from ragaf_jax.evaluation.registry import METRICS, Missing, not_computed
 
 
 def load_networks(fields: Mapping[str, str]) -> tuple[Networks, Missing]:
@@ -41,11 +40,8 @@ def load_networks(fields: Mapping[str, str]) -> tuple[Networks, Missing]:
 
 
 def notices(fields: Mapping[str, str], missing: Missing) -> list[str]:
-    """The lines to print about `missing`: one for all empty fields, else one per reason.
-
-    Args:
-      fields: `config.metrics`.
-      missing: the result of `load_networks`.
+    """The lines to print about the `missing` of `load_networks`: one for all empty fields, else
+    one per reason.
     """
     unnamed = [name for name in missing if not fields[METRICS[name].weights]]
     others = list(dict.fromkeys(why for name, why in missing.items() if name not in unnamed))

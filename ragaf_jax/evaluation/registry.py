@@ -1,4 +1,4 @@
-"""The registry of metrics: names, units, better direction and computation."""
+"""The registry of metrics: names, units, better direction and computation; scores by all."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from ragaf_jax.evaluation.examples import Values
+from ragaf_jax.errors import UserError
+from ragaf_jax.evaluation.examples import Examples, Values, per_example
 from ragaf_jax.evaluation.metrics.clip_score import clip_scores
 from ragaf_jax.evaluation.metrics.features import as_samples
 from ragaf_jax.evaluation.metrics.frechet import frechet_distance
@@ -17,7 +18,8 @@ from ragaf_jax.evaluation.metrics.similarity import ms_ssim, psnr, ssim
 from ragaf_jax.evaluation.metrics.sketch_fidelity import edge_map_ssim, line_distance
 from ragaf_jax.evaluation.networks.chunks import over_chunks
 from ragaf_jax.evaluation.networks.lpips import lpips
-from ragaf_jax.evaluation.statistics.set_intervals import SetInterval, set_interval
+from ragaf_jax.evaluation.statistics.bootstrap import Interval
+from ragaf_jax.evaluation.statistics.set_intervals import set_interval
 from ragaf_jax.graph.features import EDGE_KINDS
 
 SKETCH = "Fidelity to the sketch"
@@ -31,6 +33,10 @@ GRAPHS = "Region graphs"
 # Evaluations of a set metric for its interval; 1000 would take hours on thousands of images.
 RESAMPLES = 200
 
+# By metric, a name in `METRICS`; `Missing` has the reason why a metric was not computed.
+Scores = dict[str, Values]
+Missing = dict[str, str]
+
 
 class Metric(NamedTuple):
     """One metric.
@@ -40,7 +46,7 @@ class Metric(NamedTuple):
       better: "higher" or "lower"; "" if neither.
       section: of the report.
       compute: a function of `Examples`. It returns a number per example, `Values` of parts or
-        regions, a `SetInterval`, or None if there is nothing to measure. It raises UserError if the
+        regions, an `Interval`, or None if there is nothing to measure. It raises UserError if the
         metric is undefined.
       digits: after the decimal point.
       needs: the field of `Examples` that it requires: "images", "parts", "attention" or "graph".
@@ -50,7 +56,7 @@ class Metric(NamedTuple):
     title: str
     better: str
     section: str
-    compute: Callable[[Any], np.ndarray | Values | SetInterval | None]
+    compute: Callable[[Any], np.ndarray | Values | Interval | None]
     digits: int = 3
     needs: str = "images"
     weights: str = ""
@@ -77,7 +83,7 @@ def _set_metric(
 ) -> Metric:
     """`metric` of a field of `Features` of the generated and the true images."""
 
-    def compute(x: Any) -> SetInterval:
+    def compute(x: Any) -> Interval:
         sets = getattr(x.features, feature), getattr(x.true, feature)
         for rows in sets:
             as_samples(rows, least=4)  # so that half of them are two, as all metrics require
@@ -149,18 +155,44 @@ METRICS = {
     "cmmd": _set_metric("CMMD", "lower", 3, "clip", "clip", cmmd),
     "color_accuracy": _part_metric("region colour accuracy", "higher", "right"),
     "color_difference": _part_metric("colour difference, ΔE2000", "lower", "difference", 2),
-    "leak_near": _part_metric("colour leaked from a part that touches", "lower", "near"),
-    "leak_far": _part_metric("colour leaked from another part", "lower", "far"),
-    "attention_phrase": _region_metric("attention on the part's words", "phrase"),
-    "attention_color": _region_metric("attention on its colour", "color"),
+    "leak_near": _part_metric("colour leaked from an adjacent part", "lower", "near"),
+    "leak_far": _part_metric("colour leaked from a part that is not adjacent", "lower", "far"),
+    "attention_phrase": _region_metric("attention on the words about the part", "phrase"),
+    "attention_color": _region_metric("attention on the part's colour word", "color"),
     "attention_pointing": _region_metric("pointing game", "pointing"),
     "graph_regions": _graph_metric("regions", lambda x: x.counts.regions),
-    "graph_edges": _graph_metric("edges, both ways and self loops", lambda x: x.counts.edges),
+    "graph_edges": _graph_metric("directed edges with self loops", lambda x: x.counts.edges),
     **{f"graph_{kind}": _kind_metric(kind) for kind in EDGE_KINDS},
-    "graph_merged": _graph_metric("regions beyond the most, merged", lambda x: x.counts.merged),
+    "graph_merged": _graph_metric("regions merged beyond the maximum", lambda x: x.counts.merged),
 }
 
 
 def not_computed(name: str, reason: str) -> str:
     """The sentence about a metric without a result."""
     return f"{METRICS[name].title.partition(',')[0]} is not computed: {reason}"
+
+
+def score(examples: Examples) -> tuple[Scores, dict[str, Interval], Missing]:
+    """Metrics per example, metrics of the whole set, and reasons why others were not computed.
+
+    A metric whose input or network `examples` lacks is in none of the three.
+    """
+    scores, sets, missing = Scores(), {}, Missing()
+    for name, metric in METRICS.items():
+        if not _has_needs(metric, examples):
+            continue
+        try:
+            found = metric.compute(examples)
+        except UserError as error:
+            missing[name] = not_computed(name, str(error))
+            continue
+        if isinstance(found, Interval):
+            sets[name] = found
+        elif found is not None:
+            scores[name] = found if isinstance(found, Values) else per_example(found)
+    return scores, sets, missing
+
+
+def _has_needs(metric: Metric, examples: Examples) -> bool:
+    network = getattr(examples.networks, metric.weights) if metric.weights else ()
+    return network is not None and getattr(examples, metric.needs) is not None

@@ -1,11 +1,11 @@
 """Condition response: losses and samples under true and under shuffled conditions."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
 
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.evaluation.metrics.edges import edge_f1
@@ -20,12 +20,10 @@ from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of
 from ragaf_jax.sampling.stage_sampler import batch_keys, make_stage_sampler
 from ragaf_jax.tokenizer import Tokenizer
 
-Responses = Callable[[Params], dict[str, float]]
-
 
 def make_responses(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, batch: Batch, truth: Truth
-) -> Responses:
+) -> Callable[[Params], dict[str, float]]:
     """A function from parameters to the effect of conditions on the first held-out examples.
 
     All calls use the same batch, noise and timesteps, and all variants of the conditions use one
@@ -58,11 +56,7 @@ def make_responses(
     loss_key, sample_key = jax.random.split(jax.random.key(config.seed))
     keys = batch_keys(sample_key, len(batch.text.tokens))
 
-    @jax.jit
-    def losses_of(
-        params: Params, batch: Batch, shown: Batch, key: PRNGKeyArray
-    ) -> Float[Array, " b"]:
-        return validation_losses(model, objective, params, batch, shown, key)
+    losses_of = jax.jit(functools.partial(validation_losses, model, objective))
 
     def responses(params: Params) -> dict[str, float]:
         losses, scores = {}, {}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.figures.attention import phrase_maps
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
-from ragaf_jax.figures.lettering import GAP, Picture, below, on_page, shortened, text_block
+from ragaf_jax.figures.lettering import GAP, Rgb, below, on_page, shortened, text_block
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Params
 from ragaf_jax.sampling.loop import Finished, StageRun, sample_stages
@@ -24,7 +24,7 @@ CELL, COLUMNS = 160, 6
 
 def make_grid(
     config: ml_collections.ConfigDict, tokenizer: Tokenizer, batch: Batch, truth: Truth
-) -> Callable[[Params], dict[str, Picture]]:
+) -> Callable[[Params], dict[str, Rgb]]:
     """A function from parameters to figures of the first held-out examples.
 
     `samples` has one row sketch | sample | true per example. All calls and both stages use the same
@@ -35,7 +35,7 @@ def make_grid(
     sampler = make_stage_sampler(build_model(config), sampling_config_of(config, tokenizer))
     keys = batch_keys(jax.random.key(config.seed), len(shown.text.tokens))
 
-    def grid(params: Params) -> dict[str, Picture]:
+    def grid(params: Params) -> dict[str, Rgb]:
         run = StageRun(config.stage, sampler, params, keys)
         *_, finished = sample_stages([run], shown, scales, config.sample.steps)
         assert isinstance(finished, Finished)
@@ -55,14 +55,10 @@ def make_grid(
 
 def attention_sheet(
     tokenizer: Tokenizer, batch: Batch, truth: Truth, attention: Float[np.ndarray, "b r t"]
-) -> Picture:
+) -> Rgb:
     """Attention of regions to phrases: for each example its caption and one map per phrase.
 
-    Args:
-      tokenizer: of the batch's tokens.
-      batch: the examples.
-      truth: of these and possibly more examples.
-      attention: A, each region's attention over the tokens.
+    attention: A, each region's attention over the tokens, of the first b examples.
     """
     blocks = []
     for i, weights in enumerate(attention):

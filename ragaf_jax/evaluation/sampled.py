@@ -11,17 +11,34 @@ from tqdm import tqdm
 
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, in_chunks
+from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.loaded_stages import LoadedStages
 from ragaf_jax.sampling.loop import Images
 from ragaf_jax.sampling.options import make_options
 from ragaf_jax.sampling.stage_sampler import batch_keys
-from ragaf_jax.sampling.stages import Stage
+from ragaf_jax.sampling.stages import Stage, restore_both
 from ragaf_jax.weights.fingerprint import fingerprint
 
 # Examples per call. An example's noise depends on it, but not on the number of devices.
 CHUNK = 8
 
 Sample = Callable[[Batch, int], tuple[Images, Images]]
+
+
+def restore_stages(
+    config: ml_collections.ConfigDict, workdir: Path, checkpoint: str, command: str
+) -> tuple[Stage, Stage]:
+    """Stage 1 of `config.stage1` and Stage 2 of `workdir`.
+
+    Raises:
+      UserError: `config` has only one stage, with the name of the command; as `restore_both`.
+    """
+    if config.stage != 2 or not config.stage1:
+        raise UserError(
+            f"{command} needs both stages and has Stage {config.stage} with config.stage1="
+            f"{config.stage1!r}; use configs/stage2.py with --config.stage1=<workdir of Stage 1>."
+        )
+    return restore_both(Path(config.stage1), workdir, config.stage1_checkpoint, checkpoint)
 
 
 def sample_both(
@@ -31,14 +48,10 @@ def sample_both(
     batch: Batch,
     cache: Path | None = None,
 ) -> tuple[Images, Images]:
-    """The images of both stages by `config.sample` and `config.seed`.
+    """The images of both stages by `config.sample` and `config.seed`, of this command.
 
-    Args:
-      config: of this command.
-      one, two: the stages.
-      batch: the examples.
-      cache: a folder for finished chunks, named by the fingerprint of all inputs. Chunks that it
-        contains are not sampled again.
+    cache: a folder for finished chunks, named by the fingerprint of all inputs. Chunks that it
+      contains are not sampled again.
     """
     folder = None if cache is None else cache / _fingerprint(config, one, two, batch)
     sample: Sample | None = None

@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw
 
+from ragaf_jax.figures.graph import innermost
 from ragaf_jax.figures.lettering import (
     GAP,
     INK,
-    Picture,
+    Rgb,
     below,
     beside,
     cut_to,
@@ -19,7 +20,7 @@ from ragaf_jax.figures.lettering import (
     on_page,
     text_block,
 )
-from ragaf_jax.figures.phrases import phrases
+from ragaf_jax.figures.phrases import Phrase, phrases
 from ragaf_jax.images import resized
 
 # A row of four maps is about 1000 px wide, the width of figures on web pages.
@@ -40,7 +41,7 @@ def attention_maps(
     fusion: Float[np.ndarray, "r 2"],
     numbers: Sequence[int],
     texts: Int[np.ndarray, " t"] | None = None,
-) -> Picture:
+) -> Rgb:
     """A heat map per phrase of the prompt, and α, β and the most attended phrase per region.
 
     Args:
@@ -52,16 +53,13 @@ def attention_maps(
       numbers: number of each region.
       texts: as in `phrases`.
     """
+    maps = phrase_maps(sketch, labels, attention, pieces, CELL, COLUMNS, texts)
     shown = phrases(pieces, texts)
-    shares = _shares(attention, [positions for _, positions in shown])
-    maps = _maps(sketch, labels, [text for text, _ in shown], shares, CELL, COLUMNS)
     first = ["" for _ in numbers]
     if shown:
-        best = shares.argmax(1)
-        first = [f"{share[i]:.2f} {shown[i][0]}" for i, share in zip(best, shares, strict=True)]
-    return on_page(
-        below([maps, _fusion_panel(sketch, labels, fusion, numbers, first)], gap=3 * GAP)
-    )
+        first = [f"{x.max():.2f} {shown[x.argmax()][0]}" for x in _shares(attention, shown)]
+    panel = _fusion_panel(sketch, labels, fusion, numbers, first)
+    return on_page(below([maps, panel], gap=3 * GAP))
 
 
 def phrase_maps(
@@ -71,17 +69,31 @@ def phrase_maps(
     pieces: Sequence[str],
     cell: int,
     columns: int,
-) -> Picture:
+    texts: Int[np.ndarray, " t"] | None = None,
+) -> Rgb:
     """A heat map per phrase, with a colour scale; of height 0 if there are no phrases.
 
     Args:
-      sketch, labels, attention, pieces: as in `attention_maps`.
+      sketch, labels, attention, pieces, texts: as in `attention_maps`.
       cell: side of a map, px.
       columns: maps per row.
     """
-    shown = phrases(pieces)
-    shares = _shares(attention, [positions for _, positions in shown])
-    return _maps(sketch, labels, [text for text, _ in shown], shares, cell, columns)
+    shown = phrases(pieces, texts)
+    if not shown:
+        return text_block("", cell)
+    shares = _shares(attention, shown)
+    strongest = max(float(shares.max()), 1e-6)
+    maps = [_painted(sketch, labels, heat(share / strongest), cell) for share in shares.T]
+    rows = []
+    for i in range(0, len(maps), columns):
+        names = [text_block(title, cell, LETTERS, True) for title, _ in shown[i : i + columns]]
+        height = max(map(len, names))
+        # Titles are aligned at the bottom, next to their maps.
+        row = [
+            np.pad(x, ((height - len(x), 0), (0, 0), (0, 0)), constant_values=255) for x in names
+        ]
+        rows.append(below([beside(row), beside(maps[i : i + columns])], gap=2))
+    return below([*rows, _heat_scale(strongest, columns * (cell + GAP) - GAP)], gap=2 * GAP)
 
 
 def heat(values: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
@@ -92,37 +104,10 @@ def heat(values: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
 
 
 def _shares(
-    attention: Float[np.ndarray, "r t"], phrases: Sequence[Sequence[int]]
+    attention: Float[np.ndarray, "r t"], shown: Sequence[Phrase]
 ) -> Float[np.ndarray, "r p"]:
-    """Each region's attention to each phrase, the sum over its tokens."""
-    shares = np.zeros((len(attention), len(phrases)), attention.dtype)
-    for i, positions in enumerate(phrases):
-        shares[:, i] = attention[:, list(positions)].sum(1)
-    return shares
-
-
-def _maps(
-    sketch: UInt8[np.ndarray, "S S"],
-    labels: Int[np.ndarray, "s s"],
-    titles: Sequence[str],
-    shares: Float[np.ndarray, "r p"],
-    cell: int,
-    columns: int,
-) -> Picture:
-    if not titles:
-        return text_block("", cell)
-    strongest = max(float(shares.max()), 1e-6)
-    maps = [_painted(sketch, labels, heat(share / strongest), cell) for share in shares.T]
-    rows = []
-    for i in range(0, len(maps), columns):
-        names = [text_block(title, cell, LETTERS, True) for title in titles[i : i + columns]]
-        height = max(len(name) for name in names)
-        # Titles are aligned at the bottom, next to their maps.
-        row = [
-            np.pad(x, ((height - len(x), 0), (0, 0), (0, 0)), constant_values=255) for x in names
-        ]
-        rows.append(below([beside(row), beside(maps[i : i + columns])], gap=2))
-    return below([*rows, _heat_scale(strongest, columns * (cell + GAP) - GAP)], gap=2 * GAP)
+    """Each region's attention to each of p ≥ 1 phrases, the sum over its tokens."""
+    return np.stack([attention[:, positions].sum(1) for _, positions in shown], axis=1)
 
 
 def _painted(
@@ -130,14 +115,14 @@ def _painted(
     labels: Int[np.ndarray, "s s"],
     colors: UInt8[np.ndarray, "r 3"],
     side: int,
-) -> Picture:
+) -> Rgb:
     """The regions in their colours below the lines of the sketch, `side` px wide."""
     fill = cv2.resize(colors[labels], (side, side), interpolation=cv2.INTER_NEAREST)
     lines = resized(sketch, side, side)[..., None] / 255
     return framed(np.rint(fill * lines).astype(np.uint8))
 
 
-def _heat_scale(strongest: float, width: int) -> Picture:
+def _heat_scale(strongest: float, width: int) -> Rgb:
     """The colour scale of the heat maps."""
     bar = framed(np.repeat(heat(np.linspace(0, 1, 160))[None], LETTERS, axis=0))
     text = f"0 to {strongest:.2f}: share of a region's attention that goes to the phrase"
@@ -150,7 +135,7 @@ def _fusion_panel(
     fusion: Float[np.ndarray, "r 2"],
     numbers: Sequence[int],
     first: Sequence[str],
-) -> Picture:
+) -> Rgb:
     """The numbered regions; beside them per region a bar of α and β and its first phrase."""
     of_sketch = fusion[:, :1]
     strength = np.abs(2 * of_sketch - 1)
@@ -171,7 +156,7 @@ def _fusion_panel(
     return below([text_block(title, width, LETTERS), panel])
 
 
-def _fusion_bar(number: int, alpha: float, beta: float, note: str, room: int) -> Picture:
+def _fusion_bar(number: int, alpha: float, beta: float, note: str, room: int) -> Rgb:
     width, height = _BAR
     image = Image.new("RGB", (_NUMBER + width + _VALUES + room, height), "white")
     pen, letters = ImageDraw.Draw(image), font(LETTERS - 2)
@@ -185,22 +170,11 @@ def _fusion_bar(number: int, alpha: float, beta: float, note: str, room: int) ->
     return np.array(image)
 
 
-def _numbered(page: Picture, labels: Int[np.ndarray, "s s"], numbers: Sequence[int]) -> Picture:
+def _numbered(page: Rgb, labels: Int[np.ndarray, "s s"], numbers: Sequence[int]) -> Rgb:
     """Writes each region's number where the region is widest."""
-    image = Image.fromarray(page)
-    pen, scale = ImageDraw.Draw(image), page.shape[0] / labels.shape[0]
-    for region in np.unique(labels):
-        # Padding counts as outside, which keeps numbers away from the border.
-        inside = np.pad((labels == region).astype(np.uint8), 1)
-        depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        pen.text(
-            ((x + 0.5) * scale, (y + 0.5) * scale),
-            str(numbers[region]),
-            INK,
-            font(20),
-            anchor="mm",
-            stroke_width=2,
-            stroke_fill="white",
-        )
+    image, present = Image.fromarray(page), np.unique(labels).tolist()
+    pen, places = ImageDraw.Draw(image), innermost(labels, present) * (len(page) / len(labels))
+    for region, (x, y) in zip(present, places.tolist(), strict=True):
+        text = str(numbers[region])
+        pen.text((x, y), text, INK, font(20), "mm", stroke_width=2, stroke_fill="white")
     return np.array(image)

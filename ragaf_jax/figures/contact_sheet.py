@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ragaf_jax.figures.lettering import (
     GAP,
     GreyOrRgb,
-    Picture,
+    Rgb,
     below,
     beside,
     enlarge,
@@ -26,20 +26,20 @@ class SheetRow(NamedTuple):
     """One example of a contact sheet.
 
     Attributes:
-      pictures: one per title; grey or RGB, of equal width.
+      images: one per title; grey or RGB, of equal width.
       caption: below the row, cut by `shortened`.
     """
 
-    pictures: Sequence[GreyOrRgb]
+    images: Sequence[GreyOrRgb]
     caption: str
 
 
-def contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], cell: int = CELL) -> Picture:
+def contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], cell: int = CELL) -> Rgb:
     """Titles, then a row per example with its caption below.
 
     Images are enlarged to at least `cell` pixels: 64 × 64 px threefold by default.
     """
-    lines = [[framed(enlarge(picture, cell)) for picture in row.pictures] for row in rows]
+    lines = [[framed(enlarge(image, cell)) for image in row.images] for row in rows]
     cell = lines[0][0].shape[1]
     width = len(titles) * (cell + GAP) - GAP
     heading = beside([text_block(title, cell, centred=True) for title in titles])

@@ -4,12 +4,13 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.figures.lettering import Rgb
 
 # metric name → (steps, values)
 Series = dict[str, tuple[list[int], list[float]]]
@@ -45,11 +46,10 @@ def read_metrics(path: Path) -> Series:
     return series
 
 
-def curves(runs: Mapping[str, Path]) -> UInt8[np.ndarray, "h w 3"]:
+def curves(runs: Mapping[str, Path]) -> Rgb:
     """Training loss, and validation losses where logged, with one panel per run.
 
-    Args:
-      runs: path of the metrics.jsonl by title of the panel.
+    runs: path of the metrics.jsonl by title of the panel.
 
     Raises:
       UserError: as `read_metrics`.
@@ -71,6 +71,11 @@ def curves(runs: Mapping[str, Path]) -> UInt8[np.ndarray, "h w 3"]:
         panel.set(title=title, xlabel="step", ylabel="loss", yscale="log")
         panel.grid(alpha=0.3, which="both")
         panel.legend()
+    return rendered(figure)
+
+
+def rendered(figure: Any) -> Rgb:
+    """The pixels of Matplotlib's `figure`."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return np.array(Image.open(file).convert("RGB"))

@@ -1,6 +1,6 @@
 """Figures of regions and their graphs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -16,18 +16,12 @@ from ragaf_jax.images import resized
 
 LEAST_SIDE = 512  # px of a figure's shorter side; strokes and letters scale with it
 LETTERS = 20  # height of region numbers, px of a figure of LEAST_SIDE
-# Edge kinds, the most specific first, in colours of different hue and lightness.
-_EDGE_COLORS = {
-    "containment": (30, 90, 200),
-    "adjacency": (200, 30, 45),
-    "radius": (235, 150, 20),
-    "knn": (35, 145, 75),
-}
-_EDGE_NAMES = {
-    "containment": "containment",
-    "adjacency": "adjacency",
-    "radius": "near",
-    "knn": "k nearest",
+# Names and colours of edge kinds, the most specific first; colours differ in hue and lightness.
+_EDGES = {
+    "containment": ("containment", (30, 90, 200)),
+    "adjacency": ("adjacency", (200, 30, 45)),
+    "radius": ("near", (235, 150, 20)),
+    "knn": ("k nearest", (35, 145, 75)),
 }
 _LEGEND = "A pair has one line: its first kind in this order."
 _BACKGROUND = (232, 232, 232)
@@ -55,12 +49,12 @@ def draw_regions(
     size, unit = _figure_size(regions)
     colors = _region_colors(regions)[regions.labels]
     fill = cv2.resize(colors, size, interpolation=cv2.INTER_NEAREST)
-    figure = (
-        (fill * (0.1 + 0.9 * resized(sketch, *size[::-1])[..., None] / 255))
-        .round()
-        .astype(np.uint8)
-    )
-    return _numbered(figure, _anchors(regions, size), round(letters * unit), numbers)
+    figure = fill * (0.1 + 0.9 * resized(sketch, *size[::-1])[..., None] / 255)
+    height = round(letters * unit)
+    # Numbers of regions at the border are moved inside.
+    places = np.clip(_anchors(regions, size), height, np.array(size) - height)
+    edge = max(1, height // 10)
+    return _numbered(figure.round().astype(np.uint8), places, height, numbers, edge)
 
 
 def draw_graph(
@@ -79,20 +73,17 @@ def draw_graph(
     size, unit = _figure_size(regions)
     faded = 255 - (255 - resized(sketch, *size[::-1])) // 4
     figure = cv2.cvtColor(faded, cv2.COLOR_GRAY2RGB)
-    anchors = _anchors(regions, size)
-    for (one, other), kind in _pairs(graph).items():
+    anchors, pairs = _anchors(regions, size), _pairs(graph)
+    for (one, other), kind in pairs.items():
         (begin, end), width = anchors[[one, other]].tolist(), max(1, round(2.5 * unit))
-        cv2.line(figure, begin, end, _EDGE_COLORS[kind], width, cv2.LINE_AA)
+        cv2.line(figure, begin, end, _EDGES[kind][1], width, cv2.LINE_AA)
     radius = 0.75 * letters * unit
     for anchor, color in zip(anchors.tolist(), _region_colors(regions).tolist(), strict=True):
         cv2.circle(figure, anchor, round(radius + 1.5 * unit), (40, 40, 40), -1, cv2.LINE_AA)
         cv2.circle(figure, anchor, round(radius), color, -1, cv2.LINE_AA)
     # Unlike in `draw_regions`, numbers stay inside their circles at the border.
-    image = Image.fromarray(figure)
-    pen, height = ImageDraw.Draw(image), max(1, round(0.85 * letters * unit))
-    for i, (x, y) in enumerate(anchors.tolist()):
-        pen.text((x, y), str(i if numbers is None else numbers[i]), "black", font(height), "mm")
-    return np.concatenate([np.array(image), _legend(graph, size[0], letters * unit)])
+    numbered = _numbered(figure, anchors, max(1, round(0.85 * letters * unit)), numbers)
+    return np.concatenate([numbered, _legend(set(pairs.values()), size[0], letters * unit)])
 
 
 def _pairs(graph: RegionGraph) -> dict[tuple[int, int], str]:
@@ -104,10 +95,7 @@ def _pairs(graph: RegionGraph) -> dict[tuple[int, int], str]:
             kinds = {kind for place, kind in enumerate(EDGE_KINDS) if edge[place] > 0}
             pair = min(sender, receiver), max(sender, receiver)
             found[pair] = found.get(pair, set()) | kinds
-    first = {}
-    for pair, kinds in found.items():
-        first[pair] = next(kind for kind in _EDGE_COLORS if kind in kinds)
-    return first
+    return {pair: next(x for x in _EDGES if x in kinds) for pair, kinds in found.items()}
 
 
 def _figure_size(regions: Regions) -> tuple[tuple[int, int], float]:
@@ -144,38 +132,44 @@ def _muted(count: int) -> Float[np.ndarray, "count 3"]:
 
 def _anchors(regions: Regions, size: tuple[int, int]) -> Int[np.ndarray, "n 2"]:
     """x, y on the figure of each region's innermost point."""
-    anchors = []
-    for region in range(regions.n):
-        mask = (regions.labels == region).astype(np.uint8)
-        mask = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)[1:-1, 1:-1]
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        anchors.append((x + 0.5, y + 0.5))
     height, width = regions.labels.shape
-    return (np.array(anchors) * (size[0] / width, size[1] / height)).astype(int)
+    points = innermost(regions.labels, range(regions.n))
+    return (points * (size[0] / width, size[1] / height)).astype(int)
 
 
-def _legend(graph: RegionGraph, width: int, letters: float) -> UInt8[np.ndarray, "height width 3"]:
+def innermost(labels: Int[np.ndarray, "h w"], regions: Iterable[int]) -> Float[np.ndarray, "n 2"]:
+    """x, y on the label map of the point of each region that is farthest from its edge."""
+    points = []
+    for region in regions:
+        # Padding counts as outside, which keeps points away from the border.
+        inside = np.pad((labels == region).astype(np.uint8), 1)
+        depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5)[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        points.append((x + 0.5, y + 0.5))
+    return np.array(points)
+
+
+def _legend(
+    present: Collection[str], width: int, letters: float
+) -> UInt8[np.ndarray, "height width 3"]:
     """A line and a name for each edge kind in the figure."""
-    present = set(_pairs(graph).values())
     size = max(1, round(0.75 * letters))
     entries, left, row = [], 0.5 * size, 0
-    for kind in (kind for kind in _EDGE_COLORS if kind in present):
-        length = 2.2 * size + font(size).getlength(_EDGE_NAMES[kind])
+    for kind in (kind for kind in _EDGES if kind in present):
+        name, color = _EDGES[kind]
+        length = 2.2 * size + font(size).getlength(name)
         if left + length > width:
             left, row = 0.5 * size, row + 1
-        entries.append((kind, left, row))
+        entries.append((name, color, left, row))
         left += length + 0.9 * size
     note = wrap(_LEGEND, width - size, size) if len(entries) > 1 else []
     rows, step = row + 1 + len(note), round(1.5 * size)
     strip = Image.new("RGB", (width, rows * step + size // 2), "white")
     pen = ImageDraw.Draw(strip)
-    for kind, left, row in entries:
+    for name, color, left, row in entries:
         middle = (row + 0.6) * step
-        line = (left, middle, left + 1.8 * size, middle)
-        pen.line(line, _EDGE_COLORS[kind], max(1, size // 4))
-        place = left + 2.2 * size, middle
-        pen.text(place, _EDGE_NAMES[kind], "black", font(size), anchor="lm")
+        pen.line((left, middle, left + 1.8 * size, middle), color, max(1, size // 4))
+        pen.text((left + 2.2 * size, middle), name, "black", font(size), anchor="lm")
     for i, text in enumerate(note, rows - len(note)):
         place = 0.5 * size, (i + 0.6) * step
         pen.text(place, text, (90, 90, 90), font(size), anchor="lm")
@@ -184,16 +178,14 @@ def _legend(graph: RegionGraph, width: int, letters: float) -> UInt8[np.ndarray,
 
 def _numbered(
     figure: UInt8[np.ndarray, "height width 3"],
-    anchors: Int[np.ndarray, "n 2"],
+    places: Int[np.ndarray, "n 2"],
     height: int,
     numbers: Sequence[int] | None,
+    edge: int = 0,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The figure with region numbers, black with a white outline."""
+    """The figure with region numbers `height` px high, black with a white outline of `edge` px."""
     image = Image.fromarray(figure)
-    pen = ImageDraw.Draw(image)
-    # Numbers of regions at the border are moved inside.
-    places = np.clip(anchors, height, (image.width - height, image.height - height))
-    letters, edge = font(height), max(1, height // 10)
+    pen, letters = ImageDraw.Draw(image), font(height)
     for i, (x, y) in enumerate(places.tolist()):
         text = str(i if numbers is None else numbers[i])
         pen.text((x, y), text, "black", letters, "mm", stroke_width=edge, stroke_fill="white")

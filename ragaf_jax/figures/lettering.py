@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-Picture = UInt8[np.ndarray, "_ _ 3"]
+Rgb = UInt8[np.ndarray, "_ _ 3"]
 GreyOrRgb = UInt8[np.ndarray, "_ _ *rgb"]
 
 LONGEST = 400  # characters of a caption, about five lines
@@ -63,7 +63,7 @@ def shortened(text: str, most: int = LONGEST) -> str:
     return text[: most - 2].rsplit(maxsplit=1)[0] + " …"
 
 
-def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> Picture:
+def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> Rgb:
     """Text wrapped to `width` px, of the height of its lines; empty text has height 0."""
     if not text.strip():
         return np.full((0, width, 3), 255, np.uint8)
@@ -76,38 +76,38 @@ def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> 
     return np.array(image)
 
 
-def enlarge(picture: GreyOrRgb, least: int) -> Picture:
+def enlarge(image: GreyOrRgb, least: int) -> Rgb:
     """Repeats pixels by the smallest whole factor that gives a height of at least `least` px."""
-    factor = -(-least // picture.shape[0])
-    rgb = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
+    factor = -(-least // image.shape[0])
+    rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     return rgb.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def framed(picture: Picture) -> Picture:
+def framed(image: Rgb) -> Rgb:
     """The image with a thin grey frame, so that white images have visible borders."""
-    result = picture.copy()
+    result = image.copy()
     result[[0, -1]] = result[:, [0, -1]] = 190
     return result
 
 
-def beside(pictures: Sequence[Picture], gap: int = GAP) -> Picture:
+def beside(images: Sequence[Rgb], gap: int = GAP) -> Rgb:
     """The images side by side, aligned at the top."""
-    return below([picture.swapaxes(0, 1) for picture in pictures], gap).swapaxes(0, 1)
+    return below([image.swapaxes(0, 1) for image in images], gap).swapaxes(0, 1)
 
 
-def below(pictures: Sequence[Picture], gap: int = GAP) -> Picture:
+def below(images: Sequence[Rgb], gap: int = GAP) -> Rgb:
     """The images below each other, aligned at the left; images of height 0 take no gap."""
-    pictures = [picture for picture in pictures if picture.shape[0]]
-    width = max(picture.shape[1] for picture in pictures)
-    height = sum(picture.shape[0] for picture in pictures) + gap * (len(pictures) - 1)
+    images = [image for image in images if image.shape[0]]
+    width = max(image.shape[1] for image in images)
+    height = sum(image.shape[0] for image in images) + gap * (len(images) - 1)
     result = np.full((height, width, 3), 255, np.uint8)
     top = 0
-    for picture in pictures:
-        result[top : top + picture.shape[0], : picture.shape[1]] = picture
-        top += picture.shape[0] + gap
+    for image in images:
+        result[top : top + image.shape[0], : image.shape[1]] = image
+        top += image.shape[0] + gap
     return result
 
 
-def on_page(picture: Picture, margin: int = 2 * GAP) -> Picture:
+def on_page(image: Rgb, margin: int = 2 * GAP) -> Rgb:
     """The image with a white margin."""
-    return np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
+    return np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)

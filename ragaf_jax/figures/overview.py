@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
-from ragaf_jax.figures.lettering import Picture, below, beside, on_page, text_block
+from ragaf_jax.figures.lettering import Rgb, below, beside, on_page, text_block
 from ragaf_jax.folders import whole_files
 
 FILE = "overview.png"
@@ -15,19 +15,13 @@ MOST = 100  # sketches; in three columns about 6000 px high
 CELL = 128  # px
 ROWS, COLUMNS = 10, 3  # least rows per column if there are several columns, and most columns
 # Title of each file; files that no output has are left out.
-_TITLES = {
-    "sketch.png": "sketch",
-    "stage1_output.png": "stage 1",
-    "stage2_output.png": "stage 2",
-}
+_TITLES = {"sketch.png": "sketch", "stage1_output.png": "stage 1", "stage2_output.png": "stage 2"}
 
 
 def write_overview(output: Path, names: Sequence[str]) -> None:
     """Writes overview.png of the outputs in a batch's folder, if there are any.
 
-    Args:
-      output: the batch's folder.
-      names: of its subfolders; only the first `MOST` with images are shown.
+    names: of its subfolders; only the first `MOST` with images are shown.
     """
     names = [name for name in names if any((output / name / file).exists() for file in _TITLES)]
     if not names:
@@ -36,25 +30,19 @@ def write_overview(output: Path, names: Sequence[str]) -> None:
         Image.fromarray(overview(output, names)).save(partial / FILE)
 
 
-def overview(output: Path, names: Sequence[str]) -> Picture:
+def overview(output: Path, names: Sequence[str]) -> Rgb:
     """One row per output: sketch, images, and below them name and prompt; see `write_overview`."""
     shown = names[:MOST]
-    titles = {
-        title: file
-        for file, title in _TITLES.items()
-        if any((output / name / file).exists() for name in shown)
-    }
-    rows = [
-        SheetRow(
-            [_cell(output / name / file) for file in titles.values()],
-            f"{name}: {_prompt(output / name)}",
-        )
-        for name in shown
-    ]
+    files = [x for x in _TITLES if any((output / name / x).exists() for name in shown)]
+    rows = []
+    for name in shown:
+        cells = [_cell(output / name / file) for file in files]
+        rows.append(SheetRow(cells, f"{name}: {_prompt(output / name)}"))
     columns = min(COLUMNS, -(-len(rows) // ROWS))
     height = -(-len(rows) // columns)
+    titles = [_TITLES[file] for file in files]
     sheets = [
-        contact_sheet(rows[i : i + height], list(titles), CELL) for i in range(0, len(rows), height)
+        contact_sheet(rows[i : i + height], titles, CELL) for i in range(0, len(rows), height)
     ]
     if len(shown) == len(names):
         return beside(sheets, gap=0)
@@ -62,7 +50,7 @@ def overview(output: Path, names: Sequence[str]) -> Picture:
     return below([on_page(note), beside(sheets, gap=0)], gap=0)
 
 
-def _cell(file: Path) -> Picture:
+def _cell(file: Path) -> Rgb:
     """An image at the size of a cell; a white cell where it is missing."""
     if not file.exists():
         return np.full((CELL, CELL, 3), 255, np.uint8)

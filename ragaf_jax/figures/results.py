@@ -1,14 +1,13 @@
 """Figures of one result: `comparison` and `fusion_curves`."""
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
-from ragaf_jax.figures.lettering import Picture
+from ragaf_jax.figures.curves import rendered
+from ragaf_jax.figures.lettering import Rgb
 
 # After ten colours, lines differ by their dashes.
 _DASHES = ("-", "--", ":", "-.")
@@ -18,14 +17,8 @@ def comparison(
     sketch: UInt8[np.ndarray, "s s"],
     columns: Mapping[str, UInt8[np.ndarray, "n s s 3"]],
     captions: Sequence[str],
-) -> Picture:
-    """The sketch and the images of each stage, one row for each of n images.
-
-    Args:
-      sketch: of all rows.
-      columns: images by column title.
-      captions: of the rows.
-    """
+) -> Rgb:
+    """The sketch and the images of each stage by column title, one row for each of n images."""
     rows = [
         SheetRow((sketch, *(images[i] for images in columns.values())), caption)
         for i, caption in enumerate(captions)
@@ -35,13 +28,10 @@ def comparison(
 
 def fusion_curves(
     levels: Sequence[float], fusion: Float[np.ndarray, "levels r 2"], numbers: Sequence[int]
-) -> Picture:
+) -> Rgb:
     """α of each region from noise to image; the right axis shows β = 1 − α.
 
-    Args:
-      levels: timesteps as fractions of T.
-      fusion: α and β of each region at each level.
-      numbers: of the regions.
+    levels: timesteps as fractions of T. fusion: α and β at each level. numbers: of the regions.
     """
     from matplotlib.figure import Figure  # takes a second to import; see `figures.curves`
 
@@ -58,13 +48,7 @@ def fusion_curves(
         xlim=(max(levels), min(levels)),
         ylim=(0, 1),
     )
-    other = panel.secondary_yaxis("right", functions=(_rest, _rest))
+    other = panel.secondary_yaxis("right", functions=(lambda x: 1 - x,) * 2)
     other.set_ylabel("β, weight of the text")
     figure.legend(title="region", loc="outside right upper", ncols=rows, fontsize="small")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return np.array(Image.open(file).convert("RGB"))
-
-
-def _rest(share: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
-    return 1 - share
+    return rendered(figure)

@@ -29,10 +29,7 @@ def upscaled(
 ) -> UInt8[np.ndarray, "side side 3"]:
     """The image, resampled by a Lanczos filter, times the brightness of the sketch's lines.
 
-    Args:
-      image: of a model.
-      lines: of its sketch, as in `sketch_input.SketchInput`.
-      side: of the result, px.
+    lines: of its sketch, as in `sketch_input.SketchInput`. side: of the result, px.
     """
     smooth = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
     ink = on_page(lines, side)[..., None] / 255

@@ -33,13 +33,7 @@ a { color: #1f5aa6; }
 
 
 def page(title: str, parts: Sequence[str], style: str = "") -> str:
-    """The complete page.
-
-    Args:
-      title: of the window, plain text.
-      parts: HTML of the body.
-      style: CSS in addition to the common style.
-    """
+    """The complete page: `title` is plain text, `parts` HTML, `style` CSS after the common one."""
     head = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
@@ -51,11 +45,7 @@ def page(title: str, parts: Sequence[str], style: str = "") -> str:
 
 
 def sections(parts: Mapping[str, str]) -> list[str]:
-    """A table of contents and the linked sections.
-
-    Args:
-      parts: HTML by heading, which is plain text.
-    """
+    """A table of contents and the linked sections: HTML by heading, which is plain text."""
     links = "".join(
         f'<li><a href="#section{i}">{html.escape(title)}</a></li>' for i, title in enumerate(parts)
     )

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.conditioning import condition, encoded, latents_of
-from ragaf_jax.diffusion import loss as losses
+from ragaf_jax.diffusion.loss import denoising_loss
 from ragaf_jax.diffusion.schedule import add_noise
 from ragaf_jax.losses.objective import Denoised, Objective, RagafExamples
 from ragaf_jax.nets.model import Conditioning, Model, Params, Regions
@@ -20,6 +20,8 @@ Scalars = dict[str, Array]
 
 # Losses and fusion weights are logged for each quarter of the timesteps.
 QUARTERS = 4
+# Evenly spread timesteps of the validation loss.
+LEVELS = 4
 
 
 def denoising_losses(
@@ -37,15 +39,10 @@ def denoising_losses(
     prediction, trace = model.predict(
         params, noisy, timesteps.astype(jnp.float32), conditioning, rng
     )
-    loss = losses.denoising_loss(
-        objective.diffusion.prediction,
-        objective.schedule,
-        prediction,
-        latents,
-        noise,
-        timesteps,
-        objective.diffusion.min_snr_gamma,
-        objective.diffusion.max_snr,
+    settings = objective.diffusion
+    limits = settings.min_snr_gamma, settings.max_snr
+    loss = denoising_loss(
+        settings.prediction, objective.schedule, prediction, latents, noise, timesteps, *limits
     )
     return loss, trace
 
@@ -174,17 +171,13 @@ def validation_losses(
     batch: Batch,
     conditioned_on: Batch,
     rng: PRNGKeyArray,
-    levels: int = 4,
 ) -> Float[Array, " b"]:
-    """The mean denoising loss of each example over evenly spread timesteps with fixed noise.
+    """The mean denoising loss of each example over `LEVELS` timesteps with fixed noise.
 
     Args:
-      model, objective: static.
-      params: parameters.
       batch: examples whose images are noised and predicted.
       conditioned_on: source of sketch, regions and text: `batch`, or `batch` with shuffled fields.
       rng: the same key gives the same noise.
-      levels: static; number of timesteps.
     """
     latents = latents_of(model, params, batch)
     size = latents.shape[0]
@@ -193,10 +186,10 @@ def validation_losses(
 
     def at_level(level: Int[Array, ""]) -> Float[Array, " b"]:
         noise = jax.random.normal(jax.random.fold_in(rng, level), latents.shape)
-        timestep = ((level + 0.5) * steps / levels).astype(jnp.int32)
+        timestep = ((level + 0.5) * steps / LEVELS).astype(jnp.int32)
         loss, _ = denoising_losses(
             model, objective, params, latents, noise, jnp.full(size, timestep), conditioning
         )
         return loss
 
-    return jax.lax.map(at_level, jnp.arange(levels)).mean(0)
+    return jax.lax.map(at_level, jnp.arange(LEVELS)).mean(0)

@@ -18,8 +18,6 @@ CHUNK = 16
 # The fields of a batch that hold its regions.
 GRAPH = ("labels", "graph")
 
-Validate = Callable[[Params, Batch, int], dict[str, float]]
-
 
 def shuffled(batch: Batch, *fields: str) -> Batch:
     """The batch with each example's `fields` taken from the previous example."""
@@ -60,7 +58,9 @@ def single_changes(batch: Batch, has_regions: bool) -> dict[str, Batch]:
     return changed
 
 
-def make_validate(model: Model, objective: Objective) -> Validate:
+def make_validate(
+    model: Model, objective: Objective
+) -> Callable[[Params, Batch, int], dict[str, float]]:
     """A function of (parameters, held-out examples, seed) that compiles once.
 
     It returns the mean loss of each of `variants`. It needs two or more examples, which should
@@ -72,11 +72,10 @@ def make_validate(model: Model, objective: Objective) -> Validate:
         key = jax.random.key(seed)
         result = {}
         for name, conditioned_on in variants(batch, model.ragaf is not None).items():
-            chunks = []
-            pairs = zip(in_chunks(batch, CHUNK), in_chunks(conditioned_on, CHUNK), strict=True)
-            for i, ((chunk, fresh), (shown, _)) in enumerate(pairs):
-                noise = jax.random.fold_in(key, i)
-                chunks.append(losses(params, chunk, shown, noise)[fresh])
+            chunks = [
+                losses(params, *pair, jax.random.fold_in(key, i))[fresh]
+                for i, (pair, fresh) in enumerate(in_chunks((batch, conditioned_on), CHUNK))
+            ]
             result[name] = float(jnp.concatenate(chunks).mean())
         return result
 

@@ -13,8 +13,9 @@ from shared_programs import shared
 from input_pipeline.extraction.sketch import canny
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation import evaluate as evaluate_module
-from ragaf_jax.evaluation import held_out_trace, sampled
+from ragaf_jax.evaluation import sampled
 from ragaf_jax.evaluation.evaluate import evaluate
+from ragaf_jax.evaluation.networks import chunks
 from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.statistics import comparison, summary
 from ragaf_jax.losses import validation as monitor
@@ -43,7 +44,7 @@ def quick():
             (evaluate_module, "make_validate"),
         ):
             patch.setattr(module, name, shared(getattr(module, name)))
-        for module, size in ((sampled, 1), (held_out_trace, 2), (monitor, 2)):
+        for module, size in ((sampled, 1), (chunks, 2), (monitor, 2)):
             patch.setattr(module, "CHUNK", size)
         interval, difference = summary.bootstrap_interval, comparison.paired_difference
         patch.setattr(summary, "bootstrap_interval", functools.partial(interval, **few))

@@ -100,7 +100,7 @@ def test_a_contact_sheet_shows_every_picture_and_grows_with_its_captions(rng):
     titles = ("sketch", "regions", "stage 1", "stage 2", "true")
     rows = [SheetRow([random_picture(rng) for _ in titles], CAPTION) for _ in range(3)]
     figure = contact_sheet(rows, titles)
-    assert all(contains(figure, enlarge(p, 192)) for row in rows for p in row.pictures)
+    assert all(contains(figure, enlarge(p, 192)) for row in rows for p in row.images)
     longer = contact_sheet([row._replace(caption=CAPTION * 9) for row in rows], titles)
     assert longer.shape[0] > figure.shape[0] and longer.shape[1] == figure.shape[1]
 

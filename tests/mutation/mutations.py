@@ -804,8 +804,8 @@ MUTATIONS = (
     # Evaluation.
     Mutation(
         "ragaf_jax/evaluation/metrics/attention.py",
-        "own.sum() / valid,",
-        "own.sum() / len(own),",
+        "own.sum() / valid)]",
+        "own.sum() / len(own))]",
         "chance counts padding tokens",
     ),
     Mutation(

@@ -45,13 +45,9 @@ def attention_scores(
     """Scores of all regions whose part has known words.
 
     Regions without a majority part are left out, and those whose part has no phrase in the caption
-    or a truncated one.
+    or a truncated one. Without `truth.true_phrases` there are no scores.
 
-    Args:
-      attention: A, each region's attention over the tokens; rows sum to 1.
-      batch: the model's input.
-      truth: of its examples; without `true_phrases` there are no scores.
-      tokenizer: of the batch's tokens.
+    attention: A, each region's attention over the tokens; rows sum to 1.
     """
     rows: list[tuple[float, ...]] = []
     for i, phrases in enumerate(() if truth.true_phrases is None else truth.true_phrases):
@@ -63,21 +59,11 @@ def attention_scores(
         for region, part in enumerate(parts.tolist()):
             if not part or not words.phrase[part - 1].any():
                 continue
-            own, color = words.phrase[part - 1], words.color[part - 1]
+            phrase, color = words.phrase[part - 1], words.color[part - 1]
             weights = attention[i, region].astype(np.float64)
-            rows.append(
-                (
-                    i,
-                    region,
-                    part,
-                    weights[own].sum(),
-                    own.sum() / valid,
-                    weights[color].sum(),
-                    color.sum() / valid,
-                    _pointing(weights, color, words.colors),
-                    1 / len(words.colors),
-                )
-            )
+            shares = [x for own in (phrase, color) for x in (weights[own].sum(), own.sum() / valid)]
+            pointing = _pointing(weights, color, words.colors), 1 / len(words.colors)
+            rows.append((i, region, part, *shares, *pointing))
     table = np.array(rows, np.float64).reshape(-1, len(AttentionScores._fields)).T
     return AttentionScores(*table[:3].astype(np.int64), *table[3:])
 

@@ -36,9 +36,8 @@ def caption_words(
     """Finds the tokens by their character spans.
 
     Args:
-      tokenizer: of the tokens.
+      tokenizer, caption: of the tokens.
       tokens: the model's input; if it is not the caption (a dropped one), all masks are empty.
-      caption: its text.
       phrases: the characters [begin, end) about each part, −1 for none.
       colors: the palette index requested for each part, −1 for none.
     """

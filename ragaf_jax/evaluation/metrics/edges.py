@@ -30,18 +30,17 @@ class Strokes(NamedTuple):
 
 
 def edge_f1(
-    image: UInt8[np.ndarray, "image_h image_w 3"],
-    sketch: UInt8[np.ndarray, "h w"],
-    tolerance: float | None = None,
+    image: UInt8[np.ndarray, "image_h image_w 3"], sketch: UInt8[np.ndarray, "h w"]
 ) -> tuple[float, float, float]:
     """(precision, recall, F1), each in 0 … 1, of the dark lines in an image against its sketch.
 
     Both are reduced to lines one pixel wide: strokes to their centre lines, and dark areas wider
     than the sketch's strokes to the centre line of a stroke along their inner rim. Line pixels are
-    then matched one to one within `tolerance`, as in the BSDS benchmark (Martin, Fowlkes & Malik
-    2004, sec. 3.1), but with maximum cardinality, because only the number of pairs counts.
-    Precision is the matched share of the image's line pixels, recall that of the sketch's. Because
-    matches are one to one, extra lines do not raise recall.
+    then matched one to one within 0.75 % of the diagonal, as in the BSDS benchmark (Martin, Fowlkes
+    & Malik 2004, sec. 3.1), but at least 1.5 px, the rounding error of a centre line at 64². The
+    matching has maximum cardinality, because only the number of pairs counts. Precision is the
+    matched share of the image's line pixels, recall that of the sketch's. Because matches are one
+    to one, extra lines do not raise recall.
 
     A pixel is dark if its lightness L* is under half that of the surrounding colour (a grey closing
     wider than a stroke), or black. So lines count on brown or purple too, and a border between two
@@ -50,14 +49,11 @@ def edge_f1(
     Not for photographs, whose outlines need not be dark.
 
     image: sRGB. sketch: paper 255, ink 0; pixels under 128 are ink.
-    tolerance: in pixels; by default the benchmark's 0.75 % of the diagonal, at least 1.5, the
-      rounding error of a centre line at 64².
 
     Zeros if the image or the sketch has no line. Raises UserError if their sizes differ.
     """
     image_lines, sketch_lines = line_pixels(image, sketch)
-    if tolerance is None:
-        tolerance = max(1.5, 0.0075 * float(np.hypot(*sketch.shape)))
+    tolerance = max(1.5, 0.0075 * float(np.hypot(*sketch.shape)))
     pairs = count_matches(image_lines, sketch_lines, tolerance)
     if pairs == 0:
         return 0.0, 0.0, 0.0
@@ -166,10 +162,7 @@ def _removable(second_pass: bool) -> Bool[np.ndarray, "256"]:
     )
     pairs = [
         sum((a | b).astype(int) for a, b in couples)
-        for couples in (
-            ((nw, n), (ne, e), (se, s), (sw, w)),
-            ((n, ne), (e, se), (s, sw), (w, nw)),
-        )
+        for couples in (((nw, n), (ne, e), (se, s), (sw, w)), ((n, ne), (e, se), (s, sw), (w, nw)))
     ]
     ends = np.minimum(*pairs)
     kept_side = (n | ne | ~se) & e if second_pass else (s | sw | ~nw) & w

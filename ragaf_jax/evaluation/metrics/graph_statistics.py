@@ -31,12 +31,7 @@ class GraphStatistics(NamedTuple):
 def graph_statistics(
     graph: jraph.GraphsTuple, regions_found: Int[np.ndarray, " b"] | None
 ) -> GraphStatistics:
-    """Counts regions and edges of padded graphs.
-
-    Args:
-      graph: with a leading batch axis.
-      regions_found: as in `Truth`.
-    """
+    """Counts of padded graphs with a leading batch axis; `regions_found` as in `Truth`."""
     n_node, n_edge = np.asarray(graph.n_node)[:, 0], np.asarray(graph.n_edge)[:, 0]
     features = np.asarray(graph.edges)
     real = np.arange(features.shape[1]) < n_edge[:, None]

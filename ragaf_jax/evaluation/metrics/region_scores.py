@@ -30,9 +30,7 @@ class RegionScores(NamedTuple):
 
 
 def score_regions(
-    found: Int[np.ndarray, "h w"],
-    true: Int[np.ndarray, "h w"],
-    counted: Bool[np.ndarray, "h w"],
+    found: Int[np.ndarray, "h w"], true: Int[np.ndarray, "h w"], counted: Bool[np.ndarray, "h w"]
 ) -> RegionScores:
     """Compares two label maps (labels ≥ 0) where `counted` is true, which is at least one pixel."""
     overlap = _contingency(found[counted], true[counted])

@@ -3,16 +3,16 @@
 The parameter tree is that of transformers' `FlaxCLIPModel` without the temperature of the loss.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, UInt8
+from jaxtyping import Array, Float, Float32, Int, Shaped, UInt8
 from PIL import Image
 
 from ragaf_jax.evaluation.networks.chunks import over_chunks
@@ -26,7 +26,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ClipVisionConfig:
     """The vision tower's fields of transformers' `config.json`; defaults are of ViT-B/32.
 
@@ -56,17 +56,11 @@ class ClipVisionConfig:
     @property
     def layers(self) -> ClipTextConfig:
         """The layers' configuration; vocabulary and positions are unused."""
-        return ClipTextConfig(
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            hidden_act=self.hidden_act,
-            layer_norm_eps=self.layer_norm_eps,
-        )
+        common = {x.name for x in dataclasses.fields(ClipTextConfig)} & vars(self).keys()
+        return ClipTextConfig(**{name: getattr(self, name) for name in common})
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ClipConfig:
     """Both towers.
 
@@ -95,14 +89,14 @@ class ClipModel(NamedTuple):
 
         def embed(images: np.ndarray) -> Array:
             pixels = preprocess(images, self.config.vision.image_size)
-            return image_embeddings(self.config, self.params, pixels)
+            return embeddings(self.config, "images", self.params, pixels)
 
         return over_chunks(embed, images)
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
         """Embeddings of n ≥ 1 texts, not normalised; long texts are truncated."""
         tokens, _ = self.tokenizer.encode(texts, self.config.text.max_position_embeddings)
-        return over_chunks(functools.partial(text_embeddings, self.config, self.params), tokens)
+        return over_chunks(functools.partial(embeddings, self.config, "texts", self.params), tokens)
 
 
 def preprocess(
@@ -123,22 +117,13 @@ def preprocess(
     return (crops / np.float32(255) - mean) / deviation
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def image_embeddings(
-    config: ClipConfig, params: Tree, pixels: Float[Array, "b s s 3"]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def embeddings(
+    config: ClipConfig, kind: str, params: Tree, inputs: Shaped[Array, "b ..."]
 ) -> Float[Array, "b d"]:
-    """Embeddings of preprocessed images, not normalised."""
+    """Embeddings of preprocessed "images" or tokenised "texts", not normalised."""
     with jax.default_matmul_precision("highest"):
-        return Clip(config).apply({"params": params}, pixels, method="images")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def text_embeddings(
-    config: ClipConfig, params: Tree, tokens: Int[Array, "b t"]
-) -> Float[Array, "b d"]:
-    """Embeddings of tokenised texts, not normalised."""
-    with jax.default_matmul_precision("highest"):
-        return Clip(config).apply({"params": params}, tokens, method="texts")
+        return Clip(config).apply({"params": params}, inputs, method=kind)
 
 
 class Clip(nn.Module):

@@ -5,8 +5,7 @@ instead of the paper's average pool, and there are 1,008 classes. Parameter name
 state dict of pytorch-fid and torch-fidelity.
 """
 
-import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -103,10 +102,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ f"]:
-        strides = (self.stride, self.stride)
-        conv = nn.Conv(
-            self.features, self.kernel, strides, self.padding, use_bias=False, name="conv"
-        )
+        place = self.stride, self.padding
+        conv = nn.Conv(self.features, self.kernel, *place, use_bias=False, name="conv")
         return nn.relu(BatchNorm(name="bn")(conv(x)))
 
 
@@ -132,17 +129,8 @@ class BlockA(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w f"]:
         return _joined(
             Conv(64, (1, 1), name="branch1x1")(x),
-            _through(
-                x,
-                Conv(48, (1, 1), name="branch5x5_1"),
-                Conv(64, (5, 5), name="branch5x5_2"),
-            ),
-            _through(
-                x,
-                Conv(64, (1, 1), name="branch3x3dbl_1"),
-                Conv(96, (3, 3), name="branch3x3dbl_2"),
-                Conv(96, (3, 3), name="branch3x3dbl_3"),
-            ),
+            _branch(x, "branch5x5", (48, (1, 1)), (64, (5, 5))),
+            _branch(x, "branch3x3dbl", (64, (1, 1)), (96, (3, 3)), (96, (3, 3))),
             Conv(self.pooled, (1, 1), name="branch_pool")(_averaged(x)),
         )
 
@@ -154,12 +142,7 @@ class BlockB(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ f"]:
         return _joined(
             Conv(384, (3, 3), 2, "VALID", name="branch3x3")(x),
-            _through(
-                x,
-                Conv(64, (1, 1), name="branch3x3dbl_1"),
-                Conv(96, (3, 3), name="branch3x3dbl_2"),
-                Conv(96, (3, 3), 2, "VALID", name="branch3x3dbl_3"),
-            ),
+            _branch(x, "branch3x3dbl", (64, (1, 1)), (96, (3, 3)), (96, (3, 3), 2, "VALID")),
             _halved(x),
         )
 
@@ -171,23 +154,11 @@ class BlockC(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w f"]:
-        n = self.inner
+        first, row, column = ((self.inner, kernel) for kernel in ((1, 1), (1, 7), (7, 1)))
         return _joined(
             Conv(192, (1, 1), name="branch1x1")(x),
-            _through(
-                x,
-                Conv(n, (1, 1), name="branch7x7_1"),
-                Conv(n, (1, 7), name="branch7x7_2"),
-                Conv(192, (7, 1), name="branch7x7_3"),
-            ),
-            _through(
-                x,
-                Conv(n, (1, 1), name="branch7x7dbl_1"),
-                Conv(n, (7, 1), name="branch7x7dbl_2"),
-                Conv(n, (1, 7), name="branch7x7dbl_3"),
-                Conv(n, (7, 1), name="branch7x7dbl_4"),
-                Conv(192, (1, 7), name="branch7x7dbl_5"),
-            ),
+            _branch(x, "branch7x7", first, row, (192, (7, 1))),
+            _branch(x, "branch7x7dbl", first, column, row, column, (192, (1, 7))),
             Conv(192, (1, 1), name="branch_pool")(_averaged(x)),
         )
 
@@ -197,19 +168,10 @@ class BlockD(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ f"]:
+        seven = ((192, kernel) for kernel in ((1, 1), (1, 7), (7, 1)))
         return _joined(
-            _through(
-                x,
-                Conv(192, (1, 1), name="branch3x3_1"),
-                Conv(320, (3, 3), 2, "VALID", name="branch3x3_2"),
-            ),
-            _through(
-                x,
-                Conv(192, (1, 1), name="branch7x7x3_1"),
-                Conv(192, (1, 7), name="branch7x7x3_2"),
-                Conv(192, (7, 1), name="branch7x7x3_3"),
-                Conv(192, (3, 3), 2, "VALID", name="branch7x7x3_4"),
-            ),
+            _branch(x, "branch3x3", (192, (1, 1)), (320, (3, 3), 2, "VALID")),
+            _branch(x, "branch7x7x3", *seven, (192, (3, 3), 2, "VALID")),
             _halved(x),
         )
 
@@ -225,9 +187,7 @@ class BlockE(nn.Module):
             row = Conv(384, (1, 3), name=f"{name}a")(y)
             return _joined(row, Conv(384, (3, 1), name=f"{name}b")(y))
 
-        double = _through(
-            x, Conv(448, (1, 1), name="branch3x3dbl_1"), Conv(384, (3, 3), name="branch3x3dbl_2")
-        )
+        double = _branch(x, "branch3x3dbl", (448, (1, 1)), (384, (3, 3)))
         pooled = nn.max_pool(x, (3, 3), padding="SAME") if self.maximum else _averaged(x)
         return _joined(
             Conv(320, (1, 1), name="branch1x1")(x),
@@ -237,8 +197,11 @@ class BlockE(nn.Module):
         )
 
 
-def _through(x: Array, *convs: Conv) -> Array:
-    return functools.reduce(lambda y, conv: conv(y), convs, x)
+def _branch(x: Array, name: str, *convs: tuple[Any, ...]) -> Array:
+    """Convolutions `name`_1, `name`_2, … in series; each has the first fields of `Conv`."""
+    for i, conv in enumerate(convs, 1):
+        x = Conv(*conv, name=f"{name}_{i}")(x)
+    return x
 
 
 def _joined(*branches: Array) -> Array:

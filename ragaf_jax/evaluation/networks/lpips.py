@@ -129,13 +129,7 @@ class Features(nn.Module):
             if 0 < i <= self.backbone.pools:
                 x = nn.max_pool(x, size, (2, 2))
             for number, features, kernel, stride, padding in stage:
-                conv = nn.Conv(
-                    features,
-                    (kernel, kernel),
-                    (stride, stride),
-                    ((padding, padding), (padding, padding)),
-                    name=str(number),
-                )
+                conv = nn.Conv(features, (kernel, kernel), stride, padding, name=str(number))
                 x = nn.relu(conv(x))
             outputs.append(x)
         return tuple(outputs)
@@ -143,8 +137,8 @@ class Features(nn.Module):
 
 def _net_of(params: Tree) -> str:
     """The name of the backbone of `params`."""
-    numbers = {
-        net: {str(conv.number) for stage in backbone.stages for conv in stage}
+    return next(
+        net
         for net, backbone in BACKBONES.items()
-    }
-    return next(net for net in BACKBONES if numbers[net] == set(params["features"]))
+        if {str(x.number) for stage in backbone.stages for x in stage} == set(params["features"])
+    )

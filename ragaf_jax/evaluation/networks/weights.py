@@ -29,29 +29,18 @@ class Official(NamedTuple):
     """A file that its authors publish as a pickle."""
 
     network: str
-    metric: str
     url: str
 
 
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+_TORCHVISION = "https://download.pytorch.org/models"
 INCEPTION = Official(
-    "the Inception network",
-    "FID, KID and the Inception score",
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-    "weights-inception-2015-12-05-6726825d.pth",
+    "the Inception network", f"{_FIDELITY}/weights-inception-2015-12-05-6726825d.pth"
 )
 LPIPS = {
-    "alex": Official(
-        "torchvision's AlexNet",
-        "LPIPS with 'alex'",
-        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-    ),
-    "vgg": Official(
-        "torchvision's VGG16",
-        "LPIPS with 'vgg'",
-        "https://download.pytorch.org/models/vgg16-397923af.pth",
-    ),
+    "alex": Official("torchvision's AlexNet", f"{_TORCHVISION}/alexnet-owt-7be5be79.pth"),
+    "vgg": Official("torchvision's VGG16", f"{_TORCHVISION}/vgg16-397923af.pth"),
 }
-CLIP = "The CLIP score"
 
 # LPIPS's linear heads, 11 KB, from tests/golden/make_lpips_heads.py; the licence is beside it.
 HEADS = Path(__file__).with_name("lpips_heads.safetensors")
@@ -70,10 +59,11 @@ def load_inception(where: str) -> Tree:
     Raises:
       UserError: it is missing, a pickle, damaged, or of another network.
     """
-    page = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
-    with _for_metric(INCEPTION.metric):
+    with _for_metric("FID, KID and the Inception score"):
         store = Safetensors.open(_published(where, INCEPTION))
-        return load_tree(store, _abstract(Inception(), page), _names, surplus=_INCEPTION_SURPLUS)
+        return load_tree(
+            store, _abstract(Inception(), _page(SIDE)), _names, surplus=_INCEPTION_SURPLUS
+        )
 
 
 def load_lpips(where: str, net: str) -> Tree:
@@ -85,9 +75,8 @@ def load_lpips(where: str, net: str) -> Tree:
     Raises:
       UserError: it is missing, a pickle, damaged, or of another network.
     """
-    least = BACKBONES[net].least
-    page = jax.ShapeDtypeStruct((1, least, least, 3), jnp.float32)
-    with _for_metric(LPIPS[net].metric):
+    page = _page(BACKBONES[net].least)
+    with _for_metric(f"LPIPS with {net!r}"):
         backbone = Safetensors.open(_published(where, LPIPS[net]))
         heads = _abstract(Lpips(net), page, page)
         features = {"features": heads.pop("features")}
@@ -103,7 +92,7 @@ def load_clip(where: str) -> ClipModel:
     Raises:
       UserError: it is missing, incomplete, damaged, or has another preprocessing.
     """
-    with _for_metric(CLIP):
+    with _for_metric("The CLIP score"):
         folder = locate_here(where)
         if folder is None or not folder.is_dir():
             raise UserError(
@@ -112,23 +101,15 @@ def load_clip(where: str) -> ClipModel:
                 "give its path or name."
             )
         config = clip_config(read_json(folder / "config.json"), str(folder / "config.json"))
-        check_preprocessor(folder, config.vision.image_size)
+        side = config.vision.image_size
+        check_preprocessor(folder, side)
         file = choose_weights(files_below(folder), "", "model", "", str(folder))[0]
         store = open_weights(folder / file, jnp.float32)
-        side = config.vision.image_size
-        abstract = _abstract(
-            Clip(config),
-            jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32),
-            jax.ShapeDtypeStruct((1, 1), jnp.int32),
-        )
+        text = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+        abstract = _abstract(Clip(config), _page(side), text)
         flax = isinstance(store, InMemory)  # a Flax file with the same tree
-        params = load_tree(
-            store,
-            abstract,
-            (lambda path: (Place(path),)) if flax else _names,
-            torch_layout=not flax,
-            surplus=_CLIP_SURPLUS,
-        )
+        naming = (lambda path: (Place(path),)) if flax else _names
+        params = load_tree(store, abstract, naming, torch_layout=not flax, surplus=_CLIP_SURPLUS)
         tokenizer = Tokenizer.from_pretrained(folder)
         if tokenizer.vocab_size > config.text.vocab_size:
             raise UserError(
@@ -173,6 +154,10 @@ def _for_metric(metric: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{metric} cannot be computed: {error}") from None
+
+
+def _page(side: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
 
 
 def _abstract(module: nn.Module, *inputs: jax.ShapeDtypeStruct) -> dict[str, Any]:

@@ -12,16 +12,14 @@ from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.evaluation.examples import parts_known
 from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
 from ragaf_jax.evaluation.metrics.leakage import color_table, leakage
-from ragaf_jax.evaluation.registry import METRICS
-from ragaf_jax.evaluation.report.fusion_figure import fusion_figure
+from ragaf_jax.evaluation.registry import METRICS, Scores
 from ragaf_jax.evaluation.report.leakage_figure import color_table_figure
 from ragaf_jax.evaluation.sample_grid import attention_sheet
-from ragaf_jax.evaluation.scoring import Scores
 from ragaf_jax.evaluation.statistics.summary import Json, by_example
 from ragaf_jax.figures.contact_sheet import CELL, SheetRow, contact_sheet
-from ragaf_jax.figures.curves import curves
+from ragaf_jax.figures.curves import curves, rendered
 from ragaf_jax.figures.graph import LEAST_SIDE, draw_regions
-from ragaf_jax.figures.lettering import GreyOrRgb, Picture
+from ragaf_jax.figures.lettering import GreyOrRgb, Rgb
 from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.tokenizer import Tokenizer
@@ -30,17 +28,12 @@ from ragaf_jax.tokenizer import Tokenizer
 SHOWN, ATTENDED, RANKED = 8, 3, 2
 # Metrics that rank the examples.
 RANKED_BY = ("color_accuracy", "edge_f1")
+# Titles and colours of the regions in the balance of sketch and text.
+_FUSION_KINDS = {"drawn": ("other regions", "#4c78a8"), "background": ("background", "#9a9a9a")}
 
 
 class Row(NamedTuple):
-    """One example of the report.
-
-    Attributes:
-      note: its rank and value.
-      key: of its record.
-      caption: of the example.
-      images: by title.
-    """
+    """One example: a note with its rank and value, its record's key, images by title."""
 
     note: str
     key: str
@@ -103,14 +96,11 @@ def figures(
     trace: HeldOutTrace | None,
     balance: Json | None,
     logs: Mapping[str, Path],
-) -> dict[str, Picture]:
+) -> dict[str, Rgb]:
     """The report's figures by title, the contact sheet first.
 
-    Args:
-      by_stage: the images of both stages.
-      batch, truth, tokenizer: the examples.
-      trace, balance: RAGAF's trace and its `summary.fusion_summary`; None without RAGAF.
-      logs: metrics.jsonl by stage; stages may lack it.
+    by_stage: the images. balance: the `fusion_summary` of `trace`; both are None without RAGAF.
+    logs: metrics.jsonl by stage; stages may lack it.
     """
     shown = range(min(SHOWN, len(truth.keys)))
     made = {"Held-out examples": sheet(by_stage, batch, truth, shown)}
@@ -135,12 +125,38 @@ def figures(
     return made
 
 
+def fusion_figure(balance: Json) -> Rgb:
+    """The mean α of the background and of other regions with its interval, from noise to image.
+
+    balance: the result of `fusion_summary`.
+    """
+    from matplotlib.figure import Figure  # its import takes a second; see `figures.curves`
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    panel = figure.subplots()
+    levels = balance["levels"]
+    for kind, (label, color) in _FUSION_KINDS.items():
+        if kind in balance:
+            mean, low, high = np.transpose(balance[kind]["alpha"])
+            panel.plot(levels, mean, marker="o", color=color, label=label)
+            panel.fill_between(levels, low, high, color=color, alpha=0.25, linewidth=0)
+    panel.axhline(0.5, color="0.8", linewidth=0.8)
+    panel.set(
+        xlabel="timestep, share of T: noise on the left, image on the right",
+        ylabel="α, the sketch's weight; β = 1 − α",
+        xlim=(1, 0),
+        ylim=(0, 1),
+    )
+    panel.legend()
+    return rendered(figure)
+
+
 def sheet(
     by_stage: Mapping[str, UInt8[np.ndarray, "b s s 3"]],
     batch: Batch,
     truth: Truth,
     examples: Sequence[int],
-) -> Picture:
+) -> Rgb:
     """A contact sheet of the examples: sketch, regions, both stages, true image, caption."""
     rows = []
     for i in examples:
@@ -150,11 +166,7 @@ def sheet(
         side = len(sketch) * -(-CELL // len(sketch))
         figure = draw_regions(sketch, regions, letters=round(16 * LEAST_SIDE / side))
         resized = Image.fromarray(figure).resize((side, side))
-        cells = (
-            sketch,
-            np.array(resized),
-            *(images[i] for images in by_stage.values()),
-            truth.image_u8[i],
-        )
+        made = [images[i] for images in by_stage.values()]
+        cells = (sketch, np.array(resized), *made, truth.image_u8[i])
         rows.append(SheetRow(cells, truth.captions[i]))
     return contact_sheet(rows, ("sketch", "regions", *by_stage, "true"))

@@ -5,25 +5,22 @@ from jaxtyping import Int
 from PIL import Image, ImageDraw
 
 from ragaf_jax.figures.attention import heat
-from ragaf_jax.figures.lettering import GAP, INK, Picture, below, font, on_page, text_block
+from ragaf_jax.figures.lettering import GAP, INK, Rgb, below, font, on_page, text_block
 from ragaf_jax.palette import PALETTE, PALETTE_RGB
 
 WIDTH, HEIGHT = 62, 38  # of a cell
 HEAD, SWATCH, LETTERS = 96, 16, 15
 
 
-def color_table_figure(table: Int[np.ndarray, "11 11"], title: str) -> Picture:
+def color_table_figure(table: Int[np.ndarray, "11 11"], title: str) -> Rgb:
     """A row for each requested colour, a column for each obtained one; per cent of the row.
 
-    Args:
-      table: the result of `leakage.color_table`.
-      title: above the table.
+    table: the result of `leakage.color_table`.
     """
     parts = table.sum(1, keepdims=True)
     shares = table / np.maximum(parts, 1)
-    image = Image.new(
-        "RGB", (HEAD + WIDTH * (len(PALETTE) + 1), HEIGHT * (len(PALETTE) + 1)), "white"
-    )
+    cells = len(PALETTE) + 1
+    image = Image.new("RGB", (HEAD + WIDTH * cells, HEIGHT * cells), "white")
     pen = ImageDraw.Draw(image)
     pen.text((0, HEIGHT / 2), "requested", INK, font(LETTERS), anchor="lm")
     for i, (name, rgb) in enumerate(zip(PALETTE, PALETTE_RGB.tolist(), strict=True)):

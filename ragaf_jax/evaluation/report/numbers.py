@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ragaf_jax.evaluation.registry import METRICS, Metric
-from ragaf_jax.evaluation.statistics.summary import Json, listens
+from ragaf_jax.evaluation.statistics.summary import Json, responds
 from ragaf_jax.figures.web_page import Table, markdown_table
 
 STAGES = ("stage 1", "stage 2")
@@ -84,7 +84,7 @@ def sentences(found: Json) -> list[str]:
         )
         for variant, loss in by_variant.items():
             if variant != "true":
-                response = "listens" if listens(loss, true) else "does not listen"
+                response = "responds" if responds(loss, true) else "does not respond"
                 lines.append(
                     f"{stage}: with {variant.replace('_', ' ')} {loss['mean']:.4f}, "
                     f"{loss['gap']:+.4f}: {response}"
@@ -119,8 +119,8 @@ def _graph_table(found: Json) -> Titled:
 
 def _fusion_table(found: Json) -> Titled:
     balance = found["fusion"] or {"levels": []}
-    kinds = [kind for kind in ("all", "drawn", "background") if kind in balance]
     titles = {"all": "all regions", "drawn": "other regions", "background": "background"}
+    kinds = [kind for kind in titles if kind in balance]
     head = ["timestep, share of T", *(f"α, {titles[kind]}" for kind in kinds)]
     rows = [
         [f"{level:.1f}", *(_interval(balance[kind]["alpha"][i], 3) for kind in kinds)]
@@ -139,7 +139,7 @@ def _validation_table(found: Json) -> Titled:
             gap = "" if variant == "true" or loss is None else f", {loss['gap']:+.4f}"
             cells.append(NONE if loss is None else f"{loss['mean']:.4f}{gap}")
         rows.append([variant.replace("_", " "), *cells])
-    return Titled("Does it listen? Loss under other conditions", [["conditions", *STAGES], *rows])
+    return Titled("Validation loss under changed conditions", [["conditions", *STAGES], *rows])
 
 
 def _comparison_tables(found: Json) -> list[Titled]:

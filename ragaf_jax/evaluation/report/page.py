@@ -7,7 +7,7 @@ from ragaf_jax.evaluation.report.illustrations import Row
 from ragaf_jax.evaluation.report.numbers import absent, facts, tables
 from ragaf_jax.evaluation.statistics.summary import Json
 from ragaf_jax.figures import web_page
-from ragaf_jax.figures.lettering import Picture
+from ragaf_jax.figures.lettering import Rgb
 
 _STYLE = """
 .figure { overflow-x: auto; } .figure img { width: auto; max-width: 100%; image-rendering: auto; }
@@ -15,15 +15,10 @@ _STYLE = """
 """
 
 
-def report_page(
-    found: Json, rows: Mapping[str, Sequence[Row]], figures: Mapping[str, Picture]
-) -> str:
+def report_page(found: Json, rows: Mapping[str, Sequence[Row]], figures: Mapping[str, Rgb]) -> str:
     """The page: contents, the first figure, ranked examples, the other figures, tables.
 
-    Args:
-      found: the contents of metrics.json.
-      rows: ranked examples by title of the metric.
-      figures: by title.
+    found: the contents of metrics.json. rows: ranked examples by title of the metric.
     """
     title = f"Evaluation of {found['workdir']}"
     shown = {

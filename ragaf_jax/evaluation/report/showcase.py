@@ -8,12 +8,10 @@ from PIL import Image
 
 from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.checkpoints.choice import NEWEST
-from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.report.illustrations import sheet
 from ragaf_jax.evaluation.report.numbers import STAGES
-from ragaf_jax.evaluation.sampled import sample_both
+from ragaf_jax.evaluation.sampled import restore_stages, sample_both
 from ragaf_jax.folders import check_writable, whole_folder
-from ragaf_jax.sampling.stages import restore_both
 from ragaf_jax.tokenizer import Tokenizer
 
 DRAWINGS, COLORINGS = "drawings.png", "colorings.png"
@@ -40,24 +38,14 @@ def showcase(
     Raises:
       UserError: the stages do not match, there is no data, or the folder is not writable.
     """
-    if config.stage != 2 or not config.stage1:
-        raise UserError(
-            f"Showcase needs both stages and has Stage {config.stage} with config.stage1="
-            f"{config.stage1!r}; use configs/stage2.py with --config.stage1=<workdir of Stage 1>."
-        )
     output = output.resolve()
     check_writable(output, {DRAWINGS, COLORINGS})
-    one, two = restore_both(Path(config.stage1), workdir, config.stage1_checkpoint, checkpoint)
+    one, two = restore_stages(config, workdir, checkpoint, "Showcase")
     batch, truth, count = open_shown(two.config, two.tokenizer)
     by_stage = dict(zip(STAGES, sample_both(config, one, two, batch), strict=True))
-    sheets = {
-        DRAWINGS: range(count),
-        COLORINGS: range(count, len(truth.keys)),
-    }
+    sheets = {DRAWINGS: range(count), COLORINGS: range(count, len(truth.keys))}
+    sheets = {name: examples for name, examples in sheets.items() if examples}
     with whole_folder(output) as folder:
         for name, examples in sheets.items():
-            if examples:
-                Image.fromarray(sheet(by_stage, batch, truth, examples)).save(folder / name)
-    for name, examples in sheets.items():
-        if examples:
-            print(output / name)
+            Image.fromarray(sheet(by_stage, batch, truth, examples)).save(folder / name)
+    print(*(output / name for name in sheets), sep="\n")

@@ -10,9 +10,9 @@ from ragaf_jax.errors import UserError
 
 
 class Interval(NamedTuple):
-    """A mean and the confidence interval about it, `low` ≤ `high`."""
+    """A mean, or a metric of a whole set, and its confidence interval, `low` ≤ `high`."""
 
-    mean: float
+    value: float
     low: float
     high: float
 

@@ -10,9 +10,7 @@ import numpy as np
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.statistics.paired import paired_difference
-from ragaf_jax.evaluation.statistics.summary import Json, as_json
-
-NUMBERS = "metrics.json"
+from ragaf_jax.evaluation.statistics.summary import NUMBERS, Json, as_json
 
 
 class Difference(NamedTuple):
@@ -33,18 +31,14 @@ class Difference(NamedTuple):
 
 
 def differences(
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
-    keys: Sequence[str],
+    first: Mapping[str, Any], second: Mapping[str, Any], keys: Sequence[str]
 ) -> dict[str, Difference]:
     """The differences of all metrics that both runs have.
 
     Data preparation numbers the regions. If the runs used different regions, metrics of regions
     cannot be paired and are left out.
 
-    Args:
-      first, second: values by metric, results of `summary.stored`.
-      keys: of the examples, which both runs share.
+    first, second: results of `summary.stored`. keys: of the examples, which both runs share.
     """
     found = {}
     for name in METRICS:
@@ -69,10 +63,7 @@ def differences(
 def compared(values: Mapping[str, Mapping[str, Any]], other: Json, keys: Sequence[str]) -> Json:
     """The metrics of another evaluation, and this evaluation's differences from it by stage.
 
-    Args:
-      values: of this evaluation, results of `summary.stored` by stage.
-      other: the result of `read_evaluation`.
-      keys: of the examples.
+    values: of this evaluation, results of `summary.stored` by stage.
     """
     by_stage = {
         stage: as_json(differences(ours, other["values"][stage], keys))
@@ -90,8 +81,7 @@ def read_evaluation(folder: Path, keys: Sequence[str], seed: int, size: int) -> 
     file = folder / NUMBERS
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        its_keys, its_seed = found["values"]["keys"], found["seed"]
-        its_size = found["image_size"]
+        its_keys, its_seed, its_size = found["values"]["keys"], found["seed"], found["image_size"]
     except OSError as error:
         raise UserError(
             f"There is no evaluation to compare with in {folder} ({file.name}: {error.strerror}); "

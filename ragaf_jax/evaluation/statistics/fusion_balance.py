@@ -1,11 +1,14 @@
 """Fusion weights α and β of regions at fixed timesteps: the balance of sketch and text."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jraph
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
+from ragaf_jax.evaluation.statistics.summary import Json
 from ragaf_jax.graph.features import NODE_FEATURES
 
 
@@ -23,28 +26,10 @@ class RegionBalance(NamedTuple):
     alpha: Float[np.ndarray, "l n"]
 
 
-class Balance(NamedTuple):
-    """Means over regions at each of L timesteps, and the standard deviation.
-
-    Attributes:
-      regions: their number.
-      alpha: mean weight of the sketch.
-      beta: mean weight of the text, 1 − α.
-      sd: standard deviation of α, and so of β, over regions.
-    """
-
-    regions: int
-    alpha: Float[np.ndarray, " l"]
-    beta: Float[np.ndarray, " l"]
-    sd: Float[np.ndarray, " l"]
-
-
 def region_balance(fusion: Float[np.ndarray, "l b r 2"], graph: jraph.GraphsTuple) -> RegionBalance:
     """The regions without padding, by example.
 
-    Args:
-      fusion: α and β of each region at each timestep, `HeldOutTrace.fusion`.
-      graph: the region graphs, with a leading batch axis.
+    fusion: `HeldOutTrace.fusion`. graph: the region graphs, with a leading batch axis.
     """
     real = np.arange(fusion.shape[2]) < np.asarray(graph.n_node)[:, :1]
     example, region = np.nonzero(real)
@@ -53,9 +38,28 @@ def region_balance(fusion: Float[np.ndarray, "l b r 2"], graph: jraph.GraphsTupl
     return RegionBalance(example, background[example, region], alpha)
 
 
-def balance(alpha: Float[np.ndarray, "l n"]) -> Balance | None:
-    """Mean and standard deviation over n regions; None for n = 0."""
-    if not alpha.shape[1]:
-        return None
-    mean = alpha.mean(1)
-    return Balance(alpha.shape[1], mean, 1 - mean, alpha.std(1))
+def fusion_summary(regions: RegionBalance, levels: Sequence[float]) -> Json:
+    """α at each timestep of "levels" for "all" regions, the "background" and the rest, "drawn".
+
+    For each kind: the number of "regions", "alpha" with (mean, low, high) per level, and "sd", the
+    standard deviation over regions; β is 1 − α. Kinds without regions are left out.
+    """
+    kinds: dict[str, Bool[np.ndarray, " n"]] = {
+        "all": np.ones_like(regions.background),
+        "background": regions.background,
+        "drawn": ~regions.background,
+    }
+    found: Json = {"levels": list(levels)}
+    for kind, mask in kinds.items():
+        if not mask.any():
+            continue
+        alphas, drawing = regions.alpha[:, mask], regions.drawing[mask]
+        found[kind] = {
+            "regions": int(mask.sum()),
+            "alpha": [
+                list(bootstrap_interval(alpha, drawing, rng=np.random.default_rng(0)))
+                for alpha in alphas
+            ],
+            "sd": alphas.std(1).tolist(),
+        }
+    return found

@@ -24,17 +24,16 @@ def paired_difference(
     first: Float[np.ndarray, "n"] | Sequence[float],
     second: Float[np.ndarray, "m"] | Sequence[float],
     groups: Shaped[np.ndarray, "n"] | Sequence | None = None,
-    confidence: float = 0.95,
     *,
     rng: np.random.Generator,
     resamples: int = 10_000,
 ) -> PairedDifference:
     """Compares two runs' values on the same examples.
 
-    The interval is `bootstrap_interval` of the differences. The p-value is that of the sign-flip
-    test (Fisher 1935, sec. 21). If the runs are interchangeable, both signs of a group's difference
-    are equally likely; p is the share of random signs with a mean at least as far from 0. The
-    observed signs are included (Phipson & Smyth 2010), so p > 0.
+    The interval is the 95 % `bootstrap_interval` of the differences. The p-value is that of the
+    sign-flip test (Fisher 1935, sec. 21). If the runs are interchangeable, both signs of a group's
+    difference are equally likely; p is the share of random signs with a mean at least as far from
+    0. The observed signs are included (Phipson & Smyth 2010), so p > 0.
 
     groups: the example of each value; values of one example are resampled together and have one
       sign. By default each value is its own group.
@@ -49,7 +48,7 @@ def paired_difference(
             "examples, in the same order."
         )
     difference = first - second
-    interval = bootstrap_interval(difference, groups, confidence, rng=rng, resamples=resamples)
+    interval = bootstrap_interval(difference, groups, rng=rng, resamples=resamples)
     sums = np.bincount(group_numbers(difference.size, groups), difference)
     flipped = np.empty(resamples)
     for i in range(resamples):

@@ -1,20 +1,11 @@
 """Intervals of set metrics: FID, KID, CMMD and the Inception score."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
 
-from ragaf_jax.evaluation.statistics.bootstrap import tail_beyond
-
-
-class SetInterval(NamedTuple):
-    """A metric of all examples and the confidence interval about it, `low` ≤ `high`."""
-
-    value: float
-    low: float
-    high: float
+from ragaf_jax.evaluation.statistics.bootstrap import Interval, tail_beyond
 
 
 def set_interval(
@@ -23,7 +14,7 @@ def set_interval(
     confidence: float = 0.95,
     rng: np.random.Generator,
     resamples: int = 1000,
-) -> SetInterval:
+) -> Interval:
     """The metric of whole sets, and an interval for its expectation over sets of this size.
 
     By half-sampling (delete-half jackknife, Shao & Wu 1989; Politis & Romano 1994): the deviation
@@ -51,7 +42,7 @@ def set_interval(
     value = metric(*sets)
     half = count // 2
     if half == 0:
-        return SetInterval(value, value, value)
+        return Interval(value, value, value)
     values = np.empty(resamples)
     for i in range(resamples):
         rows = rng.permutation(count) < half
@@ -59,4 +50,4 @@ def set_interval(
     # A mean of k of n has (n − k) / k times the variance of the mean of n: 1 for k = n / 2.
     deviations = (values - values.mean()) * np.sqrt(half / (count - half))
     below, above = np.quantile(deviations, [tail, 1.0 - tail])
-    return SetInterval(value, float(value - above), float(value - below))
+    return Interval(value, float(value - above), float(value - below))

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from ragaf_jax.evaluation.examples import Values
-from ragaf_jax.evaluation.registry import not_computed
-from ragaf_jax.evaluation.scoring import Missing, Scores
+from ragaf_jax.evaluation.registry import Missing, Scores, not_computed
 from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
-from ragaf_jax.evaluation.statistics.fusion_balance import RegionBalance, balance
 
+NUMBERS = "metrics.json"
 # A JSON object.
 Json = dict[str, Any]
 
@@ -61,39 +60,10 @@ def estimates(scores: Scores) -> tuple[dict[str, Estimate], Missing]:
     return found, missing
 
 
-def fusion_summary(regions: RegionBalance, levels: Sequence[float]) -> Json:
-    """α at each timestep of "levels" for "all" regions, the "background" and the rest, "drawn".
-
-    For each kind: the number of "regions", "alpha" with (mean, low, high) per level, and "sd", the
-    standard deviation over regions; β is 1 − α. Kinds without regions are left out.
-    """
-    kinds: dict[str, Bool[np.ndarray, " n"]] = {
-        "all": np.ones_like(regions.background),
-        "background": regions.background,
-        "drawn": ~regions.background,
-    }
-    found: Json = {"levels": list(levels)}
-    for kind, mask in kinds.items():
-        means = balance(regions.alpha[:, mask])
-        if means is None:
-            continue
-        intervals = [
-            bootstrap_interval(alpha, regions.drawing[mask], rng=np.random.default_rng(0))
-            for alpha in regions.alpha[:, mask]
-        ]
-        found[kind] = {
-            "regions": means.regions,
-            "alpha": [list(interval) for interval in intervals],
-            "sd": means.sd.tolist(),
-        }
-    return found
-
-
 def spread(losses: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Each loss's mean and range over seeds, and its gap to the loss under true conditions.
 
-    Args:
-      losses: results of `losses.validation.make_validate`, one per seed.
+    losses: results of `losses.validation.make_validate`, one per seed.
     """
     result = {}
     for name in losses[0]:
@@ -107,7 +77,7 @@ def spread(losses: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]
     return result
 
 
-def listens(loss: Mapping[str, float], true: Mapping[str, float]) -> bool:
+def responds(loss: Mapping[str, float], true: Mapping[str, float]) -> bool:
     """Whether changed conditions raise the loss by more than its range over seeds.
 
     loss, true: entries of `spread`.

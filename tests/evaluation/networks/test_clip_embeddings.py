@@ -17,8 +17,8 @@ from ragaf_jax.evaluation.networks.clip import (
     ClipConfig,
     ClipModel,
     ClipVisionConfig,
+    embeddings,
     preprocess,
-    text_embeddings,
 )
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.tokenizer import Tokenizer
@@ -89,8 +89,8 @@ def test_nothing_after_the_end_matters(rng, model, eos):
     tokens, mask = model.tokenizer.encode(["a red house"], 20)
     other = np.where(mask, tokens, rng.integers(3, CLIP.eos_token_id, tokens.shape))
     np.testing.assert_allclose(
-        text_embeddings(config, model.params, tokens),
-        text_embeddings(config, model.params, other.astype(np.int32)),
+        embeddings(config, "texts", model.params, tokens),
+        embeddings(config, "texts", model.params, other.astype(np.int32)),
         rtol=1e-5,
         atol=1e-6,
     )

@@ -118,8 +118,8 @@ def test_the_findings_in_words(found):
         "(chance 0.09) of 180 parts"
     )
     assert "stage 1: validation loss 0.5000, spread over seeds 0.0100" in lines
-    assert "stage 2: with shuffled text 0.7500, +0.2500: listens" in lines
-    assert "stage 2: with shuffled graph 0.5050, +0.0050: does not listen" in lines
+    assert "stage 2: with shuffled text 0.7500, +0.2500: responds" in lines
+    assert "stage 2: with shuffled graph 0.5050, +0.0050: does not respond" in lines
     assert lines[-2:] == ["SSIM is not computed: so.", "FID is not computed: because."]
 
 

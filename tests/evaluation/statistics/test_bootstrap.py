@@ -17,7 +17,7 @@ def test_independent_values_give_the_normal_interval(rng):
     values = rng.normal(3, 2, 400)
     interval = bootstrap_interval(values, rng=rng)
     error = values.std() / 20
-    assert interval.mean == pytest.approx(values.mean())
+    assert interval.value == pytest.approx(values.mean())
     assert interval.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
     assert interval.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
 
@@ -38,7 +38,7 @@ def test_a_large_drawing_counts_with_all_its_values(rng):
     """The interval is about the mean of the values, 0.1, not about the mean of groups, 0.5."""
     values, groups = np.repeat([1.0, 0.0], [40, 360]), np.arange(80).repeat([1] * 40 + [9] * 40)
     interval = bootstrap_interval(values, groups, rng=rng)
-    assert interval.mean == pytest.approx(0.1)
+    assert interval.value == pytest.approx(0.1)
     assert 0.05 < interval.low < 0.1 < interval.high < 0.2
 
 
@@ -70,7 +70,7 @@ def test_same_generator_same_interval(rng):
     values = rng.normal(size=30)
     runs = [bootstrap_interval(values, rng=np.random.default_rng(1)) for _ in range(2)]
     assert runs[0] == runs[1]
-    assert runs[0].low < runs[0].mean < runs[0].high
+    assert runs[0].low < runs[0].value < runs[0].high
 
 
 def test_more_confidence_is_wider(rng):

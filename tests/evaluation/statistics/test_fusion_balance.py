@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from fakes import random_batch, tiny_config
 
-from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
-from ragaf_jax.evaluation.statistics.fusion_balance import balance, region_balance
+from ragaf_jax.evaluation.statistics.fusion_balance import (
+    RegionBalance,
+    fusion_summary,
+    region_balance,
+)
 
 
 def drawn(rng):
@@ -34,22 +37,22 @@ def test_every_real_region_is_there_once(rng):
 def test_means_and_spread_are_over_regions(rng):
     batch, counts, fusion = drawn(rng)
     regions = region_balance(fusion, batch.graph)
-    others = regions.alpha[:, ~regions.background]
-    found = balance(others)
-    assert found.regions == counts.sum() - 5
-    for level in range(3):
+    found = fusion_summary(regions, (1.0, 0.5, 0.0))["drawn"]
+    assert found["regions"] == counts.sum() - 5
+    for level, (alpha, low, high) in enumerate(found["alpha"]):
         values = [float(x) for i, n in enumerate(counts) for x in fusion[level, i, 1:n, 0]]
-        assert found.alpha[level] == pytest.approx(np.mean(values))
-        assert found.beta[level] == pytest.approx(1 - np.mean(values))
-        assert found.sd[level] == pytest.approx(np.std(values))
-    interval = bootstrap_interval(others[0], regions.drawing[~regions.background], rng=rng)
-    assert interval.low <= found.alpha[0] <= interval.high
+        assert alpha == pytest.approx(np.mean(values))
+        assert found["sd"][level] == pytest.approx(np.std(values))
+        assert low <= alpha <= high
 
 
 def test_on_paper():
-    found = balance(np.array([[0.2, 0.4], [1.0, 1.0]]))
-    assert found.regions == 2
-    np.testing.assert_allclose(found.alpha, [0.3, 1.0])
-    np.testing.assert_allclose(found.beta, [0.7, 0.0])
-    np.testing.assert_allclose(found.sd, [0.1, 0.0])
-    assert balance(np.zeros((4, 0))) is None
+    alpha = np.array([[0.2, 0.4], [1.0, 1.0]])
+    regions = RegionBalance(np.arange(2), np.zeros(2, bool), alpha)
+    found = fusion_summary(regions, (1.0, 0.0))
+    assert found.keys() == {"levels", "all", "drawn"}  # without background
+    assert found["all"] == found["drawn"] and found["all"]["regions"] == 2
+    np.testing.assert_allclose([mean for mean, *_ in found["all"]["alpha"]], [0.3, 1.0])
+    np.testing.assert_allclose(found["all"]["sd"], [0.1, 0.0], atol=1e-12)
+    nothing = RegionBalance(np.arange(0), np.zeros(0, bool), np.zeros((4, 0)))
+    assert fusion_summary(nothing, (1.0,)) == {"levels": [1.0]}

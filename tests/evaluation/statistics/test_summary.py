@@ -5,14 +5,13 @@ import pytest
 
 from ragaf_jax.evaluation.examples import Values, per_example
 from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
-from ragaf_jax.evaluation.statistics.fusion_balance import RegionBalance
+from ragaf_jax.evaluation.statistics.fusion_balance import RegionBalance, fusion_summary
 from ragaf_jax.evaluation.statistics.summary import (
     as_json,
     by_example,
     estimate,
     estimates,
-    fusion_summary,
-    listens,
+    responds,
     spread,
     stored,
 )
@@ -75,7 +74,7 @@ def test_gaps_are_between_losses_of_the_same_seed():
 @pytest.mark.parametrize(("gap", "heard"), [(0.5, True), (0.05, False)])
 def test_listening_is_more_than_the_spread(gap, heard):
     losses = spread([{"true": x, "shuffled_graph": x + gap} for x in (1.0, 1.1, 0.9)])
-    assert listens(losses["shuffled_graph"], losses["true"]) is heard
+    assert responds(losses["shuffled_graph"], losses["true"]) is heard
 
 
 def test_fusion_is_told_of_drawn_regions_and_of_the_background(rng):
