@@ -32,9 +32,7 @@ def read_upload(path: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def upload_sketch(
-    pipeline: Pipeline,
-    grey: UInt8[np.ndarray, "h w"],
-    neck_splits: int | float = NECK_SPLITS,
+    pipeline: Pipeline, grey: UInt8[np.ndarray, "h w"], neck_splits: int | float = NECK_SPLITS
 ) -> Session:
     """A new session with a sketch of any size and polarity, cropped if its subject is small.
 

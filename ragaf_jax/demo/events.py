@@ -182,10 +182,7 @@ def _outputs(shown: Shown, folder: Path) -> tuple[Any, ...]:
 
 
 def _read(
-    pipeline: Pipeline,
-    session: Session,
-    value: dict[str, Any] | None,
-    neck_splits: float | None,
+    pipeline: Pipeline, session: Session, value: dict[str, Any] | None, neck_splits: float | None
 ) -> Session:
     """The session with the current canvas and `neck_splits`."""
     layers = None if value is None else value["composite"]

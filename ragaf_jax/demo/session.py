@@ -172,10 +172,7 @@ def highlighted(figure: Picture, region: UInt8[np.ndarray, "s s"]) -> Picture:
     width = max(3, figure.shape[0] // 85)
     # Outside the page counts as another region, so that borders also run along its edge.
     inner = cv2.erode(
-        mask,
-        np.ones((2 * width + 1,) * 2, np.uint8),
-        borderType=cv2.BORDER_CONSTANT,
-        borderValue=0,
+        mask, np.ones((2 * width + 1,) * 2, np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
     )
     result = figure.copy()
     result[(mask > 0) & (inner == 0)] = HIGHLIGHT

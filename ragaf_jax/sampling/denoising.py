@@ -103,11 +103,7 @@ def advance(
 
     def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
         prediction, _ = model.predict(
-            params,
-            x,
-            t.astype(jnp.float32),
-            conditioning,
-            sketch_strength=scales.sketch_strength,
+            params, x, t.astype(jnp.float32), conditioning, sketch_strength=scales.sketch_strength
         )
         return to_x0(sampling.prediction, schedule, prediction.astype(jnp.float32), x, t)
 

@@ -122,10 +122,7 @@ def recorded_settings(
 
 
 def find_regions(
-    given: SketchInput,
-    model: Model,
-    kind: str,
-    neck_splits: int | float = NECK_SPLITS,
+    given: SketchInput, model: Model, kind: str, neck_splits: int | float = NECK_SPLITS
 ) -> SketchPage:
     """Finds the regions of a page as for training records, within a model's maximum numbers.
 

@@ -114,10 +114,7 @@ def _prepare(
     for one in requests:
         own_seed = seed if one.seed is None else one.seed
         texts = one.prompt, one.region_prompts, one.negative_prompt
-        settings = {
-            **recorded_settings(*texts, own_seed, 1, options),
-            "neck_splits": neck_splits,
-        }
+        settings = {**recorded_settings(*texts, own_seed, 1, options), "neck_splits": neck_splits}
         try:
             if one.name == FILE:
                 raise UserError(f"{FILE} is the name of the overview; choose another name.")
