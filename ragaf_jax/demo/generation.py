@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
-from ragaf_jax.figures.attention import attention_maps
 from ragaf_jax.figures.lettering import Picture, enlarge
 from ragaf_jax.sampling.loaded_stages import joined
 from ragaf_jax.sampling.loop import Finished, Images
@@ -97,7 +96,7 @@ def generate(
     result = result_of(page, request, joined(results), settings, {"sampling": seconds})
     yield _shown_so_far(results)._replace(
         status=" ".join([f"Done in {seconds:.1f} s.", *_without_flags(page, result.notices)]),
-        attention=_attention(result),
+        attention=result.attention_maps,
         result=result,
     )
 
@@ -125,18 +124,3 @@ def _shown_so_far(results: Sequence[Finished]) -> Shown:
 
 def _enlarged(images: Images | None) -> list[Picture]:
     return [] if images is None else [enlarge(image, SHOWN) for image in images]
-
-
-def _attention(result: Result) -> Picture | None:
-    """The first image's heat maps; None without RAGAF."""
-    if result.attention is None or result.fusion is None:
-        return None
-    return attention_maps(
-        result.sketch_page.page,
-        result.regions.labels,
-        result.attention[0],
-        result.pieces,
-        result.fusion[:, 0].mean(0),
-        result.numbers,
-        result.request.text_ids,
-    )

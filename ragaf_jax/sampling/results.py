@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ragaf_jax.figures import upscaled
+from ragaf_jax.figures.attention import attention_maps
+from ragaf_jax.figures.lettering import Picture
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.regions import Regions
@@ -54,6 +56,15 @@ class Result(NamedTuple):
     sketch_page: SketchPage
     request: Request
     given: UInt8[np.ndarray, "s s 3"] | None = None
+
+    @property
+    def attention_maps(self) -> Picture | None:
+        """Heat maps of the first image; None without RAGAF."""
+        if self.attention is None or self.fusion is None:
+            return None
+        regions = self.numbers, self.request.text_ids
+        weights = self.attention[0], self.pieces, self.fusion[:, 0].mean(0)
+        return attention_maps(self.sketch_page.page, self.regions.labels, *weights, *regions)
 
     def save(
         self,
