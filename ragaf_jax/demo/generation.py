@@ -54,9 +54,7 @@ def generate(
     Args:
       pipeline: the stages.
       session: sketch and region prompts.
-      prompt, negative_prompt: may be empty.
-      seed: of the first image; later images have seed + 1 …
-      count: number of images.
+      prompt, negative_prompt, seed, count: as in `Pipeline.__call__`.
       **choices: fields of `Options`.
 
     Raises:

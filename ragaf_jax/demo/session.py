@@ -59,11 +59,7 @@ class Session(NamedTuple):
         return Session(after, page.numbered, merges, prompts, chosen, notice=notice)
 
     def click(self, x: float, y: float) -> "Session":
-        """Chooses the region at a point of the page, or merges it with the chosen one.
-
-        Args:
-          x, y: in 0 … 1 of the page's sides.
-        """
+        """Chooses the region at a point in [0, 1]², or merges it with the chosen one."""
         if self.page is None:
             return self
         labels = self.page.numbered.regions.labels
@@ -74,11 +70,7 @@ class Session(NamedTuple):
         return self._merge(self.chosen, number)._replace(merging=False)
 
     def begin_merge(self) -> "Session":
-        """Merges the next clicked region with the chosen one; a second call cancels.
-
-        Raises:
-          UserError: no region is chosen.
-        """
+        """Merges the next clicked region with the chosen one; a second call cancels."""
         self._chosen()
         return self._replace(merging=not self.merging)
 
@@ -97,11 +89,7 @@ class Session(NamedTuple):
         return self._with(rest)._replace(merging=False)
 
     def apply(self, text: str) -> "Session":
-        """Sets the prompt of the chosen region; an empty text removes it.
-
-        Raises:
-          UserError: no region is chosen.
-        """
+        """Sets the prompt of the chosen region; an empty text removes it."""
         number = self._chosen()
         prompts = {other: text for other, text in self.prompts.items() if other != number}
         if text.strip():
@@ -126,6 +114,7 @@ class Session(NamedTuple):
         return highlighted(figure, chosen.astype(np.uint8))
 
     def _chosen(self) -> int:
+        """The chosen region; raises `UserError` without one."""
         if self.chosen is None:
             raise UserError("No region is chosen; click one in the figure of the regions.")
         return self.chosen
@@ -161,12 +150,7 @@ def _with_merges(
 
 
 def highlighted(figure: Picture, region: UInt8[np.ndarray, "s s"]) -> Picture:
-    """The figure with a thick line inside the border of one region.
-
-    Args:
-      figure: a multiple of the region's size.
-      region: mask, 1 inside the region, 0 outside.
-    """
+    """The figure, a multiple of the region's size, with a thick line inside the region's border."""
     size = figure.shape[1], figure.shape[0]
     mask = cv2.resize(region, size, interpolation=cv2.INTER_NEAREST)
     width = max(3, figure.shape[0] // 85)
