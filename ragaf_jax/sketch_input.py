@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from ragaf_jax.images import Window, cut, place_in_square, resized
+from ragaf_jax.framing import Window, cut, place_in_square, resized
 
 # Ink contrasts with the paper by more than this fraction of the paper's brightness.
 MIN_CONTRAST = 0.12

@@ -15,15 +15,8 @@ from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.images import (
-    MAX_PIXELS,
-    check_same_aspect,
-    crop_square,
-    pad_to_square,
-    read_grey,
-    read_rgb,
-    to_square,
-)
+from ragaf_jax.framing import crop_square, pad_to_square, to_square
+from ragaf_jax.images import MAX_PIXELS, check_same_aspect, read_grey, read_rgb
 from ragaf_jax.sketch_input import to_page
 
 READERS = (read_grey, read_rgb)

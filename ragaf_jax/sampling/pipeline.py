@@ -11,9 +11,10 @@ from jaxtyping import UInt8
 
 from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import Window, cut, pad_to_square
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.images import Window, check_same_aspect, cut, pad_to_square, read_grey
+from ragaf_jax.images import check_same_aspect, read_grey
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.loaded_stages import LoadedStages
 from ragaf_jax.sampling.loop import Images, Progress

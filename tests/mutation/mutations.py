@@ -567,7 +567,7 @@ MUTATIONS = (
     ),
     # Sampling.
     Mutation(
-        "ragaf_jax/demo/matching.py",
+        "ragaf_jax/demo/session.py",
         "np.where(old.background[:, None] == new.background, shared / union, 0)",
         "shared / union",
         "on the page, the prompt of the sky moves into a frame drawn around it",
