@@ -36,17 +36,7 @@ from absl import flags, logging
 from ragaf_jax.errors import UserError, notify, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.paths import PATH
-from ragaf_jax.sampling.command.from_flags import (
-    check_settings,
-    checkpoint_choice,
-    define_stage_flags,
-    image_sizes,
-    option_flags,
-    print_vocabulary,
-    restore_pipeline,
-    stage_facts,
-    with_edited_regions,
-)
+from ragaf_jax.sampling.command import flag_checks, from_flags
 from ragaf_jax.sampling.recorded import set_recorded_flags
 
 FLAGS = flags.FLAGS
@@ -55,7 +45,7 @@ _COMPILING = "Compiling: 30 s or more, or a few seconds if it was compiled befor
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_stage_flags(checkpoint=None)
+    from_flags.define_stage_flags(checkpoint=None)
     for name, text in {
         "sketch": "Image of the sketch, dark on light or light on dark.",
         "output": "Output folder; an earlier output in it is replaced.",
@@ -123,7 +113,7 @@ def main(argv: list[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it opens
     if FLAGS.vocabulary:
-        print_vocabulary()
+        from_flags.print_vocabulary()
         return
     given = frozenset(name for name in FLAGS if FLAGS[name].present)  # without those of --from
     recorded_steps: dict[int, int] = {}
@@ -151,15 +141,10 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     # Errors in the sketch and the flags are reported before JAX is imported.
     from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
     from ragaf_jax.sampling.command.batch_requests import parse_merges, parse_regions
-    from ragaf_jax.sampling.command.flag_checks import (
-        check_for_one,
-        check_inputs_survive,
-        unused_strength,
-    )
     from ragaf_jax.sampling.numbered import check_not_merged
     from ragaf_jax.sketch_input import read_sketch
 
-    check_for_one(given)
+    flag_checks.check_for_one(given)
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
     merges = parse_merges(FLAGS.merge)
     check_not_merged(region_prompts, merges)
@@ -175,17 +160,19 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     from ragaf_jax.sampling.recorded import INPUT_FILES, checkpoint_notices, file_facts
     from ragaf_jax.sampling.sketch_notices import sketch_notices
 
-    check_settings()
-    checkpoint = checkpoint_choice(recorded_steps)
+    from_flags.check_settings()
+    checkpoint = from_flags.checkpoint_choice(recorded_steps)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
-    check_inputs_survive(output, {name: FLAGS[name].value for name in ("sketch", "image")})
-    pipeline = restore_pipeline(devices=1, per_device=1, checkpoint=checkpoint)
+    flag_checks.check_inputs_survive(
+        output, {name: FLAGS[name].value for name in ("sketch", "image")}
+    )
+    pipeline = from_flags.restore_pipeline(devices=1, per_device=1, checkpoint=checkpoint)
     steps = {number: stage.step for number, stage in pipeline.stages.items()}
     notify(*checkpoint_notices(recorded_steps, steps))
     sketch = read_sketch(grey, pipeline.page_size, FLAGS.crop)
     page = pipeline.page(sketch, neck_splits=FLAGS.neck_splits)
-    page = with_edited_regions(pipeline, page, merges)
+    page = from_flags.with_edited_regions(pipeline, page, merges)
     files = file_facts({name: FLAGS[name].value for name in INPUT_FILES})  # all have been read
     if FLAGS.regions_only:
         with whole_folder(output) as folder:
@@ -193,8 +180,8 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
         notify(*sketch_notices(page.given))
         print(FLAGS.output)
         return
-    options = pipeline.options(**option_flags())
-    notify(*unused_strength(given, options.stages, image is not None))
+    options = pipeline.options(**from_flags.option_flags())
+    notify(*flag_checks.unused_strength(given, options.stages, image is not None))
     notify(_COMPILING)
     with step_bar(pipeline.steps(options, FLAGS.count, image is not None)) as progress:
         result = pipeline(
@@ -206,51 +193,47 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
             count=FLAGS.count,
             image=image,
             progress=progress,
-            **option_flags(),
+            **from_flags.option_flags(),
         )
     notify(*result.notices)
     facts: dict[str, Any] = {**files, "crop": FLAGS.crop, "upscale": FLAGS.upscale}
     facts |= {"merge": FLAGS.merge} if FLAGS.merge else {}
-    result.save(output, facts | stage_facts(pipeline), FLAGS.upscale)
-    print(f"wrote {FLAGS.output}: {image_sizes(pipeline)}")
+    result.save(output, facts | from_flags.stage_facts(pipeline), FLAGS.upscale)
+    print(f"wrote {FLAGS.output}: {from_flags.image_sizes(pipeline)}")
 
 
 def sample_folder(given: Collection[str]) -> None:
     """Samples a folder of sketches on all devices; `given` is as in `sample_sketch`."""
     from ragaf_jax.sampling.command.batch_requests import read_requests, sketch_files
-    from ragaf_jax.sampling.command.flag_checks import (
-        check_batch_output,
-        check_for_batch,
-        unused_strength,
-    )
     from ragaf_jax.sampling.options import setting_notices
 
-    check_for_batch(given)
+    flag_checks.check_for_batch(given)
     if FLAGS.regions_only:
         raise UserError("--regions-only is for one sketch; give --sketch instead of --sketches.")
-    check_batch_output(Path(FLAGS.output), Path(FLAGS.sketches))
-    check_settings()
-    checkpoint = checkpoint_choice({})
+    flag_checks.check_batch_output(Path(FLAGS.output), Path(FLAGS.sketches))
+    from_flags.check_settings()
+    checkpoint = from_flags.checkpoint_choice({})
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     requests = read_requests(Path(FLAGS.sketches), prompts)
     for name, reason in sketch_files(Path(FLAGS.sketches))[1].items():
         if Path(FLAGS.sketches, name).resolve() != Path(FLAGS.output).resolve():
             notify(f"skipped: {name} {reason}")
-    pipeline = restore_pipeline(devices=None, per_device=FLAGS.per_device, checkpoint=checkpoint)
+    pipeline = from_flags.restore_pipeline(
+        devices=None, per_device=FLAGS.per_device, checkpoint=checkpoint
+    )
     from ragaf_jax.sampling.command.many import batch_notices, run_batch
 
-    options, output = pipeline.options(**option_flags()), Path(FLAGS.output)
-    unused = unused_strength(given, options.stages, has_image=False)
+    options, output = pipeline.options(**from_flags.option_flags()), Path(FLAGS.output)
+    unused = flag_checks.unused_strength(given, options.stages, has_image=False)
     notify(*unused, *setting_notices(dataclasses.asdict(options)))
     changes = {"crop": FLAGS.crop, "upscale": FLAGS.upscale, "neck_splits": FLAGS.neck_splits}
-    facts = stage_facts(pipeline)
+    facts = from_flags.stage_facts(pipeline)
     done = run_batch(pipeline, requests, output, options, FLAGS.seed, facts, **changes)
     notify(*batch_notices(done.notices))
     counts = f"{len(done.sampled)} sampled, {len(done.existing)} existed before"
-    print(f"{counts}: {FLAGS.output}: {image_sizes(pipeline)}")
+    print(f"{counts}: {FLAGS.output}: {from_flags.image_sizes(pipeline)}")
     if done.failed:
-        for name, why in done.failed.items():
-            notify(f"{name}: {why}")
+        notify(*(f"{name}: {why}" for name, why in done.failed.items()))
         raise UserError(
             f"{len(done.failed)} of {len(requests)} sketches could not be sampled; see above."
         )
