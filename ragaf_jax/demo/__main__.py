@@ -38,9 +38,6 @@ def define_flags() -> None:
     )
 
 
-MAX_UPLOAD = "20mb"
-
-
 def main(argv: list[str]) -> None:
     """Restores the stages and serves until interrupted."""
     if argv[1:]:
@@ -77,7 +74,7 @@ def main(argv: list[str]) -> None:
             server_port=FLAGS.port or None,
             theme=THEME,
             css=CSS,
-            max_file_size=MAX_UPLOAD,
+            max_file_size="20mb",
             footer_links=[],
             ssr_mode=False,
             show_error=False,

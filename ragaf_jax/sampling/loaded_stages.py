@@ -191,15 +191,14 @@ class LoadedStages:
     ) -> Iterator[Progress | Finished]:
         """`sample_stages` on the devices; examples are repeated to fill all devices."""
         count = len(batch.text.tokens)
-        runs = [
-            StageRun(i, self._sampler(i, options.sampler), self._params[i], *given)
-            for i in STAGES[options.stages]
-            for given in [self._shared((keys[i], *texts[i]))]
-        ]
+        runs = []
+        for i in STAGES[options.stages]:
+            given = self._shared((keys[i], *texts[i]))
+            runs.append(StageRun(i, self._sampler(i, options.sampler), self._params[i], *given))
         scales = scales_of(dataclasses.asdict(options))
         starts = None if images is None else self._shared(images)
-        given = self._shared(batch), scales, options.steps, options.strength, starts, every
-        for event in sample_stages(runs, *given, **choices):
+        settings = scales, options.steps, options.strength, starts, every
+        for event in sample_stages(runs, self._shared(batch), *settings, **choices):
             if isinstance(event, Finished):
                 yield event.part(slice(count))
             else:

@@ -60,7 +60,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     captions = [text] if len(seeds) == 1 else [f"seed {seed}: {text}" for seed in seeds]
     given = {} if result.given is None else {"given image": np.stack([result.given] * len(seeds))}
     images = {
-        "region_graph": draw_graph(page, result.regions, result.graph, numbers),
+        "region_graph": draw_graph(page, result.regions, result.request.graph, numbers),
         **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in by_stage.items()},
         "comparison": comparison(result.sketch, given | by_stage, captions),
     }
@@ -110,7 +110,7 @@ def _run_facts(result: Result) -> dict[str, Any]:
         "image_size": result.images.shape[1],
         "cropped_to": None if crop is None else crop._asdict(),
         "regions": result.regions.n,
-        "edges": len(result.graph.senders),
+        "edges": len(result.request.graph.senders),
         **({} if result.attention is None else _AVERAGED),
         "notices": result.notices,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},

@@ -136,9 +136,8 @@ def make_request(
 
     Args:
       page: the sketch and its regions.
-      prompt: may be empty.
+      prompt, negative_prompt: may be empty.
       region_prompts: prompts of some regions, by region number.
-      negative_prompt: may be empty.
       stage: gives tokenizer and sizes.
 
     Raises:

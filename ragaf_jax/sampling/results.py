@@ -11,7 +11,6 @@ from ragaf_jax.figures import upscaled
 from ragaf_jax.figures.attention import attention_maps
 from ragaf_jax.figures.lettering import Picture
 from ragaf_jax.folders import check_writable, whole_folder
-from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.sampling.loop import Finished
 from ragaf_jax.sampling.options import setting_notices
@@ -27,7 +26,6 @@ class Result(NamedTuple):
       sketch: the input of the networks; paper 255, ink 0.
       regions: of the sketch.
       numbers: of the regions, as in `NumberedRegions`.
-      graph: of the regions.
       pieces: the text of each token.
       attention: of each region over the tokens, averaged over timesteps; rows sum to 1. None
         without RAGAF.
@@ -46,7 +44,6 @@ class Result(NamedTuple):
     sketch: UInt8[np.ndarray, "s s"]
     regions: Regions
     numbers: tuple[int, ...]
-    graph: RegionGraph
     pieces: list[str]
     attention: Float[np.ndarray, "n r t"] | None
     fusion: Float[np.ndarray, "levels n r 2"] | None
@@ -117,7 +114,6 @@ def result_of(
         sketch=page.sketch,
         regions=regions,
         numbers=page.numbered.numbers,
-        graph=request.graph,
         pieces=request.pieces,
         attention=attention,
         fusion=fusion,
