@@ -60,6 +60,8 @@ class _Prepared(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
+    """What the requests of a batch share, and the outcome so far."""
+
     pipeline: Pipeline
     output: Path
     options: Options
