@@ -73,7 +73,8 @@ def read_sketch(grey: UInt8[np.ndarray, "h w"], page_size: int, crop: bool) -> S
     if window is not None:
         grey = cut(grey, window)
         page = on_page(grey, page_size)
-    height, width, _, _ = place_in_square(*grey.shape, min(LINES_SIDE, max(grey.shape)))
+    side = min(LINES_SIDE, max(grey.shape))
+    height, width, _, _ = place_in_square(grey.shape[0], grey.shape[1], side)
     return SketchInput(page, resize_keeping_lines(grey, height, width), window)
 
 
@@ -150,7 +151,7 @@ def is_filled(lines: UInt8[np.ndarray, "h w"]) -> bool:
     Args:
       lines: as in `SketchInput`; normalised contrast would clip fills.
     """
-    height, width, _, _ = place_in_square(*lines.shape, FILL_SIDE)
+    height, width, _, _ = place_in_square(lines.shape[0], lines.shape[1], FILL_SIDE)
     darkness = _darkness(resized(lines, height, width))
     if darkness.max() <= MIN_CONTRAST:
         return False

@@ -303,9 +303,10 @@ def test_what_is_no_picture_ends_in_one_sentence(tmp_path, case, reader):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(UserError, match=expected) as caught:
-        reader(path, what="photo of a cat")
+        reader(path)
     sentence = str(caught.value)
-    assert sentence.startswith(f"The photo of a cat {path} ")
+    kind = "sketch" if reader is read_grey else "image"
+    assert sentence.startswith(f"The {kind} {path} ")
     assert sentence.endswith(".") and "\n" not in sentence
 
 

@@ -64,7 +64,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
         **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in by_stage.items()},
         "comparison": comparison(result.sketch, given | by_stage, captions),
     }
-    if (maps := result.attention_maps) is not None:
+    if (maps := result.attention_maps) is not None and result.fusion is not None:
         images["attention_maps"] = maps
         images["fusion"] = fusion_curves(TRACE_LEVELS, result.fusion[:, 0], numbers)
     for name, image in images.items():
