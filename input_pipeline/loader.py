@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain.python as grain
-import jax
 import numpy as np
 from grain.experimental import WindowShuffleMapDataset
 
@@ -14,7 +13,7 @@ from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.mixture import Mixture
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample
-from ragaf_jax.batch import Batch, BatchIterator, Truth
+from ragaf_jax.batch import Batch, BatchIterator, Truth, stacked
 
 # Two threads and four prefetched batches suffice, because reading is fast compared with a step.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -70,7 +69,7 @@ def train_iterator(
     examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(
         to_example, seed=_seed(seed, _CAPTIONS)
     )
-    batched = examples.batch(batch_size, batch_fn=stack_examples)
+    batched = examples.batch(batch_size, batch_fn=stacked)
     batches = iter(batched[process_index::process_count].to_iter_dataset(_READ))
     contents = in_order.batch(batch_size, batch_fn=list)[process_index::process_count]
     return TrainBatches(batches, contents)
@@ -148,7 +147,7 @@ def held_out_batch(
         true_phrases=true_phrases,
         regions_found=np.array([record["regions_found"] for record in records], np.int32),
     )
-    return stack_examples([to_example.example(record) for record in records]), truth
+    return stacked([to_example.example(record) for record in records]), truth
 
 
 def distinct_groups(source: RecordSource, n: int) -> list[int]:
@@ -159,11 +158,6 @@ def distinct_groups(source: RecordSource, n: int) -> list[int]:
             break
         first.setdefault(source[index]["group"], index)
     return list(first.values())
-
-
-def stack_examples(examples: Sequence[Batch]) -> Batch:
-    """Stacks examples into a batch."""
-    return jax.tree.map(lambda *arrays: np.stack(arrays), *examples)
 
 
 class DevicePrefetcher:

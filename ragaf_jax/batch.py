@@ -1,6 +1,6 @@
 """The inputs of training and evaluation steps, and the ground truth of evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -69,6 +69,11 @@ class BatchIterator(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
     def keys(self, index: int) -> list[str]: ...
+
+
+def stacked(examples: Sequence[T]) -> T:
+    """Batches, graphs or other trees of equal shapes, stacked along a new leading axis."""
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *examples)
 
 
 def in_chunks(batch: T, size: int) -> Iterator[tuple[T, slice]]:

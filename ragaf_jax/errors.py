@@ -16,16 +16,9 @@ from absl import logging as absl_logging
 
 # Errors of the file system that users can correct.
 _FILE_ERRORS = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENAMETOOLONG,
+    *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EROFS),
+    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
 )
-
 
 _LEAST_WIDTH = 20  # columns; a terminal without a size has 0
 
@@ -38,11 +31,12 @@ class UserError(Exception):
     """
 
 
-def notify(sentence: str) -> None:
-    """Prints a `wrapped` sentence on stderr, above any progress bar."""
+def notify(*sentences: str) -> None:
+    """Prints `wrapped` sentences on stderr, above any progress bar."""
     from tqdm import tqdm  # importing it takes 50 ms
 
-    tqdm.write(wrapped(sentence), file=sys.stderr)
+    for sentence in sentences:
+        tqdm.write(wrapped(sentence), file=sys.stderr)
     sys.stderr.flush()
 
 
@@ -59,16 +53,12 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return record.name.partition(".")[0] in ("ragaf_jax", "input_pipeline")
 
 
-def _not_ours(record: logging.LogRecord) -> bool:
-    return not _is_ours(record)
-
-
 def _notify_of_logs() -> None:
     """Prints log records of this project as notices; a second call has no effect."""
     root = logging.getLogger()
     if not any(isinstance(handler, _Notices) for handler in root.handlers):
         root.addHandler(_Notices())
-        absl_logging.get_absl_handler().addFilter(_not_ours)
+        absl_logging.get_absl_handler().addFilter(lambda record: not _is_ours(record))
 
 
 def wrapped(text: str) -> str:
@@ -130,12 +120,7 @@ def _underscored(argument: str) -> str:
 
 
 def _wrong_field(argv: Sequence[str], message: str) -> str | None:
-    """The error in a config field of `argv`; None if the error is elsewhere.
-
-    Args:
-      argv: the command line.
-      message: of absl or ml_collections.
-    """
+    """The error in a config field of `argv`; None if absl's `message` is about something else."""
     from ml_collections.config_flags import config_flags  # not every command has a configuration
 
     names = [name for name in flags.FLAGS if config_flags.is_config_flag(flags.FLAGS[name])]

@@ -86,13 +86,7 @@ _CARD = re.compile(rf"loss|denoising|{'|'.join(TERMS)}|validation/.*|response/(s
 
 
 def measured(workdir: Path, number: int, step: int) -> dict[str, float]:
-    """The last metrics that a run logged up to a step, and those of an evaluation of this step.
-
-    Args:
-      workdir: of Stage `number`.
-      number: 1 or 2.
-      step: of the exported checkpoint.
-    """
+    """The last metrics that Stage `number` logged up to a step, and those of its evaluation."""
     numbers: dict[str, float] = {}
     log = workdir / "logs" / "metrics.jsonl"
     if log.exists():
@@ -123,9 +117,10 @@ def main(argv: list[str]) -> None:
     # Local paths are of no use to others.
     meta["config"]["stage1"], meta["config"]["data"]["dir"] = "", "data"
 
+    number, step = meta["config"]["stage"], int(meta["step"])
+
     def card(title: str, parts: list[str], usage: str) -> str:
-        step = int(meta["step"])
-        metrics = measured(workdir, meta["config"]["stage"], step)
+        metrics = measured(workdir, number, step)
         return model_card(title, parts, usage, meta["config"], step, metrics)
 
     if FLAGS.format == "orbax":
@@ -134,7 +129,6 @@ def main(argv: list[str]) -> None:
                 "--format=orbax writes all parameters as they are; leave out --parts and "
                 "--merge_lora."
             )
-        number = meta["config"]["stage"]
         usage = STAGE.format(path=output.name, number=number)
         with whole_folder(output) as folder:
             save_parameters(folder, params, meta, FLAGS.dtype)
@@ -144,12 +138,8 @@ def main(argv: list[str]) -> None:
         return
     config = ml_collections.ConfigDict(meta["config"])
     model = build_model(config)
-    made = {
-        FOLDERS[name]: write
-        for name, write in writers(
-            model, params, FLAGS.dtype, FLAGS.format, FLAGS.merge_lora
-        ).items()
-    }
+    written = writers(model, params, FLAGS.dtype, FLAGS.format, FLAGS.merge_lora)
+    made = {FOLDERS[name]: write for name, write in written.items()}
     if FLAGS.format == "kohya" and FLAGS.merge_lora:
         raise UserError(
             "--format=kohya writes the LoRA alone and --merge_lora leaves none; choose one of them."

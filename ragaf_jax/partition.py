@@ -53,10 +53,7 @@ def partition(params: Tree, trainable: Sequence[str], frozen: Sequence[str]) -> 
                 f"The pattern {pattern!r} of config.train.{side} matches no parameter; the paths "
                 f"begin with {', '.join(sorted({path.split('/')[0] for path in flat}))}."
             )
-    return (
-        unflatten_dict(chosen["trainable"], sep="/"),
-        unflatten_dict(chosen["frozen"], sep="/"),
-    )
+    return unflatten_dict(chosen["trainable"], sep="/"), unflatten_dict(chosen["frozen"], sep="/")
 
 
 def merge(trainable: Tree, frozen: Tree) -> Tree:

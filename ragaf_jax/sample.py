@@ -36,16 +36,7 @@ from absl import flags, logging
 from ragaf_jax.errors import UserError, notify, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.paths import PATH
-from ragaf_jax.sampling.command.from_flags import (
-    check_settings,
-    checkpoint_choice,
-    image_sizes,
-    option_flags,
-    print_vocabulary,
-    restore_pipeline,
-    stage_facts,
-    with_edited_regions,
-)
+from ragaf_jax.sampling.command import flag_checks, from_flags
 from ragaf_jax.sampling.recorded import set_recorded_flags
 
 FLAGS = flags.FLAGS
@@ -54,17 +45,29 @@ _COMPILING = "Compiling: 30 s or more, or a few seconds if it was compiled befor
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; alone, its image is the result.")
-    flags.DEFINE(
-        PATH, "stage2", None, "Workdir of Stage 2; alone, it samples from noise or --image."
-    )
-    flags.DEFINE(PATH, "sketch", None, "Image of the sketch, dark on light or light on dark.")
+    from_flags.define_stage_flags(checkpoint=None)
+    for name, text in {
+        "sketch": "Image of the sketch, dark on light or light on dark.",
+        "output": "Output folder; an earlier output in it is replaced.",
+        "labels": "Edited labels.png: each pixel is a region's number.",
+        "image": "Image to start from instead of noise; see --strength.",
+        "from": "metadata.json of an output to repeat; other flags override it.",
+        "sketches": "Folder of sketches, instead of --sketch.",
+        "prompts": "Prompts of --sketches: .txt, .csv, .jsonl; default: a .txt beside each sketch.",
+    }.items():
+        flags.DEFINE(PATH, name, None, text)
+    for name, text in {
+        "guidance": "Guidance scale of the text; default: the last stage's config.",
+        "sketch_guidance": "Guidance scale of the sketch; default: the last stage's config.",
+        "sketch_strength": "Scale of the sketch branch's output; 1 as in training.",
+        "guidance_until": "Fraction of the timesteps below which both scales are 1.",
+        "strength": "Noise added to a stage's starting image: 0 none, 1 pure noise.",
+    }.items():
+        flags.DEFINE_float(name, None, text)
     flags.DEFINE_string("prompt", None, "Description of the image; may be empty.")
     flags.DEFINE_string("negative_prompt", "", "What the image should not contain.")
-    flags.DEFINE(PATH, "output", None, "Output folder; an earlier output in it is replaced.")
     flags.DEFINE_multi_string("region", [], 'Prompt of one region, such as 3="red brick wall"')
     flags.DEFINE_multi_string("merge", [], "Regions to merge, such as 2,7")
-    flags.DEFINE(PATH, "labels", None, "Edited labels.png: each pixel is a region's number.")
     flags.DEFINE_float(
         "neck_splits",
         1.0,
@@ -74,7 +77,6 @@ def define_flags() -> None:
     flags.DEFINE_bool("regions_only", False, "Writes the numbered regions and samples no image.")
     flags.DEFINE_integer("seed", 0, "The same seed and settings give the same image.")
     flags.DEFINE_integer("count", 1, "Number of images; their seeds are seed, seed + 1 …")
-    flags.DEFINE(PATH, "image", None, "Image to start from instead of noise; see --strength.")
     flags.DEFINE_bool(
         "crop", True, "Crops the sketch to its ink where the ink spans less than half the page."
     )
@@ -87,44 +89,10 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "steps", None, "Denoising steps of each stage; default: the last stage's config."
     )
-    flags.DEFINE_float(
-        "guidance", None, "Guidance scale of the text; default: the last stage's config."
-    )
-    flags.DEFINE_float(
-        "sketch_guidance", None, "Guidance scale of the sketch; default: the last stage's config."
-    )
-    flags.DEFINE_float(
-        "sketch_strength", None, "Scale of the sketch branch's output; 1 as in training."
-    )
-    flags.DEFINE_float(
-        "guidance_until", None, "Fraction of the timesteps below which both scales are 1."
-    )
-    flags.DEFINE_float(
-        "strength", None, "Noise added to a stage's starting image: 0 none, 1 pure noise."
-    )
     flags.DEFINE_string(
         "sampler",
         None,
         "ddim, dpm_solver_pp_2m, unipc, euler, heun or ddpm; default: the last stage's config.",
-    )
-    flags.DEFINE_string(
-        "checkpoint",
-        None,
-        "newest (default), best (by config.best_metric) or a step, for both stages; newest,4500 "
-        "selects Stage 1's and Stage 2's.",
-    )
-    flags.DEFINE_enum(
-        "dtype", None, ["float32", "bfloat16"], "Of the computation; default: as trained."
-    )
-    flags.DEFINE(
-        PATH, "from", None, "metadata.json of an output to repeat; other flags override it."
-    )
-    flags.DEFINE(PATH, "sketches", None, "Folder of sketches, instead of --sketch.")
-    flags.DEFINE(
-        PATH,
-        "prompts",
-        None,
-        "Prompts of --sketches, .txt, .csv or .jsonl; default: a .txt beside each sketch.",
     )
     flags.DEFINE_integer(
         "per_device", 1, "Sketches that a device samples together; more are faster on a GPU."
@@ -145,7 +113,7 @@ def main(argv: list[str]) -> None:
         )
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it opens
     if FLAGS.vocabulary:
-        print_vocabulary()
+        from_flags.print_vocabulary()
         return
     given = frozenset(name for name in FLAGS if FLAGS[name].present)  # without those of --from
     recorded_steps: dict[int, int] = {}
@@ -173,15 +141,10 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     # Errors in the sketch and the flags are reported before JAX is imported.
     from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
     from ragaf_jax.sampling.command.batch_requests import parse_merges, parse_regions
-    from ragaf_jax.sampling.command.flag_checks import (
-        check_for_one,
-        check_inputs_survive,
-        unused_strength,
-    )
     from ragaf_jax.sampling.numbered import check_not_merged
     from ragaf_jax.sketch_input import read_sketch
 
-    check_for_one(given)
+    flag_checks.check_for_one(given)
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
     merges = parse_merges(FLAGS.merge)
     check_not_merged(region_prompts, merges)
@@ -197,29 +160,28 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     from ragaf_jax.sampling.recorded import INPUT_FILES, checkpoint_notices, file_facts
     from ragaf_jax.sampling.sketch_notices import sketch_notices
 
-    check_settings()
-    checkpoint = checkpoint_choice(recorded_steps)
+    from_flags.check_settings()
+    checkpoint = from_flags.checkpoint_choice(recorded_steps)
     output = Path(FLAGS.output).resolve()
     check_writable(output, FILES)
-    check_inputs_survive(output, {name: FLAGS[name].value for name in ("sketch", "image")})
-    pipeline = restore_pipeline(devices=1, per_device=1, checkpoint=checkpoint)
+    flag_checks.check_inputs_survive(
+        output, {name: FLAGS[name].value for name in ("sketch", "image")}
+    )
+    pipeline = from_flags.restore_pipeline(devices=1, per_device=1, checkpoint=checkpoint)
     steps = {number: stage.step for number, stage in pipeline.stages.items()}
-    for notice in checkpoint_notices(recorded_steps, steps):
-        notify(notice)
+    notify(*checkpoint_notices(recorded_steps, steps))
     sketch = read_sketch(grey, pipeline.page_size, FLAGS.crop)
     page = pipeline.page(sketch, neck_splits=FLAGS.neck_splits)
-    page = with_edited_regions(pipeline, page, merges)
+    page = from_flags.with_edited_regions(pipeline, page, merges)
     files = file_facts({name: FLAGS[name].value for name in INPUT_FILES})  # all have been read
     if FLAGS.regions_only:
         with whole_folder(output) as folder:
             write_regions(folder, page)
-        for notice in sketch_notices(page.given):
-            notify(notice)
+        notify(*sketch_notices(page.given))
         print(FLAGS.output)
         return
-    options = pipeline.options(**option_flags())
-    for notice in unused_strength(given, options.stages, image is not None):
-        notify(notice)
+    options = pipeline.options(**from_flags.option_flags())
+    notify(*flag_checks.unused_strength(given, options.stages, image is not None))
     notify(_COMPILING)
     with step_bar(pipeline.steps(options, FLAGS.count, image is not None)) as progress:
         result = pipeline(
@@ -231,54 +193,47 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
             count=FLAGS.count,
             image=image,
             progress=progress,
-            **option_flags(),
+            **from_flags.option_flags(),
         )
-    for notice in result.notices:
-        notify(notice)
+    notify(*result.notices)
     facts: dict[str, Any] = {**files, "crop": FLAGS.crop, "upscale": FLAGS.upscale}
     facts |= {"merge": FLAGS.merge} if FLAGS.merge else {}
-    result.save(output, facts | stage_facts(pipeline), FLAGS.upscale)
-    print(f"wrote {FLAGS.output}: {image_sizes(pipeline)}")
+    result.save(output, facts | from_flags.stage_facts(pipeline), FLAGS.upscale)
+    print(f"wrote {FLAGS.output}: {from_flags.image_sizes(pipeline)}")
 
 
 def sample_folder(given: Collection[str]) -> None:
     """Samples a folder of sketches on all devices; `given` is as in `sample_sketch`."""
     from ragaf_jax.sampling.command.batch_requests import read_requests, sketch_files
-    from ragaf_jax.sampling.command.flag_checks import (
-        check_batch_output,
-        check_for_batch,
-        unused_strength,
-    )
     from ragaf_jax.sampling.options import setting_notices
 
-    check_for_batch(given)
+    flag_checks.check_for_batch(given)
     if FLAGS.regions_only:
         raise UserError("--regions-only is for one sketch; give --sketch instead of --sketches.")
-    check_batch_output(Path(FLAGS.output), Path(FLAGS.sketches))
-    check_settings()
-    checkpoint = checkpoint_choice({})
+    flag_checks.check_batch_output(Path(FLAGS.output), Path(FLAGS.sketches))
+    from_flags.check_settings()
+    checkpoint = from_flags.checkpoint_choice({})
     prompts = None if FLAGS.prompts is None else Path(FLAGS.prompts)
     requests = read_requests(Path(FLAGS.sketches), prompts)
     for name, reason in sketch_files(Path(FLAGS.sketches))[1].items():
         if Path(FLAGS.sketches, name).resolve() != Path(FLAGS.output).resolve():
             notify(f"skipped: {name} {reason}")
-    pipeline = restore_pipeline(devices=None, per_device=FLAGS.per_device, checkpoint=checkpoint)
+    pipeline = from_flags.restore_pipeline(
+        devices=None, per_device=FLAGS.per_device, checkpoint=checkpoint
+    )
     from ragaf_jax.sampling.command.many import batch_notices, run_batch
 
-    options, output = pipeline.options(**option_flags()), Path(FLAGS.output)
-    unused = unused_strength(given, options.stages, has_image=False)
-    for notice in [*unused, *setting_notices(dataclasses.asdict(options))]:
-        notify(notice)
+    options, output = pipeline.options(**from_flags.option_flags()), Path(FLAGS.output)
+    unused = flag_checks.unused_strength(given, options.stages, has_image=False)
+    notify(*unused, *setting_notices(dataclasses.asdict(options)))
     changes = {"crop": FLAGS.crop, "upscale": FLAGS.upscale, "neck_splits": FLAGS.neck_splits}
-    facts = stage_facts(pipeline)
+    facts = from_flags.stage_facts(pipeline)
     done = run_batch(pipeline, requests, output, options, FLAGS.seed, facts, **changes)
-    for notice in batch_notices(done.notices):
-        notify(notice)
+    notify(*batch_notices(done.notices))
     counts = f"{len(done.sampled)} sampled, {len(done.existing)} existed before"
-    print(f"{counts}: {FLAGS.output}: {image_sizes(pipeline)}")
+    print(f"{counts}: {FLAGS.output}: {from_flags.image_sizes(pipeline)}")
     if done.failed:
-        for name, why in done.failed.items():
-            notify(f"{name}: {why}")
+        notify(*(f"{name}: {why}" for name, why in done.failed.items()))
         raise UserError(
             f"{len(done.failed)} of {len(requests)} sketches could not be sampled; see above."
         )

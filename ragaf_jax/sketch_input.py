@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from ragaf_jax.images import Window, cut, place_in_square, resized
+from ragaf_jax.framing import Window, cut, place_in_square, resized
 
 # Ink contrasts with the paper by more than this fraction of the paper's brightness.
 MIN_CONTRAST = 0.12
@@ -73,8 +73,8 @@ def read_sketch(grey: UInt8[np.ndarray, "h w"], page_size: int, crop: bool) -> S
     if window is not None:
         grey = cut(grey, window)
         page = on_page(grey, page_size)
-    scale = min(1.0, LINES_SIDE / max(grey.shape))
-    height, width = (max(1, round(side * scale)) for side in grey.shape)
+    side = min(LINES_SIDE, max(grey.shape))
+    height, width, _, _ = place_in_square(grey.shape[0], grey.shape[1], side)
     return SketchInput(page, resize_keeping_lines(grey, height, width), window)
 
 
@@ -151,8 +151,7 @@ def is_filled(lines: UInt8[np.ndarray, "h w"]) -> bool:
     Args:
       lines: as in `SketchInput`; normalised contrast would clip fills.
     """
-    scale = FILL_SIDE / max(lines.shape)
-    height, width = (max(1, round(side * scale)) for side in lines.shape)
+    height, width, _, _ = place_in_square(lines.shape[0], lines.shape[1], FILL_SIDE)
     darkness = _darkness(resized(lines, height, width))
     if darkness.max() <= MIN_CONTRAST:
         return False

@@ -15,15 +15,8 @@ from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.images import (
-    MAX_PIXELS,
-    check_same_aspect,
-    crop_square,
-    pad_to_square,
-    read_grey,
-    read_rgb,
-    to_square,
-)
+from ragaf_jax.framing import crop_square, pad_to_square, to_square
+from ragaf_jax.images import MAX_PIXELS, check_same_aspect, read_grey, read_rgb
 from ragaf_jax.sketch_input import to_page
 
 READERS = (read_grey, read_rgb)
@@ -310,9 +303,10 @@ def test_what_is_no_picture_ends_in_one_sentence(tmp_path, case, reader):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(UserError, match=expected) as caught:
-        reader(path, what="photo of a cat")
+        reader(path)
     sentence = str(caught.value)
-    assert sentence.startswith(f"The photo of a cat {path} ")
+    kind = "sketch" if reader is read_grey else "image"
+    assert sentence.startswith(f"The {kind} {path} ")
     assert sentence.endswith(".") and "\n" not in sentence
 
 

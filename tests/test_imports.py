@@ -23,6 +23,8 @@ LEAVES = {
         "caches",
         "errors",
         "folders",
+        "framing",
+        "image_modes",
         "images",
         "palette",
         "partition",

@@ -14,7 +14,8 @@ from PIL import Image
 
 from input_pipeline.datasets.openmoji_art import read_svg, render_image, render_lines
 from ragaf_jax.errors import UserError
-from ragaf_jax.images import MAX_PIXELS, Window, cut, read_grey
+from ragaf_jax.framing import Window, cut
+from ragaf_jax.images import MAX_PIXELS, read_grey
 from ragaf_jax.sketch_input import has_faint_lines, is_filled, read_sketch, to_page
 
 PAGE = 256

@@ -29,6 +29,7 @@ from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits
 from input_pipeline.extraction import sketch
 from ragaf_jax import images
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import crop_square, to_square
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.sketch_input import to_page
 
@@ -127,7 +128,7 @@ def _read(task: _Task) -> _Images | Rejected:
             grey = images.read_grey(item.sketch)
             images.check_same_aspect(grey.shape, photo.shape, item.sketch, item.image)
             # The photo is cropped to its central square as well.
-            page = to_page(images.crop_square(grey), page_size(task.options.size))
+            page = to_page(crop_square(grey), page_size(task.options.size))
             if page.min() == 255:
                 raise UserError("has no lines: all its pixels have one colour")
     except UserError as error:
@@ -154,7 +155,7 @@ def _records(task: _Task) -> list[Record] | Rejected:
         page = sketched(photo, options.size, options.sketch)
     return [
         record_format.encode(
-            image=images.to_square(photo, options.size),
+            image=to_square(photo, options.size),
             sketch=options.sketch_regions(page),
             captions=item.captions,
             category=item.category,
@@ -169,6 +170,4 @@ def sketched(
 ) -> UInt8[np.ndarray, "page page"]:
     """A page made from an image; its lines are one pixel wide at the model's `size`."""
     side = page_size(size)
-    return sketch.thicken(
-        sketch.photo_to_sketch(images.to_square(photo, side), method), side // size
-    )
+    return sketch.thicken(sketch.photo_to_sketch(to_square(photo, side), method), side // size)

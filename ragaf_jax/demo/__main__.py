@@ -16,14 +16,14 @@ from absl import flags, logging
 
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.paths import PATH
+from ragaf_jax.sampling.command.from_flags import define_stage_flags
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; alone, its image is the result.")
-    flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it starts from noise.")
+    define_stage_flags(checkpoint="newest")
     flags.DEFINE_string(
         "host", "127.0.0.1", "Address of the server; 0.0.0.0 for access from other machines."
     )
@@ -36,17 +36,6 @@ def define_flags() -> None:
         "Folder of sketches, each with a .txt of its prompt; default: `examples` beside Stage 2's "
         "workdir, if it exists.",
     )
-    flags.DEFINE_string(
-        "checkpoint",
-        "newest",
-        "newest, best or a step, for both stages; newest,4500 selects Stage 1's and Stage 2's.",
-    )
-    flags.DEFINE_enum(
-        "dtype", None, ["float32", "bfloat16"], "Of the computation; default: as trained."
-    )
-
-
-MAX_UPLOAD = "20mb"
 
 
 def main(argv: list[str]) -> None:
@@ -85,7 +74,7 @@ def main(argv: list[str]) -> None:
             server_port=FLAGS.port or None,
             theme=THEME,
             css=CSS,
-            max_file_size=MAX_UPLOAD,
+            max_file_size="20mb",
             footer_links=[],
             ssr_mode=False,
             show_error=False,

@@ -1,23 +1,238 @@
-"""The web page of a pipeline: its layout, connected with its event handlers."""
+"""The web page of a pipeline: its layout, connected with event handlers."""
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from ragaf_jax.demo.events import connect
-from ragaf_jax.demo.layout import CACHE_SECONDS, TITLE, Example, lay_out
+from ragaf_jax.demo.canvas import on_canvas, read_canvas, read_upload, upload_sketch
+from ragaf_jax.demo.generation import Shown, generate, write_archive
+from ragaf_jax.demo.layout import CACHE_SECONDS, REGION_PROMPT, TITLE, Example, Layout, lay_out
+from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
+from ragaf_jax.demo.session import Session
+from ragaf_jax.errors import UserError
+from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.pipeline import Pipeline
+
+QUEUED = "Queued …"
+
+# Events that change a session run one at a time, so that none overwrites another's change.
+IN_TURN: dict[str, Any] = {
+    "concurrency_id": "session",
+    "concurrency_limit": 1,
+    "show_progress": "hidden",
+}
+
+# Gradio's canvas starts without a tool, so the mouse would draw nothing.
+SELECT_BRUSH = """() => {
+  const brush = () => document.querySelector('#canvas [aria-label="Brush"]');
+  const timer = setInterval(() => {
+    if (brush()) { clearInterval(timer); brush().click(); }
+  }, 50);
+}"""
 
 
 def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
-    """Builds the page.
-
-    Args:
-      pipeline: samples for one visitor at a time.
-      examples: sketches and prompts.
-    """
+    """Builds the page; one visitor samples at a time."""
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS, fill_width=True
     ) as page:
-        connect(page, pipeline, lay_out(pipeline, examples), examples)
+        layout = lay_out(pipeline, examples)
+        page.load(None, js=SELECT_BRUSH)
+        _connect_sketch(pipeline, layout, examples)
+        _connect_regions(layout)
+        _connect_generation(pipeline, layout)
     return page
+
+
+def _connect_sketch(pipeline: Pipeline, layout: Layout, examples: Sequence[Example]) -> None:
+    def change(value: dict[str, Any] | None, session: Session, neck_splits: float | None) -> Any:
+        with _errors_shown():
+            now = _read(pipeline, session, value, neck_splits)
+        return gr.skip() if now is session else (now, *_shown_after(session, now), now.notice)
+
+    def upload(path: str | None, neck_splits: float | None) -> tuple[Any, ...]:
+        with _errors_shown():
+            splits = _number(neck_splits)
+            now = Session() if path is None else upload_sketch(pipeline, read_upload(path), splits)
+        return on_canvas(now, pipeline.page_size), now, *_shown(now), now.notice
+
+    def choose_example(neck_splits: float | None, place: gr.SelectData) -> tuple[Any, ...]:
+        file, prompt = examples[place.index]
+        return *upload(str(file), neck_splits), prompt
+
+    regions = [*_region_outputs(layout), layout.status]
+    inputs = [layout.canvas, layout.session, layout.neck_splits]
+    for event in (layout.canvas.change, layout.neck_splits.submit, layout.neck_splits.blur):
+        event(change, inputs, regions, **IN_TURN)
+    uploaded = layout.upload.upload(
+        upload, [layout.upload, layout.neck_splits], [layout.canvas, *regions], **IN_TURN
+    )
+    chosen = layout.examples.select(
+        choose_example, layout.neck_splits, [layout.canvas, *regions, layout.prompt], **IN_TURN
+    )
+    for event in (uploaded, chosen):
+        _clear_after_error(event, layout)
+
+
+def _connect_regions(layout: Layout) -> None:
+    def click(session: Session, place: gr.SelectData) -> tuple[Any, ...]:
+        now, figure = session, session.figure
+        if figure is not None:
+            height, width = figure.shape[:2]
+            now = now.click(place.index[0] / width, place.index[1] / height)
+        return now, *_shown(now)
+
+    def apply(session: Session, text: str) -> tuple[Any, ...]:
+        with _errors_shown():
+            now = session.apply(text)
+        return now, *_shown(now)
+
+    def merge(session: Session) -> tuple[Any, ...]:
+        with _errors_shown():
+            now = session.begin_merge()
+        return now, *_shown_after(session, now)
+
+    def unmerge(session: Session) -> tuple[Any, ...]:
+        with _errors_shown():
+            now = session.unmerge()
+        return now, *_shown_after(session, now)
+
+    text = [layout.session, layout.region_prompt]
+    for event, function in (
+        (layout.regions.select, click),
+        (layout.merge.click, merge),
+        (layout.unmerge.click, unmerge),
+    ):
+        event(function, layout.session, _region_outputs(layout), **IN_TURN)
+    for event in (layout.apply.click, layout.region_prompt.submit):
+        event(apply, text, _region_outputs(layout), **IN_TURN)
+
+
+def _connect_generation(pipeline: Pipeline, layout: Layout) -> None:
+    # Sessions that cancelled. Sampling stops itself between two steps, because an event that Gradio
+    # cancels may keep its place in the queue.
+    stopped: set[str | None] = set()
+
+    def start(
+        request: gr.Request,
+        value: dict[str, Any] | None,
+        session: Session,
+        neck_splits: float | None,
+    ) -> tuple[Any, ...]:
+        stopped.discard(request.session_hash)
+        # The last change event of the canvas may not have arrived yet.
+        with _errors_shown():
+            now = _read(pipeline, session, value, neck_splits)
+        return now, *_shown_after(session, now), QUEUED
+
+    def stop(request: gr.Request) -> None:
+        stopped.add(request.session_hash)
+
+    def sample(
+        request: gr.Request,
+        session: Session,
+        prompt: str,
+        negative_prompt: str,
+        seed: float | None,
+        *values: Any,
+    ) -> Iterator[tuple[Any, ...]]:
+        with tempfile.TemporaryDirectory() as folder, _errors_shown():
+            settings = dict(zip(layout.settings, (seed, *values), strict=True))
+            settings = checked_settings(settings, pipeline.leading.config.diffusion.steps)
+            for shown in generate(pipeline, session, prompt, negative_prompt, **settings):
+                if request.session_hash in stopped:
+                    stopped.discard(request.session_hash)
+                    yield _outputs(shown._replace(status="Cancelled."), Path(folder))
+                    return
+                yield _outputs(shown, Path(folder))
+
+    sampled = layout.generate.click(
+        start,
+        [layout.canvas, layout.session, layout.neck_splits],
+        [*_region_outputs(layout), layout.status],
+        **IN_TURN,
+    ).then(
+        sample,
+        [layout.session, layout.prompt, layout.negative, *layout.settings.values()],
+        [layout.status, layout.images, layout.coarse, layout.attention, layout.download],
+        api_name="generate",
+        concurrency_limit=1,
+        show_progress="hidden",
+    )
+    _clear_after_error(sampled, layout)
+    layout.cancel.click(stop, queue=False, show_progress="hidden")
+
+
+def _clear_after_error(event: Any, layout: Layout) -> None:
+    """Clears the status after an error, which is shown separately."""
+    event.failure(lambda: "", None, layout.status, queue=False, show_progress="hidden")
+
+
+def _outputs(shown: Shown, folder: Path) -> tuple[Any, ...]:
+    """Values of the components for one step; at the end, also writes the archive."""
+    archive = None if shown.result is None else str(write_archive(shown.result, folder))
+    download = gr.update(value=archive, interactive=archive is not None)
+    return shown.status, list(shown.images), list(shown.coarse), shown.attention, download
+
+
+def _read(
+    pipeline: Pipeline, session: Session, value: dict[str, Any] | None, neck_splits: float | None
+) -> Session:
+    """The session with the current canvas and `neck_splits`."""
+    layers = None if value is None else value["composite"]
+    return read_canvas(pipeline, session, layers, _number(neck_splits))
+
+
+def _number(neck_splits: float | None) -> float:
+    """The value of the field; the default if it is empty."""
+    value = NECK_SPLITS_FIELD.checked(neck_splits)
+    return NECK_SPLITS if value is None else value
+
+
+def _region_outputs(layout: Layout) -> list[Any]:
+    """The components for a session and the values of `_shown`."""
+    return [
+        layout.session,
+        layout.regions,
+        layout.region_prompt,
+        layout.region_prompts,
+        layout.merge,
+    ]
+
+
+def _shown(session: Session) -> tuple[Any, ...]:
+    """Values of the region figure, the prompt field, the list of prompts and the merge button."""
+    chosen = session.chosen
+    label = REGION_PROMPT if chosen is None else f"{REGION_PROMPT} (region {chosen})"
+    merge = "Cancel merge" if session.merging else "Merge"
+    field = gr.update(label=label, value=session.prompt)
+    return session.figure, field, _listed(session), gr.update(value=merge)
+
+
+def _shown_after(before: Session, now: Session) -> tuple[Any, ...]:
+    """As `_shown`, but without replacing unsaved text of the chosen region."""
+    figure, field, *others = _shown(now)
+    if before.chosen is not None and now.chosen is not None:
+        field = gr.update(label=field["label"])
+    return figure, field, *others
+
+
+def _listed(session: Session) -> str:
+    """The region prompts, or the next action, in Markdown."""
+    if session.merging:
+        return f"Click the region to merge with region {session.chosen}."
+    prompts = (f"**{number}** {text}" for number, text in sorted(session.prompts.items()))
+    return f"Region prompts: {' · '.join(prompts)}" if session.prompts else ""
+
+
+@contextlib.contextmanager
+def _errors_shown() -> Iterator[None]:
+    """Shows a `UserError` on the page."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error), print_exception=False) from None

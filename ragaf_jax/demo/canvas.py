@@ -32,18 +32,11 @@ def read_upload(path: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def upload_sketch(
-    pipeline: Pipeline,
-    grey: UInt8[np.ndarray, "h w"],
-    neck_splits: int | float = NECK_SPLITS,
+    pipeline: Pipeline, grey: UInt8[np.ndarray, "h w"], neck_splits: int | float = NECK_SPLITS
 ) -> Session:
     """A new session with a sketch of any size and polarity, cropped if its subject is small.
 
     The session's notice names losses of the sketch. Without lines, the session has no sketch.
-
-    Args:
-      pipeline: finds the regions.
-      grey: as in `read_sketch`.
-      neck_splits: as in `Pipeline.page`.
     """
     if grey.min() == grey.max():
         return Session(notice=BLANK)
@@ -64,10 +57,9 @@ def read_canvas(
     """The session with the sketch of the canvas; the same object if nothing has changed.
 
     Args:
-      pipeline: finds the regions.
+      pipeline, neck_splits: find the regions.
       session: before the change.
       layers: RGBA of background and strokes; None for an empty canvas.
-      neck_splits: as in `Pipeline.page`.
 
     Raises:
       UserError: `neck_splits` is out of its range.

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
-from ragaf_jax.figures.attention import attention_maps
 from ragaf_jax.figures.lettering import Rgb, enlarge
 from ragaf_jax.sampling.loaded_stages import joined
 from ragaf_jax.sampling.loop import Finished, Images
@@ -55,9 +54,7 @@ def generate(
     Args:
       pipeline: the stages.
       session: sketch and region prompts.
-      prompt, negative_prompt: may be empty.
-      seed: of the first image; later images have seed + 1 …
-      count: number of images.
+      prompt, negative_prompt, seed, count: as in `Pipeline.__call__`.
       **choices: fields of `Options`.
 
     Raises:
@@ -97,7 +94,7 @@ def generate(
     result = result_of(page, request, joined(results), settings, {"sampling": seconds})
     yield _shown_so_far(results)._replace(
         status=" ".join([f"Done in {seconds:.1f} s.", *_without_flags(page, result.notices)]),
-        attention=_attention(result),
+        attention=result.attention_maps,
         result=result,
     )
 
@@ -125,18 +122,3 @@ def _shown_so_far(results: Sequence[Finished]) -> Shown:
 
 def _enlarged(images: Images | None) -> list[Rgb]:
     return [] if images is None else [enlarge(image, SHOWN) for image in images]
-
-
-def _attention(result: Result) -> Rgb | None:
-    """The first image's heat maps; None without RAGAF."""
-    if result.attention is None or result.fusion is None:
-        return None
-    return attention_maps(
-        result.sketch_page.page,
-        result.regions.labels,
-        result.attention[0],
-        result.pieces,
-        result.fusion[:, 0].mean(0),
-        result.numbers,
-        result.request.text_ids,
-    )

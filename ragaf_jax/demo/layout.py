@@ -24,11 +24,15 @@ STAGE_NAMES = {"both": "Both", "1": "Stage 1", "2": "Stage 2"}
 # Images fill the height of the window.
 SKETCH_HEIGHT, RESULT_HEIGHT = "calc(max(660px, 100vh) - 366px)", "calc(max(660px, 100vh) - 250px)"
 
+# Options of components that show images.
+IMAGE: dict[str, Any] = {"show_label": False, "interactive": False, "format": "png"}
+RESULT = {**IMAGE, "height": RESULT_HEIGHT, "buttons": ["fullscreen", "download"]}
+
 Example = tuple[Path, str]
 
 
 class Layout(NamedTuple):
-    """The components that `events` connects with functions."""
+    """The components that `app` connects with functions."""
 
     session: gr.State
     canvas: gr.Sketchpad
@@ -55,7 +59,7 @@ class Layout(NamedTuple):
 
 def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
     """Creates all components within an open `gr.Blocks`."""
-    side = pipeline.leading.model.image_size
+    side, with_ragaf = pipeline.leading.model.image_size, pipeline.takes_region_prompts
     gr.HTML(
         f"<b>{TITLE}</b> Sketch and text → image <span>native size {side} × {side} px</span>",
         elem_id="title",
@@ -68,13 +72,11 @@ def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
                 with gr.Column(min_width=270):
                     sketch = _sketch(canvas_side(pipeline.page_size), examples)
                 with gr.Column(min_width=270):
-                    regions = _regions(pipeline.takes_region_prompts)
-            listed = gr.Markdown(
-                "", visible=pipeline.takes_region_prompts, elem_id="region_prompts"
-            )
+                    regions = _regions(with_ragaf)
+            listed = gr.Markdown("", visible=with_ragaf, elem_id="region_prompts")
             inputs = _inputs(pipeline, examples)
         with gr.Column(scale=5, min_width=320):
-            results = _results(len(pipeline.stages) == 2, pipeline.takes_region_prompts)
+            results = _results(len(pipeline.stages) == 2, with_ragaf)
     return Layout(session=session, region_prompts=listed, **sketch, **regions, **inputs, **results)
 
 
@@ -105,7 +107,6 @@ def _sketch(side: int, examples: Sequence[Example]) -> dict[str, Any]:
         )
         gallery = gr.Gallery(
             [str(file) for file, _ in examples],
-            show_label=False,
             visible=bool(examples),
             columns=max(1, len(examples)),
             height=40,
@@ -113,26 +114,19 @@ def _sketch(side: int, examples: Sequence[Example]) -> dict[str, Any]:
             scale=5,
             min_width=200,
             allow_preview=False,
-            interactive=False,
-            format="png",
             buttons=[],
             elem_id="examples",
+            **IMAGE,
         )
     return {"canvas": canvas, "upload": upload, "examples": gallery}
 
 
 def _regions(visible: bool) -> dict[str, Any]:
     _heading("Regions: click one to describe it" if visible else "Regions")
-    regions = gr.Image(
-        show_label=False,
-        height=SKETCH_HEIGHT,
-        buttons=[],
-        interactive=False,
-        format="png",
-        elem_id="regions",
-    )
+    parts: dict[str, Any] = {}
+    parts["regions"] = gr.Image(height=SKETCH_HEIGHT, buttons=[], elem_id="regions", **IMAGE)
     with gr.Row(visible=visible):
-        region_prompt = gr.Textbox(
+        parts["region_prompt"] = gr.Textbox(
             label=REGION_PROMPT,
             placeholder="select a region, then describe it",
             max_lines=1,
@@ -141,87 +135,51 @@ def _regions(visible: bool) -> dict[str, Any]:
             elem_id="region_prompt",
         )
         with gr.Column(scale=2, min_width=120):
-            apply = gr.Button("Apply", size="sm", elem_id="apply")
+            parts["apply"] = gr.Button("Apply", size="sm", elem_id="apply")
             with gr.Row():
-                merge = gr.Button("Merge", size="sm", min_width=50, elem_id="merge")
-                unmerge = gr.Button("Unmerge", size="sm", min_width=50, elem_id="unmerge")
-    return {
-        "regions": regions,
-        "region_prompt": region_prompt,
-        "apply": apply,
-        "merge": merge,
-        "unmerge": unmerge,
-    }
+                parts["merge"] = gr.Button("Merge", size="sm", min_width=50, elem_id="merge")
+                parts["unmerge"] = gr.Button("Unmerge", size="sm", min_width=50, elem_id="unmerge")
+    return parts
 
 
 def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
     words = pipeline.leading.tokenizer.words()
+    parts: dict[str, Any] = {}
     with gr.Tabs(elem_id="inputs"):
         with gr.Tab("Prompt"), gr.Row():
-            hint = f"for example: {examples[0][1]}" if examples else ""
-            prompt, negative = (
-                gr.Textbox(label=label, placeholder=hint, lines=3, max_lines=3, elem_id=name)
-                for label, hint, name in (
-                    ("Prompt", hint, "prompt"),
-                    ("Negative prompt", "", "negative"),
+            example = f"for example: {examples[0][1]}" if examples else ""
+            for name, label, hint in (
+                ("prompt", "Prompt", example),
+                ("negative", "Negative prompt", ""),
+            ):
+                parts[name] = gr.Textbox(
+                    label=label, placeholder=hint, lines=3, max_lines=3, elem_id=name
                 )
-            )
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
-            settings = _settings(pipeline)
-            neck_splits = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
+            parts["settings"] = _settings(pipeline)
+            parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
         with gr.Tab("Vocabulary", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
-    return {
-        "prompt": prompt,
-        "negative": negative,
-        "neck_splits": neck_splits,
-        "settings": settings,
-    }
+    return parts
 
 
 def _results(two_stages: bool, attention_maps: bool) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
     with gr.Tabs(elem_id="results"):
         with gr.Tab("Result"):
-            images = _gallery("result")
+            parts["images"] = gr.Gallery(object_fit="contain", elem_id="result", **RESULT)
         with gr.Tab("Stage 1", visible=two_stages, render_children=True):
-            coarse = _gallery("stage1")
+            parts["coarse"] = gr.Gallery(object_fit="contain", elem_id="stage1", **RESULT)
         with gr.Tab("Attention", visible=attention_maps, render_children=True):
-            attention = gr.Image(
-                show_label=False,
-                height=RESULT_HEIGHT,
-                interactive=False,
-                format="png",
-                buttons=["fullscreen", "download"],
-                elem_id="attention",
-            )
+            parts["attention"] = gr.Image(elem_id="attention", **RESULT)
     with gr.Row():
-        generate = gr.Button("Generate", variant="primary", scale=3, elem_id="generate")
-        cancel = gr.Button("Cancel", scale=1, min_width=80, elem_id="cancel")
-        download = gr.DownloadButton(
+        parts["generate"] = gr.Button("Generate", variant="primary", scale=3, elem_id="generate")
+        parts["cancel"] = gr.Button("Cancel", scale=1, min_width=80, elem_id="cancel")
+        parts["download"] = gr.DownloadButton(
             "Download .zip", scale=2, min_width=120, interactive=False, elem_id="download"
         )
-    status = gr.Markdown("", elem_id="status")
-    return {
-        "images": images,
-        "coarse": coarse,
-        "attention": attention,
-        "generate": generate,
-        "cancel": cancel,
-        "download": download,
-        "status": status,
-    }
-
-
-def _gallery(name: str) -> gr.Gallery:
-    return gr.Gallery(
-        show_label=False,
-        height=RESULT_HEIGHT,
-        object_fit="contain",
-        interactive=False,
-        format="png",
-        buttons=["fullscreen", "download"],
-        elem_id=name,
-    )
+    parts["status"] = gr.Markdown("", elem_id="status")
+    return parts
 
 
 def _settings(pipeline: Pipeline) -> dict[str, Any]:

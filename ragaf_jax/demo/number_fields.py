@@ -52,11 +52,7 @@ NECK_SPLITS_FIELD = NumberField("Neck splits", 0, MOST_NECK_SPLITS, 0.5)
 
 
 def number_fields(schedule_steps: int) -> dict[str, NumberField]:
-    """The number fields of a request, by argument of `generation.generate`.
-
-    Args:
-      schedule_steps: T of the diffusion process.
-    """
+    """The number fields of a request, by argument of `generation.generate`."""
     return {
         "seed": NumberField("Seed", 0, 2**32 - 1, 1, optional=False),
         "count": NumberField("Images", 1, MAX_IMAGES, 1, optional=False),
@@ -69,11 +65,7 @@ def number_fields(schedule_steps: int) -> dict[str, NumberField]:
 
 
 def checked_settings(settings: dict[str, Any], schedule_steps: int) -> dict[str, Any]:
-    """The settings of a request with checked numbers.
-
-    Args:
-      settings: by argument of `generation.generate`.
-      schedule_steps: as in `number_fields`.
+    """The settings of a request, by argument of `generation.generate`, with checked numbers.
 
     Raises:
       UserError: the first number out of its range, with the label of its field.

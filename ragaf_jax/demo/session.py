@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from ragaf_jax.demo.matching import match_regions
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.graph import draw_regions
 from ragaf_jax.figures.lettering import Rgb
@@ -15,6 +14,9 @@ from ragaf_jax.sampling.numbered import NumberedRegions, merged
 from ragaf_jax.sampling.request import SketchPage
 
 HIGHLIGHT = (255, 80, 0)  # RGB of the chosen region's border
+
+# Least intersection over union of matching regions. A stroke that halves a region leaves 0.5.
+LEAST_OVERLAP = 0.25
 
 
 class Session(NamedTuple):
@@ -59,11 +61,7 @@ class Session(NamedTuple):
         return Session(after, page.numbered, merges, prompts, chosen, notice=notice)
 
     def click(self, x: float, y: float) -> "Session":
-        """Chooses the region at a point of the page, or merges it with the chosen one.
-
-        Args:
-          x, y: in 0 … 1 of the page's sides.
-        """
+        """Chooses the region at a point in [0, 1]², or merges it with the chosen one."""
         if self.page is None:
             return self
         labels = self.page.numbered.regions.labels
@@ -74,11 +72,7 @@ class Session(NamedTuple):
         return self._merge(self.chosen, number)._replace(merging=False)
 
     def begin_merge(self) -> "Session":
-        """Merges the next clicked region with the chosen one; a second call cancels.
-
-        Raises:
-          UserError: no region is chosen.
-        """
+        """Merges the next clicked region with the chosen one; a second call cancels."""
         self._chosen()
         return self._replace(merging=not self.merging)
 
@@ -97,11 +91,7 @@ class Session(NamedTuple):
         return self._with(rest)._replace(merging=False)
 
     def apply(self, text: str) -> "Session":
-        """Sets the prompt of the chosen region; an empty text removes it.
-
-        Raises:
-          UserError: no region is chosen.
-        """
+        """Sets the prompt of the chosen region; an empty text removes it."""
         number = self._chosen()
         prompts = {other: text for other, text in self.prompts.items() if other != number}
         if text.strip():
@@ -126,6 +116,7 @@ class Session(NamedTuple):
         return highlighted(figure, chosen.astype(np.uint8))
 
     def _chosen(self) -> int:
+        """The chosen region; raises `UserError` without one."""
         if self.chosen is None:
             raise UserError("No region is chosen; click one in the figure of the regions.")
         return self.chosen
@@ -154,6 +145,33 @@ class Session(NamedTuple):
         return self._replace(page=_with_merges(self.page, self.found, merges), merges=merges)
 
 
+def match_regions(before: NumberedRegions, after: NumberedRegions) -> dict[int, int]:
+    """Pairs regions greedily by falling intersection over union, each region once.
+
+    Background matches background only: the inside of a new frame around the page is no background.
+
+    Args:
+      before, after: partitions of pages of the same size.
+
+    Returns:
+      Numbers in `after` by numbers in `before`, without regions that no longer exist.
+    """
+    old, new = before.regions, after.regions
+    pairs = (old.labels * new.n + new.labels).ravel()
+    shared = np.bincount(pairs, minlength=old.n * new.n).reshape(old.n, new.n)
+    union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
+    overlap = np.where(old.background[:, None] == new.background, shared / union, 0)
+    found: dict[int, int] = {}
+    for pair in np.argsort(-overlap, axis=None, kind="stable"):
+        i, j = divmod(int(pair), new.n)
+        if overlap[i, j] < LEAST_OVERLAP:
+            break
+        one, other = before.numbers[i], after.numbers[j]
+        if one not in found and other not in found.values():
+            found[one] = other
+    return found
+
+
 def _with_merges(
     page: SketchPage, found: NumberedRegions, merges: tuple[tuple[int, ...], ...]
 ) -> SketchPage:
@@ -161,21 +179,13 @@ def _with_merges(
 
 
 def highlighted(figure: Rgb, region: UInt8[np.ndarray, "s s"]) -> Rgb:
-    """The figure with a thick line inside the border of one region.
-
-    Args:
-      figure: a multiple of the region's size.
-      region: mask, 1 inside the region, 0 outside.
-    """
+    """The figure, a multiple of the region's size, with a thick line inside the region's border."""
     size = figure.shape[1], figure.shape[0]
     mask = cv2.resize(region, size, interpolation=cv2.INTER_NEAREST)
     width = max(3, figure.shape[0] // 85)
     # Outside the page counts as another region, so that borders also run along its edge.
     inner = cv2.erode(
-        mask,
-        np.ones((2 * width + 1,) * 2, np.uint8),
-        borderType=cv2.BORDER_CONSTANT,
-        borderValue=0,
+        mask, np.ones((2 * width + 1,) * 2, np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
     )
     result = figure.copy()
     result[(mask > 0) & (inner == 0)] = HIGHLIGHT

@@ -21,7 +21,7 @@ from ragaf_jax.figures.lettering import (
     text_block,
 )
 from ragaf_jax.figures.phrases import Phrase, phrases
-from ragaf_jax.images import resized
+from ragaf_jax.framing import resized
 
 # A row of four maps is about 1000 px wide, the width of figures on web pages.
 CELL, COLUMNS, LETTERS = 240, 4, 16  # px per map, maps per row, px per letter

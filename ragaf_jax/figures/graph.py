@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw
 
 from ragaf_jax.figures.lettering import font, wrap
+from ragaf_jax.framing import resized
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.features import EDGE_KINDS
 from ragaf_jax.graph.measure import measure_regions
 from ragaf_jax.graph.regions import Regions
-from ragaf_jax.images import resized
 
 LEAST_SIDE = 512  # px of a figure's shorter side; strokes and letters scale with it
 LETTERS = 20  # height of region numbers, px of a figure of LEAST_SIDE

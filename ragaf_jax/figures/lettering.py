@@ -55,12 +55,12 @@ def cut_to(text: str, width: int, size: int) -> str:
     return wrap(text, width - math.ceil(measure(ellipsis)), size)[0] + ellipsis
 
 
-def shortened(text: str, most: int = LONGEST) -> str:
-    """Text of at most `most` characters; longer text is cut after a word, with an ellipsis."""
+def shortened(text: str) -> str:
+    """Text of at most `LONGEST` characters; longer text is cut after a word, with an ellipsis."""
     text = text.strip()
-    if len(text) <= most:
+    if len(text) <= LONGEST:
         return text
-    return text[: most - 2].rsplit(maxsplit=1)[0] + " …"
+    return text[: LONGEST - 2].rsplit(maxsplit=1)[0] + " …"
 
 
 def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> Rgb:

@@ -1,8 +1,5 @@
 """Pads graphs to fixed sizes by jraph's convention."""
 
-from collections.abc import Sequence
-
-import jax
 import jraph
 import numpy as np
 
@@ -41,11 +38,6 @@ def pad_graph(graph: RegionGraph, max_nodes: int, max_edges: int) -> jraph.Graph
         n_edge=np.array([e, max_edges - e], np.int32),
         globals=None,
     )
-
-
-def stack_graphs(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
-    """Stack padded graphs of one size along a leading batch axis."""
-    return jax.tree.map(lambda *arrays: np.stack(arrays), *graphs)
 
 
 def _extended(array: np.ndarray, length: int, value: int) -> np.ndarray:

@@ -53,17 +53,17 @@ def stacked_conditions(
     if count == 1:  # without guidance
         texts = model.encode_text(params, positive)
     else:
-        both = model.encode_text(params, _stacked([negative, positive]))
+        both = model.encode_text(params, _concatenated([negative, positive]))
         negative = jax.tree.map(lambda x: x[:-examples], both)
         positive = jax.tree.map(lambda x: x[-examples:], both)
         negative = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), negative, positive)
-        texts = _stacked([negative] * (count - 1) + [positive])
+        texts = _concatenated([negative] * (count - 1) + [positive])
     shown = jnp.repeat(jnp.array([0.0, 1.0, 1.0][-count:]), examples)
     regions = None
     if model.ragaf is not None:
         regions = model.locate(
             jnp.concatenate([batch.labels] * count),
-            _stacked([batch.graph] * count),
+            _concatenated([batch.graph] * count),
             texts.mask,
             shown,
         )
@@ -77,7 +77,7 @@ def stacked_conditions(
     return Conditioning(texts, sketch, regions)
 
 
-def _stacked(trees: Sequence[T]) -> T:
+def _concatenated(trees: Sequence[T]) -> T:
     """The arrays of several trees, concatenated on the batch axis."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)
 

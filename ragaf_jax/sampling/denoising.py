@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.guidance import guided
@@ -22,6 +22,8 @@ from ragaf_jax.sampling.sampling_config import (
     TextConditioning,
     TimestepGrid,
 )
+
+KeyData = UInt32[Array, "b words"]  # jax.random.key_data of one key per example
 
 # Timesteps, as fractions of T, at which RAGAF's attention and fusion weights are recorded.
 TRACE_LEVELS = (0.9, 0.7, 0.5, 0.3, 0.1)
@@ -43,18 +45,13 @@ class Denoising(NamedTuple):
     conditioning: Conditioning
     own: Bool[Array, "b h w 1"] | None = None
 
-    @property
-    def preview(self) -> Float[Array, "b h w c"]:
-        """The network's latest prediction of the clean latents."""
-        return self.state.x0
-
 
 def begin(
     model: Model,
     sampling: SamplingConfig,
     params: Params,
     batch: Batch,
-    keys: Key[Array, " b"],
+    keys: KeyData,
     scales: Scales,
     grid: TimestepGrid,
     start: Float[Array, "b h w c"] | None = None,
@@ -63,17 +60,16 @@ def begin(
     """The latents before the first step.
 
     Args:
-      model: static.
-      sampling: static.
+      model, sampling: static.
       params: the stage's parameters.
       batch: sketches, regions and text; its images are not used.
-      keys: one per example. An image depends on no other example of the batch.
+      keys: an image depends on no other example of the batch.
       scales: traced; which of them are None is static.
       grid: traced.
       start: latents to start from, noised to the first timestep; None: pure noise.
       text: traced; see `stacked_conditions`.
     """
-    x = noise = example_noise(keys, model.latent_shape)
+    x = noise = example_noise(jax.random.wrap_key_data(keys), model.latent_shape)
     conditioning = stacked_conditions(model, sampling, params, batch, evaluations(scales), text)
     if start is not None:
         first = jnp.broadcast_to(grid.timesteps[0], len(noise))
@@ -87,7 +83,7 @@ def advance(
     sampling: SamplingConfig,
     params: Params,
     denoising: Denoising,
-    keys: Key[Array, " b"],
+    keys: KeyData,
     scales: Scales,
     grid: TimestepGrid,
     until: int | Int[Array, ""],
@@ -103,11 +99,7 @@ def advance(
 
     def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
         prediction, _ = model.predict(
-            params,
-            x,
-            t.astype(jnp.float32),
-            conditioning,
-            sketch_strength=scales.sketch_strength,
+            params, x, t.astype(jnp.float32), conditioning, sketch_strength=scales.sketch_strength
         )
         return to_x0(sampling.prediction, schedule, prediction.astype(jnp.float32), x, t)
 
@@ -115,41 +107,36 @@ def advance(
     if scales.guidance is not None:
         last = scales.guidance_until * schedule.alpha.shape[0]
         denoiser = guided(denoise, scales.guidance, scales.sketch_guidance, last)
-    keys = folded(keys, _STEP_NOISE)
+    step_keys = folded(jax.random.wrap_key_data(keys), _STEP_NOISE)
     sampler = SAMPLERS[sampling.sampler]
-    state = sampler.advance(denoiser, denoising.state, schedule, grid.timesteps, keys, until)
+    state = sampler.advance(denoiser, denoising.state, schedule, grid.timesteps, step_keys, until)
     if others is not None and denoising.own is not None:
         own = denoising.own
-        blended = jax.tree.map(
+        x, x0, memory = jax.tree.map(
             lambda here, there: jnp.where(own, here, there),
             (state.x, state.x0, state.memory),
             (others.x, others.x0, others.memory),
         )
-        state = SamplerState(blended[0], blended[1], state.step, blended[2])
+        state = SamplerState(x, x0, state.step, memory)
     return denoising._replace(state=state)
 
 
 def ragaf_trace(
-    model: Model,
-    sampling: SamplingConfig,
-    params: Params,
-    conditioning: Conditioning,
-    latents: Float[Array, "b h w c"],
-    keys: Key[Array, " b"],
+    model: Model, sampling: SamplingConfig, params: Params, denoising: Denoising, keys: KeyData
 ) -> RagafTrace | None:
-    """RAGAF's attention and fusion weights on these latents, noised to each of `TRACE_LEVELS`.
+    """RAGAF's attention and fusion weights on the latents, noised to each of `TRACE_LEVELS`.
 
     Returns:
       Arrays with the levels as first axis; None without RAGAF.
     """
     if model.ragaf is None:
         return None
-    schedule, count = sampling.schedule, len(latents)
-    steps, noise = schedule.alpha.shape[0], example_noise(keys, model.latent_shape)
-    conditional = jax.tree.map(lambda x: x[-count:], conditioning)
+    schedule, latents, count = sampling.schedule, denoising.state.x, len(denoising.state.x)
+    noise = example_noise(jax.random.wrap_key_data(keys), model.latent_shape)
+    conditional = jax.tree.map(lambda x: x[-count:], denoising.conditioning)
 
     def at(level: Float[Array, ""]) -> RagafTrace | None:
-        t = jnp.full(count, jnp.int32(level * steps))
+        t = jnp.full(count, jnp.int32(level * schedule.alpha.shape[0]))
         noisy = add_noise(schedule, latents, noise, t)
         return model.predict(params, noisy, t.astype(jnp.float32), conditional)[1]
 

@@ -191,20 +191,18 @@ class LoadedStages:
     ) -> Iterator[Progress | Finished]:
         """`sample_stages` on the devices; examples are repeated to fill all devices."""
         count = len(batch.text.tokens)
-        runs = [
-            StageRun(
-                i,
-                self._sampler(i, options.sampler),
-                self._params[i],
-                *self._shared((keys[i], *texts[i])),
-            )
-            for i in STAGES[options.stages]
-        ]
+        runs = []
+        for i in STAGES[options.stages]:
+            given = self._shared((keys[i], *texts[i]))
+            runs.append(StageRun(i, self._sampler(i, options.sampler), self._params[i], *given))
         scales = scales_of(dataclasses.asdict(options))
         starts = None if images is None else self._shared(images)
-        given = self._shared(batch), scales, options.steps, options.strength, starts, every
-        for event in sample_stages(runs, *given, **choices):
-            yield _first(event, count)
+        settings = scales, options.steps, options.strength, starts, every
+        for event in sample_stages(runs, self._shared(batch), *settings, **choices):
+            if isinstance(event, Finished):
+                yield event.part(slice(count))
+            else:
+                yield event._replace(preview=jax.tree.map(lambda x: x[:count], event.preview))
 
     def _sampler(self, number: int, sampler: str) -> StageSampler:
         key = number, sampler
@@ -219,25 +217,8 @@ class LoadedStages:
         return put_batch(self._mesh, filled(tree, self._mesh.size))
 
 
-def _first(event: Progress | Finished, count: int) -> Progress | Finished:
-    """The first `count` images of an event."""
-    if isinstance(event, Progress):
-        return event._replace(preview=None if event.preview is None else event.preview[:count])
-    return Finished(
-        event.images[:count],
-        None if event.coarse is None else event.coarse[:count],
-        jax.tree.map(lambda x: x[:, :count], event.trace),
-    )
-
-
 def joined(results: Sequence[Finished]) -> Finished:
-    """Several results as one, in order."""
-    if len(results) == 1:
-        return results[0]
-    coarse = [result.coarse for result in results if result.coarse is not None]
-    traces = [result.trace for result in results if result.trace is not None]
-    return Finished(
-        np.concatenate([result.images for result in results]),
-        np.concatenate(coarse) if coarse else None,
-        jax.tree.map(lambda *x: np.concatenate(x, 1), *traces) if traces else None,
-    )
+    """Several results of the same options as one, in order."""
+    images, coarse = jax.tree.map(lambda *x: np.concatenate(x), *(one[:2] for one in results))
+    trace = jax.tree.map(lambda *x: np.concatenate(x, 1), *(one.trace for one in results))
+    return Finished(images, coarse, trace)

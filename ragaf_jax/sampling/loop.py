@@ -14,9 +14,9 @@ from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.sampler_interface import SamplerState
 from ragaf_jax.nets.model import Params
 from ragaf_jax.nets.ragaf import RagafTrace
-from ragaf_jax.sampling.denoising import Denoising
+from ragaf_jax.sampling.denoising import Denoising, KeyData
 from ragaf_jax.sampling.sampling_config import Scales, TextConditioning
-from ragaf_jax.sampling.stage_sampler import KeyData, Pixels, StageSampler
+from ragaf_jax.sampling.stage_sampler import Pixels, StageSampler
 
 Images = UInt8[np.ndarray, "b s s 3"]
 
@@ -71,6 +71,11 @@ class Finished(NamedTuple):
     coarse: Images | None
     trace: RagafTrace | None
 
+    def part(self, some: slice) -> "Finished":
+        """The images of some of the requests."""
+        images, coarse = jax.tree.map(lambda x: x[some], self[:2])
+        return Finished(images, coarse, jax.tree.map(lambda x: x[:, some], self.trace))
+
 
 def sample_stages(
     runs: Sequence[StageRun],
@@ -114,9 +119,8 @@ def sample_stages(
         grid = run.sampler.sampling.timestep_grid(steps, 1.0 if latents is None else strength)
         given = run.keys, scales, grid
         denoising = _begin(run, batch, given, latents, run.text)
-        plain = None
-        if run.blended is not None:
-            plain = _begin(run, batch, given, latents, run.blended)
+        blended = run.blended
+        plain = None if blended is None else _begin(run, batch, given, latents, blended)
         count = int(grid.steps)
         reported = _reported(count, every)
         for until in reported if plain is None else range(1, count + 1):
@@ -125,10 +129,8 @@ def sample_stages(
             others = denoising if plain is None else plain
             denoising = run.sampler.advance(run.params, denoising, *given, until, others.state)
             if every is not None and until in reported:
-                jax.block_until_ready(denoising.state.x)  # else progress runs ahead of devices
-                shown = None
-                if preview:
-                    shown = np.asarray(run.sampler.decode(run.params, denoising.preview))
+                state = jax.block_until_ready(denoising.state)  # else progress is ahead of devices
+                shown = np.asarray(run.sampler.decode(run.params, state.x0)) if preview else None
                 yield Progress(run.number, until, count, shown)
         latents = denoising.state.x
         pixels = run.sampler.decode(run.params, latents)

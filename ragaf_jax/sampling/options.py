@@ -46,12 +46,13 @@ class OptionArguments(TypedDict, total=False):
     sketch_guidance: float
     guidance_until: float
     strength: float
-    sampler: Literal["ddim", "dpm_solver_pp_2m", "unipc", "euler", "heun", "ddpm"]
+    sampler: str
     sketch_strength: float
     stages: Literal["both", "1", "2"]
 
 
-NUMBERS = "steps", "guidance", "sketch_guidance", "guidance_until", "strength", "sketch_strength"
+SCALES = "guidance", "sketch_guidance", "sketch_strength"
+FRACTIONS = "strength", "guidance_until"
 
 LARGEST_SCALE = 100  # far above useful scales, far below those that give NaN
 
@@ -93,17 +94,17 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
       UserError: the first such value.
     """
     given = {name: value for name, value in fields.items() if value is not None}
-    for name in NUMBERS:
+    for name in ("steps", *SCALES, *FRACTIONS):
         if name in given and not isinstance(given[name], numbers.Real):
             raise UserError(f"{name} is {given[name]!r}; choose a number.")
     steps, most = given.get("steps", 1), schedule_steps or math.inf
     if not (1 <= steps <= most and steps == int(steps)):
         upto = "or more" if schedule_steps is None else f"to {schedule_steps}"
         raise UserError(f"steps is {steps}; choose a whole number, 1 {upto}.")
-    for name in ("strength", "guidance_until"):
+    for name in FRACTIONS:
         if not 0 <= given.get(name, 0) <= 1:
             raise UserError(f"{name} is {given[name]}; choose 0 to 1.")
-    for name in ("guidance", "sketch_guidance", "sketch_strength"):
+    for name in SCALES:
         if not abs(given.get(name, 0)) <= LARGEST_SCALE:
             raise UserError(
                 f"{name} is {given[name]}; choose -{LARGEST_SCALE} to {LARGEST_SCALE}, usually 0 "
@@ -126,9 +127,8 @@ def setting_notices(settings: Mapping[str, Any]) -> list[str]:
     Args:
       settings: the fields of `Options`, and "negative_prompt" unless it is empty.
     """
+    text, sketch, strength = (settings[name] for name in SCALES)
     notices = []
-    text, sketch = settings["guidance"], settings["sketch_guidance"]
-    strength = settings["sketch_strength"]
     if text == 0:
         notices.append(
             "guidance is 0, so the prompt has no effect; 1 is the model without guidance, which "
@@ -139,11 +139,8 @@ def setting_notices(settings: Mapping[str, Any]) -> list[str]:
             "sketch_guidance is 0, so the sketch acts only through the guidance of the prompt; 1 "
             "is the model without guidance."
         )
-    for name, scale, what in (
-        ("guidance", text, "the prompt"),
-        ("sketch_guidance", sketch, "the sketch"),
-    ):
-        if scale < 0:
+    for name, what in (("guidance", "the prompt"), ("sketch_guidance", "the sketch")):
+        if (scale := settings[name]) < 0:
             notices.append(f"{name} is {scale:g}, which guides the image away from {what}.")
     if strength == 0:
         notices.append(

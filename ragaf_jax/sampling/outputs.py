@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ragaf_jax import __version__
-from ragaf_jax.figures.attention import attention_maps
 from ragaf_jax.figures.graph import draw_graph, draw_regions
 from ragaf_jax.figures.results import comparison, fusion_curves
 from ragaf_jax.figures.upscaled import upscaled
@@ -25,17 +24,8 @@ from ragaf_jax.sampling.request import SketchPage
 from ragaf_jax.sampling.results import Result
 
 _PNG_NAMES = (
-    "sketch",
-    "regions",
-    "region_graph",
-    "stage1_output",
-    "stage2_output",
-    "stage1_upscaled",
-    "stage2_upscaled",
-    "comparison",
-    "attention_maps",
-    "fusion",
-    "labels",
+    *("sketch", "regions", "labels", "region_graph", "comparison", "attention_maps", "fusion"),
+    *("stage1_output", "stage2_output", "stage1_upscaled", "stage2_upscaled"),
 )
 IMAGES = "images"  # subfolder with the images of several seeds
 FILES = {*(f"{name}.png" for name in _PNG_NAMES), "prompt.txt", "regions.json", METADATA, IMAGES}
@@ -62,40 +52,21 @@ def write_regions(folder: Path, page: SketchPage) -> None:
 
 
 def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscale: int) -> None:
-    """Writes all files of one result into an existing folder.
-
-    Args:
-      folder: receives the files.
-      result: of the pipeline.
-      facts: additional entries of metadata.json.
-      upscale: side of upscaled images, px; none are written unless they are larger than images.
-    """
+    """Writes all files of one result into an existing folder; arguments as in `Result.save`."""
     write_regions(folder, result.sketch_page)
-    s, r, numbers = result.sketch, result.regions, result.numbers
-    by_stage = _by_stage(result)
+    page, numbers, by_stage = result.sketch_page.page, result.numbers, _by_stage(result)
     seeds = [result.settings["seed"] + i for i in range(len(result.images))]
     text = "; ".join(result.request.prompts.splitlines())
     captions = [text] if len(seeds) == 1 else [f"seed {seed}: {text}" for seed in seeds]
-    columns = by_stage
-    if result.given is not None:
-        columns = {"given image": np.stack([result.given] * len(seeds)), **by_stage}
+    given = {} if result.given is None else {"given image": np.stack([result.given] * len(seeds))}
     images = {
-        "region_graph": draw_graph(result.sketch_page.page, r, result.graph, numbers),
+        "region_graph": draw_graph(page, result.regions, result.request.graph, numbers),
         **{f"{stage.replace(' ', '')}_output": images[0] for stage, images in by_stage.items()},
-        "comparison": comparison(s, columns, captions),
+        "comparison": comparison(result.sketch, given | by_stage, captions),
     }
-    if result.attention is not None and result.fusion is not None:
-        attention, fusion = result.attention[0], result.fusion[:, 0]
-        images["attention_maps"] = attention_maps(
-            result.sketch_page.page,
-            r.labels,
-            attention,
-            result.pieces,
-            fusion.mean(0),
-            numbers,
-            result.request.text_ids,
-        )
-        images["fusion"] = fusion_curves(TRACE_LEVELS, fusion, numbers)
+    if (maps := result.attention_maps) is not None and result.fusion is not None:
+        images["attention_maps"] = maps
+        images["fusion"] = fusion_curves(TRACE_LEVELS, result.fusion[:, 0], numbers)
     for name, image in images.items():
         Image.fromarray(image).save(folder / f"{name}.png")
     if len(seeds) > 1:
@@ -106,12 +77,8 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     if larger:
         _write_upscaled(folder, result, seeds, upscale)
     (folder / "prompt.txt").write_text(f"{result.request.prompts}\n", encoding="utf-8")
-    metadata = {
-        **result.settings,
-        **facts,
-        **_run_facts(result),
-        "upscaled_size": upscale if larger else None,
-    }
+    metadata = {**result.settings, **facts, **_run_facts(result)}
+    metadata["upscaled_size"] = upscale if larger else None
     written = json.dumps(metadata, indent=2, ensure_ascii=False)
     (folder / METADATA).write_text(f"{written}\n", encoding="utf-8")
 
@@ -143,7 +110,7 @@ def _run_facts(result: Result) -> dict[str, Any]:
         "image_size": result.images.shape[1],
         "cropped_to": None if crop is None else crop._asdict(),
         "regions": result.regions.n,
-        "edges": len(result.graph.senders),
+        "edges": len(result.request.graph.senders),
         **({} if result.attention is None else _AVERAGED),
         "notices": result.notices,
         "seconds": {name: round(value, 3) for name, value in result.seconds.items()},

@@ -11,10 +11,10 @@ from jaxtyping import UInt8
 
 from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import graph_config_of
+from ragaf_jax.framing import Window, cut, pad_to_square
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.images import Window, check_same_aspect, cut, pad_to_square, read_grey
+from ragaf_jax.images import check_same_aspect, read_grey
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.loaded_stages import LoadedStages
 from ragaf_jax.sampling.loop import Images, Progress
@@ -108,8 +108,7 @@ class Pipeline(LoadedStages):
         else:
             grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
             given = read_sketch(grey, self.page_size, crop)
-        kind = self.leading.config.data.regions
-        return find_regions(given, self.leading.model, kind, neck_splits)
+        return find_regions(given, self.leading, neck_splits)
 
     def request(
         self,
@@ -119,10 +118,7 @@ class Pipeline(LoadedStages):
         negative_prompt: str = "",
     ) -> Request:
         """The inputs of the networks for one image: `make_request` with this model's sizes."""
-        stage = self.leading
-        texts = prompt, region_prompts or {}, negative_prompt
-        graph_config = graph_config_of(stage.config.data)
-        return make_request(page, *texts, graph_config, stage.model, stage.tokenizer)
+        return make_request(page, prompt, region_prompts or {}, negative_prompt, self.leading)
 
     def options(self, **arguments: Unpack[OptionArguments]) -> Options:
         """The options of a call, with defaults from the last stage's config; see `Options`.

@@ -12,11 +12,15 @@ from absl import flags
 from ragaf_jax.errors import UserError
 
 METADATA = "metadata.json"
+# Flags of `ragaf_jax.sample` that are fields of `Options`.
+OPTION_FLAGS = (
+    *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
+    *("sampler", "stages"),
+)
 # Flags of `ragaf_jax.sample` that metadata.json records by the same names.
 RECORDED_FLAGS = (
     *("prompt", "negative_prompt", "seed", "count", "neck_splits", "upscale", "dtype"),
-    *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
-    *("sampler", "stages"),
+    *OPTION_FLAGS,
 )
 INPUT_FILES = ("sketch", "labels", "image")
 _DIGEST = "{}_sha256"
@@ -78,10 +82,6 @@ def _digest(file: Path) -> str:
 
 def set_recorded_flags(values: flags.FlagValues, path: Path) -> dict[int, int]:
     """Sets flags of `ragaf_jax.sample` that are not given to the values in a metadata.json.
-
-    Args:
-      values: the flags; given flags keep their values.
-      path: as in `read_recorded`.
 
     Returns:
       `Recorded.steps`.
@@ -161,11 +161,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _regular(file: Path) -> Path:
-    """The file; refuses devices such as /dev/zero, which never end.
-
-    Raises:
-      OSError: it is not a regular file.
-    """
+    """The file; raises `OSError` for devices such as /dev/zero, which never end."""
     if file.exists() and not file.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file")
     return file
@@ -188,12 +184,7 @@ def _check_unchanged(path: Path, name: str, file: Path, digest: str | None) -> N
 
 
 def checkpoint_notices(recorded: Mapping[int, int], steps: Mapping[int, int]) -> list[str]:
-    """Notices about stages whose checkpoints differ from the recorded ones.
-
-    Args:
-      recorded: `Recorded.steps`.
-      steps: of the restored stages.
-    """
+    """Notices about stages whose checkpoints differ in their steps from the recorded ones."""
     return [
         f"The checkpoint of Stage {number} has step {steps[number]}, but the recorded output used "
         f"step {step}: the image will differ."

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ragaf_jax.batch import Batch, Text, ink_on_black
+from ragaf_jax.batch import Batch, Text, ink_on_black, stacked
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
-from ragaf_jax.graph.padding import pad_graph, stack_graphs
+from ragaf_jax.framing import Window
+from ragaf_jax.graph.build import RegionGraph, graph_config_of, region_graph
+from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.prepare import page_regions
 from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS
 from ragaf_jax.graph.trimming import trim_edges
-from ragaf_jax.images import Window
-from ragaf_jax.nets.model import Model
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.options import Options
 from ragaf_jax.sampling.sampling_config import TextConditioning
 from ragaf_jax.sampling.sketch_notices import sketch_notices
+from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.sketch_input import SketchInput
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -105,14 +105,7 @@ def recorded_settings(
     count: int,
     options: Options,
 ) -> dict[str, Any]:
-    """A request as metadata.json records it, without empty texts.
-
-    Args:
-      prompt, region_prompts, negative_prompt: as in `make_request`.
-      seed: of the first image; later images have seed + 1 …
-      count: number of images.
-      options: of all images.
-    """
+    """A call as metadata.json records it, without empty texts."""
     settings: dict[str, Any] = {"prompt": prompt}
     if region_prompts:
         settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
@@ -121,22 +114,10 @@ def recorded_settings(
     return {**settings, "seed": seed, "count": count, **dataclasses.asdict(options)}
 
 
-def find_regions(
-    given: SketchInput,
-    model: Model,
-    kind: str,
-    neck_splits: int | float = NECK_SPLITS,
-) -> SketchPage:
-    """Finds the regions of a page as for training records, within a model's maximum numbers.
-
-    Args:
-      given: with a square page of at least the model's size.
-      model: one of its nodes is padding.
-      kind: a name in `REGION_KINDS`.
-      neck_splits: as in `extract_regions`; training records use the default.
-    """
-    usual = REGION_KINDS[kind]
-    limit = min(usual.max_regions, model.max_regions - 1)
+def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:
+    """The regions of a square page as in training records, within the model's maximum number."""
+    usual, model = REGION_KINDS[stage.config.data.regions], stage.model
+    limit = min(usual.max_regions, model.max_regions - 1)  # one node is padding
     config = dataclasses.replace(usual, max_regions=limit)
     sketch, regions, _ = page_regions(given.page, model.image_size, config, neck_splits)
     return SketchPage(*given, sketch, NumberedRegions.of(regions), neck_splits)
@@ -147,9 +128,7 @@ def make_request(
     prompt: str,
     region_prompts: Mapping[int, str],
     negative_prompt: str,
-    graph_config: GraphConfig,
-    model: Model,
-    tokenizer: Tokenizer,
+    stage: Stage,
 ) -> Request:
     """Encodes sketch, regions and texts as inputs of the networks.
 
@@ -157,47 +136,41 @@ def make_request(
 
     Args:
       page: the sketch and its regions.
-      prompt: may be empty.
+      prompt, negative_prompt: may be empty.
       region_prompts: prompts of some regions, by region number.
-      negative_prompt: may be empty.
-      graph_config: of the model's training records.
-      model: gives the sizes.
-      tokenizer: of the model.
+      stage: gives tokenizer and sizes.
 
     Raises:
       UserError: an unknown region number, an empty region prompt, or too many tokens.
     """
+    model, tokenizer, length = stage.model, stage.tokenizer, stage.model.text_length
     regions, numbers = page.numbered.regions, sorted(region_prompts)
     region_text_ids = np.zeros((1, model.max_regions), np.int32)
     for text_id, number in enumerate(numbers, 1):
         region_text_ids[0, page.numbered.id_of(number)] = text_id
     stripped = {number: region_prompts[number].strip() for number in numbers}
-    for text in (prompt, negative_prompt, *stripped.values()):
+    texts = {"prompt": prompt, "negative prompt": negative_prompt}
+    texts |= {f"prompt of region {number}": text for number, text in stripped.items()}
+    for text in texts.values():
         _check_text(text)
-    packed = _packed(prompt, stripped, model.text_length, tokenizer)
+    packed = _packed(prompt, stripped, length, tokenizer)
+    graph_config = graph_config_of(stage.config.data)
+    graph = trim_edges(region_graph(regions, graph_config), model.max_edges)
     batch = Batch(
         image=np.zeros((1, *page.sketch.shape, 3), np.float32),
         sketch=ink_on_black(page.sketch[None]),
         labels=regions.labels[None],
-        graph=stack_graphs(
-            [
-                pad_graph(
-                    graph := trim_edges(region_graph(regions, graph_config), model.max_edges),
-                    model.max_regions,
-                    model.max_edges,
-                )
-            ]
-        ),
-        text=Text(*tokenizer.encode([prompt], model.text_length)),
+        graph=stacked([pad_graph(graph, model.max_regions, model.max_edges)]),
+        text=Text(*tokenizer.encode([prompt], length)),
     )
-    negative = _packed(negative_prompt, {}, model.text_length, tokenizer)
+    negative = _packed(negative_prompt, {}, length, tokenizer)
     return Request(
         batch,
         TextConditioning(negative, packed, region_text_ids),
         graph,
         "\n".join([prompt.strip(), *(f"{number}: {text}" for number, text in stripped.items())]),
         tokenizer.pieces(packed.tokens[0].tolist()),
-        _notices(page, prompt, stripped, negative_prompt, model.text_length, tokenizer),
+        [*sketch_notices(page.given), *_text_notices(texts, length, tokenizer)],
     )
 
 
@@ -239,17 +212,8 @@ def _packed(
     return Text(tokens[None], mask[None], ids[None])
 
 
-def _notices(
-    sketch: SketchPage,
-    prompt: str,
-    region_prompts: Mapping[int, str],
-    negative_prompt: str,
-    length: int,
-    tokenizer: Tokenizer,
-) -> list[str]:
-    notices = sketch_notices(sketch.given)
-    texts = {"prompt": prompt, "negative prompt": negative_prompt}
-    texts |= {f"prompt of region {number}": text for number, text in region_prompts.items()}
+def _text_notices(texts: Mapping[str, str], length: int, tokenizer: Tokenizer) -> list[str]:
+    notices = []
     for name, text in texts.items():
         if unknown := tokenizer.unknown_words(text):
             words = ", ".join(dict.fromkeys(unknown))

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ragaf_jax.figures import upscaled
+from ragaf_jax.figures.attention import attention_maps
+from ragaf_jax.figures.lettering import Rgb
 from ragaf_jax.folders import check_writable, whole_folder
-from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.sampling.loop import Finished
 from ragaf_jax.sampling.options import setting_notices
@@ -25,7 +26,6 @@ class Result(NamedTuple):
       sketch: the input of the networks; paper 255, ink 0.
       regions: of the sketch.
       numbers: of the regions, as in `NumberedRegions`.
-      graph: of the regions.
       pieces: the text of each token.
       attention: of each region over the tokens, averaged over timesteps; rows sum to 1. None
         without RAGAF.
@@ -44,7 +44,6 @@ class Result(NamedTuple):
     sketch: UInt8[np.ndarray, "s s"]
     regions: Regions
     numbers: tuple[int, ...]
-    graph: RegionGraph
     pieces: list[str]
     attention: Float[np.ndarray, "n r t"] | None
     fusion: Float[np.ndarray, "levels n r 2"] | None
@@ -54,6 +53,15 @@ class Result(NamedTuple):
     sketch_page: SketchPage
     request: Request
     given: UInt8[np.ndarray, "s s 3"] | None = None
+
+    @property
+    def attention_maps(self) -> Rgb | None:
+        """Heat maps of the first image; None without RAGAF."""
+        if self.attention is None or self.fusion is None:
+            return None
+        regions = self.numbers, self.request.text_ids
+        weights = self.attention[0], self.pieces, self.fusion[:, 0].mean(0)
+        return attention_maps(self.sketch_page.page, self.regions.labels, *weights, *regions)
 
     def save(
         self,
@@ -106,7 +114,6 @@ def result_of(
         sketch=page.sketch,
         regions=regions,
         numbers=page.numbered.numbers,
-        graph=request.graph,
         pieces=request.pieces,
         attention=attention,
         fusion=fusion,

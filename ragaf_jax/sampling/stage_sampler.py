@@ -1,5 +1,6 @@
 """The compiled functions of one stage, which the sampling loop calls."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,21 +10,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8, UInt32
 
-from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.noise import example_keys
-from ragaf_jax.diffusion.sampler_interface import SamplerState
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.runtime.sharding import on_mesh
-from ragaf_jax.sampling.denoising import Denoising, advance, begin, ragaf_trace, to_pixels
-from ragaf_jax.sampling.sampling_config import (
-    SamplingConfig,
-    Scales,
-    TextConditioning,
-    TimestepGrid,
-)
+from ragaf_jax.sampling.denoising import Denoising, KeyData, advance, begin, ragaf_trace, to_pixels
+from ragaf_jax.sampling.sampling_config import SamplingConfig
 
-KeyData = UInt32[Array, "b words"]  # jax.random.key_data of one key per example
 Pixels = UInt8[Array, "b s s 3"]
 Latents = Float[Array, "b h w c"]
 
@@ -55,47 +48,18 @@ class StageSampler(NamedTuple):
 def make_stage_sampler(model: Model, sampling: SamplingConfig) -> StageSampler:
     """The functions of one stage."""
 
-    @jax.jit
     def encode(params: Params, pixels: Pixels) -> Latents:
         return model.encode_image(params, pixels.astype(jnp.float32) / 127.5 - 1)
 
-    @jax.jit
-    def begin_(
-        params: Params,
-        batch: Batch,
-        keys: KeyData,
-        scales: Scales,
-        grid: TimestepGrid,
-        start: Latents | None,
-        text: TextConditioning | None,
-    ) -> Denoising:
-        given = jax.random.wrap_key_data(keys), scales, grid
-        return begin(model, sampling, params, batch, *given, start, text)
-
-    @jax.jit
-    def advance_(
-        params: Params,
-        denoising: Denoising,
-        keys: KeyData,
-        scales: Scales,
-        grid: TimestepGrid,
-        until: int | Int[Array, ""],
-        others: SamplerState,
-    ) -> Denoising:
-        given = jax.random.wrap_key_data(keys), scales, grid
-        return advance(model, sampling, params, denoising, *given, until, others)
-
-    @jax.jit
-    def decode(params: Params, latents: Latents) -> Pixels:
-        return to_pixels(model, params, latents)
-
-    @jax.jit
-    def trace(params: Params, denoising: Denoising, keys: KeyData) -> RagafTrace | None:
-        latents, conditioning = denoising.state.x, denoising.conditioning
-        typed = jax.random.wrap_key_data(keys)
-        return ragaf_trace(model, sampling, params, conditioning, latents, typed)
-
-    return StageSampler(sampling, encode, begin_, advance_, decode, trace)
+    static = model, sampling
+    return StageSampler(
+        sampling,
+        encode=jax.jit(encode),
+        begin=jax.jit(functools.partial(begin, *static)),
+        advance=jax.jit(functools.partial(advance, *static)),
+        decode=jax.jit(functools.partial(to_pixels, model)),
+        trace=jax.jit(functools.partial(ragaf_trace, *static)),
+    )
 
 
 def batch_keys(key: PRNGKeyArray, count: int) -> UInt32[np.ndarray, "{count} words"]:
@@ -116,8 +80,7 @@ def seed_keys(seeds: UInt32[np.ndarray, " b"], stage: int) -> UInt32[np.ndarray,
 @jax.jit
 def _seed_keys(seeds: UInt32[Array, " b"], index: int | Int[Array, ""]) -> KeyData:
     def key(seed: UInt32[Array, ""]) -> UInt32[Array, " words"]:
-        return jax.random.key_data(
-            example_keys(jax.random.split(jax.random.key(seed))[index], 1)[0]
-        )
+        stages = jax.random.split(jax.random.key(seed))
+        return jax.random.key_data(example_keys(stages[index], 1)[0])
 
     return jax.vmap(key)(seeds)

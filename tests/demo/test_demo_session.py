@@ -18,9 +18,8 @@ from ragaf_jax.demo.canvas import (
     upload_sketch,
 )
 from ragaf_jax.demo.generation import SHOWN, generate, write_archive
-from ragaf_jax.demo.matching import match_regions
 from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
-from ragaf_jax.demo.session import HIGHLIGHT, Session
+from ragaf_jax.demo.session import HIGHLIGHT, Session, match_regions
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.graph.regions import Regions

@@ -5,10 +5,11 @@ import jraph
 import numpy as np
 import pytest
 
+from ragaf_jax.batch import stacked
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, RegionGraph, region_graph
 from ragaf_jax.graph.features import EDGE_FEATURES
-from ragaf_jax.graph.padding import pad_graph, stack_graphs
+from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.trimming import trim_edges
 
 
@@ -43,7 +44,7 @@ def test_padding_is_that_of_jraph(rng, random_regions, kind):
 
 def test_stacking_adds_a_batch_axis(random_regions):
     graphs = [pad_graph(region_graph(random_regions(n)), 13, 200) for n in (3, 7, 12)]
-    batch = stack_graphs(graphs)
+    batch = stacked(graphs)
     assert batch.nodes.shape[:2] == (3, 13) and batch.edges.shape[:2] == (3, 200)
     assert batch.n_node.shape == batch.n_edge.shape == (3, 2) and batch.globals is None
     for index, graph in enumerate(graphs):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from fakes import random_graph, random_labels
 
-from ragaf_jax.graph.padding import stack_graphs
+from ragaf_jax.batch import stacked
 from ragaf_jax.losses.terms import appearance_loss
 from ragaf_jax.nets.model import Regions
 from ragaf_jax.nets.ragaf import RagafTrace
@@ -18,7 +18,7 @@ def test_the_appearance_loss_against_numpy(rng):
     shares[0, :, 1] = 0  # a region that covers nothing
     appearance = rng.standard_normal((size, r, channels)).astype(np.float32)
     active = np.array([1, 0, 1], np.float32)
-    graph = stack_graphs([random_graph(random_labels(rng, 8, 3), 9, 64)] * size)
+    graph = stacked([random_graph(random_labels(rng, 8, 3), 9, 64)] * size)
     regions = Regions(graph, {side: jnp.asarray(shares)}, active, np.ones((size, 1, 7), bool))
     trace = RagafTrace(np.zeros((size, r, 7)), np.zeros((size, r, 2)), jnp.asarray(appearance))
     expected = []

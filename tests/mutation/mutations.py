@@ -86,7 +86,7 @@ MUTATIONS = (
         "training reads records of another graph than config.data.graph",
     ),
     Mutation(
-        "ragaf_jax/sampling/pipeline.py",
+        "ragaf_jax/sampling/request.py",
         "graph_config = graph_config_of(stage.config.data)",
         "graph_config = graph_config_of(type(stage.config.data)())",
         "a model samples with another graph than it was trained with",
@@ -567,7 +567,7 @@ MUTATIONS = (
     ),
     # Sampling.
     Mutation(
-        "ragaf_jax/demo/matching.py",
+        "ragaf_jax/demo/session.py",
         "np.where(old.background[:, None] == new.background, shared / union, 0)",
         "shared / union",
         "on the page, the prompt of the sky moves into a frame drawn around it",
@@ -604,7 +604,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/command/many.py",
-        "own_seed = seed if one.seed is None else one.seed",
+        "own_seed = self.seed if one.seed is None else one.seed",
         "own_seed = one.seed or seed",
         "the seed 0 of a request is ignored",
     ),
@@ -628,8 +628,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/denoising.py",
-        "jax.tree.map(lambda x: x[-count:], conditioning)",
-        "jax.tree.map(lambda x: x[:count], conditioning)",
+        "jax.tree.map(lambda x: x[-count:], denoising.conditioning)",
+        "jax.tree.map(lambda x: x[:count], denoising.conditioning)",
         "attention figures show the run without text",
     ),
     Mutation(
@@ -664,8 +664,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/stage_sampler.py",
-        "jax.random.split(jax.random.key(seed))[index]",
-        "jax.random.split(jax.random.key(seed))[0]",
+        "example_keys(stages[index], 1)[0]",
+        "example_keys(stages[0], 1)[0]",
         "both stages sample the same noise",
     ),
     Mutation(

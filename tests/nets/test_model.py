@@ -15,8 +15,8 @@ from fakes import (
     tiny_config,
 )
 
+from ragaf_jax.batch import stacked
 from ragaf_jax.conditioning import condition
-from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.losses.terms import appearance_loss
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.lora import adapted
@@ -131,7 +131,7 @@ def test_permuting_region_ids_changes_nothing(rng, inputs):
             )
         )
         labels.append(new_id[batch.labels[i]].astype(np.int32))
-    permuted = batch._replace(labels=np.stack(labels), graph=stack_graphs(graphs))
+    permuted = batch._replace(labels=np.stack(labels), graph=stacked(graphs))
     before, _ = predict(model, params, batch, latents, timesteps)
     after, _ = predict(model, params, permuted, latents, timesteps)
     close(after, before)
@@ -142,7 +142,7 @@ def test_more_padding_changes_nothing(rng, inputs):
     config = precise_config()
     config.data.max_regions, config.data.max_edges = 17, 101
     wider = build_model(config)
-    graph = stack_graphs([random_graph(x, 17, 101) for x in batch.labels])
+    graph = stacked([random_graph(x, 17, 101) for x in batch.labels])
     np.testing.assert_array_equal(graph.n_edge[:, 0], batch.graph.n_edge[:, 0])  # nothing is cut
     before, trace = predict(inputs[0], params, batch, latents, timesteps)
     after, wider_trace = predict(wider, params, batch._replace(graph=graph), latents, timesteps)

@@ -166,7 +166,8 @@ def test_blended_cells_have_all_of_the_others_state(rng, stage2, monkeypatch):
     monkeypatch.setattr(
         type(model), "predict", lambda self, params, x, *_, **__: (jnp.sin(3 * x), None)
     )
-    grid, keys = sampling.timestep_grid(3), example_keys(jax.random.key(0), 1)
+    grid = sampling.timestep_grid(3)
+    keys = jax.random.key_data(example_keys(jax.random.key(0), 1))
 
     def advanced(denoising, until, others=None):
         given = keys, Scales(None, None), grid, until, others

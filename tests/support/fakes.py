@@ -5,10 +5,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from configs import stage1, stage2
-from ragaf_jax.batch import Batch, Text
+from ragaf_jax.batch import Batch, Text, stacked
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.graph.build import GraphConfig, region_graph
-from ragaf_jax.graph.padding import pad_graph, stack_graphs
+from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.nets.build import build_model
@@ -124,7 +124,7 @@ def random_batch(rng, config, size=4):
         image=rng.uniform(-1, 1, (size, side, side, 3)).astype(np.float32),
         sketch=np.repeat(ink, 3, -1),
         labels=np.stack(labels),
-        graph=stack_graphs([random_graph(x, data.max_regions, data.max_edges) for x in labels]),
+        graph=stacked([random_graph(x, data.max_regions, data.max_edges) for x in labels]),
         text=Text(*tiny_tokenizer().encode(captions, data.text_length)),
     )
 

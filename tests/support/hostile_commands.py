@@ -119,7 +119,7 @@ def main() -> None:
     stage1, stage2, folder = (Path(argument) for argument in sys.argv[1:])
     sample.define_flags()
     pipeline = Pipeline.restore(stage1, stage2)
-    sample.restore_pipeline = lambda **_: pipeline
+    sample.from_flags.restore_pipeline = lambda **_: pipeline
     (folder / "files").mkdir()
     files = hostile_files(folder / "files")
     stages = [f"--stage1={stage1}", f"--stage2={stage2}"]

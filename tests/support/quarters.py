@@ -3,8 +3,7 @@
 import numpy as np
 from fakes import random_batch, random_graph, tiny_tokenizer
 
-from ragaf_jax.batch import Text, Truth
-from ragaf_jax.graph.padding import stack_graphs
+from ragaf_jax.batch import Text, Truth, stacked
 
 
 def quarters(rng, config, count):
@@ -20,7 +19,7 @@ def quarters(rng, config, count):
     ]
     colors = np.array([[3, 6, 7], [7, 3, 6]], np.int32)[np.arange(count) % 2]
     text = Text(*tiny_tokenizer().encode(captions, config.data.text_length))
-    graph = stack_graphs([random_graph(x, config.data.max_regions, 64) for x in labels])
+    graph = stacked([random_graph(x, config.data.max_regions, 64) for x in labels])
     batch = random_batch(rng, config, count)._replace(labels=labels, graph=graph, text=text)
     pages = np.full((count, side, side), 255, np.uint8)
     images = np.repeat(pages[..., None], 3, -1)

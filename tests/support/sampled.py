@@ -1,10 +1,12 @@
 """Latents sampled in one call, for tests of scales, keys and starting images."""
 
+import jax
+
 from ragaf_jax.sampling.denoising import advance, begin
 
 
 def sample_latents(model, sampling, params, batch, keys, scales, grid, start=None):
     """All steps of one stage: [b, h, w, c]; may be traced."""
-    given = keys, scales, grid
+    given = jax.random.key_data(keys), scales, grid
     begun = begin(model, sampling, params, batch, *given, start)
     return advance(model, sampling, params, begun, *given, grid.steps).state.x

@@ -25,8 +25,7 @@ class BatchRequest(NamedTuple):
     Attributes:
       name: of its output folder; unique in the batch.
       sketch: an image file.
-      prompt: may be empty.
-      negative_prompt: may be empty.
+      prompt, negative_prompt: may be empty.
       region_prompts: by region number.
       seed: None selects the seed of the command.
     """

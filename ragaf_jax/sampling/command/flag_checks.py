@@ -6,41 +6,24 @@ from pathlib import Path
 from ragaf_jax.errors import UserError
 
 # Flags for one sketch, each with the field of --prompts that replaces it in a batch.
-_ONE_SKETCH = {
-    "sketch": None,
-    "prompt": "prompt",
-    "negative_prompt": "negative_prompt",
-    "region": "regions",
-    "merge": None,
-    "labels": None,
-    "image": None,
-    "count": None,
-}
+_ONE_SKETCH = {"sketch": None, "prompt": "prompt", "negative_prompt": "negative_prompt"}
+_ONE_SKETCH |= {"region": "regions", "merge": None, "labels": None, "image": None, "count": None}
 _BATCH = ("prompts", "per_device")
 
 
 def check_for_batch(given: Collection[str]) -> None:
-    """Refuses flags for one sketch together with --sketches.
-
-    Args:
-      given: the names of the flags on the command line.
-
-    Raises:
-      UserError: the first such flag.
-    """
+    """Refuses flags for one sketch among those `given` on the command line with --sketches."""
     for name, field in _ONE_SKETCH.items():
         if name in given:
-            instead = "leave it out"
-            if field is not None:
-                instead = (
-                    f"set the field {field!r} of --prompts, a .csv or .jsonl with a row for each "
-                    "sketch"
-                )
+            row = (
+                f"set the field {field!r} of --prompts, a .csv or .jsonl with a row for each sketch"
+            )
+            instead = "leave it out" if field is None else row
             raise UserError(f"--{name} is for one sketch and --sketches gives many; {instead}.")
 
 
 def check_for_one(given: Collection[str]) -> None:
-    """Refuses flags for a batch without --sketches; arguments and errors as `check_for_batch`."""
+    """Refuses flags for a batch among those given without --sketches."""
     for name in _BATCH:
         if name in given:
             instead = "give --prompt" if name == "prompts" else "leave it out"
@@ -62,9 +45,6 @@ def check_inputs_survive(output: Path, files: Mapping[str, str | None]) -> None:
     Args:
       output: the folder.
       files: paths by flag name; None where a flag is not given.
-
-    Raises:
-      UserError: the first such file.
     """
     for name, file in files.items():
         if file is not None and Path(file).resolve().is_relative_to(output.resolve()):

@@ -7,21 +7,34 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from ragaf_jax.errors import UserError, notify
+from ragaf_jax.paths import PATH
+from ragaf_jax.sampling.recorded import OPTION_FLAGS
 
 if TYPE_CHECKING:
     from ragaf_jax.sampling.pipeline import Pipeline
     from ragaf_jax.sampling.request import SketchPage
 
 FLAGS = flags.FLAGS
-OPTIONS = (
-    *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
-    *("sampler", "stages"),
-)
+
+
+def define_stage_flags(checkpoint: str | None) -> None:
+    """Defines the flags of the stages to restore; `checkpoint` is the default of --checkpoint."""
+    flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; alone, its image is the result.")
+    flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it starts from noise.")
+    flags.DEFINE_string(
+        "checkpoint",
+        checkpoint,
+        "newest (default), best (by config.best_metric) or a step, for both stages; newest,4500 "
+        "selects Stage 1's and Stage 2's.",
+    )
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "bfloat16"], "Of the computation; default: as trained."
+    )
 
 
 def option_flags() -> dict[str, Any]:
     """The fields of `Options` by name; None where a flag is not given."""
-    return {name: FLAGS[name].value for name in OPTIONS}
+    return {name: FLAGS[name].value for name in OPTION_FLAGS}
 
 
 def check_settings() -> None:
@@ -55,9 +68,6 @@ def print_vocabulary() -> None:
 
 def checkpoint_choice(recorded_steps: Mapping[int, int]) -> str:
     """The checkpoints of both stages: --checkpoint, or the recorded steps that still exist.
-
-    Args:
-      recorded_steps: as `set_recorded_flags` returns them.
 
     Raises:
       UserError: --checkpoint names no checkpoint.

@@ -1,11 +1,11 @@
 """Samples many sketches on all devices, with one output folder per sketch."""
 
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from tqdm import tqdm
 
 from ragaf_jax.errors import UserError
@@ -14,13 +14,12 @@ from ragaf_jax.figures.upscaled import SIDE
 from ragaf_jax.folders import whole_folder
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.command.batch_requests import BatchRequest
-from ragaf_jax.sampling.loop import Finished
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
 from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
-from ragaf_jax.sampling.results import Result, result_of
+from ragaf_jax.sampling.results import result_of
 
 
 class BatchResult(NamedTuple):
@@ -59,6 +58,55 @@ class _Prepared(NamedTuple):
     facts: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the requests of a batch share, and the outcome so far."""
+
+    pipeline: Pipeline
+    output: Path
+    options: Options
+    seed: int
+    facts: Mapping[str, Any]
+    neck_splits: int | float
+    bar: tqdm
+    done: BatchResult = dataclasses.field(default_factory=lambda: BatchResult([], [], {}, {}))
+
+    def prepare(self, one: BatchRequest) -> _Prepared | None:
+        """The request to sample; None if its output exists.
+
+        Raises:
+          UserError, OSError: the request fails.
+        """
+        own_seed = self.seed if one.seed is None else one.seed
+        texts = one.prompt, one.region_prompts, one.negative_prompt
+        settings = recorded_settings(*texts, own_seed, 1, self.options)
+        settings["neck_splits"] = self.neck_splits
+        if one.name == FILE:
+            raise UserError(f"{FILE} is the name of the overview; choose another name.")
+        check_seed(own_seed)
+        facts = {**file_facts({"sketch": one.sketch}), **self.facts}
+        if _exists(self.output / one.name, {**settings, **facts}):
+            return None
+        crop, neck_splits = facts["crop"], self.neck_splits
+        page = self.pipeline.page(one.sketch, crop=crop, neck_splits=neck_splits)
+        request = self.pipeline.request(page, *texts)
+        self.pipeline.check(request, self.options)
+        return _Prepared(one.name, page, request, settings, facts)
+
+    def sample(self, batch: Sequence[_Prepared]) -> None:
+        """Samples requests together and writes their outputs."""
+        requests, seeds = [x.request for x in batch], [x.settings["seed"] for x in batch]
+        finished = self.pipeline.run(requests, seeds, self.options)
+        for i, (name, page, request, settings, facts) in enumerate(batch):
+            result = result_of(page, request, finished.part(slice(i, i + 1)), settings, {})
+            with whole_folder(self.output / name) as folder:
+                write_outputs(folder, result, facts, facts["upscale"])
+            self.done.sampled.append(name)
+            if request.notices:
+                self.done.notices[name] = request.notices
+            self.bar.update()
+
+
 def run_batch(
     pipeline: Pipeline,
     requests: Sequence[BatchRequest],
@@ -83,93 +131,36 @@ def run_batch(
       upscale: as in `Result.save`.
     """
     facts = {**facts, "crop": crop, "upscale": upscale}
-    done = BatchResult([], [], {}, {})
     batch: list[_Prepared] = []
     with tqdm(total=len(requests), desc="sampling", unit=" sketches") as bar:
-        given = options, seed, facts, neck_splits
-        for prepared in _prepare(pipeline, requests, output, *given, done, bar):
-            batch.append(prepared)
-            if len(batch) == pipeline.batch_size:
-                _sample(pipeline, batch, output, options, done, bar)
-                batch = []
-        if batch:
-            _sample(pipeline, batch, output, options, done, bar)
-    complete = {*done.sampled, *done.existing}
-    write_overview(output, [one.name for one in requests if one.name in complete])
-    return done
-
-
-def _prepare(
-    pipeline: Pipeline,
-    requests: Sequence[BatchRequest],
-    output: Path,
-    options: Options,
-    seed: int,
-    facts: Mapping[str, Any],
-    neck_splits: int | float,
-    done: BatchResult,
-    bar: tqdm,
-) -> Iterator[_Prepared]:
-    """Yields the requests to sample; adds those that exist or fail to `done`."""
-    for one in requests:
-        own_seed = seed if one.seed is None else one.seed
-        texts = one.prompt, one.region_prompts, one.negative_prompt
-        settings = {
-            **recorded_settings(*texts, own_seed, 1, options),
-            "neck_splits": neck_splits,
-        }
-        try:
-            if one.name == FILE:
-                raise UserError(f"{FILE} is the name of the overview; choose another name.")
-            check_seed(own_seed)
-            all_facts = {**file_facts({"sketch": one.sketch}), **facts}
-            if _exists(output / one.name, {**settings, **all_facts}):
+        run = _Run(pipeline, output, options, seed, facts, neck_splits, bar)
+        done = run.done
+        for one in requests:
+            try:
+                prepared = run.prepare(one)
+            except (UserError, OSError) as error:
+                done.failed[one.name] = _sentence(error)
+                bar.update()
+                continue
+            if prepared is None:
                 done.existing.append(one.name)
                 bar.update()
                 continue
-            page = pipeline.page(one.sketch, crop=facts["crop"], neck_splits=neck_splits)
-            request = pipeline.request(page, *texts)
-            pipeline.check(request, options)
-        except (UserError, OSError) as error:
-            done.failed[one.name] = _sentence(error)
-            bar.update()
-            continue
-        yield _Prepared(one.name, page, request, settings, all_facts)
+            batch.append(prepared)
+            if len(batch) == pipeline.batch_size:
+                run.sample(batch)
+                batch = []
+        if batch:
+            run.sample(batch)
+    complete = {*done.sampled, *done.existing}
+    write_overview(output, [one.name for one in requests if one.name in complete])
+    return done
 
 
 def _sentence(error: UserError | OSError) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be used: {error.strerror}."
     return str(error)
-
-
-def _sample(
-    pipeline: Pipeline,
-    batch: Sequence[_Prepared],
-    output: Path,
-    options: Options,
-    done: BatchResult,
-    bar: tqdm,
-) -> None:
-    requests = [prepared.request for prepared in batch]
-    finished = pipeline.run(requests, [prepared.settings["seed"] for prepared in batch], options)
-    for i, prepared in enumerate(batch):
-        result = _result(prepared, finished, i)
-        with whole_folder(output / prepared.name) as folder:
-            write_outputs(folder, result, prepared.facts, prepared.facts["upscale"])
-        done.sampled.append(prepared.name)
-        if prepared.request.notices:
-            done.notices[prepared.name] = prepared.request.notices
-        bar.update()
-
-
-def _result(prepared: _Prepared, finished: Finished, i: int) -> Result:
-    one = Finished(
-        finished.images[i : i + 1],
-        None if finished.coarse is None else finished.coarse[i : i + 1],
-        jax.tree.map(lambda x: x[:, i : i + 1], finished.trace),
-    )
-    return result_of(prepared.page, prepared.request, one, prepared.settings, {})
 
 
 def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:

@@ -13,9 +13,6 @@ def step_bar(total: int) -> Iterator[Callable[[Progress], None]]:
     """A bar on stderr; yields the function that advances it by one step.
 
     The bar appears with the first step, so that an error before it leaves no empty bar.
-
-    Args:
-      total: steps of all stages, as `Pipeline.steps` returns them.
     """
     bars: list[tqdm] = []
     with contextlib.ExitStack() as stack:

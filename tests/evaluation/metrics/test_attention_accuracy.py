@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from fakes import random_batch, random_graph, random_labels, tiny_config
 
-from ragaf_jax.batch import Text, Truth
+from ragaf_jax.batch import Text, Truth, stacked
 from ragaf_jax.evaluation.metrics.attention import attention_scores, parts_of_regions
-from ragaf_jax.graph.padding import stack_graphs
 from ragaf_jax.palette import PALETTE
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -40,7 +39,7 @@ def drawings(rng, count=4, length=LENGTH, max_regions=REGIONS):
         captions.append(caption.removesuffix(", "))
         places.append(own)
     text = Text(*TOKENIZER.encode(captions, length))
-    graph = stack_graphs([random_graph(x, max_regions, 90) for x in labels])
+    graph = stacked([random_graph(x, max_regions, 90) for x in labels])
     batch = batch._replace(labels=labels, graph=graph, text=text)
     paper = np.full((count, SIDE, SIDE), 255, np.uint8)
     truth = Truth(
@@ -160,7 +159,7 @@ def test_padding_never_counts(rng):
     wider = np.pad(attention, ((0, 0), (0, 5), (0, 7)), constant_values=np.nan)
     wider[..., -7:] = 0
     text = Text(*TOKENIZER.encode(truth.captions, LENGTH + 7))
-    more = stack_graphs([random_graph(x, REGIONS + 5, 95) for x in batch.labels])
+    more = stacked([random_graph(x, REGIONS + 5, 95) for x in batch.labels])
     padded = batch._replace(text=text, graph=more)
     assert_same(attention_scores(attention, batch, truth, TOKENIZER), expected)
     assert_same(attention_scores(wider, padded, truth, TOKENIZER), expected)

@@ -69,12 +69,12 @@ def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
 
 def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch):
     output, options = tmp_path / "out", pipeline.options(steps=2)
-    sample = module._sample
-    monkeypatch.setattr(module, "_sample", lambda *args: _killed(sample, *args))
+    sample = module._Run.sample
+    monkeypatch.setattr(module._Run, "sample", lambda *args: _killed(sample, *args))
     with pytest.raises(KeyboardInterrupt):
         run_batch(pipeline, rows, output, options, 4, FACTS)
     assert [path.name for path in output.iterdir()] == ["row0"]
-    monkeypatch.setattr(module, "_sample", sample)
+    monkeypatch.setattr(module._Run, "sample", sample)
     done = run_batch(pipeline, rows, output, options, 4, FACTS)
     assert (done.sampled, done.existing) == (["row1", "row2"], ["row0"])
     # The overview has all, and the next run passes over it.
@@ -101,15 +101,15 @@ def test_what_is_there_is_not_drawn_again(pipeline, rows, tmp_path, monkeypatch)
 def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_path, monkeypatch):
     """Empty texts, and `neck_splits`, which older versions did not record."""
 
-    def noted(pipeline, batch, output, options, done, bar):
+    def noted(run, batch):
         for prepared in batch:
             assert prepared.page.neck_splits == prepared.settings["neck_splits"]
-            (output / prepared.name).mkdir(parents=True, exist_ok=True)
+            (run.output / prepared.name).mkdir(parents=True, exist_ok=True)
             metadata = json.dumps({**prepared.settings, **prepared.facts})
-            (output / prepared.name / METADATA).write_text(metadata)
-            done.sampled.append(prepared.name)
+            (run.output / prepared.name / METADATA).write_text(metadata)
+            run.done.sampled.append(prepared.name)
 
-    monkeypatch.setattr(module, "_sample", noted)
+    monkeypatch.setattr(module._Run, "sample", noted)
     row, output, options = rows[1], tmp_path / "out", pipeline.options(steps=2)
 
     def sampled(row, neck_splits=1.0):
