@@ -55,7 +55,6 @@ def build_caches(
     source: RecordSource,
     kinds: Sequence[str],
     pretrained: Pretrained,
-    *,
     tokenizer: str = "openai/clip-vit-large-patch14",
     clip_skip: int = 0,
 ) -> list[Path]:
@@ -74,13 +73,12 @@ def build_caches(
     Raises:
       UserError: the weights are damaged, or the tokenizer is missing.
     """
-    folders = []
-    for kind in kinds:
-        if kind == "latents":
-            folders.append(_cache_latents(source, pretrained))
-        else:
-            folders.append(_cache_text(source, pretrained, tokenizer, clip_skip))
-    return folders
+    return [
+        _cache_latents(source, pretrained)
+        if kind == "latents"
+        else _cache_text(source, pretrained, tokenizer, clip_skip)
+        for kind in kinds
+    ]
 
 
 def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:

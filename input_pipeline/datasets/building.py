@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from jaxtyping import UInt8
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 from tqdm import tqdm
 
@@ -23,10 +21,8 @@ from input_pipeline.datasets import registry
 from input_pipeline.datasets.scanning.items import Rejected
 from input_pipeline.datasets.scanning.sources import Source, write_sources
 from input_pipeline.mirror import swap_sides
+from input_pipeline.options import Options
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
-from ragaf_jax.graph.prepare import SketchRegions, sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -35,48 +31,12 @@ Record = dict[str, Any]  # as `record_format.encode` gives it
 Make = Callable[[Any], list[Record] | Rejected]
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a dataset is prepared.
-
-    Attributes:
-      size: side of the images, px.
-      recolorings: records per drawing; only for openmoji/recolor.
-      limit: drawings or photos per split, in a fixed shuffled order; 0 for all.
-      root: the folder of the images as downloaded; only for scanned datasets.
-      sketch: the method that makes sketches from images, one of `sketch.METHODS`.
-      transform: Sketchy's alignment; None for the first one found.
-      regions: the kind of regions, a name in `REGION_KINDS`.
-      graph: which regions are connected.
-    """
-
-    size: int
-    recolorings: int = 16
-    limit: int = 0
-    root: Path | None = None
-    sketch: str = "canny"
-    transform: str | None = None
-    regions: str = "strokes"
-    graph: GraphConfig = DEFAULT_GRAPH
-
-    def sketch_regions(self, page: UInt8[np.ndarray, "h w"]) -> SketchRegions:
-        """A page's sketch, regions and graph with all edges, which readers trim to their limit."""
-        regions = REGION_KINDS[self.regions]
-        return sketch_regions(page, self.size, regions, self.graph, regions.max_regions**2)
-
-
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Preparation(tfds.core.BuilderConfig):
     """The configuration of one folder of records."""
 
     dataset: str
     options: Options
-
-    @classmethod
-    def of(cls, dataset: str, options: Options) -> "Preparation":
-        """A configuration with the name of its folder."""
-        name = record_format.config_name(dataset, options.size, options.recolorings, options.graph)
-        return cls(name=name, dataset=dataset, options=options)
 
 
 class Work(NamedTuple):
@@ -179,21 +139,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     def _info(self) -> tfds.core.DatasetInfo:
         dataset, options = self.builder_config.dataset, self.builder_config.options
         entry = registry.find(dataset)
-        metadata = record_format.metadata(
-            dataset,
-            options.size,
-            options.regions,
-            options.graph,
-            **self.facts(),
-            limit=options.limit,
-        )
+        facts = record_format.metadata(dataset, options, **self.facts(), limit=options.limit)
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"Images, sketches, region graphs and captions of {dataset}.",
             homepage=entry.homepage,
             license=entry.license,
             features=record_format.features(options.size),
-            metadata=tfds.core.MetadataDict(metadata),
+            metadata=tfds.core.MetadataDict(facts),
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Any]:

@@ -17,8 +17,9 @@ import numpy as np
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art as art
 from input_pipeline.datasets import recolor, registry
-from input_pipeline.datasets.building import SPLITS, Builder, Options, Record, Work
+from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
 from input_pipeline.datasets.scanning.splits import stable_hash
+from input_pipeline.options import Options
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.palette import PALETTE, nearest
 

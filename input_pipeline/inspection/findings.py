@@ -14,12 +14,13 @@ from tqdm import tqdm
 from input_pipeline.datasets.building import SPLITS
 from input_pipeline.inspection.page import IMAGES, Example, page
 from input_pipeline.inspection.statistics import Budgets, measure_all, rejected, statistics
+from input_pipeline.options import Options
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.graph import draw_graph, draw_regions
 from ragaf_jax.folders import check_writable, whole_folder
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig, RegionGraph
+from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.tokenizer import Tokenizer
@@ -138,13 +139,7 @@ def _resized(image: UInt8[np.ndarray, "_ _ *rgb"], width: int) -> UInt8[np.ndarr
     return cv2.resize(image, (width, height), interpolation=mode)
 
 
-def open_splits(
-    dataset: str,
-    data_dir: Path,
-    size: int,
-    recolorings: int,
-    graph: GraphConfig = DEFAULT_GRAPH,
-) -> dict[str, RecordSource]:
+def open_splits(dataset: str, data_dir: Path, options: Options) -> dict[str, RecordSource]:
     """The records of every split.
 
     Raises:
@@ -154,7 +149,4 @@ def open_splits(
         raise UserError(
             f"--dataset is {dataset!r}, a mixture; inspect each of its datasets separately."
         )
-    return {
-        split: RecordSource(data_dir, dataset, split, size, recolorings, graph=graph)
-        for split in SPLITS
-    }
+    return {split: RecordSource(data_dir, dataset, split, options) for split in SPLITS}

@@ -14,8 +14,9 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji, photos, registry
-from input_pipeline.datasets.building import Builder, Options, Preparation
+from input_pipeline.datasets.building import Builder, Preparation
 from input_pipeline.datasets.scanning.sources import changes, read_sources
+from input_pipeline.options import Options
 from input_pipeline.preparation.processes import mapping
 from input_pipeline.preparation.tfds_writing import correct_tfds
 from input_pipeline.records import RecordSource, read_metadata
@@ -62,14 +63,11 @@ def prepare(
             f"--root is {options.root}, and {dataset} names {' and '.join(names)}; prepare each "
             f"separately{also}."
         )
-    folders = {
-        name: record_format.folder(data_dir, name, options.size, options.recolorings, options.graph)
-        for name in names
-    }
+    folders = {name: record_format.folder(data_dir, name, options) for name in names}
     missing = [name for name, folder in folders.items() if not folder.exists()]
     for name in set(names) - set(missing):
         _check_same(name, folders[name], options)
-        _check_readable(name, data_dir, options)
+        RecordSource(data_dir, name, "test", options)  # checks that it is readable
     if not missing:  # a complete folder may be read-only
         return list(folders.values())
     builders = {name: _builder(name, data_dir, options) for name in missing}
@@ -84,18 +82,15 @@ def prepare(
             builder.map, builder.max_rejected = over_processes, execution.max_rejected
             builder.beam = execution.beam_runner is not None
             _write(name, builder, execution)
-            _check_readable(name, data_dir, options)
+            RecordSource(data_dir, name, "test", options)
     return list(folders.values())
 
 
-def _check_readable(dataset: str, data_dir: Path, options: Options) -> None:
-    RecordSource(data_dir, dataset, "test", options.size, options.recolorings, graph=options.graph)
-
-
 def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
-    preparation = Preparation.of(dataset, _with_root(dataset, options))
+    name, options = record_format.config_name(dataset, options), _with_root(dataset, options)
     builder = photos.Photos if registry.find(dataset).scan else openmoji.Openmoji
-    return builder(config=preparation, data_dir=os.fspath(data_dir))
+    config = Preparation(name=name, dataset=dataset, options=options)
+    return builder(config=config, data_dir=os.fspath(data_dir))
 
 
 def _with_root(dataset: str, options: Options) -> Options:

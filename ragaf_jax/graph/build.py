@@ -4,7 +4,6 @@ import dataclasses
 import math
 from typing import Literal, NamedTuple
 
-import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
@@ -55,15 +54,6 @@ class GraphConfig:
 
 
 DEFAULT_GRAPH = GraphConfig()
-
-
-def graph_config_of(data: ml_collections.ConfigDict) -> GraphConfig:
-    """`config.data.graph`, or the default for older checkpoints, which lack the field.
-
-    Raises:
-        UserError: `GraphConfig` refuses a value.
-    """
-    return GraphConfig(**data.get("graph", {}))
 
 
 class RegionGraph(NamedTuple):

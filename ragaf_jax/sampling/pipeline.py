@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import graph_config_of
+from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import Window, check_same_aspect, cut, pad_to_square, read_grey
@@ -121,7 +121,7 @@ class Pipeline(LoadedStages):
         """The inputs of the networks for one image: `make_request` with this model's sizes."""
         stage = self.leading
         texts = prompt, region_prompts or {}, negative_prompt
-        graph_config = graph_config_of(stage.config.data)
+        graph_config = GraphConfig(**stage.config.data.graph)
         return make_request(page, *texts, graph_config, stage.model, stage.tokenizer)
 
     def options(self, **arguments: Unpack[OptionArguments]) -> Options:

@@ -88,7 +88,9 @@ def test_a_broken_test_picture_takes_no_place_in_the_test_split(tmp_path, rng):
     groups = {
         split: {
             group["group"]
-            for group in RecordSource(tmp_path / "data", "folder", split, SIZE).fields("group")
+            for group in RecordSource(tmp_path / "data", "folder", split, Options(SIZE)).fields(
+                "group"
+            )
         }
         for split in ("train", "validation", "test")
     }
