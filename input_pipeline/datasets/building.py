@@ -5,7 +5,6 @@ tasks, such as broken images, are listed in `rejected.jsonl`; too many of them s
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from tqdm import tqdm
 
 from input_pipeline import record_format
 from input_pipeline.datasets import registry
-from input_pipeline.datasets.scanning.items import Rejected
-from input_pipeline.datasets.scanning.sources import Source, write_sources
+from input_pipeline.datasets.scanning.items import Rejected, write_json_lines
+from input_pipeline.datasets.scanning.sources import Source
 from input_pipeline.mirror import swap_sides
 from input_pipeline.options import Options
 from ragaf_jax.errors import UserError
@@ -67,22 +66,12 @@ class Rejections:
     """
 
     def __init__(self, total: int, most: float, report: Path):
-        """Starts with an empty list.
-
-        Args:
-          total: the number of examples to prepare.
-          most: the share of them that may be rejected.
-          report: the file that lists them if there are more.
-        """
+        """Allows the share `most` of `total` examples; `report` lists them if there are more."""
         self.list: list[Rejected] = []
         self._total, self._most, self._report = total, most, Path(report)
 
     def add(self, rejected: Iterable[Rejected]) -> None:
-        """Extends the list.
-
-        Raises:
-          UserError: it is too long.
-        """
+        """Extends the list; raises `UserError` if it is too long."""
         self.list += rejected
         if len(self.list) <= self._most * self._total:
             return
@@ -101,8 +90,8 @@ class Rejections:
         return f" (the first: {first}; all so far: {self._report})"
 
     def write(self, path: Path) -> None:
-        """Writes one line of ASCII JSON per example, because file names need not be UTF-8."""
-        path.write_text("".join(json.dumps(x._asdict()) + "\n" for x in sorted(self.list)))
+        """Writes the list, sorted."""
+        write_json_lines(path, sorted(self.list))
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -208,7 +197,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         if self._rejections.list:
             self._rejections.write(Path(self.data_path) / record_format.REJECTED_FILE)
         if self._sources:
-            write_sources(Path(self.data_path) / record_format.SOURCES_FILE, self._sources)
+            write_json_lines(Path(self.data_path) / record_format.SOURCES_FILE, self._sources)
         tokenizer = Tokenizer.train(self._training_captions())
         (self.data_path / record_format.TOKENIZER_FILE).write_text(tokenizer.to_json())
 

@@ -33,10 +33,7 @@ from ragaf_jax.images import OTHER_SUFFIXES, unreadable
 
 _SPLIT_FOLDERS = {
     "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     "test": "test",
 }
 
@@ -57,7 +54,8 @@ def scan(root: Path) -> Scan:
     """
     root = data_root(root)
     files, rejected = walk(root)
-    rejected += _in_other_formats(files)
+    others = (path for path in files if path.lower().endswith(tuple(OTHER_SUFFIXES)))
+    rejected += [Rejected(path, unreadable(path) or "") for path in others]
     if not any(map(is_image, files)):
         raise UserError(
             f"There are no images in {root}{first_problem(rejected)}; name the folder that holds "
@@ -100,12 +98,6 @@ def scan(root: Path) -> Scan:
     split_of |= split_groups(trained, missing, first_problem(rejected))
     items = [item._replace(split=split_of[item.group]) for item in items]
     return Scan(sorted(items), sorted(rejected), missing)
-
-
-def _in_other_formats(files: Iterable[str]) -> list[Rejected]:
-    """Images in formats that cannot be read."""
-    others = (path for path in files if path.lower().endswith(tuple(OTHER_SUFFIXES)))
-    return [Rejected(path, unreadable(path) or "") for path in others]
 
 
 def _unread_table(files: Iterable[str]) -> str:
@@ -209,5 +201,4 @@ def _items(
                 image=root / path,
                 sketch=root / sketch if sketch else None,
                 captions=tuple(annotations.captions[path]),
-                category="",
             )

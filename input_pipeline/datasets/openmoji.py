@@ -81,16 +81,9 @@ def _records(task: tuple[art.Drawing, Options]) -> list[Record]:
     records = []
     for index in range(options.recolorings):
         key = f"{drawing.key}/{index}"
-        painted = recolorer.paint(seed=key)
-        records.append(
-            encode(
-                key=key,
-                image=painted.image,
-                captions=[painted.caption],
-                true_labels=true_labels,
-                true_colors=painted.true_colors,
-            )
-        )
+        image, caption, colors = recolorer.paint(seed=key)
+        truth = {"true_labels": true_labels, "true_colors": colors}
+        records.append(encode(key=key, image=image, captions=[caption], **truth))
     return records
 
 

@@ -16,8 +16,12 @@ from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS, Builder, Preparation, Record, Rejections, Work
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan
 from input_pipeline.datasets.scanning.sources import sources_of
-from input_pipeline.datasets.scanning.splits import stable_hash
-from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits, split_usable
+from input_pipeline.datasets.scanning.splits import (
+    cut,
+    rejects_may_move_splits,
+    split_usable,
+    stable_hash,
+)
 from input_pipeline.extraction import sketch
 from input_pipeline.options import Options
 from ragaf_jax import images

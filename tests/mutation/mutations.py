@@ -736,7 +736,7 @@ MUTATIONS = (
         "mirrored twins cross the splits",
     ),
     Mutation(
-        "input_pipeline/datasets/scanning/usable.py",
+        "input_pipeline/datasets/scanning/splits.py",
         "groups = [item.group for item in cut(scan) if item.key not in unusable]",
         "groups = [item.group for item in cut(scan)]",
         "a broken picture takes a place in the test split",

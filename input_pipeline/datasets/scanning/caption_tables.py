@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from input_pipeline.datasets import captions
 from input_pipeline.datasets.scanning.dataset_files import printable
+from input_pipeline.datasets.scanning.items import clean_caption
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
@@ -111,7 +111,7 @@ def _row(where: str, record: dict[str, Any]) -> Row:
         return Row(where, file, sketch, problem=f"has no {' or '.join(_CAPTION_COLUMNS)}")
     value = record[column]
     try:
-        texts = [captions.clean(text) for text in (value if isinstance(value, list) else [value])]
+        texts = [clean_caption(text) for text in (value if isinstance(value, list) else [value])]
     except ValueError as error:
         return Row(where, file, sketch, problem=f"has a caption that {error}")
     texts = [text for text in dict.fromkeys(texts) if text]

@@ -1,8 +1,9 @@
-"""The result of a scan: usable images, and rejected files with reasons."""
+"""The result of a scan: usable images with captions, and rejected files with reasons."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Item(NamedTuple):
@@ -14,7 +15,7 @@ class Item(NamedTuple):
       split: "train", "validation" or "test".
       image: the photo's file.
       sketch: the sketch's file; None if the sketch is to be made from the photo.
-      captions: at least one, without duplicates; stripped single lines.
+      captions: at least one, without duplicates; see `clean_caption`.
       category: of the object; "" if unknown.
     """
 
@@ -24,7 +25,7 @@ class Item(NamedTuple):
     image: Path
     sketch: Path | None
     captions: tuple[str, ...]
-    category: str
+    category: str = ""
 
 
 class Rejected(NamedTuple):
@@ -56,3 +57,26 @@ class Scan(NamedTuple):
     items: list[Item]
     rejected: list[Rejected]
     held: tuple[str, ...] = ()
+
+
+def clean_caption(text: object) -> str:
+    """A caption with each run of white space as one space; may be empty.
+
+    Raises:
+      ValueError: it cannot be a caption; the message continues "its caption".
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"is of type {type(text).__name__}, not text")
+    if "\0" in text:
+        raise ValueError("holds a NUL byte")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # `surrogateescape` reads invalid bytes as lone surrogates; JSON can contain these too.
+        raise ValueError("is not UTF-8") from None
+    return " ".join(text.split())
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Writes one line of JSON per named tuple, in ASCII because file names need not be UTF-8."""
+    path.write_text("".join(json.dumps(row._asdict()) + "\n" for row in rows))
