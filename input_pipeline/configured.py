@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -150,7 +149,8 @@ def shown_for(
     recolored: list[int] = []
     if isinstance(source, RecordSource):
         records = [source[index] for index in first]
-        chosen = min(records, key=lambda record: abs(len(_colors(record)) - 3))
+        colors = [len(set(record["true_colors"].tolist()) - {-1}) for record in records]
+        chosen = records[min(range(len(records)), key=lambda i: abs(colors[i] - 3))]
         groups = enumerate(source.fields("group"))
         of_one = [index for index, record in groups if record["group"] == chosen["group"]]
         recolored = of_one[:colorings] if len(of_one) > 1 else []
@@ -158,20 +158,12 @@ def shown_for(
     return batch, truth, len(first)
 
 
-def _colors(record: dict[str, Any]) -> set[int]:
-    """The colours in the caption."""
-    return {color for color in record["true_colors"].tolist() if color >= 0}
-
-
 def held_out_for(
     config: ConfigDict, trained: ConfigDict, tokenizer: Tokenizer
 ) -> tuple[Batch, Truth]:
     """The test examples in `config.data.dir`, read as in the run of a checkpoint.
 
-    Args:
-      config: of this command.
-      trained: of the checkpoint's run.
-      tokenizer: of the checkpoint.
+    `trained` and `tokenizer` are those of the checkpoint.
     """
     data = ConfigDict({**trained.data, "dir": config.data.dir})
     pretrained = trained.init.checkpoint != ""

@@ -78,9 +78,8 @@ class Mixture:
 
     def without(self, *images: str) -> "Mixture":
         """`RecordSource.without` of every source."""
-        return dataclasses.replace(
-            self, sources=tuple(source.without(*images) for source in self.sources)
-        )
+        sources = tuple(source.without(*images) for source in self.sources)
+        return dataclasses.replace(self, sources=sources)
 
     def prepared_caches(self, keys: Mapping[str, str]) -> tuple[str, ...]:
         """`RecordSource.prepared_caches` that all sources have."""
@@ -89,9 +88,8 @@ class Mixture:
 
     def with_caches(self, keys: Mapping[str, str]) -> "Mixture":
         """`RecordSource.with_caches` of every source."""
-        return dataclasses.replace(
-            self, sources=tuple(source.with_caches(keys) for source in self.sources)
-        )
+        sources = tuple(source.with_caches(keys) for source in self.sources)
+        return dataclasses.replace(self, sources=sources)
 
 
 def apportion(weights: Sequence[float], n: int) -> list[int]:

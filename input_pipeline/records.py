@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
-from input_pipeline.cached import TextStates, open_latents, open_text, prepared_kinds
+from input_pipeline.cached import cache_folder, of_these_records, open_cache
 from input_pipeline.datasets import registry
 from input_pipeline.options import Options, flags_of, suffix_of
 from ragaf_jax.errors import UserError
@@ -81,8 +80,7 @@ class RecordSource:
         self._split, self._command = split, command
         self._mirrors = entry.mirrors
         self._left_out: tuple[str, ...] = ()
-        self._latents: np.ndarray | None = None
-        self._text_states: TextStates | None = None
+        self._caches: dict[str, Any] = {}
         self.folder = folder
         self.tokenizer = Tokenizer.from_json(text)
 
@@ -100,10 +98,10 @@ class RecordSource:
         record["mirrors"] = self._mirrors
         for name in self._left_out:
             del record[name]
-        if self._latents is not None:
-            record["latents"] = self._latents[index]
-        if self._text_states is not None:
-            record["text_states"] = self._text_states
+        if "latents" in self._caches:
+            record["latents"] = self._caches["latents"][index]
+        if "text" in self._caches:
+            record["text_states"] = self._caches["text"]
         return _converted(record)
 
     def fields(self, *names: str) -> Iterator[dict[str, Any]]:
@@ -129,7 +127,12 @@ class RecordSource:
 
     def prepared_caches(self, keys: Mapping[str, str]) -> tuple[str, ...]:
         """The kinds of available caches; `keys` as in `with_caches`."""
-        return prepared_kinds(self.folder, keys)
+        folders = {kind: cache_folder(self.folder, kind, key) for kind, key in keys.items()}
+        return tuple(
+            kind
+            for kind, folder in folders.items()
+            if folder.is_dir() and of_these_records(folder, self.folder)
+        )
 
     def with_caches(self, keys: Mapping[str, str]) -> "RecordSource":
         """The same records with cached outputs of networks.
@@ -147,12 +150,10 @@ class RecordSource:
         if not keys:
             return self
         source = self.without("image") if "latents" in keys else copy.copy(self)
-        if "latents" in keys:
-            source._latents = open_latents(
-                self.folder, self._split, keys["latents"], len(self), self._command
-            )
-        if "text" in keys:
-            source._text_states = open_text(self.folder, self._split, keys["text"], self._command)
+        source._caches = self._caches | {
+            kind: open_cache(self.folder, kind, key, self._split, len(self), self._command)
+            for kind, key in keys.items()
+        }
         return source
 
     @contextlib.contextmanager
@@ -216,17 +217,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 def _kind_of(metadata: Mapping[str, Any]) -> str | None:
     """The name in `REGION_KINDS` of a folder's regions; None if unknown."""
-    for name, config in REGION_KINDS.items():
-        if metadata.get("regions") == dataclasses.asdict(config):
-            return name
-    return None
+    found = metadata.get("regions")
+    kinds = (name for name, kind in REGION_KINDS.items() if dataclasses.asdict(kind) == found)
+    return next(kinds, None)
 
 
 def _checked_metadata(folder: Path, dataset: str, options: Options, command: str) -> dict[str, Any]:
     """The folder's metadata, which must match those that this code writes."""
     if not folder.is_dir():
-        others = sorted(other.name for other in folder.parent.glob("[0-9]*"))
-        if others:
+        if others := sorted(other.name for other in folder.parent.glob("[0-9]*")):
             raise UserError(
                 f"{folder.parent} contains data of version {', '.join(others)} and this code reads "
                 f"{folder.name}; run: {command}"
