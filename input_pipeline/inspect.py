@@ -38,16 +38,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("text_length", 40, "config.data.text_length of the run.", lower_bound=3)
     flags.DEFINE_integer("max_regions", 33, "config.data.max_regions of the run.", lower_bound=2)
     flags.DEFINE_integer(
-        "max_edges",
-        None,
-        "config.data.max_edges of the run; default: as in configs/.",
-        lower_bound=1,
+        "max_edges", None, "config.data.max_edges of the run; default in configs/.", lower_bound=1
     )
     flags.DEFINE(
-        PATH,
-        "tokenizer",
-        None,
-        "Folder tokenizer/ of a Stable Diffusion, instead of the data's vocabulary.",
+        PATH, "tokenizer", None, "Stable Diffusion's tokenizer/, which replaces the data's."
     )
     flags.DEFINE(
         PATH,
@@ -68,14 +62,11 @@ def main(argv: list[str]) -> None:
     sources = open_splits(FLAGS.dataset, data_dir, options)
     name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px{suffix_of(options.graph)}"
     output = Path(FLAGS.output) if FLAGS.output else data_dir / "inspect" / name
+    max_edges = FLAGS.max_edges or registry.find(FLAGS.dataset).max_edges
     found = inspect(
         sources,
         Selection(FLAGS.dataset, FLAGS.split, FLAGS.examples, FLAGS.seed),
-        Budgets(
-            FLAGS.text_length,
-            FLAGS.max_regions,
-            FLAGS.max_edges or registry.find(FLAGS.dataset).max_edges,
-        ),
+        Budgets(FLAGS.text_length, FLAGS.max_regions, max_edges),
         output.resolve(),
         Tokenizer.from_pretrained(Path(FLAGS.tokenizer)) if FLAGS.tokenizer else None,
     )

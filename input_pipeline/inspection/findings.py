@@ -50,12 +50,7 @@ def inspect(
 ) -> dict[str, Any]:
     """Writes `FILES` into the folder `output`, replacing earlier ones; returns the statistics.
 
-    Args:
-      sources: the records of every split.
-      selection: of the examples.
-      budgets: limits of a run.
-      output: the folder.
-      tokenizer: replaces the data's own.
+    `sources` are the records of every split. `tokenizer` replaces that of the data.
 
     Raises:
       UserError: `output` cannot be written or holds other files.
@@ -75,9 +70,8 @@ def inspect(
     indices = choose(measured[selection.split].groups, selection.examples, selection.seed)
     with whole_folder(output) as folder:
         records = chosen.without("true_labels")
-        examples = [
-            example(records[index]) for index in tqdm(indices, desc="drawing", unit=" examples")
-        ]
+        bar = tqdm(indices, desc="drawing", unit=" examples")
+        examples = [example(records[index]) for index in bar]
         text = json.dumps(found, indent=2, ensure_ascii=False)
         (folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
         (folder / "index.html").write_text(page(found, selection.split, examples), encoding="utf-8")
@@ -112,7 +106,6 @@ def example(record: dict[str, Any]) -> Example:
         ),
         captions=record["captions"],
         key=record["key"],
-        group=record["group"],
         category=record["category"],
         facts=f"{regions.n}{merged} regions, {len(graph.senders)} edges",
     )

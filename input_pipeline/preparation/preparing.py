@@ -174,7 +174,8 @@ def _write(name: str, builder: Builder, execution: Execution) -> None:
     folder = Path(builder.data_dir)
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
         shutil.rmtree(leftover)
-    beam_config = _beam_config(execution) if execution.beam_runner is not None else {}
+    runner = execution.beam_runner
+    beam_config = _beam_config(runner, execution.beam_options) if runner is not None else {}
     print(name)
     # TFDS reports downloads and creates a folder for them, although there are none.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
@@ -196,12 +197,12 @@ def _write(name: str, builder: Builder, execution: Execution) -> None:
                 raise
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UserError(
-                f"Beam's {execution.beam_runner} failed with {type(error).__name__}: "
+                f"Beam's {runner} failed with {type(error).__name__}: "
                 f"{lines[0][:300] if lines else 'no message'}; see its log above."
             ) from error
 
 
-def _beam_config(execution: Execution) -> dict[str, Any]:
+def _beam_config(runner: str, options: str) -> dict[str, Any]:
     """Beam's fields of TFDS's download configuration.
 
     Raises:
@@ -214,8 +215,4 @@ def _beam_config(execution: Execution) -> dict[str, Any]:
             "--beam_runner needs Apache Beam, which is not installed; run: pip install "
             "'ragaf-jax[beam]'"
         ) from None
-    assert execution.beam_runner is not None
-    return {
-        "beam_runner": beam.runner(execution.beam_runner),
-        "beam_options": beam.options(execution.beam_options),
-    }
+    return {"beam_runner": beam.runner(runner), "beam_options": beam.options(options)}

@@ -142,7 +142,7 @@ def test_the_commands_take_the_graph(root, tmp_path):
     done = run_here("input_pipeline.inspect", *flags)
     assert done.status == 1 and done.stderr.rstrip().endswith(" --graph_kind=knn")
     done = run_here("input_pipeline.prepare", *flags, f"--root={root}", "--graph_radius=0.1")
-    assert done.status == 1 and "graph radius is 0.1, which has no effect" in done.stderr
+    assert done.status == 1 and "(--graph_radius) is 0.1, which has no effect" in done.stderr
     done = run_here("input_pipeline.prepare", *flags, f"--root={root}", "--workers=1")
     assert done.status == 0, done.stderr
     done = run_here("input_pipeline.inspect", *flags, "--examples=1")

@@ -743,8 +743,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/datasets/scanning/sources.py",
-        "source.key in then and getattr(source, field)",
-        "source.key not in then and getattr(source, field)",
+        "if getattr(one, field) != getattr(two, field)",
+        "if getattr(one, field) == getattr(two, field)",
         "pictures replaced under the same names are not noticed",
     ),
     Mutation(

@@ -106,11 +106,8 @@ def changes(before: Sequence[Source], items: Sequence[Item], root: Path) -> list
         return f"that of {image(key)}" if file is None else file.relative_to(root).as_posix()
 
     def other(field: str) -> list[str]:
-        return [
-            source.key
-            for source in now
-            if source.key in then and getattr(source, field) != getattr(then[source.key], field)
-        ]
+        both = ((source, then[source.key]) for source in now if source.key in then)
+        return [one.key for one, two in both if getattr(one, field) != getattr(two, field)]
 
     found: list[tuple[str, list[str], Callable[[str], str]]] = [
         ("other image", other("image"), image),
