@@ -67,8 +67,7 @@ def build_caches(
       source: the records of the split `SPLIT`.
       kinds: from `ragaf_jax.caches.KINDS`.
       pretrained: the result of `open_checkpoint`.
-      tokenizer: for single files, as `config.init.tokenizer`.
-      clip_skip: as `config.model.clip_skip`.
+      tokenizer, clip_skip: as `config.init.tokenizer` and `config.model.clip_skip`.
 
     Raises:
       UserError: the weights are damaged, or the tokenizer is missing.

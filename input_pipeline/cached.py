@@ -59,17 +59,30 @@ def open_cache(
     """The text states, or mean and standard deviation (in channels) of images and mirror images.
 
     Args:
-      records: the folder of the records.
+      records, split, count: the records' folder, split and number.
       kind: "text" or "latents".
       key: the networks' fingerprint.
-      split: of the records.
-      count: the number of records.
       command: the command that makes the cache, for errors.
 
     Raises:
       UserError: the cache is missing, unreadable, or of other records.
     """
-    folder = _found(records, kind, key, command)
+    folder = cache_folder(records, kind, key)
+    run = f"run: {command} --cache={kind} --checkpoint=<the run's>"
+    if not folder.is_dir():
+        others = sorted(other.name.split("-")[1] for other in folder.parent.glob(f"{kind}-*"))
+        hint = f"{run}, or leave config.data.cache empty"
+        if others:
+            raise UserError(
+                f"The cache of {kind} in {folder.parent} was made with other weights (key "
+                f"{', '.join(others)}) than this run's (key {key}); {hint}."
+            )
+        raise UserError(f"There is no cache of {kind} in {records} (key {key}); {hint}.")
+    if not of_these_records(folder, records):
+        raise UserError(
+            f"The cache {folder} was computed from other records than those in {records}; delete "
+            f"it and {run}"
+        )
     try:
         if kind == "text":
             return TextStates(folder, split)
@@ -79,30 +92,9 @@ def open_cache(
         return latents
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The cache {folder} cannot be read ({error}); delete it and run: {command} "
-            f"--cache={kind} --checkpoint=<the run's>"
+            f"The cache {folder} cannot be read ({error}); delete it and {run}"
         ) from None
 
 
 def _mapped(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r").view(ml_dtypes.bfloat16)
-
-
-def _found(records: Path, kind: str, key: str, command: str) -> Path:
-    folder = cache_folder(records, kind, key)
-    run = f"run: {command} --cache={kind} --checkpoint=<the run's>"
-    if folder.is_dir():
-        if of_these_records(folder, records):
-            return folder
-        raise UserError(
-            f"The cache {folder} was computed from other records than those in {records}; delete "
-            f"it and {run}"
-        )
-    others = sorted(other.name.split("-")[1] for other in folder.parent.glob(f"{kind}-*"))
-    hint = f"{run}, or leave config.data.cache empty"
-    if others:
-        raise UserError(
-            f"The cache of {kind} in {folder.parent} was made with other weights (key "
-            f"{', '.join(others)}) than this run's (key {key}); {hint}."
-        )
-    raise UserError(f"There is no cache of {kind} in {records} (key {key}); {hint}.")

@@ -109,19 +109,12 @@ def _unread_table(files: Iterable[str]) -> str:
 
 
 class _Part(NamedTuple):
-    """The whole dataset, or one of its splits.
+    """The whole dataset, or one of its splits."""
 
-    Attributes:
-      base: "" or the split's folder.
-      split: the split; "train" for the whole dataset.
-      images: the folder of images.
-      sketches: the folder of sketches, None if there is none.
-    """
-
-    base: str
-    split: str
-    images: str
-    sketches: str | None
+    base: str  # "" or the split's folder
+    split: str  # "train" for the whole dataset
+    images: str  # the folder of images
+    sketches: str | None  # the folder of sketches
 
     def key(self, path: str) -> str:
         """The key of an image."""

@@ -39,19 +39,12 @@ ElementTree.register_namespace("", _SVG)
 
 
 class Drawing(NamedTuple):
-    """One usable drawing.
+    """One usable drawing."""
 
-    Attributes:
-      key: its code points in OpenMoji's notation, for example "1F436" or "0023-FE0F-20E3".
-      name: for example "dog face".
-      path: the SVG file.
-      split: "train", "validation" or "test"; the same for all variants of a drawing.
-    """
-
-    key: str
-    name: str
-    path: Path
-    split: str
+    key: str  # code points in OpenMoji's notation, for example "1F436" or "0023-FE0F-20E3"
+    name: str  # for example "dog face"
+    path: Path  # the SVG file
+    split: str  # "train", "validation" or "test"; the same for all variants of a drawing
 
 
 class Paint(NamedTuple):
@@ -66,13 +59,10 @@ _found: dict[Path, tuple[Drawing, ...]] = {}
 
 
 def find_drawings(mapping: Callable = map) -> tuple[Drawing, ...]:
-    """All usable drawings, sorted by key; cached per process.
+    """All usable drawings, sorted by key, which `mapping` examines; cached per process.
 
     Excluded are flags of regional indicators, skin tones, code points without a name in `emoji`,
     and files with hardly any ink or paint.
-
-    Args:
-      mapping: the `map` to use.
 
     Raises:
       UserError: the package with the drawings is not installed.

@@ -27,21 +27,13 @@ _FITS, _TOO_MUCH = "#3d6fb5", "#d0402b"
 
 
 class Example(NamedTuple):
-    """One record on the page.
+    """One record on the page."""
 
-    Attributes:
-      images: grey or RGB, one for each name in `IMAGES`.
-      captions: all captions.
-      key: as in the record.
-      category: "" for none.
-      facts: a line with counts.
-    """
-
-    images: Sequence[UInt8[np.ndarray, "_ _ *rgb"]]
-    captions: Sequence[str]
+    images: Sequence[UInt8[np.ndarray, "_ _ *rgb"]]  # one for each name in `IMAGES`
+    captions: Sequence[str]  # all of the record
     key: str
-    category: str
-    facts: str
+    category: str  # "" for none
+    facts: str  # a line with counts
 
 
 def table(found: dict[str, Any]) -> list[list[str]]:

@@ -17,30 +17,17 @@ _SKETCH_COLUMNS = ("conditioning_image", "conditioning_image_file_name")
 
 
 class Row(NamedTuple):
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-      where: the table and the line, for example "train/metadata.jsonl:3".
-      file: the image's path relative to the table's folder, "" if there is none.
-      sketch: the same for the sketch.
-      captions: of the image; none if the row has a problem.
-      problem: why the row cannot be used, "" if it can.
-    """
-
-    where: str
-    file: str = ""
-    sketch: str = ""
-    captions: tuple[str, ...] = ()
-    problem: str = ""
+    where: str  # the table and the line, for example "train/metadata.jsonl:3"
+    file: str = ""  # the image's path relative to the table's folder, "" if there is none
+    sketch: str = ""  # the same for the sketch
+    captions: tuple[str, ...] = ()  # of the image; none if the row has a problem
+    problem: str = ""  # why the row cannot be used, "" if it can
 
 
 def read_table(root: Path, path: str) -> Iterator[Row]:
-    """The rows of one table, without blank lines.
-
-    Args:
-      root: the dataset.
-      path: the table's path relative to it.
-    """
+    """The rows of one table, without blank lines; `path` is relative to the dataset's root."""
     with (root / path).open("rb") as raw:
         if raw.read(2) in UTF16:
             yield Row(printable(path), problem="is UTF-16; save it as UTF-8")

@@ -22,19 +22,12 @@ _UNREADABLE = "unreadable"
 
 
 class Source(NamedTuple):
-    """The digests of one example; a line of `sources.jsonl`.
+    """The digests of one example; a line of `sources.jsonl`."""
 
-    Attributes:
-      key: of the example.
-      texts: digest of its split in the scan, group, category and captions.
-      image: digest of the image's file; "" if --limit excludes the example.
-      sketch: the same for the sketch; also "" if the sketch is made from the image.
-    """
-
-    key: str
-    texts: str
-    image: str
-    sketch: str
+    key: str  # of the example
+    texts: str  # digest of its split in the scan, group, category and captions
+    image: str  # digest of the image's file; "" if --limit excludes the example
+    sketch: str  # the same for the sketch; also "" if the sketch is made from the image
 
 
 def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
@@ -89,10 +82,7 @@ def read_sources(path: Path) -> list[Source]:
 def changes(before: Sequence[Source], items: Sequence[Item], root: Path) -> list[str]:
     """Phrases that describe how the files of a scan differ from the sources of records.
 
-    Args:
-      before: the sources of the records.
-      items: of the scan; only files with a digest in `before` are read.
-      root: of the scan; phrases name files relative to it.
+    Only files with a digest in `before` are read. Phrases name files relative to `root`.
     """
     then = {source.key: source for source in before}
     now = sources_of(items, {source.key for source in before if source.image})

@@ -138,12 +138,7 @@ def rejects_may_move_splits(scan: Scan, max_rejected: float) -> bool:
 
 
 def split_usable(scan: Scan, unusable: Collection[str], problem: str) -> list[Item]:
-    """The usable items of a scan, split without the others.
-
-    Args:
-      scan: with the splits of all items.
-      unusable: keys of the unreadable items.
-      problem: as in `split_groups`.
+    """The items of a scan except the keys in `unusable`, split without these.
 
     Raises:
       UserError: too few items are usable.
