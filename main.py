@@ -337,23 +337,14 @@ def main(argv: list[str]) -> None:
         config = with_distilled_sampling(config, distilled, set_fields())
         config = with_recorded_data_dir(config, recorded, set_fields(), workdir)
     if FLAGS.mode == "sample":
-        open_shown = prepared(
-            functools.partial(configured.shown_for, drawings=8, colorings=3), config
-        )
+        shown = functools.partial(configured.shown_for, drawings=8, colorings=3)
         output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"
-        showcase(config, workdir, open_shown, output, FLAGS.checkpoint)
+        showcase(config, workdir, prepared(shown, config), output, FLAGS.checkpoint)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"
     others = [Path(folder) for folder in FLAGS.compare]
-    evaluate(
-        config,
-        workdir,
-        prepared(configured.held_out_for, config),
-        output,
-        canny,
-        others,
-        FLAGS.checkpoint,
-    )
+    examples = prepared(configured.held_out_for, config)
+    evaluate(config, workdir, examples, output, canny, others, FLAGS.checkpoint)
 
 
 if __name__ == "__main__":
