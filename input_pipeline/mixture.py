@@ -52,17 +52,11 @@ def _weight(text: str, dataset: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Several datasets as one; indices concatenate their records.
+    """Several datasets as one; indices concatenate their records."""
 
-    Attributes:
-      sources: the records of each dataset.
-      weights: sampling weights, on any scale.
-      tokenizer: replaces those of the sources.
-    """
-
-    sources: tuple[RecordSource, ...]
-    weights: tuple[float, ...]
-    tokenizer: Tokenizer
+    sources: tuple[RecordSource, ...]  # the records of each dataset
+    weights: tuple[float, ...]  # sampling weights, on any scale
+    tokenizer: Tokenizer  # replaces those of the sources
 
     @property
     def starts(self) -> list[int]:

@@ -18,27 +18,16 @@ FLAGS = flags.FLAGS
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a dataset is prepared.
+    """How a dataset is prepared."""
 
-    Attributes:
-      size: side S of the images, px.
-      recolorings: records per drawing; only for openmoji/recolor.
-      limit: drawings or photos per split, in a fixed shuffled order; 0 for all.
-      root: the folder of the images as downloaded; only for scanned datasets.
-      sketch: the method that makes sketches from images, one of `sketch.METHODS`.
-      transform: Sketchy's alignment; None for the first one found.
-      regions: the kind of regions, a name in `REGION_KINDS`.
-      graph: which regions are connected; each graph has a separate folder.
-    """
-
-    size: int
-    recolorings: int = 16
-    limit: int = 0
-    root: Path | None = None
-    sketch: str = "canny"
-    transform: str | None = None
-    regions: str = "strokes"
-    graph: GraphConfig = DEFAULT_GRAPH
+    size: int  # side S of the images, px
+    recolorings: int = 16  # records per drawing; only for openmoji/recolor
+    limit: int = 0  # drawings or photos per split, in a fixed shuffled order; 0 for all
+    root: Path | None = None  # the folder of the images as downloaded; only for scanned datasets
+    sketch: str = "canny"  # the method that makes sketches from images, one of `sketch.METHODS`
+    transform: str | None = None  # Sketchy's alignment; None for the first one found
+    regions: str = "strokes"  # the kind of regions, a name in `REGION_KINDS`
+    graph: GraphConfig = DEFAULT_GRAPH  # which are connected; each graph has a separate folder
 
     def sketch_regions(self, page: UInt8[np.ndarray, "h w"]) -> SketchRegions:
         """A page's sketch, regions and graph with all edges, which readers trim to their limit."""

@@ -75,12 +75,7 @@ def define_flags() -> None:
     flags.DEFINE_string("cache", "", "latents,text: also cache these outputs of frozen networks.")
     flags.DEFINE(PATH, "checkpoint", "", "Networks of --cache, as config.init.checkpoint.")
     flags.DEFINE_string("variant", "", "As config.init.variant.")
-    flags.DEFINE(
-        PATH,
-        "tokenizer",
-        "openai/clip-vit-large-patch14",
-        "For single-file checkpoints, as config.init.tokenizer.",
-    )
+    flags.DEFINE(PATH, "tokenizer", "openai/clip-vit-large-patch14", "As config.init.tokenizer.")
     flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
     flags.DEFINE_string("beam_options", "", "Beam's flags, without dashes, separated by commas.")
 

@@ -39,23 +39,14 @@ class Preparation(tfds.core.BuilderConfig):
 
 
 class Work(NamedTuple):
-    """The tasks of a dataset.
+    """The tasks of a dataset."""
 
-    Attributes:
-      make: makes a task's records; a module-level function, because other processes call it.
-      tasks: of every split in `SPLITS`; picklable.
-      rejected: files that the scan found unusable.
-      left_out: the number of further examples, which `limit` leaves out.
-      source: a hash of the files on disk; "" for datasets from packages.
-      sources: the files of each example; empty for datasets from packages.
-    """
-
-    make: Make
-    tasks: dict[str, Sequence[Any]]
-    rejected: Sequence[Rejected] = ()
-    left_out: int = 0
-    source: str = ""
-    sources: Sequence[Source] = ()
+    make: Make  # makes a task's records; module-level, because other processes call it
+    tasks: dict[str, Sequence[Any]]  # of every split in `SPLITS`; picklable
+    rejected: Sequence[Rejected] = ()  # files that the scan found unusable
+    left_out: int = 0  # the number of further examples, which `limit` leaves out
+    source: str = ""  # a hash of the files on disk; "" for datasets from packages
+    sources: Sequence[Source] = ()  # the files of each example; empty for datasets from packages
 
 
 class Rejections:

@@ -27,21 +27,13 @@ from ragaf_jax.graph.regions import REGION_KINDS
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How a dataset is prepared, without effect on its records.
+    """How a dataset is prepared, without effect on its records."""
 
-    Attributes:
-      workers: processes on this machine; 1 is this process.
-      max_rejected: share of the examples that may be rejected.
-      beam_runner: the name of a Beam runner to use instead of processes.
-      beam_options: see `beam.options`.
-      place: the flag or field with the folder of the data, for errors.
-    """
-
-    workers: int = 1
-    max_rejected: float = 0.01
-    beam_runner: str | None = None
-    beam_options: str = ""
-    place: str = "--data_dir"
+    workers: int = 1  # processes on this machine; 1 is this process
+    max_rejected: float = 0.01  # share of the examples that may be rejected
+    beam_runner: str | None = None  # the name of a Beam runner to use instead of processes
+    beam_options: str = ""  # see `beam.options`
+    place: str = "--data_dir"  # the flag or field with the folder of the data, for errors
 
 
 def prepare(
