@@ -128,7 +128,7 @@ def test_pictures_of_other_data_sets_have_all_their_captions(rng, tmp_path):
 
 def test_nothing_on_the_page_comes_from_elsewhere_or_runs(rng):
     pictures = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)] * 4
-    examples = [Example(pictures, [NASTY, "étè 家"], NASTY, NASTY, NASTY, "2 regions")]
+    examples = [Example(pictures, [NASTY, "étè 家"], NASTY, NASTY, "2 regions")]
     text = page(nasty_numbers(rng), "train", examples)
     seen = Seen(text)
     assert "script" not in seen.tags
@@ -168,7 +168,7 @@ def test_a_wide_picture_is_not_widened_further(rng):
     for size, width in ((32, 384), (64, 384), (256, 512), (512, 512), (700, 512)):
         pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
         drawn = np.zeros((540, 512, 3), np.uint8)
-        one = Example([pixels, pixels[..., 0], drawn, drawn], ["a"], "k", "g", "", "")
+        one = Example([pixels, pixels[..., 0], drawn, drawn], ["a"], "k", "", "")
         figure = sheet([one])
         assert figure.shape[1] == 4 * width + 3 * 8 + 2 * 16
         if width % size == 0:  # the picture's own pixels, inside a frame
