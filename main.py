@@ -28,11 +28,10 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from input_pipeline.configured import held_out, held_out_for, open_split, shapes, shown_for
+from input_pipeline import configured
 from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.extraction.sketch import canny
 from input_pipeline.loader import DevicePrefetcher, train_iterator
-from input_pipeline.preparation.automatic import prepare_openmoji
 from ragaf_jax.checkpoints.choice import NEWEST, check_choice
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError, run_cli
@@ -218,7 +217,7 @@ def prepared(open_examples: Callable[..., Any], config: ConfigDict) -> Callable[
     """`open_examples` for a checkpoint's configuration, after preparing OpenMoji's data."""
 
     def open_prepared(trained: ConfigDict, tokenizer: Tokenizer) -> Any:
-        prepare_openmoji(ConfigDict({**trained.data, "dir": config.data.dir}))
+        configured.prepare_openmoji(ConfigDict({**trained.data, "dir": config.data.dir}))
         return open_examples(config, trained, tokenizer)
 
     return open_prepared
@@ -242,8 +241,8 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
     build_model(config)
     mesh = make_mesh(config)
     if jax.process_count() == 1:  # otherwise the error names the command
-        prepare_openmoji(config.data)
-    source = open_split(config.data, "train", tokenizer)
+        configured.prepare_openmoji(config.data)
+    source = configured.open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
     augment = AugmentSketch(**config.data.augment)
 
@@ -253,7 +252,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
             cached,
             examples // jax.process_count(),
             config.seed,
-            **shapes(config.data),
+            **configured.shapes(config.data),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             augment=augment,
@@ -261,7 +260,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
         return DevicePrefetcher(batches, functools.partial(put_batch, mesh))
 
     shown = config.validation_examples
-    validation, truth = held_out(config.data, "validation", shown, tokenizer)
+    validation, truth = configured.held_out(config.data, "validation", shown, tokenizer)
     make_writer = functools.partial(
         workdir_writer,
         workdir,
@@ -338,15 +337,14 @@ def main(argv: list[str]) -> None:
         config = with_distilled_sampling(config, distilled, set_fields())
         config = with_recorded_data_dir(config, recorded, set_fields(), workdir)
     if FLAGS.mode == "sample":
-        open_shown = prepared(functools.partial(shown_for, drawings=8, colorings=3), config)
+        shown = functools.partial(configured.shown_for, drawings=8, colorings=3)
         output = Path(FLAGS.output) if FLAGS.output else workdir / "sample"
-        showcase(config, workdir, open_shown, output, FLAGS.checkpoint)
+        showcase(config, workdir, prepared(shown, config), output, FLAGS.checkpoint)
         return
     output = Path(FLAGS.output) if FLAGS.output else workdir / "evaluation"
     others = [Path(folder) for folder in FLAGS.compare]
-    evaluate(
-        config, workdir, prepared(held_out_for, config), output, canny, others, FLAGS.checkpoint
-    )
+    examples = prepared(configured.held_out_for, config)
+    evaluate(config, workdir, examples, output, canny, others, FLAGS.checkpoint)
 
 
 if __name__ == "__main__":

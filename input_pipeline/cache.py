@@ -55,7 +55,6 @@ def build_caches(
     source: RecordSource,
     kinds: Sequence[str],
     pretrained: Pretrained,
-    *,
     tokenizer: str = "openai/clip-vit-large-patch14",
     clip_skip: int = 0,
 ) -> list[Path]:
@@ -68,19 +67,17 @@ def build_caches(
       source: the records of the split `SPLIT`.
       kinds: from `ragaf_jax.caches.KINDS`.
       pretrained: the result of `open_checkpoint`.
-      tokenizer: for single files, as `config.init.tokenizer`.
-      clip_skip: as `config.model.clip_skip`.
+      tokenizer, clip_skip: as `config.init.tokenizer` and `config.model.clip_skip`.
 
     Raises:
       UserError: the weights are damaged, or the tokenizer is missing.
     """
-    folders = []
-    for kind in kinds:
-        if kind == "latents":
-            folders.append(_cache_latents(source, pretrained))
-        else:
-            folders.append(_cache_text(source, pretrained, tokenizer, clip_skip))
-    return folders
+    return [
+        _cache_latents(source, pretrained)
+        if kind == "latents"
+        else _cache_text(source, pretrained, tokenizer, clip_skip)
+        for kind in kinds
+    ]
 
 
 def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
@@ -104,16 +101,10 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
     records = grain.MapDataset.source(source.without("sketch", "labels", "true_labels"))
     batches = records.map(lambda record: scaled(record["image"])).batch(batch)
     side, channels = size // autoencoder.downscale, autoencoder.channels
-    with (
-        _new_folder(folder, source) as unfinished,
-        tqdm(total=len(source), desc="latents", unit=" images") as bar,
-    ):
-        _write(
-            unfinished / f"{SPLIT}.npy",
-            (len(source), 2, side, side, 2 * channels),
-            (_padded(encode, params, images, batch) for images in batches.to_iter_dataset(_READ)),
-            bar,
-        )
+    shape = (len(source), 2, side, side, 2 * channels)
+    latents = (_padded(encode, params, one, batch) for one in batches.to_iter_dataset(_READ))
+    with _new_folder(folder, source) as unfinished:
+        _write(unfinished, shape, latents, "latents", " images")
     return folder
 
 
@@ -141,20 +132,11 @@ def _cache_text(
         return network.apply({"params": params}, tokens).astype(jnp.bfloat16)
 
     batches = (captions[i : i + _CAPTIONS] for i in range(0, len(captions), _CAPTIONS))
-    with (
-        _new_folder(folder, source) as unfinished,
-        tqdm(total=len(captions), desc="text", unit=" captions") as bar,
-    ):
+    tokens = (vocabulary.encode(batch, length)[0] for batch in batches)
+    states = (_padded(encode, params, batch, _CAPTIONS) for batch in tokens)
+    with _new_folder(folder, source) as unfinished:
         (unfinished / f"{SPLIT}.json").write_text(json.dumps(captions), encoding="utf-8")
-        _write(
-            unfinished / f"{SPLIT}.npy",
-            (len(captions), length, config.hidden_size),
-            (
-                _padded(encode, params, vocabulary.encode(batch, length)[0], _CAPTIONS)
-                for batch in batches
-            ),
-            bar,
-        )
+        _write(unfinished, (len(captions), length, config.hidden_size), states, "text", " captions")
     return folder
 
 
@@ -176,10 +158,13 @@ def _padded(
     return np.asarray(encode(params, inputs[indices]))[: len(inputs)]
 
 
-def _write(path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], bar: tqdm) -> None:
+def _write(
+    folder: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], name: str, unit: str
+) -> None:
     """Writes a bfloat16 array batch by batch; a memory map would crash on a full disk."""
     header = {"descr": "<u2", "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
+    bar = tqdm(total=shape[0], desc=name, unit=unit)
+    with (folder / f"{SPLIT}.npy").open("wb") as file, bar:
         np.lib.format.write_array_header_1_0(file, header)
         for batch in batches:
             assert batch.shape[1:] == shape[1:]

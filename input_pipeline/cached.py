@@ -7,7 +7,6 @@ A cache is in `<folder of the records>/cache/<kind>-<key>/`; its key is the netw
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -42,16 +41,6 @@ def cache_folder(records: Path, kind: str, key: str) -> Path:
     return records / "cache" / f"{kind}-{key}"
 
 
-def prepared_kinds(records: Path, keys: Mapping[str, str]) -> tuple[str, ...]:
-    """The kinds among `keys` that have a cache of these records."""
-    folders = {kind: cache_folder(records, kind, key) for kind, key in keys.items()}
-    return tuple(
-        kind
-        for kind, folder in folders.items()
-        if folder.is_dir() and of_these_records(folder, records)
-    )
-
-
 class TextStates:
     """The text encoder's states by caption, memory-mapped."""
 
@@ -64,70 +53,48 @@ class TextStates:
         return self._states[self._index[caption]]
 
 
-def open_latents(
-    records: Path, split: str, key: str, count: int, command: str
-) -> BFloat16[np.ndarray, "n 2 h w d"]:
-    """Mean and standard deviation (in channels) of each image and its mirror image.
+def open_cache(
+    records: Path, kind: str, key: str, split: str, count: int, command: str
+) -> TextStates | BFloat16[np.ndarray, "n 2 h w d"]:
+    """The text states, or mean and standard deviation (in channels) of images and mirror images.
 
     Args:
-      records: the folder of the records.
-      split: of the records.
+      records, split, count: the records' folder, split and number.
+      kind: "text" or "latents".
       key: the networks' fingerprint.
-      count: the number of records.
       command: the command that makes the cache, for errors.
 
     Raises:
       UserError: the cache is missing, unreadable, or of other records.
     """
-    folder = _found(records, "latents", key, command)
+    folder = cache_folder(records, kind, key)
+    run = f"run: {command} --cache={kind} --checkpoint=<the run's>"
+    if not folder.is_dir():
+        others = sorted(other.name.split("-")[1] for other in folder.parent.glob(f"{kind}-*"))
+        hint = f"{run}, or leave config.data.cache empty"
+        if others:
+            raise UserError(
+                f"The cache of {kind} in {folder.parent} was made with other weights (key "
+                f"{', '.join(others)}) than this run's (key {key}); {hint}."
+            )
+        raise UserError(f"There is no cache of {kind} in {records} (key {key}); {hint}.")
+    if not of_these_records(folder, records):
+        raise UserError(
+            f"The cache {folder} was computed from other records than those in {records}; delete "
+            f"it and {run}"
+        )
     try:
+        if kind == "text":
+            return TextStates(folder, split)
         latents = _mapped(folder / f"{split}.npy")
         if len(latents) != count:
             raise ValueError(f"{len(latents)} images of {count}")
+        return latents
     except (OSError, ValueError) as error:
-        raise _unreadable(folder, error, command) from None
-    return latents
-
-
-def open_text(records: Path, split: str, key: str, command: str) -> TextStates:
-    """The states of a split's captions, also mirrored; arguments as in `open_latents`."""
-    folder = _found(records, "text", key, command)
-    try:
-        return TextStates(folder, split)
-    except (OSError, ValueError) as error:
-        raise _unreadable(folder, error, command) from None
+        raise UserError(
+            f"The cache {folder} cannot be read ({error}); delete it and {run}"
+        ) from None
 
 
 def _mapped(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r").view(ml_dtypes.bfloat16)
-
-
-def _found(records: Path, kind: str, key: str, command: str) -> Path:
-    folder = cache_folder(records, kind, key)
-    if folder.is_dir() and not of_these_records(folder, records):
-        raise UserError(
-            f"The cache {folder} was computed from other records than those in {records}; delete "
-            f"it and run: {command} --cache={kind} --checkpoint=<the run's>"
-        )
-    if folder.is_dir():
-        return folder
-    others = sorted(
-        other.name.split("-")[1]
-        for other in cache_folder(records, kind, "*").parent.glob(f"{kind}-*")
-    )
-    hint = (
-        f"run: {command} --cache={kind} --checkpoint=<the run's>, or leave config.data.cache empty"
-    )
-    if others:
-        raise UserError(
-            f"The cache of {kind} in {folder.parent} was made with other weights (key "
-            f"{', '.join(others)}) than this run's (key {key}); {hint}."
-        )
-    raise UserError(f"There is no cache of {kind} in {records} (key {key}); {hint}.")
-
-
-def _unreadable(folder: Path, error: Exception, command: str) -> UserError:
-    return UserError(
-        f"The cache {folder} cannot be read ({error}); delete it and run: {command} "
-        f"--cache={folder.name.split('-')[0]} --checkpoint=<the run's>"
-    )

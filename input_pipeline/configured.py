@@ -1,16 +1,52 @@
-"""The records and held-out batches of a configuration."""
+"""Prepares and opens the records of a configuration, and makes its held-out batches."""
 
-from typing import Any
+import os
+from pathlib import Path
 
+from absl import logging
 from ml_collections import ConfigDict
 
+from input_pipeline import record_format
+from input_pipeline.datasets import registry
 from input_pipeline.loader import distinct_groups, held_out_batch
 from input_pipeline.mixture import Mixture, apportion, parse
+from input_pipeline.options import Options
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch, Truth
-from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import graph_config_of
+from ragaf_jax.errors import UserError, notify
+from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.tokenizer import Tokenizer
+
+
+def _options(data: ConfigDict) -> Options:
+    graph = GraphConfig(**data.graph)
+    return Options(data.image_size, data.recolorings, regions=data.regions, graph=graph)
+
+
+def prepare_openmoji(data: ConfigDict) -> None:
+    """Prepares the OpenMoji datasets of `config.data` that are missing in `data.dir`.
+
+    Other datasets need a folder of images; for them, `records` raises an error with the command.
+    Only one of several training processes may call this function.
+
+    Raises:
+      UserError: another preparation uses `data.dir`, or `data.dir` is not writable.
+    """
+    folder, options = Path(data.dir), _options(data)
+    for name, _ in parse(data.dataset):
+        if registry.find(name).scan or record_format.folder(folder, name, options).exists():
+            continue
+        # A slow import that most runs do not need.
+        from input_pipeline.preparation.preparing import Execution, prepare
+
+        notify(f"There is no {name} of {data.image_size} px in {folder}/ yet; preparing it, once …")
+        workers = len(os.sched_getaffinity(0))
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations without registration
+        try:
+            prepare(name, folder, options, Execution(workers, place="config.data.dir"))
+        finally:
+            logging.set_verbosity(verbosity)
 
 
 def open_split(
@@ -32,13 +68,12 @@ def open_split(
 
 
 def _open_dataset(data: ConfigDict, name: str, split: str) -> RecordSource:
-    regions, sizes = data.regions, (data.image_size, data.recolorings)
-    source = RecordSource(data.dir, name, split, *sizes, regions, graph_config_of(data))
-    if source.regions != regions:
+    source = RecordSource(data.dir, name, split, _options(data))
+    if source.regions != data.regions:
         raise UserError(
             f"The data in {source.folder} were prepared with --regions={source.regions} and "
-            f"config.data.regions is {regions!r}; set it to {source.regions!r}, or prepare other "
-            "data with another --data_dir."
+            f"config.data.regions is {data.regions!r}; set it to {source.regions!r}, or prepare "
+            "other data with another --data_dir."
         )
     least = source.metadata["regions"]["max_regions"] + 1
     if data.max_regions < least or data.max_edges < least:
@@ -114,7 +149,8 @@ def shown_for(
     recolored: list[int] = []
     if isinstance(source, RecordSource):
         records = [source[index] for index in first]
-        chosen = min(records, key=lambda record: abs(len(_colors(record)) - 3))
+        colors = [len(set(record["true_colors"].tolist()) - {-1}) for record in records]
+        chosen = records[min(range(len(records)), key=lambda i: abs(colors[i] - 3))]
         groups = enumerate(source.fields("group"))
         of_one = [index for index, record in groups if record["group"] == chosen["group"]]
         recolored = of_one[:colorings] if len(of_one) > 1 else []
@@ -122,20 +158,12 @@ def shown_for(
     return batch, truth, len(first)
 
 
-def _colors(record: dict[str, Any]) -> set[int]:
-    """The colours in the caption."""
-    return {color for color in record["true_colors"].tolist() if color >= 0}
-
-
 def held_out_for(
     config: ConfigDict, trained: ConfigDict, tokenizer: Tokenizer
 ) -> tuple[Batch, Truth]:
     """The test examples in `config.data.dir`, read as in the run of a checkpoint.
 
-    Args:
-      config: of this command.
-      trained: of the checkpoint's run.
-      tokenizer: of the checkpoint.
+    `trained` and `tokenizer` are those of the checkpoint.
     """
     data = ConfigDict({**trained.data, "dir": config.data.dir})
     pretrained = trained.init.checkpoint != ""

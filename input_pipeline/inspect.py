@@ -17,10 +17,10 @@ from absl import flags, logging
 
 from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS
-from input_pipeline.graph_options import chosen_graph, define_graph_flags, suffix_of
 from input_pipeline.inspection.findings import FILES, Selection, inspect, open_splits
 from input_pipeline.inspection.page import markdown
 from input_pipeline.inspection.statistics import Budgets
+from input_pipeline.options import chosen_options, define_data_flags, suffix_of
 from ragaf_jax.errors import run_cli
 from ragaf_jax.paths import PATH, check_no_pattern
 from ragaf_jax.tokenizer import Tokenizer
@@ -31,28 +31,17 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("dataset", None, f"{', '.join(registry.DATASETS)} or folder/<name>.")
-    flags.DEFINE(PATH, "data_dir", "data", "Folder of all datasets.")
-    flags.DEFINE_integer("size", 64, "Side of the images, px.", lower_bound=32)
-    flags.DEFINE_integer(
-        "recolorings", 16, "Records per sketch in openmoji/recolor.", lower_bound=1
-    )
-    define_graph_flags()
+    define_data_flags()
     flags.DEFINE_enum("split", "train", SPLITS, "Split of the examples.")
     flags.DEFINE_integer("examples", 24, "Number of random examples.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed that selects the examples.", lower_bound=0)
     flags.DEFINE_integer("text_length", 40, "config.data.text_length of the run.", lower_bound=3)
     flags.DEFINE_integer("max_regions", 33, "config.data.max_regions of the run.", lower_bound=2)
     flags.DEFINE_integer(
-        "max_edges",
-        None,
-        "config.data.max_edges of the run; default: as in configs/.",
-        lower_bound=1,
+        "max_edges", None, "config.data.max_edges of the run; default in configs/.", lower_bound=1
     )
     flags.DEFINE(
-        PATH,
-        "tokenizer",
-        None,
-        "Folder tokenizer/ of a Stable Diffusion, instead of the data's vocabulary.",
+        PATH, "tokenizer", None, "Stable Diffusion's tokenizer/, which replaces the data's."
     )
     flags.DEFINE(
         PATH,
@@ -69,18 +58,15 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # TFDS warns about configurations that it does not provide
     data_dir = Path(FLAGS.data_dir)
     check_no_pattern(data_dir, "--data_dir")
-    graph = chosen_graph()
-    sources = open_splits(FLAGS.dataset, data_dir, FLAGS.size, FLAGS.recolorings, graph)
-    name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px{suffix_of(graph)}"
+    options = chosen_options()
+    sources = open_splits(FLAGS.dataset, data_dir, options)
+    name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px{suffix_of(options.graph)}"
     output = Path(FLAGS.output) if FLAGS.output else data_dir / "inspect" / name
+    max_edges = FLAGS.max_edges or registry.find(FLAGS.dataset).max_edges
     found = inspect(
         sources,
         Selection(FLAGS.dataset, FLAGS.split, FLAGS.examples, FLAGS.seed),
-        Budgets(
-            FLAGS.text_length,
-            FLAGS.max_regions,
-            FLAGS.max_edges or registry.find(FLAGS.dataset).max_edges,
-        ),
+        Budgets(FLAGS.text_length, FLAGS.max_regions, max_edges),
         output.resolve(),
         Tokenizer.from_pretrained(Path(FLAGS.tokenizer)) if FLAGS.tokenizer else None,
     )

@@ -54,11 +54,8 @@ def train_iterator(
       source: the records.
       batch_size: examples per batch of this process.
       seed: determines all random choices.
-      text_length: T; see `ToExample` for it and the next two.
-      max_regions: R.
-      max_edges: E.
-      process_index: of this process.
-      process_count: number of processes that share the data.
+      text_length, max_regions, max_edges: T, R and E of `ToExample`.
+      process_index, process_count: of the processes that share the data.
       augment: augments the sketches.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
@@ -97,18 +94,16 @@ class TrainBatches:
 
 def _shuffled(source: RecordSource | Mixture, seed: int) -> grain.MapDataset:
     """The records of all epochs in training order."""
-    mixture = (
-        source if isinstance(source, Mixture) else Mixture((source,), (1.0,), source.tokenizer)
-    )
+    mixed = source if isinstance(source, Mixture) else Mixture((source,), (1.0,), source.tokenizer)
     datasets = [
         grain.MapDataset.source(each).shuffle(_seed(seed, _ORDER, i)).repeat(_EPOCHS)
-        for i, each in enumerate(mixture.sources)
+        for i, each in enumerate(mixed.sources)
     ]
     if len(datasets) == 1:
         return datasets[0]
     # Half the seed, because Grain adds the window's number and the sum must fit into 32 bits.
     return WindowShuffleMapDataset(
-        grain.MapDataset.mix(datasets, mixture.weights),
+        grain.MapDataset.mix(datasets, mixed.weights),
         window_size=_MIXTURE_WINDOW,
         seed=_seed(seed, _MIXTURE) // 2,
     )
@@ -167,12 +162,7 @@ class DevicePrefetcher:
     """
 
     def __init__(self, iterator: BatchIterator, put: Callable[[Batch], Any]):
-        """Reads nothing yet.
-
-        Args:
-          iterator: of batches on the host.
-          put: transfers a batch asynchronously, like `jax.device_put`.
-        """
+        """Reads nothing yet; `put` transfers a batch asynchronously, as `jax.device_put` does."""
         self._iterator, self._put = iterator, put
         self._ahead: collections.deque[tuple[Any, dict[str, Any]]] = collections.deque()
         self._state = iterator.get_state()

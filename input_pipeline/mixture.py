@@ -52,17 +52,11 @@ def _weight(text: str, dataset: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Several datasets as one; indices concatenate their records.
+    """Several datasets as one; indices concatenate their records."""
 
-    Attributes:
-      sources: the records of each dataset.
-      weights: sampling weights, on any scale.
-      tokenizer: replaces those of the sources.
-    """
-
-    sources: tuple[RecordSource, ...]
-    weights: tuple[float, ...]
-    tokenizer: Tokenizer
+    sources: tuple[RecordSource, ...]  # the records of each dataset
+    weights: tuple[float, ...]  # sampling weights, on any scale
+    tokenizer: Tokenizer  # replaces those of the sources
 
     @property
     def starts(self) -> list[int]:
@@ -78,9 +72,8 @@ class Mixture:
 
     def without(self, *images: str) -> "Mixture":
         """`RecordSource.without` of every source."""
-        return dataclasses.replace(
-            self, sources=tuple(source.without(*images) for source in self.sources)
-        )
+        sources = tuple(source.without(*images) for source in self.sources)
+        return dataclasses.replace(self, sources=sources)
 
     def prepared_caches(self, keys: Mapping[str, str]) -> tuple[str, ...]:
         """`RecordSource.prepared_caches` that all sources have."""
@@ -89,9 +82,8 @@ class Mixture:
 
     def with_caches(self, keys: Mapping[str, str]) -> "Mixture":
         """`RecordSource.with_caches` of every source."""
-        return dataclasses.replace(
-            self, sources=tuple(source.with_caches(keys) for source in self.sources)
-        )
+        sources = tuple(source.with_caches(keys) for source in self.sources)
+        return dataclasses.replace(self, sources=sources)
 
 
 def apportion(weights: Sequence[float], n: int) -> list[int]:

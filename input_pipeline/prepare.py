@@ -26,8 +26,8 @@ from absl import flags, logging
 from input_pipeline import record_format
 from input_pipeline.datasets.registry import DATASETS, SEVERAL, names_of
 from input_pipeline.extraction import sketch
-from input_pipeline.graph_options import chosen_graph, define_graph_flags
-from input_pipeline.preparation.preparing import Execution, Options, prepare
+from input_pipeline.options import chosen_options, define_data_flags
+from input_pipeline.preparation.preparing import Execution, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError, run_cli
@@ -45,22 +45,11 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this command."""
     variables = [f"${entry.root_variable}" for entry in DATASETS.values() if entry.root_variable]
-    flags.DEFINE_string(
-        "dataset",
-        "openmoji",
-        f"{', '.join((*SEVERAL, *DATASETS))} or folder/<name>.",
-    )
-    flags.DEFINE(PATH, "data_dir", "data", "Output folder for all datasets.")
-    flags.DEFINE(
-        PATH,
-        "root",
-        None,
-        f"Folder of the images as downloaded; default {' or '.join(variables)}.",
-    )
-    flags.DEFINE_integer("size", 64, "Side of the images, px; a multiple of 8.", lower_bound=32)
-    flags.DEFINE_integer(
-        "recolorings", 16, "Records per drawing in openmoji/recolor.", lower_bound=1
-    )
+    names = f"{', '.join((*SEVERAL, *DATASETS))} or folder/<name>."
+    flags.DEFINE_string("dataset", "openmoji", names)
+    define_data_flags()
+    root = f"Folder of the images as downloaded; default {' or '.join(variables)}."
+    flags.DEFINE(PATH, "root", None, root)
     flags.DEFINE_enum(
         "sketch", "canny", sketch.METHODS, "Sketch extraction for datasets without sketches."
     )
@@ -70,7 +59,6 @@ def define_flags() -> None:
         REGION_KINDS,
         "Regions: areas that strokes enclose, components of the ink, or one for the whole page.",
     )
-    define_graph_flags()
     flags.DEFINE_string(
         "transform", None, "Alignment of Sketchy's sketches, for example tx_000100000000."
     )
@@ -78,11 +66,7 @@ def define_flags() -> None:
         "limit", 0, "Drawings or photos per split, for quick trials; 0: all.", lower_bound=0
     )
     flags.DEFINE_float(
-        "max_rejected",
-        0.01,
-        "Maximum share of unusable examples.",
-        lower_bound=0,
-        upper_bound=1,
+        "max_rejected", 0.01, "Maximum share of unusable examples.", lower_bound=0, upper_bound=1
     )
     flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.", lower_bound=0)
     flags.DEFINE_string(
@@ -91,12 +75,7 @@ def define_flags() -> None:
     flags.DEFINE_string("cache", "", "latents,text: also cache these outputs of frozen networks.")
     flags.DEFINE(PATH, "checkpoint", "", "Networks of --cache, as config.init.checkpoint.")
     flags.DEFINE_string("variant", "", "As config.init.variant.")
-    flags.DEFINE(
-        PATH,
-        "tokenizer",
-        "openai/clip-vit-large-patch14",
-        "For single-file checkpoints, as config.init.tokenizer.",
-    )
+    flags.DEFINE(PATH, "tokenizer", "openai/clip-vit-large-patch14", "As config.init.tokenizer.")
     flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
     flags.DEFINE_string("beam_options", "", "Beam's flags, without dashes, separated by commas.")
 
@@ -117,7 +96,14 @@ def main(argv: list[str]) -> None:
             "such as --beam_runner=DirectRunner, or neither."
         )
     start = time.monotonic()
-    data_dir, graph = Path(FLAGS.data_dir), chosen_graph()
+    data_dir = Path(FLAGS.data_dir)
+    options = chosen_options(
+        limit=FLAGS.limit,
+        root=Path(FLAGS.root) if FLAGS.root else None,
+        sketch=FLAGS.sketch,
+        transform=FLAGS.transform,
+        regions=FLAGS.regions,
+    )
     check_no_pattern(data_dir, "--data_dir")
     kinds, pretrained = cached_kinds(FLAGS.cache, "--cache"), None
     if kinds:
@@ -128,16 +114,7 @@ def main(argv: list[str]) -> None:
     folders = prepare(
         FLAGS.dataset,
         data_dir,
-        Options(
-            size=FLAGS.size,
-            recolorings=FLAGS.recolorings,
-            limit=FLAGS.limit,
-            root=Path(FLAGS.root) if FLAGS.root else None,
-            sketch=FLAGS.sketch,
-            transform=FLAGS.transform,
-            regions=FLAGS.regions,
-            graph=graph,
-        ),
+        options,
         Execution(
             workers=FLAGS.workers or len(os.sched_getaffinity(0)),
             max_rejected=FLAGS.max_rejected,
@@ -153,17 +130,9 @@ def main(argv: list[str]) -> None:
         if rejected.exists():
             print(f"{len(rejected.read_text().splitlines())} rejected: {rejected}")
     for dataset in names_of(FLAGS.dataset) if kinds else ():
-        source = RecordSource(
-            data_dir, dataset, cache.SPLIT, FLAGS.size, FLAGS.recolorings, graph=graph
-        )
+        source = RecordSource(data_dir, dataset, cache.SPLIT, options)
         with alone_in(data_dir, "preparation", "--data_dir"):
-            caches = cache.build_caches(
-                source,
-                kinds,
-                pretrained,
-                tokenizer=FLAGS.tokenizer,
-                clip_skip=FLAGS.clip_skip,
-            )
+            caches = cache.build_caches(source, kinds, pretrained, FLAGS.tokenizer, FLAGS.clip_skip)
         for folder in caches:
             size = sum(file.stat().st_size for file in folder.iterdir())
             print(f"{folder}: {size / 2**20:.0f} MiB, {size / len(source):.0f} bytes a record")

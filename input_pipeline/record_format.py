@@ -17,8 +17,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
 
 from input_pipeline.datasets import registry
-from input_pipeline.graph_options import suffix_of
-from ragaf_jax.graph.build import GraphConfig
+from input_pipeline.options import Options, suffix_of
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.graph.prepare import SketchRegions
 from ragaf_jax.graph.regions import REGION_KINDS
@@ -30,20 +29,20 @@ REJECTED_FILE = "rejected.jsonl"
 SOURCES_FILE = "sources.jsonl"
 
 
-def config_name(dataset: str, size: int, recolorings: int, graph: GraphConfig) -> str:
+def config_name(dataset: str, options: Options) -> str:
     """The name of a TFDS configuration and of its folder.
 
     Raises:
       UserError: no such dataset.
     """
-    colorings = f"x{recolorings}" if registry.find(dataset).recolored else ""
-    names = (dataset.partition("/")[2], f"{size}px", colorings)
-    return "_".join(filter(None, names)) + suffix_of(graph)
+    colorings = f"x{options.recolorings}" if registry.find(dataset).recolored else ""
+    names = (dataset.partition("/")[2], f"{options.size}px", colorings)
+    return "_".join(filter(None, names)) + suffix_of(options.graph)
 
 
-def folder(data_dir: Path, dataset: str, size: int, recolorings: int, graph: GraphConfig) -> Path:
+def folder(data_dir: Path, dataset: str, options: Options) -> Path:
     """The folder of a dataset in this format."""
-    name = config_name(dataset, size, recolorings, graph)
+    name = config_name(dataset, options)
     return data_dir / registry.builder_name(dataset) / name / FORMAT_VERSION
 
 
@@ -83,21 +82,16 @@ def features(size: int) -> tfds.features.FeaturesDict:
     )
 
 
-def metadata(
-    dataset: str, size: int, regions: str, graph: GraphConfig, **facts: Any
-) -> dict[str, Any]:
-    """The facts that must match the code which reads a folder, and further `facts`.
-
-    `regions` is a name in `REGION_KINDS`.
-    """
+def metadata(dataset: str, options: Options, **facts: Any) -> dict[str, Any]:
+    """The facts that must match the code which reads a folder, and further `facts`."""
     if packages := registry.find(dataset).packages:
         # Splits depend on drawings and names.
         facts["drawings"] = {name: importlib.metadata.version(name) for name in packages}
     return {
         "format": FORMAT_VERSION,
-        "image_size": size,
-        "regions": dataclasses.asdict(REGION_KINDS[regions]),
-        "graph": dataclasses.asdict(graph),
+        "image_size": options.size,
+        "regions": dataclasses.asdict(REGION_KINDS[options.regions]),
+        "graph": dataclasses.asdict(options.graph),
         **facts,
     }
 

@@ -10,15 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
-from input_pipeline.cached import TextStates, open_latents, open_text, prepared_kinds
+from input_pipeline.cached import cache_folder, of_these_records, open_cache
 from input_pipeline.datasets import registry
-from input_pipeline.graph_options import flags_of, suffix_of
+from input_pipeline.options import Options, flags_of, suffix_of
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -37,44 +35,32 @@ class RecordSource:
       folder: of the records.
     """
 
-    def __init__(
-        self,
-        data_dir: str | Path,
-        dataset: str = "openmoji/recolor",
-        split: str = "train",
-        image_size: int = 64,
-        recolorings: int = 16,
-        regions: str = "strokes",
-        graph: GraphConfig = DEFAULT_GRAPH,
-    ):
+    def __init__(self, data_dir: str | Path, dataset: str, split: str, options: Options):
         """Opens a folder that `python -m input_pipeline.prepare` wrote.
 
         Args:
           data_dir: the folder of all datasets.
           dataset: a name in `registry.DATASETS`, or "folder/<name>".
           split: "train", "validation" or "test".
-          image_size: side S of its images, px.
-          recolorings: records per drawing; only for openmoji/recolor.
-          regions: the kind of regions in the command of errors; does not select records.
-          graph: which regions are connected; each graph has a separate folder.
+          options: with the size, the recolourings and the graph of the folder; errors name also
+            the regions.
 
         Raises:
           UserError: the dataset is missing, unknown, or written by an incompatible version.
         """
-        root = Path(data_dir).expanduser()
-        folder = record_format.folder(root, dataset, image_size, recolorings, graph)
+        folder = record_format.folder(Path(data_dir).expanduser(), dataset, options)
         command = (
             f"python -m input_pipeline.prepare --dataset={dataset} --data_dir={data_dir} "
-            f"--size={image_size}"
+            f"--size={options.size}"
         )
         if (entry := registry.find(dataset)).recolored:
-            command += f" --recolorings={recolorings}"
+            command += f" --recolorings={options.recolorings}"
         if entry.scan:
             command += " --root=<folder of the images>"
-        if regions != "strokes":
-            command += f" --regions={regions}"
-        command += flags_of(graph)
-        self.metadata = _checked_metadata(folder, dataset, image_size, graph, command)
+        if options.regions != Options.regions:
+            command += f" --regions={options.regions}"
+        command += flags_of(options.graph)
+        self.metadata = _checked_metadata(folder, dataset, options, command)
         self.regions = _kind_of(self.metadata)
         try:
             builder = tfds.builder_from_directory(os.fspath(folder))
@@ -94,8 +80,7 @@ class RecordSource:
         self._split, self._command = split, command
         self._mirrors = entry.mirrors
         self._left_out: tuple[str, ...] = ()
-        self._latents: np.ndarray | None = None
-        self._text_states: TextStates | None = None
+        self._caches: dict[str, Any] = {}
         self.folder = folder
         self.tokenizer = Tokenizer.from_json(text)
 
@@ -113,10 +98,10 @@ class RecordSource:
         record["mirrors"] = self._mirrors
         for name in self._left_out:
             del record[name]
-        if self._latents is not None:
-            record["latents"] = self._latents[index]
-        if self._text_states is not None:
-            record["text_states"] = self._text_states
+        if "latents" in self._caches:
+            record["latents"] = self._caches["latents"][index]
+        if "text" in self._caches:
+            record["text_states"] = self._caches["text"]
         return _converted(record)
 
     def fields(self, *names: str) -> Iterator[dict[str, Any]]:
@@ -142,7 +127,12 @@ class RecordSource:
 
     def prepared_caches(self, keys: Mapping[str, str]) -> tuple[str, ...]:
         """The kinds of available caches; `keys` as in `with_caches`."""
-        return prepared_kinds(self.folder, keys)
+        folders = {kind: cache_folder(self.folder, kind, key) for kind, key in keys.items()}
+        return tuple(
+            kind
+            for kind, folder in folders.items()
+            if folder.is_dir() and of_these_records(folder, self.folder)
+        )
 
     def with_caches(self, keys: Mapping[str, str]) -> "RecordSource":
         """The same records with cached outputs of networks.
@@ -160,12 +150,10 @@ class RecordSource:
         if not keys:
             return self
         source = self.without("image") if "latents" in keys else copy.copy(self)
-        if "latents" in keys:
-            source._latents = open_latents(
-                self.folder, self._split, keys["latents"], len(self), self._command
-            )
-        if "text" in keys:
-            source._text_states = open_text(self.folder, self._split, keys["text"], self._command)
+        source._caches = self._caches | {
+            kind: open_cache(self.folder, kind, key, self._split, len(self), self._command)
+            for kind, key in keys.items()
+        }
         return source
 
     @contextlib.contextmanager
@@ -229,24 +217,20 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 def _kind_of(metadata: Mapping[str, Any]) -> str | None:
     """The name in `REGION_KINDS` of a folder's regions; None if unknown."""
-    for name, config in REGION_KINDS.items():
-        if metadata.get("regions") == dataclasses.asdict(config):
-            return name
-    return None
+    found = metadata.get("regions")
+    kinds = (name for name, kind in REGION_KINDS.items() if dataclasses.asdict(kind) == found)
+    return next(kinds, None)
 
 
-def _checked_metadata(
-    folder: Path, dataset: str, image_size: int, graph: GraphConfig, command: str
-) -> dict[str, Any]:
+def _checked_metadata(folder: Path, dataset: str, options: Options, command: str) -> dict[str, Any]:
     """The folder's metadata, which must match those that this code writes."""
     if not folder.is_dir():
-        others = sorted(other.name for other in folder.parent.glob("[0-9]*"))
-        if others:
+        if others := sorted(other.name for other in folder.parent.glob("[0-9]*")):
             raise UserError(
                 f"{folder.parent} contains data of version {', '.join(others)} and this code reads "
                 f"{folder.name}; run: {command}"
             )
-        name = folder.parent.name.removesuffix(suffix_of(graph))
+        name = folder.parent.name.removesuffix(suffix_of(options.graph))
         siblings = sorted(path.parent.name for path in folder.parents[1].glob(f"*/{folder.name}"))
         if others := [other for other in siblings if f"{other}_".startswith(f"{name}_")]:
             raise UserError(
@@ -255,8 +239,8 @@ def _checked_metadata(
             )
         raise UserError(f"There is no data in {folder}; run: {command}")
     found = read_metadata(folder)
-    kind = _kind_of(found) or "strokes"
-    for field, expected in record_format.metadata(dataset, image_size, kind, graph).items():
+    options = dataclasses.replace(options, regions=_kind_of(found) or Options.regions)
+    for field, expected in record_format.metadata(dataset, options).items():
         if found.get(field) != expected:
             raise UserError(
                 f"The data in {folder} were prepared with {field} = {found.get(field)} and this "

@@ -25,19 +25,12 @@ class RandomFlip(grain.RandomMapTransform):
 
 @dataclasses.dataclass(frozen=True)
 class ToExample(grain.RandomMapTransform):
-    """Turns a record into a model input with one of its captions.
+    """Turns a record into a model input with one of its captions."""
 
-    Attributes:
-      tokenizer: encodes captions.
-      text_length: T, tokens per caption with start and end.
-      max_regions: R, nodes of the padded graph, including at least one padding node.
-      max_edges: E, edges of the padded graph; `trim_edges` removes excess ones.
-    """
-
-    tokenizer: Tokenizer
-    text_length: int
-    max_regions: int
-    max_edges: int
+    tokenizer: Tokenizer  # encodes captions
+    text_length: int  # T, tokens per caption with start and end
+    max_regions: int  # R, nodes of the padded graph, including at least one padding node
+    max_edges: int  # E, edges of the padded graph; `trim_edges` removes excess ones
 
     def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> Batch:
         return self.example(record, int(rng.integers(len(record["captions"]))))

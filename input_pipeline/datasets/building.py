@@ -5,64 +5,29 @@ tasks, such as broken images, are listed in `rejected.jsonl`; too many of them s
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from jaxtyping import UInt8
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 from tqdm import tqdm
 
 from input_pipeline import record_format
 from input_pipeline.datasets import registry
-from input_pipeline.datasets.scanning.items import Rejected
-from input_pipeline.datasets.scanning.sources import Source, write_sources
+from input_pipeline.datasets.scanning.items import Rejected, write_json_lines
+from input_pipeline.datasets.scanning.sources import Source
 from input_pipeline.mirror import swap_sides
+from input_pipeline.options import Options
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig
-from ragaf_jax.graph.prepare import SketchRegions, sketch_regions
-from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
 
 Record = dict[str, Any]  # as `record_format.encode` gives it
 Make = Callable[[Any], list[Record] | Rejected]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a dataset is prepared.
-
-    Attributes:
-      size: side of the images, px.
-      recolorings: records per drawing; only for openmoji/recolor.
-      limit: drawings or photos per split, in a fixed shuffled order; 0 for all.
-      root: the folder of the images as downloaded; only for scanned datasets.
-      sketch: the method that makes sketches from images, one of `sketch.METHODS`.
-      transform: Sketchy's alignment; None for the first one found.
-      regions: the kind of regions, a name in `REGION_KINDS`.
-      graph: which regions are connected.
-    """
-
-    size: int
-    recolorings: int = 16
-    limit: int = 0
-    root: Path | None = None
-    sketch: str = "canny"
-    transform: str | None = None
-    regions: str = "strokes"
-    graph: GraphConfig = DEFAULT_GRAPH
-
-    def sketch_regions(self, page: UInt8[np.ndarray, "h w"]) -> SketchRegions:
-        """A page's sketch, regions and graph with all edges, which readers trim to their limit."""
-        regions = REGION_KINDS[self.regions]
-        return sketch_regions(page, self.size, regions, self.graph, regions.max_regions**2)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -72,31 +37,16 @@ class Preparation(tfds.core.BuilderConfig):
     dataset: str
     options: Options
 
-    @classmethod
-    def of(cls, dataset: str, options: Options) -> "Preparation":
-        """A configuration with the name of its folder."""
-        name = record_format.config_name(dataset, options.size, options.recolorings, options.graph)
-        return cls(name=name, dataset=dataset, options=options)
-
 
 class Work(NamedTuple):
-    """The tasks of a dataset.
+    """The tasks of a dataset."""
 
-    Attributes:
-      make: makes a task's records; a module-level function, because other processes call it.
-      tasks: of every split in `SPLITS`; picklable.
-      rejected: files that the scan found unusable.
-      left_out: the number of further examples, which `limit` leaves out.
-      source: a hash of the files on disk; "" for datasets from packages.
-      sources: the files of each example; empty for datasets from packages.
-    """
-
-    make: Make
-    tasks: dict[str, Sequence[Any]]
-    rejected: Sequence[Rejected] = ()
-    left_out: int = 0
-    source: str = ""
-    sources: Sequence[Source] = ()
+    make: Make  # makes a task's records; module-level, because other processes call it
+    tasks: dict[str, Sequence[Any]]  # of every split in `SPLITS`; picklable
+    rejected: Sequence[Rejected] = ()  # files that the scan found unusable
+    left_out: int = 0  # the number of further examples, which `limit` leaves out
+    source: str = ""  # a hash of the files on disk; "" for datasets from packages
+    sources: Sequence[Source] = ()  # the files of each example; empty for datasets from packages
 
 
 class Rejections:
@@ -107,22 +57,12 @@ class Rejections:
     """
 
     def __init__(self, total: int, most: float, report: Path):
-        """Starts with an empty list.
-
-        Args:
-          total: the number of examples to prepare.
-          most: the share of them that may be rejected.
-          report: the file that lists them if there are more.
-        """
+        """Allows the share `most` of `total` examples; `report` lists them if there are more."""
         self.list: list[Rejected] = []
         self._total, self._most, self._report = total, most, Path(report)
 
     def add(self, rejected: Iterable[Rejected]) -> None:
-        """Extends the list.
-
-        Raises:
-          UserError: it is too long.
-        """
+        """Extends the list; raises `UserError` if it is too long."""
         self.list += rejected
         if len(self.list) <= self._most * self._total:
             return
@@ -141,8 +81,8 @@ class Rejections:
         return f" (the first: {first}; all so far: {self._report})"
 
     def write(self, path: Path) -> None:
-        """Writes one line of ASCII JSON per example, because file names need not be UTF-8."""
-        path.write_text("".join(json.dumps(x._asdict()) + "\n" for x in sorted(self.list)))
+        """Writes the list, sorted."""
+        write_json_lines(path, sorted(self.list))
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -179,21 +119,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     def _info(self) -> tfds.core.DatasetInfo:
         dataset, options = self.builder_config.dataset, self.builder_config.options
         entry = registry.find(dataset)
-        metadata = record_format.metadata(
-            dataset,
-            options.size,
-            options.regions,
-            options.graph,
-            **self.facts(),
-            limit=options.limit,
-        )
+        facts = record_format.metadata(dataset, options, **self.facts(), limit=options.limit)
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"Images, sketches, region graphs and captions of {dataset}.",
             homepage=entry.homepage,
             license=entry.license,
             features=record_format.features(options.size),
-            metadata=tfds.core.MetadataDict(metadata),
+            metadata=tfds.core.MetadataDict(facts),
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Any]:
@@ -255,7 +188,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         if self._rejections.list:
             self._rejections.write(Path(self.data_path) / record_format.REJECTED_FILE)
         if self._sources:
-            write_sources(Path(self.data_path) / record_format.SOURCES_FILE, self._sources)
+            write_json_lines(Path(self.data_path) / record_format.SOURCES_FILE, self._sources)
         tokenizer = Tokenizer.train(self._training_captions())
         (self.data_path / record_format.TOKENIZER_FILE).write_text(tokenizer.to_json())
 

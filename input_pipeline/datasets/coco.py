@@ -14,9 +14,14 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from input_pipeline.datasets import captions
 from input_pipeline.datasets.scanning.dataset_files import data_root, printable, read_folder
-from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
+from input_pipeline.datasets.scanning.items import (
+    Item,
+    Rejected,
+    Scan,
+    clean_caption,
+    first_problem,
+)
 from input_pipeline.datasets.scanning.splits import split_groups
 from ragaf_jax.errors import UserError
 
@@ -47,15 +52,7 @@ def scan(root: Path) -> Scan:
         trained, held=("validation",), problem=first_problem(more)
     )
     items = [
-        Item(
-            key=key,
-            group=key,
-            split=splits[key],
-            image=photo.path,
-            sketch=None,
-            captions=tuple(photo.captions),
-            category="",
-        )
+        Item(key, key, splits[key], photo.path, sketch=None, captions=tuple(photo.captions))
         for key, photo in sorted((tested | trained).items())
     ]
     return Scan(items, sorted(rejected + more), ("validation",))
@@ -79,32 +76,34 @@ def _photos(
     images, annotations = _load(root, table)
     photos: dict[int, _Photo] = {}
     listed, names = set(), {Path(line.file).name for line in rejected}
+
+    def reject(file: str, reason: str) -> None:
+        rejected.append(Rejected(file, reason))
+
     for index, image in enumerate(tqdm(images, desc=folder, unit=" photos", delay=1)):
         match image:
             case {"id": int(number), "file_name": str(name)}:
                 file = f"{folder}/{printable(name)}"
             case _:
-                rejected.append(Rejected(table, f"has no id and file_name in its image {index}"))
+                reject(table, f"has no id and file_name in its image {index}")
                 continue
         if number in listed:
-            rejected.append(Rejected(table, f"lists the image {number} twice"))
+            reject(table, f"lists the image {number} twice")
             continue
         listed.add(number)
         if name in ("", ".", "..") or any(char in name for char in "/\\\0"):
-            rejected.append(Rejected(file, f"is not the name of a file in {folder}"))
+            reject(file, f"is not the name of a file in {folder}")
         elif _key(number) in elsewhere:
-            rejected.append(Rejected(file, "is also in val2017"))
+            reject(file, "is also in val2017")
         elif name in contents.files and name not in names and contents.files[name] in read:
-            rejected.append(
-                Rejected(file, f"is a link to {contents.files[name]}, which is already used")
-            )
+            reject(file, f"is a link to {contents.files[name]}, which is already used")
         elif name in contents.files and name not in names:
             read.add(contents.files[name])
             photos[number] = _Photo(directory / name, {})
         elif name in contents.files:
-            rejected.append(Rejected(file, f"is listed again as image {number}"))
+            reject(file, f"is listed again as image {number}")
         elif name not in names:
-            rejected.append(Rejected(file, f"is listed in {table} but missing"))
+            reject(file, f"is listed in {table} but missing")
         names.add(name)
 
     for index, annotation in enumerate(tqdm(annotations, desc=folder, unit=" captions", delay=1)):
@@ -112,24 +111,21 @@ def _photos(
             case {"image_id": int(number), "caption": text}:
                 pass
             case _:
-                reason = f"has no image_id and caption in its annotation {index}"
-                rejected.append(Rejected(table, reason))
+                reject(table, f"has no image_id and caption in its annotation {index}")
                 continue
         if number not in listed:
-            reason = f"has a caption of the image {number}, which it does not list"
-            rejected.append(Rejected(table, reason))
+            reject(table, f"has a caption of the image {number}, which it does not list")
         if number not in photos:
             continue
         try:
-            if caption := captions.clean(text):
+            if caption := clean_caption(text):
                 photos[number].captions[caption] = None
         except ValueError as error:
-            reason = f"has a caption of the image {number} that {error}"
-            rejected.append(Rejected(table, reason))
+            reject(table, f"has a caption of the image {number} that {error}")
 
     for photo in photos.values():
         if not photo.captions:
-            rejected.append(Rejected(f"{folder}/{photo.path.name}", "has no caption"))
+            reject(f"{folder}/{photo.path.name}", "has no caption")
     return {_key(n): photo for n, photo in photos.items() if photo.captions}, rejected
 
 

@@ -33,10 +33,7 @@ from ragaf_jax.images import OTHER_SUFFIXES, unreadable
 
 _SPLIT_FOLDERS = {
     "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     "test": "test",
 }
 
@@ -57,7 +54,8 @@ def scan(root: Path) -> Scan:
     """
     root = data_root(root)
     files, rejected = walk(root)
-    rejected += _in_other_formats(files)
+    others = (path for path in files if path.lower().endswith(tuple(OTHER_SUFFIXES)))
+    rejected += [Rejected(path, unreadable(path) or "") for path in others]
     if not any(map(is_image, files)):
         raise UserError(
             f"There are no images in {root}{first_problem(rejected)}; name the folder that holds "
@@ -102,12 +100,6 @@ def scan(root: Path) -> Scan:
     return Scan(sorted(items), sorted(rejected), missing)
 
 
-def _in_other_formats(files: Iterable[str]) -> list[Rejected]:
-    """Images in formats that cannot be read."""
-    others = (path for path in files if path.lower().endswith(tuple(OTHER_SUFFIXES)))
-    return [Rejected(path, unreadable(path) or "") for path in others]
-
-
 def _unread_table(files: Iterable[str]) -> str:
     """A phrase that names a table of another name or format; "" if there is none."""
     ends = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
@@ -117,19 +109,12 @@ def _unread_table(files: Iterable[str]) -> str:
 
 
 class _Part(NamedTuple):
-    """The whole dataset, or one of its splits.
+    """The whole dataset, or one of its splits."""
 
-    Attributes:
-      base: "" or the split's folder.
-      split: the split; "train" for the whole dataset.
-      images: the folder of images.
-      sketches: the folder of sketches, None if there is none.
-    """
-
-    base: str
-    split: str
-    images: str
-    sketches: str | None
+    base: str  # "" or the split's folder
+    split: str  # "train" for the whole dataset
+    images: str  # the folder of images
+    sketches: str | None  # the folder of sketches
 
     def key(self, path: str) -> str:
         """The key of an image."""
@@ -209,5 +194,4 @@ def _items(
                 image=root / path,
                 sketch=root / sketch if sketch else None,
                 captions=tuple(annotations.captions[path]),
-                category="",
             )

@@ -17,8 +17,9 @@ import numpy as np
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art as art
 from input_pipeline.datasets import recolor, registry
-from input_pipeline.datasets.building import SPLITS, Builder, Options, Record, Work
+from input_pipeline.datasets.building import SPLITS, Builder, Record, Work
 from input_pipeline.datasets.scanning.splits import stable_hash
+from input_pipeline.options import Options
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.palette import PALETTE, nearest
 
@@ -80,16 +81,9 @@ def _records(task: tuple[art.Drawing, Options]) -> list[Record]:
     records = []
     for index in range(options.recolorings):
         key = f"{drawing.key}/{index}"
-        painted = recolorer.paint(seed=key)
-        records.append(
-            encode(
-                key=key,
-                image=painted.image,
-                captions=[painted.caption],
-                true_labels=true_labels,
-                true_colors=painted.true_colors,
-            )
-        )
+        image, caption, colors = recolorer.paint(seed=key)
+        truth = {"true_labels": true_labels, "true_colors": colors}
+        records.append(encode(key=key, image=image, captions=[caption], **truth))
     return records
 
 

@@ -28,9 +28,7 @@ _SKIN_TONES = range(0x1F3FB, 0x1F400)
 _VARIATION_SELECTOR = 0xFE0F
 _KEYCAP = 0x20E3
 # Man, woman, person, boy, girl, child, old man, old woman, older person.
-_PEOPLE = frozenset(
-    {0x1F468, 0x1F469, 0x1F9D1, 0x1F466, 0x1F467, 0x1F9D2, 0x1F474, 0x1F475, 0x1F9D3}
-)
+_PEOPLE = {0x1F468, 0x1F469, 0x1F9D1, 0x1F466, 0x1F467, 0x1F9D2, 0x1F474, 0x1F475, 0x1F9D3}
 _THUMBNAIL = 64
 # Darker pixels of the line drawing are ink.
 INKED = 128
@@ -41,19 +39,12 @@ ElementTree.register_namespace("", _SVG)
 
 
 class Drawing(NamedTuple):
-    """One usable drawing.
+    """One usable drawing."""
 
-    Attributes:
-      key: its code points in OpenMoji's notation, for example "1F436" or "0023-FE0F-20E3".
-      name: for example "dog face".
-      path: the SVG file.
-      split: "train", "validation" or "test"; the same for all variants of a drawing.
-    """
-
-    key: str
-    name: str
-    path: Path
-    split: str
+    key: str  # code points in OpenMoji's notation, for example "1F436" or "0023-FE0F-20E3"
+    name: str  # for example "dog face"
+    path: Path  # the SVG file
+    split: str  # "train", "validation" or "test"; the same for all variants of a drawing
 
 
 class Paint(NamedTuple):
@@ -68,38 +59,28 @@ _found: dict[Path, tuple[Drawing, ...]] = {}
 
 
 def find_drawings(mapping: Callable = map) -> tuple[Drawing, ...]:
-    """All usable drawings, sorted by key; cached per process.
+    """All usable drawings, sorted by key, which `mapping` examines; cached per process.
 
     Excluded are flags of regional indicators, skin tones, code points without a name in `emoji`,
     and files with hardly any ink or paint.
-
-    Args:
-      mapping: the `map` to use.
 
     Raises:
       UserError: the package with the drawings is not installed.
     """
     folder = _svg_folder()
     if folder not in _found:
-        _found[folder] = _drawings_in(folder, mapping)
+        svgs = sorted(folder.glob("*.svg"), key=lambda path: path.stem)
+        names = {path: name for path in svgs if (name := _name(path.stem)) is not None}
+        inks = zip(names, mapping(_ink_if_usable, list(names)), strict=True)
+        usable = {path: ink for path, ink in inks if ink is not None}
+        keys = [path.stem for path in usable]
+        groups = group_drawings(keys, list(map(base_of, keys)), np.stack(list(usable.values())))
+        sizes = collections.Counter(groups)
+        _found[folder] = tuple(
+            Drawing(path.stem, names[path], path, split_of(group, sizes[group]))
+            for path, group in zip(usable, groups, strict=True)
+        )
     return _found[folder]
-
-
-def _drawings_in(folder: Path, mapping: Callable) -> tuple[Drawing, ...]:
-    keys, names, paths, thumbnails = [], [], [], []
-    named = [path for path in folder.glob("*.svg") if _name(path.stem) is not None]
-    named.sort(key=lambda path: path.stem)
-    for path, thumbnail in zip(named, mapping(_ink_if_usable, named), strict=True):
-        if thumbnail is None:
-            continue
-        keys.append(path.stem)
-        names.append(_name(path.stem))
-        paths.append(path)
-        thumbnails.append(thumbnail)
-    groups = group_drawings(keys, [base_of(key) for key in keys], np.stack(thumbnails))
-    sizes = collections.Counter(groups)
-    splits = [split_of(group, sizes[group]) for group in groups]
-    return tuple(map(Drawing, keys, names, paths, splits))
 
 
 def _ink_if_usable(path: Path) -> UInt8[np.ndarray, "s s"] | None:
@@ -161,8 +142,7 @@ def _name(key: str) -> str | None:
         return None
     if any(point in _FLAG_LETTERS or point in _SKIN_TONES for point in points):
         return None
-    entry = emoji.EMOJI_DATA.get("".join(map(chr, points)))
-    if entry is None:
+    if (entry := emoji.EMOJI_DATA.get("".join(map(chr, points)))) is None:
         return None
     name = entry["en"].strip(":").replace("_", " ")
     return name.translate(str.maketrans({"’": "'", "“": None, "”": None}))
@@ -187,18 +167,14 @@ def _with_groups(root: ElementTree.Element, keep: Callable[[str], bool]) -> Elem
     return drawing
 
 
-def _drop_filled_shapes(group: ElementTree.Element) -> None:
+def _drop_filled_shapes(group: ElementTree.Element, inherited: str = "black") -> None:
     """Removes filled shapes; a shape inherits `fill`, whose default in SVG is black."""
-
-    def prune(parent: ElementTree.Element, inherited: str) -> None:
-        for child in list(parent):
-            fill = child.get("fill", inherited)
-            if len(child):
-                prune(child, fill)
-            elif fill != "none":
-                parent.remove(child)
-
-    prune(group, group.get("fill", "black"))
+    fill = group.get("fill", inherited)
+    for child in list(group):
+        if len(child):
+            _drop_filled_shapes(child, fill)
+        elif child.get("fill", fill) != "none":
+            group.remove(child)
 
 
 def _rasterize(root: ElementTree.Element, size: int, **options) -> UInt8[np.ndarray, "s s 4"]:

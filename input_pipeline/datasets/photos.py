@@ -13,25 +13,20 @@ from tqdm import tqdm
 
 from input_pipeline import record_format
 from input_pipeline.datasets import registry
-from input_pipeline.datasets.building import (
-    SPLITS,
-    Builder,
-    Options,
-    Preparation,
-    Record,
-    Rejections,
-    Work,
-)
+from input_pipeline.datasets.building import SPLITS, Builder, Preparation, Record, Rejections, Work
+from input_pipeline.datasets.scanning import splits
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan
 from input_pipeline.datasets.scanning.sources import sources_of
-from input_pipeline.datasets.scanning.splits import stable_hash
-from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits, split_usable
 from input_pipeline.extraction import sketch
+from input_pipeline.options import Options
 from ragaf_jax import images
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import crop_square, to_square
 from ragaf_jax.graph.prepare import page_size
 from ragaf_jax.sketch_input import to_page
+
+_Photo = UInt8[np.ndarray, "h w 3"]
+_Page = UInt8[np.ndarray, "page page"]
 
 
 class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
@@ -71,9 +66,9 @@ class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
 
         If unreadable items cannot change any split, they are found later, when records are made.
         """
-        if not rejects_may_move_splits(scan, self.max_rejected):
+        if not splits.rejects_may_move_splits(scan, self.max_rejected):
             return scan.items, {}
-        items = cut(scan)
+        items = splits.cut(scan)
         tasks = [_Task(item, self.builder_config.options) for item in items]
         outcomes = self.map(_rejection, tasks)
         bar = tqdm(outcomes, total=len(items), desc="reading", unit=" examples", delay=1)
@@ -81,7 +76,7 @@ class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
         total = len(scan.items) + len(scan.rejected)
         rejections = Rejections(total, self.max_rejected, self.report)
         rejections.add([*scan.rejected, *found.values()])
-        return split_usable(scan, found.keys(), rejections.reported()), found
+        return splits.split_usable(scan, found.keys(), rejections.reported()), found
 
 
 def scan_of(dataset: str, options: Options) -> Scan:
@@ -107,17 +102,12 @@ class _Task(NamedTuple):
 def _limited(items: list[Item], limit: int) -> list[Item]:
     if not limit:
         return items
-    groups = set(sorted({item.group for item in items}, key=stable_hash)[:limit])
+    groups = set(sorted({item.group for item in items}, key=splits.stable_hash)[:limit])
     return [item for item in items if item.group in groups]
 
 
-class _Images(NamedTuple):
-    photo: UInt8[np.ndarray, "h w 3"]
-    page: UInt8[np.ndarray, "page page"] | None  # None if the dataset has no sketch
-
-
-def _read(task: _Task) -> _Images | Rejected:
-    """The images of one item, or the reason why they are unusable."""
+def _read(task: _Task) -> tuple[_Photo, _Page | None] | Rejected:
+    """The photo of one item and the page of its sketch, if any; or why they are unusable."""
     item = task.item
     file = item.image
     try:
@@ -137,7 +127,7 @@ def _read(task: _Task) -> _Images | Rejected:
         reason = str(error).removeprefix(f"{what} ").removeprefix("The sketch ").removesuffix(".")
         assert task.options.root is not None
         return Rejected(str(file.relative_to(task.options.root)), reason)
-    return _Images(photo, page)
+    return photo, page
 
 
 def _rejection(task: _Task) -> Rejected | None:
@@ -165,9 +155,7 @@ def _records(task: _Task) -> list[Record] | Rejected:
     ]
 
 
-def sketched(
-    photo: UInt8[np.ndarray, "h w 3"], size: int, method: str
-) -> UInt8[np.ndarray, "page page"]:
+def sketched(photo: _Photo, size: int, method: str) -> _Page:
     """A page made from an image; its lines are one pixel wide at the model's `size`."""
     side = page_size(size)
     return sketch.thicken(sketch.photo_to_sketch(to_square(photo, side), method), side // size)

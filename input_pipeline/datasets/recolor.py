@@ -58,14 +58,7 @@ class Recolorer:
     """
 
     def __init__(self, name: str, paint: Paint, lines: UInt8[np.ndarray, "p p"], size: int):
-        """Finds the parts and the phrases.
-
-        Args:
-          name: the drawing's name.
-          paint: its fills, P a multiple of `size`.
-          lines: its line drawing, paper 255, ink 0.
-          size: side S of the images, px.
-        """
+        """Finds the parts and phrases; P is a multiple of `size` in px; ink is 0, paper 255."""
         self.name = bare_name(name)
         self.parts = find_parts(paint, lines)
         self.phrases = plan_phrases(self.parts, self.name)
@@ -90,9 +83,8 @@ class Recolorer:
         count = 1 + len(self.parts.share)
         index = _cells(fine, size) * count + self.parts.visible
         votes = np.bincount(index.ravel(), minlength=size * size * count).reshape(size, size, count)
-        return np.where(2 * votes.max(-1) > (fine // size) ** 2, votes.argmax(-1), 0).astype(
-            np.uint8
-        )
+        shown = np.where(2 * votes.max(-1) > (fine // size) ** 2, votes.argmax(-1), 0)
+        return shown.astype(np.uint8)
 
     def paint(self, seed: str) -> Recoloring:
         """Gives each phrase a colour, uniform over the palette, that depends on `seed` alone."""

@@ -185,15 +185,7 @@ KINDS: dict[str, Callable[[Sketch, np.random.Generator], Sketch]] = {
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSketch(grain.RandomMapTransform):
-    """Augments a record's sketch; each kind has its own probability.
-
-    Attributes:
-      stroke_width: probability 0 … 1 of `change_stroke_width`.
-      gaps: of `open_gaps`.
-      wobble: of `wobble`.
-      erasure: of `erase_partly`.
-      noise: of `add_noise`.
-    """
+    """Augments a record's sketch; each field is the probability, 0 … 1, of its kind in `KINDS`."""
 
     stroke_width: float = 0.0
     gaps: float = 0.0

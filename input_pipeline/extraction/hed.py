@@ -111,8 +111,7 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
 def _read(file: Any, name: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
     found = file.get(name)
-    # A group has no shape and counts as missing.
-    found_shape = None if found is None else getattr(found, "shape", None)
+    found_shape = getattr(found, "shape", None)  # None for groups, too, which count as missing
     if found_shape != shape:
         what = "no" if found_shape is None else f"an array of shape {found_shape} as"
         raise UserError(

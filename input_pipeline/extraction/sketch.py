@@ -15,8 +15,7 @@ from ragaf_jax.errors import UserError
 
 METHODS = ("canny", "xdog", "hed")
 
-REFERENCE_SIZE = 256
-"""Longer side, px, for which the lengths below are given."""
+REFERENCE_SIZE = 256  # longer side, px, for which the lengths below are given
 
 # Canny.
 CANNY_SIGMA = 1.4

@@ -14,12 +14,13 @@ from tqdm import tqdm
 from input_pipeline.datasets.building import SPLITS
 from input_pipeline.inspection.page import IMAGES, Example, page
 from input_pipeline.inspection.statistics import Budgets, measure_all, rejected, statistics
+from input_pipeline.options import Options
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.graph import draw_graph, draw_regions
 from ragaf_jax.folders import check_writable, whole_folder
-from ragaf_jax.graph.build import DEFAULT_GRAPH, GraphConfig, RegionGraph
+from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.tokenizer import Tokenizer
@@ -49,12 +50,7 @@ def inspect(
 ) -> dict[str, Any]:
     """Writes `FILES` into the folder `output`, replacing earlier ones; returns the statistics.
 
-    Args:
-      sources: the records of every split.
-      selection: of the examples.
-      budgets: limits of a run.
-      output: the folder.
-      tokenizer: replaces the data's own.
+    `sources` are the records of every split. `tokenizer` replaces that of the data.
 
     Raises:
       UserError: `output` cannot be written or holds other files.
@@ -74,9 +70,8 @@ def inspect(
     indices = choose(measured[selection.split].groups, selection.examples, selection.seed)
     with whole_folder(output) as folder:
         records = chosen.without("true_labels")
-        examples = [
-            example(records[index]) for index in tqdm(indices, desc="drawing", unit=" examples")
-        ]
+        bar = tqdm(indices, desc="drawing", unit=" examples")
+        examples = [example(records[index]) for index in bar]
         text = json.dumps(found, indent=2, ensure_ascii=False)
         (folder / "statistics.json").write_text(text + "\n", encoding="utf-8")
         (folder / "index.html").write_text(page(found, selection.split, examples), encoding="utf-8")
@@ -111,7 +106,6 @@ def example(record: dict[str, Any]) -> Example:
         ),
         captions=record["captions"],
         key=record["key"],
-        group=record["group"],
         category=record["category"],
         facts=f"{regions.n}{merged} regions, {len(graph.senders)} edges",
     )
@@ -138,13 +132,7 @@ def _resized(image: UInt8[np.ndarray, "_ _ *rgb"], width: int) -> UInt8[np.ndarr
     return cv2.resize(image, (width, height), interpolation=mode)
 
 
-def open_splits(
-    dataset: str,
-    data_dir: Path,
-    size: int,
-    recolorings: int,
-    graph: GraphConfig = DEFAULT_GRAPH,
-) -> dict[str, RecordSource]:
+def open_splits(dataset: str, data_dir: Path, options: Options) -> dict[str, RecordSource]:
     """The records of every split.
 
     Raises:
@@ -154,7 +142,4 @@ def open_splits(
         raise UserError(
             f"--dataset is {dataset!r}, a mixture; inspect each of its datasets separately."
         )
-    return {
-        split: RecordSource(data_dir, dataset, split, size, recolorings, graph=graph)
-        for split in SPLITS
-    }
+    return {split: RecordSource(data_dir, dataset, split, options) for split in SPLITS}

@@ -1,6 +1,8 @@
 """The inspection's results as one HTML file and as Markdown."""
 
+import functools
 import html
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,22 +27,13 @@ _FITS, _TOO_MUCH = "#3d6fb5", "#d0402b"
 
 
 class Example(NamedTuple):
-    """One record on the page.
+    """One record on the page."""
 
-    Attributes:
-      images: grey or RGB, one for each name in `IMAGES`.
-      captions: all captions.
-      key, group: as in the record.
-      category: "" for none.
-      facts: a line with counts.
-    """
-
-    images: Sequence[UInt8[np.ndarray, "_ _ *rgb"]]
-    captions: Sequence[str]
+    images: Sequence[UInt8[np.ndarray, "_ _ *rgb"]]  # one for each name in `IMAGES`
+    captions: Sequence[str]  # all of the record
     key: str
-    group: str
-    category: str
-    facts: str
+    category: str  # "" for none
+    facts: str  # a line with counts
 
 
 def table(found: dict[str, Any]) -> list[list[str]]:
@@ -48,16 +41,12 @@ def table(found: dict[str, Any]) -> list[list[str]]:
     splits, budgets = found["splits"], found["budgets"]
 
     def row(name: str, *path: str, form: str = "{:,}") -> list[str]:
-        cells = []
-        for split in splits.values():
-            value: Any = split
-            for step in path:
-                value = value[step]
-            cells.append(form.format(value))
-        return [name, *cells]
+        values = (functools.reduce(operator.getitem, path, split) for split in splits.values())
+        return [name, *map(form.format, values)]
 
     def spread(name: str, title: str) -> list[str]:
         form = "{min} / {median:g} / {mean:.1f} / {percentile_95:.1f} / {max}"
+        title += " (min / median / mean / 95 % / max)"
         return [title, *(form.format(**split[name]) for split in splits.values())]
 
     def share(name: str, title: str) -> list[str]:
@@ -69,10 +58,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
         row("records", "records"),
         row("groups (sketches or photos)", "groups"),
         row("captions", "captions"),
-        *(
-            spread(name, f"{title} (min / median / mean / 95 % / max)")
-            for name, title in _DISTRIBUTIONS.items()
-        ),
+        *(spread(*names) for names in _DISTRIBUTIONS.items()),
         share("regions_merged", f"sketches with regions merged to {most}"),
         share("regions_over_budget", f"sketches with more than {limit} regions (training refuses)"),
         share("edges_trimmed", f"graphs trimmed to {budgets['max_edges']} edges"),
@@ -97,10 +83,8 @@ def notes(found: dict[str, Any]) -> list[str]:
 
 def markdown(found: dict[str, Any]) -> str:
     """Tables for a terminal or an issue."""
-    parts = [
-        f"# {found['dataset']}, {found['image_size']} px",
-        web_page.markdown_table(table(found)),
-    ]
+    title = f"# {found['dataset']}, {found['image_size']} px"
+    parts = [title, web_page.markdown_table(table(found))]
     if categories := _category_rows(found):
         parts.append(web_page.markdown_table([["category", "records"], *categories]))
     bars = [
@@ -128,9 +112,7 @@ def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
         "Distributions and limits of a run": f'<div class="side">{histograms}</div>',
     }
     if categories := _category_rows(found):
-        counts = " · ".join(
-            f"{html.escape(name)} <b>{html.escape(records)}</b>" for name, records in categories
-        )
+        counts = " · ".join("{} <b>{}</b>".format(*map(html.escape, row)) for row in categories)
         parts["Records per category"] = f"<p>{counts}</p>"
     if found["rejected"]["first"]:
         rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]

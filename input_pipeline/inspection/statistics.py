@@ -91,34 +91,30 @@ def statistics(
       with a limit; `categories` in descending order of records; `groups_in_several_splits`, 0 if
       training and test sets share no sketch or photo.
     """
-    everything = joined(list(measured.values()))
-    limits = budgets.limits
+    every = joined(list(measured.values()))
     split_groups = [set(each.groups) for each in measured.values()]
+    summaries = {
+        split: summary(each, budgets, merged_above)
+        for split, each in {**measured, "all": every}.items()
+    }
+    limits = budgets.limits.items()
     return {
         "budgets": {**budgets._asdict(), "regions_kept": merged_above},
-        "splits": {
-            split: summary(each, budgets, merged_above)
-            for split, each in {**measured, "all": everything}.items()
-        },
-        "histograms": {
-            name: histogram(getattr(everything, name), limit) for name, limit in limits.items()
-        },
-        "categories": _categories(everything.categories),
+        "splits": summaries,
+        "histograms": {name: histogram(getattr(every, name), limit) for name, limit in limits},
+        "categories": _categories(every.categories),
         "groups_in_several_splits": sum(map(len, split_groups)) - len(set().union(*split_groups)),
     }
 
 
 def joined(parts: Sequence[Measured]) -> Measured:
     """The records of several splits as one."""
-    columns = zip(*parts, strict=True)
-    return Measured(
-        *(
-            list(itertools.chain(*column))
-            if isinstance(column[0], list)
-            else np.concatenate(column)
-            for column in columns
-        )
-    )
+
+    def join(column: tuple[Any, ...]) -> Any:
+        is_text = isinstance(column[0], list)
+        return list(itertools.chain(*column)) if is_text else np.concatenate(column)
+
+    return Measured(*map(join, zip(*parts, strict=True)))
 
 
 def summary(measured: Measured, budgets: Budgets, merged_above: int) -> dict[str, Any]:
@@ -131,13 +127,13 @@ def summary(measured: Measured, budgets: Budgets, merged_above: int) -> dict[str
         "captions": len(measured.caption_tokens),
         **{name: distribution(getattr(measured, name)) for name in (*limits, "ink_share")},
         "shares": {
-            "regions_merged": _share(measured.regions_found > merged_above),
-            "regions_over_budget": _share(measured.regions > limits["regions"]),
-            "edges_trimmed": _share(measured.edges > limits["edges"]),
-            "captions_cut": _share(measured.caption_tokens > limits["caption_tokens"]),
+            "regions_merged": np.mean(measured.regions_found > merged_above).item(),
+            "regions_over_budget": np.mean(measured.regions > limits["regions"]).item(),
+            "edges_trimmed": np.mean(measured.edges > limits["edges"]).item(),
+            "captions_cut": np.mean(measured.caption_tokens > limits["caption_tokens"]).item(),
             "unknown_words": float(measured.unknown_words.sum() / max(words, 1)),
-            "one_region": _share(measured.regions == 1),
-            "no_ink": _share(measured.ink_share == 0),
+            "one_region": np.mean(measured.regions == 1).item(),
+            "no_ink": np.mean(measured.ink_share == 0).item(),
         },
     }
 
@@ -179,7 +175,3 @@ def _categories(categories: Sequence[str]) -> dict[str, Any]:
         "largest": dict(ordered[:_CATEGORIES]),
         "others": {"number": len(others), "records": sum(count for _, count in others)},
     }
-
-
-def _share(which: np.ndarray) -> float:
-    return float(which.mean())

@@ -46,11 +46,7 @@ class MakeRecords(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "Make" >> beam.FlatMap(_outcome, self._make).with_outputs(_REJECTED, main="records")
         )
-        _ = (
-            made[_REJECTED]
-            | "Lines" >> beam.Map(_line)
-            | "Write" >> beam.io.WriteToText(str(self._folder / _REJECTED))
-        )
+        _ = made[_REJECTED] | "Write" >> beam.io.WriteToText(str(self._folder / _REJECTED))
         return made["records"]
 
 
@@ -108,10 +104,6 @@ def _read(file: str) -> Iterator[Any]:
 def _outcome(task: Any, make: Callable[[Any], Any]) -> Iterator[Any]:
     made = make(task)
     if isinstance(made, Rejected):
-        yield beam.pvalue.TaggedOutput(_REJECTED, made)
+        yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps(made._asdict()))
     else:
         yield from ((record["key"], record) for record in made)
-
-
-def _line(rejected: Rejected) -> str:
-    return json.dumps(rejected._asdict())

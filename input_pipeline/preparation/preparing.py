@@ -14,8 +14,9 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji, photos, registry
-from input_pipeline.datasets.building import Builder, Options, Preparation
+from input_pipeline.datasets.building import Builder, Preparation
 from input_pipeline.datasets.scanning.sources import changes, read_sources
+from input_pipeline.options import Options
 from input_pipeline.preparation.processes import mapping
 from input_pipeline.preparation.tfds_writing import correct_tfds
 from input_pipeline.records import RecordSource, read_metadata
@@ -26,21 +27,13 @@ from ragaf_jax.graph.regions import REGION_KINDS
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How a dataset is prepared, without effect on its records.
+    """How a dataset is prepared, without effect on its records."""
 
-    Attributes:
-      workers: processes on this machine; 1 is this process.
-      max_rejected: share of the examples that may be rejected.
-      beam_runner: the name of a Beam runner to use instead of processes.
-      beam_options: see `beam.options`.
-      place: the flag or field with the folder of the data, for errors.
-    """
-
-    workers: int = 1
-    max_rejected: float = 0.01
-    beam_runner: str | None = None
-    beam_options: str = ""
-    place: str = "--data_dir"
+    workers: int = 1  # processes on this machine; 1 is this process
+    max_rejected: float = 0.01  # share of the examples that may be rejected
+    beam_runner: str | None = None  # the name of a Beam runner to use instead of processes
+    beam_options: str = ""  # see `beam.options`
+    place: str = "--data_dir"  # the flag or field with the folder of the data, for errors
 
 
 def prepare(
@@ -62,14 +55,11 @@ def prepare(
             f"--root is {options.root}, and {dataset} names {' and '.join(names)}; prepare each "
             f"separately{also}."
         )
-    folders = {
-        name: record_format.folder(data_dir, name, options.size, options.recolorings, options.graph)
-        for name in names
-    }
+    folders = {name: record_format.folder(data_dir, name, options) for name in names}
     missing = [name for name, folder in folders.items() if not folder.exists()]
     for name in set(names) - set(missing):
         _check_same(name, folders[name], options)
-        _check_readable(name, data_dir, options)
+        RecordSource(data_dir, name, "test", options)  # checks that it is readable
     if not missing:  # a complete folder may be read-only
         return list(folders.values())
     builders = {name: _builder(name, data_dir, options) for name in missing}
@@ -84,18 +74,15 @@ def prepare(
             builder.map, builder.max_rejected = over_processes, execution.max_rejected
             builder.beam = execution.beam_runner is not None
             _write(name, builder, execution)
-            _check_readable(name, data_dir, options)
+            RecordSource(data_dir, name, "test", options)
     return list(folders.values())
 
 
-def _check_readable(dataset: str, data_dir: Path, options: Options) -> None:
-    RecordSource(data_dir, dataset, "test", options.size, options.recolorings, graph=options.graph)
-
-
 def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
-    preparation = Preparation.of(dataset, _with_root(dataset, options))
+    name, options = record_format.config_name(dataset, options), _with_root(dataset, options)
     builder = photos.Photos if registry.find(dataset).scan else openmoji.Openmoji
-    return builder(config=preparation, data_dir=os.fspath(data_dir))
+    config = Preparation(name=name, dataset=dataset, options=options)
+    return builder(config=config, data_dir=os.fspath(data_dir))
 
 
 def _with_root(dataset: str, options: Options) -> Options:
@@ -179,7 +166,8 @@ def _write(name: str, builder: Builder, execution: Execution) -> None:
     folder = Path(builder.data_dir)
     for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
         shutil.rmtree(leftover)
-    beam_config = _beam_config(execution) if execution.beam_runner is not None else {}
+    runner = execution.beam_runner
+    beam_config = _beam_config(runner, execution.beam_options) if runner is not None else {}
     print(name)
     # TFDS reports downloads and creates a folder for them, although there are none.
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
@@ -201,12 +189,12 @@ def _write(name: str, builder: Builder, execution: Execution) -> None:
                 raise
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise UserError(
-                f"Beam's {execution.beam_runner} failed with {type(error).__name__}: "
+                f"Beam's {runner} failed with {type(error).__name__}: "
                 f"{lines[0][:300] if lines else 'no message'}; see its log above."
             ) from error
 
 
-def _beam_config(execution: Execution) -> dict[str, Any]:
+def _beam_config(runner: str, options: str) -> dict[str, Any]:
     """Beam's fields of TFDS's download configuration.
 
     Raises:
@@ -219,8 +207,4 @@ def _beam_config(execution: Execution) -> dict[str, Any]:
             "--beam_runner needs Apache Beam, which is not installed; run: pip install "
             "'ragaf-jax[beam]'"
         ) from None
-    assert execution.beam_runner is not None
-    return {
-        "beam_runner": beam.runner(execution.beam_runner),
-        "beam_options": beam.options(execution.beam_options),
-    }
+    return {"beam_runner": beam.runner(runner), "beam_options": beam.options(options)}

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from typing import Literal, NamedTuple
 
-import ml_collections
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
@@ -39,31 +38,27 @@ class GraphConfig:
 
     def __post_init__(self):
         if self.kind not in GRAPH_KINDS:
-            raise UserError(f"graph kind is {self.kind!r}; choose one of {', '.join(GRAPH_KINDS)}")
+            raise self._error("kind", f"; choose one of {', '.join(GRAPH_KINDS)}.")
         if self.k < 1:
-            raise UserError(f"graph k is {self.k}; it must be at least 1")
+            raise self._error("k", "; it must be at least 1.")
         if not 0 <= self.radius < math.inf:
-            raise UserError(f"graph radius is {self.radius}; it must be 0 or more, and finite")
+            raise self._error("radius", "; it must be 0 or more, and finite.")
         object.__setattr__(self, "radius", float(self.radius))  # 1 and 1.0 are one graph
         for name, kinds in _USED_BY.items():
             value, default = getattr(self, name), getattr(GraphConfig, name)
             if self.kind not in kinds and value != default:
-                raise UserError(
-                    f"graph {name} is {value}, which has no effect on the kind {self.kind!r}; "
-                    f"leave it at {default}, or choose the kind {' or '.join(kinds)}"
+                raise self._error(
+                    name,
+                    f", which has no effect on the kind {self.kind!r}; leave it at {default}, or "
+                    f"choose the kind {' or '.join(kinds)}.",
                 )
+
+    def _error(self, name: str, problem: str) -> UserError:
+        value = getattr(self, name)
+        return UserError(f"config.data.graph.{name} (--graph_{name}) is {value!r}{problem}")
 
 
 DEFAULT_GRAPH = GraphConfig()
-
-
-def graph_config_of(data: ml_collections.ConfigDict) -> GraphConfig:
-    """`config.data.graph`, or the default for older checkpoints, which lack the field.
-
-    Raises:
-        UserError: `GraphConfig` refuses a value.
-    """
-    return GraphConfig(**data.get("graph", {}))
 
 
 class RegionGraph(NamedTuple):

@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 from ragaf_jax.batch import Batch, Text, ink_on_black, stacked
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import Window
-from ragaf_jax.graph.build import RegionGraph, graph_config_of, region_graph
+from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
 from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.prepare import page_regions
 from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS
@@ -154,7 +154,7 @@ def make_request(
     for text in texts.values():
         _check_text(text)
     packed = _packed(prompt, stripped, length, tokenizer)
-    graph_config = graph_config_of(stage.config.data)
+    graph_config = GraphConfig(**stage.config.data.graph)
     graph = trim_edges(region_graph(regions, graph_config), model.max_edges)
     batch = Batch(
         image=np.zeros((1, *page.sketch.shape, 3), np.float32),

@@ -183,14 +183,15 @@ def test_a_drawn_house_at_sixty_four_pixels():
 
 @pytest.mark.parametrize("settings", [{"k": 0}, {"radius": -0.1}, {"radius": float("nan")}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(UserError, match=f"graph {next(iter(settings))} is"):
+    (name,) = settings
+    with pytest.raises(UserError, match=rf"config.data.graph.{name} \(--graph_{name}\) is .*\.$"):
         GraphConfig(**settings)
 
 
 def test_a_number_without_effect_on_the_kind_is_refused():
-    with pytest.raises(UserError, match="graph k is 5, .* leave it at 3, or .* kind knn or hybrid"):
+    with pytest.raises(UserError, match=r"graph.k .* is 5, .* at 3, or .* kind knn or hybrid\.$"):
         GraphConfig("radius", k=5)
-    with pytest.raises(UserError, match="graph radius is 0.1, .* at 0.25, or .* radius or hybrid"):
+    with pytest.raises(UserError, match=r"radius .* is 0.1, .* at 0.25, or .* radius or hybrid\.$"):
         GraphConfig("knn", radius=0.1)
 
 

@@ -24,7 +24,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def source(data_dir: Path) -> RecordSource:
     """The recoloured training records."""
-    return RecordSource(data_dir, "openmoji/recolor", "train", SIZE, RECOLORINGS)
+    return RecordSource(data_dir, "openmoji/recolor", "train", Options(SIZE, RECOLORINGS))
 
 
 @pytest.fixture

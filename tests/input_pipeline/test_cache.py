@@ -16,6 +16,7 @@ from input_pipeline.cache import build_caches, open_checkpoint
 from input_pipeline.cached import cache_folder
 from input_pipeline.loader import train_iterator
 from input_pipeline.mixture import Mixture
+from input_pipeline.options import Options
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError
@@ -74,7 +75,7 @@ def bare(data_dir, tmp_path):
 
 
 def opened(folder, name="openmoji/recolor"):
-    return RecordSource(folder, name, "train", SIZE, RECOLORINGS)
+    return RecordSource(folder, name, "train", Options(SIZE, RECOLORINGS))
 
 
 @pytest.mark.parametrize("dataset", ["openmoji/plain", "openmoji/recolor", "mixture"])

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from commands import run_here
 from fakes import random_stage
+from ml_collections import ConfigDict
 from pages import random_page
 from photo_trees import save
 
 from input_pipeline.configured import open_split, shapes
-from input_pipeline.graph_options import flags_of, suffix_of
 from input_pipeline.loader import train_iterator
+from input_pipeline.options import flags_of, suffix_of
 from input_pipeline.preparation.preparing import Options, prepare
 from input_pipeline.record_format import config_name
+from ragaf_jax.checkpoints.meta import with_later_fields
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig
 from ragaf_jax.graph.features import EDGE_KINDS
@@ -121,13 +123,15 @@ def test_the_usual_graph_has_the_names_that_it_had(root, stage, tmp_path):
     usual = request(stage)
     with stage.config.unlocked():
         del stage.config.data["graph"]
+        older = with_later_fields({"config": stage.config.to_dict()})["config"]
+        stage.config.data = ConfigDict(older["data"])
     assert len(open_split(stage.config.data, "train")) > 0
     jax.tree.map(np.testing.assert_array_equal, request(stage), usual)
 
 
 def test_each_graph_has_a_name_of_its_own():
     graphs = [GraphConfig(), *GRAPHS.values(), GraphConfig("hybrid", radius=0.5)]
-    names = {config_name("openmoji/recolor", 64, 16, graph) for graph in graphs}
+    names = {config_name("openmoji/recolor", Options(64, graph=graph)) for graph in graphs}
     assert len(names) == len(graphs) and "recolor_64px_x16" in names
     assert suffix_of(GraphConfig(radius=0.5)) == "_hybrid_r0.5"
     assert flags_of(GraphConfig()) == "" and flags_of(GraphConfig(k=2)) == " --graph_k=2"
@@ -138,7 +142,7 @@ def test_the_commands_take_the_graph(root, tmp_path):
     done = run_here("input_pipeline.inspect", *flags)
     assert done.status == 1 and done.stderr.rstrip().endswith(" --graph_kind=knn")
     done = run_here("input_pipeline.prepare", *flags, f"--root={root}", "--graph_radius=0.1")
-    assert done.status == 1 and "graph radius is 0.1, which has no effect" in done.stderr
+    assert done.status == 1 and "(--graph_radius) is 0.1, which has no effect" in done.stderr
     done = run_here("input_pipeline.prepare", *flags, f"--root={root}", "--workers=1")
     assert done.status == 0, done.stderr
     done = run_here("input_pipeline.inspect", *flags, "--examples=1")

@@ -11,6 +11,7 @@ from input_pipeline.loader import (
     held_out_batch,
     train_iterator,
 )
+from input_pipeline.options import Options
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch
 from ragaf_jax.palette import PALETTE
@@ -130,7 +131,7 @@ def test_the_prefetcher_reads_ahead_but_its_state_does_not(source, seed):
 
 
 def test_held_out_batches_are_the_records_as_they_lie(data_dir):
-    source = RecordSource(data_dir, "openmoji/recolor", "test", SIZE, RECOLORINGS)
+    source = RecordSource(data_dir, "openmoji/recolor", "test", Options(SIZE, RECOLORINGS))
     indices = distinct_groups(source, 3)
     assert len(indices) == 3
     batch, truth = held_out_batch(source, indices, **BUDGET)

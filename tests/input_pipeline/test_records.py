@@ -8,6 +8,7 @@ from miniature import LIMIT, RECOLORINGS, SIZE
 
 from input_pipeline import record_format
 from input_pipeline.datasets import openmoji_art
+from input_pipeline.options import Options
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig
@@ -56,7 +57,7 @@ def test_regions_and_graph_are_those_of_the_line_drawing(source):
 def test_the_colours_that_captions_say_are_in_the_picture(data_dir):
     checked = 0
     for split in ("train", "validation", "test"):
-        source = RecordSource(data_dir, "openmoji/recolor", split, SIZE, RECOLORINGS)
+        source = RecordSource(data_dir, "openmoji/recolor", split, Options(SIZE, RECOLORINGS))
         for index in range(len(source)):
             record = source[index]
             for part, color in enumerate(record["true_colors"], 1):
@@ -69,7 +70,7 @@ def test_the_colours_that_captions_say_are_in_the_picture(data_dir):
 
 
 def test_plain_records_say_name_and_colours_and_know_no_parts(data_dir):
-    source = RecordSource(data_dir, "openmoji/plain", "train", SIZE)
+    source = RecordSource(data_dir, "openmoji/plain", "train", Options(SIZE))
     for index in range(len(source)):
         record = source[index]
         name, _, colors = record["captions"][0].partition(": ")
@@ -88,18 +89,18 @@ def test_the_vocabulary_knows_the_training_captions_and_their_mirror_images(sour
 @pytest.fixture
 def damaged(data_dir: Path, tmp_path: Path) -> Path:
     """A copy of plain for tests to damage; returns the folder of its version."""
-    folder = record_format.folder(tmp_path, "openmoji/plain", SIZE, 0, GraphConfig())
+    folder = record_format.folder(tmp_path, "openmoji/plain", Options(SIZE))
     shutil.copytree(data_dir / folder.relative_to(tmp_path), folder)
     return folder
 
 
 def open_plain(folder: Path) -> RecordSource:
-    return RecordSource(folder.parents[2], "openmoji/plain", "train", SIZE)
+    return RecordSource(folder.parents[2], "openmoji/plain", "train", Options(SIZE))
 
 
 def test_missing_data_are_answered_with_the_command_that_makes_them(tmp_path):
     with pytest.raises(UserError) as error:
-        RecordSource(tmp_path, "openmoji/recolor", "train", 128, 3)
+        RecordSource(tmp_path, "openmoji/recolor", "train", Options(128, 3))
     command = f"--dataset=openmoji/recolor --data_dir={tmp_path} --size=128 --recolorings=3"
     assert str(error.value).endswith(f"run: python -m input_pipeline.prepare {command}")
 
@@ -139,9 +140,9 @@ def test_truncated_records_do_not_load(damaged):
 
 def test_unknown_names_are_answered_with_the_known_ones(data_dir):
     with pytest.raises(UserError, match="no dataset 'openmoji'; choose openmoji/plain"):
-        RecordSource(data_dir, "openmoji")
+        RecordSource(data_dir, "openmoji", "train", Options(SIZE))
     with pytest.raises(UserError, match="no split 'dev'; choose one of .*validation"):
-        RecordSource(data_dir, "openmoji/plain", "dev", SIZE)
+        RecordSource(data_dir, "openmoji/plain", "dev", Options(SIZE))
 
 
 def test_an_index_beyond_the_last_is_no_fault_of_a_file(source):

@@ -68,27 +68,27 @@ MUTATIONS = (
         "configs/stage2.py:openmoji does not find what configs/stage1.py has trained",
     ),
     Mutation(
-        "input_pipeline/preparation/automatic.py",
+        "input_pipeline/configured.py",
         "regions=data.regions",
         'regions="strokes"',
         "config.data.regions has no effect on data that prepare themselves",
     ),
     Mutation(
-        "input_pipeline/preparation/automatic.py",
+        "input_pipeline/configured.py",
         ", graph=graph)",
         ")",
         "config.data.graph has no effect on data that prepare themselves",
     ),
     Mutation(
         "input_pipeline/configured.py",
-        "*sizes, regions, graph_config_of(data))",
-        "*sizes, regions)",
+        "name, split, _options(data))",
+        "name, split, Options(data.image_size, data.recolorings, regions=data.regions))",
         "training reads records of another graph than config.data.graph",
     ),
     Mutation(
         "ragaf_jax/sampling/request.py",
-        "graph_config = graph_config_of(stage.config.data)",
-        "graph_config = graph_config_of(type(stage.config.data)())",
+        "graph_config = GraphConfig(**stage.config.data.graph)",
+        "graph_config = GraphConfig()",
         "a model samples with another graph than it was trained with",
     ),
     Mutation(
@@ -736,15 +736,15 @@ MUTATIONS = (
         "mirrored twins cross the splits",
     ),
     Mutation(
-        "input_pipeline/datasets/scanning/usable.py",
+        "input_pipeline/datasets/scanning/splits.py",
         "groups = [item.group for item in cut(scan) if item.key not in unusable]",
         "groups = [item.group for item in cut(scan)]",
         "a broken picture takes a place in the test split",
     ),
     Mutation(
         "input_pipeline/datasets/scanning/sources.py",
-        "source.key in then and getattr(source, field)",
-        "source.key not in then and getattr(source, field)",
+        "if getattr(one, field) != getattr(two, field)",
+        "if getattr(one, field) == getattr(two, field)",
         "pictures replaced under the same names are not noticed",
     ),
     Mutation(

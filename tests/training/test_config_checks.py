@@ -51,7 +51,7 @@ def test_more_sampling_steps_than_timesteps():
 
 
 def test_a_number_of_the_graph_that_its_kind_does_not_read():
-    with pytest.raises(UserError, match="graph k is 5, which has no effect on .* 'adjacency'"):
+    with pytest.raises(UserError, match="graph_k.* is 5, which has no effect on .* 'adjacency'"):
         check_config(changed(stage2, data__graph__kind="adjacency", data__graph__k=5))
 
 

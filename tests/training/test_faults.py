@@ -60,8 +60,8 @@ class Meddled:
 def go_on(data, workdir, happenings=None):
     """Begins the run of `workdir`, or goes on with it."""
     config = smallest_config(1)
-    source = RecordSource(data, DATASET, "train", config.data.image_size, 1)
-    validation = RecordSource(data, DATASET, "validation", config.data.image_size, 1)
+    source = RecordSource(data, DATASET, "train", Options(config.data.image_size, 1))
+    validation = RecordSource(data, DATASET, "validation", Options(config.data.image_size, 1))
     config.update_from_flattened_dict(
         {
             "seed": int(os.environ["RAGAF_TEST_SEED"]) % 2**31,
@@ -291,7 +291,8 @@ def test_one_of_two_files_of_the_data_is_gone(own_data, data_dir):
     """Lost: nothing. Said: at the start, although the first record is there."""
     data, file = own_data
     second = in_two_files(file)
-    one, two = (RecordSource(folder, DATASET, "train", 16, 1) for folder in (data_dir, data))
+    options = Options(16, 1)
+    one, two = (RecordSource(folder, DATASET, "train", options) for folder in (data_dir, data))
     assert [record["key"] for record in one.fields("key")] == [two[i]["key"] for i in range(4)]
     content = second.read_bytes()
     os.truncate(second, 100)
@@ -303,6 +304,6 @@ def test_one_of_two_files_of_the_data_is_gone(own_data, data_dir):
         list(two.fields("key"))
     second.unlink()
     with pytest.raises(UserError, match=rf"opening {second}\); delete the folder and run: "):
-        RecordSource(data, DATASET, "train", 16, 1)
+        RecordSource(data, DATASET, "train", Options(16, 1))
     second.write_bytes(content)
-    RecordSource(data, DATASET, "train", 16, 1)
+    RecordSource(data, DATASET, "train", Options(16, 1))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from input_pipeline.datasets import captions
 from input_pipeline.datasets.scanning.caption_tables import UTF16, Row, read_table
 from input_pipeline.datasets.scanning.dataset_files import composed, is_image, join, printable, stem
-from input_pipeline.datasets.scanning.items import Rejected
+from input_pipeline.datasets.scanning.items import Rejected, clean_caption
 
 IMAGE_FOLDERS = ("image", "images")
 SKETCH_FOLDERS = ("sketch", "sketches")
@@ -75,10 +74,9 @@ class Annotations:
                 if content.startswith(UTF16):
                     raise ValueError("is UTF-16; save it as UTF-8")
                 if len(content) > _MOST_BYTES:
-                    raise ValueError(
-                        f"is longer than {_MOST_BYTES:,} bytes, which is too long for a caption"
-                    )
-                caption = captions.clean(content.decode("utf-8-sig", errors="surrogateescape"))
+                    limit = f"{_MOST_BYTES:,} bytes"
+                    raise ValueError(f"is longer than {limit}, which is too long for a caption")
+                caption = clean_caption(content.decode("utf-8-sig", errors="surrogateescape"))
                 if not caption:
                     raise ValueError("is empty")
             except OSError as error:
@@ -95,7 +93,7 @@ class Annotations:
         """The file that a table in `folder` names; "" if there is none."""
         if not name:
             return ""
-        paths = [join(folder, name), *(join(join(folder, other), name) for other in others)]
+        paths = (posixpath.join(folder, other, name) for other in ("", *others))
         return next(filter(None, (self._file(posixpath.normpath(path)) for path in paths)), "")
 
     def _file(self, path: str) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from input_pipeline.datasets import captions
 from input_pipeline.datasets.scanning.dataset_files import printable
+from input_pipeline.datasets.scanning.items import clean_caption
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
@@ -17,30 +17,17 @@ _SKETCH_COLUMNS = ("conditioning_image", "conditioning_image_file_name")
 
 
 class Row(NamedTuple):
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-      where: the table and the line, for example "train/metadata.jsonl:3".
-      file: the image's path relative to the table's folder, "" if there is none.
-      sketch: the same for the sketch.
-      captions: of the image; none if the row has a problem.
-      problem: why the row cannot be used, "" if it can.
-    """
-
-    where: str
-    file: str = ""
-    sketch: str = ""
-    captions: tuple[str, ...] = ()
-    problem: str = ""
+    where: str  # the table and the line, for example "train/metadata.jsonl:3"
+    file: str = ""  # the image's path relative to the table's folder, "" if there is none
+    sketch: str = ""  # the same for the sketch
+    captions: tuple[str, ...] = ()  # of the image; none if the row has a problem
+    problem: str = ""  # why the row cannot be used, "" if it can
 
 
 def read_table(root: Path, path: str) -> Iterator[Row]:
-    """The rows of one table, without blank lines.
-
-    Args:
-      root: the dataset.
-      path: the table's path relative to it.
-    """
+    """The rows of one table, without blank lines; `path` is relative to the dataset's root."""
     with (root / path).open("rb") as raw:
         if raw.read(2) in UTF16:
             yield Row(printable(path), problem="is UTF-16; save it as UTF-8")
@@ -111,7 +98,7 @@ def _row(where: str, record: dict[str, Any]) -> Row:
         return Row(where, file, sketch, problem=f"has no {' or '.join(_CAPTION_COLUMNS)}")
     value = record[column]
     try:
-        texts = [captions.clean(text) for text in (value if isinstance(value, list) else [value])]
+        texts = [clean_caption(text) for text in (value if isinstance(value, list) else [value])]
     except ValueError as error:
         return Row(where, file, sketch, problem=f"has a caption that {error}")
     texts = [text for text in dict.fromkeys(texts) if text]

@@ -23,17 +23,11 @@ _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
 class FolderContents(NamedTuple):
-    """The visible content of one folder, sorted by name.
+    """The visible content of one folder, sorted by name."""
 
-    Attributes:
-      files: {name of a regular file: its resolved path relative to the root}.
-      folders: the same for folders.
-      rejected: links that lead out or nowhere, special files, and unusable names.
-    """
-
-    files: dict[str, str]
-    folders: dict[str, str]
-    rejected: list[Rejected]
+    files: dict[str, str]  # {name of a regular file: its resolved path relative to the root}
+    folders: dict[str, str]  # the same for folders
+    rejected: list[Rejected]  # links that lead out or nowhere, special files, unusable names
 
 
 def data_root(root: Path) -> Path:
@@ -51,11 +45,7 @@ def data_root(root: Path) -> Path:
 
 
 def read_folder(root: Path, folder: str) -> FolderContents:
-    """Lists one folder.
-
-    Args:
-      root: a result of `data_root`.
-      folder: relative to the root, "" for the root itself.
+    """Lists one folder, whose path is relative to `root`, a result of `data_root`.
 
     Raises:
       UserError: the folder is missing, unreadable, or a link that leads out of the root.

@@ -1,42 +1,28 @@
-"""The result of a scan: usable images, and rejected files with reasons."""
+"""The result of a scan: usable images with captions, and rejected files with reasons."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Item(NamedTuple):
-    """One example before its files are decoded; picklable.
+    """One example before its files are decoded; picklable."""
 
-    Attributes:
-      key: unique in its dataset, the same on every machine.
-      group: all examples of a group are in one split; the photo.
-      split: "train", "validation" or "test".
-      image: the photo's file.
-      sketch: the sketch's file; None if the sketch is to be made from the photo.
-      captions: at least one, without duplicates; stripped single lines.
-      category: of the object; "" if unknown.
-    """
-
-    key: str
-    group: str
-    split: str
-    image: Path
-    sketch: Path | None
-    captions: tuple[str, ...]
-    category: str
+    key: str  # unique in its dataset, the same on every machine
+    group: str  # the photo; all examples of a group are in one split
+    split: str  # "train", "validation" or "test"
+    image: Path  # the photo's file
+    sketch: Path | None  # the sketch's file; None if the sketch is to be made from the photo
+    captions: tuple[str, ...]  # at least one, without duplicates; see `clean_caption`
+    category: str = ""  # of the object, if known
 
 
 class Rejected(NamedTuple):
-    """One line of `rejected.jsonl`.
+    """One line of `rejected.jsonl`; "<file> <reason>" is a sentence without its full stop."""
 
-    Attributes:
-      file: relative to the dataset's root; for a row of a table, "metadata.jsonl:3".
-      reason: why it is unusable; "<file> <reason>" is a sentence without its full stop.
-    """
-
-    file: str
-    reason: str
+    file: str  # relative to the dataset's root; for a row of a table, "metadata.jsonl:3"
+    reason: str  # why it is unusable
 
 
 def first_problem(rejected: Sequence[Rejected]) -> str:
@@ -45,14 +31,31 @@ def first_problem(rejected: Sequence[Rejected]) -> str:
 
 
 class Scan(NamedTuple):
-    """The examples in a folder, independent of the order of the file system.
+    """The examples in a folder, independent of the order of the file system."""
 
-    Attributes:
-      items: sorted by key.
-      rejected: sorted by file.
-      held: the splits without an official list, which are taken from "train" by group.
+    items: list[Item]  # sorted by key
+    rejected: list[Rejected]  # sorted by file
+    held: tuple[str, ...] = ()  # splits without an official list, taken from "train" by group
+
+
+def clean_caption(text: object) -> str:
+    """A caption with each run of white space as one space; may be empty.
+
+    Raises:
+      ValueError: it cannot be a caption; the message continues "its caption".
     """
+    if not isinstance(text, str):
+        raise ValueError(f"is of type {type(text).__name__}, not text")
+    if "\0" in text:
+        raise ValueError("holds a NUL byte")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # `surrogateescape` reads invalid bytes as lone surrogates; JSON can contain these too.
+        raise ValueError("is not UTF-8") from None
+    return " ".join(text.split())
 
-    items: list[Item]
-    rejected: list[Rejected]
-    held: tuple[str, ...] = ()
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Writes one line of JSON per named tuple, in ASCII because file names need not be UTF-8."""
+    path.write_text("".join(json.dumps(row._asdict()) + "\n" for row in rows))

@@ -5,13 +5,13 @@ them and plain copies change them; nor are sizes, which uncompressed images shar
 about 1 GB/s, far faster than records are made.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -21,21 +21,13 @@ _MOST_NAMED = 3  # examples that an error names per kind of change
 _UNREADABLE = "unreadable"
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Source:
-    """The digests of one example; a line of `sources.jsonl`.
+class Source(NamedTuple):
+    """The digests of one example; a line of `sources.jsonl`."""
 
-    Attributes:
-      key: of the example.
-      texts: digest of its split in the scan, group, category and captions.
-      image: digest of the image's file; "" if --limit excludes the example.
-      sketch: the same for the sketch; also "" if the sketch is made from the image.
-    """
-
-    key: str
-    texts: str
-    image: str
-    sketch: str
+    key: str  # of the example
+    texts: str  # digest of its split in the scan, group, category and captions
+    image: str  # digest of the image's file; "" if --limit excludes the example
+    sketch: str  # the same for the sketch; also "" if the sketch is made from the image
 
 
 def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
@@ -43,12 +35,15 @@ def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
     items = list(items)
     chosen = [item for item in items if item.key in read]
     files = {file for item in chosen for file in (item.image, item.sketch) if file is not None}
-    digests = {None: ""} | _digests(sorted(files))
+    digests = _digests(sorted(files))
     return [
         Source(
             item.key,
             _texts_digest(item),
-            *((digests[item.image], digests[item.sketch]) if item.key in read else ("", "")),
+            *(
+                digests.get(file, "") if item.key in read else ""
+                for file in (item.image, item.sketch)
+            ),
         )
         for item in items
     ]
@@ -75,14 +70,8 @@ def _texts_digest(item: Item) -> str:
     return hashlib.blake2b(texts.encode(), digest_size=8).hexdigest()
 
 
-def write_sources(path: Path, sources: Iterable[Source]) -> None:
-    """Writes one line of JSON per example."""
-    lines = (json.dumps(dataclasses.asdict(source)) for source in sources)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
 def read_sources(path: Path) -> list[Source]:
-    """Reads a file of `write_sources`.
+    """Reads a file of `write_json_lines`.
 
     Raises:
       OSError, ValueError, TypeError: it cannot be read.
@@ -93,10 +82,7 @@ def read_sources(path: Path) -> list[Source]:
 def changes(before: Sequence[Source], items: Sequence[Item], root: Path) -> list[str]:
     """Phrases that describe how the files of a scan differ from the sources of records.
 
-    Args:
-      before: the sources of the records.
-      items: of the scan; only files with a digest in `before` are read.
-      root: of the scan; phrases name files relative to it.
+    Only files with a digest in `before` are read. Phrases name files relative to `root`.
     """
     then = {source.key: source for source in before}
     now = sources_of(items, {source.key for source in before if source.image})
@@ -110,11 +96,8 @@ def changes(before: Sequence[Source], items: Sequence[Item], root: Path) -> list
         return f"that of {image(key)}" if file is None else file.relative_to(root).as_posix()
 
     def other(field: str) -> list[str]:
-        return [
-            source.key
-            for source in now
-            if source.key in then and getattr(source, field) != getattr(then[source.key], field)
-        ]
+        both = ((source, then[source.key]) for source in now if source.key in then)
+        return [one.key for one, two in both if getattr(one, field) != getattr(two, field)]
 
     found: list[tuple[str, list[str], Callable[[str], str]]] = [
         ("other image", other("image"), image),
@@ -124,11 +107,8 @@ def changes(before: Sequence[Source], items: Sequence[Item], root: Path) -> list
         ("gone", [key for key in then if key not in by_key], str),
     ]
     return [
-        f"{change}: {', '.join(map(name, keys[:_MOST_NAMED]))}{_more(len(keys))}"
+        f"{change}: {', '.join(map(name, keys[:_MOST_NAMED]))}"
+        + (f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else "")
         for change, keys, name in found
         if keys
     ]
-
-
-def _more(count: int) -> str:
-    return f" and {count - _MOST_NAMED} more" if count > _MOST_NAMED else ""

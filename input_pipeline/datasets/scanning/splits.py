@@ -1,16 +1,18 @@
 """Assigns examples to splits, with all variants of a drawing in one split.
 
 Splits depend on names and pixels alone, so that they are the same in every process and on every
-machine.
+machine. Only decoding shows which examples are unreadable. In large datasets they do not affect the
+splits of others; in small ones, the least number of groups counts only readable examples.
 """
 
 import collections
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
+from input_pipeline.datasets.scanning.items import Item, Scan
 from ragaf_jax.errors import UserError
 
 TEST_SHARE, VALIDATION_SHARE = 0.1, 0.05
@@ -111,22 +113,37 @@ def group_drawings(
     overlap = np.maximum(pixels @ pixels.T, pixels @ mirrored.T)
     alike = overlap**2 > SAME_DRAWING**2 * ink[:, None] * ink[None, :]
 
-    parent = list(range(len(keys)))
+    from scipy.sparse.csgraph import connected_components  # configurations do without its import
 
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
+    base = np.unique(bases, return_inverse=True)[1]
+    _, components = connected_components(alike | (base[:, None] == base), directed=False)
+    least = dict(sorted(zip(components, keys, strict=True), reverse=True))  # the last one stays
+    return [least[component] for component in components]
 
-    first_of_base: dict[str, int] = {}
-    for i, base in enumerate(bases):
-        parent[find(i)] = find(first_of_base.setdefault(base, i))
-    for i, j in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
-        parent[find(int(i))] = find(int(j))
 
-    least: dict[int, str] = {}
-    for i, key in enumerate(keys):
-        root = find(i)
-        least[root] = min(least.get(root, key), key)
-    return [least[find(i)] for i in range(len(keys))]
+def cut(scan: Scan) -> list[Item]:
+    """The items whose split no official list defines."""
+    if not scan.held:
+        return []
+    return [item for item in scan.items if item.split in (*scan.held, "train")]
+
+
+def rejects_may_move_splits(scan: Scan, max_rejected: float) -> bool:
+    """Whether `max_rejected`, a share of all examples, could leave a split too few groups."""
+    allowed = int(max_rejected * (len(scan.items) + len(scan.rejected)))
+    groups = {item.group: item.split for item in cut(scan)}
+    counts = collections.Counter(groups.values())
+    least = least_groups(scan.held)
+    return allowed > 0 and any(counts[split] < least[split] + allowed for split in least if groups)
+
+
+def split_usable(scan: Scan, unusable: Collection[str], problem: str) -> list[Item]:
+    """The items of a scan except the keys in `unusable`, split without these.
+
+    Raises:
+      UserError: too few items are usable.
+    """
+    usable = [item for item in scan.items if item.key not in unusable]
+    groups = [item.group for item in cut(scan) if item.key not in unusable]
+    splits = split_groups(groups, scan.held, problem) if scan.held else {}
+    return [item._replace(split=splits.get(item.group, item.split)) for item in usable]

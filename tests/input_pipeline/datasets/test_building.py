@@ -82,7 +82,8 @@ def test_broken_pictures_are_left_out_and_listed(tmp_path, pictures):
     assert set(found) == broken
     assert all(reason and str(root) not in reason for reason in found.values())
     records = [
-        RecordSource(data, "folder", split, SIZE) for split in ("train", "validation", "test")
+        RecordSource(data, "folder", split, Options(SIZE))
+        for split in ("train", "validation", "test")
     ]
     assert sum(map(len, records)) == count - 2
 
@@ -120,7 +121,7 @@ def test_the_vocabulary_has_the_words_of_mirrored_captions(tmp_path, rng):
     rows = [json.loads(line) | {"text": "a waxing moon"} for line in table.read_text().splitlines()]
     table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     prepare("folder", tmp_path / "data", Options(SIZE, root=root))
-    tokenizer = RecordSource(tmp_path / "data", "folder", "train", SIZE).tokenizer
+    tokenizer = RecordSource(tmp_path / "data", "folder", "train", Options(SIZE)).tokenizer
     assert tokenizer.unknown_words("a waning moon") == []
     assert tokenizer.unknown_words("a setting moon") == ["setting"]
 
@@ -177,7 +178,7 @@ def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatc
     assert not (tmp_path / "data").exists()
     photo_trees.write_coco(tmp_path / "coco", rng, train=4, val=2)
     prepare("coco", tmp_path / "data", Options(SIZE))
-    assert len(RecordSource(tmp_path / "data", "coco", "test", SIZE)) == 2
+    assert len(RecordSource(tmp_path / "data", "coco", "test", Options(SIZE))) == 2
     photo_trees.write_coco(tmp_path / "others", rng, train=4, val=2)
     monkeypatch.setenv("COCO_ROOT", str(tmp_path / "others"))
     with pytest.raises(UserError, match=r"was prepared from other files .*\(added: .*; gone: "):

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from input_pipeline.datasets import photos
-from input_pipeline.datasets.building import Options, Preparation
+from input_pipeline.datasets.building import Preparation
 from input_pipeline.datasets.registry import DATASETS, find
-from input_pipeline.record_format import FORMAT_VERSION, folder
-from ragaf_jax.graph.build import DEFAULT_GRAPH
+from input_pipeline.options import Options
+from input_pipeline.record_format import FORMAT_VERSION, config_name, folder
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,9 +25,11 @@ ROOT = Path(__file__).parents[3]
     ],
 )
 def test_prepared_data_are_found_where_they_were_written(dataset, path, tmp_path):
-    assert folder(tmp_path, dataset, 64, 16, DEFAULT_GRAPH) == tmp_path / path / FORMAT_VERSION
+    options = Options(64)
+    assert folder(tmp_path, dataset, options) == tmp_path / path / FORMAT_VERSION
     if find(dataset).scan:
-        config = Preparation.of(dataset, Options(64))
+        name = config_name(dataset, options)
+        config = Preparation(name=name, dataset=dataset, options=options)
         builder = photos.Photos(config=config, data_dir=str(tmp_path))
         assert Path(builder.data_dir) == tmp_path / path / FORMAT_VERSION
         assert builder.info.full_name == f"{path}/{FORMAT_VERSION}"

@@ -54,7 +54,7 @@ def pictures_of(text: str) -> list[np.ndarray]:
 
 @pytest.fixture
 def sources(data_dir):
-    return open_splits("openmoji/recolor", data_dir, SIZE, RECOLORINGS)
+    return open_splits("openmoji/recolor", data_dir, Options(SIZE, RECOLORINGS))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_statistics_count_the_whole_data_set(look):
 def test_pictures_of_other_data_sets_have_all_their_captions(rng, tmp_path):
     written = photo_trees.write_coco(tmp_path / "coco", rng)
     prepare("coco", tmp_path / "data", Options(SIZE, root=tmp_path / "coco"))
-    sources = open_splits("coco", tmp_path / "data", SIZE, 16)
+    sources = open_splits("coco", tmp_path / "data", Options(SIZE, 16))
     rejected = sources["train"].folder / "rejected.jsonl"
     rejected.write_text(json.dumps({"file": NASTY, "reason": "is damaged"}) + "\n")
     found = inspect(sources, Selection("coco", examples=99), BUDGETS, tmp_path / "out")
@@ -128,7 +128,7 @@ def test_pictures_of_other_data_sets_have_all_their_captions(rng, tmp_path):
 
 def test_nothing_on_the_page_comes_from_elsewhere_or_runs(rng):
     pictures = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)] * 4
-    examples = [Example(pictures, [NASTY, "étè 家"], NASTY, NASTY, NASTY, "2 regions")]
+    examples = [Example(pictures, [NASTY, "étè 家"], NASTY, NASTY, "2 regions")]
     text = page(nasty_numbers(rng), "train", examples)
     seen = Seen(text)
     assert "script" not in seen.tags
@@ -168,7 +168,7 @@ def test_a_wide_picture_is_not_widened_further(rng):
     for size, width in ((32, 384), (64, 384), (256, 512), (512, 512), (700, 512)):
         pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
         drawn = np.zeros((540, 512, 3), np.uint8)
-        one = Example([pixels, pixels[..., 0], drawn, drawn], ["a"], "k", "g", "", "")
+        one = Example([pixels, pixels[..., 0], drawn, drawn], ["a"], "k", "", "")
         figure = sheet([one])
         assert figure.shape[1] == 4 * width + 3 * 8 + 2 * 16
         if width % size == 0:  # the picture's own pixels, inside a frame
@@ -217,9 +217,9 @@ def test_other_files_are_not_replaced_and_nothing_is_read_before(look, tmp_path,
 
 def test_mixtures_and_missing_data_are_answered_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"'sketchy:0\.5,coco', a mixture; inspect each"):
-        open_splits("sketchy:0.5,coco", tmp_path, SIZE, 16)
+        open_splits("sketchy:0.5,coco", tmp_path, Options(SIZE, 16))
     with pytest.raises(UserError, match=r"There is no data in .*run: python -m input_pipeline\.p"):
-        open_splits("coco", tmp_path, SIZE, 16)
+        open_splits("coco", tmp_path, Options(SIZE, 16))
 
 
 def test_the_command_writes_beside_the_data_and_prints_the_table(data_dir):
@@ -233,7 +233,7 @@ def test_the_command_writes_beside_the_data_and_prints_the_table(data_dir):
     found = json.loads((folder / "statistics.json").read_text())
     assert markdown(found) in done.stdout
     assert found["budgets"]["text_length"] == 8
-    source = RecordSource(data_dir, "openmoji/plain", "train", SIZE)
+    source = RecordSource(data_dir, "openmoji/plain", "train", Options(SIZE))
     lengths = [source.tokenizer.count(source[i]["captions"][0])[0] for i in range(len(source))]
     share = found["splits"]["train"]["shares"]["captions_cut"]
     assert share == np.mean(np.array(lengths) > 8)

@@ -23,6 +23,7 @@ from input_pipeline.inspection.statistics import (
     statistics,
     summary,
 )
+from input_pipeline.options import Options
 from ragaf_jax.tokenizer import Tokenizer
 
 BUDGETS = Budgets(text_length=40, max_regions=33, max_edges=192)
@@ -40,7 +41,7 @@ def test_fields_are_those_of_the_records(source):
 
 
 def test_measured_is_what_the_records_hold(data_dir):
-    sources = open_splits("openmoji/recolor", data_dir, SIZE, RECOLORINGS)
+    sources = open_splits("openmoji/recolor", data_dir, Options(SIZE, RECOLORINGS))
     tokenizer = sources["train"].tokenizer
     measured = measure_all(sources, tokenizer)
     for split, source in sources.items():

@@ -26,7 +26,7 @@ from input_pipeline.loader import train_iterator
 data = Path(sys.argv[1])
 if __name__ == "__main__":
     prepare("openmoji", data, Options({SIZE}, {RECOLORINGS}, {LIMIT}), Execution(workers=2))
-    source = RecordSource(data, "openmoji/recolor", "train", {SIZE}, {RECOLORINGS})
+    source = RecordSource(data, "openmoji/recolor", "train", Options({SIZE}, {RECOLORINGS}))
     next(train_iterator(source, 2, 0, text_length=40, max_regions=33, max_edges=192))
     print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
 """
@@ -55,8 +55,8 @@ def contents(data_dir: Path) -> dict[str, str]:
 def test_every_split_has_its_own_drawings(data_dir):
     split_of_key = {drawing.key: drawing.split for drawing in find_drawings()}
     for split in ("train", "validation", "test"):
-        plain = RecordSource(data_dir, "openmoji/plain", split, SIZE)
-        recolored = RecordSource(data_dir, "openmoji/recolor", split, SIZE, RECOLORINGS)
+        plain = RecordSource(data_dir, "openmoji/plain", split, Options(SIZE))
+        recolored = RecordSource(data_dir, "openmoji/recolor", split, Options(SIZE, RECOLORINGS))
         assert len(plain) == LIMIT and len(recolored) == LIMIT * RECOLORINGS
         keys = {plain[i]["key"] for i in range(LIMIT)}
         assert {recolored[i]["key"] for i in range(len(recolored))} == {
@@ -76,7 +76,7 @@ def test_what_an_interrupted_preparation_left_is_no_data_and_has_no_part_in_the_
         shutil.copytree(made, left)
         (left / "half.array_record").write_bytes(b"half")
     with pytest.raises(UserError, match="There is no data in"):
-        RecordSource(again, "openmoji/plain", "train", SIZE)
+        RecordSource(again, "openmoji/plain", "train", Options(SIZE))
     check_whole(start(tmp_path / "run.py", again, hash_seed=2), again, data_dir)
 
 
@@ -100,7 +100,7 @@ def test_an_interrupted_preparation_starts_clean_and_makes_the_same_bytes(data_d
     killed.communicate()
     assert list(again.glob("openmoji/*/incomplete*"))
     with pytest.raises(UserError, match="There is no data in"):
-        RecordSource(again, "openmoji/plain", "train", SIZE)
+        RecordSource(again, "openmoji/plain", "train", Options(SIZE))
 
     check_whole(start(tmp_path / "run.py", again, hash_seed=2), again, data_dir)
 

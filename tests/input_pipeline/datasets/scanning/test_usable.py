@@ -8,8 +8,13 @@ import photo_trees
 import pytest
 
 from input_pipeline.datasets import folder, registry, sketchy
-from input_pipeline.datasets.scanning.splits import least_groups, split_groups
-from input_pipeline.datasets.scanning.usable import cut, rejects_may_move_splits, split_usable
+from input_pipeline.datasets.scanning.splits import (
+    cut,
+    least_groups,
+    rejects_may_move_splits,
+    split_groups,
+    split_usable,
+)
 from input_pipeline.preparation.preparing import Execution, Options, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
@@ -88,7 +93,9 @@ def test_a_broken_test_picture_takes_no_place_in_the_test_split(tmp_path, rng):
     groups = {
         split: {
             group["group"]
-            for group in RecordSource(tmp_path / "data", "folder", split, SIZE).fields("group")
+            for group in RecordSource(tmp_path / "data", "folder", split, Options(SIZE)).fields(
+                "group"
+            )
         }
         for split in ("train", "validation", "test")
     }
