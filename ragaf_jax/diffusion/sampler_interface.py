@@ -118,13 +118,10 @@ class Sampler:
         return jax.lax.fori_loop(state.step, jnp.int32(until), body, state)
 
 
-def one_evaluation(
-    step: Callable[..., Float[Array, "b *rest"]],
-) -> Callable[..., SamplerState]:
+def one_evaluation(step: Callable[..., Float[Array, "b *rest"]]) -> Callable[..., SamplerState]:
     """`Sampler.step` of a sampler that evaluates x_0 once, at the start of the step.
 
-    Args:
-      step: (x, x_0, x_0 of the previous step, noise, *entries of the step) → the next x.
+    step: (x, x_0, x_0 of the previous step, noise, *entries of the step) → the next x.
     """
 
     def evaluated(denoise, state, ends, noise, *entries):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
+from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph, trim_edges
 from ragaf_jax.graph.regions import (
     NECK_SPLITS,
     RegionConfig,
@@ -16,7 +16,6 @@ from ragaf_jax.graph.regions import (
     downsample_labels,
     extract_regions,
 )
-from ragaf_jax.graph.trimming import trim_edges
 
 
 class SketchRegions(NamedTuple):

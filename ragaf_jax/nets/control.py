@@ -110,12 +110,9 @@ class ControlNet(nn.Module):
         shape = config.mid_level()._replace(remat=self.remat)
         x = block(MidBlock, shape, dtype, "mid_block")(x, time, text)
 
-        def residual(x: Array, name: str) -> Array:
-            name = f"controlnet_{name}"
-            zero = Dense(
-                x.shape[-1], pointwise=True, kernel_init=zeros_init, dtype=dtype, name=name
-            )
-            return scale * zero(x)
+        def zero(x: Array, name: str) -> Array:
+            scope, init = f"controlnet_{name}", zeros_init
+            return Dense(x.shape[-1], pointwise=True, kernel_init=init, dtype=dtype, name=scope)(x)
 
-        down = tuple(residual(feature, f"down_blocks_{i}") for i, feature in enumerate(features))
-        return down, residual(x, "mid_block"), (*features, x)
+        down = tuple(scale * zero(skip, f"down_blocks_{i}") for i, skip in enumerate(features))
+        return down, scale * zero(x, "mid_block"), (*features, x)

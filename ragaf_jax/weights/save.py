@@ -59,7 +59,12 @@ def writers(
     made: dict[str, Writer] = {}
 
     def network(name: str, naming: Naming, config: Mapping[str, Any], file: str) -> None:
-        made[name] = lambda folder: _write(folder, params[name], naming, config, file, dtype)
+        def write(folder: Path) -> None:
+            tensors = torch_tensors(params[name], naming, dtype)
+            save_tensors(folder / file, tensors, {"format": "pt"})
+            write_json(folder / "config.json", config)
+
+        made[name] = write
 
     network("control", unet_names, configs.control_json(control), _DIFFUSERS_FILE)
     network("unet", unet_names, configs.unet_json(unet), _DIFFUSERS_FILE)
@@ -80,23 +85,9 @@ def writers(
 def torch_tensors(tree: Mapping[str, Any], naming: Naming, dtype: str) -> dict[str, np.ndarray]:
     """A network's parameters with PyTorch's names and order of axes."""
     return {
-        naming(path)[0].name: np.ascontiguousarray(
-            to_torch(path, np.asarray(leaf)), np.dtype(dtype)
-        )
+        naming(path)[0].name: np.asarray(to_torch(path, np.asarray(leaf)), dtype, order="C")
         for path, leaf in flatten_dict(tree, sep="/").items()
     }
-
-
-def _write(
-    folder: Path,
-    tree: Mapping[str, Any],
-    naming: Naming,
-    config: Mapping[str, Any],
-    file: str,
-    dtype: str,
-) -> None:
-    save_tensors(folder / file, torch_tensors(tree, naming, dtype), {"format": "pt"})
-    write_json(folder / "config.json", config)
 
 
 def _write_ragaf(folder: Path, tree: Mapping[str, Any], ragaf: Any) -> None:
