@@ -92,13 +92,8 @@ class Sampler:
     ) -> SamplerState:
         """The state after step `until`, at timesteps[until]; later timesteps have no effect.
 
-        Args:
-          denoise: predicts x_0.
-          state: before step `state.step`.
-          schedule: the noise schedule.
-          timesteps: of all steps; equal in every call.
-          keys: one per example, for the noise of ancestral samplers, which depends on key and step.
-          until: may be traced.
+        `timesteps` are those of all steps, equal in every call; `until` may be traced. `keys` are
+        one per example, for the noise of ancestral samplers, which depends on key and step.
         """
         if timesteps.shape[0] == 1:  # no step
             return state

@@ -29,14 +29,10 @@ REMAT: dict[str, tuple[str, ...]] = {
 
 
 def rematerialized(kind: type[nn.Module], policy: str, static: tuple[int, ...] = ()) -> Any:
-    """`kind`, rematerialised if `policy` says so.
+    """`kind`, rematerialised if the `policy` of `REMAT` includes it.
 
-    Give the module an explicit name: the default name would change with the policy.
-
-    Args:
-      kind: a class of modules.
-      policy: of `REMAT`.
-      static: positions of arguments of `__call__` that are no arrays; `self` is 0.
+    Give the module an explicit name: the default name would change with the policy. `static` are
+    positions of arguments of `__call__` that are no arrays; `self` is 0.
     """
     if kind.__name__ not in REMAT[policy]:
         return kind

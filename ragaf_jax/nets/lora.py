@@ -60,10 +60,8 @@ class LoraConfig:
 def init_lora(config: LoraConfig, params: Tree, rng: PRNGKeyArray) -> Tree:
     """Initial float32 adapters without effect: `up` is zero (§4.1).
 
-    Args:
-      config: the modules to adapt.
-      params: trees of networks by name, or their shapes.
-      rng: for `down`, which is uniform with the variance of PyTorch's layers, 1 / (3 fan_in).
+    `down` is uniform with the variance of PyTorch's layers, 1 / (3 fan_in). `params` are trees of
+    networks by name, or their shapes.
 
     Returns:
       {network: {path of a module …: {"down", "up", "alpha"}}}, only of adapted networks.

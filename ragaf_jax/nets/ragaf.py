@@ -272,7 +272,7 @@ class Ragaf(nn.Module):
           graph: the padded region graph with a leading batch axis.
           pooled: the control branch's features, averaged over each region; None: only the graph.
           timestep: in 0 … T.
-          text_states: the text encoder's states.
+          text_states: of the text encoder.
           allowed: the tokens that a region may attend to, without padding and prompts of other
             regions. At least one for every region.
 

@@ -37,18 +37,8 @@ class UNetConfig:
     in_channels: int = 4
     out_channels: int = 4
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    down_block_types: tuple[str, ...] = (
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "DownBlock2D",
-    )
-    up_block_types: tuple[str, ...] = (
-        "UpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-    )
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     layers_per_block: int = 2
     attention_head_dim: int | tuple[int, ...] = 8
     cross_attention_dim: int = 768
@@ -171,7 +161,7 @@ class UNet(nn.Module):
         Args:
           sample: noisy latents of any height and width.
           timesteps: integer or fractional, in 0 … T.
-          text_states: the text encoder's states.
+          text_states: of the text encoder.
           down_residuals: a ControlNet's residuals for the skips, in their order.
           mid_residual: its residual for the output of the mid block.
           regions: RAGAF's signals by site (`injection_sites`), for some or all sites.

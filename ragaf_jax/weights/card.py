@@ -18,15 +18,10 @@ def model_card(
     step: int,
     metrics: Mapping[str, float],
 ) -> str:
-    """Markdown with the hub's YAML header.
+    """Markdown with the hub's YAML header, for a folder with `parts`, one line each.
 
-    Args:
-      title: name of the folder.
-      parts: its contents, one line each.
-      usage: Python code that loads it.
-      config: of the run.
-      step: number of updates.
-      metrics: the last measurements by name; may be empty.
+    `usage` is Python code that loads it; `step` is the number of updates; `metrics` are the last
+    measurements by name and may be empty.
     """
     init, base = config["init"], config["init"]["checkpoint"]
     header = ModelCardData(

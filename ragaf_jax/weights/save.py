@@ -40,8 +40,7 @@ def writers(
     """Functions that write each network into its folder, by name in `FOLDERS`.
 
     Args:
-      model: the networks.
-      params: their parameters.
+      model, params: the networks and their parameters.
       dtype: NumPy's or JAX's name of the stored type; LoRA and RAGAF are always float32.
       lora_format: "diffusers" or "kohya".
       merge_lora: whether to merge adapters into their networks, instead of writing "lora". Those of

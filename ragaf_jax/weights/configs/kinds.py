@@ -137,8 +137,8 @@ def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) 
 
 def file_kind(names: Collection[str]) -> tuple[str, str] | None:
     """(kind, tensor that shows it) of a file by its tensor names, or None if unknown."""
-    shows = ((kind, name) for pattern, kind in _FILES for name in names if re.search(pattern, name))
-    return next(shows, None)
+    found = ((kind, name) for pattern, kind in _FILES for name in names if re.search(pattern, name))
+    return next(found, None)
 
 
 def check_file(names: Collection[str], expected: str, source: str) -> None:

@@ -50,13 +50,9 @@ _UNET_FIXED = {
 # Fields of parts that the fixed fields exclude, or without effect: softmax is always float32, and
 # training has no dropout.
 _UNET_IGNORED = (
-    "addition_embed_type_num_heads",
-    "addition_time_embed_dim",
-    "class_embeddings_concat",
-    "dropout",
-    "projection_class_embeddings_input_dim",
-    "upcast_attention",
-)
+    "addition_embed_type_num_heads", "addition_time_embed_dim", "class_embeddings_concat",
+    "dropout", "projection_class_embeddings_input_dim", "upcast_attention",
+)  # fmt: skip
 _CONTROL_FIXED = {
     **_UNET_FIXED,
     "conditioning_channels": 3,
