@@ -9,9 +9,8 @@ from jaxtyping import Float, UInt8
 
 from input_pipeline.mirror import mirror_record
 from ragaf_jax.batch import Batch, Text, ink_on_black
-from ragaf_jax.graph.build import RegionGraph
+from ragaf_jax.graph.build import RegionGraph, trim_edges
 from ragaf_jax.graph.padding import pad_graph
-from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.tokenizer import Tokenizer
 
 

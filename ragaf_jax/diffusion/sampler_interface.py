@@ -92,13 +92,8 @@ class Sampler:
     ) -> SamplerState:
         """The state after step `until`, at timesteps[until]; later timesteps have no effect.
 
-        Args:
-          denoise: predicts x_0.
-          state: before step `state.step`.
-          schedule: the noise schedule.
-          timesteps: of all steps; equal in every call.
-          keys: one per example, for the noise of ancestral samplers, which depends on key and step.
-          until: may be traced.
+        `timesteps` are those of all steps, equal in every call; `until` may be traced. `keys` are
+        one per example, for the noise of ancestral samplers, which depends on key and step.
         """
         if timesteps.shape[0] == 1:  # no step
             return state
@@ -118,13 +113,10 @@ class Sampler:
         return jax.lax.fori_loop(state.step, jnp.int32(until), body, state)
 
 
-def one_evaluation(
-    step: Callable[..., Float[Array, "b *rest"]],
-) -> Callable[..., SamplerState]:
+def one_evaluation(step: Callable[..., Float[Array, "b *rest"]]) -> Callable[..., SamplerState]:
     """`Sampler.step` of a sampler that evaluates x_0 once, at the start of the step.
 
-    Args:
-      step: (x, x_0, x_0 of the previous step, noise, *entries of the step) → the next x.
+    step: (x, x_0, x_0 of the previous step, noise, *entries of the step) → the next x.
     """
 
     def evaluated(denoise, state, ends, noise, *entries):

@@ -17,10 +17,11 @@ from ragaf_jax.diffusion.sampler_interface import Sampler, one_evaluation
 from ragaf_jax.diffusion.schedule import Schedule, levels
 from ragaf_jax.diffusion.timesteps import Spacing
 
+_Times = Int[Array, "times"]
+_PerStep = tuple[Float[Array, "times-1"], ...]
 
-def _ode_coefficients(
-    schedule: Schedule, timesteps: Int[Array, "times"]
-) -> tuple[Float[Array, "times-1"], Float[Array, "times-1"]]:
+
+def _ode_coefficients(schedule: Schedule, timesteps: _Times) -> _PerStep:
     """(keep, take) of `x ← σ'/σ · x + (α' − α σ'/σ) · x_0`.
 
     The exact solution for an x_0 that is constant over the step; `(α' − α σ'/σ) = α' (1 − e^−h)` in
@@ -36,9 +37,7 @@ def _ode_step(x, x0, x0_before, noise, keep, take):
     return keep * x + take * x0
 
 
-def _second_order_coefficients(
-    schedule: Schedule, timesteps: Int[Array, "times"]
-) -> tuple[Float[Array, "times-1"], ...]:
+def _second_order_coefficients(schedule: Schedule, timesteps: _Times) -> _PerStep:
     alpha, sigma = levels(schedule, timesteps)
     log_snr = jnp.log(alpha) - jnp.log(sigma)
     span = jnp.diff(log_snr)
@@ -84,9 +83,7 @@ def _heun_step(denoise, state, ends, noise, keep, take, evaluations):
     return state._replace(x=x, x0=x0)
 
 
-def _unipc_coefficients(
-    schedule: Schedule, timesteps: Int[Array, "times"]
-) -> tuple[Float[Array, "times-1"], ...]:
+def _unipc_coefficients(schedule: Schedule, timesteps: _Times) -> _PerStep:
     """The coefficients of the predictor, and those of the previous step's corrector.
 
     With h the log-SNR span of a step and r its ratio to the span before, UniC of order 2 with
@@ -125,9 +122,7 @@ def _unipc_step(
     return state._replace(x=after, x0=x0, memory=(x, x0_before))
 
 
-def _ancestral_coefficients(
-    schedule: Schedule, timesteps: Int[Array, "times"]
-) -> tuple[Float[Array, "times-1"], ...]:
+def _ancestral_coefficients(schedule: Schedule, timesteps: _Times) -> _PerStep:
     alpha, sigma = levels(schedule, timesteps)
     keep = sigma[1:] / sigma[:-1]
     ratio = keep * alpha[:-1] / alpha[1:]

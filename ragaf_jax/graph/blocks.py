@@ -16,11 +16,9 @@ def min_pool(page: UInt8[np.ndarray, "h w"], block: int) -> UInt8[np.ndarray, "g
 def count_pixels(
     labels: Integer[np.ndarray, "gh gw"], count: int, block: int, page: tuple[int, ...]
 ) -> Real[np.ndarray, " n"]:
-    """Number of page pixels with each label 0 … count−1.
+    """Number of pixels with each label 0 … count−1 on a page of (height, width) = `page`.
 
-    Args:
-        block: side of a block, px.
-        page: the page's height and width; the last blocks may be incomplete.
+    Blocks have `block` px a side; the last ones may be incomplete.
     """
     if all(side % block == 0 for side in page):
         return np.bincount(labels.ravel(), minlength=count) * block**2

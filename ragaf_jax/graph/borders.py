@@ -48,13 +48,9 @@ def measure_cells(
     distance: Float32[np.ndarray, "h w"],
     samples: Samples,
 ) -> Cells:
-    """Measure the cells 0 … m−1 of `labels`; at least two must have pixels.
+    """Measure the cells 0 … m−1 of `labels`, with `areas` in px; at least two must have pixels.
 
-    Args:
-        areas: of the cells, px of the page.
-        paper: 1 on paper, 0 on ink.
-        distance: from every pixel to the nearest ink, px.
-        samples: of `distance`.
+    `paper` is 1 on paper and 0 on ink; `distance` is that to the nearest ink, px.
     """
     count, width = len(areas), stroke_width(paper)
     depth = np.zeros(count, np.float32)
@@ -93,15 +89,10 @@ def _measure_borders(
     names, open_contacts = _counted(pair[order])
     widest = np.zeros(count * count, np.intp)
     widest[pair[order]] = order  # the last of several assignments to one element holds
-    openings = zip(
-        names,
-        open_contacts,
-        clearance[widest[names]].tolist(),
-        one[widest[names]].tolist(),
-        strict=True,
-    )
+    half_widths, pixels = clearance[widest[names]].tolist(), one[widest[names]].tolist()
 
     found = {name: Border(pairs, 0, 0.0, 0.0) for name, pairs in contact.items()}
+    openings = zip(names, open_contacts, half_widths, pixels, strict=True)
     for name, open_contact, half_width, pixel in openings:
         y, x = divmod(pixel, labels.shape[1])
         reach = round(half_width + width)
@@ -148,7 +139,5 @@ def _ink_around(paper: UInt8[np.ndarray, "h w"], y: int, x: int, reach: int) -> 
 def join_borders(one: Border, other: Border) -> Border:
     """The border of two merged cells to a third one, with the wider of the two openings."""
     wider = one if one.half_width >= other.half_width else other
-    return wider._replace(
-        contact=one.contact + other.contact,
-        open_contact=one.open_contact + other.open_contact,
-    )
+    contact, open_contact = one.contact + other.contact, one.open_contact + other.open_contact
+    return wider._replace(contact=contact, open_contact=open_contact)

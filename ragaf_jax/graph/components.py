@@ -59,9 +59,7 @@ def sample_distance(distance: Float32[np.ndarray, "h w"]) -> Samples:
 def component_levels(paper: UInt8[np.ndarray, "h w"], samples: Samples) -> list[Level]:
     """Components of the paper (4-connected) and at each clearance, in rising order.
 
-    Args:
-        paper: 1 on paper, 0 on ink.
-        samples: distances of this page.
+    `paper` is 1 on paper, 0 on ink; `samples` are its distances.
     """
     stride, distance, peaks = samples
     scale = max(paper.shape) / REFERENCE_SIDE
@@ -86,8 +84,7 @@ def component_levels(paper: UInt8[np.ndarray, "h w"], samples: Samples) -> list[
 def find_seeds(levels: list[Level], stride: int) -> list[Seed]:
     """The rooms of the page: leaves of branches that are tall enough. Each becomes a cell.
 
-    Args:
-        stride: of the levels above the paper, px.
+    `stride` is that of the levels above the paper, px.
     """
     rooms = [[Seed(len(levels) - 1, component)] for component in range(len(levels[-1].parents))]
     reach = [levels[-1].clearance] * len(rooms)

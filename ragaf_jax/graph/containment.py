@@ -13,10 +13,8 @@ def contained_regions(
 ) -> Bool[np.ndarray, "n n"]:
     """[i, j]: region i lies within the filled outline of region j (j 8-connected).
 
-    Args:
-        box: x0, y0, x1, y1 of each region, px.
-        area: px.
-        adjacent: regions with neighbouring pixels; the last region is the outside of the page.
+    `box` is x0, y0, x1, y1 of each region in px. `adjacent` has regions with neighbouring pixels;
+    the last one is the outside of the page.
     """
     n = len(area)
     # An enclosed region is at least one pixel away from the sides of the outer box.

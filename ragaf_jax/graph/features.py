@@ -43,11 +43,7 @@ def edge_features(
     senders: Int[np.ndarray, " e"],
     receivers: Int[np.ndarray, " e"],
 ) -> Float32[np.ndarray, "e fe"]:
-    """EDGE_FEATURES of every edge.
-
-    Args:
-        kinds: the pairs of regions that each of EDGE_KINDS connects.
-    """
+    """EDGE_FEATURES of every edge; `kinds` are the pairs that each of EDGE_KINDS connects."""
     offset = measures.centroid[receivers] - measures.centroid[senders]
     columns = [
         kinds[:, senders, receivers].T,

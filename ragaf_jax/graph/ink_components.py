@@ -11,10 +11,8 @@ def ink_components(paper: UInt8[np.ndarray, "h w"], max_regions: int) -> Int32[n
     """8-connected components of the ink, numbered from 1; all paper is region 0.
 
     If there are more than `max_regions`, each smaller component joins the nearest larger one. The
-    only neighbour of ink is paper, and merging with the paper would remove the component.
-
-    Args:
-        paper: 1 on paper, 0 on ink.
+    only neighbour of ink is paper, and merging with the paper would remove the component. `paper`
+    is 1 on paper, 0 on ink.
     """
     count, components = cv2.connectedComponents(1 - paper, connectivity=8)
     if max_regions == 1:
@@ -33,8 +31,7 @@ def _nearest_large(
 ) -> Int32[np.ndarray, " c"]:
     """New label of every component: that of the nearest large one, which may be itself.
 
-    Args:
-        large: new labels of the large components, 0 for the small ones.
+    `large` has new labels of the large components and 0 for the small ones.
     """
     nearest, distance = fill_from_nearest(large[components])
     pixels = np.flatnonzero((components > 0) & (large[components] == 0))

@@ -22,12 +22,8 @@ def grow_cells(levels: list[Level], seeds: list[Seed], stride: int) -> UInt[np.n
     then the rest of the paper. They enter the ink last. Otherwise the first cell to reach a net of
     strokes would take all of it, and areas on two sides of a stroke would not be neighbours.
 
-    Args:
-        seeds: at least one.
-        stride: of the levels above the paper, px.
-
-    Returns:
-        The number of each pixel's seed, from 1. A seed that other cells cover has no pixel.
+    `stride` is that of the levels above the paper, px. Returns the number of each pixel's seed,
+    from 1. A seed that other cells cover has no pixel.
     """
     cells = _grow_over_paper(levels, seeds, stride)
     spread(cells, np.ones(cells.shape, bool), INK_STEPS)

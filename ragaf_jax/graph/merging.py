@@ -23,12 +23,9 @@ DEEPEST = 0.35  # upper bound of the depth, as a share of the page's side
 def merge_cells(cells: Cells, max_regions: int, neck_splits: int | float) -> Int[np.ndarray, " m"]:
     """The region of each cell, named by the number of one of the region's cells.
 
-    Args:
-        cells: a partition of the page.
-        max_regions: most regions; at least 1.
-        neck_splits: factor on the odds that a border is a neck. With 0, only ink separates regions.
-            The order of the merges does not depend on it: until small regions are absorbed, the
-            regions of a larger factor subdivide those of a smaller one.
+    `neck_splits` is a factor on the odds that a border is a neck. With 0, only ink separates
+    regions. The order of the merges does not depend on it: until small regions are absorbed, the
+    regions of a larger factor subdivide those of a smaller one.
     """
     merger = _Merger(cells)
     merger.open_borders(-math.log(neck_splits) if neck_splits > 0 else math.inf)

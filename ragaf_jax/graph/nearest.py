@@ -8,10 +8,9 @@ from jaxtyping import Float32, Integer
 def fill_from_nearest(
     labels: Integer[np.ndarray, "h w"],
 ) -> tuple[Integer[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
-    """Replace every 0 of a map; at least one pixel must have another label.
+    """A map with every 0 replaced, and each pixel's distance to the nearest labelled pixel, px.
 
-    Returns:
-        The filled map, and each pixel's distance to the nearest labelled pixel, px.
+    At least one pixel must have a label other than 0.
     """
     missing = labels == 0
     distance, zones = cv2.distanceTransformWithLabels(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
+from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph, trim_edges
 from ragaf_jax.graph.regions import (
     NECK_SPLITS,
     RegionConfig,
@@ -16,7 +16,6 @@ from ragaf_jax.graph.regions import (
     downsample_labels,
     extract_regions,
 )
-from ragaf_jax.graph.trimming import trim_edges
 
 
 class SketchRegions(NamedTuple):
@@ -46,13 +45,8 @@ def sketch_regions(
 ) -> SketchRegions:
     """The regions of `page_regions`, their graph, and their number before merging.
 
-    Args:
-        page: paper 255, ink 0; h = w ≥ size.
-        size: side of the result, px.
-        max_edges: most edges of the graph; `trim_edges` removes the least important ones.
-
-    Raises:
-        UserError: as `page_regions` and `trim_edges`.
+    `page` and `size` are as in `page_regions`. `trim_edges` removes the least important edges above
+    `max_edges`. Raises UserError as both do.
     """
     sketch, regions, found = page_regions(page, size, region_config)
     if found == region_config.max_regions:

@@ -70,21 +70,18 @@ class HaarAutoencoder:
         """Coefficients; raises ValueError if a side is not a multiple of `downscale`."""
         del params, rng
         if any(side % self.downscale for side in image.shape[1:3]):
-            raise ValueError(
-                f"the image is {image.shape[1:3]}, expected multiples of {self.downscale}"
-            )
-        x = image
+            sides = image.shape[1:3]
+            raise ValueError(f"the image is {sides}, expected multiples of {self.downscale}")
         for _ in range(self.levels):
-            x = _analyse(_analyse(x, 1), 2)
-        return x
+            image = _analyse(_analyse(image, 1), 2)
+        return image
 
     def decode(self, params: Any, latents: Float[Array, "b h w c"]) -> Float[Array, "b s1 s2 3"]:
         """The inverse, which is the transpose."""
         del params
-        x = latents
         for _ in range(self.levels):
-            x = _synthesise(_synthesise(x, 2), 1)
-        return x
+            latents = _synthesise(_synthesise(latents, 2), 1)
+        return latents
 
 
 def _analyse(x: Float[Array, "b h w c"], axis: int) -> Float[Array, "b h2 w2 c2"]:

@@ -29,14 +29,10 @@ REMAT: dict[str, tuple[str, ...]] = {
 
 
 def rematerialized(kind: type[nn.Module], policy: str, static: tuple[int, ...] = ()) -> Any:
-    """`kind`, rematerialised if `policy` says so.
+    """`kind`, rematerialised if the `policy` of `REMAT` includes it.
 
-    Give the module an explicit name: the default name would change with the policy.
-
-    Args:
-      kind: a class of modules.
-      policy: of `REMAT`.
-      static: positions of arguments of `__call__` that are no arrays; `self` is 0.
+    Give the module an explicit name: the default name would change with the policy. `static` are
+    positions of arguments of `__call__` that are no arrays; `self` is 0.
     """
     if kind.__name__ not in REMAT[policy]:
         return kind
@@ -186,9 +182,13 @@ class SpatialTransformer(nn.Module):
 
 
 class Resample(nn.Module):
-    """A 3×3 convolution that halves the sides, or follows upsampling to `size`."""
+    """A 3×3 convolution that halves the sides, or follows upsampling to `size`.
+
+    Halving pads by `padding` zeros before and after each side.
+    """
 
     channels: int
+    padding: tuple[int, int] = (1, 1)
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -196,7 +196,7 @@ class Resample(nn.Module):
         self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
     ) -> Float[Array, "b h2 w2 {self.channels}"]:
         if size is None:
-            return Conv3x3(self.channels, name="conv", stride=2, dtype=self.dtype)(x)
+            return Conv3x3(self.channels, 2, self.padding, name="conv", dtype=self.dtype)(x)
         return Conv3x3(self.channels, name="conv", dtype=self.dtype)(upsample(x, size))
 
 
@@ -217,13 +217,8 @@ class BlockShape(NamedTuple):
 
     def transformer(self, index: int, dtype: Dtype) -> SpatialTransformer:
         kind = rematerialized(SpatialTransformer, self.remat)
-        return kind(
-            self.heads,
-            self.linear_projection,
-            self.groups,
-            dtype=dtype,
-            name=f"attentions_{index}",
-        )
+        name = f"attentions_{index}"
+        return kind(self.heads, self.linear_projection, self.groups, dtype=dtype, name=name)
 
 
 class DownBlock(nn.Module):
@@ -295,16 +290,7 @@ class UpBlock(nn.Module):
         return x
 
 
-def down_block(shape: BlockShape, dtype: Dtype, name: str) -> DownBlock:
-    """A down block with its policy of `REMAT`."""
-    return rematerialized(DownBlock, shape.remat)(shape, dtype=dtype, name=name)
-
-
-def mid_block(shape: BlockShape, dtype: Dtype, name: str) -> MidBlock:
-    """The mid block with its policy of `REMAT`."""
-    return rematerialized(MidBlock, shape.remat)(shape, dtype=dtype, name=name)
-
-
-def up_block(shape: BlockShape, dtype: Dtype, name: str) -> UpBlock:
-    """An up block with its policy of `REMAT`; its `size` is no array."""
-    return rematerialized(UpBlock, shape.remat, static=(6,))(shape, dtype=dtype, name=name)
+def block(kind: type[nn.Module], shape: BlockShape, dtype: Dtype, name: str) -> Any:
+    """A `DownBlock`, `MidBlock` or `UpBlock` with its policy of `REMAT`."""
+    static = (6,) if kind is UpBlock else ()  # its `size` is no array
+    return rematerialized(kind, shape.remat, static)(shape, dtype=dtype, name=name)

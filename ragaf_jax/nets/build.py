@@ -18,13 +18,10 @@ from ragaf_jax.nets.unet import UNet, UNetConfig, injection_sites
 from ragaf_jax.nets.vae import Vae, VaeConfig
 
 
-def _hashable(value: Any) -> Any:
-    """A tuple for a list, because a checkpoint's JSON turns tuples into lists."""
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
-    return {name: _hashable(value) for name, value in section.to_dict().items()}
+    """Its fields, with tuples for lists, because a checkpoint's JSON turns tuples into lists."""
+    fields = section.to_dict()
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
 
 
 def build_model(config: ml_collections.ConfigDict) -> Model:
@@ -70,9 +67,8 @@ def _build(config: ml_collections.ConfigDict) -> Model:
         in_channels=autoencoder.channels,
         out_channels=autoencoder.channels,
     )
-    text_config = ClipTextConfig(
-        **_fields(nets.text_encoder), max_position_embeddings=data.text_length
-    )
+    text_fields = _fields(nets.text_encoder)
+    text_config = ClipTextConfig(**text_fields, max_position_embeddings=data.text_length)
     if nets.clip_skip >= text_config.num_hidden_layers:
         raise UserError(
             f"config.model.clip_skip is {nets.clip_skip}; the text encoder has "
@@ -83,13 +79,9 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     # Stage 2 without injection trains the same networks further, as a baseline for RAGAF.
     if ragaf_config is not None and ragaf_config.inject:
         sites = injection_sites(unet_config, unet_config.sample_size)
-        ragaf = Ragaf(
-            ragaf_config,
-            tuple((site, channels) for site, (_, channels) in sites.items()),
-            autoencoder.channels,
-            config.diffusion.steps,
-            dtype,
-        )
+        widths = tuple((site, channels) for site, (_, channels) in sites.items())
+        steps = config.diffusion.steps
+        ragaf = Ragaf(ragaf_config, widths, autoencoder.channels, steps, dtype)
     return Model(
         UNet(unet_config, dtype, nets.remat),
         ControlNet(unet_config, tuple(nets.conditioning_channels), dtype, nets.remat),

@@ -16,10 +16,7 @@ def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x * nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {
-    "quick_gelu": quick_gelu,
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-}
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": lambda x: nn.gelu(x, approximate=False)}
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,10 @@ class EncoderLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
     ) -> Float[Array, "b t d"]:
-        y = self._layer_norm("layer_norm1")(x)
+        y = _layer_norm(self.config, "layer_norm1", self.dtype)(x)
         x = x + SelfAttention(self.config, dtype=self.dtype, name="self_attn")(y, bias)
-        y = self._layer_norm("layer_norm2")(x)
+        y = _layer_norm(self.config, "layer_norm2", self.dtype)(x)
         return x + Mlp(self.config, dtype=self.dtype, name="mlp")(y)
-
-    def _layer_norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype, name=name)
 
 
 class SelfAttention(nn.Module):
@@ -91,9 +85,8 @@ class SelfAttention(nn.Module):
             return y.reshape(*x.shape[:2], self.config.num_attention_heads, -1)
 
         out = attention(heads_of("q_proj"), heads_of("k_proj"), heads_of("v_proj"), bias)
-        return _dense(width, _residual_scale(self.config), "out_proj", self.dtype)(
-            out.reshape(x.shape)
-        )
+        project = _dense(width, _residual_scale(self.config), "out_proj", self.dtype)
+        return project(out.reshape(x.shape))
 
 
 class Mlp(nn.Module):
@@ -104,10 +97,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        config = self.config
-        widen = _dense(
-            config.intermediate_size, (2 * config.hidden_size) ** -0.5, "fc1", self.dtype
-        )
+        config, stddev = self.config, (2 * self.config.hidden_size) ** -0.5
+        widen = _dense(config.intermediate_size, stddev, "fc1", self.dtype)
         hidden = ACTIVATIONS[config.hidden_act](widen(x))
         return _dense(config.hidden_size, _residual_scale(config), "fc2", self.dtype)(hidden)
 
@@ -122,21 +113,13 @@ class Embeddings(nn.Module):
     def __call__(
         self, tokens: Int[Array, "b t"], positions: Int[Array, "#b t"]
     ) -> Float[Array, "b t d"]:
-        config = self.config
-        token = nn.Embed(
-            config.vocab_size,
-            config.hidden_size,
-            embedding_init=nn.initializers.normal(0.02),
-            dtype=self.dtype,
-            name="token_embedding",
-        )
-        position = nn.Embed(
-            config.max_position_embeddings,
-            config.hidden_size,
-            embedding_init=nn.initializers.normal(0.01),
-            dtype=self.dtype,
-            name="position_embedding",
-        )
+        def table(count: int, stddev: float, name: str) -> nn.Embed:
+            init = nn.initializers.normal(stddev)
+            width, name = self.config.hidden_size, f"{name}_embedding"
+            return nn.Embed(count, width, embedding_init=init, dtype=self.dtype, name=name)
+
+        token = table(self.config.vocab_size, 0.02, "token")
+        position = table(self.config.max_position_embeddings, 0.01, "position")
         return token(tokens) + position(positions)
 
 
@@ -198,9 +181,7 @@ class TextTransformer(nn.Module):
         x = Embeddings(self.config, dtype=self.dtype, name="embeddings")(tokens, positions)
         encoder = Encoder(self.config, self.skip, dtype=self.dtype, name="encoder")
         x = encoder(x, hide(visible)[:, None])
-        return nn.LayerNorm(
-            epsilon=self.config.layer_norm_eps, dtype=self.dtype, name="final_layer_norm"
-        )(x)
+        return _layer_norm(self.config, "final_layer_norm", self.dtype)(x)
 
 
 class ClipText(nn.Module):
@@ -247,10 +228,12 @@ class ClipText(nn.Module):
                 f"clip_skip is {self.clip_skip}, expected 0 to below the number of layers"
                 f" {self.config.num_hidden_layers}"
             )
-        transformer = TextTransformer(
-            self.config, self.clip_skip, dtype=self.dtype, name="text_model"
-        )
-        return widened(transformer(tokens, mask, texts))
+        network = TextTransformer(self.config, self.clip_skip, dtype=self.dtype, name="text_model")
+        return widened(network(tokens, mask, texts))
+
+
+def _layer_norm(config: ClipTextConfig, name: str, dtype: Dtype) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, name=name)
 
 
 def _dense(features: int, stddev: float, name: str, dtype: Dtype) -> Dense:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
-from ragaf_jax.nets.blocks import down_block, mid_block
+from ragaf_jax.nets.blocks import DownBlock, MidBlock, block
 from ragaf_jax.nets.kernels.pixel_blocks import to_blocks
 from ragaf_jax.nets.layers import Conv3x3, Dense, zeros_init
 from ragaf_jax.nets.unet import UNetConfig, embed_time
@@ -100,27 +100,19 @@ class ControlNet(nn.Module):
         text = text_states.astype(dtype)
 
         x = Conv3x3(width, name="conv_in", dtype=dtype)(sample.astype(dtype))
-        embedding = ConditioningEmbedding(
-            width, self.conditioning_channels, dtype=dtype, name="controlnet_cond_embedding"
-        )
-        x = x + embedding(sketch)
+        channels, name = self.conditioning_channels, "controlnet_cond_embedding"
+        x = x + ConditioningEmbedding(width, channels, dtype=dtype, name=name)(sketch)
         features = (x,)
         for i in range(len(config.block_out_channels)):
             shape = config.down_level(i)._replace(remat=self.remat)
-            down = down_block(shape, dtype, f"down_blocks_{i}")
-            x, outputs = down(x, time, text)
+            x, outputs = block(DownBlock, shape, dtype, f"down_blocks_{i}")(x, time, text)
             features += outputs
-        mid = mid_block(config.mid_level()._replace(remat=self.remat), dtype, "mid_block")
-        x = mid(x, time, text)
+        shape = config.mid_level()._replace(remat=self.remat)
+        x = block(MidBlock, shape, dtype, "mid_block")(x, time, text)
 
-        residuals = tuple(
-            scale * self._zero_convolution(feature, f"controlnet_down_blocks_{i}")
-            for i, feature in enumerate(features)
-        )
-        mid_residual = scale * self._zero_convolution(x, "controlnet_mid_block")
-        return residuals, mid_residual, (*features, x)
+        def zero(x: Array, name: str) -> Array:
+            scope, init = f"controlnet_{name}", zeros_init
+            return Dense(x.shape[-1], pointwise=True, kernel_init=init, dtype=dtype, name=scope)(x)
 
-    def _zero_convolution(self, x: Float[Array, "b h w c"], name: str) -> Float[Array, "b h w c"]:
-        return Dense(
-            x.shape[-1], pointwise=True, kernel_init=zeros_init, dtype=self.dtype, name=name
-        )(x)
+        down = tuple(scale * zero(skip, f"down_blocks_{i}") for i, skip in enumerate(features))
+        return down, scale * zero(x, "mid_block"), (*features, x)

@@ -88,13 +88,9 @@ def sample_posterior(
 def decode_tiled(
     decode: Callable[[Array], Array], latents: Float[Array, "b h w c"], tile: int, scale: int
 ) -> Float[Array, "b {scale}*h {scale}*w o"]:
-    """Decodes one tile after the other and blends them where they overlap.
+    """Decodes tiles of `tile` × `tile` latents in turn and blends them where they overlap.
 
-    Args:
-      decode: latents [b, m, n, c] → image [b, scale·m, scale·n, o].
-      latents: of any height and width.
-      tile: side of a tile, at most that of the latents.
-      scale: image side divided by latent side.
+    `decode` maps latents [b, m, n, c] to an image [b, scale·m, scale·n, o].
     """
     (height, width), channels = latents.shape[1:3], latents.shape[3]
     rows, columns = tile_starts(height, tile), tile_starts(width, tile)

@@ -58,9 +58,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch f"]:
         shape = (x.shape[-1], self.features)
-        kernel = parameter(
-            self, "kernel", self.kernel_init, (1, 1, *shape) if self.pointwise else shape
-        )
+        stored = (1, 1, *shape) if self.pointwise else shape
+        kernel = parameter(self, "kernel", self.kernel_init, stored)
         # One 2-D dot: a 3-D dot's weight gradient takes up to five times longer on the CPU.
         rows = x.reshape(-1, shape[0]).astype(self.dtype)
         y = rows @ kernel.reshape(shape).astype(self.dtype)
@@ -171,10 +170,7 @@ def upsample(
 
 
 def timestep_embedding(
-    timesteps: Num[Array, " b"],
-    channels: int,
-    flip_sin_to_cos: bool = True,
-    freq_shift: int = 0,
+    timesteps: Num[Array, " b"], channels: int, flip_sin_to_cos: bool = True, freq_shift: int = 0
 ) -> Float[Array, "b {channels}"]:
     """Sinusoids of wavelengths 2π … 2π·10⁴ (Ho et al. 2020, app. B); cosines first if flipped."""
     half = channels // 2

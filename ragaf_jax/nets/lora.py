@@ -60,10 +60,8 @@ class LoraConfig:
 def init_lora(config: LoraConfig, params: Tree, rng: PRNGKeyArray) -> Tree:
     """Initial float32 adapters without effect: `up` is zero (§4.1).
 
-    Args:
-      config: the modules to adapt.
-      params: trees of networks by name, or their shapes.
-      rng: for `down`, which is uniform with the variance of PyTorch's layers, 1 / (3 fan_in).
+    `down` is uniform with the variance of PyTorch's layers, 1 / (3 fan_in). `params` are trees of
+    networks by name, or their shapes.
 
     Returns:
       {network: {path of a module …: {"down", "up", "alpha"}}}, only of adapted networks.
@@ -98,23 +96,16 @@ def init_lora(config: LoraConfig, params: Tree, rng: PRNGKeyArray) -> Tree:
 
 @contextlib.contextmanager
 def adapted(lora: Tree, dropout: float = 0.0, rng: PRNGKeyArray | None = None) -> Iterator[None]:
-    """A context in which a network's output includes its adapters.
+    """A context in which a network's output includes its adapters, which may be empty.
 
-    Args:
-      lora: one network's adapters; may be empty.
-      dropout: share of inputs to drop, with an `rng`.
-      rng: for dropout; None in inference.
+    `dropout` is the share of inputs to drop with `rng`, which is None in inference.
     """
     adapters = adapters_by_path(lora)
-    keys = (
-        {}
-        if rng is None or dropout == 0
-        else dict(zip(adapters, jax.random.split(rng, len(adapters)), strict=True))
-    )
+    keys = {}
+    if rng is not None and dropout > 0:
+        keys = dict(zip(adapters, jax.random.split(rng, len(adapters)), strict=True))
 
-    def intercept(
-        method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
+    def intercept(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y, module = method(*args, **kwargs), context.module
         path = "/".join(module.path)
         if path not in adapters or context.method_name != "__call__":
@@ -158,9 +149,8 @@ def _update(module: Any, adapter: Mapping[str, Any], x: Array) -> Array:
     if not isinstance(module, Dense | Conv3x3):
         raise TypeError(f"{'/'.join(module.path)} is a {type(module).__name__}, no dense or conv")
     # A narrower copy of the module, with its strides, padding and dtype.
-    narrow = module.clone(
-        features=adapter["down"].shape[-1], use_bias=False, parent=None, name=None
-    )
+    rank = adapter["down"].shape[-1]
+    narrow = module.clone(features=rank, use_bias=False, parent=None, name=None)
     hidden = narrow.apply({"params": {"kernel": adapter["down"]}}, x)
     up = adapter["up"].reshape(adapter["up"].shape[-2:])
     return checkpoint_name(hidden @ (_scale(adapter) * up).astype(hidden.dtype), PRODUCT)

@@ -93,24 +93,17 @@ class Model:
         params = {
             "unet": self.unet.init(keys[0], latents, timesteps, text)["params"],
             "control": self.control.init(keys[1], latents, timesteps, text, sketch)["params"],
-            "text_encoder": self.text_encoder.init(
-                keys[2], jnp.zeros((1, self.text_length), jnp.int32)
-            )["params"],
+            "text_encoder": self.text_encoder.init(keys[2], conditioning.text.tokens)["params"],
         }
         if autoencoder := self.autoencoder.init(keys[4]):
             params["autoencoder"] = autoencoder
         regions = conditioning.regions
         if self.ragaf is not None and regions is not None:
-            _, _, features = self.control.apply(
-                {"params": params["control"]}, latents, timesteps, text, sketch
-            )
+            control = {"params": params["control"]}
+            _, _, features = self.control.apply(control, latents, timesteps, text, sketch)
+            pooled = self._pool(features, regions)
             params["ragaf"] = self.ragaf.init(
-                keys[3],
-                regions.graph,
-                self._pool(features, regions),
-                timesteps,
-                text,
-                regions.allowed,
+                keys[3], regions.graph, pooled, timesteps, text, regions.allowed
             )["params"]
         if self.lora is not None:
             params["lora"] = init_lora(self.lora, params, keys[5])
@@ -180,48 +173,33 @@ class Model:
           The prediction, and RAGAF's trace or None.
         """
         text = conditioning.text.states
+        inputs = latents, timesteps, text
         sketch = conditioning.sketch, sketch_strength
-        down, mid, features = self._apply(
-            "control", self.control, params, rng, latents, timesteps, text, *sketch
-        )
+        down, mid, features = self._apply("control", self.control, params, rng, *inputs, *sketch)
         signals, trace = {}, None
         if self.ragaf is not None and conditioning.regions is not None:
             regions = conditioning.regions
-            sent, trace = self.ragaf.apply(
-                {"params": params["ragaf"]},
-                regions.graph,
-                self._pool(features, regions),
-                timesteps,
-                text,
-                regions.allowed,
-            )
+            pooled = self._pool(features, regions)
+            sent, trace = self._apply_ragaf(params, pooled, timesteps, text, regions)
             signals = {
                 site: place(sent[site], regions.shares[side], regions.active)
                 for site, (side, _) in self.sites.items()
             }
-        prediction = self._apply(
-            "unet", self.unet, params, rng, latents, timesteps, text, down, mid, signals
-        )
+        prediction = self._apply("unet", self.unet, params, rng, *inputs, down, mid, signals)
         return prediction, trace
 
     def ragaf_trace(
-        self,
-        params: Params,
-        timesteps: Float[Array, " b"],
-        text: Text,
-        regions: Regions,
+        self, params: Params, timesteps: Float[Array, " b"], text: Text, regions: Regions
     ) -> RagafTrace:
         """RAGAF's trace from text and graph alone, without the UNet; only for models with RAGAF."""
+        return self._apply_ragaf(params, None, timesteps, text.states, regions)[1]
+
+    def _apply_ragaf(
+        self, params: Params, pooled: Any, timesteps: Any, text_states: Any, regions: Regions
+    ) -> Any:
         assert self.ragaf is not None
-        _, trace = self.ragaf.apply(
-            {"params": params["ragaf"]},
-            regions.graph,
-            None,
-            timesteps,
-            text.states,
-            regions.allowed,
-        )
-        return trace
+        inputs = regions.graph, pooled, timesteps, text_states, regions.allowed
+        return self.ragaf.apply({"params": params["ragaf"]}, *inputs)
 
     def _apply(
         self, name: str, network: nn.Module, params: Params, rng: PRNGKeyArray | None, *inputs: Any
@@ -244,9 +222,8 @@ class Model:
     ) -> Float[Array, "b r p"]:
         """The last feature of every resolution, averaged over each region and concatenated."""
         last = {feature.shape[1]: feature for feature in features}
-        return jnp.concatenate(
-            [pool_regions(last[side], regions.shares[side]) for side in self._feature_sides()], -1
-        )
+        sides = self._feature_sides()
+        return jnp.concatenate([pool_regions(last[s], regions.shares[s]) for s in sides], -1)
 
     def _example_conditioning(self) -> Conditioning:
         """All-zero inputs of the right shapes, for initialisation."""

@@ -94,12 +94,12 @@ class GraphAttention(nn.Module):
         """The update of every node; the caller adds it."""
         count, width = nodes.shape
 
-        def split(x: Float[Array, "n c"]) -> Float[Array, "n h d"]:
-            return x.reshape(x.shape[0], self.heads, -1)
+        def projected(name: str, x: Float[Array, "n _"], bias: bool) -> Float[Array, "n h d"]:
+            y = Dense(width, bias, dtype=self.dtype, name=name)(x)
+            return y.reshape(len(x), self.heads, -1)
 
-        sent = split(Dense(width, dtype=self.dtype, name="sender")(nodes))
-        received = split(Dense(width, dtype=self.dtype, name="receiver")(nodes))
-        between = split(Dense(width, use_bias=False, dtype=self.dtype, name="edge")(edges))
+        sent, received = projected("sender", nodes, True), projected("receiver", nodes, True)
+        between = projected("edge", edges, False)
         a = self.param("attention", nn.initializers.lecun_normal(), sent.shape[1:])
         activity = nn.leaky_relu(sent[senders] + received[receivers] + between, 0.2)
         logits = jnp.einsum("ehd,hd->eh", widened(activity), a)
@@ -145,12 +145,9 @@ class GraphBlock(nn.Module):
 
 
 class TextConvolution(nn.Module):
-    """A convolution along each text, over tokens that are allowed for exactly the same regions.
+    """A convolution along each text, over tokens that are allowed for exactly the same regions."""
 
-    `reach` is the number of tokens of its kernel, an odd number.
-    """
-
-    reach: int
+    reach: int  # tokens of its kernel, an odd number
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -165,9 +162,9 @@ class TextConvolution(nn.Module):
         bias = parameter(self, "bias", nn.initializers.zeros, (width,))[None, None]
         text, bias = text.astype(self.dtype), bias.astype(self.dtype)
         if allowed.shape[1] == 1:  # all regions share one text
-            order = ("NTC", "TIO", "NTC")
+            axes = "NTC", "TIO", "NTC"
             return bias + jax.lax.conv_general_dilated(
-                text, kernel, (1,), "SAME", dimension_numbers=order
+                text, kernel, (1,), "SAME", dimension_numbers=axes
             )
         padded = jnp.pad(text, ((0, 0), (side, side), (0, 0)))
         padded_allowed = jnp.pad(allowed, ((0, 0), (0, 0), (side, side)))
@@ -196,8 +193,9 @@ class TextAttention(nn.Module):
         """The text feature z of each region, and the attention A, averaged over the heads."""
         width = regions.shape[-1]
 
-        def split(x: Float[Array, "b n c"]) -> Float[Array, "b n h d"]:
-            return x.reshape(*x.shape[:2], self.heads, -1)
+        def projected(name: str, x: Float[Array, "b n _"]) -> Float[Array, "b n h d"]:
+            y = Dense(width, dtype=self.dtype, name=name)(x)
+            return y.reshape(*x.shape[:2], self.heads, -1)
 
         normed = nn.LayerNorm(dtype=self.dtype, name="norm")(regions)
         text = nn.LayerNorm(dtype=self.dtype, name="norm_text")(text_states)
@@ -206,19 +204,16 @@ class TextAttention(nn.Module):
         # convolution adds such context.
         convolution = TextConvolution(self.reach, dtype=self.dtype, name="phrases")
         text = text + nn.gelu(convolution(text, allowed))
-        query = split(Dense(width, dtype=self.dtype, name="to_q")(normed))
-        key = split(Dense(width, dtype=self.dtype, name="to_k")(text))
-        value = split(Dense(width, dtype=self.dtype, name="to_v")(text))
-        logits = jnp.einsum(
-            "brhd,bthd->bhrt", query, key, preferred_element_type=widened(query).dtype
-        )
+        query, key = projected("to_q", normed), projected("to_k", text)
+        value = projected("to_v", text)
+        wide = widened(query).dtype
+        logits = jnp.einsum("brhd,bthd->bhrt", query, key, preferred_element_type=wide)
         logits = logits * query.shape[-1] ** -0.5
         logits = jnp.where(allowed[:, None], logits, jnp.finfo(jnp.float32).min)
         attention = jax.nn.softmax(logits)
         z = jnp.einsum("bhrt,bthd->brhd", attention.astype(self.dtype), value)
-        return Dense(width, dtype=self.dtype, name="out")(z.reshape(regions.shape)), attention.mean(
-            1
-        )
+        z = Dense(width, dtype=self.dtype, name="out")(z.reshape(regions.shape))
+        return z, attention.mean(1)
 
 
 class Fusion(nn.Module):
@@ -241,11 +236,8 @@ class Fusion(nn.Module):
             return jnp.full_like(prior, 0.5)
         time = timestep_embedding(timestep, regions.shape[-1])
         time = jnp.broadcast_to(time[:, None], regions.shape).astype(regions.dtype)
-        logits = widened(
-            FeedForward(2, expansion=32, dtype=self.dtype, name="mlp")(
-                jnp.concatenate([nn.LayerNorm(name="norm")(regions), time], -1)
-            )
-        )
+        inputs = jnp.concatenate([nn.LayerNorm(name="norm")(regions), time], -1)
+        logits = widened(FeedForward(2, expansion=32, dtype=self.dtype, name="mlp")(inputs))
         return jax.nn.softmax(logits + jnp.log(prior) if self.kind == "hybrid" else logits)
 
 
@@ -280,7 +272,7 @@ class Ragaf(nn.Module):
           graph: the padded region graph with a leading batch axis.
           pooled: the control branch's features, averaged over each region; None: only the graph.
           timestep: in 0 … T.
-          text_states: the text encoder's states.
+          text_states: of the text encoder.
           allowed: the tokens that a region may attend to, without padding and prompts of other
             regions. At least one for every region.
 
@@ -295,9 +287,8 @@ class Ragaf(nn.Module):
         for i in range(self.config.layers):
             h = GraphBlock(self.config.heads, dtype, name=f"graph_{i}")(h, graph)
 
-        z, attention = TextAttention(self.config.heads, dtype=dtype, name="words")(
-            h, text_states, allowed
-        )
+        text_attention = TextAttention(self.config.heads, dtype=dtype, name="words")
+        z, attention = text_attention(h, text_states, allowed)
         fusion = Fusion(self.config.fusion, self.timesteps, dtype, name="fusion")(h, timestep)
         alpha, beta = fusion[..., :1].astype(dtype), fusion[..., 1:].astype(dtype)
         fused = FeedForward(width, dtype=dtype, name="mlp")(alpha * h + beta * z)
@@ -312,13 +303,8 @@ class Ragaf(nn.Module):
             feature = jnp.zeros((*fused.shape[:2], channels), dtype)
             bias = jnp.zeros_like(log_attention)
             if "features" in self.config.inject:
-                feature = nn.Dense(
-                    channels,
-                    use_bias=False,
-                    kernel_init=nn.initializers.zeros,
-                    dtype=dtype,
-                    name=f"feature_{name}",
-                )(fused)
+                zeros, scope = nn.initializers.zeros, f"feature_{name}"
+                feature = nn.Dense(channels, False, dtype, kernel_init=zeros, name=scope)(fused)
             if "bias" in self.config.inject:
                 gamma = self.param(f"gamma_{name}", nn.initializers.zeros, ())
                 bias = gamma * log_attention

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
-from ragaf_jax.nets.blocks import BlockShape, RegionSignal, down_block, mid_block, up_block
+from ragaf_jax.nets.blocks import BlockShape, DownBlock, MidBlock, RegionSignal, UpBlock, block
 from ragaf_jax.nets.layers import Conv3x3, GroupNorm, TimestepEmbedding, timestep_embedding, widened
 
 MID_SITE = "mid_block/attentions_0"
@@ -37,18 +37,8 @@ class UNetConfig:
     in_channels: int = 4
     out_channels: int = 4
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    down_block_types: tuple[str, ...] = (
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "CrossAttnDownBlock2D",
-        "DownBlock2D",
-    )
-    up_block_types: tuple[str, ...] = (
-        "UpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-        "CrossAttnUpBlock2D",
-    )
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     layers_per_block: int = 2
     attention_head_dim: int | tuple[int, ...] = 8
     cross_attention_dim: int = 768
@@ -171,7 +161,7 @@ class UNet(nn.Module):
         Args:
           sample: noisy latents of any height and width.
           timesteps: integer or fractional, in 0 … T.
-          text_states: the text encoder's states.
+          text_states: of the text encoder.
           down_residuals: a ControlNet's residuals for the skips, in their order.
           mid_residual: its residual for the output of the mid block.
           regions: RAGAF's signals by site (`injection_sites`), for some or all sites.
@@ -181,10 +171,9 @@ class UNet(nn.Module):
         """
         config, dtype = self.config, self.dtype
         regions = regions or {}
-        if unknown := sorted(set(regions) - set(injection_sites(config, 1))):
-            raise ValueError(
-                f"region signals for {unknown}, expected only {sorted(injection_sites(config, 1))}"
-            )
+        known = set(injection_sites(config, 1))
+        if unknown := sorted(set(regions) - known):
+            raise ValueError(f"region signals for {unknown}, expected only {sorted(known)}")
         time = embed_time(config, timesteps, dtype)
         text = text_states.astype(dtype)
 
@@ -192,8 +181,7 @@ class UNet(nn.Module):
         skips = (x,)
         for i in range(len(config.block_out_channels)):
             shape = config.down_level(i)._replace(remat=self.remat)
-            down = down_block(shape, dtype, f"down_blocks_{i}")
-            x, outputs = down(x, time, text)
+            x, outputs = block(DownBlock, shape, dtype, f"down_blocks_{i}")(x, time, text)
             skips += outputs
         if down_residuals is not None:
             skips = tuple(
@@ -201,8 +189,8 @@ class UNet(nn.Module):
                 for skip, residual in zip(skips, down_residuals, strict=True)
             )
 
-        mid = mid_block(config.mid_level()._replace(remat=self.remat), dtype, "mid_block")
-        x = mid(x, time, text, regions.get(MID_SITE))
+        shape = config.mid_level()._replace(remat=self.remat)
+        x = block(MidBlock, shape, dtype, "mid_block")(x, time, text, regions.get(MID_SITE))
         if mid_residual is not None:
             x = x + mid_residual.astype(dtype)
 
@@ -210,7 +198,7 @@ class UNet(nn.Module):
             shape = config.up_level(i)._replace(remat=self.remat)
             joined, skips = skips[-shape.layers :], skips[: -shape.layers]
             signals = tuple(regions.get(up_site(i, layer)) for layer in range(shape.layers))
-            up = up_block(shape, dtype, f"up_blocks_{i}")
+            up = block(UpBlock, shape, dtype, f"up_blocks_{i}")
             x = up(x, joined, time, text, signals, skips[-1].shape[1:3] if skips else None)
 
         x = GroupNorm(config.norm_num_groups, silu=True, dtype=dtype, name="conv_norm_out")(x)

@@ -61,13 +61,8 @@ class VaeConfig:
 
     def resnet(self, level: int, index: int, dtype: Dtype) -> ResnetBlock:
         """A block's `index`-th ResNet, with the width of `level`."""
-        return ResnetBlock(
-            self.block_out_channels[level],
-            self.norm_num_groups,
-            EPSILON,
-            dtype=dtype,
-            name=f"resnets_{index}",
-        )
+        width, groups = self.block_out_channels[level], self.norm_num_groups
+        return ResnetBlock(width, groups, EPSILON, dtype=dtype, name=f"resnets_{index}")
 
 
 class AttentionBlock(nn.Module):
@@ -101,17 +96,6 @@ class MidBlock(nn.Module):
         return config.resnet(-1, 1, dtype)(x)
 
 
-class Halve(nn.Module):
-    """A convolution of stride 2 with zeros only below and to the right: a side n becomes ⌊n/2⌋."""
-
-    channels: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        return Conv3x3(self.channels, name="conv", stride=2, padding=(0, 1), dtype=self.dtype)(x)
-
-
 class DownBlock(nn.Module):
     """The ResNets of `level`, then halving unless it is the last."""
 
@@ -125,7 +109,8 @@ class DownBlock(nn.Module):
         for i in range(config.layers_per_block):
             x = config.resnet(self.level, i, dtype)(x)
         if self.level < len(config.block_out_channels) - 1:
-            x = Halve(x.shape[-1], dtype=dtype, name="downsamplers_0")(x)
+            # With zeros only below and to the right, a side n becomes ⌊n/2⌋.
+            x = Resample(x.shape[-1], (0, 1), dtype=dtype, name="downsamplers_0")(x)
         return x
 
 

@@ -11,11 +11,10 @@ from jaxtyping import Int, UInt8
 from ragaf_jax.batch import Batch, Text, ink_on_black, stacked
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import Window
-from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph
+from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph, trim_edges
 from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.prepare import page_regions
 from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS
-from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.options import Options
 from ragaf_jax.sampling.sampling_config import TextConditioning

@@ -18,15 +18,10 @@ def model_card(
     step: int,
     metrics: Mapping[str, float],
 ) -> str:
-    """Markdown with the hub's YAML header.
+    """Markdown with the hub's YAML header, for a folder with `parts`, one line each.
 
-    Args:
-      title: name of the folder.
-      parts: its contents, one line each.
-      usage: Python code that loads it.
-      config: of the run.
-      step: number of updates.
-      metrics: the last measurements by name; may be empty.
+    `usage` is Python code that loads it; `step` is the number of updates; `metrics` are the last
+    measurements by name and may be empty.
     """
     init, base = config["init"], config["init"]["checkpoint"]
     header = ModelCardData(
@@ -49,57 +44,46 @@ def model_card(
         "last layers of the text encoder skipped (clip_skip)": config["model"]["clip_skip"],
         "weights": "exponential moving average",
     }
-    lines = [
-        "---",
-        header.to_yaml(),
-        "---",
-        f"# {title}",
-        "",
-        "Trained with RAGAF-JAX, which generates images from a sketch and a prompt.",
-        "",
-        *(f"- {part}" for part in parts),
-        "",
-        "The input sketch has **white ink on black**, in [0, 1].",
-        "",
-        "```python",
-        *(
-            f"import {name}"
-            for name in ("diffusers", "transformers", "safetensors.numpy")
-            if name in usage
-        ),
-        "",
-        usage.strip(),
-        "```",
-        "",
-        "## Training",
-        "",
-        "| | |",
-        "|---|---|",
-        *(
-            "| {} | {} |".format(name, str(value).replace("|", "\\|"))
-            for name, value in rows.items()
-        ),
-        "",
-        "## Metrics",
-        "",
-    ]
-    if metrics:
-        lines += ["| measured last | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items())]
-    else:
-        lines.append("None were measured.")
-    lines += [
-        "",
-        "<details><summary>Configuration</summary>",
-        "",
-        "```json",
-        json.dumps(config, indent=1, ensure_ascii=False),
-        "```",
-        "",
-        "</details>",
-        "",
-    ]
-    return "\n".join(lines)
+    modules = [m for m in ("diffusers", "transformers", "safetensors.numpy") if m in usage]
+    imports = "".join(f"import {module}\n" for module in modules)
+    contents = "".join(f"- {part}\n" for part in parts)
+    table = ["| {} | {} |".format(name, str(x).replace("|", "\\|")) for name, x in rows.items()]
+    measured = ["| measured last | value |", "|---|---|"]
+    measured += [f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items())]
+    training, metric_table = "\n".join(table), "\n".join(measured)
+    return f"""---
+{header.to_yaml()}
+---
+# {title}
+
+Trained with RAGAF-JAX, which generates images from a sketch and a prompt.
+
+{contents}
+The input sketch has **white ink on black**, in [0, 1].
+
+```python
+{imports}
+{usage.strip()}
+```
+
+## Training
+
+| | |
+|---|---|
+{training}
+
+## Metrics
+
+{metric_table if metrics else "None were measured."}
+
+<details><summary>Configuration</summary>
+
+```json
+{json.dumps(config, indent=1, ensure_ascii=False)}
+```
+
+</details>
+"""
 
 
 def _repository(base: str) -> str | None:

@@ -61,8 +61,7 @@ def is_compvis(store: Store) -> bool:
 def control_store(store: Store) -> Store | None:
     """The tensors of a ControlNet in the original layout, or None if there are none.
 
-    Raises:
-      UserError: they are differences to a UNet's weights.
+    Raises UserError if they are differences to a UNet's weights.
     """
     if "difference" in store.shapes:
         raise UserError(
@@ -125,19 +124,16 @@ def _unet_name(name: str, config: UNetConfig) -> str:
     first = block * (config.layers_per_block + 1)
     match m[1], m[3]:
         case "down", "downsamplers":
-            return (
-                f"input_blocks.{first + config.layers_per_block + 1}.0.{rest.replace('conv', 'op')}"
-            )
+            place = first + config.layers_per_block + 1
+            return f"input_blocks.{place}.0.{rest.replace('conv', 'op')}"
         case "up", "upsamplers":
             attends = config.up_block_types[block] == "CrossAttnUpBlock2D"
             place = first + config.layers_per_block
             return f"output_blocks.{place}.{2 if attends else 1}.{rest}"
         case direction, kind:
-            place = first + index + (1 if direction == "down" else 0)
-            blocks = "input_blocks" if direction == "down" else "output_blocks"
-            if kind == "resnets":
-                return f"{blocks}.{place}.0.{_resnet(rest)}"
-            return f"{blocks}.{place}.1.{rest}"
+            is_down = direction == "down"
+            layer = f"{'input' if is_down else 'output'}_blocks.{first + index + is_down}"
+            return f"{layer}.0.{_resnet(rest)}" if kind == "resnets" else f"{layer}.1.{rest}"
 
 
 def _resnet(rest: str) -> str:

@@ -29,11 +29,8 @@ def unet_sizes(store: Store) -> UNetConfig:
 def control_sizes(store: Store) -> ControlConfig:
     """The sizes of a ControlNet; raises as `unet_sizes`."""
     shapes = store.shapes
-    hints = [
-        shapes[f"input_hint_block.{i}.weight"]
-        for i in range(0, 64, 2)
-        if f"input_hint_block.{i}.weight" in shapes
-    ]
+    names = (f"input_hint_block.{i}.weight" for i in range(0, 64, 2))
+    hints = [shapes[name] for name in names if name in shapes]
     # The first convolution, then pairs: one keeps the width, the other changes it.
     channels = (hints[0][0], *(shape[0] for shape in hints[2:-1:2]))
     return ControlConfig(unet_sizes(store), channels)
@@ -49,12 +46,11 @@ def vae_sizes(store: Store) -> VaeConfig:
         )
     try:
         levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
+        first = (f"encoder.down.{i}.block.0.conv1.weight" for i in range(levels))
         return VaeConfig(
             in_channels=shapes["encoder.conv_in.weight"][1],
             out_channels=shapes["decoder.conv_out.weight"][0],
-            block_out_channels=tuple(
-                shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in range(levels)
-            ),
+            block_out_channels=tuple(shapes[name][0] for name in first),
             layers_per_block=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
             latent_channels=shapes["quant_conv.weight"][0] // 2,
         )

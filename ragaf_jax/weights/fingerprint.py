@@ -24,11 +24,7 @@ def fingerprint(tree: Tree, *facts: Any) -> str:
     """A hash of 16 hex digits.
 
     Parameters are hashed in bfloat16, so that a file in float32 or float16 and a run's frozen copy
-    in bfloat16 have the same fingerprint.
-
-    Args:
-      tree: nested dicts of arrays.
-      facts: JSON-able values; lists and tuples are equal.
+    in bfloat16 have the same fingerprint. `facts` are JSON-able; lists and tuples are equal.
     """
     digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8)
     flat = flatten_dict(tree, sep="/")
@@ -49,10 +45,6 @@ def latents_key(params: Tree, config: VaeConfig) -> str:
 def text_key(params: Tree, config: ClipTextConfig, clip_skip: int, tokenizer: str) -> str:
     """The fingerprint of all that determines a caption's states.
 
-    Args:
-      params: the tree of a `ClipText`.
-      config: its sizes, including the length of a text.
-      clip_skip: number of skipped layers.
-      tokenizer: as JSON.
+    `params` is the tree of a `ClipText`; `tokenizer` is JSON.
     """
     return fingerprint(params, dataclasses.asdict(config), clip_skip, tokenizer)

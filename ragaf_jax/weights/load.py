@@ -53,11 +53,14 @@ def load_tree(
     loaded = {}
     bar = tqdm(flat.items(), desc="reading weights", unit=" tensors", leave=False, delay=2)
     for path, leaf in bar:
-        array = _part(store.read(places[path].name), places[path])
+        name, part = places[path]
+        array = store.read(name)
+        if part is not None:
+            array = np.split(array, part[1])[part[0]]
         array = from_torch(path, array, len(leaf.shape)) if torch_layout else array
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(
-                f"The tensor {places[path].name} in {store.source} is {array.dtype}, expected "
+                f"The tensor {name} in {store.source} is {array.dtype}, expected "
                 "floats: quantised weights are not supported; use another variant of them."
             )
         check_finite(array, places[path].name, store.source)
@@ -95,12 +98,7 @@ def _find(source: str, shapes: Any, path: str, places: tuple[Place, ...]) -> Pla
 
 
 def _check_shape(
-    source: str,
-    shapes: Any,
-    path: str,
-    place: Place,
-    shape: tuple[int, ...],
-    torch_layout: bool,
+    source: str, shapes: Any, path: str, place: Place, shape: tuple[int, ...], torch_layout: bool
 ) -> None:
     found, parts = shapes[place.name], place.part[1] if place.part else 1
     expected = torch_shape(path, shape) if torch_layout else shape
@@ -115,10 +113,3 @@ def _check_shape(
         f"The tensor {place.name} in {source} has shape {found}, expected {expected}; the weights "
         "and the configuration are of different networks."
     )
-
-
-def _part(array: np.ndarray, place: Place) -> np.ndarray:
-    if place.part is None:
-        return array
-    index, count = place.part
-    return np.split(array, count)[index]

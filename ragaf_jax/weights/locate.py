@@ -97,11 +97,10 @@ def _repository(where: str) -> tuple[str, str]:
 
 def _in_cache(repository: str) -> Path | None:
     """The downloaded files of a repository, without contacting the hub."""
+    download = huggingface_hub.snapshot_download
     try:
         # Without patterns this would require all files, and only some were downloaded.
-        return Path(
-            huggingface_hub.snapshot_download(repository, allow_patterns=[], local_files_only=True)
-        )
+        return Path(download(repository, allow_patterns=[], local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
 
@@ -131,8 +130,8 @@ def descriptions(names: Collection[str]) -> list[str]:
 def _check_descriptions(repository: str, names: Collection[str], inside: str, check: Check) -> None:
     """Downloads the JSON files that describe a repository's folder, if it has any, for `check`."""
     below = _below(names, inside)
-    if small := descriptions(below):
-        paths = [f"{inside}/{name}".lstrip("/") for name in small]
+    if descriptions(below):
+        paths = _chosen(names, inside, descriptions)
         folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=paths))
         check(folder / inside, below)
 

@@ -16,17 +16,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import adapters_by_path
+from ragaf_jax.weights import stores
 from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.configs.kinds import LORA, file_kind
 from ragaf_jax.weights.load import check_finite
 from ragaf_jax.weights.names import from_torch, to_torch, torch_name, torch_shape
-from ragaf_jax.weights.stores import (
-    PICKLES,
-    Safetensors,
-    open_weights,
-    pickle_refusal,
-    save_tensors,
-)
+from ragaf_jax.weights.stores import Safetensors
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +86,7 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
     if bundled := [name for name in store.shapes if name.startswith(_BUNDLED)]:
         logger.warning("%s holds the embedding %s, which is ignored", store.source, bundled[0])
     for name in store.shapes:
-        if name.startswith(_BUNDLED):
+        if name in bundled:
             continue
         named, part = _parse(name)
         if other := _OTHER_KINDS.search(name):
@@ -150,10 +145,8 @@ def lora_tensors(lora: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for network, tree in lora.items():
         for path, adapter in adapters_by_path(tree).items():
-            down, up = (
-                to_torch(f"{path}/kernel", np.asarray(adapter[name], np.float32))
-                for name in ("down", "up")
-            )
+            pair = (np.asarray(adapter[name], np.float32) for name in ("down", "up"))
+            down, up = (to_torch(f"{path}/kernel", matrix) for matrix in pair)
             alpha = np.asarray(adapter["alpha"], np.float32)
             if kind == "kohya":
                 name = _KOHYA[network] + path.replace("/", "_")
@@ -168,26 +161,22 @@ def lora_tensors(lora: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
 
 def save_lora(path: Path, lora: Mapping[str, Any], kind: str) -> None:
     """Writes the adapters to the file `path`."""
-    ranks = {
-        adapter["down"].shape[-1]
-        for tree in lora.values()
-        for adapter in adapters_by_path(tree).values()
-    }
     metadata = {"format": "pt"}
     if kind == "kohya":
-        metadata |= {"ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks))}
-    save_tensors(path, lora_tensors(lora, kind), metadata)
+        adapters = (x for tree in lora.values() for x in adapters_by_path(tree).values())
+        rank = max(adapter["down"].shape[-1] for adapter in adapters)
+        metadata |= {"ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
+    stores.save_tensors(path, lora_tensors(lora, kind), metadata)
 
 
 def _open(path: Path) -> tuple[Safetensors, Settings]:
     """The tensors, and PEFT's settings of the file or folder."""
-    settings: Settings = {}
     if path.is_dir():
         files = [path / name for name in TENSOR_FILES if (path / name).exists()]
         if not files:
-            pickles = sorted(file for file in path.iterdir() if file.suffix in PICKLES)
+            pickles = sorted(file for file in path.iterdir() if file.suffix in stores.PICKLES)
             if pickles:
-                raise UserError(pickle_refusal(pickles[0]))
+                raise UserError(stores.pickle_refusal(pickles[0]))
             raise UserError(
                 f"{path} holds no {' and no '.join(TENSOR_FILES)}; give the folder or the file of "
                 "a LoRA."
@@ -195,9 +184,9 @@ def _open(path: Path) -> tuple[Safetensors, Settings]:
         path = files[0]
     # PEFT saves alpha in this file.
     beside = path.with_name(SETTINGS_FILE)
-    if path.name == TENSOR_FILES[1] and beside.exists():
-        settings = {"": read_json(beside)}
-    store = open_weights(path)
+    has_settings = path.name == TENSOR_FILES[1] and beside.exists()
+    settings = {"": read_json(beside)} if has_settings else {}
+    store = stores.open_weights(path)
     if not isinstance(store, Safetensors):
         raise UserError(f"{path} is no safetensors file; expected a LoRA in one.")
     return store, _header(store) or settings
@@ -240,10 +229,8 @@ def _settings_alpha(settings: Settings, module: _Module, rank: int, source: str)
 def _known(params: Mapping[str, Any]) -> dict[str, _Module]:
     """Every module by each of its names."""
     known = {}
-    for network, tree in params.items():
-        if network not in _KOHYA:
-            continue
-        for full, leaf in flatten_dict(tree, sep="/").items():
+    for network in [name for name in params if name in _KOHYA]:
+        for full, leaf in flatten_dict(params[network], sep="/").items():
             path = full.removesuffix("/kernel")
             if path == full:
                 continue
@@ -267,12 +254,10 @@ def _torch_module(path: str) -> str:
 def _parse(name: str) -> tuple[str, str]:
     """(module, "down" | "up" | "alpha") of a tensor's name."""
     if old := _PROCESSOR.fullmatch(name):
-        module = f"{old[1]}.{'to_out.0' if old[2] == 'to_out' else old[2]}"
-        return module, old[3]
+        return f"{old[1]}.{'to_out.0' if old[2] == 'to_out' else old[2]}", old[3]
     if old := _TEXT_PROCESSOR.fullmatch(name):
         return f"{old[1]}.{old[2]}_proj", old[3]
-    match = _TENSOR.fullmatch(name)
-    if match is None:
+    if (match := _TENSOR.fullmatch(name)) is None:
         return name, ""
     return match["module"], next(part for part in ("down", "up", "alpha") if match[part])
 

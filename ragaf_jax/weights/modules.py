@@ -46,8 +46,7 @@ def module_of(config: Any, dtype: Dtype = jnp.float32) -> nn.Module:
 
 def abstract_params(module: Any, dtype: Dtype = jnp.float32) -> Tree:
     """The shapes of a network's parameters, in `dtype`; nothing is computed."""
-    variables = jax.eval_shape(module.init, jax.random.key(0), *_example(module))
-    params = variables["params"]
+    params = jax.eval_shape(module.init, jax.random.key(0), *_example(module))["params"]
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
 
 
@@ -57,18 +56,14 @@ def _example(module: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
     def floats(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
+    config = module.config
     if isinstance(module, ClipText):
         return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
     if isinstance(module, Vae):
-        side = module.config.downscale
-        return (floats(1, side, side, module.config.in_channels),)
-    config = module.config
+        return (floats(1, config.downscale, config.downscale, config.in_channels),)
     side = 2 ** len(config.block_out_channels)
-    inputs = (
-        floats(1, side, side, config.in_channels),
-        floats(1),
-        floats(1, 1, config.cross_attention_dim),
-    )
+    text = floats(1, 1, config.cross_attention_dim)
+    inputs = floats(1, side, side, config.in_channels), floats(1), text
     if isinstance(module, ControlNet):
         scale = 2 ** (len(module.conditioning_channels) - 1)
         return (*inputs, floats(1, scale * side, scale * side, 3))

@@ -54,11 +54,8 @@ _VAE_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 def vae_names(path: str) -> tuple[Place, ...]:
     """The names of AutoencoderKL, current ones and those before 2023."""
     old = torch_name(path)
-    new = re.sub(
-        r"(attentions\.\d+)\.(\w+)\.",
-        lambda m: f"{m[1]}.{_VAE_ATTENTION.get(m[2], m[2])}.",
-        old,
-    )
+    pattern = r"(attentions\.\d+)\.(\w+)\."
+    new = re.sub(pattern, lambda m: f"{m[1]}.{_VAE_ATTENTION.get(m[2], m[2])}.", old)
     return Place(new), Place(old)
 
 

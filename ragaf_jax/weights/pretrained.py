@@ -33,11 +33,8 @@ C = TypeVar("C")
 
 # A buffer that transformers 4 saved beside the parameters.
 _TEXT_SURPLUS = (r"(text_model\.)?embeddings\.position_ids", r"text_projection\.weight")
-_STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
+_STEM = "diffusion_pytorch_model"
+_STEMS = {"unet": _STEM, "vae": _STEM, "text_encoder": "model"}
 
 
 @dataclass(frozen=True)
@@ -165,8 +162,7 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
     """Reads configuration and header of a ControlNet; arguments as of `open_pretrained`."""
 
     def chosen(names: Collection[str]) -> list[str]:
-        stem = "diffusion_pytorch_model"
-        return ["config.json", *choose_weights(names, "", stem, variant, where)]
+        return ["config.json", *choose_weights(names, "", _STEM, variant, where)]
 
     path = locate(where, chosen, functools.partial(described_control, source=where))
     if path.is_file():

@@ -40,8 +40,7 @@ def writers(
     """Functions that write each network into its folder, by name in `FOLDERS`.
 
     Args:
-      model: the networks.
-      params: their parameters.
+      model, params: the networks and their parameters.
       dtype: NumPy's or JAX's name of the stored type; LoRA and RAGAF are always float32.
       lora_format: "diffusers" or "kohya".
       merge_lora: whether to merge adapters into their networks, instead of writing "lora". Those of
@@ -59,7 +58,12 @@ def writers(
     made: dict[str, Writer] = {}
 
     def network(name: str, naming: Naming, config: Mapping[str, Any], file: str) -> None:
-        made[name] = lambda folder: _write(folder, params[name], naming, config, file, dtype)
+        def write(folder: Path) -> None:
+            tensors = torch_tensors(params[name], naming, dtype)
+            save_tensors(folder / file, tensors, {"format": "pt"})
+            write_json(folder / "config.json", config)
+
+        made[name] = write
 
     network("control", unet_names, configs.control_json(control), _DIFFUSERS_FILE)
     network("unet", unet_names, configs.unet_json(unet), _DIFFUSERS_FILE)
@@ -80,23 +84,9 @@ def writers(
 def torch_tensors(tree: Mapping[str, Any], naming: Naming, dtype: str) -> dict[str, np.ndarray]:
     """A network's parameters with PyTorch's names and order of axes."""
     return {
-        naming(path)[0].name: np.ascontiguousarray(
-            to_torch(path, np.asarray(leaf)), np.dtype(dtype)
-        )
+        naming(path)[0].name: np.asarray(to_torch(path, np.asarray(leaf)), dtype, order="C")
         for path, leaf in flatten_dict(tree, sep="/").items()
     }
-
-
-def _write(
-    folder: Path,
-    tree: Mapping[str, Any],
-    naming: Naming,
-    config: Mapping[str, Any],
-    file: str,
-    dtype: str,
-) -> None:
-    save_tensors(folder / file, torch_tensors(tree, naming, dtype), {"format": "pt"})
-    write_json(folder / "config.json", config)
 
 
 def _write_ragaf(folder: Path, tree: Mapping[str, Any], ragaf: Any) -> None:

@@ -29,8 +29,5 @@ def tokenizer_of(pretrained: Pretrained, where: str) -> Tokenizer:
 
 
 def _tokenizer_files(names: Collection[str]) -> list[str]:
-    return [
-        name
-        for name in names
-        if name.startswith(("vocab.", "merges.", "tokenizer", "special_tokens"))
-    ]
+    prefixes = "vocab.", "merges.", "tokenizer", "special_tokens"
+    return [name for name in names if name.startswith(prefixes)]

@@ -7,10 +7,9 @@ import pytest
 
 from ragaf_jax.batch import stacked
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, RegionGraph, region_graph
+from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig, RegionGraph, region_graph, trim_edges
 from ragaf_jax.graph.features import EDGE_FEATURES
 from ragaf_jax.graph.padding import pad_graph
-from ragaf_jax.graph.trimming import trim_edges
 
 
 def unpadded(graph):

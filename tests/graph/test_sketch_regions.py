@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.build import GraphConfig, region_graph
+from ragaf_jax.graph.build import GraphConfig, region_graph, trim_edges
 from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.prepare import sketch_regions
 from ragaf_jax.graph.regions import RegionConfig, downsample_labels, extract_regions
-from ragaf_jax.graph.trimming import trim_edges
 
 
 @pytest.mark.parametrize("side,size", [(256, 64), (128, 128), (200, 64)])

@@ -154,13 +154,13 @@ MUTATIONS = (
         "padding edges send messages to a real region",
     ),
     Mutation(
-        "ragaf_jax/graph/trimming.py",
+        "ragaf_jax/graph/build.py",
         "np.sort(ranked[: max_edges - halves_a_pair])",
         "np.sort(ranked[:max_edges])",
         "trimming leaves an edge without its reverse",
     ),
     Mutation(
-        "ragaf_jax/graph/trimming.py",
+        "ragaf_jax/graph/build.py",
         '("self", "adjacency", "containment")]',
         '("self", "containment", "adjacency")]',
         "trimming drops adjacency before containment",
@@ -234,8 +234,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/nets/control.py",
-        "mid_residual = scale * self._zero_convolution(",
-        "mid_residual = self._zero_convolution(",
+        'scale * zero(x, "mid_block")',
+        'zero(x, "mid_block")',
         "sketch_strength has no effect at the mid block",
     ),
     Mutation(

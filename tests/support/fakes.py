@@ -7,10 +7,9 @@ from flax.traverse_util import flatten_dict
 from configs import stage1, stage2
 from ragaf_jax.batch import Batch, Text, stacked
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
-from ragaf_jax.graph.build import GraphConfig, region_graph
+from ragaf_jax.graph.build import GraphConfig, region_graph, trim_edges
 from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.regions import Regions
-from ragaf_jax.graph.trimming import trim_edges
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.tokenizer import Tokenizer

@@ -78,15 +78,6 @@ def _flash_forward(
     return out, (q, k, v, bias, out, log_sum)
 
 
-def _flash_backward(sizes: Sizes, saved: tuple[Any, ...], g: Array) -> tuple[Any, ...]:
-    q, k, v, bias, out, log_sum = saved
-    return _backward(q, k, v, bias, out, log_sum, g, sizes)
-
-
-_flash = jax.custom_vjp(_flash, nondiff_argnums=(4,))
-_flash.defvjp(_flash_forward, _flash_backward)
-
-
 def _forward(
     q: Array, k: Array, v: Array, bias: Array | None, sizes: Sizes
 ) -> tuple[Float[Array, "b t c"], Float[Array, "b h t"]]:
@@ -104,17 +95,8 @@ def _forward(
     return out, sums
 
 
-def _backward(
-    q: Array,
-    k: Array,
-    v: Array,
-    bias: Array | None,
-    out: Array,
-    log_sum: Array,
-    g: Array,
-    sizes: Sizes,
-) -> tuple[Array, Array, Array, Array | None]:
-    """Gradients of the first four arguments, given the output's gradient `g`."""
+def _flash_backward(sizes: Sizes, saved: tuple[Any, ...], g: Array) -> tuple[Any, ...]:
+    q, k, v, bias, out, log_sum = saved
     (b, t, c), (rows, columns) = q.shape, (sizes.rows, sizes.columns)
     log_sum_like = jax.ShapeDtypeStruct(log_sum.shape, log_sum.dtype)
 
@@ -136,6 +118,10 @@ def _backward(
         inputs = inputs + [(bias, block["bias"])]
     dk, dv = _call(dkv_kernel, sizes, grid, inputs, outputs, scratch, 4)
     return dq, dk, dv, dbias[0] if dbias else None
+
+
+_flash = jax.custom_vjp(_flash, nondiff_argnums=(4,))
+_flash.defvjp(_flash_forward, _flash_backward)
 
 
 def _blocks(

@@ -23,12 +23,8 @@ def block_kernel(
     """The kernel of blocks with stride 1 that equals `kernel` of pixels with `stride`.
 
     Both are for a padding of one pixel, or block, before and after each side. Blocks of the output
-    have sides of `block` / `stride` pixels. Numbers are copied without rounding.
-
-    Args:
-      kernel: of pixels.
-      block: side of an input's block in pixels, a multiple of `stride`.
-      stride: 1 or 2.
+    have sides of `block` / `stride` pixels, those of the input a multiple of `stride`, 1 or 2.
+    Numbers are copied without rounding.
     """
     c, f = kernel.shape[2:]
     taps = _taps(block, stride).astype(kernel.dtype)

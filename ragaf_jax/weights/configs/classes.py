@@ -1,4 +1,7 @@
-"""Detects folders of another diffusers class than expected, for errors."""
+"""Detects folders of another diffusers class than expected, for errors.
+
+`source` is the folder or hub id.
+"""
 
 from collections.abc import Collection
 
@@ -38,15 +41,7 @@ _ALONE = {
 
 
 def check_index(index: Json, source: str) -> None:
-    """Refuses a folder by the class of its pipeline.
-
-    Args:
-      index: its model_index.json.
-      source: the folder or hub id.
-
-    Raises:
-      UserError: the class has other networks than Stable Diffusion 1 and 2.
-    """
+    """Raises UserError if the pipeline's class in a model_index.json has other networks."""
     if _class(index).removeprefix("Flax") not in _PIPELINES:
         raise UserError(
             f"{source} is {_named(index)}, as _class_name in its model_index.json shows, expected "
@@ -55,15 +50,9 @@ def check_index(index: Json, source: str) -> None:
 
 
 def check_no_pipeline(index: Json, names: Collection[str], source: str) -> None:
-    """Refuses a whole pipeline in place of a ControlNet.
+    """Raises UserError for a whole pipeline, with files of these `names`, in place of a ControlNet.
 
-    Args:
-      index: its model_index.json; empty if there is none.
-      names: of its files, relative to it.
-      source: the folder or hub id.
-
-    Raises:
-      UserError: names the pipeline.
+    `index` is its model_index.json; empty if there is none.
     """
     name = _class(index).removeprefix("Flax")
     if name not in _PIPELINES:
@@ -79,15 +68,7 @@ def check_no_pipeline(index: Json, names: Collection[str], source: str) -> None:
 
 
 def check_alone(config: Json, source: str) -> None:
-    """Refuses the folder of one network in place of a whole Stable Diffusion.
-
-    Args:
-      config: its config.json.
-      source: the folder or hub id.
-
-    Raises:
-      UserError: names the network.
-    """
+    """Raises UserError, which names the network with this config.json, in place of a pipeline."""
     name = _class(config)
     if not name and isinstance(found := config.get("architectures"), list) and found:
         name = str(found[0])

@@ -1,6 +1,8 @@
 """Detects weights of other models than Stable Diffusion 1 and 2, for errors.
 
-Each kind has a unique component folder, field of the UNet's configuration, or tensor name.
+Each kind has a unique component folder, field of the UNet's configuration, or tensor name, which
+the errors name. `names` are those of a folder's files, relative to it, or of a file's tensors;
+`source` is the folder, file or hub id.
 """
 
 import re
@@ -92,15 +94,7 @@ INSTEAD = {
 
 
 def check_components(names: Collection[str], source: str) -> None:
-    """Refuses a folder in diffusers' layout of another model.
-
-    Args:
-      names: of its files, relative to it.
-      source: the folder or hub id.
-
-    Raises:
-      UserError: names the component that shows the kind.
-    """
+    """Raises UserError for a folder in diffusers' layout of another model."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
     for component, kind in _COMPONENTS.items():
         if component in folders and not (component in _INSTEAD_OF_UNET and "unet" in folders):
@@ -111,11 +105,7 @@ def check_components(names: Collection[str], source: str) -> None:
 
 
 def check_unet(config: Json, source: str) -> None:
-    """Refuses the config.json of another model's UNet or ControlNet.
-
-    Raises:
-      UserError: names the field that shows the kind.
-    """
+    """Raises UserError for the config.json of another model's UNet or ControlNet."""
     for name, value, kind in _UNETS:
         found = config.get(name)
         if found is not None and found is not False and value in (None, found):
@@ -126,11 +116,7 @@ def check_unet(config: Json, source: str) -> None:
 
 
 def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) -> None:
-    """Refuses networks of another task by their input channels; None for a missing network.
-
-    Raises:
-      UserError: names the task with these channels.
-    """
+    """Raises UserError for networks whose channels are of another task; None: no such network."""
     if vae is not None and (vae.in_channels, vae.out_channels) != (3, 3):
         raise UserError(
             f"in_channels and out_channels of the VAE of {source} are {vae.in_channels} and "
@@ -151,19 +137,12 @@ def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) 
 
 def file_kind(names: Collection[str]) -> tuple[str, str] | None:
     """(kind, tensor that shows it) of a file by its tensor names, or None if unknown."""
-    for pattern, kind in _FILES:
-        for name in names:
-            if re.search(pattern, name):
-                return kind, name
-    return None
+    found = ((kind, name) for pattern, kind in _FILES for name in names if re.search(pattern, name))
+    return next(found, None)
 
 
 def check_file(names: Collection[str], expected: str, source: str) -> None:
-    """Refuses a file of known kind in place of `expected`.
-
-    Raises:
-      UserError: names the tensor that shows the kind.
-    """
+    """Raises UserError for a file of known kind in place of `expected`."""
     if (found := file_kind(names)) is not None:
         kind, tensor = found
         hint = INSTEAD.get(kind, "give one of those")
@@ -173,17 +152,13 @@ def check_file(names: Collection[str], expected: str, source: str) -> None:
 
 
 def check_control(names: Collection[str], source: str) -> None:
-    """Refuses a file of known kind that is no ControlNet; raises as `check_file`."""
+    """Raises UserError for a file of known kind that is no ControlNet."""
     if (found := file_kind(names)) is not None and found[0] not in (CONTROL, ONE_NETWORK):
         check_file(names, "a ControlNet of Stable Diffusion 1 or 2", source)
 
 
 def check_whole_file(names: Collection[str], source: str) -> None:
-    """Refuses a single file with another model's UNet in the original layout.
-
-    Raises:
-      UserError: names the tensor that shows the kind.
-    """
+    """Raises UserError for a single file with another model's UNet in the original layout."""
     prefixes = "model.diffusion_model.", "conditioner.", "noise_augmentor."
     parts = [name for name in names if name.startswith(prefixes)]
     if (found := file_kind(parts)) is not None and found[0] != WHOLE:
@@ -191,7 +166,7 @@ def check_whole_file(names: Collection[str], source: str) -> None:
 
 
 def check_not_unet_alone(names: Collection[str], source: str) -> None:
-    """Refuses a single file that holds only a UNet; raises UserError."""
+    """Raises UserError for a single file that holds only a UNet."""
     if all(name.startswith("model.diffusion_model.") for name in names):
         raise UserError(
             f"{source} is a UNet alone in the original layout, expected a whole Stable Diffusion 1 "

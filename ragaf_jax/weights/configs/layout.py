@@ -10,7 +10,7 @@ from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs import classes, kinds, schedulers
 from ragaf_jax.weights.configs import networks as configs
-from ragaf_jax.weights.configs.fields import Json, read_json
+from ragaf_jax.weights.configs.fields import read_json
 
 _INDEX = "model_index.json"
 _SCHEDULER = "scheduler/scheduler_config.json"
@@ -79,15 +79,10 @@ def described_control(path: Path, names: Collection[str], source: str) -> config
 
 
 def _check_part(path: Path, source: str) -> None:
-    """Refuses a folder without unet/.
-
-    Raises:
-      UserError: names its kind.
-    """
+    """Raises UserError, which names the kind of a folder without unet/."""
     hint = "give a folder with unet/, vae/, text_encoder/, scheduler/ and tokenizer/"
     if (path / "config.json").exists():
-        config: Json = read_json(path / "config.json")
-        classes.check_alone(config, source)
+        classes.check_alone(read_json(path / "config.json"), source)
     elif (path / "checkpoints").exists():
         hint = "it is a workdir of this package: resume it, or give it as --config.stage1"
     raise UserError(f"{source} holds no Stable Diffusion in diffusers' layout; {hint}.")

@@ -50,13 +50,9 @@ _UNET_FIXED = {
 # Fields of parts that the fixed fields exclude, or without effect: softmax is always float32, and
 # training has no dropout.
 _UNET_IGNORED = (
-    "addition_embed_type_num_heads",
-    "addition_time_embed_dim",
-    "class_embeddings_concat",
-    "dropout",
-    "projection_class_embeddings_input_dim",
-    "upcast_attention",
-)
+    "addition_embed_type_num_heads", "addition_time_embed_dim", "class_embeddings_concat",
+    "dropout", "projection_class_embeddings_input_dim", "upcast_attention",
+)  # fmt: skip
 _CONTROL_FIXED = {
     **_UNET_FIXED,
     "conditioning_channels": 3,
@@ -75,38 +71,15 @@ _VAE_FIXED = {
 _TEXT_FIXED = {"model_type": ("clip_text_model", "clip_text")}
 _TEXT_IGNORED = (
     # Of every model of transformers, written by older releases and with use_diff=False.
-    "chunk_size_feed_forward",
-    "diversity_penalty",
-    "id2label",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "repetition_penalty",
-    "return_dict",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
+    "chunk_size_feed_forward", "diversity_penalty", "id2label", "label2id", "length_penalty",
+    "max_length", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "repetition_penalty", "return_dict", "temperature", "top_k",
+    "top_p", "typical_p",
     # Of CLIP.
-    "attention_dropout",
-    "bos_token_id",
-    "dropout",
-    "dtype",
-    "eos_token_id",
-    "initializer_factor",
-    "initializer_range",
-    "pad_token_id",
-    "projection_dim",
-    "torch_dtype",
-    "tie_word_embeddings",
-    "transformers_version",
-    "use_cache",
-)
+    "attention_dropout", "bos_token_id", "dropout", "dtype", "eos_token_id",
+    "initializer_factor", "initializer_range", "pad_token_id", "projection_dim", "torch_dtype",
+    "tie_word_embeddings", "transformers_version", "use_cache",
+)  # fmt: skip
 
 
 class ControlConfig(NamedTuple):
@@ -127,53 +100,43 @@ def unet_config(config: Json, source: str) -> UNetConfig:
     Raises:
       UserError: an unknown field, or a value that these networks do not support.
     """
-    applied = _fields(UNetConfig)
+    known = (*_fields(UNetConfig), *_UNET_IGNORED)
     check_unet(config, source)
-    _check(config, "UNet2DConditionModel", _UNET_FIXED, (*applied, *_UNET_IGNORED), source)
+    _check(config, "UNet2DConditionModel", _UNET_FIXED, known, source)
     return _make(UNetConfig, _one_size(config), source)
 
 
 def control_config(config: Json, source: str) -> ControlConfig:
     """The configuration of a ControlNetModel; raises as `unet_config`."""
     channels = "conditioning_embedding_out_channels"
-    applied = tuple(
-        name for name in _fields(UNetConfig) if name not in ("out_channels", "up_block_types")
-    )
-    # Some files have fields of the decoder, which a ControlNet lacks.
-    ignored = (*_UNET_IGNORED, "out_channels", "up_block_types")
+    known = (*_fields(UNetConfig), channels, *_UNET_IGNORED)
     check_unet(config, source)
-    _check(config, "ControlNetModel", _CONTROL_FIXED, (*applied, channels, *ignored), source)
+    _check(config, "ControlNetModel", _CONTROL_FIXED, known, source)
     down = field(config, "down_block_types", UNetConfig.down_block_types, source)
     up = [name.replace("Down", "Up") for name in reversed(down)]
-    sizes = _one_size(config)
-    fields = {name: sizes.get(name) for name in applied} | {"up_block_types": up}
-    unet = _make(UNetConfig, fields, source)
+    # Some files have fields of the decoder, which a ControlNet lacks.
+    sizes = {**_one_size(config), "out_channels": None, "up_block_types": up}
+    unet = _make(UNetConfig, sizes, source)
     return ControlConfig(unet, field(config, channels, (16, 32, 96, 256), source))
 
 
 def vae_config(config: Json, source: str) -> VaeConfig:
     """The configuration of an AutoencoderKL; raises as `unet_config`."""
-    applied = _fields(VaeConfig)
     levels = len(field(config, "block_out_channels", VaeConfig.block_out_channels, source))
-    fixed = {
-        **_VAE_FIXED,
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-    }
-    _check(config, "AutoencoderKL", fixed, (*applied, "force_upcast"), source)
+    known = (*_fields(VaeConfig), "force_upcast")
+    _check(config, "AutoencoderKL", {**_VAE_FIXED, **_vae_blocks(levels)}, known, source)
     return _make(VaeConfig, _one_size(config), source)
 
 
 def text_config(config: Json, source: str) -> ClipTextConfig:
     """The configuration of a CLIPTextModel; raises as `unet_config`."""
-    applied = _fields(ClipTextConfig)
     if (kind := config.get("architectures")) not in (None, [], ["CLIPTextModel"]):
         raise UserError(
             f"architectures in {source} is {shown(kind)}, expected ['CLIPTextModel']: these "
             "networks are those of Stable Diffusion 1 and 2."
         )
-    known = (*_TEXT_IGNORED, "architectures")
-    _check(config, None, _TEXT_FIXED, (*applied, *known), source)
+    known = (*_fields(ClipTextConfig), *_TEXT_IGNORED, "architectures")
+    _check(config, None, _TEXT_FIXED, known, source)
     # transformers' defaults are those of a smaller CLIP than Stable Diffusion's.
     defaults = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
     return _make(ClipTextConfig, {**defaults, **config}, source)
@@ -204,18 +167,19 @@ def vae_json(config: VaeConfig) -> dict[str, Any]:
         "_class_name": "AutoencoderKL",
         **dataclasses.asdict(config),
         "act_fn": "silu",
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        **_vae_blocks(levels),
     }
 
 
 def text_json(config: ClipTextConfig) -> dict[str, Any]:
     """The inverse of `text_config`."""
-    return {
-        "architectures": ["CLIPTextModel"],
-        "model_type": "clip_text_model",
-        **dataclasses.asdict(config),
-    }
+    kind = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
+    return {**kind, **dataclasses.asdict(config)}
+
+
+def _vae_blocks(levels: int) -> Json:
+    down, up = ["DownEncoderBlock2D"] * levels, ["UpDecoderBlock2D"] * levels
+    return {"down_block_types": down, "up_block_types": up}
 
 
 def _one_size(config: Json) -> Json:

@@ -6,6 +6,18 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.weights.configs.fields import Json, field, shown
 
 _SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+# The fields of `config.diffusion` and their names in diffusers.
+_NAMES = {
+    "schedule": "beta_schedule",
+    "steps": "num_train_timesteps",
+    "beta_start": "beta_start",
+    "beta_end": "beta_end",
+    "zero_terminal_snr": "rescale_betas_zero_snr",
+    "prediction": "prediction_type",
+    "timestep_spacing": "timestep_spacing",
+    "steps_offset": "steps_offset",
+    "set_alpha_to_one": "set_alpha_to_one",
+}
 _KNOWN = {
     "beta_schedule": tuple(_SCHEDULES),
     "prediction_type": ("epsilon", "v_prediction", "sample"),
@@ -101,17 +113,8 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
             )
     if kind in _CONSISTENCY:
         fields["timestep_spacing"] = "trailing"
-    return {
-        "schedule": _SCHEDULES[fields["beta_schedule"]],
-        "steps": fields["num_train_timesteps"],
-        "beta_start": fields["beta_start"],
-        "beta_end": fields["beta_end"],
-        "zero_terminal_snr": fields["rescale_betas_zero_snr"],
-        "prediction": fields["prediction_type"],
-        "timestep_spacing": fields["timestep_spacing"],
-        "steps_offset": fields["steps_offset"],
-        "set_alpha_to_one": fields["set_alpha_to_one"],
-    }
+    fields["beta_schedule"] = _SCHEDULES[fields["beta_schedule"]]
+    return {ours: fields[theirs] for ours, theirs in _NAMES.items()}
 
 
 def distilled_steps(config: Json) -> int:
@@ -151,17 +154,11 @@ def _kind(config: Json) -> str:
 
 def scheduler_json(fields: Json) -> dict[str, Any]:
     """The inverse of `diffusion_fields`, for DDIM."""
-    names = {ours: theirs for theirs, ours in _SCHEDULES.items()}
+    found = {theirs: fields[ours] for ours, theirs in _NAMES.items()}
+    schedule = next(theirs for theirs, ours in _SCHEDULES.items() if ours == fields["schedule"])
     return {
         "_class_name": "DDIMScheduler",
-        "beta_schedule": names[fields["schedule"]],
-        "num_train_timesteps": fields["steps"],
-        "beta_start": fields["beta_start"],
-        "beta_end": fields["beta_end"],
-        "rescale_betas_zero_snr": fields["zero_terminal_snr"],
-        "prediction_type": fields["prediction"],
-        "timestep_spacing": fields["timestep_spacing"],
-        "steps_offset": fields["steps_offset"],
-        "set_alpha_to_one": fields["set_alpha_to_one"],
+        **found,
+        "beta_schedule": schedule,
         "clip_sample": False,
     }
