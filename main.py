@@ -58,11 +58,7 @@ from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import adopted, with_distilled_sampling
 from ragaf_jax.training.announcing import announce
 from ragaf_jax.training.config_checks import check_config
-from ragaf_jax.training.config_files import (
-    default_workdir,
-    load_config,
-    stage1_file,
-)
+from ragaf_jax.training.config_files import default_workdir, load_config, stage1_file
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.recorded import check_same_config, with_recorded_data_dir, with_stage1
 from ragaf_jax.training.setup import check_start
@@ -112,13 +108,7 @@ def define_flags() -> None:
         about="of Stage 2: newest, best (by config.best_metric) or a step; "
         "config.stage1_checkpoint has Stage 1's.",
     )
-    of(
-        "evaluate",
-        names,
-        "compare",
-        [],
-        about="output folders of others, comma-separated.",
-    )
+    of("evaluate", names, "compare", [], about="output folders of others, comma-separated.")
     of("train", string, "profile", "", about="steps to trace into logs/profile, such as 100:110.")
     of("plan", names, "target", [], about="devices to compile for, such as h200x8,v5e-4.")
     enum = functools.partial(flags.DEFINE_enum, enum_values=["train", "sample"])

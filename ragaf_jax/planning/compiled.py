@@ -11,12 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.planning.hlo import (
-    Collective,
-    attention_kernels,
-    collectives,
-    parse,
-)
+from ragaf_jax.planning.hlo import Collective, attention_kernels, collectives, parse
 from ragaf_jax.planning.traffic import traffic
 from ragaf_jax.runtime.targets import Target
 

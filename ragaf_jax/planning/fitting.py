@@ -2,20 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.caches import KINDS, cached_kinds
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model
-from ragaf_jax.planning.plan import (
-    GIB,
-    cacheable,
-    cheapest,
-    configured,
-    flags_of,
-    search,
-    settings,
-)
+from ragaf_jax.planning.plan import GIB, cacheable, cheapest, configured, flags_of, search, settings
 from ragaf_jax.runtime.processes import agreed
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
@@ -23,9 +15,7 @@ from ragaf_jax.training.caches import cache_keys
 from ragaf_jax.training.state import TrainState
 
 
-def fitted(
-    config: ml_collections.ConfigDict, cached: Sequence[str] = ()
-) -> tuple[ml_collections.ConfigDict, str]:
+def fitted(config: ConfigDict, cached: Sequence[str] = ()) -> tuple[ConfigDict, str]:
     """`config` with the cheapest setting whose step keeps within `config.memory_budget_gib`.
 
     All settings compute the same update, so a run can be resumed with another one. Settings are
@@ -68,12 +58,12 @@ def fitted(
 
 
 def within_budget(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     model: Model,
     state: TrainState,
     tokenizer: Tokenizer,
     prepared: Callable[[Mapping[str, str]], Sequence[str]],
-) -> tuple[ml_collections.ConfigDict, str]:
+) -> tuple[ConfigDict, str]:
     """`config` with a setting that keeps a step within its memory budget, if any; and a notice.
 
     Raises:

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 from clu.parameter_overview import count_parameters
 from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ragaf_jax.caches import KINDS
@@ -88,7 +88,7 @@ def flags_of(setting: Setting) -> str:
     )
 
 
-def configured(config: ml_collections.ConfigDict, setting: Setting) -> ml_collections.ConfigDict:
+def configured(config: ConfigDict, setting: Setting) -> ConfigDict:
     """`config` with these fields."""
     return with_fields(
         config,
@@ -100,9 +100,7 @@ def configured(config: ml_collections.ConfigDict, setting: Setting) -> ml_collec
     )
 
 
-def step_and_shapes(
-    config: ml_collections.ConfigDict, cut: bool = False
-) -> tuple[Any, tuple[Any, Any, Any]]:
+def step_and_shapes(config: ConfigDict, cut: bool = False) -> tuple[Any, tuple[Any, Any, Any]]:
     """The training step, and the shapes of its key, state and batch.
 
     Args:
@@ -122,17 +120,14 @@ def step_and_shapes(
     return step, (key, state, batch)
 
 
-def flops_of(config: ml_collections.ConfigDict) -> float:
+def flops_of(config: ConfigDict) -> float:
     """FLOPs of a step per denoised example; the step is traced, not compiled."""
     step, shapes = step_and_shapes(config)
     return matmul_flops(step, *shapes) / config.train.batch_size
 
 
 def compiled_plan(
-    config: ml_collections.ConfigDict,
-    setting: Setting,
-    flops: float | None = None,
-    target: Target | None = None,
+    config: ConfigDict, setting: Setting, flops: float | None = None, target: Target | None = None
 ) -> Plan:
     """Compiles a step with `setting`: minutes for Stable Diffusion on two CPU cores.
 
@@ -178,12 +173,12 @@ def device_bytes() -> int | None:
     return statistics.get("bytes_limit") if statistics else None
 
 
-def own_setting(config: ml_collections.ConfigDict) -> Setting:
+def own_setting(config: ConfigDict) -> Setting:
     """The setting of `config`."""
     return Setting(config.model.remat, config.train.accumulation, config.data.cache)
 
 
-def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+def cacheable(config: ConfigDict) -> tuple[str, ...]:
     """The kinds of caches that a run can use: those of untrained networks."""
     model = build_model(config)
     kinds: tuple[str, ...] = KINDS if isinstance(model.autoencoder, KlAutoencoder) else ("text",)
@@ -195,7 +190,7 @@ def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def settings(
-    config: ml_collections.ConfigDict, caches: Sequence[str], target: Target | None = None
+    config: ConfigDict, caches: Sequence[str], target: Target | None = None
 ) -> list[Setting]:
     """All settings with the same update and one of these `config.data.cache`."""
     # The numbers of microbatches that divide both kinds of examples on every device.
@@ -206,7 +201,7 @@ def settings(
 
 
 def search(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     candidates: Sequence[Setting],
     budget: float,
     known: Sequence[Plan] = (),
@@ -244,9 +239,7 @@ def search(
 
 
 def plan(
-    config: ml_collections.ConfigDict,
-    budget_gib: float | None = None,
-    target: Target | None = None,
+    config: ConfigDict, budget_gib: float | None = None, target: Target | None = None
 ) -> list[Plan]:
     """The plan of `config` and, with a budget, those of other settings that were tried.
 

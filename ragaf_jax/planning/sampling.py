@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.build import build_model
@@ -51,9 +51,7 @@ class PartPlan(NamedTuple):
     account: Account
 
 
-def part_plans(
-    config: ml_collections.ConfigDict, target: Target, per_device: int
-) -> list[PartPlan]:
+def part_plans(config: ConfigDict, target: Target, per_device: int) -> list[PartPlan]:
     """Compiles the parts of `config.stage` for a target.
 
     Args:
@@ -71,10 +69,7 @@ def part_plans(
     def each(tree: Any, place: NamedSharding) -> Any:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
-                jnp.shape(x),
-                jnp.result_type(x),
-                sharding=place,
-                weak_type=isinstance(x, float),
+                jnp.shape(x), jnp.result_type(x), sharding=place, weak_type=isinstance(x, float)
             ),
             tree,
         )
@@ -114,17 +109,14 @@ def part_plans(
     return plans
 
 
-def _requests(config: ml_collections.ConfigDict, model: Model, count: int) -> Batch:
+def _requests(config: ConfigDict, model: Model, count: int) -> Batch:
     """The shapes of a batch of requests, without caches."""
     changes = {"train.batch_size": count, "train.read_examples": 0, "data.cache": ""}
     return batch_shapes(with_fields(config, changes), model)
 
 
 def print_sampling_plans(
-    config: ml_collections.ConfigDict,
-    names: Sequence[str],
-    per_device: int = 1,
-    budget_gib: float | None = None,
+    config: ConfigDict, names: Sequence[str], per_device: int = 1, budget_gib: float | None = None
 ) -> None:
     """`--mode=plan --target=… --plan_for=sample`: sampling by `config.stage`, for each target."""
     config, notice = with_known_sizes(config)
@@ -136,7 +128,7 @@ def print_sampling_plans(
 
 
 def sampling_table(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     targets: Sequence[Target],
     plans: Sequence[Sequence[PartPlan]],
     per_device: int,

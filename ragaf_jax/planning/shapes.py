@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jraph
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.batch import Batch, Text
 from ragaf_jax.caches import cached_kinds
@@ -20,7 +20,7 @@ from ragaf_jax.training.adopt import pretrained_fields, with_fields
 from ragaf_jax.weights.pretrained import open_pretrained
 
 
-def with_known_sizes(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, str]:
+def with_known_sizes(config: ConfigDict) -> tuple[ConfigDict, str]:
     """`config` with the networks' sizes of `config.init.checkpoint`, and a notice.
 
     Only a local checkpoint is read: a plan downloads nothing and assumes that a hub id is Stable
@@ -65,7 +65,7 @@ def stable_diffusion_15() -> dict[str, Any]:
     }
 
 
-def batch_shapes(config: ml_collections.ConfigDict, model: Model) -> Batch:
+def batch_shapes(config: ConfigDict, model: Model) -> Batch:
     """The shapes of a step's batch; caches of `config.data.cache` replace images and text."""
     examples = config.train.batch_size + config.train.read_examples
     kinds = cached_kinds(config.data.cache, "config.data.cache")

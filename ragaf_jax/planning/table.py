@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.planning.plan import GIB, Plan, budget_bytes, cheapest, flags_of, plan
 from ragaf_jax.planning.shapes import with_known_sizes
@@ -55,7 +55,7 @@ def aligned(rows: list[list[str]], *, markdown: bool = False) -> list[str]:
 
 
 def print_plan(
-    config: ml_collections.ConfigDict, budget_gib: float | None = None, *, markdown: bool = False
+    config: ConfigDict, budget_gib: float | None = None, *, markdown: bool = False
 ) -> None:
     """`--mode=plan`: prints the table of the plans of `config`."""
     config, notice = with_known_sizes(config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.planning.hlo import Collective
@@ -24,7 +24,7 @@ GPU_NOTE = (
 )
 
 
-def open_targets(names: Sequence[str], config: ml_collections.ConfigDict) -> list[Target]:
+def open_targets(names: Sequence[str], config: ConfigDict) -> list[Target]:
     """The targets, after a check that each can share `config`'s batch.
 
     Raises:
@@ -40,7 +40,7 @@ def open_targets(names: Sequence[str], config: ml_collections.ConfigDict) -> lis
 
 
 def print_target_plans(
-    config: ml_collections.ConfigDict, names: Sequence[str], budget_gib: float | None = None
+    config: ConfigDict, names: Sequence[str], budget_gib: float | None = None
 ) -> None:
     """`--mode=plan --target=…`: the training step, compiled for each target."""
     config, notice = with_known_sizes(config)
@@ -52,7 +52,7 @@ def print_target_plans(
 
 
 def target_table(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     targets: Sequence[Target],
     plans: Sequence[Sequence[Plan]],
     budget_gib: float | None = None,
@@ -146,7 +146,7 @@ def memory_notes(targets: Sequence[Target]) -> list[str]:
     return notes
 
 
-def _mesh(config: ml_collections.ConfigDict, target: Target) -> str:
+def _mesh(config: ConfigDict, target: Target) -> str:
     axes = make_mesh(config, target.devices).shape
     sizes = ", ".join(f"{axis}={size}" for axis, size in axes.items())
     return f"{len(target.devices)} × {target.kind}, mesh {sizes}"

@@ -5,8 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.diffusion.prediction import PREDICTIONS
@@ -45,8 +45,8 @@ _START_FIELDS = {
 
 
 def adopted(
-    config: ml_collections.ConfigDict, workdir: Path, given: Collection[str] = ()
-) -> tuple[ml_collections.ConfigDict, Tokenizer | None]:
+    config: ConfigDict, workdir: Path, given: Collection[str] = ()
+) -> tuple[ConfigDict, Tokenizer | None]:
     """`config` with the networks, schedule and tokenizer of the weights that the run starts from.
 
     A resumed run takes them from its own checkpoints, and Stage 2 from Stage 1's: the original
@@ -99,9 +99,7 @@ def adopted(
     return config, tokenizer_of(pretrained, config.init.tokenizer)
 
 
-def with_distilled_sampling(
-    config: ml_collections.ConfigDict, steps: int, given: Collection[str]
-) -> ml_collections.ConfigDict:
+def with_distilled_sampling(config: ConfigDict, steps: int, given: Collection[str]) -> ConfigDict:
     """`config` that samples a distilled checkpoint in its `steps`, without guidance.
 
     Args:
@@ -114,7 +112,7 @@ def with_distilled_sampling(
     return with_fields(config, {k: v for k, v in fields.items() if k not in given})
 
 
-def check_start_fields(config: ml_collections.ConfigDict, stored: Fields, workdir: Path) -> None:
+def check_start_fields(config: ConfigDict, stored: Fields, workdir: Path) -> None:
     """Refuses a start that differs from that of the run in `workdir`.
 
     Raises:
@@ -129,7 +127,7 @@ def check_start_fields(config: ml_collections.ConfigDict, stored: Fields, workdi
             )
 
 
-def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained) -> Fields:
+def pretrained_fields(config: ConfigDict, pretrained: Pretrained) -> Fields:
     """The fields of a configuration that a Stable Diffusion determines, by their paths.
 
     Raises:
@@ -194,7 +192,7 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
             )
 
 
-def with_fields(config: ml_collections.ConfigDict, fields: Fields) -> ml_collections.ConfigDict:
+def with_fields(config: ConfigDict, fields: Fields) -> ConfigDict:
     """A copy of `config` with new values, of any type, in these fields."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked(), copy.ignore_type():

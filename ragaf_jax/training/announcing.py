@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 from clu.parameter_overview import count_parameters
+from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import notify
@@ -57,9 +57,7 @@ def announce_start(state: TrainState) -> None:
     )
 
 
-def announce_end(
-    config: ml_collections.ConfigDict, workdir: Path, steps: int, seconds: float
-) -> None:
+def announce_end(config: ConfigDict, workdir: Path, steps: int, seconds: float) -> None:
     """Announces a run's duration, its workdir and the command that samples from it.
 
     Args:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.checkpoints.choice import check_choice
@@ -97,7 +97,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 METRICS = ("response/sketch", "response/text", "response/sketch_edge_f1", "response/true_edge_f1")
 
 
-def check_config(config: ml_collections.ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Refuses numbers out of their range, unknown names and contradictory fields.
 
     Raises:
@@ -126,14 +126,14 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         _check_metric(config)
 
 
-def _value(config: ml_collections.ConfigDict, name: str) -> Any:
+def _value(config: ConfigDict, name: str) -> Any:
     value = config
     for part in name.split("."):
         value = value[part]
     return value
 
 
-def _check_batch(config: ml_collections.ConfigDict) -> None:
+def _check_batch(config: ConfigDict) -> None:
     """Microbatches divide the batch, dropout shares fit in it, and only Stage 2 has RAGAF."""
     train = config.train
     if config.stage == 1 and train.read_examples:
@@ -156,7 +156,7 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
             )
 
 
-def _check_mesh(mesh: ml_collections.ConfigDict) -> None:
+def _check_mesh(mesh: ConfigDict) -> None:
     """Each axis has devices, and at most one of them takes all remaining devices."""
     for name in ("data", "fsdp"):
         if mesh[name] == 0:
@@ -171,7 +171,7 @@ def _check_mesh(mesh: ml_collections.ConfigDict) -> None:
         )
 
 
-def _check_metric(config: ml_collections.ConfigDict) -> None:
+def _check_metric(config: ConfigDict) -> None:
     """`best_metric` is measured, at steps that have checkpoints."""
     metric, every, saves = config.best_metric, config.response.every, config.checkpoint_every
     no_graph = config.stage == 1 or not config.model.ragaf.inject

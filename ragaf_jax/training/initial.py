@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
+from ml_collections import ConfigDict
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets import lora
@@ -27,10 +27,7 @@ _ENCODER = ("conv_in", "time_embedding", "down_blocks_", "mid_block")
 
 
 def initial_params(
-    config: ml_collections.ConfigDict,
-    model: Model,
-    stage1: Params | None,
-    mesh: Mesh | None = None,
+    config: ConfigDict, model: Model, stage1: Params | None, mesh: Mesh | None = None
 ) -> Params:
     """All parameters of the model, the frozen ones in the compute dtype.
 
@@ -78,7 +75,7 @@ def initial_params(
     return unflatten_dict(known, sep="/")
 
 
-def stored_shapes(config: ml_collections.ConfigDict, model: Model) -> Params:
+def stored_shapes(config: ConfigDict, model: Model) -> Params:
     """The shapes of all parameters, in the dtypes in which training stores them."""
     shapes = model.shapes()
     trainable, frozen = partition(shapes, config.train.trainable, config.train.frozen)
@@ -87,7 +84,7 @@ def stored_shapes(config: ml_collections.ConfigDict, model: Model) -> Params:
     return merge(trainable, frozen)
 
 
-def pretrained_params(config: ml_collections.ConfigDict, model: Model, abstract: Params) -> Tree:
+def pretrained_params(config: ConfigDict, model: Model, abstract: Params) -> Tree:
     """The model's parameters from the weights of `config.init`, with the types of `abstract`.
 
     Raises:
@@ -138,7 +135,7 @@ def _check_adapters(where: str, found: Tree, expected: Tree) -> None:
             )
 
 
-def _from_stage1(config: ml_collections.ConfigDict, abstract: Tree, stage1: Params) -> Tree:
+def _from_stage1(config: ConfigDict, abstract: Tree, stage1: Params) -> Tree:
     """Stage 1's parameters in this run's dtypes; its frozen ones may be stored in bfloat16."""
     known = flatten_dict(stage1, sep="/")
     networks = {path.split("/")[0] for path in known}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, BatchIterator
@@ -44,11 +44,11 @@ from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import jitted_step, train_step
 
 # (config, model, state, tokenizer, prepared) → a configuration within the memory budget, a notice.
-Fit = Callable[..., tuple[ml_collections.ConfigDict, str]]
+Fit = Callable[..., tuple[ConfigDict, str]]
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     workdir: Path,
     open_iterator: Callable[[Mapping[str, str]], BatchIterator],
     held_out: Batch,
@@ -84,11 +84,7 @@ def train(
     mesh = make_mesh(config)
     model = build_model(config)
     tx = optimizer(config.train, cuts(mesh))
-    meta = {
-        "config": config.to_dict(),
-        "tokenizer": tokenizer.to_json(),
-        "version": __version__,
-    }
+    meta = {"config": config.to_dict(), "tokenizer": tokenizer.to_json(), "version": __version__}
 
     # Start from a checkpoint of this workdir, else Stage 1's average (Stage 2), else config.init's
     # weights, else random numbers. Nothing is written before a start is found. Shapes and shardings
@@ -215,9 +211,7 @@ def train(
     return state
 
 
-def give_up(
-    config: ml_collections.ConfigDict, workdir: Path, iterator: BatchIterator, step: int
-) -> None:
+def give_up(config: ConfigDict, workdir: Path, iterator: BatchIterator, step: int) -> None:
     """Writes the keys of the last skipped steps' examples to a file and ends the run.
 
     Raises:

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from ragaf_jax.errors import UserError
 
@@ -25,7 +25,7 @@ class Optimizer(NamedTuple):
     bundles: bool = False
 
 
-def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
+def learning_rate(config: ConfigDict) -> optax.Schedule:
     """Linear warm-up, then a cosine down to a hundredth of the peak at the last step."""
     count, warm = np.arange(config.steps + 1), config.warmup_steps
     rest = np.clip((count - warm) / max(config.steps - warm, 1), 0, 1)
@@ -37,7 +37,7 @@ def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
     return lambda count: jnp.asarray(table)[jnp.minimum(count, config.steps)]
 
 
-def optimizer(config: ml_collections.ConfigDict, cut: bool = False) -> Optimizer:
+def optimizer(config: ConfigDict, cut: bool = False) -> Optimizer:
     """AdamW or Adafactor with clipping by the global norm; only matrices and kernels decay.
 
     "adafactor" stores a row and a column of each matrix's second moments and no first moments

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import UserError
@@ -57,11 +57,8 @@ def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir
 
 
 def with_stage1(
-    config: ml_collections.ConfigDict,
-    recorded: Mapping[str, Any] | None,
-    given: Collection[str],
-    workdir: Path,
-) -> ml_collections.ConfigDict:
+    config: ConfigDict, recorded: Mapping[str, Any] | None, given: Collection[str], workdir: Path
+) -> ConfigDict:
     """`config` with a Stage 1 if it has none: the recorded one, or the one beside the workdir.
 
     Args:
@@ -86,11 +83,8 @@ def with_stage1(
 
 
 def with_recorded_data_dir(
-    config: ml_collections.ConfigDict,
-    recorded: Mapping[str, Any],
-    given: Collection[str],
-    workdir: Path,
-) -> ml_collections.ConfigDict:
+    config: ConfigDict, recorded: Mapping[str, Any], given: Collection[str], workdir: Path
+) -> ConfigDict:
     """`config` with the `data.dir` of the run in `workdir`, unless the command sets it.
 
     If that folder no longer exists, `config` is unchanged and a notice names it.

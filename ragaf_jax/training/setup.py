@@ -6,16 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.checkpointer import OtherLayout
 from ragaf_jax.checkpoints.meta import Meta, check_stages_match, with_later_fields
-from ragaf_jax.checkpoints.reading import (
-    chosen_step,
-    has_checkpoint,
-    load_params,
-    saved_steps,
-)
+from ragaf_jax.checkpoints.reading import chosen_step, has_checkpoint, load_params, saved_steps
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.partition import partition
@@ -27,7 +22,7 @@ from ragaf_jax.training.recorded import check_same_config
 from ragaf_jax.training.state import TrainState
 
 
-def check_start(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def check_start(config: ConfigDict, workdir: Path) -> None:
     """Refuses a Stage 2 without a start, before its data are read.
 
     Raises:
@@ -50,7 +45,7 @@ def check_start(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
 
 
-def _check_named(config: ml_collections.ConfigDict) -> None:
+def _check_named(config: ConfigDict) -> None:
     if not config.stage1:
         raise UserError(
             "Stage 2 starts from a trained Stage 1 and config.stage1 is empty; "
@@ -58,7 +53,7 @@ def _check_named(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def load_stage1(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Params:
+def load_stage1(config: ConfigDict, tokenizer: Tokenizer) -> Params:
     """The averaged parameters of the workdir `config.stage1`, checked to fit `config` and the data.
 
     `config.stage1_checkpoint` selects the checkpoint.
@@ -92,12 +87,7 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
         )
 
 
-def initial_state(
-    config: ml_collections.ConfigDict,
-    model: Model,
-    tx: Optimizer,
-    params: Params,
-) -> TrainState:
+def initial_state(config: ConfigDict, model: Model, tx: Optimizer, params: Params) -> TrainState:
     """The state before the first step; the frozen part in the compute dtype.
 
     Raises:
@@ -112,7 +102,7 @@ def initial_state(
     return TrainState.create(trainable, frozen, tx, jnp.dtype(config.model.dtype))
 
 
-def abstract_state(config: ml_collections.ConfigDict, model: Model, tx: Optimizer) -> TrainState:
+def abstract_state(config: ConfigDict, model: Model, tx: Optimizer) -> TrainState:
     """The shapes of `initial_state`'s arrays."""
     create = functools.partial(initial_state, config, model, tx)
     return jax.eval_shape(create, model.shapes())

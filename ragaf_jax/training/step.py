@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
+from ml_collections import ConfigDict
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.losses.objective import Denoised, Objective, RagafExamples, step_inputs
@@ -87,7 +87,7 @@ def train_step(
 
 
 def jitted_step(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     model: Model,
     tx: Optimizer,
     objective: Objective,

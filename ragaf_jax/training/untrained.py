@@ -4,7 +4,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax import __version__
 from ragaf_jax.checkpoints.parameters import save_parameters
@@ -17,9 +17,7 @@ from ragaf_jax.training.initial import initial_params
 from ragaf_jax.weights.pretrained import check_pretrained
 
 
-def write_untrained(
-    config: ml_collections.ConfigDict, workdir: Path, given: Collection[str] = ()
-) -> None:
+def write_untrained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> None:
     """Writes the weights of `config.init` as a workdir that holds only parameters.
 
     Args:
