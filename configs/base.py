@@ -162,14 +162,11 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 500
     # Condition response: the increase of the held-out loss, and the change of samples, with another
     # example's sketch, graph or caption.
-    config.response = ConfigDict(
-        {
-            "every": 100,  # steps
-            "examples": 8,  # held-out
-            "sample_steps": 4,
-            "warn_after": 200,  # steps; a response of zero from here on gives a warning
-        }
-    )
+    config.response = response = ConfigDict()
+    response.every = 100  # steps
+    response.examples = 8  # held-out
+    response.sample_steps = 4
+    response.warn_after = 200  # steps; a response of zero from here on gives a warning
     config.evaluation_examples = 144  # held-out examples for --mode=evaluate
     # Weights for some metrics of --mode=evaluate: local files or folders, or hub ids in the cache;
     # nothing is downloaded. See docs/evaluation.md.

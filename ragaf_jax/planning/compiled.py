@@ -116,8 +116,7 @@ def _disk_cache(enabled: bool) -> Iterator[None]:
 def peak_bytes(memory: Any) -> int:
     """Bytes of arguments, results and temporary buffers, less shared memory.
 
-    Args:
-      memory: of `jax.stages.Compiled.memory_analysis()`.
+    `memory` is that of `jax.stages.Compiled.memory_analysis`.
     """
     return (
         memory.argument_size_in_bytes

@@ -35,25 +35,25 @@ def fitted(config: ConfigDict, cached: Sequence[str] = ()) -> tuple[ConfigDict, 
     budget = config.memory_budget_gib
     if not budget:
         return config, ""
-    used = {
-        *cached_kinds(config.data.cache, "config.data.cache"),
-        *(kind for kind in cacheable(config) if kind in cached),
+    used = {*cached_kinds(config.data.cache, "config.data.cache")} | {*cached} & {
+        *cacheable(config)
     }
     cache = ",".join(kind for kind in KINDS if kind in used)
     plans = search(config, settings(config, (cache,)), budget * GIB)
     chosen = cheapest(plans, budget)
     if chosen is None:
-        least = min(plans, key=lambda plan: plan.peak_bytes)
+        least = min(plans, key=lambda plan: plan.account.peak_bytes)
         raise UserError(
             f"config.memory_budget_gib is {budget:g} and a step needs at least "
-            f"{least.peak_bytes / GIB:.2f} GiB, {least.state_bytes / GIB:.2f} of them for "
-            f"parameters, average, optimiser and batch ({flags_of(least.setting)}): prepare "
-            "caches, choose a smaller config.train.batch_size or "
+            f"{least.account.peak_bytes / GIB:.2f} GiB, "
+            f"{least.account.argument_bytes / GIB:.2f} of them for "
+            f"parameters, average, optimiser and batch ({flags_of(least.setting, 'config.')}): "
+            "prepare caches, choose a smaller config.train.batch_size or "
             'config.train.optimizer="adafactor", or train fewer parameters.'
         )
     return configured(config, chosen.setting), (
-        f"{flags_of(chosen.setting)}: a step needs {chosen.peak_bytes / GIB:.2f} GiB of the "
-        f"{budget:g} of config.memory_budget_gib."
+        f"{flags_of(chosen.setting, 'config.')}: a step needs "
+        f"{chosen.account.peak_bytes / GIB:.2f} GiB of the {budget:g} of config.memory_budget_gib."
     )
 
 
