@@ -22,9 +22,7 @@ def compiler_options(config: ConfigDict, device: tuple[str, str] | None = None) 
     With `config.model.remat` or a memory budget, these options order operations for low memory. The
     results are bit-identical.
 
-    Args:
-      config: of the run.
-      device: platform and kind of the device to compile for; None: `traced_device`.
+    `device` has platform and kind of the device to compile for; None: `traced_device`.
     """
     platform, kind = traced_device() if device is None else device
     if kind == "TPU v5 lite" and _libtpu().startswith(_WITH_PREFETCHES):

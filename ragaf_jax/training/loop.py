@@ -59,6 +59,7 @@ def train(
     profiled: range = range(0),
     prepared: Callable[[Mapping[str, str]], Sequence[str]] = lambda keys: (),
     fit: Fit = lambda config, *_: (config, ""),
+    interruption: Interruption | None = None,
 ) -> TrainState:
     """Trains to `config.train.steps`, resuming from the workdir's newest checkpoint.
 
@@ -76,6 +77,7 @@ def train(
       profiled: steps to trace into logs/profile.
       prepared: cache keys → the kinds of caches that exist; for `fit`.
       fit: keeps a step within `config.memory_budget_gib`, as `planning.fitting` does.
+      interruption: `came` afterwards if SIGTERM did.
 
     Returns:
       The state after the last step.
@@ -146,7 +148,7 @@ def train(
     watch = Stopwatch(config.train.batch_size, dtype=config.model.dtype)
     try:
         with (
-            Interruption() as interruption,
+            interruption or Interruption() as interruption,
             Profile(profiled, workdir / "logs" / "profile") as profile,
         ):
             first = int(state.step) + 1
@@ -193,15 +195,17 @@ def train(
                         now = {**meta, "step": step, "response": response_state}
                         checkpointer.save(step, state, iterator.get_state(), now, measured)
                 if stops:
-                    sentence = "Stopped on request: this step is saved; the same command resumes."
-                    writer.text(step, "stop", sentence)
                     break
                 if step % config.validate_every == 0 or last:
                     losses = validate(local_copy(state.ema_params), held_out, config.seed)
                     writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
                 if sample is not None and (step % config.sample_every == 0 or last):
                     writer.images(step, sample(local_copy(state.ema_params)))
-        checkpointer.wait()
+            checkpointer.wait()
+            # A request may come after the last step: the caller must not start another run.
+            if stops or interruption.requested(config.train.steps + 1):
+                sentence = "Stopped on request: this step is saved; the same command resumes."
+                writer.text(step, "stop", sentence)
     finally:
         checkpointer.close()
         writer.close()

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.runtime.devices import peak_flops, tpu_memory
+from ragaf_jax.runtime.devices import TPU_MEMORIES, peak_flops
 from ragaf_jax.runtime.gpu_memory import _FRACTIONS, _OTHERS, SHARE
 from ragaf_jax.runtime.targets import _GPUS, SLICES, gpu_names, open_target
 
@@ -95,7 +95,7 @@ def test_every_target_has_its_facts():
     kinds = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
     assert {name.partition("-")[0] for name in SLICES} == set(kinds)
     for kind in kinds.values():
-        assert tpu_memory(kind).size > 15 * GIB and peak_flops(kind, "bfloat16")
+        assert TPU_MEMORIES[kind].size > 15 * GIB and peak_flops(kind, "bfloat16")
 
 
 @pytest.mark.targets
@@ -130,4 +130,4 @@ def test_slices_have_a_device_a_chip(name, count, capfd):
     target = open_target(name)
     assert "INVALID_ARGUMENT" not in capfd.readouterr().err  # of libtpu's first start
     assert target.platform == "tpu" and len(target.devices) == count
-    assert target.usable_bytes == tpu_memory(target.kind).size
+    assert target.usable_bytes == TPU_MEMORIES[target.kind].size
