@@ -28,11 +28,7 @@ def announce_resume(
 ) -> None:
     """Announces that a run is resumed, and the fields that differ from those of its checkpoint.
 
-    Args:
-      workdir: of the run.
-      step: of its checkpoint.
-      steps: config.train.steps.
-      before, now: the configurations, as nested dicts.
+    `before` and `now` are the configurations, as nested dicts.
     """
     if step >= steps:
         announce(
@@ -58,14 +54,7 @@ def announce_start(state: TrainState) -> None:
 
 
 def announce_end(config: ConfigDict, workdir: Path, steps: int, seconds: float) -> None:
-    """Announces a run's duration, its workdir and the command that samples from it.
-
-    Args:
-      config: of the run.
-      workdir: of the run.
-      steps: number of steps since this start.
-      seconds: duration since this start.
-    """
+    """Announces steps and seconds since this start, and the command that samples from the run."""
     flags = f"--stage{config.stage}={workdir}"
     if config.stage == 2:
         flags = f"--stage1={config.stage1} {flags}"

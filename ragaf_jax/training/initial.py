@@ -1,7 +1,6 @@
 """The initial parameters: from Stage 1, Stable Diffusion's weights, or random."""
 
 import dataclasses
-from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -104,7 +103,9 @@ def pretrained_params(config: ConfigDict, model: Model, abstract: Params) -> Tre
     else:
         params["control"] = open_control(init.control, init.variant).load(abstract["control"])
     if init.lora:
-        adapters = load_lora(locate(init.lora, _lora_files), params)
+        files = *TENSOR_FILES, SETTINGS_FILE
+        where = locate(init.lora, lambda names: [name for name in names if name in files])
+        adapters = load_lora(where, params)
         if model.lora is None:
             if init.control == "unet" and "unet" in adapters:  # control copies the merged UNet
                 encoder = {k: v for k, v in adapters["unet"].items() if k.startswith(_ENCODER)}
@@ -115,10 +116,6 @@ def pretrained_params(config: ConfigDict, model: Model, abstract: Params) -> Tre
             _check_adapters(init.lora, adapters, abstract["lora"])
             params["lora"] = jax.tree.map(jnp.asarray, adapters)
     return params
-
-
-def _lora_files(names: Collection[str]) -> list[str]:
-    return [name for name in names if name in (*TENSOR_FILES, SETTINGS_FILE)]
 
 
 def _check_adapters(where: str, found: Tree, expected: Tree) -> None:

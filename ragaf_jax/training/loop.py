@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, BatchIterator
-from ragaf_jax.checkpoints.checkpointer import Checkpointer
-from ragaf_jax.checkpoints.reading import has_checkpoint
+from ragaf_jax.checkpoints.checkpointer import Checkpointer, Restored
+from ragaf_jax.checkpoints.meta import meta_of
+from ragaf_jax.checkpoints.reading import saved_steps
 from ragaf_jax.errors import UserError
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.validation import make_validate
@@ -86,42 +86,40 @@ def train(
     mesh = make_mesh(config)
     model = build_model(config)
     tx = optimizer(config.train, cuts(mesh))
-    meta = {"config": config.to_dict(), "tokenizer": tokenizer.to_json(), "version": __version__}
+    meta = meta_of(config, tokenizer)
+    keep = config.keep_last, config.keep_best, config.best_metric, config.keep_every
+    response_state: ResponseState = {}
 
     # Start from a checkpoint of this workdir, else Stage 1's average (Stage 2), else config.init's
     # weights, else random numbers. Nothing is written before a start is found. Shapes and shardings
     # are known before any array is allocated.
     abstract = with_shardings(mesh, abstract_state(config, model, tx), config.mesh.frozen)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    state = None
-    if not agreed(has_checkpoint(workdir)):
-        stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
-        create = functools.partial(initial_state, config, model, tx)
-        params = initial_params(config, model, stage1, mesh)
-        state = jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
-        del params, stage1
-        config, chosen = fit(config, model, state, tokenizer, prepared)
-        keys = cache_keys(config, model, state, tokenizer)
-        iterator = open_iterator(keys)
-    checkpointer = Checkpointer(
-        workdir, config.keep_last, config.keep_best, config.best_metric, config.keep_every
-    )
-    response_state: ResponseState = {}
-    if state is None:
-        # There is a checkpoint, and an unreadable one raises an error: never None.
+    restored: Restored | None = None
+    if agreed(bool(saved_steps(workdir))):
+        checkpointer = Checkpointer(workdir, *keep)
         restored = checkpointer.restore_latest(abstract, other_layout(abstract, tx))
-        assert restored is not None
+        assert restored is not None  # an unreadable checkpoint raises an error
         check_same_run(restored.meta, meta, workdir)
+        response_state = restored.meta.get("response", {})
         state, steps = restored.state, config.train.steps
         announce_resume(workdir, restored.step, steps, restored.meta["config"], meta["config"])
         if restored.step >= steps:
             checkpointer.close()
             return state
-        config, chosen = fit(config, model, state, tokenizer, prepared)
-        keys = cache_keys(config, model, state, tokenizer)
-        iterator = open_iterator(keys)
+    else:
+        stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
+        create = functools.partial(initial_state, config, model, tx)
+        params = initial_params(config, model, stage1, mesh)
+        state = jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
+        del params, stage1
+    config, chosen = fit(config, model, state, tokenizer, prepared)
+    keys = cache_keys(config, model, state, tokenizer)
+    iterator = open_iterator(keys)
+    if restored is None:
+        checkpointer = Checkpointer(workdir, *keep)
+    else:
         iterator.set_state(restored.data_state)
-        response_state = restored.meta.get("response", {})
     model, objective = build_model(config), objective_of(config, tokenizer)
     if "text" in keys:
         objective = with_empty_states(objective, model, state)

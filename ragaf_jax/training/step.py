@@ -96,11 +96,7 @@ def jitted_step(
 ) -> Any:
     """`train_step` as a jitted function of (key, state, batch), which donates the state.
 
-    Args:
-      config: of the run.
-      model, tx, objective: built from `config`.
-      shardings: of the state's arrays, before and after.
-      mesh: of the run; the scalars are replicated on it.
+    `shardings` are those of the state's arrays, before and after; scalars are replicated on `mesh`.
     """
     return jax.jit(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),

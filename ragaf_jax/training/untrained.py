@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ragaf_jax import __version__
+from ragaf_jax.checkpoints.meta import meta_of
 from ragaf_jax.checkpoints.parameters import save_parameters
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError
@@ -50,13 +50,8 @@ def write_untrained(config: ConfigDict, workdir: Path, given: Collection[str] = 
     assert tokenizer is not None
     print("Reading the weights …", file=sys.stderr)
     params = initial_params(config, build_model(config), None)
-    meta = {
-        "config": config.to_dict(),
-        "tokenizer": tokenizer.to_json(),
-        "version": __version__,
-        "step": 0,
-    }
     with whole_folder(workdir) as folder:
+        meta = meta_of(config, tokenizer) | {"step": 0}
         save_parameters(folder, params, meta, config.model.dtype)
     side = config.data.image_size
     print(f"{workdir}: {config.init.checkpoint} with {config.init.control}, {side} × {side} pixels")
