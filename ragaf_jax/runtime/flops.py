@@ -60,7 +60,8 @@ def _of_equation(equation: core.JaxprEqn) -> int:
 def _inner_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
     """The functions among an operation's parameters."""
     values = jax.tree.leaves(params, is_leaf=_is_function)
-    return [getattr(value, "jaxpr", value) for value in values if _is_function(value)]
+    found = [value for value in values if _is_function(value)]
+    return [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x for x in found]
 
 
 def _is_function(value: Any) -> bool:

@@ -43,8 +43,7 @@ class Target(NamedTuple):
       name: as given.
       platform: "cuda" or "tpu", as in `lowering_platforms`.
       devices: all of them; they cannot hold arrays or run programs.
-      memory_bytes: of one device.
-      usable_bytes: the part that a process may use.
+      usable_bytes: of one device's memory, the part that a process may use.
       bandwidth: of one device's memory, bytes/s.
       compiler_options: for `jax.jit`.
     """
@@ -52,7 +51,6 @@ class Target(NamedTuple):
     name: str
     platform: str
     devices: list[jax.Device]
-    memory_bytes: int
     usable_bytes: int
     bandwidth: float
     compiler_options: dict[str, Any]
@@ -147,8 +145,8 @@ def _gpu(name: str, path: Path, count: int) -> Target:
         int(_field(text, field, r"\s*(\d+)")[1])
         for field in ("device_memory_size", "memory_bandwidth")
     )
-    sizes = memory, int(memory * fraction), float(bandwidth)
-    return Target(name, "cuda", list(topology.devices), *sizes, _GPU_OPTIONS)
+    devices: list[jax.Device] = list(topology.devices)
+    return Target(name, "cuda", devices, int(memory * fraction), float(bandwidth), _GPU_OPTIONS)
 
 
 def _absent_fields(text: str) -> list[str]:
@@ -175,7 +173,7 @@ def _tpu(name: str) -> Target:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=slice_, **options)
     devices: list[jax.Device] = list(topology.devices)
     memory = TPU_MEMORIES[devices[0].device_kind]
-    return Target(name, "tpu", devices, memory.size, memory.size, memory.bandwidth, {})
+    return Target(name, "tpu", devices, memory.size, memory.bandwidth, {})
 
 
 def _compile_only() -> None:

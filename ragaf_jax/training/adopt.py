@@ -161,8 +161,8 @@ def fields_of(
     unet: UNetConfig, text_encoder: ClipTextConfig, vae: VaeConfig, diffusion: Fields
 ) -> Fields:
     """The fields of a configuration for these networks and this noise schedule, by their paths."""
-    networks: dict[str, Any] = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
-    model = {name: dataclasses.asdict(network) for name, network in networks.items()}
+    networks: Fields = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
+    model: Fields = {name: dataclasses.asdict(x) for name, x in networks.items()}
     # Input and output sizes follow from the autoencoder and the data.
     for name in ("sample_size", "in_channels", "out_channels"):
         del model["unet"][name]

@@ -206,7 +206,7 @@ def test_a_budget_is_more_than_nothing():
 
 
 def test_a_targets_own_memory_is_searched_only_where_the_configuration_does_not_fit(monkeypatch):
-    target = Target("h200", "cuda", jax.devices()[:1], 8 * GIB, 6 * GIB, 1e12, {})
+    target = Target("h200", "cuda", jax.devices()[:1], 6 * GIB, 1e12, {})
     peaks, tried = {"none": 7, "attention": 6, "blocks": 5, "full": 4}, []
 
     def compiled(config, setting, flops, target):

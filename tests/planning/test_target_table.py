@@ -29,7 +29,7 @@ def h200(monkeypatch):
 
 
 def fake(name="h200", count=1):
-    return Target(name, "cuda", jax.devices()[:1] * count, 120 * GIB, 100 * GIB, 4.8e12, {})
+    return Target(name, "cuda", jax.devices()[:1] * count, 100 * GIB, 4.8e12, {})
 
 
 def test_what_binds_is_the_slower_of_products_and_memory(h200, monkeypatch):
