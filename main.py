@@ -50,18 +50,15 @@ from ragaf_jax.planning.table import print_plan
 from ragaf_jax.planning.target_table import print_target_plans
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.runtime.gpu_memory import raise_share
-from ragaf_jax.runtime.heap import keep_freed_memory, retire_after_compiling
+from ragaf_jax.runtime.heap import keep_freed_memory
+from ragaf_jax.runtime.interruption import Interruption
 from ragaf_jax.runtime.processes import join, only_training_in
 from ragaf_jax.runtime.sharding import make_mesh, put_batch
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import adopted, with_distilled_sampling
 from ragaf_jax.training.announcing import announce
 from ragaf_jax.training.config_checks import check_config
-from ragaf_jax.training.config_files import (
-    default_workdir,
-    load_config,
-    stage1_file,
-)
+from ragaf_jax.training.config_files import default_workdir, load_config, stage1_file
 from ragaf_jax.training.loop import train
 from ragaf_jax.training.recorded import check_same_config, with_recorded_data_dir, with_stage1
 from ragaf_jax.training.setup import check_start
@@ -90,51 +87,40 @@ def define_flags() -> None:
     path = functools.partial(flags.DEFINE, PATH)
     string, integer, names = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_list
 
-    def of(modes: str, define: Callable[..., Any], name: str, *given: Any, about: str) -> None:
+    def of(modes: str, define: Callable[..., Any], name: str, default: Any, about: str) -> None:
         MODES_OF[name] = tuple(modes.split(", "))
-        define(name, *given, help=f"{modes}: {about}")
+        define(name, default, help=f"{modes}: {about}")
 
     of(
         "train, both, sample, evaluate, adopt",
         path,
         "workdir",
         None,
-        about="folder of checkpoints, logs and samples; with both, the folder of the workdirs "
+        "folder of checkpoints, logs and samples; with both, the folder of the workdirs "
         "stage1 and stage2. Default: runs/<dataset>/<name of the config file>.",
     )
-    of("sample, evaluate", path, "output", None, about="output folder; default: in the workdir.")
+    of("sample, evaluate", path, "output", None, "output folder; default: in the workdir.")
     of(
         "sample, evaluate",
         string,
         "checkpoint",
         NEWEST,
-        about="of Stage 2: newest, best (by config.best_metric) or a step; "
+        "of Stage 2: newest, best (by config.best_metric) or a step; "
         "config.stage1_checkpoint has Stage 1's.",
     )
-    of(
-        "evaluate",
-        names,
-        "compare",
-        [],
-        about="output folders of others, comma-separated.",
-    )
-    of("train", string, "profile", "", about="steps to trace into logs/profile, such as 100:110.")
-    of("plan", names, "target", [], about="devices to compile for, such as h200x8,v5e-4.")
+    of("evaluate", names, "compare", [], "output folders of others, comma-separated.")
+    of("train", string, "profile", "", "steps to trace into logs/profile, such as 100:110.")
+    of("plan", names, "target", [], "devices to compile for, such as h200x8,v5e-4.")
     enum = functools.partial(flags.DEFINE_enum, enum_values=["train", "sample"])
-    of("plan", enum, "plan_for", "train", about="what to compile for --target.")
+    of("plan", enum, "plan_for", "train", "what to compile for --target.")
     count = functools.partial(integer, lower_bound=1)
-    of("plan", count, "per_device", 1, about="images per device and call.")
+    of("plan", count, "per_device", 1, "images per device and call.")
     cluster = "train, both"
-    of(
-        cluster,
-        flags.DEFINE_bool,
-        "distributed",
-        False,
-        about="with the other processes of a cluster job.",
-    )
-    of(cluster, string, "coordinator", None, about="host:port of the first process.")
-    of(cluster, integer, "process_id", None, about="index of this process, from 0.")
-    of(cluster, integer, "process_count", None, about="number of processes.")
+    boolean = flags.DEFINE_bool
+    of(cluster, boolean, "distributed", False, "with the other processes of a cluster job.")
+    of(cluster, string, "coordinator", None, "host:port of the first process.")
+    of(cluster, integer, "process_id", None, "index of this process, from 0.")
+    of(cluster, integer, "process_count", None, "number of processes.")
 
 
 def check_flags() -> None:
@@ -224,7 +210,7 @@ def prepared(open_examples: Callable[..., Any], config: ConfigDict) -> Callable[
 
 
 def train_stage(config: ConfigDict, workdir: Path) -> bool:
-    """Trains `config.stage` in `workdir`; returns whether all steps are done."""
+    """Trains `config.stage` in `workdir`; returns whether it ended without an interruption."""
     profiled = parse_window(FLAGS.profile)
     config, tokenizer = adopted(config, workdir, set_fields())
     # Wrong fields are refused before the data are opened.
@@ -235,8 +221,8 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
         # A new Stage 2 uses the data of its Stage 1.
         first = load_meta(Path(config.stage1))
         if first is not None and first["config"]["data"]["dataset"] == config.data.dataset:
-            of_stage1 = first["config"], set_fields(), Path(config.stage1)
-            config = with_recorded_data_dir(config, *of_stage1)
+            stage1 = Path(config.stage1)
+            config = with_recorded_data_dir(config, first["config"], set_fields(), stage1)
     check_start(config, workdir)
     build_model(config)
     mesh = make_mesh(config)
@@ -244,45 +230,37 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
         configured.prepare_openmoji(config.data)
     source = configured.open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
-    augment = AugmentSketch(**config.data.augment)
 
     def open_iterator(keys: Mapping[str, str]) -> DevicePrefetcher:
-        cached = source.with_caches(keys)
         batches = train_iterator(
-            cached,
+            source.with_caches(keys),
             examples // jax.process_count(),
             config.seed,
             **configured.shapes(config.data),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            augment=augment,
+            augment=AugmentSketch(**config.data.augment),
         )
         return DevicePrefetcher(batches, functools.partial(put_batch, mesh))
 
     shown = config.validation_examples
     validation, truth = configured.held_out(config.data, "validation", shown, tokenizer)
-    make_writer = functools.partial(
-        workdir_writer,
-        workdir,
-        config.train.steps,
-        config.train.batch_size,
-        wandb_project=config.wandb_project,
-        config=config.to_dict(),
-    )
+    interruption = Interruption()
     state = train(
         config,
         workdir,
         open_iterator,
         validation,
         source.tokenizer,
-        make_writer,
+        functools.partial(workdir_writer, config, workdir),
         make_grid(config, source.tokenizer, validation, truth),
         make_responses(config, source.tokenizer, validation, truth),
         profiled,
         source.prepared_caches,
         within_budget,
+        interruption,
     )
-    return int(state.step) >= config.train.steps
+    return int(state.step) >= config.train.steps and not interruption.came
 
 
 def main(argv: list[str]) -> None:
@@ -314,8 +292,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.distributed or any(x is not None for x in address):
         join(*address)
     keep_compiled()
-    if keep_freed_memory():
-        retire_after_compiling()
+    keep_freed_memory(retires=True)
     meta = load_meta(workdir)
     recorded = None if meta is None else meta["config"]
     if FLAGS.mode != "both":

@@ -33,7 +33,7 @@ from ragaf_jax.errors import run_cli
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import traced_init
-from ragaf_jax.runtime.heap import keep_freed_memory, retire_after_compiling
+from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.runtime.sharding import make_mesh, put_batch
 
 FLAGS = flags.FLAGS
@@ -115,8 +115,7 @@ def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
     logging.set_verbosity(logging.ERROR)
-    if keep_freed_memory():
-        retire_after_compiling()
+    keep_freed_memory(retires=True)
     chosen = FLAGS.only or ["loader", "scaling", "memory"]
     results: dict[str, Any] = {
         "machine": cpu_model(),

@@ -56,21 +56,21 @@ def measured(case: Case) -> Row:
     config = config_of(job)
     config.mesh.data, config.mesh.fsdp = (1, -1) if case.fsdp else (-1, 1)
     plan = compiled_plan(config, own_setting(config), target=target)
-    flops = plan.flops * case.batch
-    least = bound(flops, plan.moved_bytes, target, "bfloat16")
+    flops, needs = plan.flops * case.batch, plan.account
+    least = bound(flops, needs.moved_bytes, target, "bfloat16")
     return {
         **case._asdict(),
-        "state GiB": round(plan.state_bytes / GIB, 2),
-        "peak GiB": round(plan.peak_bytes / GIB, 2),
+        "state GiB": round(needs.argument_bytes / GIB, 2),
+        "peak GiB": round(needs.peak_bytes / GIB, 2),
         "may use GiB": round(target.usable_bytes / GIB, 2),
         "TFLOP": round(flops / 1e12, 2),
-        "GB moved": None if plan.moved_bytes is None else round(plan.moved_bytes / 1e9, 1),
-        "GB by XLA": None if plan.analysed_bytes is None else round(plan.analysed_bytes / 1e9, 1),
+        "GB moved": None if needs.moved_bytes is None else round(needs.moved_bytes / 1e9, 1),
+        "GB by XLA": None if needs.analysed_bytes is None else round(needs.analysed_bytes / 1e9, 1),
         "least ms": None if least is None else round(1e3 * least.seconds, 1),
         "bound by": None if least is None else least.by,
-        "collectives": {kind: each._asdict() for kind, each in plan.collectives.items()},
-        "attention": dict(plan.attention),
-        "compiled in, s": round(plan.seconds),
+        "collectives": {kind: each._asdict() for kind, each in needs.collectives.items()},
+        "attention": dict(needs.attention),
+        "compiled in, s": round(needs.seconds),
     }
 
 

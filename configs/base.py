@@ -4,12 +4,12 @@
 64 × 64, which trains on two CPU cores.
 """
 
-import ml_collections
+from ml_collections import ConfigDict, config_dict
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> ConfigDict:
     """The fields that every stage and dataset share."""
-    config = ml_collections.ConfigDict()
+    config = ConfigDict()
     config.seed = 0
     config.stage = 1
     # Stage 1's workdir: Stage 2 starts from its averaged parameters and samples from its images.
@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Initial weights from Stable Diffusion. They determine config.model's networks except RAGAF,
     # config.diffusion and data.text_length.
-    config.init = init = ml_collections.ConfigDict()
+    config.init = init = ConfigDict()
     # A folder in diffusers' format, a .safetensors file in CompVis's, or a hub id. Empty: none.
     init.checkpoint = ""
     init.variant = ""  # of its files, such as "fp16" or "non_ema"
@@ -34,12 +34,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Devices along each axis of the mesh; -1: all remaining ones. Batches are sharded over both
     # axes, parameters, optimiser state and average over "fsdp".
-    config.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1})
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
     # Frozen parameters along "fsdp": "sharded", gathered in each step; or "replicated", which needs
     # more memory and less communication.
     config.mesh.frozen = "sharded"
 
-    config.data = data = ml_collections.ConfigDict()
+    config.data = data = ConfigDict()
     data.dir = "data"
     data.dataset = "openmoji/recolor"  # or several, with weights: "sketchy:0.5,coco:0.5"
     data.recolorings = 16  # images per sketch in the prepared data
@@ -49,21 +49,21 @@ def get_config() -> ml_collections.ConfigDict:
     # Edges of the prepared graphs: "adjacency", between regions with a common border;
     # "containment", between a region and those inside it; "knn", to the k nearest; "radius", up to
     # this distance of centroids in page widths; "hybrid", all of these.
-    data.graph = ml_collections.ConfigDict({"kind": "hybrid", "k": 3, "radius": 0.25})
+    data.graph = ConfigDict({"kind": "hybrid", "k": 3, "radius": 0.25})
     data.image_size = 64
     data.text_length = 40  # tokens of a caption, including BOS and EOS
     data.max_regions = 33  # including one padding node
     data.max_edges = 192
     # Probabilities, 0 … 1, of sketch augmentations in each epoch: thicker or thinner lines, gaps,
     # distortion, partial erasure, specks and smudges. Regions do not change.
-    data.augment = ml_collections.ConfigDict(
+    data.augment = ConfigDict(
         {"stroke_width": 0.0, "gaps": 0.0, "wobble": 0.0, "erasure": 0.0, "noise": 0.0}
     )
     # Caches by `prepare --cache` that replace frozen networks of config.init.checkpoint in each
     # step: "latents", "text" or "latents,text".
     data.cache = ""
 
-    config.model = model = ml_collections.ConfigDict()
+    config.model = model = ConfigDict()
     model.dtype = "float32"  # of the computation; trainable parameters are in float32
     # Rematerialisation in the backward pass, which saves memory and costs time: "none";
     # "pointwise", norms and activations but no products; "attention", each spatial transformer;
@@ -73,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.autoencoder = "haar"
     model.haar_levels = 2  # 64 x 64 x 3 becomes 16 x 16 x 48
     # Names as in diffusers' unet/config.json, where attention_head_dim is the number of heads.
-    model.unet = ml_collections.ConfigDict(
+    model.unet = ConfigDict(
         {
             "block_out_channels": (64, 96),
             "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -84,7 +84,7 @@ def get_config() -> ml_collections.ConfigDict:
         }
     )
     # Names as in diffusers' vae/config.json.
-    model.vae = ml_collections.ConfigDict(
+    model.vae = ConfigDict(
         {
             "block_out_channels": (128, 256, 512, 512),
             "layers_per_block": 2,
@@ -95,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     model.conditioning_channels = (16, 32, 96)  # of the sketch's embedding; stride 2 between them
     # Names as in transformers' text_encoder/config.json.
-    model.text_encoder = ml_collections.ConfigDict(
+    model.text_encoder = ConfigDict(
         {
             "vocab_size": 4096,
             "hidden_size": 128,
@@ -107,22 +107,14 @@ def get_config() -> ml_collections.ConfigDict:
     model.clip_skip = 0  # number of the text encoder's last layers to skip
     # LoRA modules by patterns over their paths, such as "unet/.*/attn[12]/to_[qkv]" or
     # "unet/.*/conv[12]".
-    model.lora = ml_collections.ConfigDict(
-        {"patterns": (), "rank": 8, "alpha": 8.0, "dropout": 0.0}
-    )
+    model.lora = ConfigDict({"patterns": (), "rank": 8, "alpha": 8.0, "dropout": 0.0})
     # fusion balances sketch and text: "learned", "heuristic", "hybrid" or "equal". inject selects
     # how regions act on the UNet; with () Stage 2 continues Stage 1 without RAGAF.
-    model.ragaf = ml_collections.ConfigDict(
-        {
-            "width": 128,
-            "layers": 2,
-            "heads": 4,
-            "fusion": "learned",
-            "inject": ("features", "bias"),
-        }
+    model.ragaf = ConfigDict(
+        {"width": 128, "layers": 2, "heads": 4, "fusion": "learned", "inject": ("features", "bias")}
     )
 
-    config.diffusion = diffusion = ml_collections.ConfigDict()
+    config.diffusion = diffusion = ConfigDict()
     diffusion.schedule = "linear"  # or "scaled_linear", "cosine"
     diffusion.steps = 1000
     diffusion.beta_start = 1e-4
@@ -138,9 +130,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Weight of a prediction of x_0: min(SNR, max_snr) + 1. With a cap of 500, timesteps with little
     # noise dominate the loss and samples stay noisy.
     diffusion.max_snr = 5.0
-    diffusion.min_snr_gamma = ml_collections.config_dict.placeholder(float)
+    diffusion.min_snr_gamma = config_dict.placeholder(float)
 
-    config.train = train = ml_collections.ConfigDict()
+    config.train = train = ConfigDict()
     train.steps = 2500
     train.batch_size = 16  # over all devices
     # Micro-batches per step, for gradient accumulation: the same gradient with less memory.
@@ -170,18 +162,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint_every = 500
     # Condition response: the increase of the held-out loss, and the change of samples, with another
     # example's sketch, graph or caption.
-    config.response = ml_collections.ConfigDict(
-        {
-            "every": 100,  # steps
-            "examples": 8,  # held-out
-            "sample_steps": 4,
-            "warn_after": 200,  # steps; a response of zero from here on gives a warning
-        }
-    )
+    config.response = response = ConfigDict()
+    response.every = 100  # steps
+    response.examples = 8  # held-out
+    response.sample_steps = 4
+    response.warn_after = 200  # steps; a response of zero from here on gives a warning
     config.evaluation_examples = 144  # held-out examples for --mode=evaluate
     # Weights for some metrics of --mode=evaluate: local files or folders, or hub ids in the cache;
     # nothing is downloaded. See docs/evaluation.md.
-    config.metrics = ml_collections.ConfigDict(
+    config.metrics = ConfigDict(
         {
             "inception": "",  # FID, KID, Inception score
             "lpips_alex": "",
@@ -201,7 +190,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.memory_budget_gib = 0.0
     config.wandb_project = ""  # empty: no Weights & Biases
 
-    config.sample = sample = ml_collections.ConfigDict()
+    config.sample = sample = ConfigDict()
     sample.sampler = "dpm_solver_pp_2m"  # or "ddim", "unipc", "euler", "heun", "ddpm"
     sample.steps = 20
     sample.guidance = 3.0

@@ -1,6 +1,6 @@
 """The differences of photograph datasets, for both stages."""
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from input_pipeline.datasets import registry
 
@@ -8,7 +8,7 @@ from input_pipeline.datasets import registry
 DATASETS = (*(name for name, entry in registry.DATASETS.items() if entry.scan), "both")
 
 
-def of_photos(config: ml_collections.ConfigDict, dataset: str) -> ml_collections.ConfigDict:
+def of_photos(config: ConfigDict, dataset: str) -> ConfigDict:
     """`config` on one of `DATASETS`, for the small pixel model at 64 px.
 
     python -m input_pipeline.prepare --dataset=sketchy --root=<its folder>

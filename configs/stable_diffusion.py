@@ -1,9 +1,9 @@
 """Fields for runs from Stable Diffusion's weights, for both stages."""
 
-import ml_collections
+from ml_collections import ConfigDict
 
 
-def from_stable_diffusion(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def from_stable_diffusion(config: ConfigDict) -> ConfigDict:
     """`config` at 512 px from SD 1.5, training only the sketch branch and in Stage 2 RAGAF.
 
     The checkpoint determines the networks' sizes, the noise schedule and the tokenizer;

@@ -12,13 +12,13 @@ python main.py --config=configs/stage1.py:folder
 
 import difflib
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import base, photos
 from configs.stable_diffusion import from_stable_diffusion
 
 
-def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
+def get_config(dataset: str = "openmoji") -> ConfigDict:
     """The configuration for `dataset`.
 
     "openmoji", "quickstart" for a short run on it, or one of `photos.DATASETS`. The suffix "_sd",

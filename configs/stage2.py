@@ -8,13 +8,13 @@ python main.py --config=configs/stage2.py:openmoji
     15 minutes on 2 CPU cores; edge F1 0.97, region colour accuracy 0.67.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from configs import photos, stage1
 from configs.stable_diffusion import from_stable_diffusion
 
 
-def get_config(dataset: str = "openmoji") -> ml_collections.ConfigDict:
+def get_config(dataset: str = "openmoji") -> ConfigDict:
     """The configuration for `dataset`; see `stage1.get_config`."""
     config = stage1.get_config(dataset)
     config.stage = 2

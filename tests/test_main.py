@@ -110,7 +110,8 @@ def trainings(monkeypatch):
     """(stage, workdir, Stage 1's, steps) of each training, instead of which it is listed alone."""
     seen = []
 
-    def train(config, workdir, *_):
+    def train(config, workdir, *others):
+        others[-1].came = ASKED in str(workdir)  # the interruption
         seen.append((config.stage, str(workdir), config.stage1, config.train.steps))
         return SimpleNamespace(step=config.train.steps if STOPPED not in str(workdir) else 1)
 
@@ -129,7 +130,7 @@ def trainings(monkeypatch):
     return seen
 
 
-STOPPED, ONE, TWO = "stopped", "runs/quickstart/stage1", "runs/quickstart/stage2"
+STOPPED, ASKED, ONE, TWO = "stopped", "asked", "runs/quickstart/stage1", "runs/quickstart/stage2"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +147,9 @@ STOPPED, ONE, TWO = "stopped", "runs/quickstart/stage1", "runs/quickstart/stage2
             (STAGE2, "--mode=both", "--workdir=a", "--config.train.steps=9"),
             [(1, "a/stage1", "", 9), (2, "a/stage2", "a/stage1", 9)],
         ),
-        # Stage 1 was ended by a signal.
+        # Stage 1 was ended by a signal; then a signal came after its last step.
         ((STAGE2, "--mode=both", f"--workdir={STOPPED}"), [(1, f"{STOPPED}/stage1", "", 800)]),
+        ((STAGE2, "--mode=both", f"--workdir={ASKED}"), [(1, f"{ASKED}/stage1", "", 800)]),
     ],
 )
 def test_where_runs_lie_and_which_stage_1_is_theirs(trainings, flags, expected):

@@ -31,12 +31,12 @@ def memory_rows() -> list[Row]:
                 "px": job.image_size,
                 "batch": batch,
                 "remat": remat,
-                "state GiB": round(plan.state_bytes / 2**30, 2),
-                "peak GiB": round(plan.peak_bytes / 2**30, 2),
+                "state GiB": round(plan.account.argument_bytes / 2**30, 2),
+                "peak GiB": round(plan.account.peak_bytes / 2**30, 2),
                 "TFLOP an image": round(plan.flops / 1e12, 4),
                 "least TFLOP an image": round(least / 1e12, 4),
                 "of the least": round(plan.flops / least, 3),
-                "compiled in, s": round(plan.seconds),
+                "compiled in, s": round(plan.account.seconds),
             }
         )
     return rows

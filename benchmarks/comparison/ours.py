@@ -23,7 +23,7 @@ from ragaf_jax.nets.model import Conditioning, Model, Params, traced_init
 from ragaf_jax.partition import merge
 from ragaf_jax.planning.shapes import batch_shapes
 from ragaf_jax.runtime.compilation import compiler_options
-from ragaf_jax.runtime.heap import keep_freed_memory, retire_after_compiling
+from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.runtime.sharding import cuts, make_mesh, put_batch, replicated, state_shardings
 from ragaf_jax.sampling.loop import StageRun, sample_stages
 from ragaf_jax.sampling.sampling_config import sampling_config_of, scales_of
@@ -37,8 +37,7 @@ from ragaf_jax.training.step import train_step
 
 def set_up(job: Job) -> Ready:
     """The job in JAX."""
-    if keep_freed_memory():  # as in all commands
-        retire_after_compiling()
+    keep_freed_memory(retires=True)  # as in training
     config = config_of(job)
     model = build_model(config)
     params = _params(job, config, model)

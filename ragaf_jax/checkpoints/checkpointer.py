@@ -35,6 +35,7 @@ from ragaf_jax.checkpoints.files import (
     types_of,
 )
 from ragaf_jax.checkpoints.keeping import outdated, stored_scores
+from ragaf_jax.checkpoints.meta import with_later_fields
 from ragaf_jax.errors import UserError
 from ragaf_jax.paths import check_no_pattern
 from ragaf_jax.runtime.processes import agreed
@@ -54,7 +55,7 @@ class Restored(NamedTuple):
       step: number of updates before `state`.
       state: the requested pytree, placed by its shardings.
       data_state: argument of the batch iterator's `set_state`.
-      meta: as saved.
+      meta: as saved, with later fields.
     """
 
     step: int
@@ -132,8 +133,7 @@ class Checkpointer:
         Args:
           step: number of updates before `state`.
           state: a pytree of arrays.
-          data_state: JSON-able; only the first process's is written.
-          meta: JSON-able.
+          data_state, meta: JSON-able; only the first process's are written.
           metrics: measurements of this step, equal in all processes. Without a finite
             `best_metric` the checkpoint is never among the best.
 
@@ -187,10 +187,7 @@ class Checkpointer:
             self._set_aside(self._damaged(target, other))
 
         def read(directory: Path) -> Restored:
-            read_through(directory)
-            stored = stored_structure(directory)
-            layout = _layout(stored, target, other)
-            check_structure(directory, stored, layout)
+            layout = _checked_layout(directory, target, other)
             items = self._manager.restore(
                 int(directory.name),
                 args=ocp.args.Composite(
@@ -202,7 +199,8 @@ class Checkpointer:
             state = items.state
             if other is not None and layout is other.target:
                 state = other.convert(state)
-            return Restored(int(directory.name), state, items.data, items.meta)
+            meta = with_later_fields(items.meta)
+            return Restored(int(directory.name), state, items.data, meta)
 
         restored, damaged = newest_whole(self._folder, read)
         if damaged:
@@ -284,9 +282,7 @@ class Checkpointer:
         """
 
         def verify(directory: Path) -> None:
-            read_through(directory)
-            stored = stored_structure(directory)
-            check_structure(directory, stored, _layout(stored, target, other))
+            _checked_layout(directory, target, other)
             for item in ("data", "meta"):
                 ocp.JsonCheckpointHandler().restore(directory / item)
 
@@ -314,10 +310,17 @@ class Checkpointer:
         self._manager.reload()
 
 
-def _layout(stored: Tree, target: Any, other: OtherLayout | None) -> Any:
-    """The stored one of the two layouts; `target` if neither is."""
+def _checked_layout(directory: Path, target: Any, other: OtherLayout | None) -> Any:
+    """The layout of a complete checkpoint; all its arrays are read.
+
+    Raises:
+      UserError: it is neither of the two.
+    """
+    read_through(directory)
+    stored = stored_structure(directory)
     if other is not None and types_of(stored) == types_of(other.target):
         return other.target
+    check_structure(directory, stored, target)
     return target
 
 

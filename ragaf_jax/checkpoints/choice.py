@@ -6,14 +6,10 @@ NEWEST, BEST = "newest", "best"
 
 
 def check_choice(choice: str, name: str) -> None:
-    """Refuses an invalid choice.
-
-    Args:
-      choice: "newest", "best" or a step.
-      name: of the flag or field with this value.
+    """Refuses an invalid value of the flag or field `name`.
 
     Raises:
-      UserError: it is none of these.
+      UserError: it is neither "newest" nor "best" nor a step.
     """
     if choice not in (NEWEST, BEST) and not choice.isdecimal():
         raise UserError(

@@ -129,11 +129,7 @@ def check_written(directory: Path, types: dict[str, str]) -> str | None:
     """The fault of a checkpoint that was just saved, or None.
 
     Reads names, shapes, types and present chunks of all arrays, and the other items, but no array:
-    `read_through` does.
-
-    Args:
-      directory: of the checkpoint.
-      types: of the saved state, from `types_of`.
+    `read_through` does. `types` are those of the saved state, from `types_of`.
     """
     try:
         store, names = _stored_keys(directory)

@@ -41,10 +41,6 @@ def outdated(
       keep_last, keep_best: numbers of checkpoints to keep; at least 1 and 0.
       keep_every: checkpoints at multiples of it are kept; 0 for none.
     """
-    newest = sorted(steps)[-keep_last:]
     best = best_of({step: scores[step] for step in steps if step in scores}, keep_best)
-    return [
-        step
-        for step in sorted(steps)
-        if step not in newest and step not in best and (not keep_every or step % keep_every)
-    ]
+    kept = {*sorted(steps)[-keep_last:], *best}
+    return sorted(x for x in steps if x not in kept and (not keep_every or x % keep_every))

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
 
+from ragaf_jax import __version__
 from ragaf_jax.errors import UserError
+from ragaf_jax.tokenizer import Tokenizer
 
 # "config", "tokenizer" and "version" of a run.
 Meta = Mapping[str, Any]
@@ -20,6 +23,11 @@ LATER_FIELDS = {
 }
 
 
+def meta_of(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The metadata of a run."""
+    return {"config": config.to_dict(), "tokenizer": tokenizer.to_json(), "version": __version__}
+
+
 def with_later_fields(meta: Meta) -> dict[str, Any]:
     """`meta` as a checkpoint of today would have it."""
     config = flatten_dict(meta["config"], keep_empty_nodes=True, sep=".")
@@ -30,9 +38,7 @@ def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
     """The fields of both configurations that differ, with both values, by their paths.
 
     Tuples equal lists, which JSON makes of them in checkpoints.
-
-    Args:
-      before, now: nested dicts, or dicts by paths.
+    Both are nested dicts, or dicts by paths.
     """
     one, two = (flatten_dict(dict(config), sep=".") for config in (before, now))
     return {

@@ -26,11 +26,6 @@ from ragaf_jax.partition import merge
 Tree = dict[str, Any]
 
 
-def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run has a checkpoint, complete or damaged."""
-    return bool(checkpoints(folder_of(workdir)))
-
-
 def saved_steps(workdir: Path) -> list[int]:
     """The steps of a run's checkpoints, complete or damaged, newest first."""
     return [int(directory.name) for directory in checkpoints(folder_of(workdir))]
@@ -53,9 +48,7 @@ def best_step(workdir: Path, metric: str) -> int | None:
 def chosen_step(workdir: Path, checkpoint: str) -> int | None:
     """The step of the chosen checkpoint; None for the newest complete one.
 
-    Args:
-      workdir: a run's folder.
-      checkpoint: "newest"; "best", with the greatest `config.best_metric` of the run; or a step.
+    `checkpoint` is "newest"; "best", with the greatest `config.best_metric` of the run; or a step.
 
     Raises:
       UserError: the choice is "best", and no checkpoint has that metric.
@@ -103,7 +96,9 @@ def load_params(
         stored = stored_structure(directory)
         # `save_parameters` stores all of them in "ema", perhaps in 16 bits.
         trees = restore_numpy(directory, {k: stored[k] for k in ("frozen", which) if k in stored})
-        trained = jax.tree.map(_in_32_bits, trees[which])
+        trained = jax.tree.map(
+            lambda x: np.asarray(x, jnp.promote_types(x.dtype, jnp.float32)), trees[which]
+        )
         return merge(trained, trees.get("frozen", {})), _read_meta(directory)
 
     step = chosen_step(workdir, checkpoint)
@@ -116,7 +111,3 @@ def load_params(
             "train it with main.py or give another workdir"
         )
     return loaded
-
-
-def _in_32_bits(leaf: np.ndarray) -> np.ndarray:
-    return np.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -45,7 +44,6 @@ class Profile:
         self._traces = False
 
     def __enter__(self) -> "Profile":
-        """Starts no trace yet."""
         return self
 
     def at(self, step: int, state: Any = None) -> None:
@@ -71,12 +69,7 @@ class Profile:
         self._traces = False
         jax.profiler.stop_trace()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends a trace if the run stopped or failed inside the window."""
+    def __exit__(self, *_: object) -> None:
+        # The run may stop or fail inside the window.
         if self._traces:
             self._stop()

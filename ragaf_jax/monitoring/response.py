@@ -20,18 +20,14 @@ ResponseState = dict[str, Any]
 # loss. It has an effect if its response exceeds 2 standard errors.
 FOLLOWED_ERRORS, FOLLOWED_SHARE, EFFECT_ERRORS = 3.0, 0.01, 2.0
 
+_TRAINED = (
+    "Check that config.train.trainable trains {} and that config.train.sketch_dropout is below 1."
+)
+
 # By condition: its replacement in the comparison, and advice if it has no effect.
 _CONDITIONS = {
-    "sketch": (
-        "another image's sketch",
-        "Check that config.train.trainable trains control/.* and that config.train.sketch_dropout "
-        "is below 1.",
-    ),
-    "graph": (
-        "another image's region graph",
-        "Check that config.train.trainable trains ragaf/.* and that config.train.sketch_dropout is "
-        "below 1.",
-    ),
+    "sketch": ("another image's sketch", _TRAINED.format("control/.*")),
+    "graph": ("another image's region graph", _TRAINED.format("ragaf/.*")),
     "text": (
         "another image's caption",
         "Check that config.train.trainable trains unet/.*/attn2/.* or that the initial weights use "
@@ -71,10 +67,9 @@ def observe(
 ) -> tuple[ResponseState, list[str]]:
     """Adds a measurement and reports each condition that is newly followed or without effect.
 
-    A condition is followed when two consecutive responses exceed 0.01 and 3 standard errors. It is
-    reported once, with the step of the first. A condition has no effect when its response is at
-    most 2 standard errors, at `warn_after` or later and also in the previous measurement, if any;
-    one warning. This allows for a ControlNet's initial zeros and for one unlucky measurement.
+    A followed condition is reported once, with the step of the first of the two responses. One
+    without effect at `warn_after` or later, and also in the previous measurement, if any, gives one
+    warning. This allows for a ControlNet's initial zeros and for one unlucky measurement.
 
     Args:
       state: of the previous call; {} at first.

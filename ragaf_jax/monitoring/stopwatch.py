@@ -38,10 +38,7 @@ class Stopwatch:
     """
 
     def __init__(
-        self,
-        images: int,
-        dtype: str = "float32",
-        clock: Callable[[], float] = time.perf_counter,
+        self, images: int, dtype: str = "float32", clock: Callable[[], float] = time.perf_counter
     ):
         self._images = images
         self._flops: float | None = None

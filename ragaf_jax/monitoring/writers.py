@@ -10,6 +10,7 @@ from typing import SupportsFloat
 import jax
 import numpy as np
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
@@ -50,10 +51,7 @@ class Writer:
 class Terminal(Writer):
     """One progress line with loss, images/s and the time left; some scalars above it.
 
-    Args:
-      total_steps: last step of the run.
-      batch_size: images per step, over all devices.
-      first_step: the step resumed from, or 0.
+    A step has `batch_size` images over all devices; `first_step` is the one resumed from, or 0.
     """
 
     def __init__(self, total_steps: int, batch_size: int, first_step: int = 0):
@@ -75,11 +73,8 @@ class Terminal(Writer):
             self._bar.set_description_str(f"step {step}/{self._total}", refresh=False)
             self._bar.set_postfix_str(f"loss {float(values['loss']):.4f}", refresh=False)
             self._bar.update(step - self._bar.n)
-        else:
-            shown = [name for name in values if name in SHOWN]
-            if shown:
-                numbers = ", ".join(f"{name} {float(values[name]):.4g}" for name in shown)
-                self._bar.write(wrapped(f"step {step}: {numbers}"), file=sys.stderr)
+        elif shown := [name for name in values if name in SHOWN]:
+            self.text(step, "", ", ".join(f"{name} {float(values[name]):.4g}" for name in shown))
 
     def text(self, step: int, name: str, sentence: str) -> None:
         """A separate line above the progress line."""
@@ -165,12 +160,7 @@ class PngFiles(Writer):
 
 
 class WandB(Writer):
-    """Weights & Biases; a resumed workdir continues its W&B run.
-
-    Args:
-      project: name of the W&B project.
-      workdir: its name is the run's name.
-      config: JSON-able, shown with the run.
+    """Weights & Biases: a run with the workdir's name, continued after a resume.
 
     Raises:
       UserError: wandb is not installed.
@@ -241,41 +231,31 @@ class MultiWriter(Writer):
             writer.close()
 
 
-def workdir_writer(
-    workdir: Path,
-    total_steps: int,
-    batch_size: int,
-    first_step: int = 0,
-    wandb_project: str = "",
-    config: Mapping | None = None,
-) -> Writer:
+def workdir_writer(config: ConfigDict, workdir: Path, first_step: int = 0) -> Writer:
     """The writers of a training run: terminal, logs/, samples/ and, with a project, W&B.
 
     Args:
+      config: of the run.
       workdir: the run's folder.
-      total_steps: last step of the run.
-      batch_size: images per step, over all devices.
       first_step: the step resumed from, or 0.
-      wandb_project: empty for none.
-      config: JSON-able, for W&B.
 
     Returns:
       A writer that writes in the first process only.
 
     Raises:
-      UserError: a project is given and wandb is not installed.
+      UserError: `config.wandb_project` is given and wandb is not installed.
     """
     if jax.process_index() != 0:
         return Writer()
-    logs = workdir / "logs"
-    wandb = [WandB(wandb_project, workdir, config or {})] if wandb_project else []
+    logs, project = workdir / "logs", config.wandb_project
     return MultiWriter(
         [
-            *wandb,  # first, because it can fail
+            # First, because it can fail.
+            *([WandB(project, workdir, config.to_dict())] if project else []),
             JsonLines(logs / "metrics.jsonl", first_step),
             TensorBoard(logs, first_step),
             PngFiles(workdir / "samples"),
-            Terminal(total_steps, batch_size, first_step),
+            Terminal(config.train.steps, config.train.batch_size, first_step),
         ]
     )
 

@@ -11,12 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.planning.hlo import (
-    Collective,
-    attention_kernels,
-    collectives,
-    parse,
-)
+from ragaf_jax.planning.hlo import Collective, attention_kernels, collectives, parse
 from ragaf_jax.planning.traffic import traffic
 from ragaf_jax.runtime.targets import Target
 
@@ -121,8 +116,7 @@ def _disk_cache(enabled: bool) -> Iterator[None]:
 def peak_bytes(memory: Any) -> int:
     """Bytes of arguments, results and temporary buffers, less shared memory.
 
-    Args:
-      memory: of `jax.stages.Compiled.memory_analysis()`.
+    `memory` is that of `jax.stages.Compiled.memory_analysis`.
     """
     return (
         memory.argument_size_in_bytes

@@ -2,20 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.caches import KINDS, cached_kinds
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model
-from ragaf_jax.planning.plan import (
-    GIB,
-    cacheable,
-    cheapest,
-    configured,
-    flags_of,
-    search,
-    settings,
-)
+from ragaf_jax.planning.plan import GIB, cacheable, cheapest, configured, flags_of, search, settings
 from ragaf_jax.runtime.processes import agreed
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
@@ -23,9 +15,7 @@ from ragaf_jax.training.caches import cache_keys
 from ragaf_jax.training.state import TrainState
 
 
-def fitted(
-    config: ml_collections.ConfigDict, cached: Sequence[str] = ()
-) -> tuple[ml_collections.ConfigDict, str]:
+def fitted(config: ConfigDict, cached: Sequence[str] = ()) -> tuple[ConfigDict, str]:
     """`config` with the cheapest setting whose step keeps within `config.memory_budget_gib`.
 
     All settings compute the same update, so a run can be resumed with another one. Settings are
@@ -45,35 +35,35 @@ def fitted(
     budget = config.memory_budget_gib
     if not budget:
         return config, ""
-    used = {
-        *cached_kinds(config.data.cache, "config.data.cache"),
-        *(kind for kind in cacheable(config) if kind in cached),
+    used = {*cached_kinds(config.data.cache, "config.data.cache")} | {*cached} & {
+        *cacheable(config)
     }
     cache = ",".join(kind for kind in KINDS if kind in used)
     plans = search(config, settings(config, (cache,)), budget * GIB)
     chosen = cheapest(plans, budget)
     if chosen is None:
-        least = min(plans, key=lambda plan: plan.peak_bytes)
+        least = min(plans, key=lambda plan: plan.account.peak_bytes)
         raise UserError(
             f"config.memory_budget_gib is {budget:g} and a step needs at least "
-            f"{least.peak_bytes / GIB:.2f} GiB, {least.state_bytes / GIB:.2f} of them for "
-            f"parameters, average, optimiser and batch ({flags_of(least.setting)}): prepare "
-            "caches, choose a smaller config.train.batch_size or "
+            f"{least.account.peak_bytes / GIB:.2f} GiB, "
+            f"{least.account.argument_bytes / GIB:.2f} of them for "
+            f"parameters, average, optimiser and batch ({flags_of(least.setting, 'config.')}): "
+            "prepare caches, choose a smaller config.train.batch_size or "
             'config.train.optimizer="adafactor", or train fewer parameters.'
         )
     return configured(config, chosen.setting), (
-        f"{flags_of(chosen.setting)}: a step needs {chosen.peak_bytes / GIB:.2f} GiB of the "
-        f"{budget:g} of config.memory_budget_gib."
+        f"{flags_of(chosen.setting, 'config.')}: a step needs "
+        f"{chosen.account.peak_bytes / GIB:.2f} GiB of the {budget:g} of config.memory_budget_gib."
     )
 
 
 def within_budget(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     model: Model,
     state: TrainState,
     tokenizer: Tokenizer,
     prepared: Callable[[Mapping[str, str]], Sequence[str]],
-) -> tuple[ml_collections.ConfigDict, str]:
+) -> tuple[ConfigDict, str]:
     """`config` with a setting that keeps a step within its memory budget, if any; and a notice.
 
     Raises:

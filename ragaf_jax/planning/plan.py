@@ -7,14 +7,14 @@ import dataclasses
 import functools
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 from clu.parameter_overview import count_parameters
 from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ragaf_jax.caches import KINDS
@@ -24,8 +24,7 @@ from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.partition import partition
-from ragaf_jax.planning.compiled import account, placed
-from ragaf_jax.planning.hlo import Collective
+from ragaf_jax.planning.compiled import Account, account, placed
 from ragaf_jax.planning.shapes import batch_shapes
 from ragaf_jax.runtime.compilation import compiler_options
 from ragaf_jax.runtime.flops import matmul_flops
@@ -39,9 +38,12 @@ from ragaf_jax.training.step import train_step
 
 GIB = 2**30
 
+# Fields that the search may change.
+_FIELDS = ("model.remat", "train.accumulation", "data.cache")
+
 
 class Setting(NamedTuple):
-    """Fields that the search may change: `model.remat`, `train.accumulation`, `data.cache`."""
+    """The values of `_FIELDS`."""
 
     remat: str
     accumulation: int
@@ -55,60 +57,33 @@ class Plan(NamedTuple):
       setting: the fields that were tried.
       trainable, frozen: numbers of parameters.
       flops: of the products in a step, per denoised example.
-      state_bytes: between steps: parameters, average, optimiser, and the batch.
-      peak_bytes: of a step on one device: arguments, results and temporary buffers, less shared
-        memory. It is exact only for the backend that compiled it; other kernels need other
-        buffers. On the CPU attention is tiled and stores no scores, as cuDNN's, but XLA computes
-        much of bfloat16 in float32.
       device_bytes: the memory that a process may use, or None.
-      seconds: duration of compilation.
-      moved_bytes, collectives, attention, analysed_bytes: of a step compiled for a target; see
-        `compiled.Account`.
+      account: of a step on one device. Its arguments are parameters, average, optimiser and batch.
+        Its peak is exact only for the backend that compiled it; other kernels need other buffers.
+        On the CPU attention is tiled and stores no scores, as cuDNN's, but XLA computes much of
+        bfloat16 in float32.
     """
 
     setting: Setting
     trainable: int
     frozen: int
     flops: float
-    state_bytes: int
-    peak_bytes: int
     device_bytes: int | None
-    seconds: float
-    moved_bytes: float | None = None
-    collectives: Mapping[str, Collective] = {}
-    attention: Mapping[str, int] = {}
-    analysed_bytes: float | None = None
+    account: Account
 
 
-def flags_of(setting: Setting) -> str:
-    """The flags of a setting, without their dashes."""
-    return (
-        f"config.model.remat={setting.remat} config.train.accumulation={setting.accumulation} "
-        f"config.data.cache={setting.cache}"
-    )
+def flags_of(setting: Setting, prefix: str = "--config.") -> str:
+    """The flags of a setting."""
+    return " ".join(f"{prefix}{name}={x}" for name, x in zip(_FIELDS, setting, strict=True))
 
 
-def configured(config: ml_collections.ConfigDict, setting: Setting) -> ml_collections.ConfigDict:
+def configured(config: ConfigDict, setting: Setting) -> ConfigDict:
     """`config` with these fields."""
-    return with_fields(
-        config,
-        {
-            "model.remat": setting.remat,
-            "train.accumulation": setting.accumulation,
-            "data.cache": setting.cache,
-        },
-    )
+    return with_fields(config, dict(zip(_FIELDS, setting, strict=True)))
 
 
-def step_and_shapes(
-    config: ml_collections.ConfigDict, cut: bool = False
-) -> tuple[Any, tuple[Any, Any, Any]]:
-    """The training step, and the shapes of its key, state and batch.
-
-    Args:
-      config: of the run.
-      cut: as of `optimizer`.
-    """
+def step_and_shapes(config: ConfigDict, cut: bool = False) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The training step, and the shapes of its key, state and batch; `cut` as of `optimizer`."""
     model, tx = build_model(config), optimizer(config.train, cut)
     objective = objective_of(config, Tokenizer.train([""]))  # only its sizes matter
     batch = batch_shapes(config, model)
@@ -122,25 +97,18 @@ def step_and_shapes(
     return step, (key, state, batch)
 
 
-def flops_of(config: ml_collections.ConfigDict) -> float:
+def flops_of(config: ConfigDict) -> float:
     """FLOPs of a step per denoised example; the step is traced, not compiled."""
     step, shapes = step_and_shapes(config)
     return matmul_flops(step, *shapes) / config.train.batch_size
 
 
 def compiled_plan(
-    config: ml_collections.ConfigDict,
-    setting: Setting,
-    flops: float | None = None,
-    target: Target | None = None,
+    config: ConfigDict, setting: Setting, flops: float | None = None, target: Target | None = None
 ) -> Plan:
     """Compiles a step with `setting`: minutes for Stable Diffusion on two CPU cores.
 
-    Args:
-      config: with the sizes of its networks.
-      setting: the fields to change.
-      flops: if known.
-      target: None: this machine's devices.
+    `config` has the sizes of its networks; without a target, this machine's devices are used.
     """
     config = configured(config, setting)
     mesh = make_mesh(config, None if target is None else target.devices)
@@ -155,20 +123,13 @@ def compiled_plan(
         step, out_shardings=(places[1], places[0]), donate_argnums=1, compiler_options=options
     )
     arguments = jax.tree.map(placed, (key, state, batch), places)
-    found = account(jitted, arguments, mesh, target)
     return Plan(
         setting,
         count_parameters(state.trainable),
         count_parameters(state.frozen),
         flops_of(config) if flops is None else flops,
-        found.argument_bytes,
-        found.peak_bytes,
         device_bytes() if target is None else target.usable_bytes,
-        found.seconds,
-        found.moved_bytes,
-        found.collectives,
-        found.attention,
-        found.analysed_bytes,
+        account(jitted, arguments, mesh, target),
     )
 
 
@@ -178,12 +139,12 @@ def device_bytes() -> int | None:
     return statistics.get("bytes_limit") if statistics else None
 
 
-def own_setting(config: ml_collections.ConfigDict) -> Setting:
+def own_setting(config: ConfigDict) -> Setting:
     """The setting of `config`."""
-    return Setting(config.model.remat, config.train.accumulation, config.data.cache)
+    return Setting(*(config[name] for name in _FIELDS))
 
 
-def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+def cacheable(config: ConfigDict) -> tuple[str, ...]:
     """The kinds of caches that a run can use: those of untrained networks."""
     model = build_model(config)
     kinds: tuple[str, ...] = KINDS if isinstance(model.autoencoder, KlAutoencoder) else ("text",)
@@ -195,7 +156,7 @@ def cacheable(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def settings(
-    config: ml_collections.ConfigDict, caches: Sequence[str], target: Target | None = None
+    config: ConfigDict, caches: Sequence[str], target: Target | None = None
 ) -> list[Setting]:
     """All settings with the same update and one of these `config.data.cache`."""
     # The numbers of microbatches that divide both kinds of examples on every device.
@@ -206,7 +167,7 @@ def settings(
 
 
 def search(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     candidates: Sequence[Setting],
     budget: float,
     known: Sequence[Plan] = (),
@@ -217,15 +178,8 @@ def search(
     They are ordered by FLOPs, then by the number of microbatches, then `config`'s own first. If the
     state alone exceeds the budget, the search ends at once.
 
-    Args:
-      config: with the sizes of its networks.
-      candidates: the settings.
-      budget: of one device.
-      known: existing plans.
-      target: as in `compiled_plan`.
-
     Returns:
-      `known`, then the new plans.
+      The plans of `known`, then the new ones.
     """
     found = {plan.setting: plan for plan in known}
     own, flops = own_setting(config), dict[Setting, float]()
@@ -238,15 +192,14 @@ def search(
         bar.set_postfix(setting._asdict())
         if setting not in found:
             found[setting] = compiled_plan(config, setting, flops[setting], target)
-        if found[setting].peak_bytes <= budget or found[setting].state_bytes > budget:
+        needs = found[setting].account
+        if needs.peak_bytes <= budget or needs.argument_bytes > budget:
             break
     return list(found.values())
 
 
 def plan(
-    config: ml_collections.ConfigDict,
-    budget_gib: float | None = None,
-    target: Target | None = None,
+    config: ConfigDict, budget_gib: float | None = None, target: Target | None = None
 ) -> list[Plan]:
     """The plan of `config` and, with a budget, those of other settings that were tried.
 
@@ -266,9 +219,10 @@ def plan(
         raise UserError(f"The memory budget is {budget_gib} GiB; give more than 0.")
     found = [compiled_plan(config, own_setting(config), None, target)]
     budget = budget_bytes(found, budget_gib)
-    if budget is None or found[0].state_bytes > budget:
+    needs = found[0].account
+    if budget is None or needs.argument_bytes > budget:
         return found
-    if target is not None and budget_gib is None and found[0].peak_bytes <= budget:
+    if target is not None and budget_gib is None and needs.peak_bytes <= budget:
         return found
     caches = dict.fromkeys((config.data.cache, ",".join(cacheable(config)), ""))
     return search(config, settings(config, tuple(caches), target), budget, found, target)
@@ -277,12 +231,11 @@ def plan(
 def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | None:
     """The plan with the fewest FLOPs within the budget; None if none fits."""
     budget = budget_bytes(plans, budget_gib)
-    fitting = [x for x in plans if budget is not None and x.peak_bytes <= budget]
+    fitting = [x for x in plans if budget is not None and x.account.peak_bytes <= budget]
     return min(fitting, key=lambda x: (x.flops, x.setting.accumulation), default=None)
 
 
 def budget_bytes(plans: Sequence[Plan], budget_gib: float | None) -> float | None:
     """The budget in bytes, else the memory of the device; None if unknown."""
-    if budget_gib is not None:
-        return budget_gib * GIB
-    return None if (known := plans[0].device_bytes) is None else float(known)
+    known = plans[0].device_bytes if budget_gib is None else budget_gib * GIB
+    return None if known is None else float(known)

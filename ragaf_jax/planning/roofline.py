@@ -33,11 +33,7 @@ class Bound(NamedTuple):
 def bound(flops: float, moved_bytes: float | None, target: Target, dtype: str) -> Bound | None:
     """The bound of a program on one device of `target`; None if the compiler refused it.
 
-    Args:
-      flops: of one device.
-      moved_bytes: likewise; None for a refused program.
-      target: of the program.
-      dtype: of the products.
+    `flops` and `moved_bytes` are those of one device; `dtype` is that of the products.
     """
     if moved_bytes is None:
         return None

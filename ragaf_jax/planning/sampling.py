@@ -10,19 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
-from ragaf_jax.batch import Batch
 from ragaf_jax.nets.build import build_model
-from ragaf_jax.nets.model import Model
 from ragaf_jax.planning.compiled import Account, account
 from ragaf_jax.planning.plan import GIB
 from ragaf_jax.planning.roofline import bound
 from ragaf_jax.planning.shapes import batch_shapes, with_known_sizes
 from ragaf_jax.planning.table import aligned
-from ragaf_jax.planning.target_table import BOUND_NOTE, bound_cells, contents, memory_notes
+from ragaf_jax.planning.target_table import bound_cells, contents, notes_on
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.runtime.sharding import AXES, replicated
 from ragaf_jax.runtime.targets import Target, open_target
@@ -51,16 +49,8 @@ class PartPlan(NamedTuple):
     account: Account
 
 
-def part_plans(
-    config: ml_collections.ConfigDict, target: Target, per_device: int
-) -> list[PartPlan]:
-    """Compiles the parts of `config.stage` for a target.
-
-    Args:
-      config: with the sizes of its networks.
-      target: its devices share the images.
-      per_device: images per device.
-    """
+def part_plans(config: ConfigDict, target: Target, per_device: int) -> list[PartPlan]:
+    """Compiles the parts of `config.stage` for `per_device` images on each device of a target."""
     model = build_model(config)
     # Only the sizes of a vocabulary matter.
     sampler = make_stage_sampler(model, sampling_config_of(config, Tokenizer.train([""])))
@@ -71,16 +61,14 @@ def part_plans(
     def each(tree: Any, place: NamedSharding) -> Any:
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
-                jnp.shape(x),
-                jnp.result_type(x),
-                sharding=place,
-                weak_type=isinstance(x, float),
+                jnp.shape(x), jnp.result_type(x), sharding=place, weak_type=isinstance(x, float)
             ),
             tree,
         )
 
     params = each(model.shapes(), whole)
-    batch = each(_requests(config, model, count), shares)
+    requests = {"train.batch_size": count, "train.read_examples": 0, "data.cache": ""}
+    batch = each(batch_shapes(with_fields(config, requests), model), shares)
     keys = each(key_shapes(count), shares)
     scales = each(scales_of(config.sample.to_dict()), whole)
     steps = config.sample.steps
@@ -114,17 +102,8 @@ def part_plans(
     return plans
 
 
-def _requests(config: ml_collections.ConfigDict, model: Model, count: int) -> Batch:
-    """The shapes of a batch of requests, without caches."""
-    changes = {"train.batch_size": count, "train.read_examples": 0, "data.cache": ""}
-    return batch_shapes(with_fields(config, changes), model)
-
-
 def print_sampling_plans(
-    config: ml_collections.ConfigDict,
-    names: Sequence[str],
-    per_device: int = 1,
-    budget_gib: float | None = None,
+    config: ConfigDict, names: Sequence[str], per_device: int = 1, budget_gib: float | None = None
 ) -> None:
     """`--mode=plan --target=… --plan_for=sample`: sampling by `config.stage`, for each target."""
     config, notice = with_known_sizes(config)
@@ -136,7 +115,7 @@ def print_sampling_plans(
 
 
 def sampling_table(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     targets: Sequence[Target],
     plans: Sequence[Sequence[PartPlan]],
     per_device: int,
@@ -169,7 +148,7 @@ def sampling_table(
             seconds += (steps if name == "advance" else 1) * once
         last = parts[min(1, len(parts) - 1)].account
         details += [f"{target.name}: {len(target.devices)} × {target.kind}"]
-        details += [f"  {line}" for line in contents(last.collectives, last.attention)]
+        details += [f"  {line}" for line in contents(last)]
         if any(part.account.moved_bytes is None for part in parts):
             details.append(
                 "  The compiler refuses a part: it needs more memory than the device has."
@@ -184,7 +163,7 @@ def sampling_table(
         f"Sampling of Stage {config.stage}, {per_device} images per device, compiled for other "
         "devices. Memory, TFLOP and bytes are those of one device; advance is one step."
     )
-    notes = [BOUND_NOTE, *memory_notes(targets)]
+    notes = notes_on(targets)
     if config.sample.sampler == "heun":
         notes.append("Heun evaluates the networks twice per step; advance counts one evaluation.")
     return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])

@@ -1,13 +1,12 @@
 """Shapes of networks and batches for plans, which have neither."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jraph
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.batch import Batch, Text
 from ragaf_jax.caches import cached_kinds
@@ -16,11 +15,11 @@ from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.model import Model
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.training.adopt import pretrained_fields, with_fields
+from ragaf_jax.training.adopt import fields_of, pretrained_fields, with_fields
 from ragaf_jax.weights.pretrained import open_pretrained
 
 
-def with_known_sizes(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, str]:
+def with_known_sizes(config: ConfigDict) -> tuple[ConfigDict, str]:
     """`config` with the networks' sizes of `config.init.checkpoint`, and a notice.
 
     Only a local checkpoint is read: a plan downloads nothing and assumes that a hub id is Stable
@@ -38,10 +37,6 @@ def with_known_sizes(config: ml_collections.ConfigDict) -> tuple[ml_collections.
 
 def stable_diffusion_15() -> dict[str, Any]:
     """The fields that `pretrained_fields` reads from the published Stable Diffusion 1.5."""
-    unet, vae = dataclasses.asdict(UNetConfig()), dataclasses.asdict(VaeConfig())
-    text = dataclasses.asdict(ClipTextConfig())
-    for name in ("sample_size", "in_channels", "out_channels"):
-        del unet[name]
     diffusion = {
         "schedule": "scaled_linear",
         "steps": 1000,
@@ -54,18 +49,10 @@ def stable_diffusion_15() -> dict[str, Any]:
         "set_alpha_to_one": False,
         "distilled_steps": 0,
     }
-    return {
-        "data.text_length": text.pop("max_position_embeddings"),
-        "model.autoencoder": "kl",
-        "model.conditioning_channels": (16, 32, 96, 256),
-        **{f"model.unet.{name}": value for name, value in unet.items()},
-        **{f"model.text_encoder.{name}": value for name, value in text.items()},
-        **{f"model.vae.{name}": value for name, value in vae.items()},
-        **{f"diffusion.{name}": value for name, value in diffusion.items()},
-    }
+    return fields_of(UNetConfig(), ClipTextConfig(), VaeConfig(), diffusion)
 
 
-def batch_shapes(config: ml_collections.ConfigDict, model: Model) -> Batch:
+def batch_shapes(config: ConfigDict, model: Model) -> Batch:
     """The shapes of a step's batch; caches of `config.data.cache` replace images and text."""
     examples = config.train.batch_size + config.train.read_examples
     kinds = cached_kinds(config.data.cache, "config.data.cache")

@@ -3,30 +3,29 @@
 from collections.abc import Sequence
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.planning.plan import GIB, Plan, budget_bytes, cheapest, flags_of, plan
 from ragaf_jax.planning.shapes import with_known_sizes
 
 
-def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: bool = False) -> str:
-    """The plans as a table in text or Markdown, with the flags that keep within the budget."""
+def table(plans: Sequence[Plan], budget_gib: float | None = None) -> str:
+    """The plans as a table, with the flags that keep within the budget."""
     budget, chosen = budget_bytes(plans, budget_gib), cheapest(plans, budget_gib)
     rows = [["remat", "accumulation", "cache", "TFLOPs/image", "state GiB", "peak GiB", "fits"]]
     for each in plans:
-        fits = "" if budget is None else "yes" if each.peak_bytes <= budget else "no"
+        fits = "" if budget is None else "yes" if each.account.peak_bytes <= budget else "no"
         rows.append(
             [
                 each.setting.remat,
                 str(each.setting.accumulation),
                 each.setting.cache or "none",
                 f"{each.flops / 1e12:.4g}",
-                f"{each.state_bytes / GIB:.2f}",
-                f"{each.peak_bytes / GIB:.2f}",
+                f"{each.account.argument_bytes / GIB:.2f}",
+                f"{each.account.peak_bytes / GIB:.2f}",
                 fits,
             ]
         )
-    lines = aligned(rows, markdown=markdown)
     device = plans[0].device_bytes
     memory = "an unknown memory" if device is None else f"{device / GIB:.2f} GiB"
     head = (
@@ -39,26 +38,20 @@ def table(plans: Sequence[Plan], budget_gib: float | None = None, *, markdown: b
     elif chosen is None:
         end = f"No setting fits {budget / GIB:.2f} GiB: train fewer parameters or a smaller batch."
     else:
-        flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
-        end = f"The cheapest setting that fits {budget / GIB:.2f} GiB: {flags}"
-    return "\n".join([head, "", *lines, "", end])
+        end = f"The cheapest setting that fits {budget / GIB:.2f} GiB: {flags_of(chosen.setting)}"
+    return "\n".join([head, "", *aligned(rows), "", end])
 
 
-def aligned(rows: list[list[str]], *, markdown: bool = False) -> list[str]:
-    """A table of cells, header first, as lines of text or Markdown."""
-    if markdown:
-        ruled = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-        return [f"| {' | '.join(row)} |" for row in ruled]
+def aligned(rows: list[list[str]]) -> list[str]:
+    """A table of cells, header first, as lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = [[cell.ljust(n) for cell, n in zip(row, widths, strict=True)] for row in rows]
     return ["  ".join(row).rstrip() for row in padded]
 
 
-def print_plan(
-    config: ml_collections.ConfigDict, budget_gib: float | None = None, *, markdown: bool = False
-) -> None:
+def print_plan(config: ConfigDict, budget_gib: float | None = None) -> None:
     """`--mode=plan`: prints the table of the plans of `config`."""
     config, notice = with_known_sizes(config)
     if notice:
         print(notice)
-    print(table(plan(config, budget_gib), budget_gib, markdown=markdown))
+    print(table(plan(config, budget_gib), budget_gib))

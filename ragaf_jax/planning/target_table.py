@@ -1,11 +1,11 @@
 """Plans for devices that are not in this machine, as a table with the program's contents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.planning.hlo import Collective
+from ragaf_jax.planning.compiled import Account
 from ragaf_jax.planning.plan import GIB, Plan, budget_bytes, cheapest, flags_of, own_setting, plan
 from ragaf_jax.planning.roofline import Bound, bound
 from ragaf_jax.planning.shapes import with_known_sizes
@@ -24,7 +24,7 @@ GPU_NOTE = (
 )
 
 
-def open_targets(names: Sequence[str], config: ml_collections.ConfigDict) -> list[Target]:
+def open_targets(names: Sequence[str], config: ConfigDict) -> list[Target]:
     """The targets, after a check that each can share `config`'s batch.
 
     Raises:
@@ -40,7 +40,7 @@ def open_targets(names: Sequence[str], config: ml_collections.ConfigDict) -> lis
 
 
 def print_target_plans(
-    config: ml_collections.ConfigDict, names: Sequence[str], budget_gib: float | None = None
+    config: ConfigDict, names: Sequence[str], budget_gib: float | None = None
 ) -> None:
     """`--mode=plan --target=…`: the training step, compiled for each target."""
     config, notice = with_known_sizes(config)
@@ -52,7 +52,7 @@ def print_target_plans(
 
 
 def target_table(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     targets: Sequence[Target],
     plans: Sequence[Sequence[Plan]],
     budget_gib: float | None = None,
@@ -61,8 +61,7 @@ def target_table(
 
     Args:
       config: with the sizes of its networks.
-      targets: of the plans.
-      plans: of each target, as `plan` returns them.
+      targets, plans: of each target, its plans as `plan` returns them.
       budget_gib: memory of a device; None: what a process may use there.
     """
     header = "target,remat,accumulation,cache,state GiB,peak GiB,may use GiB,fits,TFLOP,GB moved"
@@ -70,46 +69,46 @@ def target_table(
     details = []
     for target, tried in zip(targets, plans, strict=True):
         chosen = cheapest(tried, budget_gib)
-        shown = min(tried, key=lambda x: x.peak_bytes) if chosen is None else chosen
+        shown = min(tried, key=lambda x: x.account.peak_bytes) if chosen is None else chosen
+        needs = shown.account
         budget = budget_bytes(tried, budget_gib)
         flops = shown.flops * config.train.batch_size / len(target.devices)
-        least = bound(flops, shown.moved_bytes, target, config.model.dtype)
+        least = bound(flops, needs.moved_bytes, target, config.model.dtype)
         rows.append(
             [
                 target.name,
                 shown.setting.remat,
                 str(shown.setting.accumulation),
                 shown.setting.cache or "none",
-                f"{shown.state_bytes / GIB:.2f}",
-                f"{shown.peak_bytes / GIB:.2f}",
+                f"{needs.argument_bytes / GIB:.2f}",
+                f"{needs.peak_bytes / GIB:.2f}",
                 f"{(budget or 0) / GIB:.2f}",
                 "no" if chosen is None else "yes",
                 f"{flops / 1e12:.4g}",
-                *bound_cells(shown.moved_bytes, least),
+                *bound_cells(needs.moved_bytes, least),
                 "–" if least is None else f"{config.train.batch_size / least.seconds:.4g}",
-                f"{sum(each.seconds for each in tried):.0f}",
+                f"{sum(each.account.seconds for each in tried):.0f}",
             ]
         )
         details += [f"{target.name}: {_mesh(config, target)}"]
-        if shown.moved_bytes is None:
+        if needs.moved_bytes is None:
             details.append("  The compiler refuses it: it needs more memory than the device has.")
         else:
-            details += [f"  {line}" for line in contents(shown.collectives, shown.attention)]
-        if shown.analysed_bytes is not None:
-            moved = f"{shown.analysed_bytes / 1e9:.4g} GB"
+            details += [f"  {line}" for line in contents(needs)]
+        if needs.analysed_bytes is not None:
+            moved = f"{needs.analysed_bytes / 1e9:.4g} GB"
             details.append(f"  bytes by XLA's own analysis, including on-chip memory: {moved}")
         if chosen is None:
             details.append("  No setting fits: train fewer parameters or a smaller batch.")
         elif chosen.setting != own_setting(config):
-            flags = " ".join(f"--{flag}" for flag in flags_of(chosen.setting).split())
+            flags = flags_of(chosen.setting)
             details.append(f"  The cheapest of {len(tried)} settings that fits: {flags}")
     head = (
         f"{plans[0][0].trainable / 1e6:.2f} M trainable parameters, "
         f"{plans[0][0].frozen / 1e6:.2f} M frozen; a step of {config.train.batch_size} images, "
         "compiled for other devices. Memory, TFLOP and bytes are those of one device."
     )
-    notes = [BOUND_NOTE, *memory_notes(targets)]
-    return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])
+    return "\n".join([head, "", *aligned(rows), "", *details, "", *notes_on(targets)])
 
 
 def bound_cells(moved: float | None, least: Bound | None) -> list[str]:
@@ -119,22 +118,22 @@ def bound_cells(moved: float | None, least: Bound | None) -> list[str]:
     return [f"{moved / 1e9:.4g}", f"{1e3 * least.seconds:.4g}", least.by]
 
 
-def contents(collectives: Mapping[str, Collective], attention: Mapping[str, int]) -> list[str]:
+def contents(found: Account) -> list[str]:
     """A program's collectives with their bytes, and its attention kernels, as lines."""
     lines = [
         f"{each.times} {kind}, {each.moved_bytes / 1e9:.4g} GB"
-        for kind, each in collectives.items()
+        for kind, each in found.collectives.items()
     ]
-    kernels = [f"{count} {name}" for name, count in attention.items()]
+    kernels = [f"{count} {name}" for name, count in found.attention.items()]
     return [
         f"collectives: {'; '.join(sorted(lines)) or 'none'}",
         f"attention: {', '.join(sorted(kernels)) or 'no kernels'}; the rest by XLA, in tiles",
     ]
 
 
-def memory_notes(targets: Sequence[Target]) -> list[str]:
-    """Notes on "may use" and on algorithms for these targets."""
-    notes = []
+def notes_on(targets: Sequence[Target]) -> list[str]:
+    """Notes on the bound, on "may use" and on algorithms for these targets."""
+    notes = [BOUND_NOTE]
     if any(target.platform == "cuda" for target in targets):
         notes.append(
             f"may use: {share():.0%} of a GPU's memory, as main.py and ragaf_jax.sample set it; "
@@ -146,7 +145,7 @@ def memory_notes(targets: Sequence[Target]) -> list[str]:
     return notes
 
 
-def _mesh(config: ml_collections.ConfigDict, target: Target) -> str:
+def _mesh(config: ConfigDict, target: Target) -> str:
     axes = make_mesh(config, target.devices).shape
     sizes = ", ".join(f"{axis}={size}" for axis, size in axes.items())
     return f"{len(target.devices)} × {target.kind}, mesh {sizes}"

@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.runtime.devices import traced_device
 
@@ -14,9 +14,7 @@ _NO_PREFETCHES = {"xla_vf_vmem_max_outstanding_prefetches": "0"}
 _WITH_PREFETCHES = "0.0.42."
 
 
-def compiler_options(
-    config: ml_collections.ConfigDict, device: tuple[str, str] | None = None
-) -> dict[str, str]:
+def compiler_options(config: ConfigDict, device: tuple[str, str] | None = None) -> dict[str, str]:
     """Options for `jax.jit` of a training step.
 
     XLA's CPU scheduler runs ready operations breadth-first, so rematerialised values
@@ -24,9 +22,7 @@ def compiler_options(
     With `config.model.remat` or a memory budget, these options order operations for low memory. The
     results are bit-identical.
 
-    Args:
-      config: of the run.
-      device: platform and kind of the device to compile for; None: `traced_device`.
+    `device` has platform and kind of the device to compile for; None: `traced_device`.
     """
     platform, kind = traced_device() if device is None else device
     if kind == "TPU v5 lite" and _libtpu().startswith(_WITH_PREFETCHES):

@@ -46,7 +46,7 @@ _PEAKS: dict[str, dict[str, float]] = {
 }
 
 # The versions in `targets`; bandwidths are from the same pages as the peaks.
-_TPU_MEMORIES: Mapping[str, Memory] = {
+TPU_MEMORIES: Mapping[str, Memory] = {
     "TPU v4": Memory(int(30.75 * 2**30), 1228e9),
     "TPU v5 lite": Memory(int(15.75 * 2**30), 819e9),
     "TPU v5": Memory(int(95.74 * 2**30), 2765e9),
@@ -95,12 +95,3 @@ def _known(kind: str) -> str | None:
     words = kind.replace("-", " ") + " "
     known = [name for name in _PEAKS if words.startswith(name + " ")]
     return max(known, key=len) if known else None
-
-
-def tpu_memory(kind: str) -> Memory:
-    """The memory of a TPU device of this kind.
-
-    Raises:
-      KeyError: an unknown version.
-    """
-    return _TPU_MEMORIES[kind]

@@ -24,15 +24,12 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
     # Traced for a CPU, whose attention is plain JAX: kernels of accelerators hide their products.
     device = AbstractDevice(device_kind="cpu", num_cores=None, platform="cpu")
     mesh = AbstractMesh((1,), ("device",), (AxisType.Auto,), abstract_device=device)
-    shapes = jax.tree.map(_unplaced, args)
+    shapes = jax.tree.map(  # without devices
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jax.dtypes.result_type(x)), args
+    )
     # A mesh of another size can only be replaced after none.
     with jax.sharding.use_abstract_mesh(AbstractMesh((), ())), jax.sharding.use_abstract_mesh(mesh):
         return _of_jaxpr(jax.make_jaxpr(function)(*shapes).jaxpr)
-
-
-def _unplaced(x: Any) -> jax.ShapeDtypeStruct:
-    """The shape of an array, without its devices."""
-    return jax.ShapeDtypeStruct(jnp.shape(x), jax.dtypes.result_type(x))
 
 
 def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
@@ -62,13 +59,9 @@ def _of_equation(equation: core.JaxprEqn) -> int:
 
 def _inner_jaxprs(params: dict[str, Any]) -> list[core.Jaxpr]:
     """The functions among an operation's parameters."""
-    found = []
-    for value in jax.tree.leaves(params, is_leaf=_is_function):
-        if isinstance(value, core.ClosedJaxpr):
-            found.append(value.jaxpr)
-        elif isinstance(value, core.Jaxpr):
-            found.append(value)
-    return found
+    values = jax.tree.leaves(params, is_leaf=_is_function)
+    found = [value for value in values if _is_function(value)]
+    return [x.jaxpr if isinstance(x, core.ClosedJaxpr) else x for x in found]
 
 
 def _is_function(value: Any) -> bool:

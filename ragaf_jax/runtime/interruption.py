@@ -11,26 +11,19 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """A context in which SIGTERM does not end the process but sets `requested`.
+    """A context in which SIGTERM does not end the process but sets `came`.
 
     A single process has a handler that only sets a flag. With several (`jax.distributed`), JAX's
     service receives the signal and makes all of them agree on one step, so that they save together.
     Ctrl-C is unchanged. Outside the main thread, where Python allows no handler, the context has no
     effect.
-
-    Example:
-      with Interruption() as interruption:
-          for step in …:
-              …
-              if interruption.requested(step):
-                  save; break
     """
 
     # The current context, whose handler a forked worker must not keep.
     _entered: ClassVar["Interruption | None"] = None
 
     def __init__(self) -> None:
-        self._came = False
+        self.came = False
         self._previous: signal._HANDLER = None
         self._installed = False
         self._outer: Interruption | None = None
@@ -58,11 +51,11 @@ class Interruption:
             at the step that they agreed on.
         """
         if jax.distributed.is_initialized():
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._came
+            self.came |= multihost_utils.reached_preemption_sync_point(step)
+        return self.came
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = True
+        self.came = True
 
 
 class _Fork(threading.local):

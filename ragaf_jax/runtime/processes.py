@@ -22,8 +22,7 @@ def join(
     Args:
       coordinator: address of the first process, "host:port"; None: from the cluster, which may be
         SLURM, Open MPI, a TPU pod or Kubernetes.
-      process_id: 0 … process_count − 1; None likewise.
-      process_count: None likewise.
+      process_id, process_count: 0 … process_count − 1, and their number; None likewise.
 
     Raises:
       UserError: the other processes are unknown or cannot be reached.

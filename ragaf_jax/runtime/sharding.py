@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-import ml_collections
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from ragaf_jax.errors import UserError
 
@@ -29,7 +29,7 @@ Args = ParamSpec("Args")
 _LEAST = 256
 
 
-def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: ConfigDict, devices: list[jax.Device] | None = None) -> Mesh:
     """The mesh of `config.mesh` over all devices; those of one process are adjacent.
 
     Args:

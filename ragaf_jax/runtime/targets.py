@@ -14,7 +14,7 @@ import jax
 from jax.experimental import topologies
 
 from ragaf_jax.errors import UserError, nearest
-from ragaf_jax.runtime.devices import tpu_memory
+from ragaf_jax.runtime.devices import TPU_MEMORIES
 from ragaf_jax.runtime.gpu_memory import share
 
 _GPUS = Path(__file__).parent / "gpus"
@@ -25,20 +25,14 @@ _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0
 
 # Chips along each axis of a slice, by the number in its name. The number counts chips of v5e and
 # v6e, but TensorCores of v4 and v5p, two per chip; a JAX device is a chip.
-_GRIDS_2D = {
-    1: "1x1",
-    4: "2x2",
-    8: "2x4",
-    16: "4x4",
-    32: "4x8",
-    64: "8x8",
-    128: "8x16",
-    256: "16x16",
-}
+_GRIDS_2D = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
+_GRIDS_2D |= {128: "8x16", 256: "16x16"}
 _GRIDS_3D = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4"}
 SLICES = {
-    **{f"{kind}-{n}": f"{kind}:{grid}" for kind in ("v5e", "v6e") for n, grid in _GRIDS_2D.items()},
-    **{f"{kind}-{n}": f"{kind}:{grid}" for kind in ("v4", "v5p") for n, grid in _GRIDS_3D.items()},
+    f"{kind}-{n}": f"{kind}:{grid}"
+    for kinds, grids in ((("v5e", "v6e"), _GRIDS_2D), (("v4", "v5p"), _GRIDS_3D))
+    for kind in kinds
+    for n, grid in grids.items()
 }
 
 
@@ -49,8 +43,7 @@ class Target(NamedTuple):
       name: as given.
       platform: "cuda" or "tpu", as in `lowering_platforms`.
       devices: all of them; they cannot hold arrays or run programs.
-      memory_bytes: of one device.
-      usable_bytes: the part that a process may use.
+      usable_bytes: of one device's memory, the part that a process may use.
       bandwidth: of one device's memory, bytes/s.
       compiler_options: for `jax.jit`.
     """
@@ -58,7 +51,6 @@ class Target(NamedTuple):
     name: str
     platform: str
     devices: list[jax.Device]
-    memory_bytes: int
     usable_bytes: int
     bandwidth: float
     compiler_options: dict[str, Any]
@@ -153,10 +145,8 @@ def _gpu(name: str, path: Path, count: int) -> Target:
         int(_field(text, field, r"\s*(\d+)")[1])
         for field in ("device_memory_size", "memory_bandwidth")
     )
-    usable = int(memory * fraction)
-    return Target(
-        name, "cuda", list(topology.devices), memory, usable, float(bandwidth), _GPU_OPTIONS
-    )
+    devices: list[jax.Device] = list(topology.devices)
+    return Target(name, "cuda", devices, int(memory * fraction), float(bandwidth), _GPU_OPTIONS)
 
 
 def _absent_fields(text: str) -> list[str]:
@@ -182,8 +172,8 @@ def _tpu(name: str) -> Target:
         options = {"chip_config_name": "megacore"}  # else each of its cores is a device
     topology = topologies.get_topology_desc(platform="tpu", topology_name=slice_, **options)
     devices: list[jax.Device] = list(topology.devices)
-    memory = tpu_memory(devices[0].device_kind)
-    return Target(name, "tpu", devices, memory.size, memory.size, memory.bandwidth, {})
+    memory = TPU_MEMORIES[devices[0].device_kind]
+    return Target(name, "tpu", devices, memory.size, memory.bandwidth, {})
 
 
 def _compile_only() -> None:

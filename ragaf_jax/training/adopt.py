@@ -5,13 +5,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.errors import UserError, notify
+from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.pretrained import Pretrained, open_control, open_pretrained
@@ -45,8 +47,8 @@ _START_FIELDS = {
 
 
 def adopted(
-    config: ml_collections.ConfigDict, workdir: Path, given: Collection[str] = ()
-) -> tuple[ml_collections.ConfigDict, Tokenizer | None]:
+    config: ConfigDict, workdir: Path, given: Collection[str] = ()
+) -> tuple[ConfigDict, Tokenizer | None]:
     """`config` with the networks, schedule and tokenizer of the weights that the run starts from.
 
     A resumed run takes them from its own checkpoints, and Stage 2 from Stage 1's: the original
@@ -64,12 +66,11 @@ def adopted(
         if meta is not None and meta["config"].get("init", {}).get("checkpoint"):
             fields = flatten_dict(meta["config"], sep=".")
             check_start_fields(config, fields, place)
-            stored = {
-                k: v for k, v in fields.items() if k.startswith(ADOPTED) and k not in _CONFIGURABLE
+            kept = (*_CONFIGURABLE, *(["model.lora."] if config.model.lora.patterns else []))
+            adopted_fields = {
+                k: v for k, v in fields.items() if k.startswith(ADOPTED) and not k.startswith(kept)
             }
-            if config.model.lora.patterns:
-                stored = {k: v for k, v in stored.items() if not k.startswith("model.lora.")}
-            config = with_fields(config, stored)
+            config = with_fields(config, adopted_fields)
             config = with_distilled_sampling(config, config.diffusion.distilled_steps, given)
             return config, Tokenizer.from_json(meta["tokenizer"])
         if meta is not None:
@@ -99,9 +100,7 @@ def adopted(
     return config, tokenizer_of(pretrained, config.init.tokenizer)
 
 
-def with_distilled_sampling(
-    config: ml_collections.ConfigDict, steps: int, given: Collection[str]
-) -> ml_collections.ConfigDict:
+def with_distilled_sampling(config: ConfigDict, steps: int, given: Collection[str]) -> ConfigDict:
     """`config` that samples a distilled checkpoint in its `steps`, without guidance.
 
     Args:
@@ -114,7 +113,7 @@ def with_distilled_sampling(
     return with_fields(config, {k: v for k, v in fields.items() if k not in given})
 
 
-def check_start_fields(config: ml_collections.ConfigDict, stored: Fields, workdir: Path) -> None:
+def check_start_fields(config: ConfigDict, stored: Fields, workdir: Path) -> None:
     """Refuses a start that differs from that of the run in `workdir`.
 
     Raises:
@@ -129,7 +128,7 @@ def check_start_fields(config: ml_collections.ConfigDict, stored: Fields, workdi
             )
 
 
-def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained) -> Fields:
+def pretrained_fields(config: ConfigDict, pretrained: Pretrained) -> Fields:
     """The fields of a configuration that a Stable Diffusion determines, by their paths.
 
     Raises:
@@ -141,16 +140,11 @@ def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained)
             f"out_channels of the UNet of {pretrained.source} is {found}, expected the {channels} "
             "of a latent; give a model that predicts no variance."
         )
-    unet = dataclasses.asdict(pretrained.unet.config)
-    # Input and output sizes follow from the autoencoder and the data.
-    for name in ("sample_size", "in_channels", "out_channels"):
-        del unet[name]
-    text = dataclasses.asdict(pretrained.text_encoder.config)
-    sketch_channels: tuple[int, ...] = (16, 32, 96, 256)
+    own = {}
     if config.init.control != "unet":
         control = open_control(config.init.control, config.init.variant).config
         check_control(config.init.control, control, pretrained.unet.config)
-        sketch_channels = control.conditioning_channels
+        own["model.conditioning_channels"] = control.conditioning_channels
     diffusion = {**pretrained.diffusion, "distilled_steps": pretrained.distilled_steps}
     if config.init.prediction:
         if config.init.prediction not in PREDICTIONS:
@@ -159,18 +153,22 @@ def pretrained_fields(config: ml_collections.ConfigDict, pretrained: Pretrained)
                 f"{', '.join(PREDICTIONS)}."
             )
         diffusion["prediction"] = config.init.prediction
-    return {
-        "data.text_length": text.pop("max_position_embeddings"),
-        "model.autoencoder": "kl",
-        "model.conditioning_channels": sketch_channels,
-        **{f"model.unet.{name}": value for name, value in unet.items()},
-        **{f"model.text_encoder.{name}": value for name, value in text.items()},
-        **{
-            f"model.vae.{name}": value
-            for name, value in dataclasses.asdict(pretrained.vae.config).items()
-        },
-        **{f"diffusion.{name}": value for name, value in diffusion.items()},
-    }
+    networks = pretrained.unet.config, pretrained.text_encoder.config, pretrained.vae.config
+    return fields_of(*networks, diffusion) | own
+
+
+def fields_of(
+    unet: UNetConfig, text_encoder: ClipTextConfig, vae: VaeConfig, diffusion: Fields
+) -> Fields:
+    """The fields of a configuration for these networks and this noise schedule, by their paths."""
+    networks: Fields = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
+    model: Fields = {name: dataclasses.asdict(x) for name, x in networks.items()}
+    # Input and output sizes follow from the autoencoder and the data.
+    for name in ("sample_size", "in_channels", "out_channels"):
+        del model["unet"][name]
+    data = {"text_length": model["text_encoder"].pop("max_position_embeddings")}
+    model |= {"autoencoder": "kl", "conditioning_channels": (16, 32, 96, 256)}
+    return flatten_dict({"data": data, "model": model, "diffusion": diffusion}, sep=".")
 
 
 def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
@@ -181,9 +179,9 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
     """
     other_half = ("sample_size", "out_channels", "up_block_types", "attention_head_dim")
     pairs = {
-        name: (getattr(control.unet, name), getattr(unet, name))
-        for name in (field.name for field in dataclasses.fields(UNetConfig))
-        if name not in other_half
+        field.name: (getattr(control.unet, field.name), getattr(unet, field.name))
+        for field in dataclasses.fields(UNetConfig)
+        if field.name not in other_half
     }
     pairs["attention_head_dim"] = (control.unet.heads, unet.heads)
     for name, (found, expected) in pairs.items():
@@ -194,15 +192,13 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
             )
 
 
-def with_fields(config: ml_collections.ConfigDict, fields: Fields) -> ml_collections.ConfigDict:
+def with_fields(config: ConfigDict, fields: Fields) -> ConfigDict:
     """A copy of `config` with new values, of any type, in these fields."""
     copy = config.copy_and_resolve_references()
     with copy.unlocked(), copy.ignore_type():
         for path, value in fields.items():
-            *sections, name = path.split(".")
-            section = copy
-            for part in sections:
-                section = section[part]
+            parent, _, name = path.rpartition(".")
+            section = copy[parent] if parent else copy
             with section.ignore_type():
                 section[name] = value
     return copy

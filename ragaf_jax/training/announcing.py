@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 from clu.parameter_overview import count_parameters
+from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import notify
@@ -28,11 +28,7 @@ def announce_resume(
 ) -> None:
     """Announces that a run is resumed, and the fields that differ from those of its checkpoint.
 
-    Args:
-      workdir: of the run.
-      step: of its checkpoint.
-      steps: config.train.steps.
-      before, now: the configurations, as nested dicts.
+    `before` and `now` are the configurations, as nested dicts.
     """
     if step >= steps:
         announce(
@@ -57,17 +53,8 @@ def announce_start(state: TrainState) -> None:
     )
 
 
-def announce_end(
-    config: ml_collections.ConfigDict, workdir: Path, steps: int, seconds: float
-) -> None:
-    """Announces a run's duration, its workdir and the command that samples from it.
-
-    Args:
-      config: of the run.
-      workdir: of the run.
-      steps: number of steps since this start.
-      seconds: duration since this start.
-    """
+def announce_end(config: ConfigDict, workdir: Path, steps: int, seconds: float) -> None:
+    """Announces steps and seconds since this start, and the command that samples from the run."""
     flags = f"--stage{config.stage}={workdir}"
     if config.stage == 2:
         flags = f"--stage1={config.stage1} {flags}"

@@ -86,9 +86,7 @@ def _flat(tree: Tree) -> dict[Path, Any]:
 
 def _groups(leaves: Mapping[Path, Any]) -> Iterator[tuple[str, list[Path]]]:
     """(name, sorted paths of the leaves) of each bundle that has leaves."""
-    small = [path for path, leaf in leaves.items() if leaf.size < _LARGE]
-    vectors = [path for path in small if leaves[path].ndim < 2]
-    matrices = [path for path in small if leaves[path].ndim >= 2]
-    for name, paths in (("vectors", vectors), ("matrices", matrices)):
-        if paths:
+    small = {path: leaf.ndim < 2 for path, leaf in leaves.items() if leaf.size < _LARGE}
+    for name, vectors in (("vectors", True), ("matrices", False)):
+        if paths := [path for path in small if small[path] is vectors]:
             yield name, paths

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError
@@ -18,7 +18,7 @@ from ragaf_jax.weights.fingerprint import latents_key, text_key
 
 
 def cache_keys(
-    config: ml_collections.ConfigDict, model: Model, state: TrainState, tokenizer: Tokenizer
+    config: ConfigDict, model: Model, state: TrainState, tokenizer: Tokenizer
 ) -> Mapping[str, str]:
     """The key that each cache of `config.data.cache` must have, by kind.
 

@@ -1,9 +1,8 @@
 """Checks the fields of a configuration before anything is read or written."""
 
 import math
-from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.checkpoints.choice import check_choice
@@ -24,56 +23,41 @@ MOST = math.inf
 # Least and greatest value of each number.
 LIMITS = {
     "stage": (1, 2),
-    "mesh.data": (-1, MOST),
-    "mesh.fsdp": (-1, MOST),
-    "data.recolorings": (1, MOST),
-    "data.graph.k": (1, MOST),
-    "data.graph.radius": (0, MOST),
     "data.image_size": (8, MOST),
     "data.text_length": (3, MOST),  # a token between start and end
     "data.max_regions": (2, 256),  # labels are stored in eight bits
-    "data.max_edges": (1, MOST),
-    "data.augment.stroke_width": (0, 1),
-    "data.augment.gaps": (0, 1),
-    "data.augment.wobble": (0, 1),
-    "data.augment.erasure": (0, 1),
-    "data.augment.noise": (0, 1),
-    "model.haar_levels": (1, MOST),
-    "model.clip_skip": (0, MOST),
-    "model.lora.rank": (1, MOST),
     "model.lora.dropout": (0, 0.99),
-    "diffusion.steps_offset": (0, MOST),
-    "diffusion.distilled_steps": (0, MOST),
-    "train.steps": (1, MOST),
-    "train.batch_size": (1, MOST),
-    "train.accumulation": (1, MOST),
-    "train.max_skipped": (1, MOST),
-    "train.read_examples": (0, MOST),
-    "train.learning_rate": (0, MOST),
-    "train.warmup_steps": (0, MOST),
-    "train.weight_decay": (0, MOST),
-    "train.clip_norm": (0, MOST),
-    "train.ema_decay": (0, 1),
-    "train.text_dropout": (0, 1),
-    "train.sketch_dropout": (0, 1),
-    **{f"train.{term.weight}": (0, MOST) for term in TERMS.values()},
-    "log_every": (1, MOST),
-    "validate_every": (1, MOST),
     "validation_examples": (2, MOST),  # conditions are shuffled between examples
-    "sample_every": (1, MOST),
-    "sample_examples": (1, MOST),
-    "checkpoint_every": (1, MOST),
-    "response.every": (0, MOST),
-    "response.examples": (2, MOST),
-    "response.sample_steps": (1, MOST),
-    "response.warn_after": (1, MOST),
-    "evaluation_examples": (2, MOST),
-    "keep_last": (1, MOST),
-    "memory_budget_gib": (0, MOST),
-    "keep_best": (0, MOST),
-    "keep_every": (0, MOST),
-    "sample.guidance_until": (0, 1),
-    "sample.strength": (0, 1),
+    **dict.fromkeys(("mesh.data", "mesh.fsdp"), (-1, MOST)),
+    **dict.fromkeys(("response.examples", "evaluation_examples"), (2, MOST)),
+    **dict.fromkeys(
+        (
+            *("data.recolorings", "data.graph.k", "data.max_edges", "model.haar_levels"),
+            *("model.lora.rank", "train.steps", "train.batch_size", "train.accumulation"),
+            *("train.max_skipped", "log_every", "validate_every", "sample_every"),
+            *("sample_examples", "checkpoint_every", "response.sample_steps"),
+            *("response.warn_after", "keep_last"),
+        ),
+        (1, MOST),
+    ),
+    **dict.fromkeys(
+        (
+            *("data.graph.radius", "model.clip_skip", "diffusion.steps_offset"),
+            *("diffusion.distilled_steps", "train.read_examples", "train.learning_rate"),
+            *("train.warmup_steps", "train.weight_decay", "train.clip_norm", "response.every"),
+            *("memory_budget_gib", "keep_best", "keep_every"),
+            *(f"train.{term.weight}" for term in TERMS.values()),
+        ),
+        (0, MOST),
+    ),
+    **dict.fromkeys(
+        (
+            *(f"data.augment.{x}" for x in ("stroke_width", "gaps", "wobble", "erasure", "noise")),
+            *("train.ema_decay", "train.text_dropout", "train.sketch_dropout"),
+            *("sample.guidance_until", "sample.strength"),
+        ),
+        (0, 1),
+    ),
 }
 
 # The accepted values of each name.
@@ -97,7 +81,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 METRICS = ("response/sketch", "response/text", "response/sketch_edge_f1", "response/true_edge_f1")
 
 
-def check_config(config: ml_collections.ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Refuses numbers out of their range, unknown names and contradictory fields.
 
     Raises:
@@ -105,13 +89,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     """
     limits = {**LIMITS, "sample.steps": (1, config.diffusion.steps)}
     for name, (least, most) in limits.items():
-        value = _value(config, name)
+        value = config[name]
         if not least <= value <= most:
             span = f"{least} or more" if most == MOST else f"from {least} to {most}"
             hint = "; to disable it, choose more than train.steps" if "_every" in name else ""
             raise UserError(f"config.{name} is {value}; it must be {span}{hint}.")
     for name, choices in CHOICES.items():
-        value = _value(config, name)
+        value = config[name]
         if value not in choices:
             near = nearest(value, choices)
             meant = f" (did you mean {near[0]!r}?)" if near else ""
@@ -126,14 +110,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         _check_metric(config)
 
 
-def _value(config: ml_collections.ConfigDict, name: str) -> Any:
-    value = config
-    for part in name.split("."):
-        value = value[part]
-    return value
-
-
-def _check_batch(config: ml_collections.ConfigDict) -> None:
+def _check_batch(config: ConfigDict) -> None:
     """Microbatches divide the batch, dropout shares fit in it, and only Stage 2 has RAGAF."""
     train = config.train
     if config.stage == 1 and train.read_examples:
@@ -156,7 +133,7 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
             )
 
 
-def _check_mesh(mesh: ml_collections.ConfigDict) -> None:
+def _check_mesh(mesh: ConfigDict) -> None:
     """Each axis has devices, and at most one of them takes all remaining devices."""
     for name in ("data", "fsdp"):
         if mesh[name] == 0:
@@ -171,7 +148,7 @@ def _check_mesh(mesh: ml_collections.ConfigDict) -> None:
         )
 
 
-def _check_metric(config: ml_collections.ConfigDict) -> None:
+def _check_metric(config: ConfigDict) -> None:
     """`best_metric` is measured, at steps that have checkpoints."""
     metric, every, saves = config.best_metric, config.response.every, config.checkpoint_every
     no_graph = config.stage == 1 or not config.model.ragaf.inject

@@ -17,9 +17,7 @@ _STAGE1, _STAGE2 = "stage1", "stage2"
 def load_config(file: str, fields: Mapping[str, Any]) -> ConfigDict:
     """The configuration of "configs/stage1.py" or "configs/stage1.py:<dataset>".
 
-    Args:
-      file: as --config names it.
-      fields: values of fields by their paths, which replace those of the file.
+    `fields` has values by their paths, which replace those of the file.
 
     Raises:
       UserError: there is no such file, or it has no such field.

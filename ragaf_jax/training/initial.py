@@ -1,16 +1,15 @@
 """The initial parameters: from Stage 1, Stable Diffusion's weights, or random."""
 
 import dataclasses
-from collections.abc import Collection
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
+from ml_collections import ConfigDict
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets import lora
@@ -27,10 +26,7 @@ _ENCODER = ("conv_in", "time_embedding", "down_blocks_", "mid_block")
 
 
 def initial_params(
-    config: ml_collections.ConfigDict,
-    model: Model,
-    stage1: Params | None,
-    mesh: Mesh | None = None,
+    config: ConfigDict, model: Model, stage1: Params | None, mesh: Mesh | None = None
 ) -> Params:
     """All parameters of the model, the frozen ones in the compute dtype.
 
@@ -78,7 +74,7 @@ def initial_params(
     return unflatten_dict(known, sep="/")
 
 
-def stored_shapes(config: ml_collections.ConfigDict, model: Model) -> Params:
+def stored_shapes(config: ConfigDict, model: Model) -> Params:
     """The shapes of all parameters, in the dtypes in which training stores them."""
     shapes = model.shapes()
     trainable, frozen = partition(shapes, config.train.trainable, config.train.frozen)
@@ -87,7 +83,7 @@ def stored_shapes(config: ml_collections.ConfigDict, model: Model) -> Params:
     return merge(trainable, frozen)
 
 
-def pretrained_params(config: ml_collections.ConfigDict, model: Model, abstract: Params) -> Tree:
+def pretrained_params(config: ConfigDict, model: Model, abstract: Params) -> Tree:
     """The model's parameters from the weights of `config.init`, with the types of `abstract`.
 
     Raises:
@@ -107,7 +103,9 @@ def pretrained_params(config: ml_collections.ConfigDict, model: Model, abstract:
     else:
         params["control"] = open_control(init.control, init.variant).load(abstract["control"])
     if init.lora:
-        adapters = load_lora(locate(init.lora, _lora_files), params)
+        files = *TENSOR_FILES, SETTINGS_FILE
+        where = locate(init.lora, lambda names: [name for name in names if name in files])
+        adapters = load_lora(where, params)
         if model.lora is None:
             if init.control == "unet" and "unet" in adapters:  # control copies the merged UNet
                 encoder = {k: v for k, v in adapters["unet"].items() if k.startswith(_ENCODER)}
@@ -118,10 +116,6 @@ def pretrained_params(config: ml_collections.ConfigDict, model: Model, abstract:
             _check_adapters(init.lora, adapters, abstract["lora"])
             params["lora"] = jax.tree.map(jnp.asarray, adapters)
     return params
-
-
-def _lora_files(names: Collection[str]) -> list[str]:
-    return [name for name in names if name in (*TENSOR_FILES, SETTINGS_FILE)]
 
 
 def _check_adapters(where: str, found: Tree, expected: Tree) -> None:
@@ -138,7 +132,7 @@ def _check_adapters(where: str, found: Tree, expected: Tree) -> None:
             )
 
 
-def _from_stage1(config: ml_collections.ConfigDict, abstract: Tree, stage1: Params) -> Tree:
+def _from_stage1(config: ConfigDict, abstract: Tree, stage1: Params) -> Tree:
     """Stage 1's parameters in this run's dtypes; its frozen ones may be stored in bfloat16."""
     known = flatten_dict(stage1, sep="/")
     networks = {path.split("/")[0] for path in known}

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import ml_collections
+from ml_collections import ConfigDict
 
-from ragaf_jax import __version__
 from ragaf_jax.batch import Batch, BatchIterator
-from ragaf_jax.checkpoints.checkpointer import Checkpointer
-from ragaf_jax.checkpoints.reading import has_checkpoint
+from ragaf_jax.checkpoints.checkpointer import Checkpointer, Restored
+from ragaf_jax.checkpoints.meta import meta_of
+from ragaf_jax.checkpoints.reading import saved_steps
 from ragaf_jax.errors import UserError
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.validation import make_validate
@@ -44,11 +44,11 @@ from ragaf_jax.training.state import TrainState
 from ragaf_jax.training.step import jitted_step, train_step
 
 # (config, model, state, tokenizer, prepared) → a configuration within the memory budget, a notice.
-Fit = Callable[..., tuple[ml_collections.ConfigDict, str]]
+Fit = Callable[..., tuple[ConfigDict, str]]
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     workdir: Path,
     open_iterator: Callable[[Mapping[str, str]], BatchIterator],
     held_out: Batch,
@@ -59,6 +59,7 @@ def train(
     profiled: range = range(0),
     prepared: Callable[[Mapping[str, str]], Sequence[str]] = lambda keys: (),
     fit: Fit = lambda config, *_: (config, ""),
+    interruption: Interruption | None = None,
 ) -> TrainState:
     """Trains to `config.train.steps`, resuming from the workdir's newest checkpoint.
 
@@ -76,6 +77,7 @@ def train(
       profiled: steps to trace into logs/profile.
       prepared: cache keys → the kinds of caches that exist; for `fit`.
       fit: keeps a step within `config.memory_budget_gib`, as `planning.fitting` does.
+      interruption: `came` afterwards if SIGTERM did.
 
     Returns:
       The state after the last step.
@@ -84,46 +86,40 @@ def train(
     mesh = make_mesh(config)
     model = build_model(config)
     tx = optimizer(config.train, cuts(mesh))
-    meta = {
-        "config": config.to_dict(),
-        "tokenizer": tokenizer.to_json(),
-        "version": __version__,
-    }
+    meta = meta_of(config, tokenizer)
+    keep = config.keep_last, config.keep_best, config.best_metric, config.keep_every
+    response_state: ResponseState = {}
 
     # Start from a checkpoint of this workdir, else Stage 1's average (Stage 2), else config.init's
     # weights, else random numbers. Nothing is written before a start is found. Shapes and shardings
     # are known before any array is allocated.
     abstract = with_shardings(mesh, abstract_state(config, model, tx), config.mesh.frozen)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    state = None
-    if not agreed(has_checkpoint(workdir)):
-        stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
-        create = functools.partial(initial_state, config, model, tx)
-        params = initial_params(config, model, stage1, mesh)
-        state = jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
-        del params, stage1
-        config, chosen = fit(config, model, state, tokenizer, prepared)
-        keys = cache_keys(config, model, state, tokenizer)
-        iterator = open_iterator(keys)
-    checkpointer = Checkpointer(
-        workdir, config.keep_last, config.keep_best, config.best_metric, config.keep_every
-    )
-    response_state: ResponseState = {}
-    if state is None:
-        # There is a checkpoint, and an unreadable one raises an error: never None.
+    restored: Restored | None = None
+    if agreed(bool(saved_steps(workdir))):
+        checkpointer = Checkpointer(workdir, *keep)
         restored = checkpointer.restore_latest(abstract, other_layout(abstract, tx))
-        assert restored is not None
+        assert restored is not None  # an unreadable checkpoint raises an error
         check_same_run(restored.meta, meta, workdir)
+        response_state = restored.meta.get("response", {})
         state, steps = restored.state, config.train.steps
         announce_resume(workdir, restored.step, steps, restored.meta["config"], meta["config"])
         if restored.step >= steps:
             checkpointer.close()
             return state
-        config, chosen = fit(config, model, state, tokenizer, prepared)
-        keys = cache_keys(config, model, state, tokenizer)
-        iterator = open_iterator(keys)
+    else:
+        stage1 = load_stage1(config, tokenizer) if config.stage == 2 else None
+        create = functools.partial(initial_state, config, model, tx)
+        params = initial_params(config, model, stage1, mesh)
+        state = jax.jit(create, out_shardings=shardings, donate_argnums=0)(params)
+        del params, stage1
+    config, chosen = fit(config, model, state, tokenizer, prepared)
+    keys = cache_keys(config, model, state, tokenizer)
+    iterator = open_iterator(keys)
+    if restored is None:
+        checkpointer = Checkpointer(workdir, *keep)
+    else:
         iterator.set_state(restored.data_state)
-        response_state = restored.meta.get("response", {})
     model, objective = build_model(config), objective_of(config, tokenizer)
     if "text" in keys:
         objective = with_empty_states(objective, model, state)
@@ -150,7 +146,7 @@ def train(
     watch = Stopwatch(config.train.batch_size, dtype=config.model.dtype)
     try:
         with (
-            Interruption() as interruption,
+            interruption or Interruption() as interruption,
             Profile(profiled, workdir / "logs" / "profile") as profile,
         ):
             first = int(state.step) + 1
@@ -197,15 +193,17 @@ def train(
                         now = {**meta, "step": step, "response": response_state}
                         checkpointer.save(step, state, iterator.get_state(), now, measured)
                 if stops:
-                    sentence = "Stopped on request: this step is saved; the same command resumes."
-                    writer.text(step, "stop", sentence)
                     break
                 if step % config.validate_every == 0 or last:
                     losses = validate(local_copy(state.ema_params), held_out, config.seed)
                     writer.scalars(step, {f"validation/{name}": v for name, v in losses.items()})
                 if sample is not None and (step % config.sample_every == 0 or last):
                     writer.images(step, sample(local_copy(state.ema_params)))
-        checkpointer.wait()
+            checkpointer.wait()
+            # A request may come after the last step: the caller must not start another run.
+            if stops or interruption.requested(config.train.steps + 1):
+                sentence = "Stopped on request: this step is saved; the same command resumes."
+                writer.text(step, "stop", sentence)
     finally:
         checkpointer.close()
         writer.close()
@@ -215,9 +213,7 @@ def train(
     return state
 
 
-def give_up(
-    config: ml_collections.ConfigDict, workdir: Path, iterator: BatchIterator, step: int
-) -> None:
+def give_up(config: ConfigDict, workdir: Path, iterator: BatchIterator, step: int) -> None:
     """Writes the keys of the last skipped steps' examples to a file and ends the run.
 
     Raises:

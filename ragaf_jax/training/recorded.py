@@ -1,11 +1,15 @@
-"""Compares a workdir's recorded configuration with that of the command."""
+"""Compares a workdir's recorded configuration with that of the command.
+
+`recorded` is the configuration in the checkpoint of `workdir`, as nested dicts; `given` has the
+paths of the fields that the command sets.
+"""
 
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.meta import changed_fields
 from ragaf_jax.errors import UserError
@@ -24,11 +28,6 @@ def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir
     """Refuses to resume a run with another stage, model, noise schedule or data.
 
     Other fields, such as the learning rate, may change between starts.
-
-    Args:
-      before: the configuration in the checkpoint, as nested dicts.
-      now: the configuration of this start, likewise.
-      workdir: of the run.
 
     Raises:
       UserError: names the fields that differ.
@@ -57,19 +56,9 @@ def check_same_config(before: Mapping[str, Any], now: Mapping[str, Any], workdir
 
 
 def with_stage1(
-    config: ml_collections.ConfigDict,
-    recorded: Mapping[str, Any] | None,
-    given: Collection[str],
-    workdir: Path,
-) -> ml_collections.ConfigDict:
-    """`config` with a Stage 1 if it has none: the recorded one, or the one beside the workdir.
-
-    Args:
-      config: of this command.
-      recorded: the configuration in the checkpoint of `workdir`, as nested dicts, or None.
-      given: paths of the fields that the command sets.
-      workdir: of the run.
-    """
+    config: ConfigDict, recorded: Mapping[str, Any] | None, given: Collection[str], workdir: Path
+) -> ConfigDict:
+    """`config` with a Stage 1 if it has none: the recorded one, or the one beside the workdir."""
     if config.stage != 2 or config.stage1:
         return config
     if recorded is not None and recorded.get("stage1") and Path(recorded["stage1"]).is_dir():
@@ -86,20 +75,11 @@ def with_stage1(
 
 
 def with_recorded_data_dir(
-    config: ml_collections.ConfigDict,
-    recorded: Mapping[str, Any],
-    given: Collection[str],
-    workdir: Path,
-) -> ml_collections.ConfigDict:
+    config: ConfigDict, recorded: Mapping[str, Any], given: Collection[str], workdir: Path
+) -> ConfigDict:
     """`config` with the `data.dir` of the run in `workdir`, unless the command sets it.
 
     If that folder no longer exists, `config` is unchanged and a notice names it.
-
-    Args:
-      config: of this command.
-      recorded: the configuration in the checkpoint, as nested dicts.
-      given: paths of the fields that the command sets.
-      workdir: of the run.
     """
     folder = recorded["data"]["dir"]
     if "data.dir" in given or folder == config.data.dir:

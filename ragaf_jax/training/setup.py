@@ -6,16 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.checkpointer import OtherLayout
-from ragaf_jax.checkpoints.meta import Meta, check_stages_match, with_later_fields
-from ragaf_jax.checkpoints.reading import (
-    chosen_step,
-    has_checkpoint,
-    load_params,
-    saved_steps,
-)
+from ragaf_jax.checkpoints.meta import Meta, check_stages_match, meta_of
+from ragaf_jax.checkpoints.reading import chosen_step, load_params, saved_steps
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.partition import partition
@@ -27,30 +22,31 @@ from ragaf_jax.training.recorded import check_same_config
 from ragaf_jax.training.state import TrainState
 
 
-def check_start(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def check_start(config: ConfigDict, workdir: Path) -> None:
     """Refuses a Stage 2 without a start, before its data are read.
 
     Raises:
       UserError: neither `workdir` nor `config.stage1` holds a checkpoint.
     """
-    if config.stage == 1 or has_checkpoint(workdir):
+    if config.stage == 1 or saved_steps(workdir):
         return
     _check_named(config)
-    if not has_checkpoint(Path(config.stage1)):
+    workdir1 = Path(config.stage1)
+    steps = saved_steps(workdir1)
+    if not steps:
         raise UserError(
             f"Stage 2 starts from a trained Stage 1 and {config.stage1} holds no checkpoint; train "
             "Stage 1 first, both stages with --mode=both, or give another --config.stage1."
         )
-    workdir1 = Path(config.stage1)
     step = chosen_step(workdir1, config.stage1_checkpoint)
-    if step is not None and step not in saved_steps(workdir1):
+    if step is not None and step not in steps:
         raise UserError(
             f"config.stage1_checkpoint is {step}, and {workdir1} holds checkpoints of the steps "
-            f"{', '.join(map(str, saved_steps(workdir1)))}; choose one of them, newest or best."
+            f"{', '.join(map(str, steps))}; choose one of them, newest or best."
         )
 
 
-def _check_named(config: ml_collections.ConfigDict) -> None:
+def _check_named(config: ConfigDict) -> None:
     if not config.stage1:
         raise UserError(
             "Stage 2 starts from a trained Stage 1 and config.stage1 is empty; "
@@ -58,7 +54,7 @@ def _check_named(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def load_stage1(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Params:
+def load_stage1(config: ConfigDict, tokenizer: Tokenizer) -> Params:
     """The averaged parameters of the workdir `config.stage1`, checked to fit `config` and the data.
 
     `config.stage1_checkpoint` selects the checkpoint.
@@ -73,8 +69,7 @@ def load_stage1(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> Para
             f"config.stage1={config.stage1} holds Stage {meta['config']['stage']}; "
             "give the workdir of Stage 1."
         )
-    here = {"config": config.to_dict(), "tokenizer": tokenizer.to_json()}
-    check_stages_match(meta, here, config.stage1)
+    check_stages_match(meta, meta_of(config, tokenizer), config.stage1)
     return params
 
 
@@ -84,7 +79,7 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
     Raises:
       UserError: names the fields that differ; see `check_same_config`.
     """
-    check_same_config(with_later_fields(before)["config"], now["config"], workdir)
+    check_same_config(before["config"], now["config"], workdir)
     if before["tokenizer"] != now["tokenizer"]:
         raise UserError(
             f"The vocabulary of the data differs from the one that {workdir} was started with; use "
@@ -92,12 +87,7 @@ def check_same_run(before: Meta, now: Meta, workdir: Path) -> None:
         )
 
 
-def initial_state(
-    config: ml_collections.ConfigDict,
-    model: Model,
-    tx: Optimizer,
-    params: Params,
-) -> TrainState:
+def initial_state(config: ConfigDict, model: Model, tx: Optimizer, params: Params) -> TrainState:
     """The state before the first step; the frozen part in the compute dtype.
 
     Raises:
@@ -112,7 +102,7 @@ def initial_state(
     return TrainState.create(trainable, frozen, tx, jnp.dtype(config.model.dtype))
 
 
-def abstract_state(config: ml_collections.ConfigDict, model: Model, tx: Optimizer) -> TrainState:
+def abstract_state(config: ConfigDict, model: Model, tx: Optimizer) -> TrainState:
     """The shapes of `initial_state`'s arrays."""
     create = functools.partial(initial_state, config, model, tx)
     return jax.eval_shape(create, model.shapes())

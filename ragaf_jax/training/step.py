@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
+from ml_collections import ConfigDict
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.losses.objective import Denoised, Objective, RagafExamples, step_inputs
@@ -87,7 +87,7 @@ def train_step(
 
 
 def jitted_step(
-    config: ml_collections.ConfigDict,
+    config: ConfigDict,
     model: Model,
     tx: Optimizer,
     objective: Objective,
@@ -96,11 +96,7 @@ def jitted_step(
 ) -> Any:
     """`train_step` as a jitted function of (key, state, batch), which donates the state.
 
-    Args:
-      config: of the run.
-      model, tx, objective: built from `config`.
-      shardings: of the state's arrays, before and after.
-      mesh: of the run; the scalars are replicated on it.
+    `shardings` are those of the state's arrays, before and after; scalars are replicated on `mesh`.
     """
     return jax.jit(
         functools.partial(train_step, model, tx, config.train.ema_decay, objective),

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-import ml_collections
+from ml_collections import ConfigDict
 
-from ragaf_jax import __version__
+from ragaf_jax.checkpoints.meta import meta_of
 from ragaf_jax.checkpoints.parameters import save_parameters
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError
@@ -17,9 +17,7 @@ from ragaf_jax.training.initial import initial_params
 from ragaf_jax.weights.pretrained import check_pretrained
 
 
-def write_untrained(
-    config: ml_collections.ConfigDict, workdir: Path, given: Collection[str] = ()
-) -> None:
+def write_untrained(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> None:
     """Writes the weights of `config.init` as a workdir that holds only parameters.
 
     Args:
@@ -52,13 +50,8 @@ def write_untrained(
     assert tokenizer is not None
     print("Reading the weights …", file=sys.stderr)
     params = initial_params(config, build_model(config), None)
-    meta = {
-        "config": config.to_dict(),
-        "tokenizer": tokenizer.to_json(),
-        "version": __version__,
-        "step": 0,
-    }
     with whole_folder(workdir) as folder:
+        meta = meta_of(config, tokenizer) | {"step": 0}
         save_parameters(folder, params, meta, config.model.dtype)
     side = config.data.image_size
     print(f"{workdir}: {config.init.checkpoint} with {config.init.control}, {side} × {side} pixels")

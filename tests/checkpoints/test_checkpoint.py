@@ -87,7 +87,7 @@ def test_restores_what_was_saved(tmp_path, rng):
     assert restored.step == 20
     assert_same(restored.state, states[20])
     assert restored.data_state == data_state(20)
-    assert restored.meta == {"config": {"lr": 1e-3}, "step": 20}
+    assert restored.meta == with_later_fields({"config": {"lr": 1e-3}, "step": 20})
 
 
 def test_a_relative_workdir_and_an_empty_frozen_tree(tmp_path, rng, monkeypatch):
@@ -121,7 +121,7 @@ def test_arrays_may_be_donated_while_the_save_runs(tmp_path, rng):
     expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 7, s), donate_argnums=0)
     checkpointer = Checkpointer(tmp_path)
-    checkpointer.save(1, state, {}, {})
+    checkpointer.save(1, state, {}, {"config": {}})
     for _ in range(3):
         state = overwrite(state)
     jax.block_until_ready(state)
@@ -172,7 +172,7 @@ def test_training_reaches_a_damaged_step_again(tmp_path, rng):
         restored = checkpointer.restore_latest(states[10])
         assert restored.step == 10
         again = make_state(rng, 20)
-        checkpointer.save(20, again, data_state(20), {})
+        checkpointer.save(20, again, data_state(20), {"config": {}})
         checkpointer.close()
         assert_same(restore(tmp_path, again).state, again)
 
@@ -237,8 +237,8 @@ def test_parameters_are_the_union_of_frozen_and_trained(tmp_path, rng, which):
 
 
 def test_fields_younger_than_a_checkpoint_have_the_values_of_its_run(tmp_path, rng):
-    save_steps(tmp_path, rng, 10)
-    for meta in (load_meta(tmp_path), load_params(tmp_path)[1]):
+    states = save_steps(tmp_path, rng, 10)
+    for meta in (load_meta(tmp_path), load_params(tmp_path)[1], restore(tmp_path, states[10]).meta):
         assert flatten_dict(meta["config"], sep=".") == {"lr": 1e-3, **LATER_FIELDS}
     found = with_later_fields({"config": {"data": {"regions": "ink"}, "train": {}}})["config"]
     assert (found["data"]["regions"], found["train"]) == ("ink", {})

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
-from ragaf_jax.checkpoints.reading import has_checkpoint
+from ragaf_jax.checkpoints.reading import saved_steps
 from ragaf_jax.errors import UserError
 
 WHOLE = "training resumes from the checkpoint of step 1, which is complete"
@@ -71,11 +71,11 @@ def test_a_full_disk_ends_in_a_sentence(small_disk, rng, surfaces, caplog):
     workdir, _ = small_disk
     state = draw(rng, 50_000)
     checkpointer = Checkpointer(workdir, 1)
-    checkpointer.save(1, state, {}, {})
-    checkpointer.save(2, draw(rng, 1_000_000), {}, {})
+    checkpointer.save(1, state, {}, {"config": {}})
+    checkpointer.save(2, draw(rng, 1_000_000), {}, {"config": {}})
     then = {
         "wait": checkpointer.wait,
-        "save": lambda: checkpointer.save(3, state, {}, {}),
+        "save": lambda: checkpointer.save(3, state, {}, {"config": {}}),
         "close": checkpointer.close,
     }
     caplog.clear()
@@ -94,10 +94,10 @@ def test_a_full_disk_ends_in_a_sentence(small_disk, rng, surfaces, caplog):
 def test_a_file_that_may_not_grow_ends_in_a_sentence(tmp_path, rng, file_limit):
     state = draw(rng, 1000)
     checkpointer = Checkpointer(tmp_path, 1)
-    checkpointer.save(1, state, {}, {})
+    checkpointer.save(1, state, {}, {"config": {}})
     checkpointer.wait()
     file_limit(1_000_000)
-    checkpointer.save(2, draw(rng, 1_000_000), {}, {})
+    checkpointer.save(2, draw(rng, 1_000_000), {}, {"config": {}})
     with pytest.raises(UserError, match=rf"of step 2 could not .*File too large.*{WHOLE}"):
         checkpointer.wait()
     checkpointer.close()
@@ -107,22 +107,22 @@ def test_a_file_that_may_not_grow_ends_in_a_sentence(tmp_path, rng, file_limit):
 def test_a_first_checkpoint_that_fails_says_so(tmp_path, rng, file_limit):
     checkpointer = Checkpointer(tmp_path, 1)
     file_limit(1_000_000)
-    checkpointer.save(1, draw(rng, 1_000_000), {}, {})
+    checkpointer.save(1, draw(rng, 1_000_000), {}, {"config": {}})
     with pytest.raises(UserError, match="starts anew, because there is no checkpoint yet"):
         checkpointer.wait()
     checkpointer.close()
-    assert not has_checkpoint(tmp_path)
+    assert not saved_steps(tmp_path)
 
 
 def test_a_disk_that_becomes_read_only_ends_in_a_sentence(small_disk, rng):
     workdir, mount = small_disk
     state = draw(rng, 1000)
     checkpointer = Checkpointer(workdir, 1)
-    checkpointer.save(1, state, {}, {})
+    checkpointer.save(1, state, {}, {"config": {}})
     checkpointer.wait()
     assert mount("-o", "remount,ro")
     with pytest.raises(UserError, match=rf"of step 2 .*\(Read-only file system\).*{WHOLE}"):
-        save_and_wait(checkpointer, 2, state, {})
+        save_and_wait(checkpointer, 2, state, {"config": {}})
     checkpointer.close()
     assert_left_whole(workdir, state)
     with pytest.raises(UserError, match=r"new/checkpoints cannot hold .*\(Read-only file system\)"):
@@ -149,9 +149,9 @@ def test_killed_while_it_writes_a_run_goes_on_from_the_one_before(tmp_path, rng)
         from ragaf_jax.checkpoints.checkpointer import Checkpointer
         workdir = Path(sys.argv[1])
         checkpointer = Checkpointer(workdir, 1)
-        checkpointer.save(1, {"kernel": jnp.arange(8.0)}, {}, {})
+        checkpointer.save(1, {"kernel": jnp.arange(8.0)}, {}, {"config": {}})
         big = np.random.default_rng(0).standard_normal(25_000_000, np.float32)
-        checkpointer.save(2, {"kernel": jnp.asarray(big)}, {}, {})
+        checkpointer.save(2, {"kernel": jnp.asarray(big)}, {}, {"config": {}})
         while not list(workdir.glob("checkpoints/2.orbax-checkpoint-tmp/*")):
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -170,6 +170,6 @@ def test_a_long_wait_for_the_former_checkpoint_is_said(tmp_path, rng, monkeypatc
     checkpointer = Checkpointer(tmp_path, 2)
     with caplog.at_level(logging.WARNING, "ragaf_jax"):
         for step in (1, 2):
-            checkpointer.save(step, draw(rng, 100_000), {}, {})
+            checkpointer.save(step, draw(rng, 100_000), {}, {"config": {}})
     checkpointer.close()
     assert "at step 2 for the checkpoint of step 1 to be written: raise" in caplog.text

@@ -59,7 +59,9 @@ def test_what_cannot_be_read_back_costs_no_older_checkpoint(tmp_path, monkeypatc
     save(tmp_path, {1: None, 2: None}, keep_last=1)
     assert kept(tmp_path) == [2]
     checkpointer = Checkpointer(tmp_path, keep_last=1)
-    checkpointer.save(3, {"frozen": {}, "ema": {"unet": {"bias": jnp.full(3, 3)}}}, {}, {})
+    checkpointer.save(
+        3, {"frozen": {}, "ema": {"unet": {"bias": jnp.full(3, 3)}}}, {}, {"config": {}}
+    )
     checkpointer._manager.wait_until_finished()
     state = tmp_path / "checkpoints" / "3" / "state"
     shutil.rmtree(state)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fakes import smallest_config
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
@@ -25,6 +26,7 @@ from ragaf_jax.monitoring.writers import (
     WandB,
     workdir_writer,
 )
+from ragaf_jax.training.adopt import with_fields
 
 ROOT = Path(__file__).parents[2]
 
@@ -247,12 +249,12 @@ def test_the_real_wandb_offline_goes_on_in_its_run(tmp_path, rng):
 def test_wandb_that_is_not_installed_is_an_error_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'ragaf-jax\[wandb\]'"):
-        workdir_writer(tmp_path, 10, 2, wandb_project="drawings")
+        workdir_writer(with_fields(smallest_config(1), {"wandb_project": "drawings"}), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_workdir_has_logs_and_samples(tmp_path, rng, capsys):
-    writer = workdir_writer(tmp_path, total_steps=10, batch_size=2)
+    writer = workdir_writer(with_fields(smallest_config(1), {"train.steps": 10}), tmp_path)
     writer.scalars(10, {"loss": 0.5})
     writer.images(10, {"samples": picture(rng)})
     writer.text(10, "response", "It is obeyed.")
@@ -268,7 +270,7 @@ def test_a_workdir_has_logs_and_samples(tmp_path, rng, capsys):
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    writer = workdir_writer(tmp_path, total_steps=10, batch_size=2)
+    writer = workdir_writer(smallest_config(1), tmp_path)
     writer.scalars(10, {"loss": 0.5})
     writer.close()
     assert list(tmp_path.iterdir()) == []

@@ -30,7 +30,7 @@ def mesh():
 
 @pytest.fixture
 def target(mesh):
-    return Target("v5e-1", "cpu", list(mesh.devices), 16 * GIB, 15 * GIB, 1e12, {})
+    return Target("v5e-1", "cpu", list(mesh.devices), 15 * GIB, 1e12, {})
 
 
 class Refused:

@@ -11,6 +11,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.planning import fitting
 from ragaf_jax.planning import plan as plans
+from ragaf_jax.planning.compiled import Account
 from ragaf_jax.planning.fitting import fitted
 from ragaf_jax.planning.plan import GIB, Plan, own_setting
 from ragaf_jax.training.config_checks import check_config
@@ -28,7 +29,7 @@ def tried(monkeypatch):
     def compiled(config, setting, flops, target):
         found.append(setting)
         peak = 1 + (NEEDS[setting.remat] - ("text" in setting.cache)) / setting.accumulation
-        return Plan(setting, 1, 1, flops, GIB // 2, int(peak * GIB), None, 1.0)
+        return Plan(setting, 1, 1, flops, None, Account(GIB // 2, int(peak * GIB), 1.0))
 
     monkeypatch.setattr(plans, "REMAT", NEEDS)
     monkeypatch.setattr(plans, "compiled_plan", compiled)

@@ -29,7 +29,7 @@ def h200(monkeypatch):
 
 
 def fake(name="h200", count=1):
-    return Target(name, "cuda", jax.devices()[:1] * count, 120 * GIB, 100 * GIB, 4.8e12, {})
+    return Target(name, "cuda", jax.devices()[:1] * count, 100 * GIB, 4.8e12, {})
 
 
 def test_what_binds_is_the_slower_of_products_and_memory(h200, monkeypatch):
@@ -45,17 +45,18 @@ def test_what_binds_is_the_slower_of_products_and_memory(h200, monkeypatch):
 
 
 def test_contents_are_listed():
-    lines = contents({"all-reduce": Collective(2, 3_000_000_000)}, {"cuDNN": 32})
+    needs = Account(1, 1, 1.0)
+    found = {"all-reduce": Collective(2, 3_000_000_000)}
+    lines = contents(needs._replace(collectives=found, attention={"cuDNN": 32}))
     assert lines[0] == "collectives: 2 all-reduce, 3 GB"
     assert lines[1].startswith("attention: 32 cuDNN; the rest")
-    assert contents({}, {})[0] == "collectives: none" and "no kernels" in contents({}, {})[1]
+    assert contents(needs)[0] == "collectives: none" and "no kernels" in contents(needs)[1]
 
 
 def made(setting, peak, moved: float | None = 4.8e9):
     found = {"all-gather": Collective(3, 10**9)}
-    return Plan(
-        setting, 10**6, 0, 1e12, GIB, int(peak * GIB), 100 * GIB, 7.0, moved, found, {}, 9e9
-    )
+    needs = Account(GIB, int(peak * GIB), 7.0, moved, 9e9, found)
+    return Plan(setting, 10**6, 0, 1e12, 100 * GIB, needs)
 
 
 def test_each_target_has_a_row_with_the_setting_that_fits(h200):
@@ -143,9 +144,9 @@ def test_a_step_is_compiled_for_eight_gpus():
 def test_a_step_is_compiled_for_a_tpu_slice():
     config = smallest_config(1)
     config.mesh.data, config.mesh.fsdp = 1, -1
-    (found,) = plan(config, None, open_target("v5e-4"))
-    assert found.state_bytes < found.peak_bytes < GIB
-    assert found.moved_bytes is not None and found.moved_bytes > found.state_bytes
+    found = plan(config, None, open_target("v5e-4"))[0].account
+    assert found.argument_bytes < found.peak_bytes < GIB
+    assert found.moved_bytes is not None and found.moved_bytes > found.argument_bytes
     assert "all-gather" in found.collectives
 
 

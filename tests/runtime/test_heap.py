@@ -56,9 +56,7 @@ def listed():
     now = libc.mallinfo2()
     return now.fordblks - now.keepcost
 
-kept = heap.keep_freed_memory() if sys.argv[1] == "keep" else False
-if kept:
-    heap.retire_after_compiling()
+kept = heap.keep_freed_memory(retires=True) if sys.argv[1] == "keep" else False
 rng = np.random.default_rng(0)
 sizes = rng.integers(2_000, 200_000, 4_000).tolist()
 blocks = [(libc.malloc(size), size) for size in sizes]

@@ -299,7 +299,7 @@ def on_meshes(folder, seed, stage, meshes):
         state, losses[str(mesh)] = steps(state, STEPS)
         moved[str(mesh)] = arrays_moved(programs[0])
     checkpointer = Checkpointer(Path(folder))
-    checkpointer.save(STEPS, state, {}, {})
+    checkpointer.save(STEPS, state, {}, {"config": {}})
     checkpointer.wait()
     for mesh in meshes[:-1]:
         abstract, _, steps, _, tx = runs[mesh]
@@ -308,7 +308,9 @@ def on_meshes(folder, seed, stage, meshes):
         restored[str(mesh)] = {"equal": same, "next_loss": steps(again, 1)[1]}
     checkpointer.close()
     checkpointer = Checkpointer(Path(folder) / "older")
-    checkpointer.save(STEPS, state.replace(opt_state=jax.jit(bundled)(state.opt_state)), {}, {})
+    checkpointer.save(
+        STEPS, state.replace(opt_state=jax.jit(bundled)(state.opt_state)), {}, {"config": {}}
+    )
     checkpointer.wait()
     abstract, *_, tx = runs[meshes[-1]]
     again = checkpointer.restore_latest(abstract, other_layout(abstract, tx)).state

@@ -1,11 +1,12 @@
 """Targets by name or file, and what is said where there is none."""
 
 import importlib.util
+import re
 
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.runtime.devices import peak_flops, tpu_memory
+from ragaf_jax.runtime.devices import TPU_MEMORIES, peak_flops
 from ragaf_jax.runtime.gpu_memory import _FRACTIONS, _OTHERS, SHARE
 from ragaf_jax.runtime.targets import _GPUS, SLICES, gpu_names, open_target
 
@@ -95,7 +96,7 @@ def test_every_target_has_its_facts():
     kinds = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
     assert {name.partition("-")[0] for name in SLICES} == set(kinds)
     for kind in kinds.values():
-        assert tpu_memory(kind).size > 15 * GIB and peak_flops(kind, "bfloat16")
+        assert TPU_MEMORIES[kind].size > 15 * GIB and peak_flops(kind, "bfloat16")
 
 
 @pytest.mark.targets
@@ -105,7 +106,9 @@ def test_gpus_are_described(name, count):
     target = open_target(name)
     assert target.platform == "cuda" and len(target.devices) == count
     assert target.kind.startswith("NVIDIA") and peak_flops(target.kind, "bfloat16")
-    assert target.usable_bytes == int(target.memory_bytes * SHARE)
+    text = (_GPUS / f"{name.removesuffix(f'x{count}')}.txtpb").read_text()
+    memory = re.search(r"device_memory_size: (\d+)", text)
+    assert memory and target.usable_bytes == int(int(memory[1]) * SHARE)
     assert target.bandwidth > 1e12
 
 
@@ -130,4 +133,4 @@ def test_slices_have_a_device_a_chip(name, count, capfd):
     target = open_target(name)
     assert "INVALID_ARGUMENT" not in capfd.readouterr().err  # of libtpu's first start
     assert target.platform == "tpu" and len(target.devices) == count
-    assert target.usable_bytes == tpu_memory(target.kind).size
+    assert target.usable_bytes == TPU_MEMORIES[target.kind].size

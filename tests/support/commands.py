@@ -89,7 +89,7 @@ def run_here(script: str, *arguments: object) -> Ended:
         patch.delitem(sys.modules, script, raising=False)  # runpy warns of a module that is there
         # What runpy compiles has jaxtyping's checks here, and a process without them cannot run it.
         patch.setattr(sys, "dont_write_bytecode", True)
-        patch.setattr("ragaf_jax.runtime.heap.keep_freed_memory", lambda: False)
+        patch.setattr("ragaf_jax.runtime.heap.keep_freed_memory", lambda **_: False)
         for module in ("runtime.compilation_cache", "sampling.pipeline"):
             patch.setattr(f"ragaf_jax.{module}.keep_compiled", lambda: None)
         try:

@@ -151,7 +151,7 @@ def test_every_field_is_documented_once():
         above = node.lineno - 1
         while lines[above - 1].strip():
             above -= 1
-        section = ast.unparse(node.value) == "ml_collections.ConfigDict()"
+        section = ast.unparse(node.value) == "ConfigDict()"
         if not section and not any("#" in line for line in lines[above : node.end_lineno]):
             silent.add(name)
     assert len(fields) == len(set(fields)) > 60

@@ -19,6 +19,7 @@ from ragaf_jax.monitoring.writers import JsonLines
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.planning import fitting
 from ragaf_jax.planning.plan import flops_of
+from ragaf_jax.runtime.interruption import Interruption
 from ragaf_jax.training.loop import train
 
 
@@ -335,6 +336,23 @@ def test_asked_to_stop_it_saves_goes_on_and_knows_its_best(tmp_path, rng):
     assert [line["step"] for line in lines if line.get("time/step", 0) > 0] == [2, 3, 5, 6]
     words = {line["step"]: line["message"] for line in lines if "message" in line}
     assert "this step is saved" in words[3] and "follows the sketch from step 2" in words[4]
+
+
+def test_asked_to_stop_after_its_last_step_it_tells_so(tmp_path, rng):
+    """Otherwise --mode=both would start Stage 2."""
+    interruption = Interruption()
+    train(
+        short(1),
+        tmp_path,
+        lambda keys: Batches(short(1), 0),
+        random_batch(rng, short(1), 16),
+        tiny_tokenizer(),
+        lambda first: JsonLines(tmp_path / "metrics.jsonl", first),
+        sample=lambda params: os.kill(os.getpid(), signal.SIGTERM) or {},
+        interruption=interruption,
+    )
+    assert interruption.came
+    assert "Stopped on request" in (tmp_path / "metrics.jsonl").read_text().splitlines()[-1]
 
 
 def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch):

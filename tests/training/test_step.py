@@ -12,7 +12,6 @@ import pytest
 from fakes import random_batch, random_params, smallest_config, tiny_config, tiny_tokenizer
 
 from ragaf_jax.conditioning import condition
-from ragaf_jax.errors import UserError
 from ragaf_jax.losses.objective import drop_text, dropped, objective_of, step_inputs
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.regions import place
@@ -247,13 +246,6 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(rng, monkeypatch, numbe
     assert scalars["skipped"] == 1 and np.isfinite(scalars["loss"])
     for name in ("trainable", "ema", "opt_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
-
-
-def test_an_unknown_optimiser():
-    config = tiny_config(1).train
-    config.optimizer = "adam8bit"
-    with pytest.raises(UserError, match=r"optimizer is 'adam8bit'; choose one of adamw, adafactor"):
-        optimizer(config)
 
 
 def test_an_update_calls_no_functions_in_the_loops_over_parameters(rng):
