@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ragaf_jax.sampling.request import SketchPage
 
 FLAGS = flags.FLAGS
-flags.disclaim_key_flags()  # --help of a command lists the flags that are defined here for it
 
 
 def define_stage_flags(checkpoint: str | None) -> None:
