@@ -46,6 +46,7 @@ _COMPILING = "Compiling: 30 s or more, or a few seconds if it was compiled befor
 def define_flags() -> None:
     """Defines the flags of this command."""
     from_flags.define_stage_flags(checkpoint=None)
+    flags.adopt_module_key_flags(from_flags)  # else --help omits them
     for name, text in {
         "sketch": "Image of the sketch, dark on light or light on dark.",
         "output": "Output folder; an earlier output in it is replaced.",

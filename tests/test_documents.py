@@ -3,6 +3,8 @@
 import ast
 import importlib
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 from commands import ROOT, python_blocks
@@ -58,6 +60,16 @@ def test_a_commands_help_has_room_on_a_terminal_of_80_columns(command):
     """`--help` prints the docstring; unless that is raw, the lines of a command run together."""
     text = ast.get_docstring(ast.parse((ROOT / f"{command}.py").read_text(encoding="utf-8")), False)
     assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("command", ["ragaf_jax.sample", "ragaf_jax.demo"])
+def test_help_lists_flags_that_two_commands_share(command):
+    """absl lists the flags that the command's own module defines."""
+    shown = subprocess.run(
+        [sys.executable, "-m", command, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    for flag in ("--stage1", "--stage2", "--checkpoint", "--dtype"):
+        assert f"  {flag}:" in shown.stdout
 
 
 def test_the_architecture_names_every_module_with_its_first_sentence():

@@ -16,14 +16,15 @@ from absl import flags, logging
 
 from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.paths import PATH
-from ragaf_jax.sampling.command.from_flags import define_stage_flags
+from ragaf_jax.sampling.command import from_flags
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    define_stage_flags(checkpoint="newest")
+    from_flags.define_stage_flags(checkpoint="newest")
+    flags.adopt_module_key_flags(from_flags)  # else --help omits them
     flags.DEFINE_string(
         "host", "127.0.0.1", "Address of the server; 0.0.0.0 for access from other machines."
     )
