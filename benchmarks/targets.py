@@ -4,7 +4,7 @@
     python -m benchmarks.targets --only=h200      # the rows of one target
 
 Needs the extras plan-cuda and plan-tpu. A row takes two minutes for an H200, nine for an RTX 4080
-and fifteen for a TPU on two cores; rows in the file are not compiled again.
+and fifteen to twenty-five for a TPU on two cores; rows in the file are not compiled again.
 """
 
 import argparse
@@ -23,13 +23,16 @@ from ragaf_jax.runtime.targets import open_target
 
 
 class Case(NamedTuple):
-    """A step at 512 px in bfloat16 from cached latents and text; `batch` is per device."""
+    """A step at 512 px in bfloat16 from cached latents and text.
+
+    `batch` is per device; `fsdp` devices share each parameter, and the others have copies.
+    """
 
     target: str
     stage: int
     batch: int
     remat: str
-    fsdp: bool = False
+    fsdp: int = 1
 
 
 CASES = (
@@ -39,9 +42,10 @@ CASES = (
     Case("h200", 2, 8, "pointwise"),
     Case("rtx4080", 1, 4, "none"),
     Case("rtx4090", 1, 8, "none"),
-    Case("h200x8", 1, 4, "none", fsdp=True),
+    Case("h200x8", 1, 4, "none", fsdp=8),
     Case("v5e-4", 1, 4, "none"),
     Case("v5e-4", 2, 4, "none"),
+    Case("v5e-256", 1, 4, "none", fsdp=16),
 )
 
 
@@ -54,7 +58,7 @@ def measured(case: Case) -> Row:
         remat=case.remat,
     )  # fmt: skip
     config = config_of(job)
-    config.mesh.data, config.mesh.fsdp = (1, -1) if case.fsdp else (-1, 1)
+    config.mesh.data, config.mesh.fsdp = -1, case.fsdp
     plan = compiled_plan(config, own_setting(config), target=target)
     flops, needs = plan.flops * case.batch, plan.account
     least = bound(flops, needs.moved_bytes, target, "bfloat16")
