@@ -4,13 +4,12 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float
 
 from benchmarks.comparison.problem import TOKENS, UNETS, VOCABULARY, Job, config_of
@@ -22,7 +21,6 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.model import Conditioning, Model, Params, traced_init
 from ragaf_jax.partition import merge
 from ragaf_jax.planning.shapes import batch_shapes
-from ragaf_jax.runtime.compilation import compiler_options
 from ragaf_jax.runtime.heap import keep_freed_memory
 from ragaf_jax.runtime.sharding import cuts, make_mesh, put_batch, replicated, state_shardings
 from ragaf_jax.sampling.loop import StageRun, sample_stages
@@ -32,7 +30,7 @@ from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.initial import initial_params
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state
-from ragaf_jax.training.step import train_step
+from ragaf_jax.training.step import jitted_step
 
 
 def set_up(job: Job) -> Ready:
@@ -129,8 +127,7 @@ def training_step(
     begin = functools.partial(initial_state, config, model, tx)
     shardings = state_shardings(mesh, jax.eval_shape(begin, params), config.mesh.frozen)
     state = jax.jit(begin, out_shardings=shardings, donate_argnums=0)(params)
-    function = functools.partial(train_step, model, tx, config.train.ema_decay, objective)
-    run = jitted_step(config, function, mesh, shardings)
+    run = jitted_step(config, model, tx, objective, shardings, mesh)
     rng = jax.device_put(jax.random.key(1), replicated(mesh))
 
     def step(batch: Batch) -> None:
@@ -140,18 +137,6 @@ def training_step(
         jax.block_until_ready(scalars)
 
     return Stepper(step, lambda: merge(state.trainable, state.frozen))
-
-
-def jitted_step(
-    config: ml_collections.ConfigDict, step: Callable[..., Any], mesh: Mesh, shardings: Any
-) -> Any:
-    """`step` of (key, state, batch), compiled as in `training.loop`; it donates the state."""
-    return jax.jit(
-        step,
-        donate_argnums=1,
-        out_shardings=(shardings, replicated(mesh)),
-        compiler_options=compiler_options(config),
-    )
 
 
 def random_batch(config: ml_collections.ConfigDict, model: Model) -> Batch:
