@@ -10,7 +10,7 @@ from fakes import random_stage
 from skimage.data import astronaut
 
 from ragaf_jax.demo.canvas import (
-    canvas_side,
+    canvas_size,
     flattened,
     on_canvas,
     read_canvas,
@@ -138,8 +138,8 @@ def test_an_uploaded_sketch_on_the_canvas_is_the_same_sketch_and_can_be_drawn_on
     cv2.circle(grey, (35, 45), 20, 230, 3)
     session = upload_sketch(pipeline, grey).click(0.5, 0.5).apply("blue")
     assert session.page.numbered.regions.n == 2
-    canvas = on_canvas(session, pipeline.page_size)
-    assert canvas.shape == (canvas_side(pipeline.page_size),) * 2 + (3,)
+    canvas = on_canvas(session)
+    assert canvas.shape == (512, 416, 3)
     layers = np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
     assert read_canvas(pipeline, session, layers) is session
     cv2.line(layers, (256, 0), (256, 511), (0, 0, 0, 255), 6)
@@ -153,7 +153,7 @@ def test_the_setting_for_splits_finds_regions_anew_and_keeps_prompts(pipeline):
     cv2.rectangle(grey, (30, 40), (226, 240), 0, 5)
     cv2.rectangle(grey, (46, 110), (210, 170), 0, 5)  # a window that narrows its wall at both sides
     session = upload_sketch(pipeline, grey).click(0.5, 0.55).apply("blue")
-    canvas = on_canvas(session, pipeline.page_size)
+    canvas = on_canvas(session)
     layers = np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
     whole = read_canvas(pipeline, session, layers, 0)
     assert (session.page.numbered.regions.n, whole.page.numbered.regions.n) == (4, 3)
@@ -176,7 +176,7 @@ def test_without_a_sketch_there_is_nothing_to_choose(pipeline, drawn):
         sessions.append(session._replace(notice=""))
     for session in sessions:
         assert session == Session() and session.figure is None
-        assert on_canvas(session, pipeline.page_size) is None
+        assert on_canvas(session) is None
         assert session.click(0.5, 0.5).chosen is None
         for change in (Session.begin_merge, Session.unmerge, lambda x: x.apply("red")):
             with pytest.raises(UserError, match="No region is chosen"):

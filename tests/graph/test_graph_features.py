@@ -93,7 +93,7 @@ def test_edges_tell_of_their_two_regions(random_regions):
 def test_the_mirrored_page_gives_the_mirrored_graph(random_page, kind):
     """At the sizes of the page and of a model, for sketches and their mirror images."""
     regions = extract_regions(random_page())
-    for page in (regions, downsample_labels(regions, 64)):
+    for page in (regions, downsample_labels(regions, (64, 64))):
         graph = region_graph(page, GraphConfig(kind))
         mirrored = region_graph(page._replace(labels=page.labels[:, ::-1]), GraphConfig(kind))
         assert np.array_equal(graph.senders, mirrored.senders)
