@@ -22,9 +22,9 @@ DEEPEST_SHADOW = 0.4
 # Pixels between ink and 235 are faint lines if they cover this fraction of the page.
 FAINTEST, LEAST_FAINT = 235, 0.001
 
-# A sketch is cropped if both sides of its ink are less than the first fraction of its page; afterwards
-# the larger fraction is the second. Over OpenMoji's 1,633 sketches, which trained the pretrained
-# stages, the median is 0.82 and the first percentile 0.58; four are below 0.5.
+# A sketch is cropped if its ink is lower and narrower than the first fraction of its page;
+# afterwards its larger side is the second fraction. Over OpenMoji's 1,633 sketches, which trained
+# the pretrained stages, the median is 0.82 and the first percentile 0.58; four are below 0.5.
 LEAST_INK_SIDE, INK_SIDE = 0.5, 0.8
 
 # Limits the magnification of specks.
@@ -92,8 +92,8 @@ def to_page(grey: UInt8[np.ndarray, "h w"], page_size: Size) -> UInt8[np.ndarray
 def ink_window(page: UInt8[np.ndarray, "rows columns"], height: int, width: int) -> Window | None:
     """The part of a sketch around its ink, if the ink is much smaller than the page.
 
-    This part has the page's proportions, of which the ink's height or width takes `INK_SIDE`, and is
-    moved inside the sketch. The sketch is magnified at most `MOST_MAGNIFIED` times.
+    This part has the page's proportions; the height or the width of the ink is `INK_SIDE` of it. It
+    is moved inside the sketch, which is magnified at most `MOST_MAGNIFIED` times.
 
     Args:
       page: the whole sketch, as placed by `on_page`.
@@ -113,9 +113,7 @@ def ink_window(page: UInt8[np.ndarray, "rows columns"], height: int, width: int)
     # Height of the window: from the ink's height, or from its width by the page's proportions.
     side = max(ink_tall / INK_SIDE, ink_wide / INK_SIDE * (tall / wide), tall / MOST_MAGNIFIED)
 
-    def around(
-        ink: Int[np.ndarray, " n"], sketch: slice, side: float
-    ) -> tuple[float, float]:
+    def around(ink: Int[np.ndarray, " n"], sketch: slice, side: float) -> tuple[float, float]:
         """Start and end of the window, in fractions of the sketch."""
         whole = sketch.stop - sketch.start
         length = min(side, whole)

@@ -282,7 +282,9 @@ def test_faint_lines_beside_dark_ones_are_noticed():
     grey = drawn_in([(0, 0, 0), (200, 200, 200)], (255, 255, 255))[..., 0]
     assert has_faint_lines(to_page(grey, (256, 256)), 160)
     for colors in ([(0, 0, 0)], [(200, 200, 200)], [(0, 0, 0), (90, 90, 90)], []):
-        assert not has_faint_lines(to_page(drawn_in(colors, (255, 255, 255))[..., 0], (256, 256)), 160)
+        assert not has_faint_lines(
+            to_page(drawn_in(colors, (255, 255, 255))[..., 0], (256, 256)), 160
+        )
 
 
 def filled(grey):

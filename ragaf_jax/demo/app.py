@@ -219,9 +219,7 @@ def _number(neck_splits: float | None) -> float:
     return NECK_SPLITS if value is None else value
 
 
-def _sides(
-    fields: Mapping[str, NumberField], values: Sequence[float | None]
-) -> list[int | None]:
+def _sides(fields: Mapping[str, NumberField], values: Sequence[float | None]) -> list[int | None]:
     """Width and height of the fields; None where one is empty."""
     return [field.checked(value) for field, value in zip(fields.values(), values, strict=True)]
 

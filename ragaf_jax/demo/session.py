@@ -68,9 +68,8 @@ class Session(NamedTuple):
         if self.page is None:
             return self
         labels = self.page.numbered.regions.labels
-        row, column = (
-            min(int(share * side), side - 1) for share, side in zip((y, x), labels.shape, strict=True)
-        )
+        height, width = labels.shape
+        row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
         number = self.page.numbered.numbers[labels[row, column]]
         if not self.merging or self.chosen is None:
             return self._replace(chosen=number)

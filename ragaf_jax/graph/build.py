@@ -15,8 +15,8 @@ from ragaf_jax.graph.regions import Regions
 GRAPH_KINDS = ("adjacency", "containment", "knn", "radius", "hybrid")
 # The kinds that use each parameter.
 _USED_BY = {"k": ("knn", "hybrid"), "radius": ("radius", "hybrid")}
-# Distances (in `blocks.page_side`) are rounded to this step. Equal distances on a page and its mirror
-# image otherwise differ by floating-point rounding.
+# Distances, in `blocks.page_side`, are rounded to this step. Equal distances on a page and its
+# mirror image otherwise differ by floating-point rounding.
 DISTANCE_STEP = 2.0**-20
 # The marks of edges that `trim_edges` removes last.
 _IMPORTANT = [EDGE_FEATURES.index(f"is_{kind}") for kind in ("self", "adjacency", "containment")]

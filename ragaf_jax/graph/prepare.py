@@ -51,8 +51,8 @@ def sketch_regions(
 ) -> SketchRegions:
     """The regions of `page_regions`, their graph, and their number before merging.
 
-    `page` is as in `page_regions`; the result has `size` × `size` px. `trim_edges` removes the least important edges above
-    `max_edges`. Raises UserError as both do.
+    `page` is as in `page_regions`; the result has `size` × `size` px. `trim_edges` removes the
+    least important edges above `max_edges`. Raises UserError as both do.
     """
     sketch, regions, found = page_regions(page, (size, size), region_config)
     if found == region_config.max_regions:

@@ -37,7 +37,8 @@ class RegionConfig:
             areas; or "ink", connected components of the ink, with all paper as one region.
         threshold: darker pixels are ink (0–255).
         work_size: pages of more pixels than a square of this side are divided at about this
-            size, px. The mode "strokes" divides all pages at half of it, so that outlines have steps of two pixels.
+            size, px. The mode "strokes" divides all pages at half of it, so that outlines have
+            steps of two pixels.
     """
 
     max_regions: int = 32

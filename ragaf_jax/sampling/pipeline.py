@@ -139,7 +139,9 @@ class Pipeline(LoadedStages):
         else:
             grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
             size = self.leading.model.sizes.chosen(grey.shape, width, height, letterbox)
-            if isinstance(sketch, np.ndarray) and sketch.shape == tuple(page_scale(size) * side for side in size):
+            if isinstance(sketch, np.ndarray) and sketch.shape == tuple(
+                page_scale(size) * side for side in size
+            ):
                 given = SketchInput(sketch, sketch, None, size)
             else:
                 given = read_sketch(grey, size, crop, page_scale(size))

@@ -36,7 +36,8 @@ class Result(NamedTuple):
       seconds: by phase; "sampling" includes compilation in the first call.
       sketch_page: the sketch and its regions.
       request: the inputs of the networks.
-      given: the starting image at the size of the images; None where the first stage started from noise.
+      given: the starting image at the size of the images; None where the first stage started from
+        noise.
     """
 
     images: UInt8[np.ndarray, "n h w 3"]

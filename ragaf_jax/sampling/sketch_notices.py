@@ -26,8 +26,8 @@ def sketch_notices(sketch: SketchInput, flags: bool = True) -> list[str]:
     limit, aspect = max(height / width, width / height), max(rows / columns, columns / rows)
     if sketch.crop is None and aspect > MOST_ASPECT * 1.1 and aspect > limit > 1:
         notices.append(
-            f"The sketch is {aspect:.1f} times as long as wide and the image {limit:.1f} times; the "
-            "rest is paper: crop the sketch"
+            f"The longer side of the sketch is {aspect:.1f} times the shorter one, and that of the "
+            f"image {limit:.1f} times; the rest is paper: crop the sketch"
             + (", or give --width and --height (width= and height= in Python)." if flags else ".")
         )
     if is_filled(sketch.lines):

@@ -10,7 +10,6 @@ from fakes import random_stage
 from skimage.data import astronaut
 
 from ragaf_jax.demo.canvas import (
-    canvas_size,
     flattened,
     on_canvas,
     read_canvas,

@@ -1,5 +1,7 @@
 """The edges of region graphs, against loops over pixels and regions."""
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -64,10 +66,10 @@ def reference_radius(centroids, radius):
 
 
 def reference(regions, config):
-    """The pairs of each kind, by brute force."""
+    """The pairs of each kind, by brute force; distances have one unit along both axes."""
     height, width = regions.labels.shape
     places = [
-        (np.argwhere(regions.labels == region) + 0.5).mean(0)[::-1] / (width, height)
+        (np.argwhere(regions.labels == region) + 0.5).mean(0)[::-1] / math.sqrt(width * height)
         for region in range(regions.n)
     ]
     return {

@@ -139,7 +139,7 @@ def test_lines_of_one_pixel_divide_the_page():
 
 def test_size_hardly_matters(random_page):
     """A page with repeated pixels has the regions of the original page, at `work_size`."""
-    page = random_page(256, 200)
+    page = random_page(512, 128)
     small = extract_regions(page)
     large = extract_regions(page.repeat(3, axis=0).repeat(3, axis=1))
     assert np.array_equal(large.labels, small.labels.repeat(3, axis=0).repeat(3, axis=1))

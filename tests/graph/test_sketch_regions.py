@@ -55,5 +55,5 @@ def test_a_page_within_its_budget_has_the_regions_that_were_found(random_page):
 
 @pytest.mark.parametrize("shape", [(64, 65), (32, 32)])
 def test_other_pages_are_refused(shape):
-    with pytest.raises(UserError, match="grey square of at least 64"):
+    with pytest.raises(UserError, match="proportions of 64 × 64 pixels and at least"):
         sketch_regions(np.zeros(shape, np.uint8), 64, RegionConfig(), GraphConfig(), 192)
