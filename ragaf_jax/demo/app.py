@@ -220,8 +220,9 @@ def _number(neck_splits: float | None) -> float:
 
 
 def _sides(fields: Mapping[str, NumberField], values: Sequence[float | None]) -> list[int | None]:
-    """Width and height of the fields; None where one is empty."""
-    return [field.checked(value) for field, value in zip(fields.values(), values, strict=True)]
+    """Width and height of the fields; None where one is 0 or empty."""
+    pairs = zip(fields.values(), values, strict=True)
+    return [field.checked(value) or None for field, value in pairs]
 
 
 def _region_outputs(layout: Layout) -> list[Any]:

@@ -99,12 +99,14 @@ def read_canvas(
     Raises:
       UserError: `neck_splits` is out of its range.
     """
-    empty = session if session.page is None else Session(size=session.size)
+    sizes, size = pipeline.leading.model.sizes, session.size
+    empty = session
+    if session.page is not None:  # the canvas keeps its proportions
+        empty = Session(size=None if size == (sizes.side, sizes.side) else size)
     if layers is None:
         return empty
-    size = session.size
     if size is None or layers.shape[:2] != canvas_size(size):
-        size = pipeline.leading.model.sizes.chosen(layers.shape[:2])
+        size = sizes.chosen(layers.shape[:2])
     scale = page_scale(size)
     page = resize_keeping_lines(flattened(layers), scale * size[0], scale * size[1])
     if page.min() == page.max():

@@ -167,7 +167,7 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
             parts["settings"] = _settings(pipeline)
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
             for name, field in size_fields(pipeline.leading.model.sizes).items():
-                parts[name] = _number(field, None, placeholder="as sketch", elem_id=name)
+                parts[name] = _number(field, 0, elem_id=name)
         with gr.Tab("Vocabulary", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
     return parts
@@ -216,6 +216,6 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def _number(field: NumberField, value: float | None, **options: Any) -> gr.Number:
+def _number(field: NumberField, value: float, **options: Any) -> gr.Number:
     """A field without Gradio's range check, which `NumberField.checked` replaces."""
     return gr.Number(value, label=field.label, step=field.step, min_width=130, **options)

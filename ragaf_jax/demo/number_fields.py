@@ -53,10 +53,10 @@ NECK_SPLITS_FIELD = NumberField("Neck splits", 0, MOST_NECK_SPLITS, 0.5)
 
 
 def size_fields(sizes: Sizes) -> dict[str, NumberField]:
-    """The fields of the image's width and height; empty, the size is that of the sketch."""
+    """The fields of the image's width and height; with 0, they follow from the sketch."""
     most = LARGEST_FACTOR * sizes.side
     return {
-        name: NumberField(name.capitalize(), sizes.even, most, sizes.multiple)
+        name: NumberField(f"{name.capitalize()} (0: auto)", 0, most, sizes.multiple)
         for name in ("width", "height")
     }
 

@@ -18,7 +18,7 @@ from ragaf_jax.sampling.denoising import Denoising, KeyData
 from ragaf_jax.sampling.sampling_config import Scales, TextConditioning
 from ragaf_jax.sampling.stage_sampler import Pixels, StageSampler
 
-Images = UInt8[np.ndarray, "b h w 3"]
+Images = UInt8[np.ndarray, "b _ _ 3"]
 
 
 class StageRun(NamedTuple):

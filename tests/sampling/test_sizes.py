@@ -45,11 +45,11 @@ def file(rng, tmp_path):
 def test_a_new_size_compiles_once(rng, pipeline, caplog):
     first = pipeline(sketch(rng), PROMPT)
     height, width = first.images.shape[1:3]
-    assert (height, width) == first.sketch_page.size == (12, 16)
+    assert (height, width) == first.sketch_page.size == (12, 20)
     assert first.sketch.shape == first.regions.labels.shape == (height, width)
     with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
         others = [pipeline(sketch(rng, 300, 400), PROMPT, steps=3, seed=seed) for seed in (0, 1)]
-        others.append(pipeline(sketch(rng, 900, 1200), PROMPT, {1: "blue"}, width=16, height=12))
+        others.append(pipeline(sketch(rng, 900, 1200), PROMPT, {1: "blue"}, width=20, height=12))
         assert all(other.images.shape == first.images.shape for other in others[:2])
         assert [line for line in caplog.messages if "ompil" in line] == []
 
@@ -156,13 +156,13 @@ def test_rows_of_a_batch_have_their_own_sizes(file, rng, tmp_path, pipeline):
     given = pipeline, rows, tmp_path / "out", options, 4, {}
     done = run_batch(*given)
     assert sorted(done.sampled) == ["odd", "own", "square", "wide"]
-    assert done.sizes == {(12, 16), (16, 16), (14, 22)}
+    assert done.sizes == {(12, 20), (12, 16), (16, 16), (14, 22)}
     assert list(done.failed) == ["bad"] and "width is 23" in done.failed["bad"]
     sizes = {
         name: Image.open(tmp_path / "out" / name / "stage1_output.png").size
         for name in done.sampled
     }
-    assert sizes == {"own": (16, 12), "wide": (16, 12), "square": (16, 16), "odd": (22, 14)}
+    assert sizes == {"own": (20, 12), "wide": (16, 12), "square": (16, 16), "odd": (22, 14)}
     # Outputs of the same size exist; those of another are sampled again.
     assert sorted(run_batch(*given).existing) == ["odd", "own", "square", "wide"]
     again = run_batch(*given, letterbox=True)
