@@ -30,7 +30,7 @@ class Text(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B examples of side S, with R padded regions and E padded edges.
+    """B examples of H × W pixels, with R padded regions and E padded edges.
 
     Attributes:
       image: the target, in [-1, 1]; None with cached latents.
@@ -44,9 +44,9 @@ class Batch(NamedTuple):
       latent_mean, latent_std: the cached distribution of the image's scaled latents, or None.
     """
 
-    image: Float[Array, "b s s 3"] | None
-    sketch: Float[Array, "b s s 3"]
-    labels: Int[Array, "b s s"]
+    image: Float[Array, "b H W 3"] | None
+    sketch: Float[Array, "b H W 3"]
+    labels: Int[Array, "b H W"]
     graph: jraph.GraphsTuple
     text: Text
     latent_mean: Float[Array, "b h w c"] | None = None
@@ -90,7 +90,7 @@ def in_chunks(batch: T, size: int) -> Iterator[tuple[T, slice]]:
         yield chunk, slice(begin - first, None)
 
 
-def ink_on_black(sketch: UInt8[np.ndarray, "*b s s"]) -> Float[np.ndarray, "*b s s 3"]:
+def ink_on_black(sketch: UInt8[np.ndarray, "*b h w"]) -> Float[np.ndarray, "*b h w 3"]:
     """Converts ink 0 on paper 255 to ink 1 on black 0, the input of ControlNets for sketches."""
     ink = np.float32(1) - sketch[..., None].astype(np.float32) / np.float32(255)
     return np.repeat(ink, 3, axis=-1)

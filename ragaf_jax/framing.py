@@ -1,11 +1,108 @@
-"""Crops, pads and resizes sketches and images, so that they stay aligned."""
+"""Sizes of images, and sketches and photos cropped, padded and resized to stay aligned."""
 
+import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Shaped, UInt8
+
+from ragaf_jax.errors import UserError
+
+Size = tuple[int, int]  # height and width, px
+
+# Sketches with a longer side of more than this many shorter ones get an image of these proportions,
+# because models of square images repeat their subject in longer ones.
+MOST_ASPECT = 2.0
+
+# The area of an image of a sketch's proportions differs by at most this share from the model's.
+AREA_TOLERANCE = 0.2
+
+# Sides are at most this many times the model's, which bounds memory.
+LARGEST_FACTOR = 4
+
+
+class Sizes(NamedTuple):
+    """The sizes of images that a model samples.
+
+    Attributes:
+      side: of the square images of its training, px.
+      multiple: divides every side: pixels per latent.
+      even: sides that all levels of the networks halve without remainder are multiples of it.
+    """
+
+    side: int
+    multiple: int
+    even: int
+
+    def chosen(
+        self, sketch: Size, width: Any = None, height: Any = None, letterbox: bool = False
+    ) -> Size:
+        """Height and width of the image of a sketch.
+
+        Args:
+          sketch: its height and width; only their ratio matters.
+          width, height: of the image; None follows from the sketch's proportions.
+          letterbox: whether sides that are not given are `side`, whatever the proportions.
+
+        Raises:
+          UserError: a side that the model cannot sample.
+        """
+        for name, value in (("width", width), ("height", height)):
+            if value is not None:
+                self._check(name, value)
+        if letterbox:
+            width, height = width or self.side, height or self.side
+        aspect = min(max(sketch[1] / sketch[0], 1 / MOST_ASPECT), MOST_ASPECT)
+        if width is not None and height is not None:
+            return int(height), int(width)
+        if width is not None:
+            return self._fitting(width / aspect), int(width)
+        if height is not None:
+            return int(height), self._fitting(height * aspect)
+        return self._nearest(aspect)
+
+    def _nearest(self, aspect: float) -> Size:
+        """The even size of about the model's area whose width / height is nearest to `aspect`."""
+        longest = math.ceil(self.side * math.sqrt(MOST_ASPECT * (1 + AREA_TOLERANCE)))
+        sides = range(self.even, longest + self.even, self.even)
+
+        def off(size: Size) -> tuple[float, float]:
+            height, width = size
+            area = abs(math.log(height * width / self.side**2))
+            return round(abs(math.log(width / height / aspect)), 9), area
+
+        budget = self.side**2
+        near = (
+            (height, width)
+            for height, width in itertools.product(sides, sides)
+            if abs(height * width - budget) <= AREA_TOLERANCE * budget
+        )
+        return min(near, key=off)
+
+    def _fitting(self, side: float) -> int:
+        """The even side nearest to a number of pixels."""
+        most = LARGEST_FACTOR * self.side // self.even
+        return self.even * min(max(1, round(side / self.even)), most)
+
+    def _check(self, name: str, value: Any) -> None:
+        least, most = self.even, LARGEST_FACTOR * self.side
+        try:
+            whole = int(value) == value
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if whole and least <= value <= most and value % self.multiple == 0:
+            return
+        try:
+            below = self.multiple * math.floor(float(value) / self.multiple)
+        except (TypeError, ValueError, OverflowError):
+            below = self.side
+        near = {min(max(side, least), most) for side in (below, below + self.multiple)}
+        raise UserError(
+            f"{name} is {value}; choose a multiple of {self.multiple} from {least} to {most}, such "
+            f"as {' or '.join(map(str, sorted(near)))}."
+        )
 
 
 def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side side *c"]:
@@ -30,24 +127,26 @@ def resized(
     return cv2.resize(array, (width, height), interpolation=smooth)
 
 
-def place_in_square(height: int, width: int, side: int) -> tuple[int, int, slice, slice]:
-    """The place of the largest centred image of these proportions in a square.
+def place_inside(height: int, width: int, frame: Size) -> tuple[int, int, slice, slice]:
+    """The place of the largest centred image of these proportions in a frame.
 
     Returns:
-      Height and width of the image, and its rows and columns in the square.
+      Height and width of the image, and its rows and columns in the frame.
     """
-    scale = side / max(height, width)
+    scale = min(frame[0] / height, frame[1] / width)
     height, width = (max(1, round(length * scale)) for length in (height, width))
-    top, left = (side - height) // 2, (side - width) // 2
+    top, left = (frame[0] - height) // 2, (frame[1] - width) // 2
     return height, width, slice(top, top + height), slice(left, left + width)
 
 
-def pad_to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The whole photo centred on a white square, aligned with `sketch_input.to_page`."""
-    height, width, rows, columns = place_in_square(photo.shape[0], photo.shape[1], side)
-    square = np.full((side, side, 3), 255, np.uint8)
-    square[rows, columns] = resized(photo, height, width)
-    return square
+def letterboxed(
+    photo: UInt8[np.ndarray, "h w 3"], frame: Size
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The whole photo centred on a white frame, aligned with `sketch_input.to_page`."""
+    height, width, rows, columns = place_inside(photo.shape[0], photo.shape[1], frame)
+    padded = np.full((*frame, 3), 255, np.uint8)
+    padded[rows, columns] = resized(photo, height, width)
+    return padded
 
 
 class Window(NamedTuple):

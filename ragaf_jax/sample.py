@@ -22,8 +22,9 @@ The output folder appears once it is complete. It contains sketch.png,
 regions.png, region_graph.png, stage1_output.png, stage2_output.png,
 stage2_upscaled.png, comparison.png, prompt.txt, metadata.json, regions.json and
 labels.png. Stage 2 with RAGAF adds attention_maps.png and fusion.png. Images
-have the size at which the stages were trained: 64 × 64 px for
-pretrained/openmoji. --upscale resamples them and overlays the sketch's lines.
+have the sketch's proportions and the area at which the stages were trained:
+64 × 64 px for pretrained/openmoji; --width and --height choose another size.
+--upscale resamples them and overlays the sketch's lines.
 """
 
 import dataclasses
@@ -81,8 +82,18 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "crop", True, "Crops the sketch to its ink where the ink spans less than half the page."
     )
+    for name in ("width", "height"):
+        flags.DEFINE_integer(
+            name,
+            None,
+            f"{name.capitalize()} of the image, px; default: by the sketch's proportions, at about "
+            "the area of the training images.",
+        )
+    flags.DEFINE_bool(
+        "letterbox", False, "Centres the sketch on a square of the training images' size."
+    )
     flags.DEFINE_integer(
-        "upscale", 512, "Side in pixels of an upscaled image with the sketch's lines; 0: none."
+        "upscale", 512, "Longer side, px, of an upscaled image with the sketch's lines; 0: none."
     )
     flags.DEFINE_enum(
         "stages", None, ["both", "1", "2"], "Stages that sample; default: all that are given."
@@ -143,12 +154,12 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
     from ragaf_jax.sampling.command.batch_requests import parse_merges, parse_regions
     from ragaf_jax.sampling.numbered import check_not_merged
-    from ragaf_jax.sketch_input import read_sketch
 
     flag_checks.check_for_one(given)
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
     merges = parse_merges(FLAGS.merge)
     check_not_merged(region_prompts, merges)
+    flag_checks.check_letterbox(FLAGS.width, FLAGS.height, FLAGS.letterbox)
     image = None if FLAGS.image is None else read_rgb(FLAGS.image)
     if image is not None:
         check_same_aspect(grey.shape, image.shape, Path(FLAGS.sketch), Path(FLAGS.image))
@@ -171,7 +182,7 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     pipeline = from_flags.restore_pipeline(devices=1, per_device=1, checkpoint=checkpoint)
     steps = {number: stage.step for number, stage in pipeline.stages.items()}
     notify(*checkpoint_notices(recorded_steps, steps))
-    sketch = read_sketch(grey, pipeline.page_size, FLAGS.crop)
+    sketch = pipeline.read(grey, **from_flags.framing_flags())
     page = pipeline.page(sketch, neck_splits=FLAGS.neck_splits)
     page = from_flags.with_edited_regions(pipeline, page, merges)
     files = file_facts({name: FLAGS[name].value for name in INPUT_FILES})  # all have been read
@@ -200,7 +211,7 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     facts: dict[str, Any] = {**files, "crop": FLAGS.crop, "upscale": FLAGS.upscale}
     facts |= {"merge": FLAGS.merge} if FLAGS.merge else {}
     result.save(output, facts | from_flags.stage_facts(pipeline), FLAGS.upscale)
-    print(f"wrote {FLAGS.output}: {from_flags.image_sizes(pipeline)}")
+    print(f"wrote {FLAGS.output}: {from_flags.image_sizes([page.size])}")
 
 
 def sample_folder(given: Collection[str]) -> None:
@@ -211,6 +222,7 @@ def sample_folder(given: Collection[str]) -> None:
     flag_checks.check_for_batch(given)
     if FLAGS.regions_only:
         raise UserError("--regions-only is for one sketch; give --sketch instead of --sketches.")
+    flag_checks.check_letterbox(FLAGS.width, FLAGS.height, FLAGS.letterbox)
     flag_checks.check_batch_output(Path(FLAGS.output), Path(FLAGS.sketches))
     from_flags.check_settings()
     checkpoint = from_flags.checkpoint_choice({})
@@ -227,12 +239,14 @@ def sample_folder(given: Collection[str]) -> None:
     options, output = pipeline.options(**from_flags.option_flags()), Path(FLAGS.output)
     unused = flag_checks.unused_strength(given, options.stages, has_image=False)
     notify(*unused, *setting_notices(dataclasses.asdict(options)))
-    changes = {"crop": FLAGS.crop, "upscale": FLAGS.upscale, "neck_splits": FLAGS.neck_splits}
+    changes = {"upscale": FLAGS.upscale, "neck_splits": FLAGS.neck_splits}
+    changes |= from_flags.framing_flags()
     facts = from_flags.stage_facts(pipeline)
     done = run_batch(pipeline, requests, output, options, FLAGS.seed, facts, **changes)
     notify(*batch_notices(done.notices))
     counts = f"{len(done.sampled)} sampled, {len(done.existing)} existed before"
-    print(f"{counts}: {FLAGS.output}: {from_flags.image_sizes(pipeline)}")
+    sizes = f": {from_flags.image_sizes(done.sizes)}" if done.sizes else ""
+    print(f"{counts}: {FLAGS.output}{sizes}")
     if done.failed:
         notify(*(f"{name}: {why}" for name, why in done.failed.items()))
         raise UserError(

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from ragaf_jax.framing import Window, cut, place_in_square, resized
+from ragaf_jax.framing import Size, Window, cut, place_inside, resized
 
 # Ink contrasts with the paper by more than this fraction of the paper's brightness.
 MIN_CONTRAST = 0.12
@@ -22,9 +22,9 @@ DEEPEST_SHADOW = 0.4
 # Pixels between ink and 235 are faint lines if they cover this fraction of the page.
 FAINTEST, LEAST_FAINT = 235, 0.001
 
-# A sketch is cropped if the longer side of its ink is less than the first fraction of its page;
-# afterwards it is the second fraction. Over OpenMoji's 1,633 sketches, which trained the pretrained
-# stages, the median is 0.82 and the first percentile 0.58; four are below 0.5.
+# A sketch is cropped if its ink is lower and narrower than the first fraction of its page;
+# afterwards its larger side is the second fraction. Over OpenMoji's 1,633 sketches, which trained
+# the pretrained stages, the median is 0.82 and the first percentile 0.58; four are below 0.5.
 LEAST_INK_SIDE, INK_SIDE = 0.5, 0.8
 
 # Limits the magnification of specks.
@@ -49,24 +49,30 @@ class SketchInput(NamedTuple):
     """A sketch after reading.
 
     Attributes:
-      page: square input page; paper 255, ink 0.
+      page: on which regions are found, a multiple of the image's size; paper 255, ink 0.
       lines: the content of the page, dark on light, with up to `LINES_SIDE` px per side.
       crop: the part of the sketch on the page; None if it is not cropped.
+      size: height and width of the image.
     """
 
-    page: UInt8[np.ndarray, "page page"]
+    page: UInt8[np.ndarray, "rows columns"]
     lines: UInt8[np.ndarray, "h w"]
     crop: Window | None
+    size: Size
 
 
-def read_sketch(grey: UInt8[np.ndarray, "h w"], page_size: int, crop: bool) -> SketchInput:
-    """Places a sketch on a square page of `page_size` px without changing its proportions.
+def read_sketch(
+    grey: UInt8[np.ndarray, "h w"], size: Size, crop: bool, scale: int = 1
+) -> SketchInput:
+    """Places a sketch on a page without changing its proportions.
 
     Args:
       grey: dark on light or light on dark, of any size. Without contrast, the page is blank.
-      page_size: side of the page, px.
+      size: height and width of the image.
       crop: whether a sketch much smaller than its page is cropped to its ink; see `ink_window`.
+      scale: pixels of the page per pixel of the image.
     """
+    page_size = scale * size[0], scale * size[1]
     grey = dark_on_light(grey, page_size)
     page = on_page(grey, page_size)
     window = ink_window(page, *grey.shape) if crop else None
@@ -74,61 +80,62 @@ def read_sketch(grey: UInt8[np.ndarray, "h w"], page_size: int, crop: bool) -> S
         grey = cut(grey, window)
         page = on_page(grey, page_size)
     side = min(LINES_SIDE, max(grey.shape))
-    height, width, _, _ = place_in_square(grey.shape[0], grey.shape[1], side)
-    return SketchInput(page, resize_keeping_lines(grey, height, width), window)
+    height, width, _, _ = place_inside(grey.shape[0], grey.shape[1], (side, side))
+    return SketchInput(page, resize_keeping_lines(grey, height, width), window, size)
 
 
-def to_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "page page"]:
+def to_page(grey: UInt8[np.ndarray, "h w"], page_size: Size) -> UInt8[np.ndarray, "rows columns"]:
     """The page of `read_sketch` without cropping."""
     return on_page(dark_on_light(grey, page_size), page_size)
 
 
-def ink_window(page: UInt8[np.ndarray, "page page"], height: int, width: int) -> Window | None:
+def ink_window(page: UInt8[np.ndarray, "rows columns"], height: int, width: int) -> Window | None:
     """The part of a sketch around its ink, if the ink is much smaller than the page.
 
-    The longer side of the ink is `INK_SIDE` of this square, which is moved inside the sketch. The
-    sketch is magnified at most `MOST_MAGNIFIED` times.
+    This part has the page's proportions; the height or the width of the ink is `INK_SIDE` of it. It
+    is moved inside the sketch, which is magnified at most `MOST_MAGNIFIED` times.
 
     Args:
       page: the whole sketch, as placed by `on_page`.
       height, width: of the sketch; only their ratio matters.
 
     Returns:
-      None if the page has no ink, or ink whose longer side is at least `LEAST_INK_SIDE`.
+      None if the page has no ink, or ink of which a side is at least `LEAST_INK_SIDE`.
     """
     ink = page < FAINTEST
     if not ink.any():
         return None
-    _, _, rows, columns = place_in_square(height, width, len(page))
+    (tall, wide), (_, _, rows, columns) = page.shape, place_inside(height, width, page.shape)
     y, x = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    longer = max(np.ptp(y), np.ptp(x)) + 1
-    if longer >= LEAST_INK_SIDE * len(page):
+    ink_tall, ink_wide = int(np.ptp(y)) + 1, int(np.ptp(x)) + 1
+    if ink_tall >= LEAST_INK_SIDE * tall or ink_wide >= LEAST_INK_SIDE * wide:
         return None
-    side = max(longer / INK_SIDE, len(page) / MOST_MAGNIFIED)
+    # Height of the window: from the ink's height, or from its width by the page's proportions.
+    side = max(ink_tall / INK_SIDE, ink_wide / INK_SIDE * (tall / wide), tall / MOST_MAGNIFIED)
 
-    def around(ink: Int[np.ndarray, " n"], sketch: slice) -> tuple[float, float]:
-        """Start and end of the square, in fractions of the sketch."""
+    def around(ink: Int[np.ndarray, " n"], sketch: slice, side: float) -> tuple[float, float]:
+        """Start and end of the window, in fractions of the sketch."""
         whole = sketch.stop - sketch.start
         length = min(side, whole)
         begin = (ink[0] + ink[-1] + 1 - length) / 2 - sketch.start
         begin = min(max(begin, 0), whole - length)
         return float(begin / whole), float((begin + length) / whole)
 
-    (top, bottom), (left, right) = around(y, rows), around(x, columns)
+    (top, bottom), (left, right) = around(y, rows, side), around(x, columns, side * (wide / tall))
     return Window(left, top, right, bottom)
 
 
-def dark_on_light(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "h w"]:
+def dark_on_light(grey: UInt8[np.ndarray, "h w"], page_size: Size) -> UInt8[np.ndarray, "h w"]:
     """The sketch, inverted if it is light on dark at its size on a page."""
-    height, width, _, _ = place_in_square(grey.shape[0], grey.shape[1], page_size)
+    height, width, _, _ = place_inside(grey.shape[0], grey.shape[1], page_size)
     reduced = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
     return 255 - grey if is_light_on_dark(reduced) else grey
 
 
-def on_page(grey: UInt8[np.ndarray, "h w"], page_size: int) -> UInt8[np.ndarray, "page page"]:
-    """A dark-on-light sketch centred on a square page: paper 255, ink 0."""
-    height, width, rows, columns = place_in_square(grey.shape[0], grey.shape[1], page_size)
-    page = np.full((page_size, page_size), 255, np.uint8)
+def on_page(grey: UInt8[np.ndarray, "h w"], page_size: Size) -> UInt8[np.ndarray, "rows columns"]:
+    """A dark-on-light sketch centred on a page: paper 255, ink 0."""
+    height, width, rows, columns = place_inside(grey.shape[0], grey.shape[1], page_size)
+    page = np.full(page_size, 255, np.uint8)
     page[rows, columns] = normalise_contrast(resize_keeping_lines(grey, height, width))
     return page
 
@@ -151,7 +158,7 @@ def is_filled(lines: UInt8[np.ndarray, "h w"]) -> bool:
     Args:
       lines: as in `SketchInput`; normalised contrast would clip fills.
     """
-    height, width, _, _ = place_in_square(lines.shape[0], lines.shape[1], FILL_SIDE)
+    height, width, _, _ = place_inside(lines.shape[0], lines.shape[1], (FILL_SIDE, FILL_SIDE))
     darkness = _darkness(resized(lines, height, width))
     if darkness.max() <= MIN_CONTRAST:
         return False

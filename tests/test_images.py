@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.framing import crop_square, pad_to_square, to_square
+from ragaf_jax.framing import crop_square, letterboxed, to_square
 from ragaf_jax.images import MAX_PIXELS, check_same_aspect, read_grey, read_rgb
 from ragaf_jax.sketch_input import to_page
 
@@ -412,7 +412,7 @@ def test_an_image_lies_where_its_sketch_lies(height, width):
     photo = np.full((height, width, 3), 200, np.uint8)
     top, left = height // 4, width // 3
     photo[top : height - top, left : width - left] = (20, 20, 20)
-    page, image = to_page(photo[..., 0], 240), pad_to_square(photo, 240)
+    page, image = to_page(photo[..., 0], (240, 240)), letterboxed(photo, (240, 240))
     ink, dark = page < 128, image[..., 0] < 110
     assert dark.sum() > 1000 and (ink != dark).mean() < 0.01
     assert (image[0, 0] == 255).all() == (page[0, 0] == 255)

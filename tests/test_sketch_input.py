@@ -32,7 +32,7 @@ def line_drawing(rng, height=PAGE, width=PAGE, thickness=4):
 
 
 def load_sketch(path, page_size):
-    return to_page(read_grey(path), page_size)
+    return to_page(read_grey(path), (page_size, page_size))
 
 
 def saved(folder: Path, pixels, name="sketch.png", **options) -> Path:
@@ -274,19 +274,21 @@ def drawn_in(colors, paper):
 def test_lines_of_every_colour_are_ink(tmp_path, paper, color):
     Image.fromarray(drawn_in([color], paper)).save(tmp_path / "page.png")
     page = load_sketch(tmp_path / "page.png", 256)
-    black = to_page(drawn_in([(0, 0, 0)], (255, 255, 255))[..., 0], 256)
+    black = to_page(drawn_in([(0, 0, 0)], (255, 255, 255))[..., 0], (256, 256))
     assert ((page < 160) != (black < 160)).mean() < 1e-4  # edges may round otherwise
 
 
 def test_faint_lines_beside_dark_ones_are_noticed():
     grey = drawn_in([(0, 0, 0), (200, 200, 200)], (255, 255, 255))[..., 0]
-    assert has_faint_lines(to_page(grey, 256), 160)
+    assert has_faint_lines(to_page(grey, (256, 256)), 160)
     for colors in ([(0, 0, 0)], [(200, 200, 200)], [(0, 0, 0), (90, 90, 90)], []):
-        assert not has_faint_lines(to_page(drawn_in(colors, (255, 255, 255))[..., 0], 256), 160)
+        assert not has_faint_lines(
+            to_page(drawn_in(colors, (255, 255, 255))[..., 0], (256, 256)), 160
+        )
 
 
 def filled(grey):
-    return is_filled(read_sketch(grey, PAGE, crop=True).lines)
+    return is_filled(read_sketch(grey, (PAGE, PAGE), crop=True).lines)
 
 
 @pytest.mark.parametrize("name", ["astronaut", "camera", "coffee", "chelsea", "rocket", "coins"])
@@ -331,7 +333,7 @@ def test_a_small_subject_fills_its_page(rng, at, inverted):
     """Wherever it is, dark on light or light on dark, and none of its ink is lost."""
     grey = subject(rng, 1000, 0.4, at)
     whole, found = (
-        read_sketch(255 - grey if inverted else grey, 256, crop) for crop in (False, True)
+        read_sketch(255 - grey if inverted else grey, (256, 256), crop) for crop in (False, True)
     )
     assert whole.crop is None and found.crop is not None
     ink = found.page < 160
@@ -348,7 +350,7 @@ def test_a_small_subject_fills_its_page(rng, at, inverted):
 def test_a_small_subject_of_a_long_page_is_cropped_as_far_as_there_is_page(rng, height, width):
     grey = np.full((height, width), 255, np.uint8)
     cv2.circle(grey, (width // 4, height // 4), 60, 0, 6)
-    found = read_sketch(grey, 256, crop=True)
+    found = read_sketch(grey, (256, 256), crop=True)
     rows, columns = np.nonzero(found.page < 160)
     assert abs((np.ptp(rows) + 1) / 256 - 0.8) < 0.03 and abs(np.ptp(columns) - np.ptp(rows)) <= 2
     assert all(0 <= share <= 1 for share in found.crop)
@@ -358,26 +360,26 @@ def test_a_small_subject_of_a_long_page_is_cropped_as_far_as_there_is_page(rng, 
 def test_a_subject_as_large_as_those_of_training_is_left_where_it_is(rng, extent):
     grey = np.full((256, 256), 255, np.uint8)
     cv2.rectangle(grey, (3, 100), (2 + extent, 110), 0, 2)
-    found = read_sketch(grey, 256, crop=True)
+    found = read_sketch(grey, (256, 256), crop=True)
     assert found.crop is None
-    np.testing.assert_array_equal(found.page, to_page(grey, 256))
+    np.testing.assert_array_equal(found.page, to_page(grey, (256, 256)))
 
 
 def test_a_speck_and_a_blank_page_are_no_subjects():
     blank = np.full((256, 256), 255, np.uint8)
-    assert read_sketch(blank, 256, crop=True).crop is None
+    assert read_sketch(blank, (256, 256), crop=True).crop is None
     speck = blank.copy()
     speck[200:202, 100:102] = 0
-    left, top, right, bottom = read_sketch(speck, 256, crop=True).crop
+    left, top, right, bottom = read_sketch(speck, (256, 256), crop=True).crop
     assert right - left == bottom - top == 1 / 8 and left < 100 / 256 < right
 
 
 def test_lines_are_kept_at_a_bounded_size(rng):
     grey = line_drawing(rng, 1500, 3000)
     cv2.rectangle(grey, (450, 225), (2550, 1275), 0, 4)  # as far as its strokes reach at most
-    found = read_sketch(grey, 256, crop=True)
+    found = read_sketch(grey, (256, 256), crop=True)
     assert max(found.lines.shape) == 1024 and found.lines.min() == 0
-    whole = read_sketch(grey, 256, crop=False)
+    whole = read_sketch(grey, (256, 256), crop=False)
     assert whole.lines.shape == (512, 1024) and whole.lines.min() == 0
 
 

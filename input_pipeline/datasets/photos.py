@@ -118,7 +118,7 @@ def _read(task: _Task) -> tuple[_Photo, _Page | None] | Rejected:
             grey = images.read_grey(item.sketch)
             images.check_same_aspect(grey.shape, photo.shape, item.sketch, item.image)
             # The photo is cropped to its central square as well.
-            page = to_page(crop_square(grey), page_size(task.options.size))
+            page = to_page(crop_square(grey), (page_size(task.options.size),) * 2)
             if page.min() == 255:
                 raise UserError("has no lines: all its pixels have one colour")
     except UserError as error:

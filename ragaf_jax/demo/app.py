@@ -2,16 +2,27 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ragaf_jax.demo.canvas import on_canvas, read_canvas, read_upload, upload_sketch
+from ragaf_jax.demo.canvas import (
+    on_canvas,
+    read_canvas,
+    read_upload,
+    resized_session,
+    upload_sketch,
+)
 from ragaf_jax.demo.generation import Shown, generate, write_archive
 from ragaf_jax.demo.layout import CACHE_SECONDS, REGION_PROMPT, TITLE, Example, Layout, lay_out
-from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
+from ragaf_jax.demo.number_fields import (
+    NECK_SPLITS_FIELD,
+    NumberField,
+    checked_settings,
+    size_fields,
+)
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import NECK_SPLITS
@@ -54,28 +65,43 @@ def _connect_sketch(pipeline: Pipeline, layout: Layout, examples: Sequence[Examp
             now = _read(pipeline, session, value, neck_splits)
         return gr.skip() if now is session else (now, *_shown_after(session, now), now.notice)
 
-    def upload(path: str | None, neck_splits: float | None) -> tuple[Any, ...]:
-        with _errors_shown():
-            splits = _number(neck_splits)
-            now = Session() if path is None else upload_sketch(pipeline, read_upload(path), splits)
-        return on_canvas(now, pipeline.page_size), now, *_shown(now), now.notice
+    fields = size_fields(pipeline.leading.model.sizes)
 
-    def choose_example(neck_splits: float | None, place: gr.SelectData) -> tuple[Any, ...]:
+    def upload(path: str | None, neck_splits: float | None, *sides: float | None) -> Any:
+        with _errors_shown():
+            splits, (width, height) = _number(neck_splits), _sides(fields, sides)
+            now = Session()
+            if path is not None:
+                now = upload_sketch(pipeline, read_upload(path), splits, width, height)
+        return on_canvas(now), now, *_shown(now), now.notice
+
+    def resize(session: Session, neck_splits: float | None, *sides: float | None) -> Any:
+        with _errors_shown():
+            splits, chosen = _number(neck_splits), _sides(fields, sides)
+            now = resized_session(pipeline, session, *chosen, splits)
+        return gr.skip() if now is session else (on_canvas(now), now, *_shown(now), now.notice)
+
+    def choose_example(
+        neck_splits: float | None,
+        width: float | None,
+        height: float | None,
+        place: gr.SelectData,
+    ) -> tuple[Any, ...]:
         file, prompt = examples[place.index]
-        return *upload(str(file), neck_splits), prompt
+        return *upload(str(file), neck_splits, width, height), prompt
 
     regions = [*_region_outputs(layout), layout.status]
     inputs = [layout.canvas, layout.session, layout.neck_splits]
     for event in (layout.canvas.change, layout.neck_splits.submit, layout.neck_splits.blur):
         event(change, inputs, regions, **IN_TURN)
-    uploaded = layout.upload.upload(
-        upload, [layout.upload, layout.neck_splits], [layout.canvas, *regions], **IN_TURN
-    )
-    chosen = layout.examples.select(
-        choose_example, layout.neck_splits, [layout.canvas, *regions, layout.prompt], **IN_TURN
-    )
+    placed, shown = [layout.neck_splits, layout.width, layout.height], [layout.canvas, *regions]
+    uploaded = layout.upload.upload(upload, [layout.upload, *placed], shown, **IN_TURN)
+    chosen = layout.examples.select(choose_example, placed, [*shown, layout.prompt], **IN_TURN)
     for event in (uploaded, chosen):
         _clear_after_error(event, layout)
+    for field in (layout.width, layout.height):
+        for event in (field.submit, field.blur):
+            event(resize, [layout.session, *placed], shown, **IN_TURN)
 
 
 def _connect_regions(layout: Layout) -> None:
@@ -191,6 +217,12 @@ def _number(neck_splits: float | None) -> float:
     """The value of the field; the default if it is empty."""
     value = NECK_SPLITS_FIELD.checked(neck_splits)
     return NECK_SPLITS if value is None else value
+
+
+def _sides(fields: Mapping[str, NumberField], values: Sequence[float | None]) -> list[int | None]:
+    """Width and height of the fields; None where one is 0 or empty."""
+    pairs = zip(fields.values(), values, strict=True)
+    return [field.checked(value) or None for field, value in pairs]
 
 
 def _region_outputs(layout: Layout) -> list[Any]:

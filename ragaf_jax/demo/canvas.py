@@ -7,19 +7,26 @@ from jaxtyping import UInt8
 
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
-from ragaf_jax.figures.lettering import enlarge
+from ragaf_jax.figures.lettering import Rgb, enlarge
+from ragaf_jax.framing import Size
+from ragaf_jax.graph.prepare import page_scale
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import read_grey, subject_of
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.sketch_notices import BLANK, sketch_notices
-from ragaf_jax.sketch_input import read_sketch, resize_keeping_lines
+from ragaf_jax.sketch_input import SketchInput, resize_keeping_lines
 
-LEAST_SIDE = 512  # px of the canvas
+LEAST_SIDE = 512  # px of the canvas's longer side
 
 
-def canvas_side(page_size: int) -> int:
-    """Side of the canvas, px: a multiple of the page's side, so that pages are shown exactly."""
-    return page_size * -(-LEAST_SIDE // page_size)
+def canvas_size(size: Size) -> Size:
+    """Height and width of the canvas for an image of this size, px.
+
+    A multiple of the page's, so that pages are shown exactly.
+    """
+    height, width = (page_scale(size) * side for side in size)
+    factor = -(-LEAST_SIDE // max(height, width))
+    return factor * height, factor * width
 
 
 def read_upload(path: str) -> UInt8[np.ndarray, "h w"]:
@@ -32,20 +39,48 @@ def read_upload(path: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def upload_sketch(
-    pipeline: Pipeline, grey: UInt8[np.ndarray, "h w"], neck_splits: int | float = NECK_SPLITS
+    pipeline: Pipeline,
+    grey: UInt8[np.ndarray, "h w"],
+    neck_splits: int | float = NECK_SPLITS,
+    width: int | None = None,
+    height: int | None = None,
 ) -> Session:
     """A new session with a sketch of any size and polarity, cropped if its subject is small.
 
     The session's notice names losses of the sketch. Without lines, the session has no sketch.
+    `width` and `height` are as in `Pipeline.read`, which raises UserError.
     """
     if grey.min() == grey.max():
         return Session(notice=BLANK)
-    given = read_sketch(grey, pipeline.page_size, crop=True)
+    given = pipeline.read(grey, crop=True, width=width, height=height)
     notice = " ".join(sketch_notices(given, flags=False))
     if given.page.min() == 255:
         return Session(notice=notice)
     session = Session().resketch(pipeline.page(given, neck_splits=neck_splits))
     return session._replace(notice=notice)
+
+
+def resized_session(
+    pipeline: Pipeline,
+    session: Session,
+    width: int | None,
+    height: int | None,
+    neck_splits: int | float = NECK_SPLITS,
+) -> Session:
+    """The session at another size of the image; the same object if the size stays.
+
+    Its sketch is placed anew, without region prompts and merges, because its regions are others.
+    `width` and `height` are as in `Pipeline.read`, which raises UserError.
+    """
+    sizes, page = pipeline.leading.model.sizes, session.page
+    proportions = (sizes.side, sizes.side) if page is None else page.lines.shape
+    size = sizes.chosen(proportions, width, height)
+    if size == (session.size or (sizes.side, sizes.side)):
+        return session
+    if page is None:
+        return Session(size=size)
+    given = pipeline.read(page.lines, crop=False, width=size[1], height=size[0])
+    return Session().resketch(pipeline.page(given, neck_splits=neck_splits))
 
 
 def read_canvas(
@@ -64,26 +99,34 @@ def read_canvas(
     Raises:
       UserError: `neck_splits` is out of its range.
     """
-    side = pipeline.page_size
-    empty = session if session.page is None else Session()
+    sizes, size = pipeline.leading.model.sizes, session.size
+    empty = session
+    if session.page is not None:  # the canvas keeps its proportions
+        empty = Session(size=None if size == (sizes.side, sizes.side) else size)
     if layers is None:
         return empty
-    page = resize_keeping_lines(flattened(layers), side, side)
+    if size is None or layers.shape[:2] != canvas_size(size):
+        size = sizes.chosen(layers.shape[:2])
+    scale = page_scale(size)
+    page = resize_keeping_lines(flattened(layers), scale * size[0], scale * size[1])
     if page.min() == page.max():
         return empty
     before = session.page
-    if before is None or not np.array_equal(page, before.page):
-        return session.resketch(pipeline.page(page, neck_splits=neck_splits))
+    if before is None or before.size != size or not np.array_equal(page, before.page):
+        given = SketchInput(page, page, None, size)
+        return session.resketch(pipeline.page(given, neck_splits=neck_splits))
     if neck_splits == before.neck_splits:
         return session
     return session.resketch(pipeline.page(before.given, neck_splits=neck_splits))
 
 
-def on_canvas(session: Session, page_size: int) -> UInt8[np.ndarray, "side side 3"] | None:
-    """The session's sketch at the size of the canvas; None without a sketch."""
-    if session.page is None:
+def on_canvas(session: Session) -> Rgb | None:
+    """The session's sketch, or white paper of its size, on the canvas; None without either."""
+    if session.page is not None:
+        return enlarge(session.page.page, LEAST_SIDE)
+    if session.size is None:
         return None
-    return enlarge(session.page.page, canvas_side(page_size))
+    return np.full((*canvas_size(session.size), 3), 255, np.uint8)
 
 
 def flattened(layers: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w"]:

@@ -7,10 +7,16 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from ragaf_jax.demo.canvas import canvas_side
-from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, NumberField, number_fields
+from ragaf_jax.demo.canvas import canvas_size
+from ragaf_jax.demo.number_fields import (
+    NECK_SPLITS_FIELD,
+    NumberField,
+    number_fields,
+    size_fields,
+)
 from ragaf_jax.demo.session import Session
 from ragaf_jax.diffusion.samplers import SAMPLERS
+from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.options import STAGES
 from ragaf_jax.sampling.pipeline import Pipeline
@@ -47,6 +53,8 @@ class Layout(NamedTuple):
     prompt: gr.Textbox
     negative: gr.Textbox
     neck_splits: gr.Number
+    width: gr.Number
+    height: gr.Number
     settings: dict[str, Any]
     images: gr.Gallery
     coarse: gr.Gallery
@@ -70,7 +78,7 @@ def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
         with gr.Column(scale=8, min_width=560):
             with gr.Row():
                 with gr.Column(min_width=270):
-                    sketch = _sketch(canvas_side(pipeline.page_size), examples)
+                    sketch = _sketch(canvas_size((side, side)), examples)
                 with gr.Column(min_width=270):
                     regions = _regions(with_ragaf)
             listed = gr.Markdown("", visible=with_ragaf, elem_id="region_prompts")
@@ -84,15 +92,15 @@ def _heading(text: str) -> None:
     gr.HTML(f'<div class="heading">{text}</div>', padding=False)
 
 
-def _sketch(side: int, examples: Sequence[Example]) -> dict[str, Any]:
+def _sketch(canvas: Size, examples: Sequence[Example]) -> dict[str, Any]:
     _heading("Sketch: draw, upload or choose an example" if examples else "Sketch: draw or upload")
     canvas = gr.Sketchpad(
         label="Sketch",
         show_label=False,
         placeholder=" ",
         height=SKETCH_HEIGHT,
-        canvas_size=(side, side),
-        fixed_canvas=True,
+        canvas_size=canvas[::-1],
+        fixed_canvas=False,  # the canvas takes the size of an uploaded sketch's page
         layers=False,
         transforms=(),
         type="numpy",
@@ -158,6 +166,8 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
             parts["settings"] = _settings(pipeline)
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
+            for name, field in size_fields(pipeline.leading.model.sizes).items():
+                parts[name] = _number(field, 0, elem_id=name)
         with gr.Tab("Vocabulary", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
     return parts

@@ -6,6 +6,7 @@ Gradio's range check does not name the field and prints a traceback on the serve
 from typing import Any, NamedTuple
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import LARGEST_FACTOR, Sizes
 from ragaf_jax.graph.regions import MOST_NECK_SPLITS
 
 MAX_IMAGES = 9  # of one request; three rows of three fit on the page
@@ -49,6 +50,15 @@ class NumberField(NamedTuple):
 
 
 NECK_SPLITS_FIELD = NumberField("Neck splits", 0, MOST_NECK_SPLITS, 0.5)
+
+
+def size_fields(sizes: Sizes) -> dict[str, NumberField]:
+    """The fields of the image's width and height; with 0, they follow from the sketch."""
+    most = LARGEST_FACTOR * sizes.side
+    return {
+        name: NumberField(f"{name.capitalize()} (0: auto)", 0, most, sizes.multiple)
+        for name in ("width", "height")
+    }
 
 
 def number_fields(schedule_steps: int) -> dict[str, NumberField]:

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.graph import draw_regions
 from ragaf_jax.figures.lettering import Rgb
+from ragaf_jax.framing import Size
 from ragaf_jax.sampling.numbered import NumberedRegions, merged
 from ragaf_jax.sampling.request import SketchPage
 
@@ -30,6 +31,7 @@ class Session(NamedTuple):
       chosen: number of the chosen region, or None.
       merging: whether the next clicked region is merged with the chosen one.
       notice: losses of the last change of the sketch; may be empty.
+      size: height and width of the image, and so the proportions of the canvas; None: not chosen.
     """
 
     page: SketchPage | None = None
@@ -39,6 +41,7 @@ class Session(NamedTuple):
     chosen: int | None = None
     merging: bool = False
     notice: str = ""
+    size: Size | None = None
 
     def resketch(self, page: SketchPage | None) -> "Session":
         """The session with a changed sketch.
@@ -46,9 +49,9 @@ class Session(NamedTuple):
         Merges, prompts and choice are carried over to matching regions; see `match_regions`.
         """
         if page is None:
-            return Session()
-        if self.page is None or self.found is None:
-            return Session(page, page.numbered)
+            return Session(size=self.size)
+        if self.page is None or self.found is None or self.page.size != page.size:
+            return Session(page, page.numbered, size=page.size)
         match = match_regions(self.found, page.numbered)
         groups = [[match[number] for number in group if number in match] for group in self.merges]
         merges = tuple(tuple(sorted(group)) for group in groups if len(group) > 1)
@@ -58,14 +61,15 @@ class Session(NamedTuple):
         lost = ", ".join(str(number) for number in sorted(self.prompts) if number not in match)
         notice = f"Removed the prompts of regions that no longer exist: {lost}." if lost else ""
         chosen = None if self.chosen is None else match.get(self.chosen)
-        return Session(after, page.numbered, merges, prompts, chosen, notice=notice)
+        return Session(after, page.numbered, merges, prompts, chosen, notice=notice, size=page.size)
 
     def click(self, x: float, y: float) -> "Session":
         """Chooses the region at a point in [0, 1]², or merges it with the chosen one."""
         if self.page is None:
             return self
         labels = self.page.numbered.regions.labels
-        row, column = (min(int(share * len(labels)), len(labels) - 1) for share in (y, x))
+        height, width = labels.shape
+        row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
         number = self.page.numbered.numbers[labels[row, column]]
         if not self.merging or self.chosen is None:
             return self._replace(chosen=number)
@@ -178,7 +182,7 @@ def _with_merges(
     return page._replace(numbered=merged(found, merges))
 
 
-def highlighted(figure: Rgb, region: UInt8[np.ndarray, "s s"]) -> Rgb:
+def highlighted(figure: Rgb, region: UInt8[np.ndarray, "h w"]) -> Rgb:
     """The figure, a multiple of the region's size, with a thick line inside the region's border."""
     size = figure.shape[1], figure.shape[0]
     mask = cv2.resize(region, size, interpolation=cv2.INTER_NEAREST)

@@ -27,7 +27,7 @@ CSS = """
 .block.padded input, .block.padded textarea { padding: 5px 8px !important; }
 .block.padded .wrap-inner { padding: 0 !important; }
 #settings .form {
-  display: grid; grid-template-columns: 1fr 1fr 1fr 1.3fr 1fr; min-width: 0 !important;
+  display: grid; grid-template-columns: 1.2fr 1fr 1fr 1.2fr 1fr 1fr; min-width: 0 !important;
   background: var(--block-background-fill);
 }
 #settings .icon-wrap { right: 4px; }

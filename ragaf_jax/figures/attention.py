@@ -21,7 +21,7 @@ from ragaf_jax.figures.lettering import (
     text_block,
 )
 from ragaf_jax.figures.phrases import Phrase, phrases
-from ragaf_jax.framing import resized
+from ragaf_jax.framing import place_inside, resized
 
 # A row of four maps is about 1000 px wide, the width of figures on web pages.
 CELL, COLUMNS, LETTERS = 240, 4, 16  # px per map, maps per row, px per letter
@@ -34,8 +34,8 @@ SKETCH_COLOR, TEXT_COLOR = (76, 120, 168), (245, 133, 24)
 
 
 def attention_maps(
-    sketch: UInt8[np.ndarray, "S S"],
-    labels: Int[np.ndarray, "s s"],
+    sketch: UInt8[np.ndarray, "H W"],
+    labels: Int[np.ndarray, "h w"],
     attention: Float[np.ndarray, "r t"],
     pieces: Sequence[str],
     fusion: Float[np.ndarray, "r 2"],
@@ -63,8 +63,8 @@ def attention_maps(
 
 
 def phrase_maps(
-    sketch: UInt8[np.ndarray, "S S"],
-    labels: Int[np.ndarray, "s s"],
+    sketch: UInt8[np.ndarray, "H W"],
+    labels: Int[np.ndarray, "h w"],
     attention: Float[np.ndarray, "r t"],
     pieces: Sequence[str],
     cell: int,
@@ -75,7 +75,7 @@ def phrase_maps(
 
     Args:
       sketch, labels, attention, pieces, texts: as in `attention_maps`.
-      cell: side of a map, px.
+      cell: longer side of a map, px.
       columns: maps per row.
     """
     shown = phrases(pieces, texts)
@@ -111,15 +111,18 @@ def _shares(
 
 
 def _painted(
-    sketch: UInt8[np.ndarray, "S S"],
-    labels: Int[np.ndarray, "s s"],
+    sketch: UInt8[np.ndarray, "H W"],
+    labels: Int[np.ndarray, "h w"],
     colors: UInt8[np.ndarray, "r 3"],
     side: int,
 ) -> Rgb:
-    """The regions in their colours below the lines of the sketch, `side` px wide."""
-    fill = cv2.resize(colors[labels], (side, side), interpolation=cv2.INTER_NEAREST)
-    lines = resized(sketch, side, side)[..., None] / 255
-    return framed(np.rint(fill * lines).astype(np.uint8))
+    """The regions in their colours below the lines of the sketch, in a column of `side` px."""
+    height, width, _, columns = place_inside(*labels.shape, (side, side))
+    fill = cv2.resize(colors[labels], (width, height), interpolation=cv2.INTER_NEAREST)
+    lines = resized(sketch, height, width)[..., None] / 255
+    painted = framed(np.rint(fill * lines).astype(np.uint8))
+    margins = (0, 0), (columns.start, side - columns.stop), (0, 0)
+    return np.pad(painted, margins, constant_values=255)
 
 
 def _heat_scale(strongest: float, width: int) -> Rgb:
@@ -130,8 +133,8 @@ def _heat_scale(strongest: float, width: int) -> Rgb:
 
 
 def _fusion_panel(
-    sketch: UInt8[np.ndarray, "S S"],
-    labels: Int[np.ndarray, "s s"],
+    sketch: UInt8[np.ndarray, "H W"],
+    labels: Int[np.ndarray, "h w"],
     fusion: Float[np.ndarray, "r 2"],
     numbers: Sequence[int],
     first: Sequence[str],
@@ -170,10 +173,12 @@ def _fusion_bar(number: int, alpha: float, beta: float, note: str, room: int) ->
     return np.array(image)
 
 
-def _numbered(page: Rgb, labels: Int[np.ndarray, "s s"], numbers: Sequence[int]) -> Rgb:
+def _numbered(page: Rgb, labels: Int[np.ndarray, "h w"], numbers: Sequence[int]) -> Rgb:
     """Writes each region's number where the region is widest."""
     image, present = Image.fromarray(page), np.unique(labels).tolist()
-    pen, places = ImageDraw.Draw(image), innermost(labels, present) * (len(page) / len(labels))
+    scale = len(page) / len(labels)
+    left = (page.shape[1] - labels.shape[1] * scale) / 2
+    pen, places = ImageDraw.Draw(image), innermost(labels, present) * scale + (left, 0)
     for region, (x, y) in zip(present, places.tolist(), strict=True):
         text = str(numbers[region])
         pen.text((x, y), text, INK, font(20), "mm", stroke_width=2, stroke_fill="white")

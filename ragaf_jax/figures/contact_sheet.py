@@ -26,7 +26,7 @@ class SheetRow(NamedTuple):
     """One example of a contact sheet.
 
     Attributes:
-      images: one per title; grey or RGB, of equal width.
+      images: one per title; grey or RGB, of equal size.
       caption: below the row, cut by `shortened`.
     """
 
@@ -37,7 +37,7 @@ class SheetRow(NamedTuple):
 def contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], cell: int = CELL) -> Rgb:
     """Titles, then a row per example with its caption below.
 
-    Images are enlarged to at least `cell` pixels: 64 × 64 px threefold by default.
+    Images are enlarged to a longer side of at least `cell` pixels: 64 × 64 px threefold by default.
     """
     lines = [[framed(enlarge(image, cell)) for image in row.images] for row in rows]
     cell = lines[0][0].shape[1]

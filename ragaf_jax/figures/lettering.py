@@ -77,8 +77,8 @@ def text_block(text: str, width: int, size: int = 15, centred: bool = False) -> 
 
 
 def enlarge(image: GreyOrRgb, least: int) -> Rgb:
-    """Repeats pixels by the smallest whole factor that gives a height of at least `least` px."""
-    factor = -(-least // image.shape[0])
+    """Repeats pixels by the smallest whole factor with a longer side of at least `least` px."""
+    factor = -(-least // max(image.shape[:2]))
     rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     return rgb.repeat(factor, axis=0).repeat(factor, axis=1)
 

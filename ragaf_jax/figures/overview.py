@@ -9,6 +9,7 @@ from PIL import Image
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.lettering import Rgb, below, beside, on_page, text_block
 from ragaf_jax.folders import whole_files
+from ragaf_jax.framing import place_inside
 
 FILE = "overview.png"
 MOST = 100  # sketches; in three columns about 6000 px high
@@ -51,13 +52,15 @@ def overview(output: Path, names: Sequence[str]) -> Rgb:
 
 
 def _cell(file: Path) -> Rgb:
-    """An image at the size of a cell; a white cell where it is missing."""
-    if not file.exists():
-        return np.full((CELL, CELL, 3), 255, np.uint8)
-    with Image.open(file) as image:
-        larger = image.width > CELL
-        resample = Image.Resampling.BOX if larger else Image.Resampling.NEAREST
-        return np.array(image.convert("RGB").resize((CELL, CELL), resample))
+    """An image centred in a cell, as large as it fits; a white cell where it is missing."""
+    cell = np.full((CELL, CELL, 3), 255, np.uint8)
+    if file.exists():
+        with Image.open(file) as image:
+            height, width, rows, columns = place_inside(image.height, image.width, cell.shape[:2])
+            larger = max(image.size) > CELL
+            resample = Image.Resampling.BOX if larger else Image.Resampling.NEAREST
+            cell[rows, columns] = np.array(image.convert("RGB").resize((width, height), resample))
+    return cell
 
 
 def _prompt(folder: Path) -> str:

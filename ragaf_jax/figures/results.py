@@ -14,8 +14,8 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def comparison(
-    sketch: UInt8[np.ndarray, "s s"],
-    columns: Mapping[str, UInt8[np.ndarray, "n s s 3"]],
+    sketch: UInt8[np.ndarray, "h w"],
+    columns: Mapping[str, UInt8[np.ndarray, "n h w 3"]],
     captions: Sequence[str],
 ) -> Rgb:
     """The sketch and the images of each stage by column title, one row for each of n images."""

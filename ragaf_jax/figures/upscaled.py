@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import place_inside
 from ragaf_jax.sketch_input import on_page
 
 SIDE = 512  # px, by default
@@ -25,12 +26,13 @@ def check_upscale(side: Any) -> None:
 
 
 def upscaled(
-    image: UInt8[np.ndarray, "s s 3"], lines: UInt8[np.ndarray, "h w"], side: int
-) -> UInt8[np.ndarray, "side side 3"]:
+    image: UInt8[np.ndarray, "h w 3"], lines: UInt8[np.ndarray, "rows columns"], side: int
+) -> UInt8[np.ndarray, "height width 3"]:
     """The image, resampled by a Lanczos filter, times the brightness of the sketch's lines.
 
-    lines: of its sketch, as in `sketch_input.SketchInput`. side: of the result, px.
+    lines: of its sketch, as in `sketch_input.SketchInput`. side: the longer one of the result, px.
     """
-    smooth = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
-    ink = on_page(lines, side)[..., None] / 255
+    height, width, _, _ = place_inside(image.shape[0], image.shape[1], (side, side))
+    smooth = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    ink = on_page(lines, (height, width))[..., None] / 255
     return np.rint(np.asarray(smooth) * ink).astype(np.uint8)

@@ -1,8 +1,20 @@
 """Coarser maps of a page: pooling into square blocks, counting and expanding them."""
 
+import math
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Int32, Integer, Real, UInt8
+
+
+def page_side(page: Sequence[int]) -> float:
+    """Side of the square with the area of a page of (height, width), px: its unit of length.
+
+    Lengths of non-square pages are measured in it along both axes, and on a square it is the side.
+    """
+    height, width = page
+    return math.sqrt(height * width)
 
 
 def min_pool(page: UInt8[np.ndarray, "h w"], block: int) -> UInt8[np.ndarray, "gh gw"]:

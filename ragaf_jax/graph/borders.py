@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Integer, Real, Shaped, UInt8
 
+from ragaf_jax.graph.blocks import page_side
 from ragaf_jax.graph.components import Samples
 
 
@@ -27,7 +28,7 @@ class Cells(NamedTuple):
     on_frame: Bool[np.ndarray, " m"]  # whether the cell reaches the page's edge
     borders: list[dict[int, Border]]  # of each cell, by neighbouring cell
     stroke_width: float
-    page_side: float  # side of a square with the page's area
+    page_side: float  # of the page, px
 
 
 def stroke_width(paper: UInt8[np.ndarray, "h w"]) -> float:
@@ -62,7 +63,7 @@ def measure_cells(
         on_frame=np.bincount(frame_pixels(labels), minlength=count) > 0,
         borders=_measure_borders(labels, paper, distance, count, width),
         stroke_width=width,
-        page_side=math.sqrt(labels.size),
+        page_side=page_side(labels.shape),
     )
 
 

@@ -15,8 +15,8 @@ from ragaf_jax.graph.regions import Regions
 GRAPH_KINDS = ("adjacency", "containment", "knn", "radius", "hybrid")
 # The kinds that use each parameter.
 _USED_BY = {"k": ("knn", "hybrid"), "radius": ("radius", "hybrid")}
-# Distances (shares of the page) are rounded to this step. Equal distances on a page and its mirror
-# image otherwise differ by floating-point rounding.
+# Distances, in `blocks.page_side`, are rounded to this step. Equal distances on a page and its
+# mirror image otherwise differ by floating-point rounding.
 DISTANCE_STEP = 2.0**-20
 # The marks of edges that `trim_edges` removes last.
 _IMPORTANT = [EDGE_FEATURES.index(f"is_{kind}") for kind in ("self", "adjacency", "containment")]
@@ -32,7 +32,7 @@ class GraphConfig:
             whose filled outline contains it; "knn", each region and its `k` nearest; "radius",
             regions within `radius`; "hybrid", all of these. Every graph has self loops.
         k: neighbours per region, by distance of the centroids.
-        radius: largest distance of the centroids, as a share of the page.
+        radius: largest distance of the centroids, in sides of a square with the page's area.
     """
 
     kind: Literal["adjacency", "containment", "knn", "radius", "hybrid"] = "hybrid"
@@ -89,7 +89,7 @@ def region_graph(regions: Regions, config: GraphConfig = DEFAULT_GRAPH) -> Regio
 def _joined_pairs(measures: Measures, config: GraphConfig) -> Bool[np.ndarray, "k n n"]:
     """Symmetric pairs of regions for each of EDGE_KINDS; none for kinds that are not selected."""
     n = len(measures.area)
-    distance = _centroid_distances(measures.centroid)
+    distance = _centroid_distances(measures.centroid * measures.sides)
     np.fill_diagonal(distance, np.nan)  # a region is not its own neighbour
     pairs = {
         "self": lambda: np.eye(n, dtype=bool),

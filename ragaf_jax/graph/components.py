@@ -11,7 +11,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
-REFERENCE_SIDE = 256  # the lengths below are in pixels of a page with this side
+from ragaf_jax.graph.blocks import page_side
+
+REFERENCE_SIDE = 256  # the lengths below are in pixels of a page with this `page_side`
 CLEARANCES = (3, 4.5, 6.5, 9, 12.5, 17)  # thresholds on the distance to ink, px
 STRIDE = 4  # px between samples of the distance: rooms are wider
 MIN_PAPER = 1e-3  # smaller components of the paper, as shares of the page, are ignored
@@ -50,7 +52,7 @@ class Seed(NamedTuple):
 
 def sample_distance(distance: Float32[np.ndarray, "h w"]) -> Samples:
     """Samples a page's distances to the ink."""
-    stride = max(1, int(STRIDE * max(distance.shape) / REFERENCE_SIDE))
+    stride = max(1, int(STRIDE * page_side(distance.shape) / REFERENCE_SIDE))
     sampled = np.ascontiguousarray(distance[::stride, ::stride])
     is_peak = cv2.dilate(sampled, _NEIGHBOURS) == sampled
     return Samples(stride, sampled, np.flatnonzero(is_peak & (sampled > 0)))
@@ -62,7 +64,7 @@ def component_levels(paper: UInt8[np.ndarray, "h w"], samples: Samples) -> list[
     `paper` is 1 on paper, 0 on ink; `samples` are its distances.
     """
     stride, distance, peaks = samples
-    scale = max(paper.shape) / REFERENCE_SIDE
+    scale = page_side(paper.shape) / REFERENCE_SIDE
     # At this clearance, neighbouring samples (8-connected) lie on one component of the paper.
     least = max(0.75 * stride, 0.96)
     count, labels = cv2.connectedComponents(paper, connectivity=4)

@@ -16,16 +16,16 @@ NODE_FEATURES = (
     "box_x1",
     "box_y1",
     "area",  # share of the page
-    "perimeter",  # share of the length of the page's frame
+    "perimeter",  # share of the length of the frame of a square with the page's area
     "compactness",  # 1 for a disc, near 0 for thin or ragged regions
     "background",  # 0 or 1
 )
 EDGE_FEATURES = (
     *(f"is_{kind}" for kind in EDGE_KINDS),  # 0 or 1; a hybrid graph's edges can have several
-    "offset_x",  # from the sender's centroid to the receiver's
+    "offset_x",  # from the sender's centroid to the receiver's, in `blocks.page_side`
     "offset_y",
     "distance",  # length of the offset
-    "shared_boundary",  # share of the length of the page's frame
+    "shared_boundary",  # as the perimeter
     "log_area_ratio",  # ln(receiver's area / sender's area)
 )
 
@@ -44,7 +44,7 @@ def edge_features(
     receivers: Int[np.ndarray, " e"],
 ) -> Float32[np.ndarray, "e fe"]:
     """EDGE_FEATURES of every edge; `kinds` are the pairs that each of EDGE_KINDS connects."""
-    offset = measures.centroid[receivers] - measures.centroid[senders]
+    offset = (measures.centroid[receivers] - measures.centroid[senders]) * measures.sides
     columns = [
         kinds[:, senders, receivers].T,
         offset,

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
+from ragaf_jax.graph.blocks import page_side
 from ragaf_jax.graph.containment import contained_regions
 from ragaf_jax.graph.regions import Regions
 
@@ -14,8 +15,9 @@ from ragaf_jax.graph.regions import Regions
 class Measures(NamedTuple):
     """Measures of n regions as shares of the page.
 
-    x is a share of the width, y (downwards) of the height. Boundary lengths are shares of the
-    length of the page's frame.
+    x is a share of the width, y (downwards) of the height, because "at the left" is the same place
+    on pages of all proportions. Lengths have one unit along both axes, because a disc is as wide as
+    high: boundaries are shares of the frame of the square with the page's area.
     """
 
     centroid: Float[np.ndarray, "n 2"]  # x, y
@@ -27,6 +29,7 @@ class Measures(NamedTuple):
     adjacent: Bool[np.ndarray, "n n"]  # regions with neighbouring pixels
     contained: Bool[np.ndarray, "n n"]  # [i, j]: i lies within the filled outline of j
     background: Bool[np.ndarray, " n"]
+    sides: Float[np.ndarray, " 2"]  # the page's width and height, in `page_side`; 1 on a square
 
 
 class _Corners(NamedTuple):
@@ -53,7 +56,8 @@ def measure_regions(regions: Regions) -> Measures:
     centroid, box, area = _extents(corners, page.shape[1], n)
     boundary, adjacent = _boundaries(corners, n)
     perimeter = boundary[:n].sum(1)
-    frame = 2 * (height + width)
+    side = page_side((height, width))
+    frame = 4 * side
     return Measures(
         centroid=centroid / (width, height),
         box=box / (width, height, width, height),
@@ -66,6 +70,7 @@ def measure_regions(regions: Regions) -> Measures:
         adjacent=adjacent[:n, :n],
         contained=contained_regions(labels, box, area, adjacent),
         background=regions.background,
+        sides=np.array((width, height)) / side,
     )
 
 

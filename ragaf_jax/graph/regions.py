@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Integer, Real, UInt8
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.graph.blocks import count_pixels, expand_blocks, min_pool
+from ragaf_jax.graph.blocks import count_pixels, expand_blocks, min_pool, page_side
 from ragaf_jax.graph.borders import frame_pixels, measure_cells
 from ragaf_jax.graph.components import component_levels, find_seeds, sample_distance
 from ragaf_jax.graph.ink_components import ink_components
@@ -36,8 +36,9 @@ class RegionConfig:
         mode: "strokes", areas that strokes enclose, with each stroke divided among its adjacent
             areas; or "ink", connected components of the ink, with all paper as one region.
         threshold: darker pixels are ink (0–255).
-        work_size: larger pages are divided at about this size, px. The mode "strokes" divides all
-            pages at half of it, so that outlines have steps of two pixels.
+        work_size: pages of more pixels than a square of this side are divided at about this
+            size, px. The mode "strokes" divides all pages at half of it, so that outlines have
+            steps of two pixels.
     """
 
     max_regions: int = 32
@@ -119,7 +120,7 @@ def extract_regions(
             "grey image of shape (height, width) and type uint8: convert it first"
         )
     coarser = ROOM_BLOCK if config.mode == "strokes" else 1
-    block = max(1, round(coarser * max(sketch.shape) / config.work_size))
+    block = max(1, round(coarser * page_side(sketch.shape) / config.work_size))
     paper = (min_pool(sketch, block) >= config.threshold).view(np.uint8)
     if config.mode == "strokes":
         partition = _divide_rooms(paper, config.max_regions, neck_splits, block, sketch.shape)
@@ -128,25 +129,27 @@ def extract_regions(
     return _ranked(partition, block, sketch.shape)
 
 
-def downsample_labels(regions: Regions, size: int) -> Regions:
-    """The partition at size × size pixels; each pixel takes the most frequent region of its block.
+def downsample_labels(regions: Regions, size: tuple[int, int]) -> Regions:
+    """The partition at a (height, width); each pixel takes the most frequent region of its block.
 
     The larger region of the page wins ties. Regions without a pixel vanish, and the others are
     renumbered. Sides that are not multiples of `size` are first enlarged (nearest pixel) to the
     next multiple.
     """
-    height, width = (size * math.ceil(side / size) for side in regions.labels.shape)
-    labels = regions.labels
+    labels, (rows, columns) = regions.labels, size
+    height, width = (
+        after * math.ceil(side / after) for side, after in zip(labels.shape, size, strict=True)
+    )
     if labels.shape != (height, width):
         centres = (
             (2 * np.arange(after) + 1) * before // (2 * after)
             for before, after in zip(labels.shape, (height, width), strict=True)
         )
         labels = labels[np.ix_(*centres)]
-    cell_row = np.arange(height) // (height // size) * size
-    cell = cell_row[:, None] + np.arange(width) // (width // size)
-    votes = np.bincount((cell * regions.n + labels).ravel(), minlength=size * size * regions.n)
-    winners = votes.reshape(size, size, regions.n).argmax(-1)
+    cell_row = np.arange(height) // (height // rows) * columns
+    cell = cell_row[:, None] + np.arange(width) // (width // columns)
+    votes = np.bincount((cell * regions.n + labels).ravel(), minlength=rows * columns * regions.n)
+    winners = votes.reshape(rows, columns, regions.n).argmax(-1)
     areas = count_pixels(winners, regions.n, 1, winners.shape)
     partition = _Partition(winners, areas, np.arange(regions.n), regions.background)
     return _ranked(partition, 1, winners.shape)

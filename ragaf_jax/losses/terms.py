@@ -56,7 +56,7 @@ def appearance_loss(
     Through denoising, gradients reach RAGAF only via all layers of the UNet. This loss needs no
     labels and trains graph attention, text attention and text encoder from the first step on.
     """
-    shares = regions.shares[latents.shape[1]]
+    shares = regions.shares[0]
     weight = jnp.minimum(shares.sum(1), 1.0) * regions.active[:, None]
     error = jnp.square(trace.appearance - pool_regions(latents, shares)).mean(-1)
     return (weight * error).sum(-1) / jnp.maximum(weight.sum(-1), 1.0)

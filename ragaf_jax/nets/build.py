@@ -78,7 +78,7 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     ragaf_config = RagafConfig(**_fields(nets.ragaf)) if config.stage == 2 else None
     # Stage 2 without injection trains the same networks further, as a baseline for RAGAF.
     if ragaf_config is not None and ragaf_config.inject:
-        sites = injection_sites(unet_config, unet_config.sample_size)
+        sites = injection_sites(unet_config)
         widths = tuple((site, channels) for site, (_, channels) in sites.items())
         steps = config.diffusion.steps
         ragaf = Ragaf(ragaf_config, widths, autoencoder.channels, steps, dtype)

@@ -12,13 +12,14 @@ import jraph
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from ragaf_jax.batch import Text
+from ragaf_jax.framing import Sizes
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.autoencoder import Autoencoder
 from ragaf_jax.nets.clip_text import ClipText
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.lora import NETWORKS, LoraConfig, adapted, init_lora
 from ragaf_jax.nets.ragaf import Ragaf, RagafTrace
-from ragaf_jax.nets.regions import coarser, place, pool_regions, region_shares
+from ragaf_jax.nets.regions import flat, halved, place, pool_regions, region_shares
 from ragaf_jax.nets.unet import UNet, injection_sites
 
 Params = Mapping[str, Any]
@@ -29,13 +30,13 @@ class Regions(NamedTuple):
 
     Attributes:
       graph: padded region graphs with a leading batch axis.
-      shares: S_l by the side of the latent grid of level l.
+      shares: S_l of every level l of the UNet, the finest first.
       active: 1 for examples with regions, 0 for those whose regions are dropped.
       allowed: the tokens that each region may attend to.
     """
 
     graph: jraph.GraphsTuple
-    shares: Mapping[int, Float[Array, "b _ r"]]
+    shares: tuple[Float[Array, "b _ r"], ...]
     active: Float[Array, " b"]
     allowed: Bool[Array, "b #r t"]
 
@@ -50,7 +51,7 @@ class Conditioning(NamedTuple):
     """
 
     text: Text
-    sketch: Float[Array, "b s s 3"]
+    sketch: Float[Array, "b h w 3"]
     regions: Regions | None = None
 
 
@@ -59,7 +60,8 @@ class Model:
     """The networks of a stage, without parameters: every method is pure in `params`.
 
     `params` is {"unet", "control", "text_encoder"[, "autoencoder"][, "ragaf"]}, each the tree of
-    its network, and with `lora` also "lora": the adapters by network.
+    its network, and with `lora` also "lora": the adapters by network. Images have any height and
+    width that the autoencoder's downscale divides; `image_size` is the side in training.
     """
 
     unet: UNet
@@ -75,14 +77,29 @@ class Model:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one latent."""
-        side = self.image_size // self.autoencoder.downscale
-        return side, side, self.autoencoder.channels
+        """Height, width and channels of one latent in training."""
+        return self.latent_shape_of((self.image_size, self.image_size))
+
+    def latent_shape_of(self, size: tuple[int, ...]) -> tuple[int, int, int]:
+        """Height, width and channels of the latent of an image of (height, width) = `size`."""
+        height, width = (side // self.autoencoder.downscale for side in size)
+        return height, width, self.autoencoder.channels
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of images."""
+        multiple = self.autoencoder.downscale
+        return Sizes(self.image_size, multiple, multiple * 2 ** (self.levels - 1))
+
+    @property
+    def levels(self) -> int:
+        """Levels of the UNet; each halves the sides of the one before, rounded up."""
+        return len(self.unet.config.block_out_channels)
 
     @property
     def sites(self) -> Mapping[str, tuple[int, int]]:
-        """Side and channels of each of RAGAF's injection sites in the UNet."""
-        return injection_sites(self.unet.config, self.latent_shape[0])
+        """Level and channels of each of RAGAF's injection sites in the UNet."""
+        return injection_sites(self.unet.config)
 
     def init(self, rng: PRNGKeyArray) -> Params:
         """Initial float32 parameters."""
@@ -114,14 +131,14 @@ class Model:
         return jax.eval_shape(functools.partial(traced_init, self), jax.random.key(0))
 
     def encode_image(
-        self, params: Params, image: Float[Array, "b s s 3"], rng: Key[Array, " b"] | None = None
+        self, params: Params, image: Float[Array, "b s1 s2 3"], rng: Key[Array, " b"] | None = None
     ) -> Float[Array, "b h w c"]:
         """Latents of images in [−1, 1]; `rng` has a key per example, see `Autoencoder.encode`."""
         return self.autoencoder.encode(params.get("autoencoder", {}), image, rng)
 
     def decode_image(
         self, params: Params, latents: Float[Array, "b h w c"]
-    ) -> Float[Array, "b s s 3"]:
+    ) -> Float[Array, "b s1 s2 3"]:
         """Images of latents, not clipped."""
         return self.autoencoder.decode(params.get("autoencoder", {}), latents)
 
@@ -133,19 +150,19 @@ class Model:
 
     def locate(
         self,
-        labels: Int[Array, "b s s"],
+        labels: Int[Array, "b h w"],
         graph: jraph.GraphsTuple,
         token_mask: Bool[Array, "b t"],
         active: Float[Array, " b"] | None = None,
     ) -> Regions:
         """The region inputs, the same for all denoising steps."""
-        # Coarser levels follow from the finest one, because each halves the side.
-        sides = {side for side, _ in self.sites.values()} | set(self._feature_sides())
-        finest = max(sides)
-        shares = region_shares(labels, self.max_regions, finest)
+        grid = self.latent_shape_of(labels.shape[1:])[:2]
+        shares = [region_shares(labels, self.max_regions, grid)]
+        while len(shares) < self.levels:
+            shares.append(halved(shares[-1]))
         return Regions(
             graph,
-            {side: coarser(shares, finest // side) for side in sorted(sides)},
+            tuple(map(flat, shares)),
             jnp.ones(labels.shape[0]) if active is None else active,
             token_mask[:, None],
         )
@@ -182,8 +199,8 @@ class Model:
             pooled = self._pool(features, regions)
             sent, trace = self._apply_ragaf(params, pooled, timesteps, text, regions)
             signals = {
-                site: place(sent[site], regions.shares[side], regions.active)
-                for site, (side, _) in self.sites.items()
+                site: place(sent[site], regions.shares[level], regions.active)
+                for site, (level, _) in self.sites.items()
             }
         prediction = self._apply("unet", self.unet, params, rng, *inputs, down, mid, signals)
         return prediction, trace
@@ -212,18 +229,15 @@ class Model:
         with adapted(adapters, dropout, rng):
             return network.apply({"params": params[name]}, *inputs)
 
-    def _feature_sides(self) -> tuple[int, ...]:
-        """Sides of the control features that `_pool` uses, one per level."""
-        levels = len(self.unet.config.block_out_channels)
-        return tuple(self.latent_shape[0] >> level for level in range(levels))
-
     def _pool(
         self, features: tuple[Float[Array, "b _ _ _"], ...], regions: Regions
     ) -> Float[Array, "b r p"]:
-        """The last feature of every resolution, averaged over each region and concatenated."""
-        last = {feature.shape[1]: feature for feature in features}
-        sides = self._feature_sides()
-        return jnp.concatenate([pool_regions(last[s], regions.shares[s]) for s in sides], -1)
+        """The last feature of every level, averaged over each region and concatenated."""
+        # Each level has an input and an output per layer; after the coarsest is the mid block's.
+        outputs = self.unet.config.layers_per_block + 1
+        last = *features[outputs - 1 : -2 : outputs], features[-1]
+        pairs = zip(last, regions.shares, strict=True)
+        return jnp.concatenate([pool_regions(feature, shares) for feature, shares in pairs], -1)
 
     def _example_conditioning(self) -> Conditioning:
         """All-zero inputs of the right shapes, for initialisation."""

@@ -19,7 +19,7 @@ class UNetConfig:
     """The used fields of diffusers' `config.json`; the defaults are SD 1.5's.
 
     Attributes:
-      sample_size: side of the latent the weights were trained at; any side works.
+      sample_size: side of the latent the weights were trained at; any height and width work.
       in_channels, out_channels: of the latent and of the prediction.
       block_out_channels: width of each level, finest first; each level halves the side.
       down_block_types: per level, "CrossAttnDownBlock2D" or "DownBlock2D" (no attention).
@@ -107,17 +107,18 @@ class UNetConfig:
         )
 
 
-def injection_sites(config: UNetConfig, latent_size: int) -> dict[str, tuple[int, int]]:
-    """(side, channels) of every transformer of the mid and up blocks, RAGAF's injection sites."""
-    sides = [latent_size]
-    for _ in config.block_out_channels[1:]:
-        sides.append(-(-sides[-1] // 2))
-    sites = {MID_SITE: (sides[-1], config.block_out_channels[-1])}
-    for index, side in enumerate(reversed(sides)):
+def injection_sites(config: UNetConfig) -> dict[str, tuple[int, int]]:
+    """(level, channels) of every transformer of the mid and up blocks, RAGAF's injection sites.
+
+    Level 0 is the finest; each further level halves both sides of the latent, rounded up.
+    """
+    levels = len(config.block_out_channels)
+    sites = {MID_SITE: (levels - 1, config.block_out_channels[-1])}
+    for index in range(levels):
         shape = config.up_level(index)
         if shape.heads is not None:
             for layer in range(shape.layers):
-                sites[up_site(index, layer)] = (side, shape.channels)
+                sites[up_site(index, layer)] = (levels - 1 - index, shape.channels)
     return sites
 
 
@@ -171,7 +172,7 @@ class UNet(nn.Module):
         """
         config, dtype = self.config, self.dtype
         regions = regions or {}
-        known = set(injection_sites(config, 1))
+        known = set(injection_sites(config))
         if unknown := sorted(set(regions) - known):
             raise ValueError(f"region signals for {unknown}, expected only {sorted(known)}")
         time = embed_time(config, timesteps, dtype)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Int
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.nets.model import Conditioning, Model, Params
-from ragaf_jax.nets.regions import region_shares
+from ragaf_jax.nets.regions import flat, region_shares
 from ragaf_jax.sampling.sampling_config import SamplingConfig, Scales, TextConditioning
 
 T = TypeVar("T")
@@ -83,16 +83,16 @@ def _concatenated(trees: Sequence[T]) -> T:
 
 
 def own_cells(
-    labels: Int[Array, "b s s"], region_text_ids: Int[Array, "b r"], side: int
-) -> Bool[Array, "b {side} {side} 1"]:
-    """The cells of regions with their own text; all cells if no region has one.
+    labels: Int[Array, "b rows columns"], region_text_ids: Int[Array, "b r"], grid: tuple[int, int]
+) -> Bool[Array, "b h w 1"]:
+    """The cells of regions with their own text in a grid of (h, w); all cells if no region has one.
 
     The cells in which a region has its greatest share are always its own, however small it is.
     """
     with_text = region_text_ids > 0
-    shares = region_shares(labels, region_text_ids.shape[1], side)
+    shares = flat(region_shares(labels, region_text_ids.shape[1], grid))
     share = jnp.einsum("bpr,br->bp", shares, with_text.astype(shares.dtype))
     greatest = shares.max(1, keepdims=True)
     home = (shares == greatest) & (greatest > 0) & with_text[:, None]
     own = (share >= OWN_TEXT_SHARE) | home.any(-1) | ~with_text.any(1)[:, None]
-    return own.reshape(-1, side, side, 1)
+    return own.reshape(-1, *grid, 1)

@@ -69,12 +69,13 @@ def begin(
       start: latents to start from, noised to the first timestep; None: pure noise.
       text: traced; see `stacked_conditions`.
     """
-    x = noise = example_noise(jax.random.wrap_key_data(keys), model.latent_shape)
+    shape = model.latent_shape_of(batch.sketch.shape[1:3])
+    x = noise = example_noise(jax.random.wrap_key_data(keys), shape)
     conditioning = stacked_conditions(model, sampling, params, batch, evaluations(scales), text)
     if start is not None:
         first = jnp.broadcast_to(grid.timesteps[0], len(noise))
         x = add_noise(sampling.schedule, start, noise, first)
-    own = None if text is None else own_cells(batch.labels, text.region_text_ids, x.shape[1])
+    own = None if text is None else own_cells(batch.labels, text.region_text_ids, shape[:2])
     return Denoising(SAMPLERS[sampling.sampler].begin(x), conditioning, own)
 
 
@@ -132,7 +133,7 @@ def ragaf_trace(
     if model.ragaf is None:
         return None
     schedule, latents, count = sampling.schedule, denoising.state.x, len(denoising.state.x)
-    noise = example_noise(jax.random.wrap_key_data(keys), model.latent_shape)
+    noise = example_noise(jax.random.wrap_key_data(keys), latents.shape[1:])
     conditional = jax.tree.map(lambda x: x[-count:], denoising.conditioning)
 
     def at(level: Float[Array, ""]) -> RagafTrace | None:
@@ -144,6 +145,6 @@ def ragaf_trace(
 
 
 def to_pixels(model: Model, params: Params, latents: Float[Array, "b h w c"]) -> Array:
-    """Decodes latents to u8[b, s, s, 3]."""
+    """Decodes latents to u8[b, height, width, 3]."""
     image = model.decode_image(params, latents)
     return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)

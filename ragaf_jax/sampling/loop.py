@@ -18,7 +18,7 @@ from ragaf_jax.sampling.denoising import Denoising, KeyData
 from ragaf_jax.sampling.sampling_config import Scales, TextConditioning
 from ragaf_jax.sampling.stage_sampler import Pixels, StageSampler
 
-Images = UInt8[np.ndarray, "b s s 3"]
+Images = UInt8[np.ndarray, "b _ _ 3"]
 
 
 class StageRun(NamedTuple):
@@ -93,7 +93,7 @@ def sample_stages(
 
     A stage starts from the latents of the stage before or from `images`, noised to `strength`.
     Without either it starts from pure noise. New values of scales, steps, strength or keys do not
-    compile again, unless a scale changes between None and a number.
+    compile again, unless a scale changes between None and a number. A new size of the images does.
 
     Args:
       runs: the stages in order.

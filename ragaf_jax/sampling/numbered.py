@@ -90,18 +90,20 @@ def relabelled(
     A region is background if most of it was background.
 
     Args:
-      numbered: the regions that were found, at the model's size.
-      labels: a square of at least that size.
+      numbered: the regions that were found, at the size of the image.
+      labels: of these proportions and at least this size.
       max_regions: maximum of the model.
 
     Raises:
       UserError: another shape, or too many regions.
     """
-    size = len(numbered.regions.labels)
-    if labels.ndim != 2 or labels.shape[0] != labels.shape[1] or len(labels) < size:
+    height, width = numbered.regions.labels.shape
+    alike = labels.ndim == 2 and labels.shape[0] * width == labels.shape[1] * height
+    if not alike or len(labels) < height:
         raise UserError(
-            f"The label image has shape {labels.shape}, expected a grey square of at least "
-            f"{size} × {size} px; edit the labels.png that --regions-only writes."
+            f"The label image has shape {labels.shape}, expected the proportions of "
+            f"{height} × {width} px in grey and at least this size; edit the labels.png that "
+            "--regions-only writes."
         )
     numbers, indices = np.unique(labels, return_inverse=True)
     if len(numbers) > max_regions:
@@ -109,25 +111,28 @@ def relabelled(
             f"The label image has {len(numbers)} different numbers and the model takes "
             f"{max_regions} regions; save it without smoothing, or merge regions."
         )
-    majority = _majority_labels(indices.reshape(labels.shape), len(numbers), size)
+    majority = _majority_labels(indices.reshape(labels.shape), len(numbers), (height, width))
     return _with_numbers(numbered, numbers[majority].astype(np.int64))
 
 
 def _majority_labels(
-    labels: Int[np.ndarray, "h h"], count: int, size: int
-) -> Int[np.ndarray, "s s"]:
-    """The most frequent of `count` labels in each of size × size cells."""
-    fine = size * -(-len(labels) // size)
-    nearest = (2 * np.arange(fine) + 1) * len(labels) // (2 * fine)
-    line = np.arange(fine) // (fine // size)
-    cell = line[:, None] * size + line
+    labels: Int[np.ndarray, "rows columns"], count: int, grid: tuple[int, int]
+) -> Int[np.ndarray, "h w"]:
+    """The most frequent of `count` labels in each of h × w cells; `grid` is (h, w)."""
+    nearest, cells = [], []
+    for side, size in zip(labels.shape, grid, strict=True):
+        fine = size * -(-side // size)
+        nearest.append((2 * np.arange(fine) + 1) * side // (2 * fine))
+        cells.append(np.arange(fine) // (fine // size))
+    (height, width), (row, column) = grid, cells
+    cell = row[:, None] * width + column
     votes = np.bincount(
-        (cell * count + labels[np.ix_(nearest, nearest)]).ravel(), minlength=size * size * count
+        (cell * count + labels[np.ix_(*nearest)]).ravel(), minlength=height * width * count
     )
-    return votes.reshape(size, size, count).argmax(-1)
+    return votes.reshape(height, width, count).argmax(-1)
 
 
-def _with_numbers(before: NumberedRegions, pixels: Int[np.ndarray, "s s"]) -> NumberedRegions:
+def _with_numbers(before: NumberedRegions, pixels: Int[np.ndarray, "h w"]) -> NumberedRegions:
     """Regions from the number of each pixel, with ids by falling area."""
     numbers, labels, areas = np.unique(pixels, return_inverse=True, return_counts=True)
     order = np.argsort(-areas, kind="stable")
@@ -138,10 +143,10 @@ def _with_numbers(before: NumberedRegions, pixels: Int[np.ndarray, "s s"]) -> Nu
     return NumberedRegions(regions, tuple(numbers[order].tolist()))
 
 
-def label_image(numbered: NumberedRegions, side: int) -> UInt8[np.ndarray, "side side"]:
-    """The region number of each pixel, enlarged by a whole factor, for editing."""
+def label_image(numbered: NumberedRegions, height: int) -> UInt8[np.ndarray, "rows columns"]:
+    """The region number of each pixel, enlarged by a whole factor up to `height`, for editing."""
     numbers = np.array(numbered.numbers)[numbered.regions.labels]
-    factor = max(1, side // len(numbers))
+    factor = max(1, height // len(numbers))
     return numbers.astype(np.uint8).repeat(factor, 0).repeat(factor, 1)
 
 

@@ -73,7 +73,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
         (folder / IMAGES).mkdir()
         for seed, image in zip(seeds, result.images, strict=True):
             Image.fromarray(image).save(folder / IMAGES / f"{seed}.png")
-    larger = upscale > result.images.shape[1]
+    larger = upscale > max(result.images.shape[1:3])
     if larger:
         _write_upscaled(folder, result, seeds, upscale)
     (folder / "prompt.txt").write_text(f"{result.request.prompts}\n", encoding="utf-8")
@@ -83,7 +83,7 @@ def write_outputs(folder: Path, result: Result, facts: Mapping[str, Any], upscal
     (folder / METADATA).write_text(f"{written}\n", encoding="utf-8")
 
 
-def _by_stage(result: Result) -> dict[str, UInt8[np.ndarray, "n s s 3"]]:
+def _by_stage(result: Result) -> dict[str, UInt8[np.ndarray, "n h w 3"]]:
     """The images of each stage that sampled, by column title."""
     stages = result.settings["stages"]
     if stages == "1":
@@ -106,8 +106,9 @@ def _write_upscaled(folder: Path, result: Result, seeds: Sequence[int], side: in
 
 def _run_facts(result: Result) -> dict[str, Any]:
     device, crop = jax.devices()[0], result.sketch_page.crop
+    height, width = result.sketch_page.size
     return {
-        "image_size": result.images.shape[1],
+        "image_size": {"width": width, "height": height},
         "cropped_to": None if crop is None else crop._asdict(),
         "regions": result.regions.n,
         "edges": len(result.request.graph.senders),

@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 
 from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
 from ragaf_jax.errors import UserError
-from ragaf_jax.framing import Window, cut, pad_to_square
-from ragaf_jax.graph.prepare import page_size
+from ragaf_jax.framing import Size, Window, cut, letterboxed
+from ragaf_jax.graph.prepare import page_scale, page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import check_same_aspect, read_grey
 from ragaf_jax.runtime.compilation_cache import keep_compiled
@@ -37,7 +37,7 @@ from ragaf_jax.sampling.results import Result, result_of
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.sketch_input import SketchInput, read_sketch
 
-# A file, its `SketchInput`, a grey page of `Pipeline.page_size`, or any other grey image.
+# A file, its `SketchInput`, a grey page as in `Pipeline.page`, or any other grey image.
 Sketch = str | Path | SketchInput | UInt8[np.ndarray, "h w"]
 
 
@@ -82,32 +82,69 @@ class Pipeline(LoadedStages):
 
     @property
     def page_size(self) -> int:
-        """Side of the pages on which regions are found, px; the same as for training records."""
+        """Side of square pages on which regions are found, px; the same as for training records."""
         return page_size(self.leading.model.image_size)
 
+    def read(
+        self,
+        grey: UInt8[np.ndarray, "h w"],
+        *,
+        crop: bool = True,
+        width: int | None = None,
+        height: int | None = None,
+        letterbox: bool = False,
+    ) -> SketchInput:
+        """Places a grey image of a sketch on a page.
+
+        Args:
+          grey: of any size, dark on light or light on dark.
+          crop: whether it is cropped to its ink where that is much smaller than the page, because
+            training sketches fill their pages: see `sketch_input.ink_window`.
+          width, height: of the image to sample, px; by default of the sketch's proportions and
+            about the area of the model's training images. The sketch is centred on white paper.
+          letterbox: whether a side that is not given is the model's, so that the image is square.
+
+        Raises:
+          UserError: a size that the model cannot sample; see `framing.Sizes`.
+        """
+        size = self.leading.model.sizes.chosen(grey.shape, width, height, letterbox)
+        return read_sketch(grey, size, crop, page_scale(size))
+
     def page(
-        self, sketch: Sketch, *, crop: bool = True, neck_splits: int | float = NECK_SPLITS
+        self,
+        sketch: Sketch,
+        *,
+        crop: bool = True,
+        width: int | None = None,
+        height: int | None = None,
+        letterbox: bool = False,
+        neck_splits: int | float = NECK_SPLITS,
     ) -> SketchPage:
         """Reads a sketch and finds its regions.
 
         Args:
-          sketch: an image file; its `SketchInput`; a grey page of `page_size`, paper 255 and ink 0,
-            which is used unchanged; or any other grey image.
-          crop: whether a file or grey image is cropped to its ink where that is much smaller than
-            the page, because training sketches fill their pages: see `sketch_input.ink_window`.
+          sketch: an image file; its `SketchInput`; a grey page of the size of the image times
+            `graph.prepare.page_scale`, such as a square of `page_size`, paper 255 and ink 0, which
+            is used unchanged; or any other grey image.
+          crop, width, height, letterbox: as in `read`; without effect on a `SketchInput`.
           neck_splits: how readily areas are split at narrow openings, 0 to 1000. With 0, only
             closed outlines separate regions; 1 as in training; larger values split more.
 
         Raises:
-          UserError: an unreadable image, or `neck_splits` out of its range.
+          UserError: an unreadable image, a size that the model cannot sample, or `neck_splits` out
+            of its range.
         """
         if isinstance(sketch, SketchInput):
             given = sketch
-        elif isinstance(sketch, np.ndarray) and sketch.shape == (self.page_size,) * 2:
-            given = SketchInput(sketch, sketch, None)
         else:
             grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
-            given = read_sketch(grey, self.page_size, crop)
+            size = self.leading.model.sizes.chosen(grey.shape, width, height, letterbox)
+            if isinstance(sketch, np.ndarray) and sketch.shape == tuple(
+                page_scale(size) * side for side in size
+            ):
+                given = SketchInput(sketch, sketch, None, size)
+            else:
+                given = read_sketch(grey, size, crop, page_scale(size))
         return find_regions(given, self.leading, neck_splits)
 
     def request(
@@ -149,6 +186,9 @@ class Pipeline(LoadedStages):
         count: int = 1,
         image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
         crop: bool = True,
+        width: int | None = None,
+        height: int | None = None,
+        letterbox: bool = False,
         progress: Callable[[Progress], None] | None = None,
         **arguments: Unpack[OptionArguments],
     ) -> Result:
@@ -162,8 +202,8 @@ class Pipeline(LoadedStages):
           seed: in 0 … 2³² − 1. The same seed and settings give the same image.
           count: number of images; their seeds are seed, seed + 1 …
           image: for the first stage to start from instead of noise, noised to `strength`. It has
-            the sketch's proportions, and is cropped and placed on a white square like the sketch.
-          crop: as in `page`; without effect on a result of `page`.
+            the sketch's proportions, and is cropped and placed on white paper like the sketch.
+          crop, width, height, letterbox: as in `read`; without effect on a result of `page`.
           progress: called after each of the `steps`, without a preview; it changes no image.
           **arguments: fields of `Options`.
 
@@ -175,18 +215,19 @@ class Pipeline(LoadedStages):
         seeds = [seed + i for i in range(count)]
         for one in seeds:
             check_seed(one)
+        framing = {"crop": crop, "width": width, "height": height, "letterbox": letterbox}
         start = time.perf_counter()
         if isinstance(sketch, str | Path):
             grey = read_grey(sketch)
             if image is not None:
                 check_same_aspect(grey.shape, image.shape)
-            sketch = read_sketch(grey, self.page_size, crop)
+            sketch = self.read(grey, **framing)
         elif image is not None and isinstance(sketch, np.ndarray):
             check_same_aspect(sketch.shape, image.shape)
-        page = sketch if isinstance(sketch, SketchPage) else self.page(sketch, crop=crop)
+        page = sketch if isinstance(sketch, SketchPage) else self.page(sketch, **framing)
         request = self.request(page, prompt, region_prompts, negative_prompt)
         ready = time.perf_counter()
-        images = None if image is None else self.starts([image] * count, page.crop)
+        images = None if image is None else self.starts([image] * count, page.size, page.crop)
         finished = self.run([request] * count, seeds, options, images, progress)
         done = time.perf_counter()
         texts = prompt, region_prompts, negative_prompt
@@ -196,9 +237,8 @@ class Pipeline(LoadedStages):
         return result_of(page, request, finished, settings, seconds, given)
 
     def starts(
-        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], crop: Window | None = None
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], size: Size, crop: Window | None = None
     ) -> Images:
-        """Starting images at the model's size, cropped and placed like their sketch."""
-        side = self.leading.model.image_size
+        """Starting images of this height and width, cropped and placed like their sketch."""
         cropped = images if crop is None else [cut(image, crop) for image in images]
-        return np.stack([pad_to_square(image, side) for image in cropped])
+        return np.stack([letterboxed(image, size) for image in cropped])

@@ -66,6 +66,8 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     from ragaf_jax.checkpoints.meta import with_later_fields  # not for --help: it takes 0.6 s
 
     found = {name: value for name, value in facts.items() if name not in INPUT_FILES}
+    if "image_size" in found:
+        found["image_size"] = _sides(found["image_size"])
     for name in ("stage1", "stage2"):
         stage = found.get(name)
         if isinstance(stage, Mapping) and isinstance(stage.get("workdir"), str):
@@ -73,6 +75,13 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(stage.get("config"), Mapping):
                 found[name] = with_later_fields(found[name])
     return found
+
+
+def _sides(size: Any) -> dict[str, Any]:
+    """Width and height of a recorded size, which older versions recorded as one number."""
+    if isinstance(size, Mapping):
+        return {name: size[name] for name in ("width", "height") if name in size}
+    return {} if size is None else {"width": size, "height": size}
 
 
 def _digest(file: Path) -> str:
@@ -121,6 +130,9 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
         if not isinstance(value, str | int | float):
             raise UserError(f"{path} has {name} = {value!r}; give --{name}, which overrides it.")
         texts[name] = str(value)
+    # Another sketch has its own proportions.
+    if not {"sketch", "letterbox"} & {*given}:
+        texts |= {name: str(side) for name, side in _sides(found.get("image_size")).items()}
     # Outputs without this entry show whole pages.
     texts["crop"] = str(bool(found.get("crop", False)))
     for name in INPUT_FILES:

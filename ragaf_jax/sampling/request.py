@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 
 from ragaf_jax.batch import Batch, Text, ink_on_black, stacked
 from ragaf_jax.errors import UserError
-from ragaf_jax.framing import Window
+from ragaf_jax.framing import Size, Window
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph, trim_edges
 from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.graph.prepare import page_regions
@@ -33,23 +33,24 @@ class SketchPage(NamedTuple):
     """A sketch and its regions.
 
     Attributes:
-      page, lines, crop: as in `SketchInput`.
-      sketch: the page at the model's size.
-      numbered: regions at the model's size, found or edited by the user.
+      page, lines, crop, size: as in `SketchInput`.
+      sketch: the page at the size of the image.
+      numbered: regions at the size of the image, found or edited by the user.
       neck_splits: as in `extract_regions`, which found the regions.
     """
 
-    page: UInt8[np.ndarray, "page page"]
-    lines: UInt8[np.ndarray, "h w"]
+    page: UInt8[np.ndarray, "rows columns"]
+    lines: UInt8[np.ndarray, "lines_h lines_w"]
     crop: Window | None
-    sketch: UInt8[np.ndarray, "s s"]
+    size: Size
+    sketch: UInt8[np.ndarray, "h w"]
     numbered: NumberedRegions
     neck_splits: int | float = NECK_SPLITS
 
     @property
     def given(self) -> SketchInput:
         """The sketch as it was read, without its regions."""
-        return SketchInput(self.page, self.lines, self.crop)
+        return SketchInput(self.page, self.lines, self.crop, self.size)
 
 
 class Request(NamedTuple):
@@ -114,11 +115,11 @@ def recorded_settings(
 
 
 def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:
-    """The regions of a square page as in training records, within the model's maximum number."""
+    """The regions of a page as in training records, within the model's maximum number."""
     usual, model = REGION_KINDS[stage.config.data.regions], stage.model
     limit = min(usual.max_regions, model.max_regions - 1)  # one node is padding
     config = dataclasses.replace(usual, max_regions=limit)
-    sketch, regions, _ = page_regions(given.page, model.image_size, config, neck_splits)
+    sketch, regions, _ = page_regions(given.page, given.size, config, neck_splits)
     return SketchPage(*given, sketch, NumberedRegions.of(regions), neck_splits)
 
 

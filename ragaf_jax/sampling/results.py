@@ -36,12 +36,13 @@ class Result(NamedTuple):
       seconds: by phase; "sampling" includes compilation in the first call.
       sketch_page: the sketch and its regions.
       request: the inputs of the networks.
-      given: the starting image at the model's size; None where the first stage started from noise.
+      given: the starting image at the size of the images; None where the first stage started from
+        noise.
     """
 
-    images: UInt8[np.ndarray, "n s s 3"]
-    coarse: UInt8[np.ndarray, "n s s 3"] | None
-    sketch: UInt8[np.ndarray, "s s"]
+    images: UInt8[np.ndarray, "n h w 3"]
+    coarse: UInt8[np.ndarray, "n h w 3"] | None
+    sketch: UInt8[np.ndarray, "h w"]
     regions: Regions
     numbers: tuple[int, ...]
     pieces: list[str]
@@ -52,7 +53,7 @@ class Result(NamedTuple):
     seconds: dict[str, float]
     sketch_page: SketchPage
     request: Request
-    given: UInt8[np.ndarray, "s s 3"] | None = None
+    given: UInt8[np.ndarray, "h w 3"] | None = None
 
     @property
     def attention_maps(self) -> Rgb | None:
@@ -74,8 +75,8 @@ class Result(NamedTuple):
         Args:
           folder: is created; an earlier output in it is replaced.
           facts: additional entries of metadata.json.
-          upscale: side of the upscaled image, px; it is not written unless it is larger than the
-            model's images. 0: none.
+          upscale: longer side of the upscaled image, px; it is not written unless it is larger than
+            that of the images. 0: none.
 
         Returns:
           The folder.
@@ -99,7 +100,7 @@ def result_of(
     finished: Finished,
     settings: dict[str, Any],
     seconds: dict[str, float],
-    given: UInt8[np.ndarray, "s s 3"] | None = None,
+    given: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> Result:
     """The result of one sketch; arguments are as in `Result`, `settings` without `neck_splits`."""
     settings = {**settings, "neck_splits": page.neck_splits}

@@ -1,5 +1,6 @@
 """Notices about sketches that lose information when they are read."""
 
+from ragaf_jax.framing import MOST_ASPECT
 from ragaf_jax.graph.regions import RegionConfig
 from ragaf_jax.sketch_input import SketchInput, has_faint_lines, is_filled
 
@@ -20,6 +21,14 @@ def sketch_notices(sketch: SketchInput, flags: bool = True) -> list[str]:
             f"The sketch was cropped to its ink with a margin, {right - left:.0%} of its width and "
             f"{bottom - top:.0%} of its height"
             + ("; --nocrop (crop=False in Python) keeps the page." if flags else ".")
+        )
+    (height, width), (rows, columns) = sketch.size, sketch.lines.shape
+    limit, aspect = max(height / width, width / height), max(rows / columns, columns / rows)
+    if sketch.crop is None and aspect > MOST_ASPECT * 1.1 and aspect > limit > 1:
+        notices.append(
+            f"The longer side of the sketch is {aspect:.1f} times the shorter one, and that of the "
+            f"image {limit:.1f} times; the rest is paper: crop the sketch"
+            + (", or give --width and --height (width= and height= in Python)." if flags else ".")
         )
     if is_filled(sketch.lines):
         notices.append(

@@ -17,12 +17,12 @@ from ragaf_jax.runtime.sharding import on_mesh
 from ragaf_jax.sampling.denoising import Denoising, KeyData, advance, begin, ragaf_trace, to_pixels
 from ragaf_jax.sampling.sampling_config import SamplingConfig
 
-Pixels = UInt8[Array, "b s s 3"]
+Pixels = UInt8[Array, "b _ _ 3"]
 Latents = Float[Array, "b h w c"]
 
 
 class StageSampler(NamedTuple):
-    """Functions of a stage; each is compiled once per batch size.
+    """Functions of a stage; each is compiled once per batch size and image size.
 
     Attributes:
       sampling: their static configuration.

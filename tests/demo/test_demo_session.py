@@ -10,11 +10,12 @@ from fakes import random_stage
 from skimage.data import astronaut
 
 from ragaf_jax.demo.canvas import (
-    canvas_side,
+    canvas_size,
     flattened,
     on_canvas,
     read_canvas,
     read_upload,
+    resized_session,
     upload_sketch,
 )
 from ragaf_jax.demo.generation import SHOWN, generate, write_archive
@@ -22,6 +23,7 @@ from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
 from ragaf_jax.demo.session import HIGHLIGHT, Session, match_regions
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import enlarge
+from ragaf_jax.graph.prepare import page_scale
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.pipeline import Pipeline
@@ -138,14 +140,62 @@ def test_an_uploaded_sketch_on_the_canvas_is_the_same_sketch_and_can_be_drawn_on
     cv2.circle(grey, (35, 45), 20, 230, 3)
     session = upload_sketch(pipeline, grey).click(0.5, 0.5).apply("blue")
     assert session.page.numbered.regions.n == 2
-    canvas = on_canvas(session, pipeline.page_size)
-    assert canvas.shape == (canvas_side(pipeline.page_size),) * 2 + (3,)
+    canvas = on_canvas(session)
+    assert canvas.shape == (512, 512, 3)
     layers = np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
     assert read_canvas(pipeline, session, layers) is session
     cv2.line(layers, (256, 0), (256, 511), (0, 0, 0, 255), 6)
     assert read_canvas(pipeline, session, layers).page.numbered.regions.n == 4
-    for size in (64, 256, 300, 512, 1024):
-        assert canvas_side(size) >= 512 and canvas_side(size) % size == 0
+    for size in ((16, 16), (64, 64), (48, 72), (72, 104), (512, 768), (1024, 512)):
+        (height, width), scale = canvas_size(size), page_scale(size)
+        assert max(height, width) >= 512 and height * size[1] == width * size[0]
+        assert height % (scale * size[0]) == width % (scale * size[1]) == 0
+
+
+def layers_of(canvas):
+    return np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
+
+
+def test_the_canvas_has_the_proportions_of_an_uploaded_sketch_or_of_the_chosen_size(pipeline):
+    grey = np.full((200, 300), 255, np.uint8)
+    cv2.circle(grey, (100, 100), 60, 0, 5)
+    session = upload_sketch(pipeline, grey)
+    assert session.size == session.page.size == (12, 20)
+    canvas = on_canvas(session)
+    assert (
+        canvas.shape == (*canvas_size((12, 20)), 3) and canvas.shape[0] * 5 == canvas.shape[1] * 3
+    )
+    assert read_canvas(pipeline, session, layers_of(canvas)) is session
+    # A click in the circle, which is left of the middle.
+    inside = session.click(0.34, 0.5)
+    outside = session.click(0.9, 0.5)
+    assert inside.chosen != outside.chosen
+    figure = inside.figure
+    assert (figure == HIGHLIGHT).all(-1)[:, : figure.shape[1] // 2].any()
+    # A stroke is drawn where it is on the canvas.
+    layers = layers_of(canvas)
+    cv2.circle(layers, (round(0.8 * layers.shape[1]), layers.shape[0] // 2), 70, (0, 0, 0, 255), 8)
+    drawn = read_canvas(pipeline, inside.apply("blue"), layers)
+    assert drawn.page.size == (12, 20) and drawn.page.numbered.regions.n == 3
+    assert drawn.click(0.34, 0.5).prompt == "blue"
+    assert len({drawn.click(x, 0.5).chosen for x in (0.34, 0.8)}) == 2
+    # Another size places the sketch anew; the canvas stays when it is cleared.
+    wide = resized_session(pipeline, drawn, 22, 14)
+    assert wide.page.size == wide.size == (14, 22) and wide.page.numbered.regions.n == 3
+    assert resized_session(pipeline, wide, 22, 14) is wide
+    paper = np.full((*canvas_size((14, 22)), 3), 255, np.uint8)
+    cleared = read_canvas(pipeline, wide, layers_of(paper))
+    assert cleared == Session(size=(14, 22))
+    np.testing.assert_array_equal(on_canvas(cleared), paper)
+    again = read_canvas(pipeline, cleared, layers_of(on_canvas(wide)))
+    np.testing.assert_array_equal(again.page.page, wide.page.page)
+    assert resized_session(pipeline, Session(), None, None) == Session()
+    assert resized_session(pipeline, Session(), 24, None).size == (24, 24)
+    *_, last = generate(pipeline, wide, "a house", "", 0, stages="1", steps=1)
+    height, width = last.images[0].shape[:2]
+    assert height * 22 == width * 14 and width >= SHOWN
+    with pytest.raises(UserError, match="width is 23; choose a multiple of 2"):
+        resized_session(pipeline, wide, 23, None)
 
 
 def test_the_setting_for_splits_finds_regions_anew_and_keeps_prompts(pipeline):
@@ -153,7 +203,7 @@ def test_the_setting_for_splits_finds_regions_anew_and_keeps_prompts(pipeline):
     cv2.rectangle(grey, (30, 40), (226, 240), 0, 5)
     cv2.rectangle(grey, (46, 110), (210, 170), 0, 5)  # a window that narrows its wall at both sides
     session = upload_sketch(pipeline, grey).click(0.5, 0.55).apply("blue")
-    canvas = on_canvas(session, pipeline.page_size)
+    canvas = on_canvas(session)
     layers = np.dstack([canvas, np.full(canvas.shape[:2], 255, np.uint8)])
     whole = read_canvas(pipeline, session, layers, 0)
     assert (session.page.numbered.regions.n, whole.page.numbered.regions.n) == (4, 3)
@@ -176,7 +226,7 @@ def test_without_a_sketch_there_is_nothing_to_choose(pipeline, drawn):
         sessions.append(session._replace(notice=""))
     for session in sessions:
         assert session == Session() and session.figure is None
-        assert on_canvas(session, pipeline.page_size) is None
+        assert on_canvas(session) is None
         assert session.click(0.5, 0.5).chosen is None
         for change in (Session.begin_merge, Session.unmerge, lambda x: x.apply("red")):
             with pytest.raises(UserError, match="No region is chosen"):

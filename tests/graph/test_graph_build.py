@@ -1,5 +1,7 @@
 """The edges of region graphs, against loops over pixels and regions."""
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -64,10 +66,10 @@ def reference_radius(centroids, radius):
 
 
 def reference(regions, config):
-    """The pairs of each kind, by brute force."""
+    """The pairs of each kind, by brute force; distances have one unit along both axes."""
     height, width = regions.labels.shape
     places = [
-        (np.argwhere(regions.labels == region) + 0.5).mean(0)[::-1] / (width, height)
+        (np.argwhere(regions.labels == region) + 0.5).mean(0)[::-1] / math.sqrt(width * height)
         for region in range(regions.n)
     ]
     return {
@@ -82,7 +84,7 @@ def cases(rng, random_page, random_regions):
     drawing = extract_regions(random_page())
     return [
         drawing,
-        downsample_labels(drawing, 64),
+        downsample_labels(drawing, (64, 64)),
         extract_regions(random_page(120, 200)),
         random_regions(32, 64),
         random_regions(int(rng.integers(2, 12)), 9),
@@ -167,7 +169,7 @@ def test_a_drawn_house_at_sixty_four_pixels():
     cv2.line(page, (60, 120), (128, 50), 0, 7)
     cv2.line(page, (128, 50), (196, 120), 0, 7)
     cv2.rectangle(page, (110, 150), (150, 185), 0, 7)
-    regions = downsample_labels(extract_regions(page), 64)
+    regions = downsample_labels(extract_regions(page), (64, 64))
     around, body, roof, window = (
         int(regions.labels[y, x]) for y, x in ((5, 5), (35, 20), (24, 32), (41, 32))
     )

@@ -89,11 +89,34 @@ def test_edges_tell_of_their_two_regions(random_regions):
     assert np.isin(marks, (0, 1)).all() and marks.any(1).all()
 
 
+def test_lengths_have_one_unit_along_both_axes_of_a_page_that_is_no_square():
+    """A disc of the same area has the same features: positions are shares, lengths are not."""
+    square, wide = np.zeros((120, 120), np.int32), np.zeros((80, 180), np.int32)
+    for labels, centres in ((square, ((30, 60), (75, 60))), (wide, ((40, 50), (40, 95)))):
+        for number, (y, x) in enumerate(centres, 1):
+            rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
+            labels[(rows + 0.5 - y) ** 2 + (columns + 0.5 - x) ** 2 < 15**2] = number
+    one, other = (
+        region_graph(Regions(labels, 3, np.array([True, False, False])), GraphConfig("knn", k=1))
+        for labels in (square, wide)
+    )
+    for name in ("area", "perimeter", "compactness"):
+        found = (column(graph.nodes, NODE_FEATURES, name)[1:] for graph in (one, other))
+        np.testing.assert_allclose(*found, rtol=1e-6)
+    pairs = [(graph.senders == 1) & (graph.receivers == 2) for graph in (one, other)]
+    distances = (
+        column(graph.edges[pair], EDGE_FEATURES, "distance")
+        for graph, pair in zip((one, other), pairs, strict=True)
+    )
+    np.testing.assert_allclose(*distances, rtol=1e-6)
+    np.testing.assert_allclose(other.nodes[1:, 0], (50 / 180, 95 / 180), rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["adjacency", "containment", "knn", "radius", "hybrid"])
 def test_the_mirrored_page_gives_the_mirrored_graph(random_page, kind):
     """At the sizes of the page and of a model, for sketches and their mirror images."""
     regions = extract_regions(random_page())
-    for page in (regions, downsample_labels(regions, 64)):
+    for page in (regions, downsample_labels(regions, (64, 64))):
         graph = region_graph(page, GraphConfig(kind))
         mirrored = region_graph(page._replace(labels=page.labels[:, ::-1]), GraphConfig(kind))
         assert np.array_equal(graph.senders, mirrored.senders)

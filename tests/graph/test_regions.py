@@ -139,7 +139,7 @@ def test_lines_of_one_pixel_divide_the_page():
 
 def test_size_hardly_matters(random_page):
     """A page with repeated pixels has the regions of the original page, at `work_size`."""
-    page = random_page(256, 200)
+    page = random_page(512, 128)
     small = extract_regions(page)
     large = extract_regions(page.repeat(3, axis=0).repeat(3, axis=1))
     assert np.array_equal(large.labels, small.labels.repeat(3, axis=0).repeat(3, axis=1))
@@ -214,7 +214,7 @@ def test_the_same_page_gives_the_same_bytes_in_every_process(tmp_path, random_pa
 @pytest.mark.parametrize("side,size", [(64, 16), (64, 64), (50, 16), (16, 40), (1, 3)])
 def test_downsampling_is_a_vote(rng, random_regions, side, size):
     regions = random_regions(min(9, side * side), side)
-    small = downsample_labels(regions, size)
+    small = downsample_labels(regions, (size, size))
     enlarged = -(-side // size) * size
     pick = (np.arange(enlarged) * 2 + 1) * side // (2 * enlarged)  # pixel under each centre
     cells = regions.labels[pick][:, pick].reshape(size, enlarged // size, size, -1)
@@ -230,7 +230,7 @@ def test_downsampling_is_a_vote(rng, random_regions, side, size):
 def test_a_region_that_wins_no_cell_vanishes():
     labels = np.zeros((8, 8), np.int32)
     labels[:, 4:], labels[0, 0] = 2, 1
-    small = downsample_labels(Regions(labels, 3, np.array([False, False, True])), 2)
+    small = downsample_labels(Regions(labels, 3, np.array([False, False, True])), (2, 2))
     assert small.labels.tolist() == [[0, 1], [0, 1]]
     assert small.background.tolist() == [False, True]
 

@@ -16,7 +16,7 @@ def test_parts_agree(random_page, side, size):
     page, most, budget = random_page(side, side), RegionConfig(max_regions=12), 40
     sketch, regions, graph, _ = sketch_regions(page, size, most, GraphConfig(), budget)
     assert sketch.shape == regions.labels.shape == (size, size) and sketch.dtype == np.uint8
-    expected = downsample_labels(extract_regions(page, most), size)
+    expected = downsample_labels(extract_regions(page, most), (size, size))
     np.testing.assert_array_equal(regions.labels, expected.labels)
     for one, other in zip(graph, trim_edges(region_graph(expected), budget), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -55,5 +55,5 @@ def test_a_page_within_its_budget_has_the_regions_that_were_found(random_page):
 
 @pytest.mark.parametrize("shape", [(64, 65), (32, 32)])
 def test_other_pages_are_refused(shape):
-    with pytest.raises(UserError, match="grey square of at least 64"):
+    with pytest.raises(UserError, match="proportions of 64 × 64 pixels and at least"):
         sketch_regions(np.zeros(shape, np.uint8), 64, RegionConfig(), GraphConfig(), 192)

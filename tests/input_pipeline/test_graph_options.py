@@ -80,7 +80,7 @@ def test_a_model_samples_with_the_graphs_that_it_was_trained_with(root, stage, t
     trained = next(batches).graph
     pipeline = Pipeline(stage2=stage)
     sketch = root / "sketch" / f"{batches.keys(0)[0].removeprefix('image/')}.png"
-    page = pipeline.page(to_page(read_grey(sketch), pipeline.page_size))
+    page = pipeline.page(to_page(read_grey(sketch), (pipeline.page_size,) * 2))
     sampled = pipeline.request(page, "a house").batch.graph
     jax.tree.map(np.testing.assert_array_equal, sampled, trained)
     count = trained.n_edge[0, 0]

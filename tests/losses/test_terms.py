@@ -19,7 +19,7 @@ def test_the_appearance_loss_against_numpy(rng):
     appearance = rng.standard_normal((size, r, channels)).astype(np.float32)
     active = np.array([1, 0, 1], np.float32)
     graph = stacked([random_graph(random_labels(rng, 8, 3), 9, 64)] * size)
-    regions = Regions(graph, {side: jnp.asarray(shares)}, active, np.ones((size, 1, 7), bool))
+    regions = Regions(graph, (jnp.asarray(shares),), active, np.ones((size, 1, 7), bool))
     trace = RagafTrace(np.zeros((size, r, 7)), np.zeros((size, r, 2)), jnp.asarray(appearance))
     expected = []
     for one, told, share, counts in zip(

@@ -276,9 +276,27 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/nets/regions.py",
-        "flat) / jnp.maximum(mass, 1e-6)",
-        "flat) / jnp.maximum(mass, 1.0)",
+        "cells) / jnp.maximum(mass, 1e-6)",
+        "cells) / jnp.maximum(mass, 1.0)",
         "features of regions below one cell are too small",
+    ),
+    Mutation(
+        "ragaf_jax/nets/regions.py",
+        'mode="edge")',
+        'mode="constant")',
+        "regions at the edge of an image of odd size lose half of their share",
+    ),
+    Mutation(
+        "ragaf_jax/graph/features.py",
+        "- measures.centroid[senders]) * measures.sides",
+        "- measures.centroid[senders])",
+        "distances on a page that is no square are longer along its shorter side",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/recorded.py",
+        'if not {"sketch", "letterbox"} & {*given}:',
+        "if False:",
+        "--from samples another size than the recorded one",
     ),
     Mutation(
         "ragaf_jax/nets/clip_text.py",
@@ -580,8 +598,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sketch_input.py",
-        "if longer >= LEAST_INK_SIDE * len(page):",
-        "if longer >= 0:",
+        "if ink_tall >= LEAST_INK_SIDE * tall or ink_wide >= LEAST_INK_SIDE * wide:",
+        "if ink_tall >= 0:",
         "small subjects are not cropped to their ink",
     ),
     Mutation(

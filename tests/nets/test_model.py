@@ -21,7 +21,7 @@ from ragaf_jax.losses.terms import appearance_loss
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.lora import adapted
 from ragaf_jax.nets.ragaf import FUSIONS, INJECTIONS, Fusion
-from ragaf_jax.nets.regions import coarser, pool_regions, region_shares
+from ragaf_jax.nets.regions import flat, halved, pool_regions, region_shares
 from ragaf_jax.training.initial import initial_params
 
 
@@ -266,30 +266,40 @@ def test_fusions_without_parameters(rng):
 
 
 def test_shares_are_area_averages(rng):
-    labels = jnp.asarray(rng.integers(0, 5, (2, 12, 12)), jnp.int32)
-    shares = np.asarray(region_shares(labels, 7, 3))
+    labels = jnp.asarray(rng.integers(0, 5, (2, 12, 20)), jnp.int32)
+    shares = np.asarray(flat(region_shares(labels, 7, (3, 5))))
     np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-6)
-    for p in range(9):
-        row, column = 4 * (p // 3), 4 * (p % 3)
+    for p in range(15):
+        row, column = 4 * (p // 5), 4 * (p % 5)
         cell = labels[1, row : row + 4, column : column + 4]
         expected = np.bincount(cell.ravel(), minlength=7) / 16
         np.testing.assert_allclose(shares[1, p], expected, rtol=1e-6)
-    with pytest.raises(ValueError, match="does not divide"):
-        region_shares(labels, 7, 5)
+    with pytest.raises(ValueError, match="12 × 20 does not divide into 3 × 6"):
+        region_shares(labels, 7, (3, 6))
 
 
-@pytest.mark.parametrize("factor", [1, 2, 4])
-def test_coarser_shares_are_those_counted_anew(rng, factor):
-    labels = jnp.asarray(rng.integers(0, 5, (2, 24, 24)), jnp.int32)
-    shares = coarser(region_shares(labels, 7, 8), factor)
-    np.testing.assert_allclose(shares, region_shares(labels, 7, 8 // factor), rtol=1e-6)
+def test_coarser_shares_are_those_counted_anew(rng):
+    labels = jnp.asarray(rng.integers(0, 5, (2, 24, 48)), jnp.int32)
+    shares = region_shares(labels, 7, (8, 16))
+    for grid in ((4, 8), (2, 4), (1, 2)):
+        shares = halved(shares)
+        np.testing.assert_allclose(shares, region_shares(labels, 7, grid), rtol=1e-6)
+
+
+def test_the_last_shares_of_an_odd_side_are_those_of_half_a_cell(rng):
+    """The UNet rounds up: 3 × 5 cells become 2 × 3, and the last ones cover what is left."""
+    fine = np.asarray(region_shares(jnp.asarray(rng.integers(0, 5, (2, 3, 5))), 7, (3, 5)))
+    coarse = np.asarray(halved(jnp.asarray(fine)))
+    for row, column in np.ndindex(2, 3):
+        mean = fine[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((1, 2))
+        np.testing.assert_allclose(coarse[:, row, column], mean, rtol=1e-6)
 
 
 def test_pooling_is_the_mean_over_a_region(rng):
     labels = rng.integers(0, 2, (1, 16, 16))
     labels[0, 5, 6] = 2  # a sixteenth of a cell
     features = rng.standard_normal((1, 4, 4, 4)).astype(np.float32)
-    shares = region_shares(jnp.asarray(labels, jnp.int32), 4, 4)
+    shares = flat(region_shares(jnp.asarray(labels, jnp.int32), 4, (4, 4)))
     pooled = np.asarray(pool_regions(jnp.asarray(features), shares))
     of_pixels = features.astype(np.float64).repeat(4, 1).repeat(4, 2)
     for region in range(3):

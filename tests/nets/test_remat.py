@@ -95,9 +95,9 @@ def unet_and_gradients(seed):
         adapters = normal(rng, jax.eval_shape(make, jax.random.key(0)))["unet"]
         signals = {
             site: RegionSignal(
-                *(rng.standard_normal(shape) for shape in ((1, n * n, 2), (1, 2, c), (1, 2, 3)))
+                *(rng.standard_normal(s) for s in ((1, 16 >> 2 * level, 2), (1, 2, c), (1, 2, 3)))
             )
-            for site, (n, c) in injection_sites(SMALLEST, 4).items()
+            for site, (level, c) in injection_sites(SMALLEST).items()
         }
         given = params, normal(rng, INPUTS[:3]), signals, adapters, jax.random.key(seed)
         return given, np.asarray(gradients_of_unet(network, *given))

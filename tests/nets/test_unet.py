@@ -61,14 +61,12 @@ def test_names():
 
 
 def test_injection_sites():
-    sites = injection_sites(UNetConfig(), 64)
-    assert sites == {
-        "mid_block/attentions_0": (8, 1280),
-        **{f"up_blocks_1/attentions_{i}": (16, 1280) for i in range(3)},
-        **{f"up_blocks_2/attentions_{i}": (32, 640) for i in range(3)},
-        **{f"up_blocks_3/attentions_{i}": (64, 320) for i in range(3)},
+    assert injection_sites(UNetConfig()) == {
+        "mid_block/attentions_0": (3, 1280),
+        **{f"up_blocks_1/attentions_{i}": (2, 1280) for i in range(3)},
+        **{f"up_blocks_2/attentions_{i}": (1, 640) for i in range(3)},
+        **{f"up_blocks_3/attentions_{i}": (0, 320) for i in range(3)},
     }
-    assert injection_sites(TINY, 5)["mid_block/attentions_0"] == (3, 16)
 
 
 def normal(rng, *shape):
@@ -79,11 +77,11 @@ def signals(rng, side, examples=2, regions=4, tokens=7):
     """A random signal for every site."""
     return {
         site: RegionSignal(
-            jax.nn.softmax(normal(rng, examples, n * n, regions)),
+            jax.nn.softmax(normal(rng, examples, (-(-side // 2**level)) ** 2, regions)),
             normal(rng, examples, regions, channels),
             normal(rng, examples, regions, tokens),
         )
-        for site, (n, channels) in injection_sites(TINY, side).items()
+        for site, (level, channels) in injection_sites(TINY).items()
     }
 
 

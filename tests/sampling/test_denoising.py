@@ -201,9 +201,9 @@ def test_a_small_region_with_a_prompt_has_a_cell_of_its_own(side):
     region_text_ids = np.zeros((1, 3), np.int32)
     region_text_ids[0, 1] = 1
     labels, region_text_ids = jnp.asarray(labels), jnp.asarray(region_text_ids)
-    own = np.asarray(own_cells(labels, region_text_ids, side))[0, ..., 0]
+    own = np.asarray(own_cells(labels, region_text_ids, (side, side)))[0, ..., 0]
     assert np.argwhere(own).tolist() == [[5 * side // 16, 9 * side // 16]]
-    assert np.asarray(own_cells(labels, jnp.zeros_like(region_text_ids), side)).all()
+    assert np.asarray(own_cells(labels, jnp.zeros_like(region_text_ids), (side, side))).all()
 
 
 @pytest.mark.parametrize(

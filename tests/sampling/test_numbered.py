@@ -108,7 +108,10 @@ def test_thin_lines_go_to_what_is_about_them(rng):
 @pytest.mark.parametrize(
     ("page", "said"),
     [
-        (np.zeros((8, 8), np.uint8), "expected a grey square of at least 16 × 16 px"),
+        (
+            np.zeros((8, 8), np.uint8),
+            "the proportions of 16 × 16 px in grey and at",
+        ),
         (np.zeros((32, 16), np.uint8), "has shape"),
         (
             np.arange(256, dtype=np.uint8).reshape(16, 16),

@@ -189,7 +189,7 @@ def test_each_stage_may_draw_alone(rng, pipeline):
         pipeline(page, PROMPT, seed=seed, stages="1", image=photo, strength=strength).images[0]
         for strength in (0.0, 0.2, 1.0)
     ]
-    np.testing.assert_array_equal(begun[0], pipeline.starts([photo])[0])
+    np.testing.assert_array_equal(begun[0], pipeline.starts([photo], (16, 16))[0])
     with pytest.raises(UserError, match="the image 30 × 40, which is another aspect ratio"):
         pipeline(page, PROMPT, stages="1", image=photo[:, :30])
     assert all((one != other).any() for one, other in itertools.combinations(begun, 2))
@@ -219,7 +219,7 @@ def test_a_file_of_the_pages_size_is_read_as_any_other(rng, pipeline, tmp_path):
     """Light on dark, as a blackboard: only pages in memory are taken as they are."""
     Image.fromarray(255 - random_page(rng)).save(tmp_path / "page.png")
     result = pipeline(tmp_path / "page.png", PROMPT, stages="1")
-    expected = to_page(read_grey(tmp_path / "page.png"), pipeline.page_size)
+    expected = to_page(read_grey(tmp_path / "page.png"), (pipeline.page_size,) * 2)
     np.testing.assert_array_equal(result.sketch_page.page, expected)
     assert np.median(expected) == 255
 

@@ -117,8 +117,10 @@ def test_a_dropped_sketch_and_its_regions_are_not_seen(rng):
     given = (params, keep, latents, times)
     (conditioning, prediction), (_, of_other) = seen(batch, *given), seen(other, *given)
     np.testing.assert_array_equal(conditioning.sketch, batch.sketch * keep[:, None, None, None])
-    for side, shares in conditioning.regions.shares.items():
+    assert len(conditioning.regions.shares) == model.levels
+    for level, shares in enumerate(conditioning.regions.shares):
         one_hot = np.eye(config.data.max_regions)[batch.labels]
+        side = model.latent_shape[0] >> level
         step = config.data.image_size // side
         cells = one_hot.reshape(4, side, step, side, step, -1).mean((2, 4)).reshape(4, side**2, -1)
         np.testing.assert_allclose(shares, cells, atol=1e-6)

@@ -16,7 +16,7 @@ from ragaf_jax.sampling.command.prompt_files import (
     read_text,
 )
 
-FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name")
+FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height")
 
 
 class BatchRequest(NamedTuple):
@@ -28,6 +28,7 @@ class BatchRequest(NamedTuple):
       prompt, negative_prompt: may be empty.
       region_prompts: by region number.
       seed: None selects the seed of the command.
+      width, height: of the image, px; None selects those of the command.
     """
 
     name: str
@@ -36,6 +37,8 @@ class BatchRequest(NamedTuple):
     negative_prompt: str = ""
     region_prompts: Mapping[int, str] = {}
     seed: int | None = None
+    width: int | None = None
+    height: int | None = None
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -180,7 +183,15 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequ
         str(record.get("negative_prompt", "")),
         parse_regions(entries),
         None if seed is None else int(seed),
+        *(_side(where, name, record.get(name)) for name in ("width", "height")),
     )
+
+
+def _side(where: str, name: str, value: Any) -> int | None:
+    """The width or the height of a row; the model limits it later."""
+    if value is None or str(value).isdecimal():
+        return None if value is None else int(value)
+    raise UserError(f"{where}: the {name} is {value!r}; give whole pixels, or leave it out.")
 
 
 def _file(folder: Path, name: str) -> Path:

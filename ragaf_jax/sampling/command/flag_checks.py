@@ -22,6 +22,15 @@ def check_for_batch(given: Collection[str]) -> None:
             raise UserError(f"--{name} is for one sketch and --sketches gives many; {instead}.")
 
 
+def check_letterbox(width: int | None, height: int | None, letterbox: bool) -> None:
+    """Refuses --letterbox where both sides are given, because it determines neither."""
+    if letterbox and width is not None and height is not None:
+        raise UserError(
+            f"--letterbox is given with --width={width} and --height={height}, which already "
+            "determine the image; omit --letterbox, or one of them."
+        )
+
+
 def check_for_one(given: Collection[str]) -> None:
     """Refuses flags for a batch among those given without --sketches."""
     for name in _BATCH:

@@ -1,6 +1,6 @@
 """Converts flags of `ragaf_jax.sample` to options, checkpoints, a pipeline and edited regions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,14 @@ from ragaf_jax.paths import PATH
 from ragaf_jax.sampling.recorded import OPTION_FLAGS
 
 if TYPE_CHECKING:
+    from ragaf_jax.framing import Size
     from ragaf_jax.sampling.pipeline import Pipeline
     from ragaf_jax.sampling.request import SketchPage
 
 FLAGS = flags.FLAGS
+
+# Flags that are arguments of `Pipeline.read`.
+FRAMING_FLAGS = "crop", "width", "height", "letterbox"
 
 
 def define_stage_flags(checkpoint: str | None) -> None:
@@ -129,8 +133,14 @@ def stage_facts(pipeline: "Pipeline") -> dict[str, Any]:
     }
 
 
-def image_sizes(pipeline: "Pipeline") -> str:
-    """The sizes of the written images, px, as a phrase."""
-    side, larger = pipeline.leading.model.image_size, FLAGS.upscale
-    native = f"{side} × {side} px images"
-    return f"{native}, upscaled to {larger} px" if larger > side else native
+def framing_flags() -> dict[str, Any]:
+    """The arguments of `Pipeline.read`."""
+    return {name: FLAGS[name].value for name in FRAMING_FLAGS}
+
+
+def image_sizes(sizes: "Collection[Size]") -> str:
+    """The heights and widths of the written images, px, as a phrase: width × height."""
+    native = ", ".join(sorted(f"{width} × {height}" for height, width in {*sizes})[:3])
+    native += f" and {more} more sizes" if (more := len({*sizes}) - 3) > 0 else ""
+    larger = FLAGS.upscale > max((max(size) for size in sizes), default=FLAGS.upscale)
+    return f"{native} px images" + (f", upscaled to {FLAGS.upscale} px" if larger else "")

@@ -12,7 +12,9 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.figures.overview import FILE, write_overview
 from ragaf_jax.figures.upscaled import SIDE
 from ragaf_jax.folders import whole_folder
+from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
+from ragaf_jax.images import read_grey
 from ragaf_jax.sampling.command.batch_requests import BatchRequest
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
@@ -30,12 +32,14 @@ class BatchResult(NamedTuple):
       existing: before this call, from the same sketch, texts, seed, settings and checkpoints.
       failed: reasons, as sentences.
       notices: of `sampled`, where there are any.
+      sizes: heights and widths of `sampled`.
     """
 
     sampled: list[str]
     existing: list[str]
     failed: dict[str, str]
     notices: dict[str, list[str]]
+    sizes: set[Size]
 
 
 _MOST_NOTICES = 20  # lines, which fit in a terminal
@@ -68,8 +72,11 @@ class _Run:
     seed: int
     facts: Mapping[str, Any]
     neck_splits: int | float
+    framing: Mapping[str, Any]
     bar: tqdm
-    done: BatchResult = dataclasses.field(default_factory=lambda: BatchResult([], [], {}, {}))
+    done: BatchResult = dataclasses.field(
+        default_factory=lambda: BatchResult([], [], {}, {}, set())
+    )
 
     def prepare(self, one: BatchRequest) -> _Prepared | None:
         """The request to sample; None if its output exists.
@@ -85,10 +92,16 @@ class _Run:
             raise UserError(f"{FILE} is the name of the overview; choose another name.")
         check_seed(own_seed)
         facts = {**file_facts({"sketch": one.sketch}), **self.facts}
-        if _exists(self.output / one.name, {**settings, **facts}):
+        grey = read_grey(one.sketch)
+        own = {"width": one.width, "height": one.height}
+        framing = {**self.framing, **{name: x for name, x in own.items() if x is not None}}
+        crop = framing.pop("crop")
+        height, width = self.pipeline.leading.model.sizes.chosen(grey.shape, **framing)
+        expected = {"image_size": {"width": width, "height": height}, **settings, **facts}
+        if _exists(self.output / one.name, expected):
             return None
-        crop, neck_splits = facts["crop"], self.neck_splits
-        page = self.pipeline.page(one.sketch, crop=crop, neck_splits=neck_splits)
+        given = self.pipeline.read(grey, crop=crop, width=width, height=height)
+        page = self.pipeline.page(given, neck_splits=self.neck_splits)
         request = self.pipeline.request(page, *texts)
         self.pipeline.check(request, self.options)
         return _Prepared(one.name, page, request, settings, facts)
@@ -102,6 +115,7 @@ class _Run:
             with whole_folder(self.output / name) as folder:
                 write_outputs(folder, result, facts, facts["upscale"])
             self.done.sampled.append(name)
+            self.done.sizes.add(page.size)
             if request.notices:
                 self.done.notices[name] = request.notices
             self.bar.update()
@@ -114,9 +128,10 @@ def run_batch(
     options: Options,
     seed: int,
     facts: Mapping[str, Any],
-    crop: bool = True,
     upscale: int = SIDE,
     neck_splits: int | float = NECK_SPLITS,
+    crop: bool = True,
+    **size: Any,
 ) -> BatchResult:
     """Samples the requests whose outputs do not exist, and writes an overview of all.
 
@@ -127,13 +142,14 @@ def run_batch(
       options: of all requests.
       seed: of requests without a seed.
       facts: of the stages, for metadata.json.
-      crop, neck_splits: of all requests, as in `Pipeline.page`.
       upscale: as in `Result.save`.
+      neck_splits, crop: of all requests, as in `Pipeline.page`.
+      **size: width, height and letterbox of requests without their own, as in `Pipeline.read`.
     """
-    facts = {**facts, "crop": crop, "upscale": upscale}
-    batch: list[_Prepared] = []
+    facts, framing = {**facts, "crop": crop, "upscale": upscale}, {"crop": crop, **size}
+    batches: dict[Size, list[_Prepared]] = {}  # images of one batch have one size
     with tqdm(total=len(requests), desc="sampling", unit=" sketches") as bar:
-        run = _Run(pipeline, output, options, seed, facts, neck_splits, bar)
+        run = _Run(pipeline, output, options, seed, facts, neck_splits, framing, bar)
         done = run.done
         for one in requests:
             try:
@@ -146,11 +162,11 @@ def run_batch(
                 done.existing.append(one.name)
                 bar.update()
                 continue
+            batch = batches.setdefault(prepared.page.size, [])
             batch.append(prepared)
             if len(batch) == pipeline.batch_size:
-                run.sample(batch)
-                batch = []
-        if batch:
+                run.sample(batches.pop(prepared.page.size))
+        for batch in batches.values():
             run.sample(batch)
     complete = {*done.sampled, *done.existing}
     write_overview(output, [one.name for one in requests if one.name in complete])

@@ -44,7 +44,7 @@ def rows(rng, tmp_path):
 def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
     output = tmp_path / "out"
     done = run_batch(pipeline, rows, output, pipeline.options(steps=2), 4, FACTS)
-    assert done == (["row0", "row1", "row2"], [], {}, {})
+    assert done == (["row0", "row1", "row2"], [], {}, {}, {(16, 16)})
     assert "3/3" in capsys.readouterr().err  # a bar
     for row in rows:
         folder = output / row.name
