@@ -11,10 +11,12 @@ import gradio as gr
 from ragaf_jax.demo.canvas import on_canvas, read_canvas, read_upload, upload_sketch
 from ragaf_jax.demo.generation import Shown, generate, write_archive
 from ragaf_jax.demo.layout import CACHE_SECONDS, REGION_PROMPT, TITLE, Example, Layout, lay_out
+from ragaf_jax.demo.lora_sliders import with_loras
 from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import NECK_SPLITS
+from ragaf_jax.sampling.lora.given import Lora, Loras
 from ragaf_jax.sampling.pipeline import Pipeline
 
 QUEUED = "Queued …"
@@ -35,16 +37,19 @@ SELECT_BRUSH = """() => {
 }"""
 
 
-def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
-    """Builds the page; one visitor samples at a time."""
+def build(
+    pipeline: Pipeline, examples: Sequence[Example] = (), loras: Loras | None = None
+) -> gr.Blocks:
+    """Builds the page, with sliders for `loras`; one visitor samples at a time."""
+    options = pipeline.options(loras=loras or ())
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS, fill_width=True
     ) as page:
-        layout = lay_out(pipeline, examples)
+        layout = lay_out(pipeline, examples, options)
         page.load(None, js=SELECT_BRUSH)
         _connect_sketch(pipeline, layout, examples)
         _connect_regions(layout)
-        _connect_generation(pipeline, layout)
+        _connect_generation(pipeline, layout, options.loras)
     return page
 
 
@@ -112,7 +117,7 @@ def _connect_regions(layout: Layout) -> None:
         event(apply, text, _region_outputs(layout), **IN_TURN)
 
 
-def _connect_generation(pipeline: Pipeline, layout: Layout) -> None:
+def _connect_generation(pipeline: Pipeline, layout: Layout, loras: Sequence[Lora]) -> None:
     # Sessions that cancelled. Sampling stops itself between two steps, because an event that Gradio
     # cancels may keep its place in the queue.
     stopped: set[str | None] = set()
@@ -142,6 +147,7 @@ def _connect_generation(pipeline: Pipeline, layout: Layout) -> None:
     ) -> Iterator[tuple[Any, ...]]:
         with tempfile.TemporaryDirectory() as folder, _errors_shown():
             settings = dict(zip(layout.settings, (seed, *values), strict=True))
+            settings = with_loras(settings, loras)
             settings = checked_settings(settings, pipeline.leading.config.diffusion.steps)
             for shown in generate(pipeline, session, prompt, negative_prompt, **settings):
                 if request.session_hash in stopped:

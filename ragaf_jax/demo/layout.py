@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from ragaf_jax.demo.canvas import canvas_side
+from ragaf_jax.demo.lora_sliders import lora_sliders
 from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, NumberField, number_fields
 from ragaf_jax.demo.session import Session
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.sampling.options import STAGES
+from ragaf_jax.sampling.options import STAGES, Options
 from ragaf_jax.sampling.pipeline import Pipeline
 
 TITLE = "RAGAF-JAX"
@@ -57,7 +58,7 @@ class Layout(NamedTuple):
     status: gr.Markdown
 
 
-def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
+def lay_out(pipeline: Pipeline, examples: Sequence[Example], options: Options) -> Layout:
     """Creates all components within an open `gr.Blocks`."""
     side, with_ragaf = pipeline.leading.model.image_size, pipeline.takes_region_prompts
     gr.HTML(
@@ -74,7 +75,7 @@ def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
                 with gr.Column(min_width=270):
                     regions = _regions(with_ragaf)
             listed = gr.Markdown("", visible=with_ragaf, elem_id="region_prompts")
-            inputs = _inputs(pipeline, examples)
+            inputs = _inputs(pipeline, examples, options)
         with gr.Column(scale=5, min_width=320):
             results = _results(len(pipeline.stages) == 2, with_ragaf)
     return Layout(session=session, region_prompts=listed, **sketch, **regions, **inputs, **results)
@@ -142,7 +143,7 @@ def _regions(visible: bool) -> dict[str, Any]:
     return parts
 
 
-def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
+def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -> dict[str, Any]:
     words = pipeline.leading.tokenizer.words()
     parts: dict[str, Any] = {}
     with gr.Tabs(elem_id="inputs"):
@@ -156,8 +157,10 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
                     label=label, placeholder=hint, lines=3, max_lines=3, elem_id=name
                 )
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
-            parts["settings"] = _settings(pipeline)
+            parts["settings"] = _settings(pipeline, options)
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
+        with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
+            parts["settings"] |= lora_sliders(options.loras, pipeline.lora_notices(options))
         with gr.Tab("Vocabulary", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
     return parts
@@ -182,9 +185,8 @@ def _results(two_stages: bool, attention_maps: bool) -> dict[str, Any]:
     return parts
 
 
-def _settings(pipeline: Pipeline) -> dict[str, Any]:
+def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
     """Seed, number of images, and the fields of `Options` with their defaults."""
-    defaults = pipeline.options()
     fields = number_fields(pipeline.leading.config.diffusion.steps)
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
     samplers = [(sampler.title, name) for name, sampler in SAMPLERS.items()]

@@ -15,8 +15,9 @@ from ragaf_jax.sampling.command.prompt_files import (
     read_records,
     read_text,
 )
+from ragaf_jax.sampling.lora.given import Lora, parse_loras
 
-FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name")
+FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "loras")
 
 
 class BatchRequest(NamedTuple):
@@ -28,6 +29,7 @@ class BatchRequest(NamedTuple):
       prompt, negative_prompt: may be empty.
       region_prompts: by region number.
       seed: None selects the seed of the command.
+      loras: None selects those of the command.
     """
 
     name: str
@@ -36,6 +38,7 @@ class BatchRequest(NamedTuple):
     negative_prompt: str = ""
     region_prompts: Mapping[int, str] = {}
     seed: int | None = None
+    loras: tuple[Lora, ...] | None = None
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -180,7 +183,16 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequ
         str(record.get("negative_prompt", "")),
         parse_regions(entries),
         None if seed is None else int(seed),
+        None if (loras := record.get("loras")) is None else _loras(where, loras),
     )
+
+
+def _loras(where: str, entries: Any) -> tuple[Lora, ...]:
+    if isinstance(entries, str):  # from a CSV
+        entries = [entry.strip() for entry in entries.split(";") if entry.strip()]
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise UserError(f'{where}: loras is {entries!r}; write it like ["style.safetensors=0.8"].')
+    return parse_loras(entries)
 
 
 def _file(folder: Path, name: str) -> Path:

@@ -56,6 +56,7 @@ class _Prepared(NamedTuple):
     request: Request
     settings: dict[str, Any]
     facts: dict[str, Any]
+    options: Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,10 @@ class _Run:
         """
         own_seed = self.seed if one.seed is None else one.seed
         texts = one.prompt, one.region_prompts, one.negative_prompt
-        settings = recorded_settings(*texts, own_seed, 1, self.options)
+        options = self.options
+        if one.loras is not None:
+            options = self.pipeline.with_loras(options, one.loras)
+        settings = recorded_settings(*texts, own_seed, 1, options)
         settings["neck_splits"] = self.neck_splits
         if one.name == FILE:
             raise UserError(f"{FILE} is the name of the overview; choose another name.")
@@ -90,14 +94,14 @@ class _Run:
         crop, neck_splits = facts["crop"], self.neck_splits
         page = self.pipeline.page(one.sketch, crop=crop, neck_splits=neck_splits)
         request = self.pipeline.request(page, *texts)
-        self.pipeline.check(request, self.options)
-        return _Prepared(one.name, page, request, settings, facts)
+        self.pipeline.check(request, options)
+        return _Prepared(one.name, page, request, settings, facts, options)
 
     def sample(self, batch: Sequence[_Prepared]) -> None:
-        """Samples requests together and writes their outputs."""
+        """Samples requests of the same options together and writes their outputs."""
         requests, seeds = [x.request for x in batch], [x.settings["seed"] for x in batch]
-        finished = self.pipeline.run(requests, seeds, self.options)
-        for i, (name, page, request, settings, facts) in enumerate(batch):
+        finished = self.pipeline.run(requests, seeds, batch[0].options)
+        for i, (name, page, request, settings, facts, _) in enumerate(batch):
             result = result_of(page, request, finished.part(slice(i, i + 1)), settings, {})
             with whole_folder(self.output / name) as folder:
                 write_outputs(folder, result, facts, facts["upscale"])
@@ -124,7 +128,7 @@ def run_batch(
       pipeline: its devices share the requests.
       requests: with unique names.
       output: receives one folder per request, complete or not at all.
-      options: of all requests.
+      options: of all requests, except for LoRAs of their own.
       seed: of requests without a seed.
       facts: of the stages, for metadata.json.
       crop, neck_splits: of all requests, as in `Pipeline.page`.
@@ -146,6 +150,9 @@ def run_batch(
                 done.existing.append(one.name)
                 bar.update()
                 continue
+            if batch and batch[0].options != prepared.options:
+                run.sample(batch)
+                batch = []
             batch.append(prepared)
             if len(batch) == pipeline.batch_size:
                 run.sample(batch)
@@ -181,6 +188,6 @@ def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:
         return False
     as_json = comparable(json.loads(json.dumps(dict(expected))))
     # Empty texts are not recorded, and outputs of older versions have no `neck_splits`.
-    names = {*as_json, "region_prompts", "negative_prompt"}
+    names = {*as_json, "region_prompts", "negative_prompt", "loras"}
     found = comparable({"neck_splits": NECK_SPLITS, **found})
     return all(found.get(name) == as_json.get(name) for name in names)
