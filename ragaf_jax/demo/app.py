@@ -11,7 +11,7 @@ import gradio as gr
 from ragaf_jax.demo.canvas import on_canvas, read_canvas, read_upload, upload_sketch
 from ragaf_jax.demo.generation import Shown, generate, write_archive
 from ragaf_jax.demo.layout import CACHE_SECONDS, REGION_PROMPT, TITLE, Example, Layout, lay_out
-from ragaf_jax.demo.lora_sliders import with_loras
+from ragaf_jax.demo.lora_strengths import with_loras
 from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError

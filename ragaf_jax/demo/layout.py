@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from ragaf_jax.demo.canvas import canvas_side
-from ragaf_jax.demo.lora_sliders import lora_sliders
+from ragaf_jax.demo.lora_strengths import strengths
 from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, NumberField, number_fields
 from ragaf_jax.demo.session import Session
 from ragaf_jax.diffusion.samplers import SAMPLERS
@@ -160,7 +160,7 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
             parts["settings"] = _settings(pipeline, options)
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
         with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
-            parts["settings"] |= lora_sliders(options.loras, pipeline.lora_notices(options))
+            parts["settings"] |= _loras(options, pipeline.lora_notices(options))
         with gr.Tab("Vocabulary", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
     return parts
@@ -206,6 +206,20 @@ def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
         "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
         "strength": _number(fields["strength"], defaults.strength, visible=two),
     }
+
+
+def _loras(options: Options, notices: Sequence[str]) -> dict[str, Any]:
+    """Sliders for the strengths of each LoRA, below what its file records."""
+    parts = {}
+    with gr.Column(elem_id="loras"):
+        for notice, sliders in zip(notices, strengths(options.loras), strict=True):
+            gr.HTML(html.escape(notice), padding=False)
+            with gr.Row():
+                for name, (label, value, most) in sliders.items():
+                    parts[name] = gr.Slider(
+                        -most, most, value, step=0.05, label=label, min_width=130, elem_id=name
+                    )
+    return parts
 
 
 def _number(field: NumberField, value: float, **options: Any) -> gr.Number:

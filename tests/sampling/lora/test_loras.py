@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapters import write_lora
 from commands import run_here
 from fakes import SMALLEST, random_stage, save_stage
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -16,7 +17,6 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.lora import LoraConfig, init_lora
 from ragaf_jax.nets.lora import merged as merged_adapters
 from ragaf_jax.sampling.command.batch_requests import read_requests
 from ragaf_jax.sampling.command.many import run_batch
@@ -24,29 +24,13 @@ from ragaf_jax.sampling.lora.given import Lora, as_loras, parse_loras
 from ragaf_jax.sampling.lora.merging import AdaptedParams
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA, comparable
-from ragaf_jax.weights.lora_files import lora_tensors
 
 pytestmark = pytest.mark.slow
-
-PATTERNS = ("(unet|control)/.*/(to_q|conv1)", "text_encoder/.*/q_proj")
 
 
 @pytest.fixture(scope="module")
 def pipeline():
     return Pipeline(random_stage(1, **SMALLEST))
-
-
-def write_lora(path, rng, params, rank=2, patterns=PATTERNS, **metadata):
-    """Random adapters in kohya's file; returns them as `init_lora`."""
-    shapes = jax.eval_shape(
-        lambda key: init_lora(LoraConfig(patterns, rank), params, key), jax.random.key(0)
-    )
-    flat = flatten_dict(shapes, sep="/")
-    lora = {name: np.float32(rng.standard_normal(leaf.shape)) for name, leaf in flat.items()}
-    lora |= {name: np.float32(1.5) for name in lora if name.endswith("/alpha")}
-    lora = unflatten_dict(lora, sep="/")
-    save_file(lora_tensors(lora, "kohya"), path, metadata)
-    return lora
 
 
 @pytest.fixture
