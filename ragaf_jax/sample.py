@@ -12,6 +12,9 @@ r"""Samples images from a sketch and a prompt, or from a folder of sketches.
     # Repeat an output with another seed.
     … --from=outputs/house/metadata.json --seed=7 --output=outputs/again
 
+    # Add LoRA files, with strengths in UNet and text encoder.
+    … --lora=style.safetensors=0.8,0.5 --lora=detail.safetensors=0.6
+
     # Print the vocabulary of the model.
     … --vocabulary
 
@@ -193,6 +196,7 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
         print(FLAGS.output)
         return
     options = pipeline.options(**from_flags.option_flags())
+    notify(*pipeline.lora_notices(options))
     notify(*flag_checks.unused_strength(given, options.stages, image is not None))
     notify(_COMPILING)
     with step_bar(pipeline.steps(options, FLAGS.count, image is not None)) as progress:
@@ -238,7 +242,7 @@ def sample_folder(given: Collection[str]) -> None:
 
     options, output = pipeline.options(**from_flags.option_flags()), Path(FLAGS.output)
     unused = flag_checks.unused_strength(given, options.stages, has_image=False)
-    notify(*unused, *setting_notices(dataclasses.asdict(options)))
+    notify(*pipeline.lora_notices(options), *unused, *setting_notices(dataclasses.asdict(options)))
     changes = {"upscale": FLAGS.upscale, "neck_splits": FLAGS.neck_splits}
     changes |= from_flags.framing_flags()
     facts = from_flags.stage_facts(pipeline)

@@ -51,7 +51,9 @@ def main(argv: list[str]) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("The page needs gradio, which is missing; run pip install -e '.[demo]'.")
     from ragaf_jax.sampling.command.batch_requests import read_requests
+    from ragaf_jax.sampling.lora.given import parse_loras
 
+    loras = parse_loras(FLAGS.lora)
     examples = [] if FLAGS.examples is None else read_requests(Path(FLAGS.examples), None)
     if FLAGS.examples is None and FLAGS.stage2 is not None:
         # The default folder may hold other files, which is no error.
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> None:
     pipeline = Pipeline.restore(
         FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, checkpoint=FLAGS.checkpoint
     )
-    page = build(pipeline, [(example.sketch, example.prompt) for example in examples])
+    page = build(pipeline, [(example.sketch, example.prompt) for example in examples], loras)
     page.queue(max_size=FLAGS.queue)
     try:
         page.launch(

@@ -17,6 +17,7 @@ from ragaf_jax.demo.canvas import (
 )
 from ragaf_jax.demo.generation import Shown, generate, write_archive
 from ragaf_jax.demo.layout import CACHE_SECONDS, REGION_PROMPT, TITLE, Example, Layout, lay_out
+from ragaf_jax.demo.lora_strengths import with_loras
 from ragaf_jax.demo.number_fields import (
     NECK_SPLITS_FIELD,
     NumberField,
@@ -26,6 +27,7 @@ from ragaf_jax.demo.number_fields import (
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import NECK_SPLITS
+from ragaf_jax.sampling.lora.given import Lora, Loras
 from ragaf_jax.sampling.pipeline import Pipeline
 
 QUEUED = "Queued …"
@@ -46,16 +48,19 @@ SELECT_BRUSH = """() => {
 }"""
 
 
-def build(pipeline: Pipeline, examples: Sequence[Example] = ()) -> gr.Blocks:
-    """Builds the page; one visitor samples at a time."""
+def build(
+    pipeline: Pipeline, examples: Sequence[Example] = (), loras: Loras | None = None
+) -> gr.Blocks:
+    """Builds the page, with sliders for `loras`; one visitor samples at a time."""
+    options = pipeline.options(loras=loras or ())
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS, fill_width=True
     ) as page:
-        layout = lay_out(pipeline, examples)
+        layout = lay_out(pipeline, examples, options)
         page.load(None, js=SELECT_BRUSH)
         _connect_sketch(pipeline, layout, examples)
         _connect_regions(layout)
-        _connect_generation(pipeline, layout)
+        _connect_generation(pipeline, layout, options.loras)
     return page
 
 
@@ -138,7 +143,7 @@ def _connect_regions(layout: Layout) -> None:
         event(apply, text, _region_outputs(layout), **IN_TURN)
 
 
-def _connect_generation(pipeline: Pipeline, layout: Layout) -> None:
+def _connect_generation(pipeline: Pipeline, layout: Layout, loras: Sequence[Lora]) -> None:
     # Sessions that cancelled. Sampling stops itself between two steps, because an event that Gradio
     # cancels may keep its place in the queue.
     stopped: set[str | None] = set()
@@ -168,6 +173,7 @@ def _connect_generation(pipeline: Pipeline, layout: Layout) -> None:
     ) -> Iterator[tuple[Any, ...]]:
         with tempfile.TemporaryDirectory() as folder, _errors_shown():
             settings = dict(zip(layout.settings, (seed, *values), strict=True))
+            settings = with_loras(settings, loras)
             settings = checked_settings(settings, pipeline.leading.config.diffusion.steps)
             for shown in generate(pipeline, session, prompt, negative_prompt, **settings):
                 if request.session_hash in stopped:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from ragaf_jax.demo.canvas import canvas_size
+from ragaf_jax.demo.lora_strengths import strengths
 from ragaf_jax.demo.number_fields import (
     NECK_SPLITS_FIELD,
     NumberField,
@@ -18,7 +19,7 @@ from ragaf_jax.demo.session import Session
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.sampling.options import STAGES
+from ragaf_jax.sampling.options import STAGES, Options
 from ragaf_jax.sampling.pipeline import Pipeline
 
 TITLE = "RAGAF-JAX"
@@ -65,7 +66,7 @@ class Layout(NamedTuple):
     status: gr.Markdown
 
 
-def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
+def lay_out(pipeline: Pipeline, examples: Sequence[Example], options: Options) -> Layout:
     """Creates all components within an open `gr.Blocks`."""
     side, with_ragaf = pipeline.leading.model.image_size, pipeline.takes_region_prompts
     gr.HTML(
@@ -82,7 +83,7 @@ def lay_out(pipeline: Pipeline, examples: Sequence[Example]) -> Layout:
                 with gr.Column(min_width=270):
                     regions = _regions(with_ragaf)
             listed = gr.Markdown("", visible=with_ragaf, elem_id="region_prompts")
-            inputs = _inputs(pipeline, examples)
+            inputs = _inputs(pipeline, examples, options)
         with gr.Column(scale=5, min_width=320):
             results = _results(len(pipeline.stages) == 2, with_ragaf)
     return Layout(session=session, region_prompts=listed, **sketch, **regions, **inputs, **results)
@@ -150,7 +151,7 @@ def _regions(visible: bool) -> dict[str, Any]:
     return parts
 
 
-def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
+def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -> dict[str, Any]:
     words = pipeline.leading.tokenizer.words()
     parts: dict[str, Any] = {}
     with gr.Tabs(elem_id="inputs"):
@@ -164,10 +165,12 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
                     label=label, placeholder=hint, lines=3, max_lines=3, elem_id=name
                 )
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
-            parts["settings"] = _settings(pipeline)
+            parts["settings"] = _settings(pipeline, options)
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
             for name, field in size_fields(pipeline.leading.model.sizes).items():
                 parts[name] = _number(field, 0, elem_id=name)
+        with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
+            parts["settings"] |= _loras(options, pipeline.lora_notices(options))
         with gr.Tab("Vocabulary", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
     return parts
@@ -192,9 +195,8 @@ def _results(two_stages: bool, attention_maps: bool) -> dict[str, Any]:
     return parts
 
 
-def _settings(pipeline: Pipeline) -> dict[str, Any]:
+def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
     """Seed, number of images, and the fields of `Options` with their defaults."""
-    defaults = pipeline.options()
     fields = number_fields(pipeline.leading.config.diffusion.steps)
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
     samplers = [(sampler.title, name) for name, sampler in SAMPLERS.items()]
@@ -214,6 +216,20 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
         "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
         "strength": _number(fields["strength"], defaults.strength, visible=two),
     }
+
+
+def _loras(options: Options, notices: Sequence[str]) -> dict[str, Any]:
+    """Sliders for the strengths of each LoRA, below what its file records."""
+    parts = {}
+    with gr.Column(elem_id="loras"):
+        for notice, sliders in zip(notices, strengths(options.loras), strict=True):
+            gr.HTML(html.escape(notice), padding=False)
+            with gr.Row():
+                for name, (label, value, most) in sliders.items():
+                    parts[name] = gr.Slider(
+                        -most, most, value, step=0.05, label=label, min_width=130, elem_id=name
+                    )
+    return parts
 
 
 def _number(field: NumberField, value: float, **options: Any) -> gr.Number:

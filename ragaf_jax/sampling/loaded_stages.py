@@ -15,6 +15,8 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Params
 from ragaf_jax.runtime.sharding import AXES, filled, put_batch, replicated
 from ragaf_jax.sampling.loop import Finished, Images, Progress, StageRun, sample_stages
+from ragaf_jax.sampling.lora.given import Lora
+from ragaf_jax.sampling.lora.merging import AdaptedParams
 from ragaf_jax.sampling.options import STAGES, Options
 from ragaf_jax.sampling.request import Request
 from ragaf_jax.sampling.sampling_config import TextConditioning, scales_of
@@ -63,6 +65,7 @@ class LoadedStages:
             i: jax.device_put(stage.params, replicated(self._mesh))
             for i, stage in self.stages.items()
         }
+        self._adapted = AdaptedParams(self._params)
         self._samplers: dict[tuple[int, str], StageSampler] = {}
 
     @property
@@ -89,6 +92,14 @@ class LoadedStages:
                 "Region prompts need a Stage 2 with RAGAF, and none is used "
                 f"(stages={options.stages!r}); write them into the prompt, or use such a stage."
             )
+
+    def with_loras(self, options: Options, loras: Sequence[Lora]) -> Options:
+        """The options with these LoRAs, whose files are read; raises as `load_lora`."""
+        return dataclasses.replace(options, loras=self._adapted.load(loras))
+
+    def lora_notices(self, options: Options) -> list[str]:
+        """What each LoRA changes and how it was trained, such as trigger words; a sentence each."""
+        return self._adapted.notices(options.loras)
 
     def steps(self, options: Options, count: int = 1, from_image: bool = False) -> int:
         """The number of denoising steps of `run`; requests of one batch share their steps.
@@ -194,7 +205,8 @@ class LoadedStages:
         runs = []
         for i in STAGES[options.stages]:
             given = self._shared((keys[i], *texts[i]))
-            runs.append(StageRun(i, self._sampler(i, options.sampler), self._params[i], *given))
+            params = self._adapted.of_stage(i, options.loras)
+            runs.append(StageRun(i, self._sampler(i, options.sampler), params, *given))
         scales = scales_of(dataclasses.asdict(options))
         starts = None if images is None else self._shared(images)
         settings = scales, options.steps, options.strength, starts, every

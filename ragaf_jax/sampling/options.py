@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict
 
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.lora.given import Lora, Loras, as_loras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Options:
       sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       stages: "both", "1" or "2" alone.
+      loras: files merged into the parameters, with strengths; a new file may compile once.
     """
 
     steps: int
@@ -36,6 +38,7 @@ class Options:
     sampler: str
     sketch_strength: float = 1.0
     stages: str = "both"
+    loras: tuple[Lora, ...] = ()
 
 
 class OptionArguments(TypedDict, total=False):
@@ -49,6 +52,7 @@ class OptionArguments(TypedDict, total=False):
     sampler: str
     sketch_strength: float
     stages: Literal["both", "1", "2"]
+    loras: Loras
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
@@ -80,7 +84,8 @@ def make_options(
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
-    return Options(**{**fields, "steps": int(fields["steps"])})
+    loras = as_loras(fields.get("loras"))
+    return Options(**{**fields, "steps": int(fields["steps"]), "loras": loras})
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:

@@ -161,7 +161,8 @@ class Pipeline(LoadedStages):
         """The options of a call, with defaults from the last stage's config; see `Options`.
 
         Raises:
-          UserError: a value out of its range, or a stage that this pipeline does not have.
+          UserError: a value out of its range, a stage that this pipeline does not have, or a LoRA
+            that is damaged or belongs to other networks.
         """
         config = self.leading.config
         default = "both" if len(self.stages) == 2 else str(max(self.stages))
@@ -173,7 +174,7 @@ class Pipeline(LoadedStages):
                     f"give --stage{number}, or choose stages={default!r}."
                 )
             self._sampler(number, options.sampler)
-        return options
+        return self.with_loras(options, options.loras)
 
     def __call__(
         self,

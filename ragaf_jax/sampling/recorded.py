@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,8 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in facts.items() if name not in INPUT_FILES}
     if "image_size" in found:
         found["image_size"] = _sides(found["image_size"])
+    if isinstance(loras := found.get("loras"), list) and all(isinstance(x, dict) for x in loras):
+        found["loras"] = [{k: v for k, v in lora.items() if k != "path"} for lora in loras]
     for name in ("stage1", "stage2"):
         stage = found.get(name)
         if isinstance(stage, Mapping) and isinstance(stage.get("workdir"), str):
@@ -147,6 +149,8 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
         )
     texts["region"] = [f"{number}={text}" for number, text in prompts.items()]
     texts["merge"] = [str(group) for group in merges]
+    if "lora" not in given:
+        texts["lora"] = _lora_flags(path, found.get("loras", []))
     steps = {}
     for number in (1, 2):
         stage = found.get(f"stage{number}")
@@ -179,10 +183,34 @@ def _regular(file: Path) -> Path:
     return file
 
 
-def _check_unchanged(path: Path, name: str, file: Path, digest: str | None) -> None:
+def _lora_flags(path: Path, entries: Any) -> list[str]:
+    """The values of --lora for the entries of a metadata.json, whose files must be unchanged."""
+    if not entries:
+        return []
+    from ragaf_jax.sampling.lora.given import recorded  # they import JAX
+    from ragaf_jax.sampling.lora.loaded import lora_digest
+
     try:
-        now = _digest(_regular(file))
-    except (OSError, ValueError) as error:
+        loras = recorded(entries)
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{path} has loras = {entries!r}; give --lora, which overrides them."
+        ) from None
+    for lora in loras:
+        _check_unchanged(path, "lora", Path(lora.path), lora.sha256, lora_digest)
+    return [lora.flag for lora in loras]
+
+
+def _check_unchanged(
+    path: Path,
+    name: str,
+    file: Path,
+    digest: str | None,
+    digest_of: Callable[[Path], str] = lambda file: _digest(_regular(file)),
+) -> None:
+    try:
+        now = digest_of(file)
+    except (OSError, ValueError, UserError) as error:
         raise UserError(
             f"The {name} {str(file)!a} that {path} records cannot be read "
             f"({getattr(error, 'strerror', None) or error}); give --{name}=<its new path>."

@@ -105,13 +105,16 @@ def recorded_settings(
     count: int,
     options: Options,
 ) -> dict[str, Any]:
-    """A call as metadata.json records it, without empty texts."""
+    """A call as metadata.json records it, without empty texts and lists."""
     settings: dict[str, Any] = {"prompt": prompt}
     if region_prompts:
         settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
     if negative_prompt:
         settings["negative_prompt"] = negative_prompt
-    return {**settings, "seed": seed, "count": count, **dataclasses.asdict(options)}
+    fields = dataclasses.asdict(options)
+    if not options.loras:
+        del fields["loras"]
+    return {**settings, "seed": seed, "count": count, **fields}
 
 
 def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:

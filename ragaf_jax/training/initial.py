@@ -16,9 +16,10 @@ from ragaf_jax.nets import lora
 from ragaf_jax.nets.model import Model, Params, traced_init
 from ragaf_jax.partition import merge, partition
 from ragaf_jax.runtime.sharding import with_shardings
+from ragaf_jax.weights.adapters.opening import SETTINGS_FILE, TENSOR_FILES
 from ragaf_jax.weights.load import Tree, placed
 from ragaf_jax.weights.locate import locate
-from ragaf_jax.weights.lora_files import SETTINGS_FILE, TENSOR_FILES, load_lora
+from ragaf_jax.weights.lora_files import load_lora
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
 
 # The modules that a ControlNet copies from its UNet (Zhang et al. 2023, §3.2).

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from adapters import write_lora
 from fakes import SMALLEST, WORDS, random_stage, save_stage
 from hostile_files import hostile_files
 from PIL import Image
@@ -106,6 +108,10 @@ def page_of_small_stages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     workdirs = [save_stage(random_stage(i, **SMALLEST), folder / f"stage{i}") for i in (1, 2)]
     flags = [f"--stage{i}={workdir}" for i, workdir in enumerate(workdirs, 1)]
+    facts = {"modelspec.trigger_phrase": "a <b>sks</b>"}
+    params = random_stage(1, **SMALLEST).params
+    write_lora(folder / "style.safetensors", np.random.default_rng(0), params, **facts)
+    flags.append(f"--lora={folder / 'style.safetensors'}=0.5,0")
     with served(flags, folder) as url, opened(url) as page:
         yield page
 
@@ -185,6 +191,10 @@ def test_the_page_has_one_screen_and_names_what_is_missing_or_wrong(page_of_smal
     assert "native size 16 × 16 px" in page.locator("#title").inner_text()
     tab(page, "Vocabulary")
     assert page.locator("#words").inner_text().split() == sorted(WORDS)
+    tab(page, "LoRA")
+    assert "trigger words: a <b>sks</b>." in page.locator("#loras").inner_text()
+    assert page.get_by_label("number input for style, UNet").input_value() == "0.5"
+    assert page.get_by_label("number input for style, text encoder").input_value() == "0"
     page.locator("#generate").click()
     page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)
     status(page, "")  # "Queued …" would stay for ever
@@ -202,6 +212,8 @@ def page_with_images(page_of_small_stages):
     tab(page, "Settings")
     page.get_by_label("Images").fill("2")
     page.get_by_label("Steps").fill("2")
+    tab(page, "LoRA")
+    page.get_by_label("number input for style, UNet").fill("0.25")
     tab(page, "Prompt")
     generate(page, "red middle", "a house")
     return page
@@ -216,6 +228,9 @@ def test_a_sketch_and_a_region_prompt_become_images(page_with_images):
         page.locator("#download").click()
     names = zipfile.ZipFile(download.value.path()).namelist()
     assert {"ragaf_seed0/images/0.png", "ragaf_seed0/images/1.png"} <= set(names)
+    with zipfile.ZipFile(download.value.path()) as archive:
+        (lora,) = json.loads(archive.read("ragaf_seed0/metadata.json"))["loras"]
+    assert (Path(lora["path"]).name, lora["unet"], lora["text"]) == ("style.safetensors", 0.25, 0)
     for title, name in (("Stage 1", "stage1"), ("Attention", "attention")):
         tab(page, title)
         assert picture(page, name).std() > 0

@@ -19,12 +19,14 @@ from ragaf_jax.demo.canvas import (
     upload_sketch,
 )
 from ragaf_jax.demo.generation import SHOWN, generate, write_archive
+from ragaf_jax.demo.lora_strengths import strengths, with_loras
 from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
 from ragaf_jax.demo.session import HIGHLIGHT, Session, match_regions
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.graph.prepare import page_scale
 from ragaf_jax.graph.regions import Regions
+from ragaf_jax.sampling.lora.given import Lora
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.pipeline import Pipeline
 
@@ -283,6 +285,21 @@ def test_numbers_in_their_range_are_kept_and_empty_fields_are_defaults():
     assert checked == given and isinstance(checked["seed"], int)
     with pytest.raises(UserError, match="Neck splits is 1001; choose a number"):
         NECK_SPLITS_FIELD.checked(1001)
+
+
+def test_sliders_set_the_strengths_of_loras():
+    loras = (Lora("/a/style.safetensors", 0.8, -3.0, "1f"), Lora("b.safetensors"))
+    sliders = {name: slider for one in strengths(loras) for name, slider in one.items()}
+    assert list(sliders.values()) == [
+        ("style, UNet", 0.8, 2),
+        ("style, text encoder", -3.0, 3),
+        ("b, UNet", 1.0, 2),
+        ("b, text encoder", 1.0, 2),
+    ]
+    settings = {"steps": 3, **dict(zip(sliders, (0.1, 0.2, 0.3, 0.4), strict=True))}
+    chosen = [Lora("/a/style.safetensors", 0.1, 0.2, "1f"), Lora("b.safetensors", 0.3, 0.4)]
+    assert with_loras(settings, loras) == {"steps": 3, "loras": chosen}
+    assert with_loras({"steps": 3}, ()) == {"steps": 3, "loras": []}
 
 
 def test_transparent_is_white_and_half_of_it_half():

@@ -439,10 +439,16 @@ MUTATIONS = (
         "raw weights are preferred to averaged ones",
     ),
     Mutation(
-        "ragaf_jax/weights/lora_files.py",
+        "ragaf_jax/weights/adapters/opening.py",
         "factor = rank**0.5 if",
         "factor = rank if",
         "rank-stabilised LoRA is loaded too strong",
+    ),
+    Mutation(
+        "ragaf_jax/weights/adapters/reading.py",
+        "first = first.T if transposed else first",
+        "...",
+        "LoHa with cores is loaded with exchanged axes",
     ),
     Mutation(
         "ragaf_jax/weights/names.py",

@@ -15,8 +15,12 @@ from ragaf_jax.sampling.command.prompt_files import (
     read_records,
     read_text,
 )
+from ragaf_jax.sampling.lora.given import Lora, parse_loras
 
-FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height")
+FIELDS = (
+    *("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height"),
+    "loras",
+)
 
 
 class BatchRequest(NamedTuple):
@@ -29,6 +33,7 @@ class BatchRequest(NamedTuple):
       region_prompts: by region number.
       seed: None selects the seed of the command.
       width, height: of the image, px; None selects those of the command.
+      loras: None selects those of the command.
     """
 
     name: str
@@ -39,6 +44,7 @@ class BatchRequest(NamedTuple):
     seed: int | None = None
     width: int | None = None
     height: int | None = None
+    loras: tuple[Lora, ...] | None = None
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -184,6 +190,7 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequ
         parse_regions(entries),
         None if seed is None else int(seed),
         *(_side(where, name, record.get(name)) for name in ("width", "height")),
+        None if (loras := record.get("loras")) is None else _loras(where, loras),
     )
 
 
@@ -192,6 +199,14 @@ def _side(where: str, name: str, value: Any) -> int | None:
     if value is None or str(value).isdecimal():
         return None if value is None else int(value)
     raise UserError(f"{where}: the {name} is {value!r}; give whole pixels, or leave it out.")
+
+
+def _loras(where: str, entries: Any) -> tuple[Lora, ...]:
+    if isinstance(entries, str):  # from a CSV
+        entries = [entry.strip() for entry in entries.split(";") if entry.strip()]
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise UserError(f'{where}: loras is {entries!r}; write it like ["style.safetensors=0.8"].')
+    return parse_loras(entries)
 
 
 def _file(folder: Path, name: str) -> Path:

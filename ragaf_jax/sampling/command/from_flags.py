@@ -31,6 +31,12 @@ def define_stage_flags(checkpoint: str | None) -> None:
         "newest (default), best (by config.best_metric) or a step, for both stages; newest,4500 "
         "selects Stage 1's and Stage 2's.",
     )
+    flags.DEFINE_multi_string(
+        "lora",
+        [],
+        "LoRA file with strengths in UNet and text encoder, such as style.safetensors=0.8,0.5; one "
+        "number is for both, the default 1; may be repeated.",
+    )
     flags.DEFINE_enum(
         "dtype", None, ["float32", "bfloat16"], "Of the computation; default: as trained."
     )
@@ -38,7 +44,10 @@ def define_stage_flags(checkpoint: str | None) -> None:
 
 def option_flags() -> dict[str, Any]:
     """The fields of `Options` by name; None where a flag is not given."""
-    return {name: FLAGS[name].value for name in OPTION_FLAGS}
+    from ragaf_jax.sampling.lora.given import parse_loras
+
+    options = {name: FLAGS[name].value for name in OPTION_FLAGS}
+    return options | {"loras": parse_loras(FLAGS.lora)}
 
 
 def check_settings() -> None:

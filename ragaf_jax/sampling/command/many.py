@@ -60,6 +60,7 @@ class _Prepared(NamedTuple):
     request: Request
     settings: dict[str, Any]
     facts: dict[str, Any]
+    options: Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,10 @@ class _Run:
         """
         own_seed = self.seed if one.seed is None else one.seed
         texts = one.prompt, one.region_prompts, one.negative_prompt
-        settings = recorded_settings(*texts, own_seed, 1, self.options)
+        options = self.options
+        if one.loras is not None:
+            options = self.pipeline.with_loras(options, one.loras)
+        settings = recorded_settings(*texts, own_seed, 1, options)
         settings["neck_splits"] = self.neck_splits
         if one.name == FILE:
             raise UserError(f"{FILE} is the name of the overview; choose another name.")
@@ -103,14 +107,14 @@ class _Run:
         given = self.pipeline.read(grey, crop=crop, width=width, height=height)
         page = self.pipeline.page(given, neck_splits=self.neck_splits)
         request = self.pipeline.request(page, *texts)
-        self.pipeline.check(request, self.options)
-        return _Prepared(one.name, page, request, settings, facts)
+        self.pipeline.check(request, options)
+        return _Prepared(one.name, page, request, settings, facts, options)
 
     def sample(self, batch: Sequence[_Prepared]) -> None:
-        """Samples requests together and writes their outputs."""
+        """Samples requests of the same options together and writes their outputs."""
         requests, seeds = [x.request for x in batch], [x.settings["seed"] for x in batch]
-        finished = self.pipeline.run(requests, seeds, self.options)
-        for i, (name, page, request, settings, facts) in enumerate(batch):
+        finished = self.pipeline.run(requests, seeds, batch[0].options)
+        for i, (name, page, request, settings, facts, _) in enumerate(batch):
             result = result_of(page, request, finished.part(slice(i, i + 1)), settings, {})
             with whole_folder(self.output / name) as folder:
                 write_outputs(folder, result, facts, facts["upscale"])
@@ -139,7 +143,7 @@ def run_batch(
       pipeline: its devices share the requests.
       requests: with unique names.
       output: receives one folder per request, complete or not at all.
-      options: of all requests.
+      options: of all requests, except for LoRAs of their own.
       seed: of requests without a seed.
       facts: of the stages, for metadata.json.
       upscale: as in `Result.save`.
@@ -147,7 +151,8 @@ def run_batch(
       **size: width, height and letterbox of requests without their own, as in `Pipeline.read`.
     """
     facts, framing = {**facts, "crop": crop, "upscale": upscale}, {"crop": crop, **size}
-    batches: dict[Size, list[_Prepared]] = {}  # images of one batch have one size
+    # Images of one batch have one size and the same options.
+    batches: dict[tuple[Size, Options], list[_Prepared]] = {}
     with tqdm(total=len(requests), desc="sampling", unit=" sketches") as bar:
         run = _Run(pipeline, output, options, seed, facts, neck_splits, framing, bar)
         done = run.done
@@ -162,10 +167,11 @@ def run_batch(
                 done.existing.append(one.name)
                 bar.update()
                 continue
-            batch = batches.setdefault(prepared.page.size, [])
+            alike = prepared.page.size, prepared.options
+            batch = batches.setdefault(alike, [])
             batch.append(prepared)
             if len(batch) == pipeline.batch_size:
-                run.sample(batches.pop(prepared.page.size))
+                run.sample(batches.pop(alike))
         for batch in batches.values():
             run.sample(batch)
     complete = {*done.sampled, *done.existing}
@@ -197,6 +203,6 @@ def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:
         return False
     as_json = comparable(json.loads(json.dumps(dict(expected))))
     # Empty texts are not recorded, and outputs of older versions have no `neck_splits`.
-    names = {*as_json, "region_prompts", "negative_prompt"}
+    names = {*as_json, "region_prompts", "negative_prompt", "loras"}
     found = comparable({"neck_splits": NECK_SPLITS, **found})
     return all(found.get(name) == as_json.get(name) for name in names)

@@ -52,7 +52,7 @@ def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
         metadata = json.loads((folder / METADATA).read_text())
         # The metadata suffice to repeat the image.
         words = {int(i): phrase for i, phrase in metadata.get("region_prompts", {}).items()}
-        names = [field.name for field in dataclasses.fields(pipeline.options())]
+        names = {field.name for field in dataclasses.fields(pipeline.options())} & set(metadata)
         again = pipeline(
             metadata["sketch"],
             metadata["prompt"],

@@ -1,0 +1,1 @@
+"""LoRA files of a sampling call: their strengths, loading, and merging into the parameters."""

@@ -1,0 +1,127 @@
+"""LoRAs with strengths as a call gives them: flags, arguments, tables, metadata.json."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.paths import PATH
+
+LARGEST_STRENGTH = 100  # far above useful strengths, far below those that give NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """A LoRA file with its strengths; 0 is without it, 1 as trained.
+
+    Attributes:
+      path: of the file, or of a folder that diffusers or PEFT wrote.
+      unet: strength in the UNet, and in the sketch branch where the file has tensors for it.
+      text: strength in the text encoder.
+      sha256: of the file's content; empty before it is loaded.
+    """
+
+    path: str
+    unet: float = 1.0
+    text: float = 1.0
+    sha256: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The value of --lora."""
+        return f"{self.path}={self.unet!r},{self.text!r}"
+
+
+# Strengths by path, one for both or (UNet, text encoder); or a sequence of paths or `Lora`s.
+Loras = Mapping[str | Path, float | tuple[float, float]] | Sequence[str | Path | Lora]
+
+
+def parse_loras(entries: Iterable[str]) -> tuple[Lora, ...]:
+    """LoRAs from entries "<path>", "<path>=<strength>" or "<path>=<UNet>,<text encoder>".
+
+    The last = separates the strengths, so that paths may hold any character. An entry that is
+    itself an existing path has none.
+
+    Raises:
+      UserError: strengths that are no numbers or out of range, a path to an object store, or a path
+        that occurs twice.
+    """
+    found = []
+    for entry in entries:
+        path, equals, strengths = entry.rpartition("=")
+        if not equals or Path(entry).expanduser().exists():
+            path, strengths = entry, "1"
+        try:
+            values = [float(text) for text in strengths.split(",")]
+        except ValueError:
+            values = []
+        if not path or len(values) not in (1, 2):
+            raise UserError(
+                f"The LoRA {entry!r} is not <path>, <path>=<strength> or <path>=<strength of the "
+                "UNet>,<of the text encoder>; write it like --lora style.safetensors=0.8,0.5."
+            )
+        found.append(_lora(path, values[0], values[-1]))
+    return _distinct(found)
+
+
+def as_loras(given: Any) -> tuple[Lora, ...]:
+    """The LoRAs of an argument of `Pipeline`, which is expected to be `Loras` or None.
+
+    Raises:
+      UserError: a value of another form, or as `parse_loras`.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, str | Path) or not isinstance(given, Mapping | Sequence):
+        raise UserError(
+            f"loras is {given!r}; give a list of paths, or strengths by path such as "
+            "{'style.safetensors': (0.8, 0.5)}."
+        )
+    if not isinstance(given, Mapping):
+        return _distinct(
+            [_lora(x.path, x.unet, x.text) if isinstance(x, Lora) else _lora(x) for x in given]
+        )
+    found = []
+    for path, strength in given.items():
+        pair = strength if isinstance(strength, tuple | list) else (strength, strength)
+        if len(pair) != 2:
+            raise UserError(
+                f"The strengths of the LoRA {path} are {strength!r}; give one number, or one for "
+                "the UNet and one for the text encoder."
+            )
+        found.append(_lora(path, *pair))
+    return _distinct(found)
+
+
+def recorded(loras: Iterable[Mapping[str, Any]]) -> list[Lora]:
+    """The LoRAs of a metadata.json; raises KeyError or TypeError for entries of another form."""
+    names = [field.name for field in dataclasses.fields(Lora)]
+    return [Lora(**{name: entry[name] for name in names}) for entry in loras]
+
+
+def _lora(path: str | Path, unet: Any = 1.0, text: Any = 1.0) -> Lora:
+    """Raises UserError for strengths that are no numbers or out of range, or a remote path."""
+    for name, value in (("UNet", unet), ("text encoder", text)):
+        number = isinstance(value, numbers.Real) and math.isfinite(value)
+        if not (number and abs(value) <= LARGEST_STRENGTH):
+            raise UserError(
+                f"The strength of the LoRA {path} in the {name} is {value}; choose "
+                f"-{LARGEST_STRENGTH} to {LARGEST_STRENGTH}, usually 0 to 1."
+            )
+    try:
+        return Lora(PATH.parse(str(path)), float(unet), float(text))
+    except ValueError as error:
+        raise UserError(f"The LoRA is {path}: {error}") from None
+
+
+def _distinct(loras: Sequence[Lora]) -> tuple[Lora, ...]:
+    seen = set()
+    for lora in loras:
+        place = Path(lora.path).resolve()
+        if place in seen:
+            raise UserError(f"The LoRA {lora.path} is given twice; give it once.")
+        seen.add(place)
+    return tuple(loras)

@@ -1,0 +1,1 @@
+"""Adapters of Stable Diffusion in the files of other programs: LoRA, LyCORIS's kinds, DoRA."""
