@@ -67,6 +67,7 @@ def main(argv: list[str]) -> None:
     pipeline = Pipeline.restore(
         FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, checkpoint=FLAGS.checkpoint
     )
+    from_flags.load_embeddings(pipeline)
     page = build(pipeline, [(example.sketch, example.prompt) for example in examples])
     page.queue(max_size=FLAGS.queue)
     try:

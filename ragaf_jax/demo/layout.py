@@ -144,6 +144,8 @@ def _regions(visible: bool) -> dict[str, Any]:
 
 def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
     words = pipeline.leading.tokenizer.words()
+    names = ", ".join(one.name for one in pipeline.embeddings.values())
+    known = f"Embeddings: {names}. " * bool(names) + " ".join(words or ())
     parts: dict[str, Any] = {}
     with gr.Tabs(elem_id="inputs"):
         with gr.Tab("Prompt"), gr.Row():
@@ -158,8 +160,8 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
             parts["settings"] = _settings(pipeline)
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
-        with gr.Tab("Vocabulary", visible=words is not None):
-            gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
+        with gr.Tab("Vocabulary", visible=bool(known)):
+            gr.HTML(html.escape(known), elem_id="words", padding=False)
     return parts
 
 
@@ -189,7 +191,8 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
     samplers = [(sampler.title, name) for name, sampler in SAMPLERS.items()]
     names = [(STAGE_NAMES[name], name) for name in stages]
-    two = len(pipeline.stages) == 2
+    two, encoder = len(pipeline.stages) == 2, pipeline.leading.model.text_encoder
+    deep = pipeline.leading.tokenizer.words() is None  # CLIP's, not a small one
 
     return {
         "seed": _number(fields["seed"], 0, elem_id="seed"),
@@ -203,6 +206,7 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
         "sketch_guidance": _number(fields["sketch_guidance"], defaults.sketch_guidance),
         "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
         "strength": _number(fields["strength"], defaults.strength, visible=two),
+        "clip_skip": _number(fields["clip_skip"], encoder.clip_skip, visible=deep),
     }
 
 

@@ -26,6 +26,7 @@ class Options:
       sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       stages: "both", "1" or "2" alone.
+      clip_skip: number of the text encoder's last layers to skip; None: as in training.
     """
 
     steps: int
@@ -36,6 +37,7 @@ class Options:
     sampler: str
     sketch_strength: float = 1.0
     stages: str = "both"
+    clip_skip: int | None = None
 
 
 class OptionArguments(TypedDict, total=False):
@@ -49,6 +51,7 @@ class OptionArguments(TypedDict, total=False):
     sampler: str
     sketch_strength: float
     stages: Literal["both", "1", "2"]
+    clip_skip: int
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
@@ -80,7 +83,8 @@ def make_options(
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
-    return Options(**{**fields, "steps": int(fields["steps"])})
+    whole = {name: int(fields[name]) for name in ("steps", "clip_skip") if name in fields}
+    return Options(**{**fields, **whole})
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:
@@ -94,13 +98,16 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
       UserError: the first such value.
     """
     given = {name: value for name, value in fields.items() if value is not None}
-    for name in ("steps", *SCALES, *FRACTIONS):
+    for name in ("steps", "clip_skip", *SCALES, *FRACTIONS):
         if name in given and not isinstance(given[name], numbers.Real):
             raise UserError(f"{name} is {given[name]!r}; choose a number.")
     steps, most = given.get("steps", 1), schedule_steps or math.inf
     if not (1 <= steps <= most and steps == int(steps)):
         upto = "or more" if schedule_steps is None else f"to {schedule_steps}"
         raise UserError(f"steps is {steps}; choose a whole number, 1 {upto}.")
+    skip = given.get("clip_skip", 0)
+    if not (skip >= 0 and skip == int(skip)):
+        raise UserError(f"clip_skip is {skip}; choose a whole number, 0 or more.")
     for name in FRACTIONS:
         if not 0 <= given.get(name, 0) <= 1:
             raise UserError(f"{name} is {given[name]}; choose 0 to 1.")

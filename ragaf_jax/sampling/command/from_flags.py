@@ -27,6 +27,13 @@ def define_stage_flags(checkpoint: str | None) -> None:
         "newest (default), best (by config.best_metric) or a step, for both stages; newest,4500 "
         "selects Stage 1's and Stage 2's.",
     )
+    flags.DEFINE_multi(
+        PATH,
+        flags.ArgumentSerializer(),
+        "embedding",
+        [],
+        "Textual inversion (.safetensors), or a folder of them, for prompts to name; repeatable.",
+    )
     flags.DEFINE_enum(
         "dtype", None, ["float32", "bfloat16"], "Of the computation; default: as trained."
     )
@@ -99,7 +106,17 @@ def restore_pipeline(devices: int | None, per_device: int, checkpoint: str) -> "
     notify("Loading the checkpoints …")
     where = {"devices": jax.devices()[:devices], "per_device": per_device}
     choices = {"dtype": FLAGS.dtype, "checkpoint": checkpoint}
-    return Pipeline.restore(FLAGS.stage1, FLAGS.stage2, **choices, **where)
+    pipeline = Pipeline.restore(FLAGS.stage1, FLAGS.stage2, **choices, **where)
+    load_embeddings(pipeline)
+    return pipeline
+
+
+def load_embeddings(pipeline: "Pipeline") -> None:
+    """Loads the textual inversions of --embedding, and prints their names."""
+    found = pipeline.load_embeddings(*FLAGS.embedding).values()
+    if found:
+        names = (f"{one.name} ({len(one.vectors)} vectors)" for one in found)
+        notify(f"Embeddings, for prompts to name: {', '.join(names)}.")
 
 
 def with_edited_regions(

@@ -18,7 +18,12 @@ from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
-from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
+from ragaf_jax.sampling.request import (
+    Request,
+    SketchPage,
+    embeddings_of,
+    recorded_settings,
+)
 from ragaf_jax.sampling.results import result_of
 
 
@@ -79,7 +84,9 @@ class _Run:
         """
         own_seed = self.seed if one.seed is None else one.seed
         texts = one.prompt, one.region_prompts, one.negative_prompt
-        settings = recorded_settings(*texts, own_seed, 1, self.options)
+        every = one.prompt, one.negative_prompt, *one.region_prompts.values()
+        used = embeddings_of(every, self.pipeline.leading, self.pipeline.embeddings)
+        settings = recorded_settings(*texts, own_seed, 1, self.options, used)
         settings["neck_splits"] = self.neck_splits
         if one.name == FILE:
             raise UserError(f"{FILE} is the name of the overview; choose another name.")
@@ -180,7 +187,7 @@ def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:
     if not isinstance(found, dict):
         return False
     as_json = comparable(json.loads(json.dumps(dict(expected))))
-    # Empty texts are not recorded, and outputs of older versions have no `neck_splits`.
-    names = {*as_json, "region_prompts", "negative_prompt"}
+    # Empty texts and defaults are not recorded, and older outputs have no `neck_splits`.
+    names = {*as_json, "region_prompts", "negative_prompt", "embeddings", "clip_skip"}
     found = comparable({"neck_splits": NECK_SPLITS, **found})
     return all(found.get(name) == as_json.get(name) for name in names)
