@@ -132,7 +132,7 @@ class Model:
         """
         windows = max(1, text.tokens.shape[1] // self.text_length)
 
-        def split(x: Array | None) -> Array | None:
+        def split(x: Any) -> Any:
             return None if x is None else x.reshape(-1, x.shape[1] // windows, *x.shape[2:])
 
         # Each of several windows has tokens of one text only.

@@ -2,8 +2,8 @@
 
     python tests/golden/make_prompts.py lpw_stable_diffusion.py
 
-The file is examples/community/lpw_stable_diffusion.py of diffusers (58eb52c0 of 2026-08-23). Needs the
-parity extra. The text encoder has the weights of `values.py`, in float64.
+The file is examples/community/lpw_stable_diffusion.py of diffusers (58eb52c0 of 2026-08-23). This
+needs the parity extra. The text encoder has the weights of `values.py`, in float64.
 """
 
 import importlib.util
