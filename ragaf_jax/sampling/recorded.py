@@ -127,8 +127,8 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
         if found.get(name) is not None and name not in given:
             texts[name] = str(found[name])
             _check_unchanged(path, name, Path(texts[name]), found.get(_DIGEST.format(name)))
-    if "embedding" not in given:
-        texts["embedding"] = _embeddings(path, found.get("embeddings", []))
+    if "embedding" not in given and "embeddings" in found:
+        texts["embedding"] = _embeddings(path, found["embeddings"])
     prompts, merges = found.get("region_prompts", {}), found.get("merge", [])
     if not isinstance(prompts, dict) or not isinstance(merges, list):
         raise UserError(

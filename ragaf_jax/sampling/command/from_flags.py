@@ -115,7 +115,7 @@ def load_embeddings(pipeline: "Pipeline") -> None:
     """Loads the textual inversions of --embedding, and prints their names."""
     found = pipeline.load_embeddings(*FLAGS.embedding).values()
     if found:
-        names = (f"{one.name} ({len(one.vectors)} vectors)" for one in found)
+        names = (f"{x.name} ({len(x.vectors)} vector{'s' * (len(x.vectors) > 1)})" for x in found)
         notify(f"Embeddings, for prompts to name: {', '.join(names)}.")
 
 
