@@ -15,18 +15,27 @@ T = TypeVar("T")
 class Text(NamedTuple):
     """B rows of T tokens for the text encoder, with one or several texts per row.
 
+    A row is one window of the encoder's length, or several windows side by side, which are encoded
+    alone. Each of several windows has its own start and end tokens, and tokens of one text only.
+
     Attributes:
-      tokens: token ids.
+      tokens: token ids; -1 selects a vector of `vectors`.
       mask: True on tokens of a text, False on padding.
-      ids: the text of each token, in rows of several texts: 0 for the first text and padding. Texts
-        do not attend to each other. None: one text per row.
+      ids: the text of each token, in rows of several texts: 0 for the first text and, in one
+        window, padding. Texts do not attend to each other. None: one text per row.
       states: the text encoder's states of `tokens`; None before they are computed.
+      weights: factor on each state; None: 1.
+      vectors: token embeddings of textual inversions, where `tokens` is -1; None: there are none.
+      skip: the number of the encoder's last layers to skip; None: as the encoder is configured.
     """
 
     tokens: Int[Array, "b t"]
     mask: Bool[Array, "b t"]
     ids: Int[Array, "b t"] | None = None
     states: Float[Array, "b t d"] | None = None
+    weights: Float[Array, "b t"] | None = None
+    vectors: Float[Array, "b t d"] | None = None
+    skip: Int[Array, " b"] | None = None
 
 
 class Batch(NamedTuple):

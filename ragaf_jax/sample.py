@@ -110,6 +110,9 @@ def define_flags() -> None:
         "ddim, dpm_solver_pp_2m, unipc, euler, heun or ddpm; default: the last stage's config.",
     )
     flags.DEFINE_integer(
+        "clip_skip", None, "Last layers of the text encoder to skip; default: as in training."
+    )
+    flags.DEFINE_integer(
         "per_device", 1, "Sketches that a device samples together; more are faster on a GPU."
     )
     flags.DEFINE_bool("vocabulary", False, "Prints the model's vocabulary and samples no image.")

@@ -148,11 +148,20 @@ class Tokenizer:
         self, captions: Sequence[str], length: int
     ) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
         """Token ids, and a mask that is False on padding; captions are cut to `length`."""
-        tokens = np.full((len(captions), length), self._pad, np.int32)
-        mask = np.zeros((len(captions), length), bool)
-        for row, caption in enumerate(captions):
-            # One by one, because a batch is padded to its longest caption.
-            words = self._inner.encode(caption).ids
+        # One by one, because a batch is padded to its longest caption.
+        return self.framed([self.ids(caption) for caption in captions], length)
+
+    def ids(self, text: str) -> list[int]:
+        """The token ids of an uncut text, without BOS and EOS."""
+        return self._inner.encode(text).ids
+
+    def framed(
+        self, rows: Sequence[Sequence[int]], length: int
+    ) -> tuple[Int[np.ndarray, "n t"], Bool[np.ndarray, "n t"]]:
+        """As `encode`, of token ids without BOS and EOS."""
+        tokens = np.full((len(rows), length), self._pad, np.int32)
+        mask = np.zeros((len(rows), length), bool)
+        for row, words in enumerate(rows):
             ids = [self._bos, *words[: length - 2], self._eos]
             tokens[row, : len(ids)] = ids
             mask[row, : len(ids)] = True

@@ -69,6 +69,7 @@ def main(argv: list[str]) -> None:
     pipeline = Pipeline.restore(
         FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, checkpoint=FLAGS.checkpoint
     )
+    from_flags.load_embeddings(pipeline)
     page = build(pipeline, [(example.sketch, example.prompt) for example in examples], loras)
     page.queue(max_size=FLAGS.queue)
     try:

@@ -153,6 +153,8 @@ def _regions(visible: bool) -> dict[str, Any]:
 
 def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -> dict[str, Any]:
     words = pipeline.leading.tokenizer.words()
+    names = ", ".join(one.name for one in pipeline.embeddings.values())
+    known = f"Embeddings: {names}. " * bool(names) + " ".join(words or ())
     parts: dict[str, Any] = {}
     with gr.Tabs(elem_id="inputs"):
         with gr.Tab("Prompt"), gr.Row():
@@ -171,8 +173,8 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
                 parts[name] = _number(field, 0, elem_id=name)
         with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
             parts["settings"] |= _loras(options, pipeline.lora_notices(options))
-        with gr.Tab("Vocabulary", visible=words is not None):
-            gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
+        with gr.Tab("Vocabulary", visible=bool(known)):
+            gr.HTML(html.escape(known), elem_id="words", padding=False)
     return parts
 
 
@@ -201,7 +203,8 @@ def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
     samplers = [(sampler.title, name) for name, sampler in SAMPLERS.items()]
     names = [(STAGE_NAMES[name], name) for name in stages]
-    two = len(pipeline.stages) == 2
+    two, encoder = len(pipeline.stages) == 2, pipeline.leading.model.text_encoder
+    deep = pipeline.leading.tokenizer.words() is None  # CLIP's, not a small one
 
     return {
         "seed": _number(fields["seed"], 0, elem_id="seed"),
@@ -215,6 +218,7 @@ def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
         "sketch_guidance": _number(fields["sketch_guidance"], defaults.sketch_guidance),
         "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
         "strength": _number(fields["strength"], defaults.strength, visible=two),
+        "clip_skip": _number(fields["clip_skip"], encoder.clip_skip, visible=deep),
     }
 
 

@@ -11,6 +11,7 @@ from ragaf_jax.graph.regions import MOST_NECK_SPLITS
 
 MAX_IMAGES = 9  # of one request; three rows of three fit on the page
 MAX_STEPS = 100
+MAX_SKIP = 23  # of the 24 layers of SD 2's text encoder before pruning
 
 
 class NumberField(NamedTuple):
@@ -71,6 +72,7 @@ def number_fields(schedule_steps: int) -> dict[str, NumberField]:
         "sketch_guidance": NumberField("Sketch guidance scale", 0, 5, 0.1),
         "sketch_strength": NumberField("Sketch strength", 0, 2, 0.1),
         "strength": NumberField("Stage 2 strength", 0, 1, 0.05),
+        "clip_skip": NumberField("CLIP skip", 0, MAX_SKIP, 1),
     }
 
 

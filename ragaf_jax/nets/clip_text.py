@@ -104,14 +104,17 @@ class Mlp(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The sum of token and position embeddings."""
+    """The sum of token and position embeddings; `vectors` replace those of tokens -1."""
 
     config: ClipTextConfig
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "b t"], positions: Int[Array, "#b t"]
+        self,
+        tokens: Int[Array, "b t"],
+        positions: Int[Array, "#b t"],
+        vectors: Float[Array, "b t d"] | None = None,
     ) -> Float[Array, "b t d"]:
         def table(count: int, stddev: float, name: str) -> nn.Embed:
             init = nn.initializers.normal(stddev)
@@ -120,7 +123,10 @@ class Embeddings(nn.Module):
 
         token = table(self.config.vocab_size, 0.02, "token")
         position = table(self.config.max_position_embeddings, 0.01, "position")
-        return token(tokens) + position(positions)
+        embedded = token(tokens)
+        if vectors is not None:
+            embedded = jnp.where(tokens[..., None] < 0, vectors.astype(self.dtype), embedded)
+        return embedded + position(positions)
 
 
 class Encoder(nn.Module):
@@ -132,13 +138,16 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
+        self,
+        x: Float[Array, "b t d"],
+        bias: Float[Array, "#b 1 t t"],
+        skip: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
-        return Layers(self.config, self.skip, dtype=self.dtype, name="layers")(x, bias)
+        return Layers(self.config, self.skip, dtype=self.dtype, name="layers")(x, bias, skip)
 
 
 class Layers(nn.Module):
-    """The layers. The last `skip` have parameters and no effect."""
+    """The layers. The last `skip` have parameters and no effect; an argument overrides `skip`."""
 
     config: ClipTextConfig
     skip: int = 0
@@ -146,12 +155,17 @@ class Layers(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t d"], bias: Float[Array, "#b 1 t t"]
+        self,
+        x: Float[Array, "b t d"],
+        bias: Float[Array, "#b 1 t t"],
+        skip: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
         states = [x]
         for i in range(self.config.num_hidden_layers):
             layer = EncoderLayer(self.config, dtype=self.dtype, name=str(i))
             states.append(layer(states[-1], bias))
+        if skip is not None:
+            return jnp.stack(states)[len(states) - 1 - skip, jnp.arange(len(x))]
         return states[len(states) - 1 - self.skip]  # The compiler removes unused layers.
 
 
@@ -168,6 +182,8 @@ class TextTransformer(nn.Module):
         tokens: Int[Array, "b t"],
         mask: Bool[Array, "b t"] | None = None,
         texts: Int[Array, "b t"] | None = None,
+        vectors: Float[Array, "b t d"] | None = None,
+        skip: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
         length = tokens.shape[1]
         visible = jnp.tril(jnp.ones((length, length), bool))[None]
@@ -178,9 +194,10 @@ class TextTransformer(nn.Module):
             visible = same | (visible & (positions == 0)[:, None])
         if mask is not None:
             visible = visible & mask[:, None]
-        x = Embeddings(self.config, dtype=self.dtype, name="embeddings")(tokens, positions)
+        embeddings = Embeddings(self.config, dtype=self.dtype, name="embeddings")
+        x = embeddings(tokens, positions, vectors)
         encoder = Encoder(self.config, self.skip, dtype=self.dtype, name="encoder")
-        x = encoder(x, hide(visible)[:, None])
+        x = encoder(x, hide(visible)[:, None], skip)
         return _layer_norm(self.config, "final_layer_norm", self.dtype)(x)
 
 
@@ -201,19 +218,23 @@ class ClipText(nn.Module):
         tokens: Int[Array, "b t"],
         mask: Bool[Array, "b t"] | None = None,
         texts: Int[Array, "b t"] | None = None,
+        vectors: Float[Array, "b t d"] | None = None,
+        skip: Int[Array, " b"] | None = None,
     ) -> Float[Array, "b t d"]:
         """The last hidden states, after the final layer norm, in float32.
 
         Attention is causal: each token attends to itself and earlier ones.
 
         Args:
-          tokens: a text between its start and end tokens, and padding.
+          tokens: a text between its start and end tokens, and padding; -1 selects `vectors`.
           mask: false for tokens to hide. Stable Diffusion was trained without it, with padding
             visible.
           texts: the text of each token, for several texts packed into one row: 0 for the first one
             and all padding; 1, 2 … for further ones, without start and end tokens. Each has the
             states that it would have alone (Krell et al. 2021, "Efficient Sequence Packing without
             Cross-contamination", §3.2); all share the row's start token.
+          vectors: token embeddings of textual inversions (Gal et al. 2022, §4), read at tokens -1.
+          skip: of each row, instead of `clip_skip`.
 
         Raises:
           ValueError: more tokens than positions, or `clip_skip` leaves no layer.
@@ -229,7 +250,7 @@ class ClipText(nn.Module):
                 f" {self.config.num_hidden_layers}"
             )
         network = TextTransformer(self.config, self.clip_skip, dtype=self.dtype, name="text_model")
-        return widened(network(tokens, mask, texts))
+        return widened(network(tokens, mask, texts, vectors, skip))
 
 
 def _layer_norm(config: ClipTextConfig, name: str, dtype: Dtype) -> nn.LayerNorm:

@@ -143,10 +143,21 @@ class Model:
         return self.autoencoder.decode(params.get("autoencoder", {}), latents)
 
     def encode_text(self, params: Params, text: Text, rng: PRNGKeyArray | None = None) -> Text:
-        """The text with its states of the text encoder; `rng` is for LoRA's dropout."""
-        inputs = text.tokens, None, text.ids
+        """The text with its states of the text encoder; `rng` is for LoRA's dropout.
+
+        Each window of `text_length` tokens is encoded alone.
+        """
+        windows = max(1, text.tokens.shape[1] // self.text_length)
+
+        def split(x: Any) -> Any:
+            return None if x is None else x.reshape(-1, x.shape[1] // windows, *x.shape[2:])
+
+        # Each of several windows has tokens of one text only.
+        ids = text.ids if windows == 1 else None
+        skip = None if text.skip is None else jnp.repeat(text.skip, windows)
+        inputs = split(text.tokens), None, ids, split(text.vectors), skip
         states = self._apply("text_encoder", self.text_encoder, params, rng, *inputs)
-        return text._replace(states=states)
+        return text._replace(states=states.reshape(*text.tokens.shape, -1))
 
     def locate(
         self,

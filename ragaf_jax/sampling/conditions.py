@@ -5,9 +5,9 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, Text
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.nets.regions import flat, region_shares
 from ragaf_jax.sampling.sampling_config import SamplingConfig, Scales, TextConditioning
@@ -51,9 +51,9 @@ def stacked_conditions(
     if text is not None:
         negative, positive = text.negative, text.positive
     if count == 1:  # without guidance
-        texts = model.encode_text(params, positive)
+        texts = weighted(model.encode_text(params, positive))
     else:
-        both = model.encode_text(params, _concatenated([negative, positive]))
+        both = weighted(model.encode_text(params, _concatenated([negative, positive])))
         negative = jax.tree.map(lambda x: x[:-examples], both)
         positive = jax.tree.map(lambda x: x[-examples:], both)
         negative = jax.tree.map(lambda x, like: jnp.broadcast_to(x, like.shape), negative, positive)
@@ -75,6 +75,26 @@ def stacked_conditions(
             regions = regions._replace(allowed=own)
     sketch = jnp.concatenate([batch.sketch] * count) * shown[:, None, None, None]
     return Conditioning(texts, sketch, regions)
+
+
+def weighted(text: Text) -> Text:
+    """The states times their weights; each text then keeps the mean of its states.
+
+    As diffusers' community pipeline `lpw_stable_diffusion`, over all windows and channels of a
+    text. What only the text encoder reads is removed.
+    """
+    weights, states, ids = text.weights, text.states, text.ids
+    text = text._replace(weights=None, vectors=None, skip=None)
+    if weights is None or states is None or ids is None:
+        return text
+    same = ids[:, None] == ids[..., None]
+
+    def total(means: Float[Array, "b t"]) -> Float[Array, "b t"]:
+        return jnp.where(same, means[:, None], 0).sum(-1)
+
+    means = states.mean(-1)
+    scale = weights * total(means) / total(means * weights)
+    return text._replace(states=states * scale[..., None])
 
 
 def _concatenated(trees: Sequence[T]) -> T:

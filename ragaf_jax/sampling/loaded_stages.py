@@ -1,6 +1,7 @@
 """Trained stages on devices, which sample batches and requests."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from ragaf_jax.sampling.loop import Finished, Images, Progress, StageRun, sample
 from ragaf_jax.sampling.lora.given import Lora
 from ragaf_jax.sampling.lora.merging import AdaptedParams
 from ragaf_jax.sampling.options import STAGES, Options
+from ragaf_jax.sampling.prompts.embeddings import Embeddings
 from ragaf_jax.sampling.request import Request
 from ragaf_jax.sampling.sampling_config import TextConditioning, scales_of
 from ragaf_jax.sampling.stage_sampler import StageSampler, make_stage_sampler, seed_keys
@@ -29,7 +31,10 @@ class LoadedStages:
 
     Attributes:
       stages: by number, 1 and 2.
+      embeddings: textual inversions by name; see `Pipeline.load_embeddings`.
     """
+
+    embeddings: Embeddings
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class LoadedStages:
         Raises:
           UserError: no stage, or stages that do not fit each other.
         """
+        self.embeddings = {}
         self.stages = {i: stage for i, stage in ((1, stage1), (2, stage2)) if stage is not None}
         if not self.stages:
             raise UserError(
@@ -128,18 +134,32 @@ class LoadedStages:
           requests, seeds, options, images: as in `stream`.
           progress: called after each of the `steps`.
         """
-        results: list[Finished] = []
-        for i in range(0, len(requests), self.batch_size):
-            some = slice(i, i + self.batch_size)
+        results: dict[int, Finished] = {}
+        for some in self._batches(requests):
             starts = None if images is None else images[some]
             every = None if progress is None else 1
-            given = requests[some], seeds[some], options, starts, every
+            given = [requests[i] for i in some], [seeds[i] for i in some], options, starts, every
             for event in self.stream(*given, preview=False):
                 if isinstance(event, Finished):
-                    results.append(event)
+                    parts = (event.part(slice(i, i + 1)) for i in range(len(some)))
+                    results |= dict(zip(some, parts, strict=True))
                 elif progress is not None:
                     progress(event)
-        return joined(results)
+        return joined([results[i] for i in range(len(requests))])
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        """The places of requests that are sampled together.
+
+        Texts of one batch have equal numbers of windows, so that no image depends on other texts.
+        """
+        places: dict[Any, list[int]] = {}
+        for i, one in enumerate(requests):
+            texts = one.text, one.without_region_text
+            key = jax.tree.structure(texts), *(x.shape for x in jax.tree.leaves(texts))
+            places.setdefault(key, []).append(i)
+        for alike in places.values():
+            for i in range(0, len(alike), self.batch_size):
+                yield alike[i : i + self.batch_size]
 
     def stream(
         self,
@@ -154,7 +174,7 @@ class LoadedStages:
         """Samples several requests as one batch; closing the iterator cancels.
 
         Args:
-          requests: as `make_request` returns them.
+          requests: as `make_request` returns them, with texts of equal numbers of windows.
           seeds: one per request.
           options: of all requests.
           images: to start from, one per request, at the model's size.
@@ -172,8 +192,21 @@ class LoadedStages:
         texts: dict[int, tuple[TextConditioning, TextConditioning | None]] = {1: (plain, None)}
         partly = any(one.has_region_text and not one.all_regions_have_text for one in requests)
         texts[2] = text, plain if partly else None
+        skipped = functools.partial(self._with_skip, options.clip_skip)
+        texts = {i: (skipped(i, one), skipped(i, other)) for i, (one, other) in texts.items()}
         keys = {i: seed_keys(np.array(seeds, np.uint32), i) for i in STAGES[options.stages]}
         yield from self._sample(batch, keys, options, texts, images, every, preview=preview)
+
+    def _with_skip(
+        self, skip: int | None, number: int, text: TextConditioning | None
+    ) -> TextConditioning | None:
+        """The texts with `clip_skip`, unless Stage `number` skips as many layers anyway."""
+        stage = self.stages.get(number)
+        if text is None or stage is None or skip in (None, stage.model.text_encoder.clip_skip):
+            return text
+        skips = np.full(len(text.region_text_ids), skip, np.int32)
+        negative, positive = (x._replace(skip=skips) for x in (text.negative, text.positive))
+        return text._replace(negative=negative, positive=positive)
 
     def sample_batch(
         self, batch: Batch, keys: Mapping[int, UInt32[np.ndarray, "b words"]], options: Options

@@ -28,6 +28,7 @@ class Options:
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       stages: "both", "1" or "2" alone.
       loras: files merged into the parameters, with strengths; a new file may compile once.
+      clip_skip: number of the text encoder's last layers to skip; None: as in training.
     """
 
     steps: int
@@ -39,6 +40,7 @@ class Options:
     sketch_strength: float = 1.0
     stages: str = "both"
     loras: tuple[Lora, ...] = ()
+    clip_skip: int | None = None
 
 
 class OptionArguments(TypedDict, total=False):
@@ -53,6 +55,7 @@ class OptionArguments(TypedDict, total=False):
     sketch_strength: float
     stages: Literal["both", "1", "2"]
     loras: Loras
+    clip_skip: int
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
@@ -84,8 +87,8 @@ def make_options(
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
-    loras = as_loras(fields.get("loras"))
-    return Options(**{**fields, "steps": int(fields["steps"]), "loras": loras})
+    whole = {name: int(fields[name]) for name in ("steps", "clip_skip") if name in fields}
+    return Options(**{**fields, **whole, "loras": as_loras(fields.get("loras"))})
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:
@@ -99,13 +102,16 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
       UserError: the first such value.
     """
     given = {name: value for name, value in fields.items() if value is not None}
-    for name in ("steps", *SCALES, *FRACTIONS):
+    for name in ("steps", "clip_skip", *SCALES, *FRACTIONS):
         if name in given and not isinstance(given[name], numbers.Real):
             raise UserError(f"{name} is {given[name]!r}; choose a number.")
     steps, most = given.get("steps", 1), schedule_steps or math.inf
     if not (1 <= steps <= most and steps == int(steps)):
         upto = "or more" if schedule_steps is None else f"to {schedule_steps}"
         raise UserError(f"steps is {steps}; choose a whole number, 1 {upto}.")
+    skip = given.get("clip_skip", 0)
+    if not (skip >= 0 and skip == int(skip)):
+        raise UserError(f"clip_skip is {skip}; choose a whole number, 0 or more.")
     for name in FRACTIONS:
         if not 0 <= given.get(name, 0) <= 1:
             raise UserError(f"{name} is {given[name]}; choose 0 to 1.")

@@ -26,6 +26,7 @@ from ragaf_jax.sampling.options import (
     check_seed,
     make_options,
 )
+from ragaf_jax.sampling.prompts.embeddings import Embeddings, read_embeddings
 from ragaf_jax.sampling.request import (
     Request,
     SketchPage,
@@ -155,7 +156,21 @@ class Pipeline(LoadedStages):
         negative_prompt: str = "",
     ) -> Request:
         """The inputs of the networks for one image: `make_request` with this model's sizes."""
-        return make_request(page, prompt, region_prompts or {}, negative_prompt, self.leading)
+        texts = prompt, region_prompts or {}, negative_prompt
+        return make_request(page, *texts, self.leading, self.embeddings)
+
+    def load_embeddings(self, *paths: str | Path) -> Embeddings:
+        """Loads textual inversions, which prompts then use by their names; replaces earlier ones.
+
+        Args:
+          *paths: as in `read_embeddings`.
+
+        Raises:
+          UserError: as `read_embeddings`.
+        """
+        width = self.leading.model.text_encoder.config.hidden_size
+        self.embeddings = read_embeddings(paths, width)
+        return self.embeddings
 
     def options(self, **arguments: Unpack[OptionArguments]) -> Options:
         """The options of a call, with defaults from the last stage's config; see `Options`.
@@ -174,6 +189,12 @@ class Pipeline(LoadedStages):
                     f"give --stage{number}, or choose stages={default!r}."
                 )
             self._sampler(number, options.sampler)
+            layers = self.stages[number].model.text_encoder.config.num_hidden_layers
+            if options.clip_skip is not None and options.clip_skip >= layers:
+                raise UserError(
+                    f"clip_skip is {options.clip_skip}; the text encoder has {layers} layers, "
+                    f"choose 0 to {layers - 1}."
+                )
         return self.with_loras(options, options.loras)
 
     def __call__(
@@ -232,7 +253,7 @@ class Pipeline(LoadedStages):
         finished = self.run([request] * count, seeds, options, images, progress)
         done = time.perf_counter()
         texts = prompt, region_prompts, negative_prompt
-        settings = recorded_settings(*texts, seed, count, options)
+        settings = recorded_settings(*texts, seed, count, options, request.embeddings)
         seconds = {"regions": ready - start, "sampling": done - ready}
         given = None if images is None else images[0]
         return result_of(page, request, finished, settings, seconds, given)

@@ -15,7 +15,7 @@ METADATA = "metadata.json"
 # Flags of `ragaf_jax.sample` that are fields of `Options`.
 OPTION_FLAGS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
-    *("sampler", "stages"),
+    *("sampler", "stages", "clip_skip"),
 )
 # Flags of `ragaf_jax.sample` that metadata.json records by the same names.
 RECORDED_FLAGS = (
@@ -141,6 +141,8 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
         if found.get(name) is not None and name not in given:
             texts[name] = str(found[name])
             _check_unchanged(path, name, Path(texts[name]), found.get(_DIGEST.format(name)))
+    if "embedding" not in given and "embeddings" in found:
+        texts["embedding"] = _embeddings(path, found["embeddings"])
     prompts, merges = found.get("region_prompts", {}), found.get("merge", [])
     if not isinstance(prompts, dict) or not isinstance(merges, list):
         raise UserError(
@@ -159,6 +161,19 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
             if f"stage{number}" not in given and "checkpoint_step" in stage:
                 steps[number] = stage["checkpoint_step"]
     return Recorded({name: value for name, value in texts.items() if name not in given}, steps)
+
+
+def _embeddings(path: Path, recorded: Any) -> list[str]:
+    """The recorded files of textual inversions, each once."""
+    try:
+        files = {str(one["path"]): one["sha256"] for one in recorded}
+    except (TypeError, KeyError, ValueError):
+        raise UserError(
+            f"In {path}, embeddings is {recorded!r}; give --embedding, which overrides it."
+        ) from None
+    for file, digest in files.items():
+        _check_unchanged(path, "embedding", Path(file), digest)
+    return list(files)
 
 
 def _read(path: Path) -> dict[str, Any]:

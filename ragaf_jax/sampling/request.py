@@ -1,14 +1,14 @@
 """The inputs of the networks for one image: sketch, regions and texts."""
 
+import contextlib
 import dataclasses
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from ragaf_jax.batch import Batch, Text, ink_on_black, stacked
+from ragaf_jax.batch import Batch, ink_on_black, stacked
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import Size, Window
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph, trim_edges
@@ -17,16 +17,12 @@ from ragaf_jax.graph.prepare import page_regions
 from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.options import Options
+from ragaf_jax.sampling.prompts.embeddings import Embedding, Embeddings
+from ragaf_jax.sampling.prompts.windows import make_texts, read_prompt
 from ragaf_jax.sampling.sampling_config import TextConditioning
 from ragaf_jax.sampling.sketch_notices import sketch_notices
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.sketch_input import SketchInput
-from ragaf_jax.tokenizer import Tokenizer
-
-# Prompt syntax of other programs: (word:1.3), [word], <lora:name:0.8>, BREAK.
-_SYNTAX = re.compile(
-    r"\([^()]*:\s*-?[0-9.]+\s*\)|\[[^\[\]]+\]|<(?:lora|lyco|hypernet|embedding)\b[^>]*>|\bBREAK\b"
-)
 
 
 class SketchPage(NamedTuple):
@@ -59,17 +55,22 @@ class Request(NamedTuple):
     Attributes:
       batch: one example with the prompt alone; its image is blank.
       text: one example with region prompts.
+      without_region_text: the same without region prompts; of fewer tokens where each text has
+        windows of its own.
       graph: of the regions, not padded.
       prompts: the prompt, followed by a line for each region prompt.
       pieces: the characters of each token of `text.positive`.
+      embeddings: textual inversions of all texts.
       notices: losses of sketch and texts, as sentences.
     """
 
     batch: Batch
     text: TextConditioning
+    without_region_text: TextConditioning
     graph: RegionGraph
     prompts: str
     pieces: list[str]
+    embeddings: list[Embedding]
     notices: list[str]
 
     @property
@@ -88,14 +89,6 @@ class Request(NamedTuple):
         """Whether all regions have their own prompts."""
         return bool(self.text.region_text_ids[:, : len(self.graph.nodes)].all())
 
-    @property
-    def without_region_text(self) -> TextConditioning:
-        """The text without region prompts."""
-        return self.text._replace(
-            positive=self.batch.text._replace(ids=np.zeros_like(self.text.positive.ids)),
-            region_text_ids=np.zeros_like(self.text.region_text_ids),
-        )
-
 
 def recorded_settings(
     prompt: str,
@@ -104,17 +97,29 @@ def recorded_settings(
     seed: int,
     count: int,
     options: Options,
+    embeddings: Sequence[Embedding] = (),
 ) -> dict[str, Any]:
-    """A call as metadata.json records it, without empty texts and lists."""
+    """A call as metadata.json records it, without empty texts and lists, and without None."""
     settings: dict[str, Any] = {"prompt": prompt}
     if region_prompts:
         settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
     if negative_prompt:
         settings["negative_prompt"] = negative_prompt
-    fields = dataclasses.asdict(options)
-    if not options.loras:
-        del fields["loras"]
-    return {**settings, "seed": seed, "count": count, **fields}
+    if embeddings:
+        settings["embeddings"] = [
+            {"path": str(one.path.absolute()), "sha256": one.sha256} for one in embeddings
+        ]
+    chosen = {name: x for name, x in dataclasses.asdict(options).items() if x not in (None, ())}
+    return {**settings, "seed": seed, "count": count, **chosen}
+
+
+def embeddings_of(texts: Iterable[str], stage: Stage, embeddings: Embeddings) -> list[Embedding]:
+    """The textual inversions that texts name."""
+    if not embeddings:
+        return []
+    read = stage.tokenizer, stage.model.text_length, embeddings
+    found = (one for text in texts for one in read_prompt(text, *read).embeddings)
+    return list({one.name: one for one in found}.values())
 
 
 def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:
@@ -132,21 +137,24 @@ def make_request(
     region_prompts: Mapping[int, str],
     negative_prompt: str,
     stage: Stage,
+    embeddings: Embeddings | None = None,
 ) -> Request:
     """Encodes sketch, regions and texts as inputs of the networks.
 
-    In RAGAF, a region attends to its own prompt alone, or to the main prompt if it has none.
+    In RAGAF, a region attends to its own prompt alone, or to the main prompt if it has none. The
+    syntax of all texts is that of `prompts.syntax`.
 
     Args:
       page: the sketch and its regions.
       prompt, negative_prompt: may be empty.
       region_prompts: prompts of some regions, by region number.
       stage: gives tokenizer and sizes.
+      embeddings: textual inversions that texts may name.
 
     Raises:
-      UserError: an unknown region number, an empty region prompt, or too many tokens.
+      UserError: an unknown region number, an empty region prompt, wrong syntax, or too many tokens.
     """
-    model, tokenizer, length = stage.model, stage.tokenizer, stage.model.text_length
+    model, tokenizer = stage.model, stage.tokenizer
     regions, numbers = page.numbered.regions, sorted(region_prompts)
     region_text_ids = np.zeros((1, model.max_regions), np.int32)
     for text_id, number in enumerate(numbers, 1):
@@ -154,9 +162,19 @@ def make_request(
     stripped = {number: region_prompts[number].strip() for number in numbers}
     texts = {"prompt": prompt, "negative prompt": negative_prompt}
     texts |= {f"prompt of region {number}": text for number, text in stripped.items()}
-    for text in texts.values():
+    read = tokenizer, model.text_length, embeddings or {}
+    prompts = {}
+    for name, text in texts.items():
         _check_text(text)
-    packed = _packed(prompt, stripped, length, tokenizer)
+        with _named(name):
+            prompts[name] = read_prompt(text, *read)
+    main, negative, *regional = prompts.values()
+    for number, one in zip(numbers, regional, strict=True):
+        if not one.tokens:
+            raise UserError(f"The prompt of region {number} is empty; describe the region.")
+    sizes = tokenizer, model.text_length
+    alone = make_texts(main, [], negative, *sizes)
+    packed = make_texts(main, regional, negative, *sizes) if regional else alone
     graph_config = GraphConfig(**stage.config.data.graph)
     graph = trim_edges(region_graph(regions, graph_config), model.max_edges)
     batch = Batch(
@@ -164,17 +182,28 @@ def make_request(
         sketch=ink_on_black(page.sketch[None]),
         labels=regions.labels[None],
         graph=stacked([pad_graph(graph, model.max_regions, model.max_edges)]),
-        text=Text(*tokenizer.encode([prompt], length)),
+        text=alone.positive._replace(ids=None),
     )
-    negative = _packed(negative_prompt, {}, length, tokenizer)
+    notices = [f"The {name} {x}" for name, one in prompts.items() for x in one.notices]
     return Request(
         batch,
-        TextConditioning(negative, packed, region_text_ids),
+        TextConditioning(packed.negative, packed.positive, region_text_ids),
+        TextConditioning(alone.negative, alone.positive, np.zeros_like(region_text_ids)),
         graph,
         "\n".join([prompt.strip(), *(f"{number}: {text}" for number, text in stripped.items())]),
-        tokenizer.pieces(packed.tokens[0].tolist()),
-        [*sketch_notices(page.given), *_text_notices(texts, length, tokenizer)],
+        packed.pieces,
+        list({x.name: x for one in prompts.values() for x in one.embeddings}.values()),
+        [*sketch_notices(page.given), *notices],
     )
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Adds the name of a text to its errors."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"In the {name}: {error}") from None
 
 
 def _check_text(text: str) -> None:
@@ -186,46 +215,3 @@ def _check_text(text: str) -> None:
             f"The text {text[:40]!a} is not Unicode from character {error.start} on; write it "
             "in UTF-8."
         ) from None
-
-
-def _packed(
-    prompt: str, region_prompts: Mapping[int, str], length: int, tokenizer: Tokenizer
-) -> Text:
-    """One row of tokens: the prompt, then each region prompt without start and end tokens.
-
-    Raises:
-      UserError: an empty region prompt, or more than `length` tokens.
-    """
-    rows, masks = tokenizer.encode([prompt, *region_prompts.values()], length)
-    tokens, mask, ids = rows[0], masks[0], np.zeros(length, np.int32)
-    counts = [tokenizer.count(text)[0] - 2 for text in region_prompts.values()]
-    end = int(mask.sum())
-    total = end + sum(counts)
-    for text_id, (number, count) in enumerate(zip(region_prompts, counts, strict=True), 1):
-        if not count:
-            raise UserError(f"The prompt of region {number} is empty; describe the region.")
-        if end + count > length:
-            raise UserError(
-                f"The prompt and the region prompts have {total} tokens and the model takes "
-                f"{length}, which cuts the prompt of region {number}; shorten them."
-            )
-        span = slice(end, end + count)
-        tokens[span], mask[span], ids[span] = rows[text_id][1 : 1 + count], True, text_id
-        end += count
-    return Text(tokens[None], mask[None], ids[None])
-
-
-def _text_notices(texts: Mapping[str, str], length: int, tokenizer: Tokenizer) -> list[str]:
-    notices = []
-    for name, text in texts.items():
-        if unknown := tokenizer.unknown_words(text):
-            words = ", ".join(dict.fromkeys(unknown))
-            notices.append(f"Unknown words of the {name}: {words}.")
-        if found := [match[0] for match in _SYNTAX.finditer(text)]:
-            notices.append(
-                f"The {name} has {', '.join(dict.fromkeys(found))}, which is encoded as plain "
-                "text: token weights, LoRA tags and BREAK are not supported."
-            )
-        if tokenizer.count(text)[0] > length:
-            notices.append(f"The {name} is longer than {length} tokens; its end was cut off.")
-    return notices

@@ -28,8 +28,13 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module", params=KNOWN)
 def opened(request, tmp_path_factory):
     """A generation's name, its checkpoint and its ControlNet, from files of the golden weights."""
-    folder = tmp_path_factory.mktemp(request.param)
-    for name, network in KNOWN[request.param].items():
+    folder = written(tmp_path_factory.mktemp(request.param), request.param)
+    return request.param, open_pretrained(str(folder)), open_control(str(folder / "controlnet"))
+
+
+def written(folder, kind):
+    """The folder, with the files of a generation's checkpoint."""
+    for name, network in KNOWN[kind].items():
         (folder / name).mkdir()
         file = "scheduler_config.json" if name == "scheduler" else "config.json"
         (folder / name / file).write_text(json.dumps(network["config"]))
@@ -37,7 +42,7 @@ def opened(request, tmp_path_factory):
             stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
             weights = {x: values.weight(x, shape) for x, shape in network["shapes"].items()}
             save_file(weights, folder / name / f"{stem}.safetensors")
-    return request.param, open_pretrained(str(folder)), open_control(str(folder / "controlnet"))
+    return folder
 
 
 def check(ours, name):

@@ -43,3 +43,16 @@ START_SHAPE, STEPS = (2, 3, 3, 2), 5
 def start():
     """Pure noise."""
     return normal("start", *START_SHAPE)
+
+
+_LONG = ", ".join(f"{noun} {i}" for i, noun in enumerate(("red", "house", "door") * 9))
+# Prompts and negative prompts, of one to three windows of 77 tokens.
+PROMPTS = (
+    ("a red house", ""),
+    (r"a (red) house, [small (blue:1.4) door] and a (((sky:0.7))) \(literal\]", "(bad:1.2)"),
+    ("((unclosed red (house:0.5), [door", "a ) door ] :1.3)"),
+    (f"(a red house:1.3), {_LONG}, [[door]]", "(small:0.8) door"),
+    ("a (red:1.2) house", f"{_LONG}, (bad:1.5)"),
+)
+# Layers of the text encoder to skip.
+SKIPS = (0, 1)

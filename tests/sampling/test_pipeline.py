@@ -265,6 +265,26 @@ def test_words_of_a_region_are_all_that_it_hears_and_nobody_else_does(rng, pipel
     np.testing.assert_array_equal(result.attention[0] > 0, rows)
 
 
+def test_texts_that_share_no_window_have_windows_of_their_own(rng, pipeline):
+    drawing = pipeline.page(random_page(rng))
+    one, other = sorted(two_regions(rng, drawing))
+    texts = {one: " ".join(WORDS[2:10]), other: "red small"}
+    asked = {"seed": int(rng.integers(2**32)), "steps": 2}
+    result = pipeline(drawing, "a house", texts, **asked)
+    assert np.shape(result.pieces) == (36,) and result.pieces[13:21] == WORDS[2:10]
+    rows = np.zeros((drawing.numbered.regions.n, 3, 12), bool)
+    rows[:, 0, :4] = True
+    rows[one], rows[other] = False, False
+    rows[one, 1, :10] = rows[other, 2, :4] = True
+    np.testing.assert_array_equal(result.attention[0] > 0, rows.reshape(-1, 36))
+    # Other cells are those of the prompt alone, which needs one window.
+    plain = pipeline(drawing, "a house", **asked)
+    np.testing.assert_array_equal(result.coarse, plain.coarse)
+    same = (result.images == plain.images).all(-1).mean()
+    assert 0 < same < 1
+    assert result.attention_maps is not None
+
+
 def test_what_is_not_spoken_for_is_drawn_as_without_words(rng, pipeline):
     drawing = pipeline.page(random_page(rng))
     labels = drawing.numbered.regions.labels
@@ -333,23 +353,32 @@ def test_a_page_full_of_shapes_is_merged_into_the_budget(pipeline):
 
 
 def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
-    page = random_page(rng)
-    (unknown,) = pipeline(page, "a purple house").notices
-    assert "purple" in unknown and "house" not in unknown
-    for text in ("a (house:1.4)", "a [house] red", "a house <lora:red:0.8>", "a house BREAK red"):
-        notices = [x for x in pipeline(page, text).notices if "as plain text" in x]
-        assert len(notices) == 1 and "The prompt has " in notices[0]
-    for text in ("a house (red)", "a: house", "a house, break"):
-        assert not any("as plain text" in x for x in pipeline(page, text).notices)
+    page = pipeline.page(random_page(rng))
+
+    def notices(prompt, *others):
+        return pipeline.request(page, prompt, *others).notices
+
+    assert notices("a purple house") == ["The prompt has unknown words: purple."]
+    assert notices("a house", {0: "purple"}) == [
+        "The prompt of region 0 has unknown words: purple."
+    ]
+    for text in ("a [house] red", "a house AND red", "[house|red]"):
+        (notice,) = [x for x in notices(text) if "as plain text" in x]
+        assert notice.startswith("The prompt has ")
+    (notice,) = notices("a house <lora:red:0.8>")
+    assert notice.startswith("The prompt has <lora:red:0.8>, which is left out")
+    for text in ("a (house:1.4)", "a house (red)", "a: house", "a house, break"):
+        assert not any("as plain text" in x for x in notices(text))
     (zero,) = pipeline(page, "a house", guidance=0.0).notices
     assert zero.startswith("guidance is 0, so the prompt has no effect")
-    (long,) = pipeline(page, " ".join(WORDS[:11])).notices
-    assert "longer than 12 tokens" in long
-    assert pipeline(page, " ".join(WORDS[:10])).notices == []
-    with pytest.raises(UserError, match="13 tokens and .* 12, which cuts the prompt of region 0"):
-        pipeline(page, " ".join(WORDS[:10]), {0: "red"})
-    with pytest.raises(UserError, match="13 tokens and .* 12, which cuts the prompt of region 1"):
-        pipeline(page, " ".join(WORDS[:5]), {0: "red small", 1: "blue red small top"})
+    (long,) = notices(" ".join(WORDS[:11]))
+    assert long == "The prompt takes 2 windows of 12 tokens; the model was trained with one."
+    assert notices(" ".join(WORDS[:10])) == []
+    assert notices(" ".join(WORDS[:10]), {0: "red"}) == []
+    with pytest.raises(UserError, match=r"^In the negative prompt: The weight in ':1.2.3\)' is no"):
+        pipeline(page, "a house", negative_prompt="(red:1.2.3)")
+    with pytest.raises(UserError, match="The prompts take 100 windows of 12 tokens and at most 64"):
+        pipeline(page, "a " * 1000)
     with pytest.raises(UserError, match="There is no region 77; the sketch has the regions 0, 1"):
         pipeline(page, "a house", {77: "red"})
     with pytest.raises(UserError, match="The prompt of region 1 is empty"):

@@ -37,6 +37,13 @@ def define_stage_flags(checkpoint: str | None) -> None:
         "LoRA file with strengths in UNet and text encoder, such as style.safetensors=0.8,0.5; one "
         "number is for both, the default 1; may be repeated.",
     )
+    flags.DEFINE_multi(
+        PATH,
+        flags.ArgumentSerializer(),
+        "embedding",
+        [],
+        "Textual inversion (.safetensors), or a folder of them, for prompts to name; repeatable.",
+    )
     flags.DEFINE_enum(
         "dtype", None, ["float32", "bfloat16"], "Of the computation; default: as trained."
     )
@@ -112,7 +119,17 @@ def restore_pipeline(devices: int | None, per_device: int, checkpoint: str) -> "
     notify("Loading the checkpoints …")
     where = {"devices": jax.devices()[:devices], "per_device": per_device}
     choices = {"dtype": FLAGS.dtype, "checkpoint": checkpoint}
-    return Pipeline.restore(FLAGS.stage1, FLAGS.stage2, **choices, **where)
+    pipeline = Pipeline.restore(FLAGS.stage1, FLAGS.stage2, **choices, **where)
+    load_embeddings(pipeline)
+    return pipeline
+
+
+def load_embeddings(pipeline: "Pipeline") -> None:
+    """Loads the textual inversions of --embedding, and prints their names."""
+    found = pipeline.load_embeddings(*FLAGS.embedding).values()
+    if found:
+        names = (f"{x.name} ({len(x.vectors)} vector{'s' * (len(x.vectors) > 1)})" for x in found)
+        notify(f"Embeddings, for prompts to name: {', '.join(names)}.")
 
 
 def with_edited_regions(

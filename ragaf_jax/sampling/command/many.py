@@ -20,7 +20,12 @@ from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
-from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
+from ragaf_jax.sampling.request import (
+    Request,
+    SketchPage,
+    embeddings_of,
+    recorded_settings,
+)
 from ragaf_jax.sampling.results import result_of
 
 
@@ -90,7 +95,9 @@ class _Run:
         options = self.options
         if one.loras is not None:
             options = self.pipeline.with_loras(options, one.loras)
-        settings = recorded_settings(*texts, own_seed, 1, options)
+        every = one.prompt, one.negative_prompt, *one.region_prompts.values()
+        used = embeddings_of(every, self.pipeline.leading, self.pipeline.embeddings)
+        settings = recorded_settings(*texts, own_seed, 1, options, used)
         settings["neck_splits"] = self.neck_splits
         if one.name == FILE:
             raise UserError(f"{FILE} is the name of the overview; choose another name.")
@@ -202,7 +209,7 @@ def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:
     if not isinstance(found, dict):
         return False
     as_json = comparable(json.loads(json.dumps(dict(expected))))
-    # Empty texts are not recorded, and outputs of older versions have no `neck_splits`.
-    names = {*as_json, "region_prompts", "negative_prompt", "loras"}
+    # Empty texts and defaults are not recorded, and older outputs have no `neck_splits`.
+    names = {*as_json, "region_prompts", "negative_prompt", "embeddings", "clip_skip", "loras"}
     found = comparable({"neck_splits": NECK_SPLITS, **found})
     return all(found.get(name) == as_json.get(name) for name in names)

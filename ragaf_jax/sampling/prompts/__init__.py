@@ -1,0 +1,1 @@
+"""Prompts: their syntax, textual inversions, and windows of tokens."""

@@ -1,0 +1,138 @@
+"""Textual inversions (Gal et al. 2022): token embeddings under a name, from safetensors files."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ragaf_jax.errors import UserError, nearest
+from ragaf_jax.weights.stores import Safetensors, open_weights
+
+_A1111 = "emb_params"  # the file's stem is the name
+_SDXL = {"clip_l", "clip_g"}
+_UNNAMED = "*"  # the placeholder of many training scripts
+
+# ComfyUI's form of a name, and the names that diffusers' training scripts suggest.
+_EXPLICIT = re.compile(r"\bembedding:(\S+)", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"<[\w-]+>")
+
+
+class Embedding(NamedTuple):
+    """A textual inversion.
+
+    Attributes:
+      name: its placeholder in prompts; case has no effect.
+      vectors: the embeddings of its tokens.
+      path: of its file.
+      sha256: of its file.
+    """
+
+    name: str
+    vectors: Float[np.ndarray, "n d"]
+    path: Path
+    sha256: str
+
+
+Embeddings = Mapping[str, Embedding]  # by name in lower case
+
+
+def read_embeddings(paths: Iterable[str | Path], width: int) -> dict[str, Embedding]:
+    """Reads files in diffusers' or AUTOMATIC1111's layout.
+
+    Args:
+      paths: `.safetensors` files, or folders of them.
+      width: of the text encoder's states.
+
+    Raises:
+      UserError: a file that cannot be read or is no textual inversion, vectors of another width or
+        with NaN, or two files with one name.
+    """
+    found: dict[str, Embedding] = {}
+    for path in [file for given in paths for file in _files(Path(given).expanduser())]:
+        for one in _read(path, width):
+            if one.name.lower() in found:
+                other = found[one.name.lower()].path
+                raise UserError(
+                    f"The embedding {one.name!r} is in {other} and in {path}; give one of them."
+                )
+            found[one.name.lower()] = one
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise UserError(f"There is no embedding {path}; give a .safetensors file or a folder.")
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"The folder {path} has no .safetensors file; give one with embeddings.")
+    return files
+
+
+def _read(path: Path, width: int) -> Iterator[Embedding]:
+    store = open_weights(path)
+    names = sorted(store.shapes)
+    if names and set(names) <= _SDXL:
+        raise UserError(
+            f"The embedding {path} is for Stable Diffusion XL, whose two text encoders this model "
+            "lacks; use one for Stable Diffusion 1 or 2."
+        )
+    if not isinstance(store, Safetensors) or any(
+        len(shape) not in (1, 2) or 0 in shape for shape in store.shapes.values()
+    ):
+        raise UserError(
+            f"{path} is no textual inversion: its tensors are {', '.join(names[:3])} …; give a "
+            "file in the layout of diffusers or AUTOMATIC1111."
+        )
+    if not names:
+        raise UserError(f"{path} has no tensors; give a file with an embedding.")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    for name in names:
+        placeholder = path.stem if name in (_A1111, _UNNAMED) else name.strip()
+        vectors = np.atleast_2d(store.read(name)).astype(np.float32)
+        if vectors.shape[1] != width:
+            raise UserError(
+                f"The embedding {placeholder!r} in {path} has width {vectors.shape[1]} and the "
+                f"text encoder {width}; use an embedding for this base model."
+            )
+        if not np.isfinite(vectors).all():
+            raise UserError(
+                f"The embedding {placeholder!r} in {path} has NaN or infinite values; download it "
+                "again."
+            )
+        yield Embedding(placeholder, vectors, path, sha256)
+
+
+def split(text: str, embeddings: Embeddings) -> list[str | Embedding]:
+    """A text, split at the names of embeddings, which may follow "embedding:".
+
+    Raises:
+      UserError: "embedding:" with another name.
+    """
+    parts: list[str | Embedding] = [text]
+    if embeddings:
+        # Longer names first, so that "cat-toy" is not read as "cat".
+        names = "|".join(re.escape(name) for name in sorted(embeddings, key=len, reverse=True))
+        pattern = re.compile(rf"(?<!\w)(?:embedding:)?({names})(?!\w)", re.IGNORECASE)
+        pieces = pattern.split(text)
+        parts = [embeddings[x.lower()] if i % 2 else x for i, x in enumerate(pieces)]
+    for part in parts:
+        if isinstance(part, str) and (match := _EXPLICIT.search(part)):
+            near = nearest(match[1].lower(), list(embeddings))
+            known = ", ".join(one.name for one in embeddings.values()) or "none is loaded"
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(
+                f"There is no embedding {match[1]!r}; {meant}Known: {known}. Give its file by "
+                "--embedding."
+            )
+    return parts
+
+
+def unknown_placeholders(text: str) -> list[str]:
+    """Parts of a text without names of embeddings that look like such a name: <cat-toy>."""
+    return _PLACEHOLDER.findall(text)

@@ -1,0 +1,223 @@
+"""Prompts as windows of tokens, each as long as the text encoder reads at once.
+
+A prompt fills windows of `length` tokens: start token, up to `length` - 2 of its own, end token,
+padding. The states of all windows together are the context of cross-attention, as in diffusers'
+community pipeline `lpw_stable_diffusion`. Each region prompt has windows of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ragaf_jax.batch import Text
+from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.prompts.embeddings import Embedding, Embeddings, split, unknown_placeholders
+from ragaf_jax.sampling.prompts.syntax import parse
+from ragaf_jax.tokenizer import Tokenizer
+
+MOST_WINDOWS = 64  # of a request, over which cross-attention would be costlier than the rest
+
+_VECTOR = -1  # the token id of a vector; see `Text.tokens`
+
+
+class Token(NamedTuple):
+    """A token of a prompt.
+
+    Attributes:
+      id: -1 for a vector of a textual inversion.
+      weight: of its state.
+      vector: its embedding, for id -1.
+      piece: its text, for id -1.
+    """
+
+    id: int
+    weight: float
+    vector: Float[np.ndarray, " d"] | None = None
+    piece: str = ""
+
+
+class Prompt(NamedTuple):
+    """A prompt in windows.
+
+    Attributes:
+      windows: the tokens of each window, without start and end tokens; at least one window.
+      embeddings: of the prompt.
+      notices: on its words and its syntax, each to follow the name of the prompt.
+    """
+
+    windows: list[list[Token]]
+    embeddings: list[Embedding]
+    notices: list[str]
+
+    @property
+    def tokens(self) -> list[Token]:
+        """The tokens of all windows."""
+        return [token for window in self.windows for token in window]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all weights are 1 and all tokens fit into one window."""
+        return len(self.windows) == 1 and all(token.weight == 1 for token in self.tokens)
+
+
+def read_prompt(text: str, tokenizer: Tokenizer, length: int, embeddings: Embeddings) -> Prompt:
+    """Parses and encodes a prompt.
+
+    BREAK starts a new window. The vectors of a textual inversion stay in one window if they fit.
+
+    Raises:
+      UserError: as `parse` and `split`.
+    """
+    of_words = tokenizer.words() is not None
+    parsed = parse(text, literal_brackets=of_words)
+    windows: list[list[Token]] = []
+    used: dict[str, Embedding] = {}
+    unknown: list[str] = []
+    unloaded: list[str] = []
+    for part in parsed.parts:
+        window: list[Token] = []
+        for span in part:
+            for piece in split(span.text, embeddings):
+                if isinstance(piece, Embedding):
+                    used[piece.name] = piece
+                    tokens = list(_vectors(piece, span.weight, marked=not of_words))
+                    if len(window) + len(tokens) > length - 2 >= len(tokens):
+                        windows.append(window)
+                        window = []
+                else:
+                    unknown += tokenizer.unknown_words(piece)
+                    unloaded += unknown_placeholders(piece)
+                    tokens = [Token(i, span.weight) for i in tokenizer.ids(piece)]
+                for token in tokens:
+                    if len(window) == length - 2:
+                        windows.append(window)
+                        window = []
+                    window.append(token)
+        if window:
+            windows.append(window)
+    notices = list(parsed.notices)
+    if unloaded:
+        names = ", ".join(dict.fromkeys(unloaded))
+        notices.append(f"has {names}, which is encoded as plain text: no embedding has this name.")
+    if unknown:
+        notices.append(f"has unknown words: {', '.join(dict.fromkeys(unknown))}.")
+    if of_words and len(windows) > 1:
+        notices.append(
+            f"takes {len(windows)} windows of {length} tokens; the model was trained with one."
+        )
+    return Prompt(windows or [[]], list(used.values()), notices)
+
+
+def _vectors(embedding: Embedding, weight: float, *, marked: bool) -> Iterator[Token]:
+    """The tokens of an embedding; `marked`: "</w>" ends words, as in CLIP's pieces."""
+    last = len(embedding.vectors) - 1
+    for i, vector in enumerate(embedding.vectors):
+        piece = embedding.name if i == 0 else ""
+        yield Token(_VECTOR, weight, vector, piece + "</w>" if marked and i == last else piece)
+
+
+class Texts(NamedTuple):
+    """Prompts as inputs of the text encoder, one row each.
+
+    Attributes:
+      negative, positive: of equal shapes; ids are 0 for the prompt, i for the i-th region prompt.
+      pieces: the text of each token of `positive`.
+    """
+
+    negative: Text
+    positive: Text
+    pieces: list[str]
+
+
+def make_texts(
+    prompt: Prompt, regions: Sequence[Prompt], negative: Prompt, tokenizer: Tokenizer, length: int
+) -> Texts:
+    """The rows of a prompt with region prompts, and of a negative prompt.
+
+    What fits into one window without weights shares it: the prompt with its start and end tokens,
+    then the tokens of the region prompts; each text still has the states that it would have alone.
+    Else each text has windows of its own. The shorter row is padded with empty windows.
+
+    Raises:
+      UserError: too many tokens.
+    """
+    packed = len(negative.windows) == 1 and all(x.is_plain for x in (prompt, *regions))
+    packed = packed and len(prompt.tokens) + 2 + sum(len(x.tokens) for x in regions) <= length
+    if not regions:
+        packed = len(prompt.windows) == len(negative.windows) == 1
+    if packed:
+        rows, owners = [prompt.tokens], [0]
+    else:
+        own = max(len(prompt.windows), len(negative.windows))
+        rows = _filled(prompt.windows, own)
+        owners = [0] * own
+        for i, region in enumerate(regions, 1):
+            rows += region.windows
+            owners += [i] * len(region.windows)
+    if len(rows) > MOST_WINDOWS:
+        raise UserError(
+            f"The prompts take {len(rows)} windows of {length} tokens and at most {MOST_WINDOWS} "
+            "are possible; shorten them."
+        )
+    everything = [*prompt.tokens, *negative.tokens, *(x for one in regions for x in one.tokens)]
+    weighted = any(token.weight != 1 for token in everything)
+    width = next((len(token.vector) for token in everything if token.vector is not None), None)
+    fields = tokenizer, length, weighted, width
+    positive, pieces = _text(rows, owners, *fields)
+    if packed:
+        _append(positive, pieces, regions, len(prompt.tokens) + 2, tokenizer)
+    empty, _ = _text(_filled(negative.windows, len(rows)), [0] * len(rows), *fields)
+    return Texts(empty, positive, pieces)
+
+
+def _filled(windows: list[list[Token]], count: int) -> list[list[Token]]:
+    """The windows and empty ones."""
+    return [*windows, *([] for _ in range(count - len(windows)))]
+
+
+def _text(
+    rows: Sequence[Sequence[Token]],
+    owners: Sequence[int],
+    tokenizer: Tokenizer,
+    length: int,
+    weighted: bool,
+    width: int | None,
+) -> tuple[Text, list[str]]:
+    """Windows side by side, and their pieces; all but the first are masked where empty."""
+    tokens, mask = tokenizer.framed([[x.id for x in row] for row in rows], length)
+    for i, row in enumerate(rows):
+        mask[i] &= bool(row) or i == 0
+    ids = np.repeat(np.array(owners, np.int32), length)
+    weights = np.ones(tokens.shape, np.float32)
+    vectors = None if width is None else np.zeros((*tokens.shape, width), np.float32)
+    pieces = tokenizer.pieces(np.maximum(tokens, 0).ravel().tolist())
+    for i, row in enumerate(rows):
+        for j, token in enumerate(row, 1):
+            weights[i, j] = token.weight
+            if vectors is not None and token.vector is not None:
+                vectors[i, j], pieces[i * length + j] = token.vector, token.piece
+    text = Text(
+        tokens.reshape(1, -1),
+        mask.reshape(1, -1),
+        ids[None],
+        weights=weights.reshape(1, -1) if weighted else None,
+        vectors=None if vectors is None else vectors.reshape(1, -1, vectors.shape[-1]),
+    )
+    return text, pieces
+
+
+def _append(
+    text: Text, pieces: list[str], regions: Sequence[Prompt], end: int, tokenizer: Tokenizer
+) -> None:
+    """Writes the tokens of region prompts behind those of the prompt, which end at `end`."""
+    tokens, mask, ids, vectors = text.tokens, text.mask, text.ids, text.vectors
+    assert ids is not None
+    for i, region in enumerate(regions, 1):
+        for token in region.tokens:
+            tokens[0, end], mask[0, end], ids[0, end] = token.id, True, i
+            pieces[end] = token.piece or tokenizer.pieces([max(token.id, 0)])[0]
+            if token.vector is not None and vectors is not None:
+                vectors[0, end], pieces[end] = token.vector, token.piece
+            end += 1
