@@ -42,10 +42,12 @@ def place_in_square(height: int, width: int, side: int) -> tuple[int, int, slice
     return height, width, slice(top, top + height), slice(left, left + width)
 
 
-def pad_to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The whole photo centred on a white square, aligned with `sketch_input.to_page`."""
+def pad_to_square(
+    photo: UInt8[np.ndarray, "h w 3"], side: int, paper: int = 255
+) -> UInt8[np.ndarray, "side side 3"]:
+    """The whole photo centred on a square of this grey, aligned with `sketch_input.to_page`."""
     height, width, rows, columns = place_in_square(photo.shape[0], photo.shape[1], side)
-    square = np.full((side, side, 3), 255, np.uint8)
+    square = np.full((side, side, 3), paper, np.uint8)
     square[rows, columns] = resized(photo, height, width)
     return square
 

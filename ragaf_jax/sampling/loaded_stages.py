@@ -7,17 +7,23 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
-from jaxtyping import UInt32
+from jaxtyping import Float, UInt32
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.checkpoints.meta import check_stages_match
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Params
 from ragaf_jax.runtime.sharding import AXES, filled, put_batch, replicated
+from ragaf_jax.sampling.controls.networks import Control
+from ragaf_jax.sampling.controls.settings import (
+    branch_scales,
+    check_count,
+    settings_of_sketch,
+)
 from ragaf_jax.sampling.loop import Finished, Images, Progress, StageRun, sample_stages
 from ragaf_jax.sampling.options import STAGES, Options
 from ragaf_jax.sampling.request import Request
-from ragaf_jax.sampling.sampling_config import TextConditioning, scales_of
+from ragaf_jax.sampling.sampling_config import BranchScales, TextConditioning, scales_of
 from ragaf_jax.sampling.stage_sampler import StageSampler, make_stage_sampler, seed_keys
 from ragaf_jax.sampling.stages import Stage
 
@@ -27,6 +33,7 @@ class LoadedStages:
 
     Attributes:
       stages: by number, 1 and 2.
+      controls: ControlNets beside their sketch branches.
     """
 
     def __init__(
@@ -35,6 +42,7 @@ class LoadedStages:
         stage2: Stage | None = None,
         devices: Sequence[jax.Device] | None = None,
         per_device: int = 1,
+        controls: Sequence[Control] = (),
     ):
         """Puts the parameters on the devices.
 
@@ -43,6 +51,7 @@ class LoadedStages:
           devices: share each batch; default: the first device.
           per_device: images that each device samples together. Values above 1 are faster on a GPU,
             and may change the last bit by rounding.
+          controls: result of `load_controls` for these stages.
 
         Raises:
           UserError: no stage, or stages that do not fit each other.
@@ -59,8 +68,11 @@ class LoadedStages:
         self._per_device = per_device
         places = np.array(devices or jax.devices()[:1])[:, None]
         self._mesh = Mesh(places, AXES, axis_types=(AxisType.Auto,) * 2)
+        self.controls = tuple(controls)
+        place = replicated(self._mesh)
+        trees = jax.device_put(tuple(control.params for control in controls), place)
         self._params: dict[int, Params] = {
-            i: jax.device_put(stage.params, replicated(self._mesh))
+            i: {**jax.device_put(stage.params, place), "controls": trees}
             for i, stage in self.stages.items()
         }
         self._samplers: dict[tuple[int, str], StageSampler] = {}
@@ -154,15 +166,19 @@ class LoadedStages:
         """
         for one in requests:
             self.check(one, options)
-        batch, text, plain = jax.tree.map(
+        batch, text, plain, shown = jax.tree.map(
             lambda *x: np.concatenate(x),
-            *((one.batch, one.text, one.without_region_text) for one in requests),
+            *(
+                (one.batch, one.text, one.without_region_text, one.control_images)
+                for one in requests
+            ),
         )
         texts: dict[int, tuple[TextConditioning, TextConditioning | None]] = {1: (plain, None)}
         partly = any(one.has_region_text and not one.all_regions_have_text for one in requests)
         texts[2] = text, plain if partly else None
         keys = {i: seed_keys(np.array(seeds, np.uint32), i) for i in STAGES[options.stages]}
-        yield from self._sample(batch, keys, options, texts, images, every, preview=preview)
+        given = texts, images, every, shown
+        yield from self._sample(batch, keys, options, *given, preview=preview)
 
     def sample_batch(
         self, batch: Batch, keys: Mapping[int, UInt32[np.ndarray, "b words"]], options: Options
@@ -187,28 +203,46 @@ class LoadedStages:
         texts: Mapping[int, tuple[TextConditioning | None, TextConditioning | None]],
         images: Images | None = None,
         every: int | None = None,
+        control_images: Sequence[Float[np.ndarray, "b s s 3"]] = (),
         **choices: bool,
     ) -> Iterator[Progress | Finished]:
         """`sample_stages` on the devices; examples are repeated to fill all devices."""
         count = len(batch.text.tokens)
+        shown = tuple(control_images) or (batch.sketch,) * len(self.controls)
+        batch, shown = self._shared((batch, shown))
         runs = []
         for i in STAGES[options.stages]:
             given = self._shared((keys[i], *texts[i]))
-            runs.append(StageRun(i, self._sampler(i, options.sampler), self._params[i], *given))
+            sampler, branches = self._sampler(i, options.sampler), self._branches(i, options)
+            runs.append(StageRun(i, sampler, self._params[i], *given, branches, shown))
         scales = scales_of(dataclasses.asdict(options))
         starts = None if images is None else self._shared(images)
         settings = scales, options.steps, options.strength, starts, every
-        for event in sample_stages(runs, self._shared(batch), *settings, **choices):
+        for event in sample_stages(runs, batch, *settings, **choices):
             if isinstance(event, Finished):
                 yield event.part(slice(count))
             else:
                 yield event._replace(preview=jax.tree.map(lambda x: x[:count], event.preview))
 
+    def _branches(self, number: int, options: Options) -> tuple[BranchScales, ...]:
+        """The scales of the sketch branch and of all controls in a stage.
+
+        Raises:
+          UserError: settings of another number of controls, or levels of another network.
+        """
+        settings = options.controls or [control.settings for control in self.controls]
+        check_count(settings, len(self.controls))
+        both = settings_of_sketch(dataclasses.asdict(options)), *settings
+        residuals = self.stages[number].model.control.residuals
+        return tuple(branch_scales(one, residuals, options.steps) for one in both)
+
     def _sampler(self, number: int, sampler: str) -> StageSampler:
         key = number, sampler
         if key not in self._samplers:
             stage = self.stages[number]
-            made = make_stage_sampler(stage.model, stage.sampling_config(sampler))
+            networks = tuple(control.network for control in self.controls)
+            model = dataclasses.replace(stage.model, controls=networks)
+            made = make_stage_sampler(model, stage.sampling_config(sampler))
             self._samplers[key] = made.on_mesh(self._mesh)
         return self._samplers[key]
 

@@ -3,11 +3,17 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.controls.settings import (
+    EVEN,
+    ControlSettings,
+    check_settings,
+    settings_of_sketch,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +30,8 @@ class Options:
       guidance_until: below this fraction of the timesteps both scales are 1.
       strength: noise added to the image that a stage starts from: 0 none, 1 pure noise.
       sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
+      sketch_start, sketch_end, sketch_levels: of the sketch branch, as in `ControlSettings`.
+      controls: settings of each further ControlNet; () has the defaults for all.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       stages: "both", "1" or "2" alone.
     """
@@ -36,6 +44,10 @@ class Options:
     sampler: str
     sketch_strength: float = 1.0
     stages: str = "both"
+    sketch_start: float = 0.0
+    sketch_end: float = 1.0
+    sketch_levels: str = EVEN
+    controls: tuple[ControlSettings, ...] = ()
 
 
 class OptionArguments(TypedDict, total=False):
@@ -49,10 +61,14 @@ class OptionArguments(TypedDict, total=False):
     sampler: str
     sketch_strength: float
     stages: Literal["both", "1", "2"]
+    sketch_start: float
+    sketch_end: float
+    sketch_levels: str
+    controls: Sequence[ControlSettings]
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
-FRACTIONS = "strength", "guidance_until"
+FRACTIONS = "strength", "guidance_until", "sketch_start", "sketch_end"
 
 LARGEST_SCALE = 100  # far above useful scales, far below those that give NaN
 
@@ -80,7 +96,8 @@ def make_options(
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
-    return Options(**{**fields, "steps": int(fields["steps"])})
+    exact = {"steps": int(fields["steps"]), "controls": tuple(fields.get("controls", ()))}
+    return Options(**{**fields, **exact})
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:
@@ -113,6 +130,10 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
     for name, known in (("stages", tuple(STAGES)), ("sampler", tuple(SAMPLERS))):
         if name in given and given[name] not in known:
             raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")
+    named = {"the sketch branch": settings_of_sketch(given)}
+    named |= {f"control {i}": one for i, one in enumerate(given.get("controls", ()), 1)}
+    for name, settings in named.items():
+        check_settings(settings, name, LARGEST_SCALE)
 
 
 def check_count(count: Any) -> None:
@@ -152,6 +173,9 @@ def setting_notices(settings: Mapping[str, Any]) -> list[str]:
             f"sketch_strength is {strength:g}, which subtracts what the sketch branch adds; 1 is "
             "as in training."
         )
+    for i, control in enumerate(settings.get("controls", ()), 1):
+        if control["strength"] == 0:
+            notices.append(f"The strength of control {i} is 0, so it has no effect.")
     if settings.get("negative_prompt") and text == sketch == 1:
         notices.append("guidance is 1, so the negative prompt has no effect.")
     return notices

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from ragaf_jax.batch import Batch, Text, ink_on_black, stacked
 from ragaf_jax.errors import UserError
@@ -62,6 +62,7 @@ class Request(NamedTuple):
       prompts: the prompt, followed by a line for each region prompt.
       pieces: the characters of each token of `text.positive`.
       notices: losses of sketch and texts, as sentences.
+      control_images: in [0, 1], of further ControlNets; () is the sketch for each.
     """
 
     batch: Batch
@@ -70,6 +71,7 @@ class Request(NamedTuple):
     prompts: str
     pieces: list[str]
     notices: list[str]
+    control_images: tuple[Float[np.ndarray, "1 s s 3"], ...] = ()
 
     @property
     def text_ids(self) -> Int[np.ndarray, " t"]:
@@ -110,7 +112,10 @@ def recorded_settings(
         settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
     if negative_prompt:
         settings["negative_prompt"] = negative_prompt
-    return {**settings, "seed": seed, "count": count, **dataclasses.asdict(options)}
+    chosen = dataclasses.asdict(options)
+    if not chosen["controls"]:
+        del chosen["controls"]
+    return {**settings, "seed": seed, "count": count, **chosen}
 
 
 def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:
