@@ -214,7 +214,8 @@ class LoadedStages:
         for i in STAGES[options.stages]:
             given = self._shared((keys[i], *texts[i]))
             sampler, branches = self._sampler(i, options.sampler), self._branches(i, options)
-            runs.append(StageRun(i, sampler, self._params[i], *given, branches, shown))
+            run = StageRun(i, sampler, self._params[i], *given)
+            runs.append(run._replace(branches=branches, controls=shown))
         scales = scales_of(dataclasses.asdict(options))
         starts = None if images is None else self._shared(images)
         settings = scales, options.steps, options.strength, starts, every

@@ -165,7 +165,8 @@ class Pipeline(LoadedStages):
         """An image for a ControlNet, cropped and placed like the sketch, on black."""
         cropped = image if crop is None else cut(image, crop)
         side = self.leading.model.image_size
-        return np.float32(pad_to_square(cropped, side, paper=0))[None] / 255
+        placed = pad_to_square(cropped, side, paper=0)
+        return np.asarray(placed[None], np.float32) / 255
 
     def options(self, **arguments: Unpack[OptionArguments]) -> Options:
         """The options of a call, with defaults from the last stage's config; see `Options`.
@@ -233,12 +234,12 @@ class Pipeline(LoadedStages):
         placed = [one for one in (image, *control_images) if one is not None]
         if isinstance(sketch, str | Path):
             grey = read_grey(sketch)
-            for one in placed:
-                check_same_aspect(grey.shape, one.shape)
+            for given in placed:
+                check_same_aspect(grey.shape, given.shape)
             sketch = read_sketch(grey, self.page_size, crop)
         elif isinstance(sketch, np.ndarray):
-            for one in placed:
-                check_same_aspect(sketch.shape, one.shape)
+            for given in placed:
+                check_same_aspect(sketch.shape, given.shape)
         page = sketch if isinstance(sketch, SketchPage) else self.page(sketch, crop=crop)
         texts = prompt, region_prompts, negative_prompt
         request = self.request(page, *texts, control_images)
@@ -248,8 +249,8 @@ class Pipeline(LoadedStages):
         done = time.perf_counter()
         settings = recorded_settings(*texts, seed, count, options)
         seconds = {"regions": ready - start, "sampling": done - ready}
-        given = None if images is None else images[0]
-        return result_of(page, request, finished, settings, seconds, given)
+        start_image = None if images is None else images[0]
+        return result_of(page, request, finished, settings, seconds, start_image)
 
     def starts(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], crop: Window | None = None

@@ -69,11 +69,12 @@ def _single_file(path: Path, replaced: VaeConfig) -> Network[VaeConfig]:
     beside = path.with_name("config.json")
     prefix = compvis.VAE if f"{compvis.VAE}encoder.conv_in.weight" in whole.shapes else ""
     store = Under(whole, prefix)
+    surplus: tuple[str, ...] = ()
     if "encoder.down.0.block.0.conv1.weight" in store.shapes:
         config = compvis_sizes.vae_sizes(store, replaced.norm_num_groups)
         naming, surplus, files = compvis.vae_naming(config), compvis.VAE_SURPLUS, (path,)
     elif "encoder.down_blocks.0.resnets.0.conv1.weight" in store.shapes:
-        naming, surplus, files = vae_names, (), (path,)
+        naming, files = vae_names, (path,)
         if beside.exists():
             config = configs.vae_config(read_json(beside), str(beside))
             return Network(config, lambda _: store, naming, surplus, (beside, path))

@@ -139,7 +139,9 @@ def test_another_vae_decodes_as_in_diffusers(rng, adopted, tmp_path):
         image = np.float32(rng.uniform(-1, 1, expected.shape))
         encoded = to_numpy(vae.encode(to_torch(image)).latent_dist.mode())
     found = changed.model.decode_image(changed.params, jnp.asarray(latents))
-    ours = changed.model.encode_image(changed.params, jnp.asarray(image)) / vae.config.scaling_factor
+    ours = (
+        changed.model.encode_image(changed.params, jnp.asarray(image)) / vae.config.scaling_factor
+    )
     for one, two in ((found, expected), (ours, encoded)):
         error = np.linalg.norm(one - two) / np.linalg.norm(two)
         print(f"the VAE differs by {error:.1e}")
