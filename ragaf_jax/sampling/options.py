@@ -64,7 +64,7 @@ class OptionArguments(TypedDict, total=False):
     sketch_start: float
     sketch_end: float
     sketch_levels: str
-    controls: Sequence[ControlSettings]
+    controls: Sequence[ControlSettings | Mapping[str, Any]]
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
@@ -92,12 +92,16 @@ def make_options(
       UserError: a value out of its range.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
+    # metadata.json has the fields of each control.
+    given["controls"] = tuple(
+        ControlSettings(**one) if isinstance(one, Mapping) else one
+        for one in given.get("controls", ())
+    )
     known = {field.name for field in dataclasses.fields(Options)}
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
-    exact = {"steps": int(fields["steps"]), "controls": tuple(fields.get("controls", ()))}
-    return Options(**{**fields, **exact})
+    return Options(**{**fields, "steps": int(fields["steps"])})
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:

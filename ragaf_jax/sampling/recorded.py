@@ -24,7 +24,12 @@ RECORDED_FLAGS = (
 )
 INPUT_FILES = ("sketch", "labels", "image")
 # Fields of `Options` that outputs of older versions lack, with the values that they had.
-LATER_OPTIONS = {"sketch_start": 0.0, "sketch_end": 1.0, "sketch_levels": "even"}
+LATER_OPTIONS = {
+    "sketch_start": 0.0,
+    "sketch_end": 1.0,
+    "sketch_levels": "even",
+    "controls": [],
+}
 _DIGEST = "{}_sha256"
 
 

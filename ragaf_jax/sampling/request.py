@@ -112,10 +112,7 @@ def recorded_settings(
         settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
     if negative_prompt:
         settings["negative_prompt"] = negative_prompt
-    chosen = dataclasses.asdict(options)
-    if not chosen["controls"]:
-        del chosen["controls"]
-    return {**settings, "seed": seed, "count": count, **chosen}
+    return {**settings, "seed": seed, "count": count, **dataclasses.asdict(options)}
 
 
 def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:

@@ -152,6 +152,7 @@ def test_every_setting_has_an_effect_and_none_compiles_again(rng, pipeline, capl
         "sketch_start": 0.0,
         "sketch_end": 1.0,
         "sketch_levels": "even",
+        "controls": (),
     }
 
 

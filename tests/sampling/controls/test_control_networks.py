@@ -75,8 +75,11 @@ def test_without_strength_they_change_nothing(rng, pipeline, stages):
     assert found.notices == [
         f"The strength of control {i} is 0, so it has no effect." for i in (1, 2)
     ]
-    assert "controls" not in plain.settings
+    assert plain.settings["controls"] == ()
     assert list(found.settings["controls"]) == [dataclasses.asdict(OFF)] * 2
+    # As metadata.json has it.
+    again = pipeline(page, PROMPT, controls=[dataclasses.asdict(OFF)] * 2)
+    np.testing.assert_array_equal(again.images, plain.images)
     # The same network at half strength, twice, is the branch alone.
     half = pipeline(page, PROMPT, sketch_strength=0.5, controls=[ControlSettings(0.5), OFF])
     assert np.abs(half.images.astype(int) - plain.images).max() <= 1
