@@ -23,6 +23,10 @@ def get_config() -> ConfigDict:
     # A folder in diffusers' format, a .safetensors file in CompVis's, or a hub id. Empty: none.
     init.checkpoint = ""
     init.variant = ""  # of its files, such as "fp16" or "non_ema"
+    init.ema = False  # a single file's averaged UNet, its tensors model_ema.*, where it has both
+    # A VAE in place of the checkpoint's own, such as "stabilityai/sd-vae-ft-mse": a folder, file or
+    # hub id. Its latents need the same size and scale. Empty: the checkpoint's own.
+    init.vae = ""
     # The sketch branch: "unet" copies the UNet's encoder and adds zero convolutions, as ControlNet
     # does; or the folder, file or hub id of a ControlNet.
     init.control = "unet"

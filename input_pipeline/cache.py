@@ -37,18 +37,22 @@ _PIXELS, _MOST_IMAGES, _CAPTIONS = 2**21, 32, 64
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
-def open_checkpoint(where: str, variant: str = "") -> Pretrained:
-    """Opens the Stable Diffusion of `config.init.checkpoint` and `variant`, without its weights.
+def open_checkpoint(where: str, variant: str = "", vae: str = "") -> Pretrained:
+    """Opens the Stable Diffusion of `config.init`, without its weights.
+
+    Args:
+      where, variant, vae: `config.init.checkpoint`, `variant` and `vae`.
 
     Raises:
-      UserError: it is not named, missing, or has an unknown architecture.
+      UserError: it is not named, missing, or has an unknown architecture, or the VAE's latents
+        differ.
     """
     if not where:
         raise UserError(
             "--cache is given and --checkpoint is empty: name the Stable Diffusion whose outputs "
             "are cached, the one of config.init.checkpoint."
         )
-    return open_pretrained(where, variant)
+    return open_pretrained(where, variant, vae=vae)
 
 
 def build_caches(

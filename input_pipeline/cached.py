@@ -68,7 +68,7 @@ def open_cache(
       UserError: the cache is missing, unreadable, or of other records.
     """
     folder = cache_folder(records, kind, key)
-    run = f"run: {command} --cache={kind} --checkpoint=<the run's>"
+    run = f"run: {command} --cache={kind} --checkpoint=<the run's> [--vae=<the run's>]"
     if not folder.is_dir():
         others = sorted(other.name.split("-")[1] for other in folder.parent.glob(f"{kind}-*"))
         hint = f"{run}, or leave config.data.cache empty"

@@ -75,6 +75,7 @@ def define_flags() -> None:
     flags.DEFINE_string("cache", "", "latents,text: also cache these outputs of frozen networks.")
     flags.DEFINE(PATH, "checkpoint", "", "Networks of --cache, as config.init.checkpoint.")
     flags.DEFINE_string("variant", "", "As config.init.variant.")
+    flags.DEFINE(PATH, "vae", "", "As config.init.vae.")
     flags.DEFINE(PATH, "tokenizer", "openai/clip-vit-large-patch14", "As config.init.tokenizer.")
     flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
     flags.DEFINE_string("beam_options", "", "Beam's flags, without dashes, separated by commas.")
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> None:
         # Preparation without caches does not import JAX.
         from input_pipeline import cache
 
-        pretrained = cache.open_checkpoint(FLAGS.checkpoint, FLAGS.variant)
+        pretrained = cache.open_checkpoint(FLAGS.checkpoint, FLAGS.variant, FLAGS.vae)
     folders = prepare(
         FLAGS.dataset,
         data_dir,

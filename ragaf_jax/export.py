@@ -7,7 +7,9 @@ r"""Exports a trained stage for diffusers, its LoRA alone, or all its parameters
 
 The output folder appears once it is complete. It has controlnet/, unet/ and
 text_encoder/, where the stage has them also vae/, lora/ and ragaf/, each with a
-README.md; and tokenizer/ and scheduler/. A complete folder can be loaded by
+README.md; and tokenizer/ and scheduler/. controlnet.safetensors is the sketch
+branch of a Stable Diffusion in the original layout, for A1111 and ComfyUI. A
+complete folder can be loaded by
 `StableDiffusionControlNetPipeline.from_pretrained`. With --format=orbax it is a
 minimal workdir, for sampling, evaluation and the start of Stage 2.
 """
@@ -31,7 +33,7 @@ from ragaf_jax.paths import PATH
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.weights.card import model_card
 from ragaf_jax.weights.configs import schedulers
-from ragaf_jax.weights.save import FOLDERS, pipeline_index, write_json, writers
+from ragaf_jax.weights.save import CONTROL_FILE, PARTS, pipeline_index, write_json, writers
 
 FLAGS = flags.FLAGS
 
@@ -47,7 +49,7 @@ def define_flags() -> None:
     )
     flags.DEFINE(PATH, "output", None, "Output folder; an earlier export in it is replaced.")
     flags.DEFINE_string("checkpoint", NEWEST, "newest, best (by config.best_metric) or a step.")
-    flags.DEFINE_list("parts", [], f"Some of {', '.join(FOLDERS.values())}; default: all.")
+    flags.DEFINE_list("parts", [], f"Some of {', '.join(PARTS.values())}; default: all.")
     flags.DEFINE_enum(
         "dtype", "float32", ["float32", "float16", "bfloat16"], "Of the stored parameters."
     )
@@ -55,12 +57,13 @@ def define_flags() -> None:
     flags.mark_flags_as_required(("workdir", "output"))
 
 
-ENTRIES = {*FOLDERS.values(), "tokenizer", "scheduler", "model_index.json", "README.md"}
+ENTRIES = {*PARTS.values(), "tokenizer", "scheduler", "model_index.json", "README.md"}
 ENTRIES |= {"config.json", "checkpoints"}
 _WHOLE = ["vae", "text_encoder", "tokenizer", "unet", "controlnet", "scheduler"]
 
 USAGE = {
     "controlnet": "controlnet = diffusers.ControlNetModel.from_pretrained({path!r})",
+    CONTROL_FILE: "controlnet = diffusers.ControlNetModel.from_single_file({path!r})",
     "unet": "unet = diffusers.UNet2DConditionModel.from_pretrained({path!r})",
     "vae": "vae = diffusers.AutoencoderKL.from_pretrained({path!r})",
     "text_encoder": "text_encoder = transformers.CLIPTextModel.from_pretrained({path!r})",
@@ -73,6 +76,7 @@ stage = Stage.restore(pathlib.Path({path!r}), {number})"""
 PIPELINE = "pipeline = diffusers.StableDiffusionControlNetPipeline.from_pretrained({path!r})"
 DESCRIPTIONS = {
     "controlnet": "the sketch branch",
+    CONTROL_FILE: "the sketch branch in the original layout, for A1111 and ComfyUI",
     "unet": "the denoising network",
     "vae": "the autoencoder between images and latents",
     "text_encoder": "CLIP's text transformer",
@@ -139,7 +143,7 @@ def main(argv: list[str]) -> None:
     config = ml_collections.ConfigDict(meta["config"])
     model = build_model(config)
     written = writers(model, params, FLAGS.dtype, FLAGS.format, FLAGS.merge_lora)
-    made = {FOLDERS[name]: write for name, write in written.items()}
+    made = {PARTS[name]: write for name, write in written.items()}
     if FLAGS.format == "kohya" and FLAGS.merge_lora:
         raise UserError(
             "--format=kohya writes the LoRA alone and --merge_lora leaves none; choose one of them."
@@ -160,6 +164,9 @@ def main(argv: list[str]) -> None:
     with whole_folder(output) as folder:
         for name in parts:
             print(f"Writing {name} …", file=sys.stderr)
+            if name == CONTROL_FILE:
+                made[name](folder / name)
+                continue
             (folder / name).mkdir()
             made[name](folder / name)
             usage = USAGE[name].format(path=f"{output.name}/{name}")
@@ -169,7 +176,8 @@ def main(argv: list[str]) -> None:
             scheduler = schedulers.scheduler_json(config.diffusion)
             write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
             Tokenizer.from_json(meta["tokenizer"]).save_pretrained(folder / "tokenizer")
-        lines = [f"`{name}/`: {DESCRIPTIONS[name]}" for name in parts]
+        shown = {name: name if name == CONTROL_FILE else f"{name}/" for name in parts}
+        lines = [f"`{shown[name]}`: {DESCRIPTIONS[name]}" for name in parts]
         usage = "\n".join(USAGE[name].format(path=f"{output.name}/{name}") for name in parts)
         if set(_WHOLE) <= {path.name for path in folder.iterdir()}:
             write_json(folder / "model_index.json", pipeline_index(_WHOLE))

@@ -140,11 +140,11 @@ def place_inside(height: int, width: int, frame: Size) -> tuple[int, int, slice,
 
 
 def letterboxed(
-    photo: UInt8[np.ndarray, "h w 3"], frame: Size
+    photo: UInt8[np.ndarray, "h w 3"], frame: Size, paper: int = 255
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The whole photo centred on a white frame, aligned with `sketch_input.to_page`."""
+    """The whole photo centred on a frame of this grey, aligned with `sketch_input.to_page`."""
     height, width, rows, columns = place_inside(photo.shape[0], photo.shape[1], frame)
-    padded = np.full((*frame, 3), 255, np.uint8)
+    padded = np.full((*frame, 3), paper, np.uint8)
     padded[rows, columns] = resized(photo, height, width)
     return padded
 

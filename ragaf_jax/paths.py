@@ -11,7 +11,7 @@ from ragaf_jax.errors import UserError
 _FIELDS = (
     "stage1",
     "data.dir",
-    *("init.checkpoint", "init.control", "init.lora", "init.tokenizer"),
+    *("init.checkpoint", "init.vae", "init.control", "init.lora", "init.tokenizer"),
     *("metrics.inception", "metrics.lpips_alex", "metrics.lpips_vgg", "metrics.clip"),
 )
 _PATTERN = re.compile(r"[\[\]*?]")

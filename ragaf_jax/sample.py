@@ -67,8 +67,21 @@ def define_flags() -> None:
         "sketch_strength": "Scale of the sketch branch's output; 1 as in training.",
         "guidance_until": "Fraction of the timesteps below which both scales are 1.",
         "strength": "Noise added to a stage's starting image: 0 none, 1 pure noise.",
+        "sketch_start": "Share of the steps before which the sketch branch has no effect.",
+        "sketch_end": "Share of the steps after which the sketch branch has no effect.",
     }.items():
         flags.DEFINE_float(name, None, text)
+    flags.DEFINE_string(
+        "sketch_levels",
+        None,
+        "Factor of each of the sketch branch's residuals, finest first, such as 0.5,0.5,1,1; even: "
+        "1 for all; guess: 0.1 to 1, and none without the prompt, as diffusers' guess mode.",
+    )
+    flags.DEFINE_multi_string(
+        "control_image",
+        [],
+        "Image of the --control at the same place; empty or missing: the sketch.",
+    )
     flags.DEFINE_string("prompt", None, "Description of the image; may be empty.")
     flags.DEFINE_string("negative_prompt", "", "What the image should not contain.")
     flags.DEFINE_multi_string("region", [], 'Prompt of one region, such as 3="red brick wall"')
@@ -169,13 +182,19 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     image = None if FLAGS.image is None else read_rgb(FLAGS.image)
     if image is not None:
         check_same_aspect(grey.shape, image.shape, Path(FLAGS.sketch), Path(FLAGS.image))
+    control_images = from_flags.read_control_images(grey.shape)
     if FLAGS.prompt is None and not FLAGS.regions_only:
         raise UserError(
             "--prompt is missing; describe the image, or give --prompt= for an empty prompt."
         )
     from ragaf_jax.sampling.command.step_bar import step_bar
     from ragaf_jax.sampling.outputs import FILES, write_regions
-    from ragaf_jax.sampling.recorded import INPUT_FILES, checkpoint_notices, file_facts
+    from ragaf_jax.sampling.recorded import (
+        INPUT_FILES,
+        check_weights,
+        checkpoint_notices,
+        file_facts,
+    )
     from ragaf_jax.sampling.sketch_notices import sketch_notices
 
     from_flags.check_settings()
@@ -185,7 +204,11 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
     flag_checks.check_inputs_survive(
         output, {name: FLAGS[name].value for name in ("sketch", "image")}
     )
+    for file in filter(None, FLAGS.control_image):
+        flag_checks.check_inputs_survive(output, {"control_image": file})
     pipeline = from_flags.restore_pipeline(devices=1, per_device=1, checkpoint=checkpoint)
+    if FLAGS["from"].value is not None:
+        check_weights(Path(FLAGS["from"].value), from_flags.weight_facts(pipeline), given)
     steps = {number: stage.step for number, stage in pipeline.stages.items()}
     notify(*checkpoint_notices(recorded_steps, steps))
     sketch = pipeline.read(grey, **from_flags.framing_flags())
@@ -211,6 +234,7 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
             seed=FLAGS.seed,
             count=FLAGS.count,
             image=image,
+            control_images=control_images,
             progress=progress,
             **from_flags.option_flags(),
         )

@@ -16,6 +16,8 @@ Meta = Mapping[str, Any]
 
 # Fields that older checkpoints lack, with the values that their runs had.
 LATER_FIELDS = {
+    "init.ema": False,
+    "init.vae": "",
     "data.regions": "strokes",
     "data.graph.kind": "hybrid",
     "data.graph.k": 3,

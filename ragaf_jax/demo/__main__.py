@@ -67,7 +67,12 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     print("Loading the checkpoints …", file=sys.stderr)
     pipeline = Pipeline.restore(
-        FLAGS.stage1, FLAGS.stage2, dtype=FLAGS.dtype, checkpoint=FLAGS.checkpoint
+        FLAGS.stage1,
+        FLAGS.stage2,
+        dtype=FLAGS.dtype,
+        checkpoint=FLAGS.checkpoint,
+        vae=FLAGS.vae,
+        controls=from_flags.control_places(),
     )
     from_flags.load_embeddings(pipeline)
     page = build(pipeline, [(example.sketch, example.prompt) for example in examples], loras)

@@ -217,6 +217,8 @@ def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
         "guidance": _number(fields["guidance"], defaults.guidance),
         "sketch_guidance": _number(fields["sketch_guidance"], defaults.sketch_guidance),
         "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
+        "sketch_start": _number(fields["sketch_start"], defaults.sketch_start),
+        "sketch_end": _number(fields["sketch_end"], defaults.sketch_end),
         "strength": _number(fields["strength"], defaults.strength, visible=two),
         "clip_skip": _number(fields["clip_skip"], encoder.clip_skip, visible=deep),
     }

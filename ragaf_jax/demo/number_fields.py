@@ -71,6 +71,8 @@ def number_fields(schedule_steps: int) -> dict[str, NumberField]:
         "guidance": NumberField("Guidance scale", 0, 15, 0.5),
         "sketch_guidance": NumberField("Sketch guidance scale", 0, 5, 0.1),
         "sketch_strength": NumberField("Sketch strength", 0, 2, 0.1),
+        "sketch_start": NumberField("Sketch start", 0, 1, 0.05),
+        "sketch_end": NumberField("Sketch end", 0, 1, 0.05),
         "strength": NumberField("Stage 2 strength", 0, 1, 0.05),
         "clip_skip": NumberField("CLIP skip", 0, MAX_SKIP, 1),
     }

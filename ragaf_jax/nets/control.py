@@ -65,7 +65,7 @@ class ControlNet(nn.Module):
         timesteps: Num[Array, " b"],
         text_states: Float[Array, "b t d"],
         sketch: Float[Array, "b s1 s2 3"],
-        scale: Float[Array, ""] | float = 1.0,
+        scale: Float[Array, ""] | Float[Array, "b r"] | float = 1.0,
     ) -> tuple[
         tuple[Float[Array, "b _ _ _"], ...],
         Float[Array, "b _ _ _"],
@@ -78,7 +78,8 @@ class ControlNet(nn.Module):
           timesteps: integer or fractional, in 0 … T.
           text_states: the text encoder's states.
           sketch: in [0, 1], ink 1 on black.
-          scale: strength of the residuals; 1 in training.
+          scale: strength of the residuals; 1 in training. An array [b, r] has a factor for each
+            example and each of the r residuals: those of the skips, then that of the mid block.
 
         Returns:
           The residuals of the skips and of the mid block; and the hidden states before their zero
@@ -114,5 +115,17 @@ class ControlNet(nn.Module):
             scope, init = f"controlnet_{name}", zeros_init
             return Dense(x.shape[-1], pointwise=True, kernel_init=init, dtype=dtype, name=scope)(x)
 
-        down = tuple(scale * zero(skip, f"down_blocks_{i}") for i, skip in enumerate(features))
-        return down, scale * zero(x, "mid_block"), (*features, x)
+        def factor(i: int) -> Array | float:
+            if jnp.ndim(scale) == 0:
+                return scale
+            return jnp.asarray(scale)[:, i, None, None, None].astype(dtype)
+
+        down = tuple(factor(i) * zero(skip, f"down_blocks_{i}") for i, skip in enumerate(features))
+        return down, factor(len(features)) * zero(x, "mid_block"), (*features, x)
+
+    @property
+    def residuals(self) -> int:
+        """The number of residuals: those of the skips and that of the mid block."""
+        levels = range(len(self.config.block_out_channels))
+        blocks = [self.config.down_level(level) for level in levels]
+        return 2 + sum(block.layers + block.resample for block in blocks)

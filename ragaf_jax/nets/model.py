@@ -1,7 +1,7 @@
 """The networks of a stage: text encoder, sketch branch, UNet and, in Stage 2, RAGAF."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from ragaf_jax.nets.regions import flat, halved, place, pool_regions, region_sha
 from ragaf_jax.nets.unet import UNet, injection_sites
 
 Params = Mapping[str, Any]
+Strength = float | Float[Array, ""] | Float[Array, "b r"]
 
 
 class Regions(NamedTuple):
@@ -48,11 +49,13 @@ class Conditioning(NamedTuple):
       text: with its states.
       sketch: ink 1 on black; all zero if the sketch is dropped.
       regions: for Stage 2, else None.
+      controls: an image in [0, 1] for each of `Model.controls`.
     """
 
     text: Text
     sketch: Float[Array, "b h w 3"]
     regions: Regions | None = None
+    controls: tuple[Float[Array, "b h w 3"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ class Model:
     """The networks of a stage, without parameters: every method is pure in `params`.
 
     `params` is {"unet", "control", "text_encoder"[, "autoencoder"][, "ragaf"]}, each the tree of
-    its network, and with `lora` also "lora": the adapters by network. Images have any height and
-    width that the autoencoder's downscale divides; `image_size` is the side in training.
+    its network, and with `lora` also "lora": the adapters by network. `controls` are further
+    ControlNets, which add their residuals to the sketch branch's; "controls" has a tree for each.
+    Images have any height and width that the autoencoder's downscale divides; `image_size` is the
+    side in training.
     """
 
     unet: UNet
@@ -74,6 +79,7 @@ class Model:
     max_edges: int
     ragaf: Ragaf | None = None
     lora: LoraConfig | None = None
+    controls: tuple[ControlNet, ...] = ()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -185,7 +191,7 @@ class Model:
         timesteps: Float[Array, " b"],
         conditioning: Conditioning,
         rng: PRNGKeyArray | None = None,
-        sketch_strength: float | Float[Array, ""] = 1.0,
+        strengths: Sequence[Strength] = (),
     ) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
         """The UNet's output, of the stage's prediction type.
 
@@ -195,15 +201,23 @@ class Model:
           timesteps: t in 0 … T.
           conditioning: sketch, text and, in Stage 2, regions.
           rng: for LoRA's dropout, in training.
-          sketch_strength: scale of the sketch branch's residuals; 1 in training.
+          strengths: scales of the residuals of the sketch branch and of each of `controls`, as in
+            `ControlNet`; () is 1 for all, as in training.
 
         Returns:
           The prediction, and RAGAF's trace or None.
         """
         text = conditioning.text.states
         inputs = latents, timesteps, text
-        sketch = conditioning.sketch, sketch_strength
+        own, *others = strengths or [1.0] * (1 + len(self.controls))
+        sketch = conditioning.sketch, own
         down, mid, features = self._apply("control", self.control, params, rng, *inputs, *sketch)
+        for network, tree, *rest in zip(
+            self.controls, params.get("controls", ()), conditioning.controls, others, strict=True
+        ):
+            more, more_mid, _ = network.apply({"params": tree}, *inputs, *rest)
+            down = tuple(one + other for one, other in zip(down, more, strict=True))
+            mid = mid + more_mid
         signals, trace = {}, None
         if self.ragaf is not None and conditioning.regions is not None:
             regions = conditioning.regions

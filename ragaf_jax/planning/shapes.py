@@ -29,7 +29,8 @@ def with_known_sizes(config: ConfigDict) -> tuple[ConfigDict, str]:
     if not where:
         return config, ""
     if Path(where).expanduser().exists():
-        pretrained = open_pretrained(where, config.init.variant)
+        vae = config.init.vae if Path(config.init.vae).expanduser().exists() else ""
+        pretrained = open_pretrained(where, config.init.variant, vae=vae)
         return with_fields(config, pretrained_fields(config, pretrained)), f"Sizes of {where}."
     notice = f"{where} is not on this machine: the sizes are those of Stable Diffusion 1.5."
     return with_fields(config, stable_diffusion_15()), notice

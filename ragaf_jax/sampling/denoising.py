@@ -13,7 +13,7 @@ from ragaf_jax.diffusion.prediction import to_x0
 from ragaf_jax.diffusion.sampler_interface import Denoise, SamplerState
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.diffusion.schedule import add_noise
-from ragaf_jax.nets.model import Conditioning, Model, Params
+from ragaf_jax.nets.model import Conditioning, Model, Params, Strength
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.conditions import evaluations, own_cells, stacked_conditions
 from ragaf_jax.sampling.sampling_config import (
@@ -56,6 +56,7 @@ def begin(
     grid: TimestepGrid,
     start: Float[Array, "b h w c"] | None = None,
     text: TextConditioning | None = None,
+    controls: tuple[Float[Array, "b h w 3"], ...] = (),
 ) -> Denoising:
     """The latents before the first step.
 
@@ -68,10 +69,14 @@ def begin(
       grid: traced.
       start: latents to start from, noised to the first timestep; None: pure noise.
       text: traced; see `stacked_conditions`.
+      controls: images in [0, 1] of `model.controls`.
     """
     shape = model.latent_shape_of(batch.sketch.shape[1:3])
     x = noise = example_noise(jax.random.wrap_key_data(keys), shape)
-    conditioning = stacked_conditions(model, sampling, params, batch, evaluations(scales), text)
+    count = evaluations(scales)
+    conditioning = stacked_conditions(model, sampling, params, batch, count, text)
+    repeated = tuple(jnp.concatenate([image] * count) for image in controls)
+    conditioning = conditioning._replace(controls=repeated)
     if start is not None:
         first = jnp.broadcast_to(grid.timesteps[0], len(noise))
         x = add_noise(sampling.schedule, start, noise, first)
@@ -99,8 +104,11 @@ def advance(
     schedule, conditioning = sampling.schedule, denoising.conditioning
 
     def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
+        # The index of the step that starts at t.
+        step = (grid.timesteps > t[0]).sum()
+        strengths = branch_strengths(scales, step, len(x))
         prediction, _ = model.predict(
-            params, x, t.astype(jnp.float32), conditioning, sketch_strength=scales.sketch_strength
+            params, x, t.astype(jnp.float32), conditioning, strengths=strengths
         )
         return to_x0(sampling.prediction, schedule, prediction.astype(jnp.float32), x, t)
 
@@ -120,6 +128,25 @@ def advance(
         )
         state = SamplerState(x, x0, state.step, memory)
     return denoising._replace(state=state)
+
+
+def branch_strengths(scales: Scales, step: int | Int[Array, ""], rows: int) -> tuple[Strength, ...]:
+    """The strengths of `Model.predict` at a step, for `rows` examples of all evaluations.
+
+    As in diffusers' guess mode, `unprompted` scales the residuals in evaluations without the
+    prompt. Those of other ControlNets than the sketch branch are zero in (nothing), which has no
+    sketch either; see `stacked_conditions`.
+    """
+    if not scales.branches:
+        return (scales.sketch_strength,)
+    count = evaluations(scales)
+    found = []
+    for i, (strengths, unprompted, first, last) in enumerate(scales.branches):
+        active = jnp.where((first <= step) & (step < last), strengths, 0)
+        nothing = 0.0 if i else unprompted
+        of_evaluations = jnp.stack([jnp.float32(x) for x in (nothing, unprompted, 1.0)[-count:]])
+        found.append(jnp.outer(jnp.repeat(of_evaluations, rows // count), active))
+    return tuple(found)
 
 
 def ragaf_trace(

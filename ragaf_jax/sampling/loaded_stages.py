@@ -8,20 +8,26 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
-from jaxtyping import UInt32
+from jaxtyping import Float, UInt32
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.checkpoints.meta import check_stages_match
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Params
 from ragaf_jax.runtime.sharding import AXES, filled, put_batch, replicated
+from ragaf_jax.sampling.controls.networks import Control
+from ragaf_jax.sampling.controls.settings import (
+    branch_scales,
+    check_count,
+    settings_of_sketch,
+)
 from ragaf_jax.sampling.loop import Finished, Images, Progress, StageRun, sample_stages
 from ragaf_jax.sampling.lora.given import Lora
 from ragaf_jax.sampling.lora.merging import AdaptedParams
 from ragaf_jax.sampling.options import STAGES, Options
 from ragaf_jax.sampling.prompts.embeddings import Embeddings
 from ragaf_jax.sampling.request import Request
-from ragaf_jax.sampling.sampling_config import TextConditioning, scales_of
+from ragaf_jax.sampling.sampling_config import BranchScales, TextConditioning, scales_of
 from ragaf_jax.sampling.stage_sampler import StageSampler, make_stage_sampler, seed_keys
 from ragaf_jax.sampling.stages import Stage
 
@@ -32,6 +38,7 @@ class LoadedStages:
     Attributes:
       stages: by number, 1 and 2.
       embeddings: textual inversions by name; see `Pipeline.load_embeddings`.
+      controls: ControlNets beside their sketch branches.
     """
 
     embeddings: Embeddings
@@ -42,6 +49,7 @@ class LoadedStages:
         stage2: Stage | None = None,
         devices: Sequence[jax.Device] | None = None,
         per_device: int = 1,
+        controls: Sequence[Control] = (),
     ):
         """Puts the parameters on the devices.
 
@@ -50,6 +58,7 @@ class LoadedStages:
           devices: share each batch; default: the first device.
           per_device: images that each device samples together. Values above 1 are faster on a GPU,
             and may change the last bit by rounding.
+          controls: result of `load_controls` for these stages.
 
         Raises:
           UserError: no stage, or stages that do not fit each other.
@@ -67,8 +76,11 @@ class LoadedStages:
         self._per_device = per_device
         places = np.array(devices or jax.devices()[:1])[:, None]
         self._mesh = Mesh(places, AXES, axis_types=(AxisType.Auto,) * 2)
+        self.controls = tuple(controls)
+        place = replicated(self._mesh)
+        trees = jax.device_put(tuple(control.params for control in controls), place)
         self._params: dict[int, Params] = {
-            i: jax.device_put(stage.params, replicated(self._mesh))
+            i: {**jax.device_put(stage.params, place), "controls": trees}
             for i, stage in self.stages.items()
         }
         self._adapted = AdaptedParams(self._params)
@@ -185,9 +197,12 @@ class LoadedStages:
         """
         for one in requests:
             self.check(one, options)
-        batch, text, plain = jax.tree.map(
+        batch, text, plain, shown = jax.tree.map(
             lambda *x: np.concatenate(x),
-            *((one.batch, one.text, one.without_region_text) for one in requests),
+            *(
+                (one.batch, one.text, one.without_region_text, one.control_images)
+                for one in requests
+            ),
         )
         texts: dict[int, tuple[TextConditioning, TextConditioning | None]] = {1: (plain, None)}
         partly = any(one.has_region_text and not one.all_regions_have_text for one in requests)
@@ -195,7 +210,8 @@ class LoadedStages:
         skipped = functools.partial(self._with_skip, options.clip_skip)
         texts = {i: (skipped(i, one), skipped(i, other)) for i, (one, other) in texts.items()}
         keys = {i: seed_keys(np.array(seeds, np.uint32), i) for i in STAGES[options.stages]}
-        yield from self._sample(batch, keys, options, texts, images, every, preview=preview)
+        given = texts, images, every, shown
+        yield from self._sample(batch, keys, options, *given, preview=preview)
 
     def _with_skip(
         self, skip: int | None, number: int, text: TextConditioning | None
@@ -231,29 +247,47 @@ class LoadedStages:
         texts: Mapping[int, tuple[TextConditioning | None, TextConditioning | None]],
         images: Images | None = None,
         every: int | None = None,
+        control_images: Sequence[Float[np.ndarray, "b h w 3"]] = (),
         **choices: bool,
     ) -> Iterator[Progress | Finished]:
         """`sample_stages` on the devices; examples are repeated to fill all devices."""
         count = len(batch.text.tokens)
+        shown = tuple(control_images) or (batch.sketch,) * len(self.controls)
+        batch, shown = self._shared((batch, shown))
         runs = []
         for i in STAGES[options.stages]:
             given = self._shared((keys[i], *texts[i]))
-            params = self._adapted.of_stage(i, options.loras)
-            runs.append(StageRun(i, self._sampler(i, options.sampler), params, *given))
+            sampler, branches = self._sampler(i, options.sampler), self._branches(i, options)
+            run = StageRun(i, sampler, self._adapted.of_stage(i, options.loras), *given)
+            runs.append(run._replace(branches=branches, controls=shown))
         scales = scales_of(dataclasses.asdict(options))
         starts = None if images is None else self._shared(images)
         settings = scales, options.steps, options.strength, starts, every
-        for event in sample_stages(runs, self._shared(batch), *settings, **choices):
+        for event in sample_stages(runs, batch, *settings, **choices):
             if isinstance(event, Finished):
                 yield event.part(slice(count))
             else:
                 yield event._replace(preview=jax.tree.map(lambda x: x[:count], event.preview))
 
+    def _branches(self, number: int, options: Options) -> tuple[BranchScales, ...]:
+        """The scales of the sketch branch and of all controls in a stage.
+
+        Raises:
+          UserError: settings of another number of controls, or levels of another network.
+        """
+        settings = options.controls or [control.settings for control in self.controls]
+        check_count(settings, len(self.controls))
+        both = settings_of_sketch(dataclasses.asdict(options)), *settings
+        residuals = self.stages[number].model.control.residuals
+        return tuple(branch_scales(one, residuals, options.steps) for one in both)
+
     def _sampler(self, number: int, sampler: str) -> StageSampler:
         key = number, sampler
         if key not in self._samplers:
             stage = self.stages[number]
-            made = make_stage_sampler(stage.model, stage.sampling_config(sampler))
+            networks = tuple(control.network for control in self.controls)
+            model = dataclasses.replace(stage.model, controls=networks)
+            made = make_stage_sampler(model, stage.sampling_config(sampler))
             self._samplers[key] = made.on_mesh(self._mesh)
         return self._samplers[key]
 

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 
 from ragaf_jax.batch import Batch
 from ragaf_jax.diffusion.sampler_interface import SamplerState
 from ragaf_jax.nets.model import Params
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.denoising import Denoising, KeyData
-from ragaf_jax.sampling.sampling_config import Scales, TextConditioning
+from ragaf_jax.sampling.sampling_config import BranchScales, Scales, TextConditioning
 from ragaf_jax.sampling.stage_sampler import Pixels, StageSampler
 
 Images = UInt8[np.ndarray, "b _ _ 3"]
@@ -32,6 +32,8 @@ class StageRun(NamedTuple):
       text: texts of requests; None: the captions of the batch.
       blended: the same texts without region prompts, with which cells outside regions with their
         own text are sampled. None: `text` applies to all cells.
+      branches: as in `Scales`.
+      controls: images in [0, 1] of the model's further ControlNets.
     """
 
     number: int
@@ -40,6 +42,8 @@ class StageRun(NamedTuple):
     keys: KeyData
     text: TextConditioning | None = None
     blended: TextConditioning | None = None
+    branches: tuple[BranchScales, ...] = ()
+    controls: tuple[Float[Array, "b h w 3"], ...] = ()
 
 
 class Progress(NamedTuple):
@@ -117,7 +121,7 @@ def sample_stages(
         if latents is None and pixels is not None:
             latents = run.sampler.encode(run.params, pixels)
         grid = run.sampler.sampling.timestep_grid(steps, 1.0 if latents is None else strength)
-        given = run.keys, scales, grid
+        given = run.keys, scales._replace(branches=run.branches), grid
         denoising = _begin(run, batch, given, latents, run.text)
         blended = run.blended
         plain = None if blended is None else _begin(run, batch, given, latents, blended)
@@ -143,7 +147,7 @@ def _begin(
     run: StageRun, batch: Batch, given: Any, latents: Any, text: TextConditioning | None
 ) -> Denoising:
     """The initial latents, with the sharding of later steps, so that steps compile once."""
-    begun = run.sampler.begin(run.params, batch, *given, latents, text)
+    begun = run.sampler.begin(run.params, batch, *given, latents, text, run.controls)
     x, x0, step, memory = begun.state
     x0, memory = jax.device_put((x0, memory), x.sharding)
     return begun._replace(state=SamplerState(x, x0, step, memory))

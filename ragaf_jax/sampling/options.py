@@ -3,11 +3,17 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.controls.settings import (
+    EVEN,
+    ControlSettings,
+    check_settings,
+    settings_of_sketch,
+)
 from ragaf_jax.sampling.lora.given import Lora, Loras, as_loras
 
 
@@ -25,6 +31,8 @@ class Options:
       guidance_until: below this fraction of the timesteps both scales are 1.
       strength: noise added to the image that a stage starts from: 0 none, 1 pure noise.
       sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
+      sketch_start, sketch_end, sketch_levels: of the sketch branch, as in `ControlSettings`.
+      controls: settings of each further ControlNet; () has the defaults for all.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       stages: "both", "1" or "2" alone.
       loras: files merged into the parameters, with strengths; a new file may compile once.
@@ -41,6 +49,10 @@ class Options:
     stages: str = "both"
     loras: tuple[Lora, ...] = ()
     clip_skip: int | None = None
+    sketch_start: float = 0.0
+    sketch_end: float = 1.0
+    sketch_levels: str = EVEN
+    controls: tuple[ControlSettings, ...] = ()
 
 
 class OptionArguments(TypedDict, total=False):
@@ -56,10 +68,14 @@ class OptionArguments(TypedDict, total=False):
     stages: Literal["both", "1", "2"]
     loras: Loras
     clip_skip: int
+    sketch_start: float
+    sketch_end: float
+    sketch_levels: str
+    controls: Sequence[ControlSettings | Mapping[str, Any]]
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
-FRACTIONS = "strength", "guidance_until"
+FRACTIONS = "strength", "guidance_until", "sketch_start", "sketch_end"
 
 LARGEST_SCALE = 100  # far above useful scales, far below those that give NaN
 
@@ -83,6 +99,11 @@ def make_options(
       UserError: a value out of its range.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
+    # metadata.json has the fields of each control.
+    given["controls"] = tuple(
+        ControlSettings(**one) if isinstance(one, Mapping) else one
+        for one in given.get("controls", ())
+    )
     known = {field.name for field in dataclasses.fields(Options)}
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
@@ -124,6 +145,10 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
     for name, known in (("stages", tuple(STAGES)), ("sampler", tuple(SAMPLERS))):
         if name in given and given[name] not in known:
             raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")
+    named = {"the sketch branch": settings_of_sketch(given)}
+    named |= {f"control {i}": one for i, one in enumerate(given.get("controls", ()), 1)}
+    for name, settings in named.items():
+        check_settings(settings, name, LARGEST_SCALE)
 
 
 def check_count(count: Any) -> None:
@@ -163,6 +188,9 @@ def setting_notices(settings: Mapping[str, Any]) -> list[str]:
             f"sketch_strength is {strength:g}, which subtracts what the sketch branch adds; 1 is "
             "as in training."
         )
+    for i, control in enumerate(settings.get("controls", ()), 1):
+        if control["strength"] == 0:
+            notices.append(f"The strength of control {i} is 0, so it has no effect.")
     if settings.get("negative_prompt") and text == sketch == 1:
         notices.append("guidance is 1, so the negative prompt has no effect.")
     return notices

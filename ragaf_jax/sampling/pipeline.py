@@ -1,5 +1,6 @@
 """The pipeline: from sketches and prompts to images."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Unpack
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
 from ragaf_jax.errors import UserError
@@ -16,6 +17,8 @@ from ragaf_jax.graph.prepare import page_scale, page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import check_same_aspect, read_grey
 from ragaf_jax.runtime.compilation_cache import keep_compiled
+from ragaf_jax.sampling.controls.networks import WeightFiles, load_controls, with_vae
+from ragaf_jax.sampling.controls.settings import ControlPlace
 from ragaf_jax.sampling.loaded_stages import LoadedStages
 from ragaf_jax.sampling.loop import Images, Progress
 from ragaf_jax.sampling.options import (
@@ -43,7 +46,13 @@ Sketch = str | Path | SketchInput | UInt8[np.ndarray, "h w"]
 
 
 class Pipeline(LoadedStages):
-    """One or two trained stages that sample images from sketches and texts."""
+    """One or two trained stages that sample images from sketches and texts.
+
+    Attributes:
+      vae: the VAE that replaces the stages' own, or None.
+    """
+
+    vae: WeightFiles | None = None
 
     @classmethod
     def restore(
@@ -55,6 +64,8 @@ class Pipeline(LoadedStages):
         devices: Sequence[jax.Device] | None = None,
         per_device: int = 1,
         checkpoint: str = NEWEST,
+        vae: str | Path | None = None,
+        controls: Sequence[str | Path | ControlPlace] = (),
     ) -> "Pipeline":
         """Restores stages from their workdirs, with averaged parameters.
 
@@ -66,20 +77,29 @@ class Pipeline(LoadedStages):
           devices, per_device: as in `LoadedStages`.
           checkpoint: "newest", "best" or a step, for both stages; or Stage 1's and Stage 2's
             separated by a comma, such as "best,4500".
+          vae: a VAE in place of the stages' own; see `open_vae`.
+          controls: folders, files or hub ids of ControlNets beside the sketch branch, perhaps with
+            default settings.
 
         Raises:
-          UserError: a missing or incomplete checkpoint, or stages that do not fit each other, such
-            as stages of different image sizes.
+          UserError: a missing or incomplete checkpoint; stages that do not fit each other, such as
+            stages of different image sizes; or a VAE or ControlNet of another model.
         """
         choices = choices_of_stages(checkpoint, "checkpoint")
         keep_compiled()
-        one, two = (
-            None
-            if workdir is None
-            else Stage.restore(Path(workdir).expanduser(), i, dtype, choices[i])
+        stages = {
+            i: Stage.restore(Path(workdir).expanduser(), i, dtype, choices[i])
             for i, workdir in ((1, stage1), (2, stage2))
-        )
-        return cls(one, two, devices, per_device)
+            if workdir is not None
+        }
+        files = None
+        if stages and vae is not None:
+            changed, files = with_vae(list(stages.values()), vae)
+            stages = dict(zip(stages, changed, strict=True))
+        loaded = load_controls(controls, list(stages.values())) if stages else ()
+        pipeline = cls(stages.get(1), stages.get(2), devices, per_device, loaded)
+        pipeline.vae = files
+        return pipeline
 
     @property
     def page_size(self) -> int:
@@ -154,10 +174,37 @@ class Pipeline(LoadedStages):
         prompt: str,
         region_prompts: Mapping[int, str] | None = None,
         negative_prompt: str = "",
+        control_images: Sequence[UInt8[np.ndarray, "_ _ 3"] | None] = (),
     ) -> Request:
-        """The inputs of the networks for one image: `make_request` with this model's sizes."""
+        """The inputs of the networks for one image: `make_request` with this model's sizes.
+
+        Args:
+          control_images: as in a call.
+
+        Raises:
+          UserError: more images than controls, or as `make_request`.
+        """
+        if len(control_images) > len(self.controls):
+            raise UserError(
+                f"There are {len(control_images)} control images and {len(self.controls)} "
+                "ControlNets; give at most one for each, in their order."
+            )
         texts = prompt, region_prompts or {}, negative_prompt
-        return make_request(page, *texts, self.leading, self.embeddings)
+        request = make_request(page, *texts, self.leading, self.embeddings)
+        given = [*control_images, *[None] * (len(self.controls) - len(control_images))]
+        shown = (
+            request.batch.sketch if image is None else self._control_image(image, page)
+            for image in given
+        )
+        return request._replace(control_images=tuple(shown))
+
+    def _control_image(
+        self, image: UInt8[np.ndarray, "image_h image_w 3"], page: SketchPage
+    ) -> Float[np.ndarray, "1 h w 3"]:
+        """An image for a ControlNet, cropped and placed like the sketch, on black."""
+        cropped = image if page.crop is None else cut(image, page.crop)
+        placed = letterboxed(cropped, page.size, paper=0)
+        return np.asarray(placed[None], np.float32) / 255
 
     def load_embeddings(self, *paths: str | Path) -> Embeddings:
         """Loads textual inversions, which prompts then use by their names; replaces earlier ones.
@@ -182,6 +229,9 @@ class Pipeline(LoadedStages):
         config = self.leading.config
         default = "both" if len(self.stages) == 2 else str(max(self.stages))
         options = make_options(config.sample.to_dict(), arguments, config.diffusion.steps, default)
+        if not options.controls:
+            controls = tuple(control.settings for control in self.controls)
+            options = dataclasses.replace(options, controls=controls)
         for number in STAGES[options.stages]:
             if number not in self.stages:
                 raise UserError(
@@ -189,6 +239,7 @@ class Pipeline(LoadedStages):
                     f"give --stage{number}, or choose stages={default!r}."
                 )
             self._sampler(number, options.sampler)
+            self._branches(number, options)
             layers = self.stages[number].model.text_encoder.config.num_hidden_layers
             if options.clip_skip is not None and options.clip_skip >= layers:
                 raise UserError(
@@ -207,6 +258,7 @@ class Pipeline(LoadedStages):
         seed: int = 0,
         count: int = 1,
         image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
+        control_images: Sequence[UInt8[np.ndarray, "_ _ 3"] | None] = (),
         crop: bool = True,
         width: int | None = None,
         height: int | None = None,
@@ -225,6 +277,8 @@ class Pipeline(LoadedStages):
           count: number of images; their seeds are seed, seed + 1 …
           image: for the first stage to start from instead of noise, noised to `strength`. It has
             the sketch's proportions, and is cropped and placed on white paper like the sketch.
+          control_images: RGB images of the ControlNets, in their order, with the sketch's
+            proportions. None and missing ones: the sketch, ink white on black.
           crop, width, height, letterbox: as in `read`; without effect on a result of `page`.
           progress: called after each of the `steps`, without a preview; it changes no image.
           **arguments: fields of `Options`.
@@ -239,24 +293,26 @@ class Pipeline(LoadedStages):
             check_seed(one)
         framing = {"crop": crop, "width": width, "height": height, "letterbox": letterbox}
         start = time.perf_counter()
+        placed = [one for one in (image, *control_images) if one is not None]
         if isinstance(sketch, str | Path):
             grey = read_grey(sketch)
-            if image is not None:
-                check_same_aspect(grey.shape, image.shape)
+            for given in placed:
+                check_same_aspect(grey.shape, given.shape)
             sketch = self.read(grey, **framing)
-        elif image is not None and isinstance(sketch, np.ndarray):
-            check_same_aspect(sketch.shape, image.shape)
+        elif isinstance(sketch, np.ndarray):
+            for given in placed:
+                check_same_aspect(sketch.shape, given.shape)
         page = sketch if isinstance(sketch, SketchPage) else self.page(sketch, **framing)
-        request = self.request(page, prompt, region_prompts, negative_prompt)
+        texts = prompt, region_prompts, negative_prompt
+        request = self.request(page, *texts, control_images)
         ready = time.perf_counter()
         images = None if image is None else self.starts([image] * count, page.size, page.crop)
         finished = self.run([request] * count, seeds, options, images, progress)
         done = time.perf_counter()
-        texts = prompt, region_prompts, negative_prompt
         settings = recorded_settings(*texts, seed, count, options, request.embeddings)
         seconds = {"regions": ready - start, "sampling": done - ready}
-        given = None if images is None else images[0]
-        return result_of(page, request, finished, settings, seconds, given)
+        start_image = None if images is None else images[0]
+        return result_of(page, request, finished, settings, seconds, start_image)
 
     def starts(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], size: Size, crop: Window | None = None

@@ -15,7 +15,7 @@ METADATA = "metadata.json"
 # Flags of `ragaf_jax.sample` that are fields of `Options`.
 OPTION_FLAGS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
-    *("sampler", "stages", "clip_skip"),
+    *("sampler", "stages", "clip_skip", "sketch_start", "sketch_end", "sketch_levels"),
 )
 # Flags of `ragaf_jax.sample` that metadata.json records by the same names.
 RECORDED_FLAGS = (
@@ -23,6 +23,13 @@ RECORDED_FLAGS = (
     *OPTION_FLAGS,
 )
 INPUT_FILES = ("sketch", "labels", "image")
+# Fields of `Options` that outputs of older versions lack, with the values that they had.
+LATER_OPTIONS = {
+    "sketch_start": 0.0,
+    "sketch_end": 1.0,
+    "sketch_levels": "even",
+    "controls": [],
+}
 _DIGEST = "{}_sha256"
 
 
@@ -65,7 +72,8 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     from ragaf_jax.checkpoints.meta import with_later_fields  # not for --help: it takes 0.6 s
 
-    found = {name: value for name, value in facts.items() if name not in INPUT_FILES}
+    found = {**LATER_OPTIONS, **facts}
+    found = {name: value for name, value in found.items() if name not in INPUT_FILES}
     if "image_size" in found:
         found["image_size"] = _sides(found["image_size"])
     if isinstance(loras := found.get("loras"), list) and all(isinstance(x, dict) for x in loras):
@@ -149,6 +157,7 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
             f"In {path}, region_prompts is not an object or merge is not a list; give the "
             f"unchanged {METADATA} of an output."
         )
+    texts |= _controls(path, found, given)
     texts["region"] = [f"{number}={text}" for number, text in prompts.items()]
     texts["merge"] = [str(group) for group in merges]
     if "lora" not in given:
@@ -174,6 +183,62 @@ def _embeddings(path: Path, recorded: Any) -> list[str]:
     for file, digest in files.items():
         _check_unchanged(path, "embedding", Path(file), digest)
     return list(files)
+
+
+def _controls(
+    path: Path, found: Mapping[str, Any], given: Collection[str]
+) -> dict[str, str | list[str]]:
+    """The flags of a recorded VAE and of recorded ControlNets, whose images are unchanged."""
+    texts: dict[str, str | list[str]] = {}
+    if isinstance(found.get("vae"), str):
+        texts["vae"] = found["vae"]
+    networks, settings = found.get("control_networks", []), found.get("controls", [])
+    if not networks or "control" in given:
+        return texts
+    try:
+        texts["control"] = [
+            "{where}={strength},{start},{end},{levels}".format(**network, **one)
+            for network, one in zip(networks, settings, strict=True)
+        ]
+        images = [(one.get("image"), one.get("image_sha256")) for one in networks]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"In {path}, controls or control_networks has another form; give the unchanged "
+            f"{METADATA} of an output."
+        ) from None
+    if "control_image" not in given:
+        texts["control_image"] = ["" if image is None else str(image) for image, _ in images]
+        for image, digest in images:
+            if image is not None:
+                _check_unchanged(path, "control_image", Path(image), digest)
+    return texts
+
+
+def check_weights(path: Path, facts: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuses a VAE or ControlNets whose files have changed since a metadata.json was written.
+
+    Args:
+      path, given: as in `read_recorded`.
+      facts: of today's files, as they will be recorded.
+
+    Raises:
+      UserError: the first such file.
+    """
+    found = _read(path / METADATA if path.is_dir() else path)
+    pairs = []
+    if "vae" not in given and "vae" in found:
+        pairs.append(("vae", found, facts, "vae"))
+    if "control" not in given:
+        both = zip(*(x.get("control_networks", []) for x in (found, facts)), strict=True)
+        pairs += [("control", before, now, "where") for before, now in both]
+    for flag, before, now, where in pairs:
+        name = "vae_sha256" if flag == "vae" else "sha256"
+        if before.get(name) != now[name]:
+            raise UserError(
+                f"The {flag} {now[where]} has changed since {path} was written (its SHA-256 begins "
+                f"with {now[name][:8]}, not {str(before.get(name))[:8]}); give the original by "
+                f"--{flag}, or this one to sample it with the same settings."
+            )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from ragaf_jax.batch import Batch, ink_on_black, stacked
 from ragaf_jax.errors import UserError
@@ -62,6 +62,7 @@ class Request(NamedTuple):
       pieces: the characters of each token of `text.positive`.
       embeddings: textual inversions of all texts.
       notices: losses of sketch and texts, as sentences.
+      control_images: in [0, 1], of further ControlNets; () is the sketch for each.
     """
 
     batch: Batch
@@ -72,6 +73,7 @@ class Request(NamedTuple):
     pieces: list[str]
     embeddings: list[Embedding]
     notices: list[str]
+    control_images: tuple[Float[np.ndarray, "1 h w 3"], ...] = ()
 
     @property
     def text_ids(self) -> Int[np.ndarray, " t"]:

@@ -17,6 +17,21 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
 
 
+class BranchScales(NamedTuple):
+    """Scales of the sketch branch, or of another ControlNet; all are traced.
+
+    Attributes:
+      strengths: factor of each residual: those of the skips, then that of the mid block.
+      unprompted: another factor in evaluations without the prompt.
+      first, last: steps from `first` to before `last` have the residuals, others have none.
+    """
+
+    strengths: Float[Array, " r"]
+    unprompted: float | Float[Array, ""]
+    first: int | Int[Array, ""]
+    last: int | Int[Array, ""]
+
+
 class Scales(NamedTuple):
     """Scales of a call. Only a change between None and a number compiles again.
 
@@ -27,12 +42,14 @@ class Scales(NamedTuple):
         1, and needs two evaluations per step instead of three.
       guidance_until: below this fraction of T both scales are 1.
       sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
+      branches: of the sketch branch, instead of `sketch_strength`, and of each further ControlNet.
     """
 
     guidance: float | Float[Array, ""] | None
     sketch_guidance: float | Float[Array, ""] | None
     guidance_until: float | Float[Array, ""] = 0.0
     sketch_strength: float | Float[Array, ""] = 1.0
+    branches: tuple[BranchScales, ...] = ()
 
 
 class TextConditioning(NamedTuple):

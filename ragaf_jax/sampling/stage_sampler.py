@@ -27,7 +27,8 @@ class StageSampler(NamedTuple):
     Attributes:
       sampling: their static configuration.
       encode: (params, pixels) → latents to start from.
-      begin: (params, batch, keys, scales, grid, latents or None, text or None) → `Denoising`.
+      begin: (params, batch, keys, scales, grid, latents or None, text or None, control images) →
+        `Denoising`.
       advance: (params, denoising, keys, scales, grid, until, others' state) → `Denoising`.
       decode: (params, latents) → pixels.
       trace: (params, denoising, keys) → RAGAF's trace; None without RAGAF.

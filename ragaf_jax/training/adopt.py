@@ -15,7 +15,7 @@ from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.weights.configs.networks import ControlConfig
+from ragaf_jax.weights.configs.fits import check_control
 from ragaf_jax.weights.pretrained import Pretrained, open_control, open_pretrained
 from ragaf_jax.weights.vocabulary import tokenizer_of
 
@@ -39,6 +39,8 @@ _CONFIGURABLE = ("diffusion.max_snr", "diffusion.min_snr_gamma")
 # Fields that only affect the start of a run, with their defaults.
 _START_FIELDS = {
     "init.variant": "",
+    "init.ema": False,
+    "init.vae": "",
     "init.control": "unet",
     "init.lora": "",
     "init.prediction": "",
@@ -81,7 +83,7 @@ def adopted(
                 )
             return config, None
     if not config.init.checkpoint:
-        for name in ("init.control", "init.lora"):
+        for name in ("init.ema", "init.vae", "init.control", "init.lora"):
             if (value := config[name]) != _START_FIELDS[name]:
                 raise UserError(
                     f"config.{name} is {value!r} and config.init.checkpoint is empty: give the "
@@ -90,7 +92,8 @@ def adopted(
     # `check_start` refuses a Stage 2 without a Stage 1.
     if config.stage == 2 or not config.init.checkpoint:
         return config, None
-    pretrained = open_pretrained(config.init.checkpoint, config.init.variant)
+    init = config.init
+    pretrained = open_pretrained(init.checkpoint, init.variant, init.ema, init.vae)
     if pretrained.notice and not config.init.prediction:
         notify(pretrained.notice)
     for notice in pretrained.notices:
@@ -169,27 +172,6 @@ def fields_of(
     data = {"text_length": model["text_encoder"].pop("max_position_embeddings")}
     model |= {"autoencoder": "kl", "conditioning_channels": (16, 32, 96, 256)}
     return flatten_dict({"data": data, "model": model, "diffusion": diffusion}, sep=".")
-
-
-def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
-    """Refuses a ControlNet that does not copy this UNet's encoder.
-
-    Raises:
-      UserError: names the first field that differs.
-    """
-    other_half = ("sample_size", "out_channels", "up_block_types", "attention_head_dim")
-    pairs = {
-        field.name: (getattr(control.unet, field.name), getattr(unet, field.name))
-        for field in dataclasses.fields(UNetConfig)
-        if field.name not in other_half
-    }
-    pairs["attention_head_dim"] = (control.unet.heads, unet.heads)
-    for name, (found, expected) in pairs.items():
-        if found != expected:
-            raise UserError(
-                f"{name} of the ControlNet {where} is {found} and of the UNet {expected}; give one "
-                "that was trained for this UNet."
-            )
 
 
 def with_fields(config: ConfigDict, fields: Fields) -> ConfigDict:

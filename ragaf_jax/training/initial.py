@@ -91,7 +91,7 @@ def pretrained_params(config: ConfigDict, model: Model, abstract: Params) -> Tre
       UserError: the weights are missing, damaged, or of another network.
     """
     init = config.init
-    pretrained = open_pretrained(init.checkpoint, init.variant)
+    pretrained = open_pretrained(init.checkpoint, init.variant, init.ema, init.vae)
     params = {
         "unet": pretrained.unet.load(abstract["unet"]),
         "text_encoder": pretrained.text_encoder.load(abstract["text_encoder"]),

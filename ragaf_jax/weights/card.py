@@ -30,7 +30,8 @@ def model_card(
         tags=["stable-diffusion", "controlnet", "sketch-to-image", "jax", "ragaf-jax"],
         base_model=_repository(base),
     )
-    loaded = {"sketch branch": init["control"], "LoRA": init["lora"]} if base else {}
+    loaded = {"sketch branch": init["control"], "VAE": init["vae"], "LoRA": init["lora"]}
+    loaded = loaded if base else {}
     rows = {
         "stage": config["stage"],
         "started from": base or "random numbers",

@@ -1,17 +1,21 @@
 """Tensor names of single files: CompVis's Stable Diffusion and lllyasviel's ControlNet."""
 
 import re
+from typing import NamedTuple
+
+import numpy as np
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.names import Naming, Place, torch_name
-from ragaf_jax.weights.stores import Store, Under
+from ragaf_jax.weights.stores import Shapes, Store, Under
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 CONTROL = "control_model."
+EMA = "model_ema."
 
 # OpenCLIP's head, which SD 2 does not use, and a buffer.
 OPEN_CLIP_HEAD = ("text_projection", "logit_scale")
@@ -56,6 +60,48 @@ _OPEN_CLIP_LAYER = {
 def is_compvis(store: Store) -> bool:
     """Whether the tensors are a whole Stable Diffusion in the original layout."""
     return any(name.startswith(UNET) for name in store.shapes)
+
+
+class AveragedUnet(NamedTuple):
+    """The averaged UNet in a whole Stable Diffusion in the original layout.
+
+    Its tensors have the plain ones' names without dots, after "model_ema." (LitEma in CompVis's
+    latent-diffusion).
+    """
+
+    store: Store
+
+    @property
+    def source(self) -> str:
+        """The store's."""
+        return self.store.source
+
+    @property
+    def shapes(self) -> Shapes:
+        """Of every tensor, by its plain name."""
+        names = Under(self.store, UNET).shapes
+        return {name: self.store.shapes[self._averaged(name)] for name in names}
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor."""
+        return self.store.read(self._averaged(name))
+
+    @staticmethod
+    def _averaged(name: str) -> str:
+        return EMA + f"{UNET}{name}".removeprefix("model.").replace(".", "")
+
+
+def averaged_unet(store: Store) -> AveragedUnet:
+    """The averaged UNet of a file; raises UserError if it has none, or only a part."""
+    averaged = AveragedUnet(store)
+    try:
+        _ = averaged.shapes
+    except KeyError as error:
+        raise UserError(
+            f"config.init.ema is True and {store.source} has no averaged UNet (no tensor "
+            f"{error.args[0]}); leave it out, because such files hold one set of weights."
+        ) from None
+    return averaged
 
 
 def control_store(store: Store) -> Store | None:

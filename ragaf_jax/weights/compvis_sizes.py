@@ -36,23 +36,29 @@ def control_sizes(store: Store) -> ControlConfig:
     return ControlConfig(unet_sizes(store), channels)
 
 
-def vae_sizes(store: Store) -> VaeConfig:
-    """The sizes of an autoencoder; raises as `unet_sizes`."""
+def vae_sizes(store: Store, groups: int = VaeConfig.norm_num_groups) -> VaeConfig:
+    """The sizes of an autoencoder in the original layout or diffusers'; raises as `unet_sizes`.
+
+    `groups` is the number of every group norm, which shapes do not show.
+    """
     shapes = store.shapes
     if not shapes:
         raise UserError(
             f"{store.source} has no VAE under {VAE}, expected a whole Stable Diffusion; give a "
-            "file with a VAE."
+            "file with a VAE, or a VAE as config.init.vae."
         )
+    original = "encoder.down.0.block.0.conv1.weight" in shapes
+    block, layer = ("down", "block") if original else ("down_blocks", "resnets")
     try:
-        levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
-        first = (f"encoder.down.{i}.block.0.conv1.weight" for i in range(levels))
+        levels = _count(shapes, rf"encoder\.{block}\.(\d+)\.{layer}\.0\.conv1\.weight")
+        first = (f"encoder.{block}.{i}.{layer}.0.conv1.weight" for i in range(levels))
         return VaeConfig(
             in_channels=shapes["encoder.conv_in.weight"][1],
             out_channels=shapes["decoder.conv_out.weight"][0],
             block_out_channels=tuple(shapes[name][0] for name in first),
-            layers_per_block=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+            layers_per_block=_count(shapes, rf"encoder\.{block}\.0\.{layer}\.(\d+)\.conv1\.weight"),
             latent_channels=shapes["quant_conv.weight"][0] // 2,
+            norm_num_groups=groups,
         )
     except (KeyError, IndexError, ValueError) as error:
         raise _unknown(store, error) from None
@@ -91,6 +97,18 @@ def text_sizes(store: Store, prefix: str) -> ClipTextConfig:
         raise _unknown(store, error) from None
 
 
+def is_usual(config: UNetConfig) -> bool:
+    """Whether a file of this UNet, or of its encoder half, shows all its sizes, as SD's do."""
+    unsaid, usual = ("norm_num_groups", "flip_sin_to_cos", "freq_shift"), UNetConfig()
+    heads = _heads(config.block_out_channels, config.use_linear_projection)
+    same = all(getattr(config, name) == getattr(usual, name) for name in unsaid)
+    return same and config.heads == heads
+
+
+def _heads(widths: tuple[int, ...], linear: bool) -> tuple[int, ...]:
+    return tuple(max(1, width // _HEAD) if linear else 8 for width in widths)
+
+
 def _unet_sizes(shapes: Shapes) -> UNetConfig:
     blocks = _count(shapes, r"input_blocks\.(\d+)\.0\..*")
     halvings = [i for i in range(blocks) if f"input_blocks.{i}.0.op.weight" in shapes]
@@ -112,7 +130,7 @@ def _unet_sizes(shapes: Shapes) -> UNetConfig:
         down_block_types=tuple("CrossAttnDownBlock2D" if x else "DownBlock2D" for x in down),
         up_block_types=tuple("CrossAttnUpBlock2D" if x else "UpBlock2D" for x in up),
         layers_per_block=period - 1,
-        attention_head_dim=tuple(max(1, width // _HEAD) for width in widths) if linear else 8,
+        attention_head_dim=_heads(widths, linear) if linear else 8,
         cross_attention_dim=shapes[attends][1],
         use_linear_projection=linear,
     )

@@ -13,7 +13,7 @@ from ragaf_jax.nets.unet import UNet, UNetConfig
 from ragaf_jax.nets.vae import Vae, VaeConfig
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.load import Tree
-from ragaf_jax.weights.pretrained import Network
+from ragaf_jax.weights.network import Network
 
 
 def load_network(network: Network, dtype: Dtype = jnp.float32) -> tuple[nn.Module, Tree]:

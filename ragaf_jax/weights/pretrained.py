@@ -1,13 +1,11 @@
 """Opens a Stable Diffusion or ControlNet: its networks and their parameters."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-
-import jax
-from flax.traverse_util import flatten_dict
+from typing import Any, TypeVar
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
@@ -18,7 +16,6 @@ from ragaf_jax.weights.configs import kinds, schedulers
 from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.configs.layout import described, described_control
 from ragaf_jax.weights.configs.networks import ControlConfig
-from ragaf_jax.weights.load import Tree, load_tree
 from ragaf_jax.weights.locate import (
     check_variant,
     choose_weights,
@@ -26,8 +23,10 @@ from ragaf_jax.weights.locate import (
     files_below,
     locate,
 )
-from ragaf_jax.weights.names import Naming, flax_names, text_names, unet_names, vae_names
-from ragaf_jax.weights.stores import InMemory, Safetensors, Store, Under, open_weights
+from ragaf_jax.weights.names import Naming, text_names, unet_names, vae_names
+from ragaf_jax.weights.network import Network
+from ragaf_jax.weights.stores import Safetensors, Store, Under, open_weights
+from ragaf_jax.weights.vae_files import open_vae
 
 C = TypeVar("C")
 
@@ -35,31 +34,6 @@ C = TypeVar("C")
 _TEXT_SURPLUS = (r"(text_model\.)?embeddings\.position_ids", r"text_projection\.weight")
 _STEM = "diffusion_pytorch_model"
 _STEMS = {"unet": _STEM, "vae": _STEM, "text_encoder": "model"}
-
-
-@dataclass(frozen=True)
-class Network(Generic[C]):
-    """One network's weights, not yet read.
-
-    Attributes:
-      config: its sizes.
-      open: dtype → the file.
-      naming: the file's name of each parameter.
-      surplus: patterns of tensors to ignore.
-    """
-
-    config: C
-    open: Callable[[jax.typing.DTypeLike | None], Store]
-    naming: Naming
-    surplus: tuple[str, ...] = ()
-
-    def load(self, abstract: Tree) -> Tree:
-        """The parameters with the dtypes and shardings of `abstract`; see `load_tree`."""
-        dtypes = {leaf.dtype for leaf in flatten_dict(abstract).values()}
-        store = self.open(dtypes.pop() if len(dtypes) == 1 else None)
-        if isinstance(store, InMemory):  # a Flax file, with the same tree
-            return load_tree(store, abstract, flax_names, torch_layout=False, surplus=self.surplus)
-        return load_tree(store, abstract, self.naming, surplus=self.surplus)
 
 
 @dataclass(frozen=True)
@@ -89,19 +63,30 @@ class Pretrained:
     notices: tuple[str, ...] = ()
 
 
-def open_pretrained(where: str, variant: str = "") -> Pretrained:
+def open_pretrained(where: str, variant: str = "", ema: bool = False, vae: str = "") -> Pretrained:
     """Reads configurations and headers of a Stable Diffusion 1 or 2; no weights yet.
 
     Args:
       where: a folder in diffusers' layout, a `.safetensors` file in CompVis's, or a hub id.
       variant: of the files of weights, such as "fp16"; "" for the plain ones.
+      ema: whether to take the averaged UNet of a file that has both.
+      vae: a VAE in place of its own, as in `open_vae`; "" for its own.
 
     Raises:
-      UserError: it is missing, damaged, or of another architecture.
+      UserError: it is missing, damaged, or of another architecture, has no averaged UNet, or the
+        VAE has other latents.
     """
     choose = functools.partial(_chosen, variant=variant, source=where)
     path = locate(where, choose, functools.partial(described, source=where))
-    return _single_file(path) if path.is_file() else _folder(path, variant)
+    if ema and not path.is_file():
+        raise UserError(
+            f"config.init.ema is True and {where} is a folder, whose plain files have the averaged "
+            "weights already; leave it out, or give a single file with tensors model_ema.*."
+        )
+    pretrained = _single_file(path, ema, vae) if path.is_file() else _folder(path, variant)
+    if not vae:
+        return pretrained
+    return dataclasses.replace(pretrained, vae=open_vae(vae, pretrained.vae.config, variant))
 
 
 def check_pretrained(where: str) -> None:
@@ -175,11 +160,12 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
                 "its folder in diffusers' layout, with config.json."
             )
         config = compvis_sizes.control_sizes(store)
-        return Network(config, lambda dtype: store, compvis.control_naming(config))
+        naming = compvis.control_naming(config)
+        return Network(config, lambda dtype: store, naming, files=(path,))
     names = files_below(path)
     config = described_control(path, names, str(path))
-    file = path / chosen(names)[1]
-    return Network(config, functools.partial(open_weights, file), unet_names)
+    files = tuple(path / name for name in chosen(names))
+    return Network(config, functools.partial(open_weights, files[1]), unet_names, files=files)
 
 
 def _chosen(names: Collection[str], variant: str, source: str) -> list[str]:
@@ -192,7 +178,7 @@ def _chosen(names: Collection[str], variant: str, source: str) -> list[str]:
     return chosen
 
 
-def _single_file(path: Path) -> Pretrained:
+def _single_file(path: Path, ema: bool = False, other_vae: str = "") -> Pretrained:
     whole = open_weights(path)
     if not compvis.is_compvis(whole) or not isinstance(whole, Safetensors):
         kinds.check_file(whole.shapes, "a whole Stable Diffusion 1 or 2", str(path))
@@ -201,13 +187,16 @@ def _single_file(path: Path) -> Pretrained:
             "original layout; for diffusers' layout give its folder."
         )
     kinds.check_whole_file(whole.shapes, str(path))
-    unet, vae = Under(whole, compvis.UNET), Under(whole, compvis.VAE)
+    unet: Store = Under(whole, compvis.UNET)
+    vae = Under(whole, compvis.VAE)
     sizes = compvis_sizes.unet_sizes(unet)
     kinds.check_channels(sizes, None, str(path))
     kinds.check_not_unet_alone(whole.shapes, str(path))
+    unet = compvis.averaged_unet(whole) if ema else unet
     prefix = compvis.text_prefix(whole)
     text = Under(whole, prefix)
-    vae_sizes = compvis_sizes.vae_sizes(vae)
+    # Some files have no VAE, and those that come with one do not need it.
+    vae_sizes = VaeConfig() if other_vae and not vae.shapes else compvis_sizes.vae_sizes(vae)
     kinds.check_channels(sizes, vae_sizes, str(path))
     text_sizes = compvis_sizes.text_sizes(text, prefix)
     # A single file has no scheduler; Stability AI's SD-Turbo is sd_turbo.safetensors.

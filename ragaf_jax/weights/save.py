@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.lora import merged
 from ragaf_jax.nets.model import Model, Params
+from ragaf_jax.weights import compvis, compvis_sizes
 from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.lora_files import save_lora
@@ -28,6 +29,10 @@ FOLDERS = {
     "ragaf": "ragaf",
     "lora": "lora",
 }
+# The sketch branch in the original layout, as A1111 and ComfyUI read it.
+CONTROL_FILE = "controlnet.safetensors"
+# What an export can hold, by name in `writers`.
+PARTS = {**FOLDERS, "control_file": CONTROL_FILE}
 # The files that `from_pretrained` opens in such a folder.
 _DIFFUSERS_FILE, _TRANSFORMERS_FILE = "diffusion_pytorch_model.safetensors", "model.safetensors"
 
@@ -37,7 +42,10 @@ Writer = Callable[[Path], None]
 def writers(
     model: Model, params: Params, dtype: str, lora_format: str, merge_lora: bool
 ) -> dict[str, Writer]:
-    """Functions that write each network into its folder, by name in `FOLDERS`.
+    """Functions that write each network into its folder, by name in `PARTS`.
+
+    "control_file" writes a file. Only networks of Stable Diffusion have one, because it holds no
+    sizes.
 
     Args:
       model, params: the networks and their parameters.
@@ -72,6 +80,10 @@ def writers(
     if isinstance(model.autoencoder, KlAutoencoder):
         vae = configs.vae_json(model.autoencoder.vae.config)
         network("autoencoder", vae_names, vae, _DIFFUSERS_FILE)
+        if compvis_sizes.is_usual(unet):
+            made["control_file"] = lambda path: _write_control(
+                path, params["control"], control, dtype
+            )
     if model.ragaf is not None:
         ragaf = model.ragaf
         made["ragaf"] = lambda folder: _write_ragaf(folder, params["ragaf"], ragaf)
@@ -87,6 +99,13 @@ def torch_tensors(tree: Mapping[str, Any], naming: Naming, dtype: str) -> dict[s
         naming(path)[0].name: np.asarray(to_torch(path, np.asarray(leaf)), dtype, order="C")
         for path, leaf in flatten_dict(tree, sep="/").items()
     }
+
+
+def _write_control(path: Path, tree: Mapping[str, Any], config: ControlConfig, dtype: str) -> None:
+    """Writes one file in the original layout, with the names of lllyasviel's ControlNets."""
+    tensors = torch_tensors(tree, compvis.control_naming(config), dtype)
+    named = {f"{compvis.CONTROL}{name}": tensor for name, tensor in tensors.items()}
+    save_tensors(path, named, {"format": "pt"})
 
 
 def _write_ragaf(folder: Path, tree: Mapping[str, Any], ragaf: Any) -> None:

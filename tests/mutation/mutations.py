@@ -234,9 +234,27 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/nets/control.py",
-        'scale * zero(x, "mid_block")',
+        'factor(len(features)) * zero(x, "mid_block")',
         'zero(x, "mid_block")',
         "sketch_strength has no effect at the mid block",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/controls/settings.py",
+        "i / steps < settings.start for i",
+        "i / steps <= settings.start for i",
+        "a ControlNet acts from another step on than in diffusers",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/denoising.py",
+        "for x in (nothing, unprompted, 1.0)[-count:]",
+        "for x in (nothing, 1.0, 1.0)[-count:]",
+        "guess mode keeps the residuals of the evaluation without the prompt",
+    ),
+    Mutation(
+        "ragaf_jax/weights/compvis.py",
+        'removeprefix("model.").replace(".", "")',
+        'replace(".", "")',
+        "the averaged UNet of a single file is not found",
     ),
     Mutation(
         "ragaf_jax/nets/layers.py",

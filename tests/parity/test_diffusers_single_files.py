@@ -13,7 +13,7 @@ from diffusers.loaders import single_file_utils  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from ragaf_jax.errors import UserError  # noqa: E402
-from ragaf_jax.weights import compvis  # noqa: E402
+from ragaf_jax.weights import compvis, compvis_sizes, save  # noqa: E402
 from ragaf_jax.weights.modules import abstract_params, module_of  # noqa: E402
 from ragaf_jax.weights.pretrained import open_control, open_pretrained  # noqa: E402
 
@@ -215,6 +215,17 @@ def test_a_file_without_its_autoencoder(both):
 
     with pytest.raises(UserError, match=r"has no VAE under first_stage_model\."):
         variant(both[2], "pruned", change)
+    # One that is named takes its place, if its latents are Stable Diffusion's.
+    pruned = str(both[2] / "pruned.safetensors")
+    with pytest.raises(UserError, match="downscale of the VAE .* is 4 and of the one .* 8"):
+        open_pretrained(pruned, vae=str(both[2] / "sd"))
+    rng = np.random.default_rng(0)
+    other = torch_models.vae(rng, block_out_channels=(32,) * 4, norm_num_groups=32)
+    other.save_pretrained(both[2] / "vae")
+    found = open_pretrained(pruned, vae=str(both[2] / "vae")).vae
+    kernel = found.load(abstract_params(module_of(found.config)))["encoder"]["conv_in"]["kernel"]
+    expected = other.encoder.conv_in.weight.detach().numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(kernel, expected)
 
 
 def test_a_controlnet_of_differences(both):
@@ -222,3 +233,43 @@ def test_a_controlnet_of_differences(both):
     save_file(files["control"] | {"difference": torch.ones(())}, folder / "diff.safetensors")
     with pytest.raises(UserError, match="differences to a UNet's weights"):
         open_control(str(folder / "diff.safetensors"))
+
+
+def test_the_averaged_unet_is_the_one_of_diffusers(both):
+    """With `extract_ema`, diffusers reads the same tensors."""
+    _, theirs, folder, files, shapes = both
+    names = {name: "model_ema." + "".join(name.split(".")[1:]) for name in files["unet"]}
+    averaged = {names[name]: tensor + 1 for name, tensor in files["unet"].items()}
+
+    plain = variant(folder, "averaged", lambda tensors: tensors.update(averaged))
+    found = open_pretrained(str(folder / "averaged.safetensors"), ema=True)
+    one, two = (x.unet.load(shapes["unet"]) for x in (plain, found))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a + np.float32(1), b)
+    converted = single_file_utils.convert_ldm_unet_checkpoint(
+        files["unet"] | averaged, dict(theirs["unet"].config), extract_ema=True
+    )
+    kernel = converted["conv_in.weight"].numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(two["conv_in"]["kernel"], kernel)
+    with pytest.raises(UserError, match="has no averaged UNet"):
+        open_pretrained(str(folder / "model.safetensors"), ema=True)
+
+
+def test_an_exported_branch_is_read_here_and_by_diffusers(both, tmp_path):
+    """Bit for bit, from the file in the original layout."""
+    import diffusers
+
+    _, theirs, folder, files, shapes = both
+    control = open_control(str(folder / "sd" / "control"))
+    assert compvis_sizes.is_usual(control.config.unet)
+    tree = control.load(shapes["control"])
+    save._write_control(tmp_path / "x.safetensors", tree, control.config, "float32")
+    again = open_control(str(tmp_path / "x.safetensors")).load(shapes["control"])
+    jax.tree.map(np.testing.assert_array_equal, again, tree)
+    from safetensors.torch import load_file
+
+    assert set(load_file(tmp_path / "x.safetensors")) == set(files["control"])
+    loaded = diffusers.ControlNetModel.from_single_file(
+        str(tmp_path / "x.safetensors"), config=str(folder / "sd" / "control")
+    )
+    same(loaded.state_dict(), theirs["control"])

@@ -149,6 +149,10 @@ def test_every_setting_has_an_effect_and_none_compiles_again(rng, pipeline, capl
         "sketch_strength": 1.0,
         "stages": "both",
         "neck_splits": 1.0,
+        "sketch_start": 0.0,
+        "sketch_end": 1.0,
+        "sketch_levels": "even",
+        "controls": (),
     }
 
 

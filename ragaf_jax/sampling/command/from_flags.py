@@ -8,10 +8,14 @@ from absl import flags
 
 from ragaf_jax.errors import UserError, notify
 from ragaf_jax.paths import PATH
-from ragaf_jax.sampling.recorded import OPTION_FLAGS
+from ragaf_jax.sampling.recorded import OPTION_FLAGS, file_facts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
+
     from ragaf_jax.framing import Size
+    from ragaf_jax.sampling.controls.settings import ControlPlace
     from ragaf_jax.sampling.pipeline import Pipeline
     from ragaf_jax.sampling.request import SketchPage
 
@@ -47,6 +51,13 @@ def define_stage_flags(checkpoint: str | None) -> None:
     flags.DEFINE_enum(
         "dtype", None, ["float32", "bfloat16"], "Of the computation; default: as trained."
     )
+    flags.DEFINE(PATH, "vae", None, "VAE in place of the stages' own: a folder, file or hub id.")
+    flags.DEFINE_multi_string(
+        "control",
+        [],
+        "ControlNet beside the sketch branch: PATH, PATH=STRENGTH or PATH=STRENGTH,START,END, with "
+        "shares of the steps. A last ,guess scales its residuals as in diffusers' guess mode.",
+    )
 
 
 def option_flags() -> dict[str, Any]:
@@ -57,13 +68,44 @@ def option_flags() -> dict[str, Any]:
     return options | {"loras": parse_loras(FLAGS.lora)}
 
 
+def control_places() -> list["ControlPlace"]:
+    """The ControlNets of --control."""
+    from ragaf_jax.sampling.controls.settings import parse_control
+
+    return [parse_control(text) for text in FLAGS.control]
+
+
+def read_control_images(sketch: Sequence[int]) -> list["UInt8[np.ndarray, 'h w 3'] | None"]:
+    """The images of --control_image, None for an empty value, which selects the sketch.
+
+    Args:
+      sketch: the shape of the sketch, whose proportions the images need.
+
+    Raises:
+      UserError: more images than ControlNets, an image that cannot be read, or other proportions.
+    """
+    from ragaf_jax.images import check_same_aspect, read_rgb
+
+    if len(FLAGS.control_image) > len(FLAGS.control):
+        raise UserError(
+            f"--control_image is given {len(FLAGS.control_image)} times and --control "
+            f"{len(FLAGS.control)} times; give at most one image for each ControlNet, in their "
+            "order."
+        )
+    images = [read_rgb(file) if file else None for file in FLAGS.control_image]
+    for file, image in zip(FLAGS.control_image, images, strict=True):
+        if image is not None:
+            check_same_aspect(sketch, image.shape, Path(FLAGS.sketch), Path(file))
+    return images
+
+
 def check_settings() -> None:
     """Refuses numbers out of their ranges and unknown names, without a checkpoint."""
     from ragaf_jax.figures.upscaled import check_upscale
     from ragaf_jax.graph.regions import check_neck_splits
     from ragaf_jax.sampling.options import check_count, check_seed, check_values
 
-    check_values(option_flags())
+    check_values(option_flags() | {"controls": [place.settings for place in control_places()]})
     check_count(FLAGS.count)
     check_seed(FLAGS.seed)
     check_neck_splits(FLAGS.neck_splits)
@@ -119,6 +161,7 @@ def restore_pipeline(devices: int | None, per_device: int, checkpoint: str) -> "
     notify("Loading the checkpoints …")
     where = {"devices": jax.devices()[:devices], "per_device": per_device}
     choices = {"dtype": FLAGS.dtype, "checkpoint": checkpoint}
+    choices |= {"vae": FLAGS.vae, "controls": control_places()}
     pipeline = Pipeline.restore(FLAGS.stage1, FLAGS.stage2, **choices, **where)
     load_embeddings(pipeline)
     return pipeline
@@ -149,7 +192,7 @@ def with_edited_regions(
 def stage_facts(pipeline: "Pipeline") -> dict[str, Any]:
     """Entries of metadata.json about the stages."""
     dtype = {} if FLAGS.dtype is None else {"dtype": FLAGS.dtype}
-    return dtype | {
+    return (dtype | weight_facts(pipeline)) | {
         f"stage{i}": {
             "workdir": str(Path(FLAGS[f"stage{i}"].value).absolute()),
             "checkpoint_step": stage.step,
@@ -157,6 +200,19 @@ def stage_facts(pipeline: "Pipeline") -> dict[str, Any]:
         }
         for i, stage in pipeline.stages.items()
     }
+
+
+def weight_facts(pipeline: "Pipeline") -> dict[str, Any]:
+    """Entries of metadata.json about a VAE and ControlNets beside the stages, with their images."""
+    facts: dict[str, Any] = {}
+    if pipeline.vae is not None:
+        facts |= {"vae": pipeline.vae.where, "vae_sha256": pipeline.vae.sha256}
+    images = [*FLAGS.control_image, *[""] * len(pipeline.controls)]
+    networks = [
+        control.files._asdict() | file_facts({"image": image or None})
+        for control, image in zip(pipeline.controls, images, strict=False)
+    ]
+    return facts | ({"control_networks": networks} if networks else {})
 
 
 def framing_flags() -> dict[str, Any]:

@@ -229,7 +229,8 @@ def test_eight_devices_draw_what_one_draws(rng, pipeline, tmp_path):
 
 
 def test_the_command_draws_many(pipeline, rows, tmp_path, monkeypatch):
-    def restore(*workdirs, dtype, devices, per_device, checkpoint):
+    def restore(*workdirs, dtype, devices, per_device, checkpoint, **others):
+        assert others == {"vae": None, "controls": []}
         assert (workdirs, dtype) == (("runs/stage1", "runs/stage2"), "float32")
         assert (devices, per_device, checkpoint) == (jax.devices(), 3, "best")
         return pipeline

@@ -1,0 +1,45 @@
+"""Whether a ControlNet or a VAE belongs to a Stable Diffusion, from their configurations."""
+
+import dataclasses
+
+from ragaf_jax.errors import UserError
+from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.weights.configs.networks import ControlConfig
+
+
+def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
+    """Refuses a ControlNet that does not copy this UNet's encoder.
+
+    Raises:
+      UserError: names the first field that differs.
+    """
+    other_half = ("sample_size", "out_channels", "up_block_types", "attention_head_dim")
+    pairs = {
+        field.name: (getattr(control.unet, field.name), getattr(unet, field.name))
+        for field in dataclasses.fields(UNetConfig)
+        if field.name not in other_half
+    }
+    pairs["attention_head_dim"] = (control.unet.heads, unet.heads)
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise UserError(
+                f"{name} of the ControlNet {where} is {found} and of the UNet {expected}; give one "
+                "that was trained for this UNet."
+            )
+
+
+def check_vae(where: str, vae: VaeConfig, replaced: VaeConfig) -> None:
+    """Refuses a VAE whose latents are not those of the VAE that it replaces.
+
+    Raises:
+      UserError: names the first property that differs.
+    """
+    for name in ("latent_channels", "downscale", "scaling_factor"):
+        found, expected = getattr(vae, name), getattr(replaced, name)
+        if found != expected:
+            raise UserError(
+                f"{name} of the VAE {where} is {found} and of the one that it replaces {expected}; "
+                "give a VAE with the same latents, such as stabilityai/sd-vae-ft-mse for Stable "
+                "Diffusion 1."
+            )

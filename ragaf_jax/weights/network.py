@@ -1,0 +1,53 @@
+"""One network's weights in files, not yet read."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import jax
+from flax.traverse_util import flatten_dict
+
+from ragaf_jax.weights.load import Tree, load_tree
+from ragaf_jax.weights.names import Naming, flax_names
+from ragaf_jax.weights.stores import InMemory, Store
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Network(Generic[C]):
+    """One network's weights, not yet read.
+
+    Attributes:
+      config: its sizes.
+      open: dtype → the file.
+      naming: the file's name of each parameter.
+      surplus: patterns of tensors to ignore.
+      files: configuration, if there is one, and weights; empty for a part of a checkpoint.
+    """
+
+    config: C
+    open: Callable[[jax.typing.DTypeLike | None], Store]
+    naming: Naming
+    surplus: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    def load(self, abstract: Tree) -> Tree:
+        """The parameters with the dtypes and shardings of `abstract`; see `load_tree`."""
+        dtypes = {leaf.dtype for leaf in flatten_dict(abstract).values()}
+        store = self.open(dtypes.pop() if len(dtypes) == 1 else None)
+        if isinstance(store, InMemory):  # a Flax file, with the same tree
+            return load_tree(store, abstract, flax_names, torch_layout=False, surplus=self.surplus)
+        return load_tree(store, abstract, self.naming, surplus=self.surplus)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of `files`, one after the other, in hexadecimal."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        return digest.hexdigest()
