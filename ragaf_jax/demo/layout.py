@@ -10,6 +10,7 @@ import gradio as gr
 from ragaf_jax.demo.canvas import canvas_side
 from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, NumberField, number_fields
 from ragaf_jax.demo.session import Session
+from ragaf_jax.diffusion.noise_grid import SIGMAS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.options import STAGES
@@ -196,6 +197,12 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
         "count": _number(fields["count"], 1),
         "steps": _number(fields["steps"], defaults.steps),
         "sampler": gr.Dropdown(samplers, value=defaults.sampler, label="Sampler", min_width=130),
+        "sigmas": gr.Dropdown(
+            [(name.capitalize(), name) for name in SIGMAS],
+            value=defaults.sigmas,
+            label="Sigmas",
+            min_width=130,
+        ),
         "stages": gr.Dropdown(
             names, value=defaults.stages, label="Stages", visible=two, min_width=130
         ),

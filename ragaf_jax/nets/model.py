@@ -158,6 +158,7 @@ class Model:
         conditioning: Conditioning,
         rng: PRNGKeyArray | None = None,
         sketch_strength: float | Float[Array, ""] = 1.0,
+        guidance: Float[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
         """The UNet's output, of the stage's prediction type.
 
@@ -168,6 +169,7 @@ class Model:
           conditioning: sketch, text and, in Stage 2, regions.
           rng: for LoRA's dropout, in training.
           sketch_strength: scale of the sketch branch's residuals; 1 in training.
+          guidance: as of `UNet`; None in training.
 
         Returns:
           The prediction, and RAGAF's trace or None.
@@ -185,7 +187,8 @@ class Model:
                 site: place(sent[site], regions.shares[side], regions.active)
                 for site, (side, _) in self.sites.items()
             }
-        prediction = self._apply("unet", self.unet, params, rng, *inputs, down, mid, signals)
+        signalled = *inputs, down, mid, signals, guidance
+        prediction = self._apply("unet", self.unet, params, rng, *signalled)
         return prediction, trace
 
     def ragaf_trace(

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
+from ragaf_jax.diffusion.noise_grid import SIGMAS, UNIFORM
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.errors import UserError
 
@@ -26,6 +27,8 @@ class Options:
       sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       stages: "both", "1" or "2" alone.
+      sigmas: "uniform", at the spacing of the checkpoint's timesteps; or "karras" or "exponential",
+        for samplers that have them.
     """
 
     steps: int
@@ -36,6 +39,7 @@ class Options:
     sampler: str
     sketch_strength: float = 1.0
     stages: str = "both"
+    sigmas: str = UNIFORM
 
 
 class OptionArguments(TypedDict, total=False):
@@ -49,6 +53,7 @@ class OptionArguments(TypedDict, total=False):
     sampler: str
     sketch_strength: float
     stages: Literal["both", "1", "2"]
+    sigmas: Literal["uniform", "karras", "exponential"]
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
@@ -110,7 +115,8 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
                 f"{name} is {given[name]}; choose -{LARGEST_SCALE} to {LARGEST_SCALE}, usually 0 "
                 "to 10."
             )
-    for name, known in (("stages", tuple(STAGES)), ("sampler", tuple(SAMPLERS))):
+    choices = {"stages": tuple(STAGES), "sampler": tuple(SAMPLERS), "sigmas": SIGMAS}
+    for name, known in choices.items():
         if name in given and given[name] not in known:
             raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")
 

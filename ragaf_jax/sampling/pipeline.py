@@ -136,6 +136,7 @@ class Pipeline(LoadedStages):
                     f"give --stage{number}, or choose stages={default!r}."
                 )
             self._sampler(number, options.sampler)
+        self.steps(options)  # refuses combinations of sampler, sigmas, steps and strength
         return options
 
     def __call__(
