@@ -141,5 +141,8 @@ def _spread(schedule: Schedule, steps: int, spacing: Spacing, sigmas: str) -> tu
         raise UserError(f"sigmas is {sigmas!r}; choose one of {', '.join(SIGMAS)}.")
     t = _timesteps(schedule, np.log(found))
     if not spacing.continuous:
-        t = np.round(t) if sigmas == "karras" and spacing.rounds_karras else np.floor(t)
+        # By float32's rounding, diffusers truncates the greatest sigma to T − 2 for schedules other
+        # than "linear".
+        truncated = np.maximum(np.floor(t - 1e-4), 0)
+        t = np.round(t) if sigmas == "karras" and spacing.rounds_karras else truncated
     return found, t

@@ -189,7 +189,8 @@ def guidance_embedding(guidance: Float[Array, " b"], channels: int) -> Float[Arr
     """
     half = channels // 2
     decay = np.float32(np.log(np.float32(1e4))) / np.float32(half - 1)
-    frequencies = np.exp(np.arange(half, dtype=np.float32) * -decay)
+    exponents = np.arange(half, dtype=np.float32) * -decay
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = (guidance.astype(jnp.float32) * 1000)[:, None] * frequencies[None]
     waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return jnp.pad(waves, ((0, 0), (0, channels % 2)))

@@ -71,7 +71,7 @@ def adopted(
                 k: v for k, v in fields.items() if k.startswith(ADOPTED) and not k.startswith(kept)
             }
             config = with_fields(config, adopted_fields)
-            config = with_distilled_sampling(config, config.diffusion, given)
+            config = with_distilled_sampling(config, config.diffusion.to_dict(), given)
             return config, Tokenizer.from_json(meta["tokenizer"])
         if meta is not None:
             if place == workdir and config.init.checkpoint:
@@ -96,7 +96,7 @@ def adopted(
     for notice in pretrained.notices:
         notify(notice)
     config = with_fields(config, pretrained_fields(config, pretrained))
-    config = with_distilled_sampling(config, config.diffusion, given)
+    config = with_distilled_sampling(config, config.diffusion.to_dict(), given)
     return config, tokenizer_of(pretrained, config.init.tokenizer)
 
 

@@ -1,6 +1,7 @@
 """Adopted LCM and Turbo checkpoints give the latents that diffusers' pipeline gives."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,9 +110,11 @@ def test_the_same_latents(rng, sampler, tmp_path, monkeypatch):
         assert len(traces) == 1, "a new guidance scale compiled again"
 
 
-@pytest.mark.parametrize("width", (12, 13, 256))
-def test_embedding_of_the_guidance_scale(width):
+@pytest.mark.parametrize("width, tolerance", [(12, 2e-6), (13, 2e-6), (256, 5e-4)])
+def test_embedding_of_the_guidance_scale(width, tolerance):
+    """At 256, one frequency differs in its last bit, and the angle is 7,000 times that."""
     scales = np.float32([0, 0.5, 7, 14])
     get = diffusers.StableDiffusionPipeline.get_guidance_scale_embedding
     theirs = get(None, torch.from_numpy(scales), width)
-    np.testing.assert_allclose(guidance_embedding(scales, width), theirs, atol=2e-6)
+    ours = guidance_embedding(jnp.asarray(scales), width)
+    np.testing.assert_allclose(ours, theirs, atol=tolerance)

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fakes import tiny_tokenizer
 
+from ragaf_jax.batch import Text
 from ragaf_jax.diffusion.noise import example_keys, folded, step_noise
 from ragaf_jax.diffusion.noise_grid import SIGMAS, UNIFORM, noise_grid
 from ragaf_jax.diffusion.prediction import PREDICTIONS, to_x0
@@ -117,6 +119,8 @@ def their_steps(sampler, scheduler, network, start, noises, monkeypatch):
         sigma = scheduler.sigmas[i] if middle is None else middle
         return (sigma.double() ** 2 + 1) ** 0.5
 
+    if hasattr(scheduler, "set_begin_index"):  # else it skips a first timestep that repeats
+        scheduler.set_begin_index(0)
     x, steps = torch.from_numpy(start).double() * scale(0), []
     for i, t in enumerate(scheduler.timesteps):
         answer = network(scheduler.scale_model_input(x, t).numpy(), float(t))
@@ -160,7 +164,7 @@ def check_steps(
     def network(x, t):
         return x @ mix + np.sin(t / 100)
 
-    if sampler in NO_ZERO_SNR or sigmas != UNIFORM or (sampler in DIVIDED and zero_snr):
+    if sampler in NO_ZERO_SNR or (sampler in DIVIDED and zero_snr):
         # From sigma 4096 on, its cast to float32 alone costs Euler up to 1e-5. Heun multiplies the
         # error of sigma at the first timesteps, where 1 - alpha_bar cancels, by the step's ratio.
         module = f"{SCHEDULERS[sampler][0].__module__}.torch"
@@ -289,7 +293,8 @@ def test_steps_of_linspace(rng, monkeypatch, sampler, steps):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_timesteps(rng, sampler, spacing):
     # Of 48, 96 and 240, "trailing" has timesteps half-way between two integers.
-    for steps in {48, 96, 240, *rng.integers(1, 900, 8).tolist()}:
+    most = 50 if sampler == "lcm" else 900
+    for steps in {48, min(96, most), min(240, most), *rng.integers(1, most, 8).tolist()}:
         theirs = theirs_of(sampler, "scaled_linear", "epsilon", False, spacing, 1, True)
         theirs.set_timesteps(steps)
         spaced = spacing_of(sampler, spacing, 1, True)
@@ -310,7 +315,7 @@ def test_timesteps(rng, sampler, spacing):
         SIGMAS[1:],
         PREDICTED,
         (*FIELDS, ("linspace", 0, True)),
-        (1, 2, 7, 30),
+        (1, 2, 7, 20),
         allowed=lambda sampler, _, predicted, *rest: not predicted[1] or sampler not in NO_ZERO_SNR,
     ),
 )
@@ -319,10 +324,17 @@ def test_steps_of_sigmas(rng, monkeypatch, sampler, sigmas, predicted, fields, s
 
 
 @pytest.mark.parametrize("sampler", ("dpm_solver_pp_2m", "unipc", "euler"))
-def test_timesteps_of_karras_sigmas_of_the_cosine_schedule(rng, monkeypatch, sampler):
+def test_timesteps_of_karras_sigmas_of_the_cosine_schedule(sampler):
     """DPM-Solver truncates them there and rounds them elsewhere."""
-    fields = "trailing", 0, True, 9, "cosine", "karras"
-    check_steps(rng, monkeypatch, sampler, "v_prediction", False, *fields)
+    for steps in (5, 7, 8):
+        fields = "trailing", 0, True
+        theirs = theirs_of(sampler, "cosine", "v_prediction", False, *fields, "karras")
+        theirs.set_timesteps(steps)
+        spaced = spacing_of(sampler, *fields, schedule="cosine")
+        levels, _ = noise_grid(make_schedule("cosine"), steps, 1.0, spaced, "karras")
+        np.testing.assert_allclose(levels.t[:-1], theirs.timesteps.numpy(), atol=0.05)
+        ratio = levels.sigma / levels.alpha
+        np.testing.assert_allclose(ratio, theirs.sigmas[[*range(steps), -1]], rtol=1e-3)
 
 
 @pytest.mark.parametrize("spacing", ("leading", "trailing", "linspace"))
@@ -335,8 +347,7 @@ def test_scale_of_pure_noise(sampler, sigmas, spacing):
     theirs.set_timesteps(20)
     sigma = float(theirs.sigmas.max()) if sampler in DIVIDED else 0
     spaced = spacing_of(sampler, spacing, 1, True)
-    sampling = SamplingConfig(
-        make_schedule("scaled_linear", **BETAS), "epsilon", sampler, spaced, sigmas, None
-    )
+    schedule, text = make_schedule("scaled_linear", **BETAS), tiny_tokenizer().encode([""], 4)
+    sampling = SamplingConfig(schedule, "epsilon", sampler, spaced, sigmas, Text(*text))
     expected = float(theirs.init_noise_sigma) / (sigma**2 + 1) ** 0.5
     assert float(sampling.timestep_grid(20).start_scale) == pytest.approx(expected, abs=1e-6)
