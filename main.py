@@ -310,8 +310,7 @@ def main(argv: list[str]) -> None:
         return
     if recorded is not None:
         check_overrides(set_fields(), recorded, FLAGS.mode)
-        distilled = recorded["diffusion"].get("distilled_steps", 0)
-        config = with_distilled_sampling(config, distilled, set_fields())
+        config = with_distilled_sampling(config, recorded["diffusion"], set_fields())
         config = with_recorded_data_dir(config, recorded, set_fields(), workdir)
     if FLAGS.mode == "sample":
         shown = functools.partial(configured.shown_for, drawings=8, colorings=3)

@@ -128,8 +128,11 @@ def get_config() -> ConfigDict:
     # Sampling's timesteps; names as in diffusers' scheduler_config.json.
     diffusion.timestep_spacing = "trailing"  # or "leading", "linspace"
     diffusion.steps_offset = 0  # of "leading"; 1 for Stable Diffusion 1
-    # Sampling steps without guidance of a distilled checkpoint (SD-Turbo, LCM).
+    # Sampling of a distilled checkpoint (SD-Turbo, LCM); 0 steps: it is not distilled.
     diffusion.distilled_steps = 0
+    diffusion.distilled_sampler = "euler"
+    diffusion.distilled_guidance = 1.0
+    diffusion.original_steps = 50  # timesteps that an LCM was distilled on
     diffusion.set_alpha_to_one = True  # False: ddim ends at timestep 0's noise level, not at 0
     # Weight of a prediction of x_0: min(SNR, max_snr) + 1. With a cap of 500, timesteps with little
     # noise dominate the loss and samples stay noisy.
@@ -195,7 +198,9 @@ def get_config() -> ConfigDict:
     config.wandb_project = ""  # empty: no Weights & Biases
 
     config.sample = sample = ConfigDict()
-    sample.sampler = "dpm_solver_pp_2m"  # or "ddim", "unipc", "euler", "heun", "ddpm"
+    sample.sampler = "dpm_solver_pp_2m"  # or another one of docs/sampling.md
+    # Noise levels: "uniform", at diffusion.timestep_spacing; or "karras" or "exponential".
+    sample.sigmas = "uniform"
     sample.steps = 20
     sample.guidance = 3.0
     sample.sketch_guidance = 1.0

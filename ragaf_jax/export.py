@@ -171,16 +171,18 @@ def main(argv: list[str]) -> None:
             made[name](folder / name)
             usage = USAGE[name].format(path=f"{output.name}/{name}")
             (folder / name / "README.md").write_text(card(name, [DESCRIPTIONS[name]], usage))
+        scheduler = schedulers.scheduler_json(config.diffusion)
         if FLAGS.format == "diffusers" and not FLAGS.parts:
             (folder / "scheduler").mkdir()
-            scheduler = schedulers.scheduler_json(config.diffusion)
             write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
             Tokenizer.from_json(meta["tokenizer"]).save_pretrained(folder / "tokenizer")
         shown = {name: name if name == CONTROL_FILE else f"{name}/" for name in parts}
         lines = [f"`{shown[name]}`: {DESCRIPTIONS[name]}" for name in parts]
         usage = "\n".join(USAGE[name].format(path=f"{output.name}/{name}") for name in parts)
         if set(_WHOLE) <= {path.name for path in folder.iterdir()}:
-            write_json(folder / "model_index.json", pipeline_index(_WHOLE))
+            write_json(
+                folder / "model_index.json", pipeline_index(_WHOLE, scheduler["_class_name"])
+            )
             skip = config.model.clip_skip
             note = f"  # and in every call: clip_skip={skip}" if skip else ""
             pipeline = PIPELINE.format(path=output.name) + note

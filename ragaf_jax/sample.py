@@ -120,7 +120,14 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "sampler",
         None,
-        "ddim, dpm_solver_pp_2m, unipc, euler, heun or ddpm; default: the last stage's config.",
+        "ddim, pndm, dpm_solver_pp_2m, dpm_solver_pp_2m_sde, dpm_solver_pp_sde, unipc, euler, "
+        "euler_ancestral, heun, ddpm or lcm; default: the last stage's config.",
+    )
+    flags.DEFINE_enum(
+        "sigmas",
+        None,
+        ["uniform", "karras", "exponential"],
+        "Noise levels of the steps; default: the last stage's config.",
     )
     flags.DEFINE_integer(
         "clip_skip", None, "Last layers of the text encoder to skip; default: as in training."

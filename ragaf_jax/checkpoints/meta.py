@@ -22,6 +22,10 @@ LATER_FIELDS = {
     "data.graph.kind": "hybrid",
     "data.graph.k": 3,
     "data.graph.radius": 0.25,
+    "diffusion.distilled_sampler": "euler",
+    "diffusion.distilled_guidance": 1.0,
+    "diffusion.original_steps": 50,
+    "sample.sigmas": "uniform",
 }
 
 

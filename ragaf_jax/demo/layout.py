@@ -16,6 +16,7 @@ from ragaf_jax.demo.number_fields import (
     size_fields,
 )
 from ragaf_jax.demo.session import Session
+from ragaf_jax.diffusion.noise_grid import SIGMAS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
@@ -211,6 +212,12 @@ def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
         "count": _number(fields["count"], 1),
         "steps": _number(fields["steps"], defaults.steps),
         "sampler": gr.Dropdown(samplers, value=defaults.sampler, label="Sampler", min_width=130),
+        "sigmas": gr.Dropdown(
+            [(name.capitalize(), name) for name in SIGMAS],
+            value=defaults.sigmas,
+            label="Sigmas",
+            min_width=130,
+        ),
         "stages": gr.Dropdown(
             names, value=defaults.stages, label="Stages", visible=two, min_width=130
         ),

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ragaf_jax.diffusion.sampler_interface import Denoise
+from ragaf_jax.diffusion.schedule import NoiseLevels
 
 # A denoiser of two or three concatenated conditions, n examples in total.
-DenoiseConditions = Callable[[Float[Array, "n *rest"], Int[Array, "n"]], Float[Array, "n *rest"]]
+DenoiseConditions = Callable[[Float[Array, "n *rest"], NoiseLevels], Float[Array, "n *rest"]]
 
 
 def guided(
@@ -30,15 +32,16 @@ def guided(
     until: at timesteps below, both scales are 1. Text affects the image at high noise levels;
       later, guidance only amplifies the errors of both predictions (Kynkäänniemi et al. 2024,
       "Applying Guidance in a Limited Interval", sec. 3).
-    denoise_conditions: predicts x_0 of the same x and t with the conditions (∅,∅), unless
+    denoise_conditions: predicts x_0 of the same x and level with the conditions (∅,∅), unless
       `sketch_scale` is None, then (sketch,∅), then (sketch,text).
     """
 
-    def denoise(x: Float[Array, "b *rest"], t: Int[Array, "b"]) -> Float[Array, "b *rest"]:
+    def denoise(x: Float[Array, "b *rest"], level: NoiseLevels) -> Float[Array, "b *rest"]:
         count = 2 if sketch_scale is None else 3
-        x0 = denoise_conditions(jnp.concatenate([x] * count), jnp.concatenate([t] * count))
+        stacked = jax.tree.map(lambda array: jnp.concatenate([array] * count), (x, level))
+        x0 = denoise_conditions(*stacked)
         *unconditional, sketch, both = jnp.split(x0, count)
-        guides = (t >= until).reshape(-1, *[1] * (x.ndim - 1))
+        guides = (level.t >= until).reshape(-1, *[1] * (x.ndim - 1))
         by_text = jnp.where(guides, text_scale, 1.0)
         if sketch_scale is None:
             return (1 - by_text) * sketch + by_text * both

@@ -6,7 +6,7 @@ any one of ε, v, x_0 gives the rest. Names are those of diffusers' scheduler co
 
 from jaxtyping import Array, Float, Int
 
-from ragaf_jax.diffusion.schedule import Schedule, levels_like
+from ragaf_jax.diffusion.schedule import NoiseLevels, Schedule, levels_like, shaped_like
 from ragaf_jax.errors import UserError
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -47,13 +47,12 @@ def target(
 
 def to_x0(
     kind: str,
-    schedule: Schedule,
     prediction: Float[Array, "b *rest"],
     x_t: Float[Array, "b *rest"],
-    t: Int[Array, "b"],
+    level: NoiseLevels,
 ) -> Float[Array, "b *rest"]:
-    """The data x_0 of a `prediction` at x_t; infinite for ε at alpha_t = 0."""
-    alpha, sigma = levels_like(schedule, t, x_t)
+    """The data x_0 of a `prediction` at x_t, [b] noise levels; infinite for ε at alpha = 0."""
+    alpha, sigma = shaped_like(level.alpha, level.sigma, x_t)
     match kind:
         case "epsilon":
             return (x_t - sigma * prediction) / alpha

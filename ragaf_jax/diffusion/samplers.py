@@ -1,204 +1,80 @@
-"""The samplers, from noise to data along the timesteps of a schedule.
+"""All samplers, one entry each: from noise to data along a grid of noise levels.
 
-A step does not depend on later timesteps: `sampler(…, timesteps[: k + 1], keys)` is x after k
-steps. Step by step they equal diffusers' schedulers, with the timesteps of `spacing_of` and, at
-zero terminal SNR, the schedule of `finite_snr`. One difference: diffusers' DDIM goes from t to
-t − ⌊T/N⌋. This is not its next timestep in "linspace", in "trailing" if N does not divide T, and
-with an offset ≥ ⌊T/N⌋.
+A step does not depend on later levels. Step by step the samplers equal diffusers' schedulers, with
+the grid of `spacing_of` and, at zero terminal SNR, the schedule of `finite_snr`. One difference:
+diffusers' DDIM and PNDM go from t to t − ⌊T/N⌋. This is not the next timestep in "linspace", in
+"trailing" if N does not divide T, and with an offset ≥ ⌊T/N⌋.
 """
 
-import dataclasses
-
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
-
-from ragaf_jax.diffusion.sampler_interface import Sampler, one_evaluation
-from ragaf_jax.diffusion.schedule import Schedule, levels
-from ragaf_jax.diffusion.timesteps import Spacing
-
-_Times = Int[Array, "times"]
-_PerStep = tuple[Float[Array, "times-1"], ...]
-
-
-def _ode_coefficients(schedule: Schedule, timesteps: _Times) -> _PerStep:
-    """(keep, take) of `x ← σ'/σ · x + (α' − α σ'/σ) · x_0`.
-
-    The exact solution for an x_0 that is constant over the step; `(α' − α σ'/σ) = α' (1 − e^−h)` in
-    the log-SNR span h of Lu et al. 2022, eq. 9, in the form that is finite at α = 0. The step into
-    clean data (α' = 1, σ' = 0) gives x_0 itself.
-    """
-    alpha, sigma = levels(schedule, timesteps)
-    keep = sigma[1:] / sigma[:-1]
-    return keep, alpha[1:] - alpha[:-1] * keep
-
-
-def _ode_step(x, x0, x0_before, noise, keep, take):
-    return keep * x + take * x0
-
-
-def _second_order_coefficients(schedule: Schedule, timesteps: _Times) -> _PerStep:
-    alpha, sigma = levels(schedule, timesteps)
-    log_snr = jnp.log(alpha) - jnp.log(sigma)
-    span = jnp.diff(log_snr)
-    before = jnp.concatenate([jnp.zeros(1, span.dtype), span[:-1]])
-    # The first step, and a step after a repeated timestep, cannot extrapolate.
-    usable = (before > 0) & jnp.isfinite(span)
-    extrapolation = jnp.where(usable, span / (2 * jnp.where(usable, before, 1)), 0)
-    return *_ode_coefficients(schedule, timesteps), extrapolation
-
-
-def _second_order_step(x, x0, x0_before, noise, keep, take, extrapolation):
-    return keep * x + take * (x0 + extrapolation * (x0 - x0_before))
-
-
-def _heun_coefficients(
-    schedule: Schedule, timesteps: Int[Array, "times"]
-) -> tuple[Float[Array, "times-1 2"], Float[Array, "times-1 2"], Int[Array, "times-1"]]:
-    """(keep, take) of both evaluations, and the number of evaluations of each step.
-
-    The trapezoidal rule for x/α as a function of s = σ/α adds `α'/2 (s/s' − 1) · (x_0' − x_0)` to
-    Euler's x', where x_0' is the prediction at x' and t'. That is infinite at α = 0 or σ' = 0: from
-    pure noise and into clean data the step is Euler's.
-    """
-    alpha, sigma = levels(schedule, timesteps)
-    keep, take = _ode_coefficients(schedule, timesteps)
-    finite = (alpha[:-1] > 0) & (sigma[1:] > 0)
-    ratio = sigma[:-1] * alpha[1:] / jnp.where(finite, alpha[:-1] * sigma[1:], 1)
-    correction = jnp.where(finite, alpha[1:] * (ratio - 1) / 2, 0)
-    evaluations = jnp.where(correction == 0, 1, 2)
-    return jnp.stack([keep, jnp.ones_like(keep)], 1), jnp.stack([take, correction], 1), evaluations
-
-
-def _heun_step(denoise, state, ends, noise, keep, take, evaluations):
-    at = jnp.stack(ends)
-
-    def evaluation(i, carry):
-        x, before = carry
-        x0 = denoise(x, at[i])
-        return (keep[i] * x + take[i] * (x0 - i * before)).astype(x.dtype), x0
-
-    # A loop, because two calls would compile the networks twice.
-    x, x0 = jax.lax.fori_loop(0, evaluations, evaluation, (state.x, state.x0))
-    return state._replace(x=x, x0=x0)
-
-
-def _unipc_coefficients(schedule: Schedule, timesteps: _Times) -> _PerStep:
-    """The coefficients of the predictor, and those of the previous step's corrector.
-
-    With h the log-SNR span of a step and r its ratio to the span before, UniC of order 2 with
-    B₂(h) = e^h − 1 is `σ'/σ · x + take · (x_0 + old · (x_0 − x_0 before) + new · (x_0' − x_0))`,
-    where `old = g r²/(1 + r)`, `new = (1 + h g)/2 − g r/(1 + r)` and `g = (coth(h/2) − 2/h)/h`.
-    """
-    keep, take, extrapolation = _second_order_coefficients(schedule, timesteps)
-    alpha, sigma = levels(schedule, timesteps)
-    second = extrapolation > 0
-    h = jnp.where(second, jnp.diff(jnp.log(alpha) - jnp.log(sigma)), 1)
-    # Lambert's continued fraction has positive terms, so g is accurate at a small h.
-    fraction = jnp.zeros_like(h)
-    for odd in range(33, 3, -2):
-        fraction = h**2 / 4 / (odd + fraction)
-    g, r = 0.5 / (3 + fraction), 2 * extrapolation
-    old = g * r**2 / (1 + r)
-    new = jnp.where(second, (1 + h * g) / 2 - g * r / (1 + r), 0.5)
-
-    def before(entries, first):
-        return jnp.concatenate([jnp.full(1, first, entries.dtype), entries[:-1]])
-
-    # The first step has no correction.
-    corrector = before(keep, 1), before(take, 0), before(old, 0), before(new, 0)
-    return keep, take, extrapolation, *corrector
-
-
-def _unipc_step(
-    denoise, state, ends, noise, keep, take, extrapolation, keep_before, take_before, old, new
-):
-    x_before, x0_older = state.memory  # corrected x, and x_0 of two steps before
-    x0_before = state.x0
-    x0 = denoise(state.x, ends[0])
-    change = old * (x0_before - x0_older) + new * (x0 - x0_before)
-    x = keep_before * x_before + take_before * (x0_before + change)
-    after = keep * x + take * (x0 + extrapolation * (x0 - x0_before))
-    return state._replace(x=after, x0=x0, memory=(x, x0_before))
-
-
-def _ancestral_coefficients(schedule: Schedule, timesteps: _Times) -> _PerStep:
-    alpha, sigma = levels(schedule, timesteps)
-    keep = sigma[1:] / sigma[:-1]
-    ratio = keep * alpha[:-1] / alpha[1:]
-    fresh = (1 - ratio) * (1 + ratio)
-    return keep * ratio, alpha[1:] * fresh, sigma[1:] * jnp.sqrt(fresh)
-
-
-def _ancestral_step(x, x0, x0_before, noise, keep, take, spread):
-    return keep * x + take * x0 + spread * noise
-
-
-ddim = Sampler(_ode_coefficients, one_evaluation(_ode_step), "DDIM")
-"""DDIM with η = 0 (Song et al. 2021, eq. 12): first order."""
-
-euler = dataclasses.replace(ddim, title="Euler", finite_snr=True)
-"""Euler's method (Karras et al. 2022, algorithm 1 without its correction), which is DDIM.
-
-Both solve for x/α as a function of σ/α (Song et al. 2021, eq. 13 and 14). Here x is variance
-preserving; diffusers' x is x/α. Pure noise is N(0, 1) with any spacing, as in diffusers' "leading";
-its "trailing" and "linspace" have N(0, σ²) of the first timestep.
-"""
-
-dpm_solver_pp_2m = Sampler(
-    _second_order_coefficients,
-    one_evaluation(_second_order_step),
-    "DPM-Solver++ 2M",
-    finite_snr=True,
-    spans_end=True,
+from ragaf_jax.diffusion.ancestral_samplers import (
+    ddpm,
+    dpm_solver_pp_2m_sde,
+    dpm_solver_pp_sde,
+    euler_ancestral,
+    lcm,
 )
-"""DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order.
-
-The step into clean data is first order: it spans an infinite log-SNR.
-"""
-
-heun = Sampler(_heun_coefficients, _heun_step, "Heun")
-"""Heun's method (Karras et al. 2022, algorithm 1 without noise): second order.
-
-It evaluates x_0 twice per step. The steps into clean data and from zero terminal SNR, which
-diffusers' scheduler does not support, are Euler's, with one evaluation.
-"""
-
-unipc = Sampler(
-    _unipc_coefficients, _unipc_step, "UniPC", memory=2, finite_snr=True, spans_end=True
-)
-"""UniPC-2 with B₂(h), predicting x_0 (Zhao et al. 2023, algorithms 1 and 2): third order.
-
-UniP-2, which equals DPM-Solver++(2M), predicts x; UniC-2 corrects it at the next step, with the x_0
-evaluated there. The last x is not corrected, and the step into clean data is UniP-1.
-"""
-
-ddpm = Sampler(_ancestral_coefficients, one_evaluation(_ancestral_step), "DDPM", ancestral=True)
-"""Ancestral sampling (Ho et al. 2020, eq. 7): x' ~ q(x' | x, x_0); "fixed_small" in diffusers.
-
-Steps `x ← σ'/σ r · x + α' (1 − r²) · x_0 + σ' √(1 − r²) · noise`, where `1 − r² = β/σ²` with
-β = 1 − α²/α'², the variance between the two timesteps; r = σ'α / σα' is accurate in float32 at both
-ends.
-"""
+from ragaf_jax.diffusion.ode_samplers import ddim, dpm_solver_pp_2m, euler, heun, unipc
+from ragaf_jax.diffusion.pndm import pndm, pndm_velocity
+from ragaf_jax.diffusion.sampler_interface import Sampler
+from ragaf_jax.diffusion.timesteps import CONSISTENCY, Spacing
+from ragaf_jax.errors import UserError
 
 SAMPLERS = {
     "ddim": ddim,
+    "pndm": pndm,
     "dpm_solver_pp_2m": dpm_solver_pp_2m,
+    "dpm_solver_pp_2m_sde": dpm_solver_pp_2m_sde,
+    "dpm_solver_pp_sde": dpm_solver_pp_sde,
     "unipc": unipc,
     "euler": euler,
+    "euler_ancestral": euler_ancestral,
     "heun": heun,
     "ddpm": ddpm,
+    "lcm": lcm,
 }
 
 
-def spacing_of(sampler: str, kind: str, offset: int, set_alpha_to_one: bool) -> Spacing:
+def sampler_for(name: str, prediction: str) -> Sampler:
+    """The sampler of a network with this prediction type.
+
+    Raises:
+      UserError: an unknown name, or PNDM for a network that predicts x_0.
+    """
+    if name not in SAMPLERS:
+        raise UserError(f"The sampler is {name!r}; choose one of {', '.join(SAMPLERS)}.")
+    if name != "pndm" or prediction == "epsilon":
+        return SAMPLERS[name]
+    if prediction != "v_prediction":
+        raise UserError(
+            f"The sampler is 'pndm' and the model predicts {prediction!r}; PNDM combines "
+            "predictions of 'epsilon' or 'v_prediction': choose another sampler."
+        )
+    return pndm_velocity
+
+
+def spacing_of(
+    sampler: str,
+    kind: str,
+    offset: int,
+    set_alpha_to_one: bool,
+    original_steps: int = 50,
+    schedule: str = "scaled_linear",
+) -> Spacing:
     """The spacing of diffusers' scheduler for `sampler` with these fields of scheduler_config.json.
 
-    set_alpha_to_one: only for DDIM; the others end in clean data (final_sigmas_type "zero").
+    set_alpha_to_one: only for DDIM and PNDM; the others end in clean data (final_sigmas_type
+      "zero").
+    original_steps: only for LCM.
+    schedule: name of the noise schedule. With "cosine", DPMSolverMultistepScheduler truncates the
+      timesteps of Karras sigmas, which it rounds otherwise.
     """
+    chosen = SAMPLERS[sampler]
     return Spacing(
-        kind,
+        CONSISTENCY if sampler == "lcm" else kind,
         offset,
-        spans_end=SAMPLERS[sampler].spans_end,
-        clean_end=set_alpha_to_one or sampler != "ddim",
+        spans_end=chosen.spans_end,
+        clean_end=set_alpha_to_one or sampler not in ("ddim", "pndm"),
+        continuous=chosen.continuous,
+        rounds_karras=sampler == "unipc" or schedule != "cosine",
+        original_steps=original_steps,
     )

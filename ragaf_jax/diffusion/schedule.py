@@ -23,6 +23,25 @@ class Schedule(NamedTuple):
     sigma: Float[Array, "steps"]
 
 
+class NoiseLevels(NamedTuple):
+    """Noise levels at which samplers evaluate the networks and end their steps.
+
+    The levels of a grid [times], one level [], or those of examples [b]. They need not be those of
+    a training timestep: Karras sigmas lie between them.
+
+    Attributes:
+      t: the networks' timesteps in 0 … T − 1, whole or fractional; `CLEAN` where sampling ends.
+      alpha, sigma: `x = alpha · x_0 + sigma · noise`.
+      between: the timestep with the mean log-SNR of this level and the next, for samplers that
+        evaluate there.
+    """
+
+    t: Float[Array, "*n"]
+    alpha: Float[Array, "*n"]
+    sigma: Float[Array, "*n"]
+    between: Float[Array, "*n"]
+
+
 def make_schedule(
     name: str,
     steps: int = 1000,
@@ -89,8 +108,14 @@ def levels_like(
     schedule: Schedule, t: Int[Array, "b"], x: Float[Array, "b *rest"]
 ) -> tuple[Array, Array]:
     """`levels` at one timestep per example, shaped [b, 1, …] to multiply x."""
-    alpha, sigma = levels(schedule, t)
-    shape = (t.shape[0],) + (1,) * (x.ndim - 1)
+    return shaped_like(*levels(schedule, t), x)
+
+
+def shaped_like(
+    alpha: Float[Array, "b"], sigma: Float[Array, "b"], x: Float[Array, "b *rest"]
+) -> tuple[Array, Array]:
+    """A level of each example, shaped [b, 1, …] to multiply x."""
+    shape = (alpha.shape[0],) + (1,) * (x.ndim - 1)
     return alpha.reshape(shape), sigma.reshape(shape)
 
 

@@ -30,9 +30,10 @@ def make_grid(
     `samples` has one row sketch | sample | true per example. All calls and both stages use the same
     noise. In Stage 2, `attention` is the `attention_sheet`.
     """
-    count, scales = config.sample_examples, scales_of(config.sample.to_dict())
+    count, model = config.sample_examples, build_model(config)
+    scales = scales_of(config.sample.to_dict(), model.unet.config)
     shown = jax.tree.map(lambda x: x[:count], batch)
-    sampler = make_stage_sampler(build_model(config), sampling_config_of(config, tokenizer))
+    sampler = make_stage_sampler(model, sampling_config_of(config, tokenizer))
     keys = batch_keys(jax.random.key(config.seed), len(shown.text.tokens))
 
     def grid(params: Params) -> dict[str, Rgb]:

@@ -1,5 +1,6 @@
 """From a configuration to a `Model`."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,6 +68,7 @@ def _build(config: ml_collections.ConfigDict) -> Model:
         in_channels=autoencoder.channels,
         out_channels=autoencoder.channels,
     )
+    control_config = dataclasses.replace(unet_config, time_cond_proj_dim=None)
     text_fields = _fields(nets.text_encoder)
     text_config = ClipTextConfig(**text_fields, max_position_embeddings=data.text_length)
     if nets.clip_skip >= text_config.num_hidden_layers:
@@ -84,7 +86,8 @@ def _build(config: ml_collections.ConfigDict) -> Model:
         ragaf = Ragaf(ragaf_config, widths, autoencoder.channels, steps, dtype)
     return Model(
         UNet(unet_config, dtype, nets.remat),
-        ControlNet(unet_config, tuple(nets.conditioning_channels), dtype, nets.remat),
+        # A ControlNet does not read the guidance scale, as in diffusers.
+        ControlNet(control_config, tuple(nets.conditioning_channels), dtype, nets.remat),
         ClipText(text_config, nets.clip_skip, dtype),
         autoencoder,
         image_size=data.image_size,

@@ -182,13 +182,32 @@ def timestep_embedding(
     return jnp.concatenate(waves[::-1] if flip_sin_to_cos else waves, axis=-1)
 
 
+def guidance_embedding(guidance: Float[Array, " b"], channels: int) -> Float[Array, "b {channels}"]:
+    """Sinusoids of 1,000 times the guidance scale − 1 (Luo et al. 2023, sec. 4.2), as in diffusers.
+
+    The angles are so large that the frequencies need diffusers' roundings, those of float32.
+    """
+    half = channels // 2
+    decay = np.float32(np.log(np.float32(1e4))) / np.float32(half - 1)
+    exponents = np.arange(half, dtype=np.float32) * -decay
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles = (guidance.astype(jnp.float32) * 1000)[:, None] * frequencies[None]
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(waves, ((0, 0), (0, channels % 2)))
+
+
 class TimestepEmbedding(nn.Module):
-    """The two-layer network of the sinusoids."""
+    """The two-layer network of the sinusoids, and of a condition's where there is one."""
 
     features: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, waves: Float[Array, "b c"]) -> Float[Array, "b f"]:
+    def __call__(
+        self, waves: Float[Array, "b c"], condition: Float[Array, "b d"] | None = None
+    ) -> Float[Array, "b f"]:
+        if condition is not None:
+            projection = Dense(waves.shape[-1], use_bias=False, dtype=self.dtype, name="cond_proj")
+            waves = waves.astype(self.dtype) + projection(condition)
         hidden = nn.silu(Dense(self.features, dtype=self.dtype, name="linear_1")(waves))
         return Dense(self.features, dtype=self.dtype, name="linear_2")(hidden)

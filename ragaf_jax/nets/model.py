@@ -192,6 +192,7 @@ class Model:
         conditioning: Conditioning,
         rng: PRNGKeyArray | None = None,
         strengths: Sequence[Strength] = (),
+        guidance: Float[Array, " b"] | None = None,
     ) -> tuple[Float[Array, "b h w c"], RagafTrace | None]:
         """The UNet's output, of the stage's prediction type.
 
@@ -203,6 +204,7 @@ class Model:
           rng: for LoRA's dropout, in training.
           strengths: scales of the residuals of the sketch branch and of each of `controls`, as in
             `ControlNet`; () is 1 for all, as in training.
+          guidance: as of `UNet`; None in training.
 
         Returns:
           The prediction, and RAGAF's trace or None.
@@ -227,7 +229,8 @@ class Model:
                 site: place(sent[site], regions.shares[level], regions.active)
                 for site, (level, _) in self.sites.items()
             }
-        prediction = self._apply("unet", self.unet, params, rng, *inputs, down, mid, signals)
+        signalled = *inputs, down, mid, signals, guidance
+        prediction = self._apply("unet", self.unet, params, rng, *signalled)
         return prediction, trace
 
     def ragaf_trace(

@@ -9,7 +9,14 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
 from ragaf_jax.nets.blocks import BlockShape, DownBlock, MidBlock, RegionSignal, UpBlock, block
-from ragaf_jax.nets.layers import Conv3x3, GroupNorm, TimestepEmbedding, timestep_embedding, widened
+from ragaf_jax.nets.layers import (
+    Conv3x3,
+    GroupNorm,
+    TimestepEmbedding,
+    guidance_embedding,
+    timestep_embedding,
+    widened,
+)
 
 MID_SITE = "mid_block/attentions_0"
 
@@ -31,6 +38,8 @@ class UNetConfig:
       use_linear_projection: whether the transformers' projections are dense layers, as in SD 2.
       flip_sin_to_cos, freq_shift: the convention of the timestep embedding.
       norm_num_groups: groups of every group norm; must divide every width.
+      time_cond_proj_dim: width of the guidance scale's embedding, which UNets of latent consistency
+        models read; None: no such input.
     """
 
     sample_size: int = 64
@@ -46,6 +55,7 @@ class UNetConfig:
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     norm_num_groups: int = 32
+    time_cond_proj_dim: int | None = None
 
     def __post_init__(self) -> None:
         levels = len(self.block_out_channels)
@@ -128,12 +138,23 @@ def up_site(block: int, layer: int) -> str:
 
 
 def embed_time(
-    config: UNetConfig, timesteps: Num[Array, " b"], dtype: Dtype
+    config: UNetConfig,
+    timesteps: Num[Array, " b"],
+    dtype: Dtype,
+    guidance: Float[Array, " b"] | None = None,
 ) -> Float[Array, "b e"]:
-    """The timestep's features, for the compact method of a network with `config`."""
-    channels = config.block_out_channels[0]
+    """The timestep's features, for the compact method of a network with `config`.
+
+    guidance: as of `UNet`.
+    """
+    channels, width = config.block_out_channels[0], config.time_cond_proj_dim
     waves = timestep_embedding(timesteps, channels, config.flip_sin_to_cos, config.freq_shift)
-    return TimestepEmbedding(4 * channels, dtype=dtype, name="time_embedding")(waves)
+    condition = None
+    if width is not None and guidance is None:
+        condition = jnp.zeros((len(timesteps), width))
+    elif width is not None:
+        condition = guidance_embedding(guidance, width)
+    return TimestepEmbedding(4 * channels, dtype=dtype, name="time_embedding")(waves, condition)
 
 
 class UNet(nn.Module):
@@ -156,6 +177,7 @@ class UNet(nn.Module):
         down_residuals: tuple[Float[Array, "b _ _ _"], ...] | None = None,
         mid_residual: Float[Array, "b _ _ _"] | None = None,
         regions: Mapping[str, RegionSignal] | None = None,
+        guidance: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b h w o"]:
         """The prediction, in float32 or wider.
 
@@ -166,6 +188,7 @@ class UNet(nn.Module):
           down_residuals: a ControlNet's residuals for the skips, in their order.
           mid_residual: its residual for the output of the mid block.
           regions: RAGAF's signals by site (`injection_sites`), for some or all sites.
+          guidance: the guidance scale − 1, with `time_cond_proj_dim`; None: no embedding of it.
 
         Raises:
           ValueError: a region signal for an unknown site, or the wrong number of residuals.
@@ -175,7 +198,7 @@ class UNet(nn.Module):
         known = set(injection_sites(config))
         if unknown := sorted(set(regions) - known):
             raise ValueError(f"region signals for {unknown}, expected only {sorted(known)}")
-        time = embed_time(config, timesteps, dtype)
+        time = embed_time(config, timesteps, dtype, guidance)
         text = text_states.astype(dtype)
 
         x = Conv3x3(config.block_out_channels[0], name="conv_in", dtype=dtype)(sample.astype(dtype))

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.planning.compiled import Account, account
 from ragaf_jax.planning.plan import GIB
@@ -26,7 +27,6 @@ from ragaf_jax.runtime.sharding import AXES, replicated
 from ragaf_jax.runtime.targets import Target, open_target
 from ragaf_jax.sampling.sampling_config import (
     TextConditioning,
-    TimestepGrid,
     sampling_config_of,
     scales_of,
 )
@@ -70,9 +70,8 @@ def part_plans(config: ConfigDict, target: Target, per_device: int) -> list[Part
     requests = {"train.batch_size": count, "train.read_examples": 0, "data.cache": ""}
     batch = each(batch_shapes(with_fields(config, requests), model), shares)
     keys = each(key_shapes(count), shares)
-    scales = each(scales_of(config.sample.to_dict()), whole)
-    steps = config.sample.steps
-    grid = each(TimestepGrid(jnp.zeros(steps + 1, jnp.int32), jnp.int32(steps)), whole)
+    scales = each(scales_of(config.sample.to_dict(), model.unet.config), whole)
+    grid = each(sampler.sampling.timestep_grid(config.sample.steps), whole)
     prompt = batch.text._replace(ids=batch.text.tokens)
     region_text_ids = jax.ShapeDtypeStruct((count, model.max_regions), jnp.int32, sharding=shares)
     text = TextConditioning(prompt, prompt, region_text_ids)
@@ -164,6 +163,7 @@ def sampling_table(
         "devices. Memory, TFLOP and bytes are those of one device; advance is one step."
     )
     notes = notes_on(targets)
-    if config.sample.sampler == "heun":
-        notes.append("Heun evaluates the networks twice per step; advance counts one evaluation.")
+    if config.sample.sampler in ("heun", "dpm_solver_pp_sde"):
+        title = SAMPLERS[config.sample.sampler].title
+        notes.append(f"{title} evaluates the networks twice per step; advance counts one.")
     return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])

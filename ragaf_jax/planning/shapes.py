@@ -49,6 +49,9 @@ def stable_diffusion_15() -> dict[str, Any]:
         "steps_offset": 1,
         "set_alpha_to_one": False,
         "distilled_steps": 0,
+        "distilled_sampler": "euler",
+        "distilled_guidance": 1.0,
+        "original_steps": 50,
     }
     return fields_of(UNetConfig(), ClipTextConfig(), VaeConfig(), diffusion)
 

@@ -11,8 +11,8 @@ from ragaf_jax.diffusion.guidance import guided
 from ragaf_jax.diffusion.noise import example_noise, folded
 from ragaf_jax.diffusion.prediction import to_x0
 from ragaf_jax.diffusion.sampler_interface import Denoise, SamplerState
-from ragaf_jax.diffusion.samplers import SAMPLERS
-from ragaf_jax.diffusion.schedule import add_noise
+from ragaf_jax.diffusion.samplers import sampler_for
+from ragaf_jax.diffusion.schedule import NoiseLevels, add_noise
 from ragaf_jax.nets.model import Conditioning, Model, Params, Strength
 from ragaf_jax.nets.ragaf import RagafTrace
 from ragaf_jax.sampling.conditions import evaluations, own_cells, stacked_conditions
@@ -72,16 +72,18 @@ def begin(
       controls: images in [0, 1] of `model.controls`.
     """
     shape = model.latent_shape_of(batch.sketch.shape[1:3])
-    x = noise = example_noise(jax.random.wrap_key_data(keys), shape)
+    noise = example_noise(jax.random.wrap_key_data(keys), shape)
     count = evaluations(scales)
     conditioning = stacked_conditions(model, sampling, params, batch, count, text)
     repeated = tuple(jnp.concatenate([image] * count) for image in controls)
     conditioning = conditioning._replace(controls=repeated)
-    if start is not None:
-        first = jnp.broadcast_to(grid.timesteps[0], len(noise))
-        x = add_noise(sampling.schedule, start, noise, first)
+    if start is None:
+        x = grid.start_scale * noise
+    else:
+        x = grid.levels.alpha[0] * start + grid.levels.sigma[0] * noise
     own = None if text is None else own_cells(batch.labels, text.region_text_ids, shape[:2])
-    return Denoising(SAMPLERS[sampling.sampler].begin(x), conditioning, own)
+    sampler = sampler_for(sampling.sampler, sampling.prediction)
+    return Denoising(sampler.begin(x), conditioning, own)
 
 
 def advance(
@@ -101,24 +103,27 @@ def advance(
     step (Avrahami et al. 2022, "Blended Diffusion for Text-driven Editing of Natural Images",
     algorithm 2), so blending is valid one step at a time.
     """
-    schedule, conditioning = sampling.schedule, denoising.conditioning
+    conditioning = denoising.conditioning
+    last = scales.guidance_until * sampling.schedule.alpha.shape[0]
 
-    def denoise(x: Float[Array, "b h w c"], t: Int[Array, " b"]) -> Float[Array, "b h w c"]:
-        # The index of the step that starts at t.
-        step = (grid.timesteps > t[0]).sum()
+    def denoise(x: Float[Array, "b h w c"], level: NoiseLevels) -> Float[Array, "b h w c"]:
+        # The index of the step that starts at this level.
+        step = (grid.levels.t > level.t[0]).sum()
         strengths = branch_strengths(scales, step, len(x))
+        guidance = scales.embedded_guidance
+        if guidance is not None:
+            guidance = jnp.where(level.t >= last, guidance - 1, 0.0)
         prediction, _ = model.predict(
-            params, x, t.astype(jnp.float32), conditioning, strengths=strengths
+            params, x, level.t, conditioning, strengths=strengths, guidance=guidance
         )
-        return to_x0(sampling.prediction, schedule, prediction.astype(jnp.float32), x, t)
+        return to_x0(sampling.prediction, prediction.astype(jnp.float32), x, level)
 
     denoiser: Denoise = denoise
     if scales.guidance is not None:
-        last = scales.guidance_until * schedule.alpha.shape[0]
         denoiser = guided(denoise, scales.guidance, scales.sketch_guidance, last)
     step_keys = folded(jax.random.wrap_key_data(keys), _STEP_NOISE)
-    sampler = SAMPLERS[sampling.sampler]
-    state = sampler.advance(denoiser, denoising.state, schedule, grid.timesteps, step_keys, until)
+    sampler = sampler_for(sampling.sampler, sampling.prediction)
+    state = sampler.advance(denoiser, denoising.state, grid.levels, step_keys, until)
     if others is not None and denoising.own is not None:
         own = denoising.own
         x, x0, memory = jax.tree.map(

@@ -127,10 +127,13 @@ class LoadedStages:
           count: number of requests.
           from_image: whether they start from images.
         """
-        stages = STAGES[options.stages]
-        # With strength 0, stages that start from an image have no steps.
-        skipped = (len(stages) - (not from_image)) if options.strength == 0 else 0
-        return -(-count // self.batch_size) * options.steps * (len(stages) - skipped)
+        steps = 0
+        for i in STAGES[options.stages]:
+            strength = options.strength if from_image else 1.0
+            sampling = self._sampler(i, options.sampler).sampling
+            steps += int(sampling.timestep_grid(options.steps, strength, options.sigmas).steps)
+            from_image = True
+        return -(-count // self.batch_size) * steps
 
     def run(
         self,
@@ -260,10 +263,10 @@ class LoadedStages:
             sampler, branches = self._sampler(i, options.sampler), self._branches(i, options)
             run = StageRun(i, sampler, self._adapted.of_stage(i, options.loras), *given)
             runs.append(run._replace(branches=branches, controls=shown))
-        scales = scales_of(dataclasses.asdict(options))
+        scales = scales_of(dataclasses.asdict(options), self.leading.model.unet.config)
         starts = None if images is None else self._shared(images)
         settings = scales, options.steps, options.strength, starts, every
-        for event in sample_stages(runs, batch, *settings, **choices):
+        for event in sample_stages(runs, batch, *settings, sigmas=options.sigmas, **choices):
             if isinstance(event, Finished):
                 yield event.part(slice(count))
             else:

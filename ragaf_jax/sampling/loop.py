@@ -90,14 +90,16 @@ def sample_stages(
     images: Pixels | None = None,
     every: int | None = None,
     *,
+    sigmas: str | None = None,
     preview: bool = False,
     trace: bool = True,
 ) -> Iterator[Progress | Finished]:
     """Samples a batch by each stage in turn; closing the iterator cancels.
 
     A stage starts from the latents of the stage before or from `images`, noised to `strength`.
-    Without either it starts from pure noise. New values of scales, steps, strength or keys do not
-    compile again, unless a scale changes between None and a number. A new size of the images does.
+    Without either it starts from pure noise. New values of scales, steps, strength, sigmas or keys
+    do not compile again, unless a scale changes between None and a number. A new size of the images
+    does.
 
     Args:
       runs: the stages in order.
@@ -107,6 +109,7 @@ def sample_stages(
       strength: in 0 … 1.
       images: to start from.
       every: steps between two `Progress`; None: no `Progress`.
+      sigmas: one of `noise_grid.SIGMAS`; None: those of the stage's configuration.
       preview: whether each `Progress` has one; each takes a run of the decoder.
       trace: whether to compute RAGAF's trace, with a few evaluations of Stage 2.
 
@@ -120,7 +123,8 @@ def sample_stages(
             coarse = np.asarray(pixels)
         if latents is None and pixels is not None:
             latents = run.sampler.encode(run.params, pixels)
-        grid = run.sampler.sampling.timestep_grid(steps, 1.0 if latents is None else strength)
+        start = 1.0 if latents is None else strength
+        grid = run.sampler.sampling.timestep_grid(steps, start, sigmas)
         given = run.keys, scales._replace(branches=run.branches), grid
         denoising = _begin(run, batch, given, latents, run.text)
         blended = run.blended

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from ragaf_jax.diffusion.noise_grid import SIGMAS, UNIFORM
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.controls.settings import (
@@ -35,6 +36,8 @@ class Options:
       controls: settings of each further ControlNet; () has the defaults for all.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       stages: "both", "1" or "2" alone.
+      sigmas: "uniform", at the spacing of the checkpoint's timesteps; or "karras" or "exponential",
+        for samplers that have them.
       loras: files merged into the parameters, with strengths; a new file may compile once.
       clip_skip: number of the text encoder's last layers to skip; None: as in training.
     """
@@ -53,6 +56,7 @@ class Options:
     sketch_end: float = 1.0
     sketch_levels: str = EVEN
     controls: tuple[ControlSettings, ...] = ()
+    sigmas: str = UNIFORM
 
 
 class OptionArguments(TypedDict, total=False):
@@ -72,6 +76,7 @@ class OptionArguments(TypedDict, total=False):
     sketch_end: float
     sketch_levels: str
     controls: Sequence[ControlSettings | Mapping[str, Any]]
+    sigmas: Literal["uniform", "karras", "exponential"]
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
@@ -142,7 +147,8 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
                 f"{name} is {given[name]}; choose -{LARGEST_SCALE} to {LARGEST_SCALE}, usually 0 "
                 "to 10."
             )
-    for name, known in (("stages", tuple(STAGES)), ("sampler", tuple(SAMPLERS))):
+    choices = {"stages": tuple(STAGES), "sampler": tuple(SAMPLERS), "sigmas": SIGMAS}
+    for name, known in choices.items():
         if name in given and given[name] not in known:
             raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")
     named = {"the sketch branch": settings_of_sketch(given)}

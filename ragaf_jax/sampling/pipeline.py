@@ -246,6 +246,7 @@ class Pipeline(LoadedStages):
                     f"clip_skip is {options.clip_skip}; the text encoder has {layers} layers, "
                     f"choose 0 to {layers - 1}."
                 )
+        self.steps(options)  # refuses combinations of sampler, sigmas, steps and strength
         return self.with_loras(options, options.loras)
 
     def __call__(

@@ -15,7 +15,7 @@ METADATA = "metadata.json"
 # Flags of `ragaf_jax.sample` that are fields of `Options`.
 OPTION_FLAGS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
-    *("sampler", "stages", "clip_skip", "sketch_start", "sketch_end", "sketch_levels"),
+    *("sampler", "sigmas", "stages", "clip_skip", "sketch_start", "sketch_end", "sketch_levels"),
 )
 # Flags of `ragaf_jax.sample` that metadata.json records by the same names.
 RECORDED_FLAGS = (

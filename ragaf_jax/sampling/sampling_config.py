@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ragaf_jax.batch import Text
 from ragaf_jax.diffusion.build import schedule_of
-from ragaf_jax.diffusion.samplers import SAMPLERS, spacing_of
-from ragaf_jax.diffusion.schedule import CLEAN, Schedule, finite_snr
-from ragaf_jax.diffusion.timesteps import Spacing, timestep_grid
+from ragaf_jax.diffusion.noise_grid import UNIFORM, levels_at, noise_grid
+from ragaf_jax.diffusion.samplers import SAMPLERS, sampler_for, spacing_of
+from ragaf_jax.diffusion.schedule import CLEAN, NoiseLevels, Schedule, finite_snr
+from ragaf_jax.diffusion.timesteps import Spacing
 from ragaf_jax.errors import UserError
+from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.tokenizer import Tokenizer
 
 
@@ -43,6 +46,8 @@ class Scales(NamedTuple):
       guidance_until: below this fraction of T both scales are 1.
       sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
       branches: of the sketch branch, instead of `sketch_strength`, and of each further ControlNet.
+      embedded_guidance: of the text, as an input of the UNet (LCM), above `guidance_until`; None
+        for UNets without this input, and where it is 0, as in training.
     """
 
     guidance: float | Float[Array, ""] | None
@@ -50,6 +55,7 @@ class Scales(NamedTuple):
     guidance_until: float | Float[Array, ""] = 0.0
     sketch_strength: float | Float[Array, ""] = 1.0
     branches: tuple[BranchScales, ...] = ()
+    embedded_guidance: float | Float[Array, ""] | None = None
 
 
 class TextConditioning(NamedTuple):
@@ -68,15 +74,17 @@ class TextConditioning(NamedTuple):
 
 
 class TimestepGrid(NamedTuple):
-    """The timesteps of a sampler; new values do not compile again.
+    """The noise levels of a sampler; new values do not compile again.
 
     Attributes:
-      timesteps: the evaluated timesteps, falling, then the end, repeated up to a fixed length.
-      steps: number of evaluated timesteps.
+      levels: the evaluated levels, falling, then the end, repeated up to a fixed length.
+      steps: number of evaluated levels.
+      start_scale: of pure noise, at the first level.
     """
 
-    timesteps: Int[Array, " times"]
+    levels: NoiseLevels
     steps: int | Int[Array, ""]
+    start_scale: Float[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class SamplingConfig:
       prediction: the UNet's prediction type.
       sampler: a name in `diffusion.samplers.SAMPLERS`.
       spacing: of the evaluated timesteps.
+      sigmas: of a call without its own, one of `noise_grid.SIGMAS`.
       empty_text: the empty prompt, one row.
     """
 
@@ -95,19 +104,41 @@ class SamplingConfig:
     prediction: str
     sampler: str
     spacing: Spacing
+    sigmas: str
     empty_text: Text
 
-    def timestep_grid(self, steps: int, strength: float = 1.0) -> TimestepGrid:
-        """Timesteps from pure noise, or from images noised to `strength` in 0 … 1; none for 0.
+    def timestep_grid(
+        self, steps: int, strength: float = 1.0, sigmas: str | None = None
+    ) -> TimestepGrid:
+        """Levels from pure noise, or from images noised to `strength` in 0 … 1; none for 0.
+
+        Args:
+          steps: of `noise_grid`.
+          strength: of `noise_grid`, or 0.
+          sigmas: one of `noise_grid.SIGMAS`; None: those of this configuration.
 
         Raises:
-          UserError: more steps than the schedule has timesteps.
+          UserError: sigmas that the sampler does not have, or as `noise_grid`.
         """
-        length = self.schedule.alpha.shape[0]
-        grid = timestep_grid(length, steps, strength, self.spacing, length)
+        length, sigmas = self.schedule.alpha.shape[0], sigmas or self.sigmas
+        sampler, schedule = SAMPLERS[self.sampler], self.schedule
+        if sigmas != UNIFORM:
+            if not sampler.sigmas:
+                having = [name for name, other in SAMPLERS.items() if other.sigmas]
+                raise UserError(
+                    f"sigmas is {sigmas!r} and the sampler {self.sampler!r} only has 'uniform' "
+                    f"ones; choose 'uniform', or a sampler of {', '.join(having)}."
+                )
+            if sampler.finite_snr:
+                schedule = finite_snr(schedule)
         if strength == 0:
-            return TimestepGrid(jnp.full_like(grid, CLEAN), jnp.int32(0))
-        return TimestepGrid(grid, jnp.int32(steps))
+            return TimestepGrid(
+                levels_at(schedule, np.full(length + 1, CLEAN)), jnp.int32(0), jnp.float32(1)
+            )
+        grid, count = noise_grid(schedule, steps, strength, self.spacing, sigmas, length)
+        scaled = self.spacing.continuous and self.spacing.kind != "leading"
+        start = grid.sigma[0] if scaled else jnp.float32(1)
+        return TimestepGrid(grid, jnp.int32(count), start)
 
 
 def sampling_config_of(
@@ -116,26 +147,35 @@ def sampling_config_of(
     """The sampling configuration of a training configuration; `sampler` overrides its sampler.
 
     Raises:
-      UserError: an unknown sampler, or an unknown spacing of timesteps.
+      UserError: an unknown sampler, or one that the network's prediction type excludes.
     """
     name, fields = sampler or config.sample.sampler, config.diffusion
-    if name not in SAMPLERS:
-        raise UserError(f"The sampler is {name!r}; choose one of {', '.join(SAMPLERS)}.")
+    sampler_for(name, fields.prediction)
     spacing = spacing_of(
-        name, fields.timestep_spacing, fields.steps_offset, fields.set_alpha_to_one
+        name,
+        fields.timestep_spacing,
+        fields.steps_offset,
+        fields.set_alpha_to_one,
+        fields.original_steps,
+        fields.schedule,
     )
     schedule = schedule_of(config)
     if fields.prediction == "v_prediction" and SAMPLERS[name].finite_snr:
         # As in diffusers. Prediction type "sample" is finite where alpha is 0.
         schedule = finite_snr(schedule)
     empty = Text(*tokenizer.encode([""], config.data.text_length))
-    return SamplingConfig(schedule, fields.prediction, name, spacing, empty)
+    return SamplingConfig(schedule, fields.prediction, name, spacing, config.sample.sigmas, empty)
 
 
-def scales_of(sample: Mapping[str, Any]) -> Scales:
-    """The scales of `config.sample`, or of `Options` as a dictionary."""
+def scales_of(sample: Mapping[str, Any], unet: UNetConfig | None = None) -> Scales:
+    """The scales of `config.sample`, or of `Options` as a dictionary.
+
+    unet: of the stage; None: a UNet that does not read the guidance scale.
+    """
     chosen = {name: float(sample[name]) for name in Scales._fields if name in sample}
     guidance, sketch_guidance = chosen.pop("guidance"), chosen.pop("sketch_guidance")
     by_sketch = None if sketch_guidance == 1 else sketch_guidance
+    if unet is not None and unet.time_cond_proj_dim is not None:
+        chosen["embedded_guidance"], guidance = guidance, 1.0
     unguided = guidance == 1 and by_sketch is None
     return Scales(None if unguided else guidance, by_sketch, **chosen)

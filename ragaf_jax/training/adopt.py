@@ -1,7 +1,7 @@
 """The configuration of a run that starts from Stable Diffusion's weights."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def adopted(
                 k: v for k, v in fields.items() if k.startswith(ADOPTED) and not k.startswith(kept)
             }
             config = with_fields(config, adopted_fields)
-            config = with_distilled_sampling(config, config.diffusion.distilled_steps, given)
+            config = with_distilled_sampling(config, config.diffusion.to_dict(), given)
             return config, Tokenizer.from_json(meta["tokenizer"])
         if meta is not None:
             if place == workdir and config.init.checkpoint:
@@ -99,20 +99,27 @@ def adopted(
     for notice in pretrained.notices:
         notify(notice)
     config = with_fields(config, pretrained_fields(config, pretrained))
-    config = with_distilled_sampling(config, pretrained.distilled_steps, given)
+    config = with_distilled_sampling(config, config.diffusion.to_dict(), given)
     return config, tokenizer_of(pretrained, config.init.tokenizer)
 
 
-def with_distilled_sampling(config: ConfigDict, steps: int, given: Collection[str]) -> ConfigDict:
-    """`config` that samples a distilled checkpoint in its `steps`, without guidance.
+def with_distilled_sampling(
+    config: ConfigDict, diffusion: Mapping[str, Any], given: Collection[str]
+) -> ConfigDict:
+    """`config` that samples a distilled checkpoint in few steps, by its sampler and guidance.
 
     Args:
-      steps: `diffusion.distilled_steps` of the checkpoint; 0 leaves `config` unchanged.
+      diffusion: `config.diffusion` of the checkpoint, perhaps of an older version; 0
+        `distilled_steps` leave `config` unchanged.
       given: paths of fields that the command sets, which keep their values.
     """
-    if not steps:
+    if not diffusion.get("distilled_steps", 0):
         return config
-    fields = {"sample.sampler": "euler", "sample.steps": steps, "sample.guidance": 1.0}
+    fields = {
+        "sample.steps": diffusion["distilled_steps"],
+        "sample.sampler": diffusion.get("distilled_sampler", "euler"),
+        "sample.guidance": diffusion.get("distilled_guidance", 1.0),
+    }
     return with_fields(config, {k: v for k, v in fields.items() if k not in given})
 
 
@@ -148,7 +155,8 @@ def pretrained_fields(config: ConfigDict, pretrained: Pretrained) -> Fields:
         control = open_control(config.init.control, config.init.variant).config
         check_control(config.init.control, control, pretrained.unet.config)
         own["model.conditioning_channels"] = control.conditioning_channels
-    diffusion = {**pretrained.diffusion, "distilled_steps": pretrained.distilled_steps}
+    distilled = {f"distilled_{k}": v for k, v in pretrained.distilled._asdict().items()}
+    diffusion = {**pretrained.diffusion, **distilled}
     if config.init.prediction:
         if config.init.prediction not in PREDICTIONS:
             raise UserError(

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.checkpoints.choice import check_choice
+from ragaf_jax.diffusion.noise_grid import SIGMAS
 from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.diffusion.timesteps import SPACINGS
@@ -36,7 +37,7 @@ LIMITS = {
             *("model.lora.rank", "train.steps", "train.batch_size", "train.accumulation"),
             *("train.max_skipped", "log_every", "validate_every", "sample_every"),
             *("sample_examples", "checkpoint_every", "response.sample_steps"),
-            *("response.warn_after", "keep_last"),
+            *("response.warn_after", "keep_last", "diffusion.original_steps"),
         ),
         (1, MOST),
     ),
@@ -74,7 +75,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "diffusion.prediction": PREDICTIONS,
     "diffusion.timestep_spacing": SPACINGS,
     "train.optimizer": OPTIMIZERS,
+    "diffusion.distilled_sampler": tuple(SAMPLERS),
     "sample.sampler": tuple(SAMPLERS),
+    "sample.sigmas": SIGMAS,
 }
 
 # Values of config.best_metric: for each, greater is better.

@@ -33,6 +33,7 @@ _RESNET = {
 }
 _UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
+    "time_embedding.cond_proj": "time_embed.cond_proj",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "conv_norm_out": "out.0",

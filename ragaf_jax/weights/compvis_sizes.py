@@ -123,6 +123,7 @@ def _unet_sizes(shapes: Shapes) -> UNetConfig:
         up, out_channels = down[::-1], shapes["input_blocks.0.0.weight"][1]
     attends = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
     linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
+    guidance = shapes.get("time_embed.cond_proj.weight")
     return UNetConfig(
         in_channels=shapes["input_blocks.0.0.weight"][1],
         out_channels=out_channels,
@@ -133,6 +134,7 @@ def _unet_sizes(shapes: Shapes) -> UNetConfig:
         attention_head_dim=_heads(widths, linear) if linear else 8,
         cross_attention_dim=shapes[attends][1],
         use_linear_projection=linear,
+        time_cond_proj_dim=None if guidance is None else guidance[1],
     )
 
 

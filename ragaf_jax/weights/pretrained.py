@@ -16,6 +16,7 @@ from ragaf_jax.weights.configs import kinds, schedulers
 from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.configs.layout import described, described_control
 from ragaf_jax.weights.configs.networks import ControlConfig
+from ragaf_jax.weights.configs.schedulers import NOT_DISTILLED, Distilled
 from ragaf_jax.weights.locate import (
     check_variant,
     choose_weights,
@@ -47,7 +48,7 @@ class Pretrained:
       tokenizer: the folder of its tokenizer; single files and some folders have none.
       padding: without that folder, the padding token; None: the end of the text.
       notice: a sentence on how the UNet's prediction type was guessed, or "".
-      distilled_steps: steps for sampling without guidance, as with SD-Turbo; 0: not distilled.
+      distilled: its sampling in few steps, as with SD-Turbo or LCM.
       notices: sentences for the user about its settings.
     """
 
@@ -59,7 +60,7 @@ class Pretrained:
     tokenizer: Path | None
     padding: str | None = None
     notice: str = ""
-    distilled_steps: int = 0
+    distilled: Distilled = NOT_DISTILLED
     notices: tuple[str, ...] = ()
 
 
@@ -116,8 +117,8 @@ def _folder(path: Path, variant: str) -> Pretrained:
 
     scheduler = path / "scheduler" / "scheduler_config.json"
     noise = read_json(scheduler)
-    steps = schedulers.distilled_steps(noise)
-    notices = schedulers.ignored(noise, str(scheduler)), _distilled(steps, str(scheduler))
+    found = schedulers.distilled(noise, sizes.unet.time_cond_proj_dim is not None)
+    notices = schedulers.ignored(noise, str(scheduler)), _distilled(found, str(scheduler))
     tokenizer = path / "tokenizer"
     return Pretrained(
         str(path),
@@ -127,19 +128,19 @@ def _folder(path: Path, variant: str) -> Pretrained:
         schedulers.diffusion_fields(noise, str(scheduler)),
         tokenizer if tokenizer.is_dir() else None,
         "!" if sizes.text_encoder.hidden_act == "gelu" else None,  # Stable Diffusion 2
-        distilled_steps=steps,
+        distilled=found,
         notices=tuple(filter(None, notices)),
     )
 
 
-def _distilled(steps: int, source: str) -> str:
+def _distilled(found: Distilled, source: str) -> str:
     """The notice of a distilled checkpoint, or ""."""
-    if not steps:
+    if not found.steps:
         return ""
     return (
-        f"{source} belongs to a checkpoint distilled to few steps without guidance, such as "
-        f"SD-Turbo or LCM: config.sample gets steps={steps}, guidance=1 and sampler=euler, except "
-        "for fields that the command sets."
+        f"{source} belongs to a checkpoint distilled to few steps, such as SD-Turbo or LCM: "
+        f"config.sample gets steps={found.steps}, guidance={found.guidance:g} and "
+        f"sampler={found.sampler}, except for fields that the command sets."
     )
 
 
@@ -200,8 +201,12 @@ def _single_file(path: Path, ema: bool = False, other_vae: str = "") -> Pretrain
     kinds.check_channels(sizes, vae_sizes, str(path))
     text_sizes = compvis_sizes.text_sizes(text, prefix)
     # A single file has no scheduler; Stability AI's SD-Turbo is sd_turbo.safetensors.
-    steps = schedulers.DISTILLED_STEPS if "turbo" in path.stem.lower() else 0
-    prediction, notice = _prediction(whole, prefix, bool(steps))
+    # A UNet that reads the guidance scale is an LCM's.
+    is_turbo = "turbo" in path.stem.lower()
+    found = schedulers.turbo_of() if is_turbo else NOT_DISTILLED
+    if sizes.time_cond_proj_dim is not None:
+        found = schedulers.lcm(reads_guidance=True)
+    prediction, notice = _prediction(whole, prefix, is_turbo)
     clip = prefix == compvis.CLIP
     unused = rf"transformer\.resblocks\.{text_sizes.num_hidden_layers}\..*"
     return Pretrained(
@@ -224,15 +229,15 @@ def _single_file(path: Path, ema: bool = False, other_vae: str = "") -> Pretrain
                 "rescale_betas_zero_snr": "ztsnr" in whole.shapes,
                 "steps_offset": 1,
                 "set_alpha_to_one": False,
-                **({"timestep_spacing": "trailing"} if steps else {}),
+                **({"timestep_spacing": "trailing"} if found.steps else {}),
             },
             str(path),
         ),
         None,
         None if clip else "!",
         notice,
-        steps,
-        tuple(filter(None, [_distilled(steps, str(path))])),
+        found,
+        tuple(filter(None, [_distilled(found, str(path))])),
     )
 
 

@@ -129,15 +129,18 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def pipeline_index(folders: list[str]) -> dict[str, Any]:
-    """model_index.json of a StableDiffusionControlNetPipeline with these folders."""
+def pipeline_index(folders: list[str], scheduler: str = "DDIMScheduler") -> dict[str, Any]:
+    """model_index.json of a StableDiffusionControlNetPipeline with these folders.
+
+    scheduler: the class in scheduler_config.json.
+    """
     classes = {
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "controlnet": ["diffusers", "ControlNetModel"],
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "scheduler": ["diffusers", scheduler],
     }
     return {
         "_class_name": "StableDiffusionControlNetPipeline",

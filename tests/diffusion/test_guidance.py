@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ragaf_jax.diffusion.guidance import guided
+from ragaf_jax.diffusion.noise_grid import levels_at
 from ragaf_jax.diffusion.schedule import levels_like, make_schedule
 
 SHAPE = (2, 4, 4, 3)
@@ -17,15 +18,15 @@ def answers(rng):
 
 def run(answers, text_scale, sketch_scale):
     """Guides fixed answers, checking what the conditions are asked."""
-    x, t = jnp.ones(SHAPE), jnp.array([7, 400])
+    x, level = jnp.ones(SHAPE), levels_at(make_schedule("linear"), jnp.array([7, 400]))
 
-    def conditions(stacked, times):
+    def conditions(stacked, levels):
         asked = answers if sketch_scale is not None else answers[1:]
         np.testing.assert_array_equal(stacked, jnp.ones((2 * len(asked), *SHAPE[1:])))
-        assert times.tolist() == [7, 400] * len(asked)
+        assert levels.t.tolist() == [7, 400] * len(asked)
         return asked.reshape(-1, *SHAPE[1:])
 
-    return guided(conditions, text_scale, sketch_scale)(x, t)
+    return guided(conditions, text_scale, sketch_scale)(x, level)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,6 @@ def test_guiding_data_is_guiding_noise(rng, answers):
     x, t = jnp.ones(SHAPE), jnp.array([300, 700])
     alpha, sigma = levels_like(schedule, t, x)
     noise = jnp.concatenate([(x - alpha * x0) / sigma for x0 in answers])
-    by_noise = guided(lambda x, t: noise, 4.0, 1.5)(x, t)
+    by_noise = guided(lambda x, level: noise, 4.0, 1.5)(x, levels_at(schedule, t))
     by_data = (x - alpha * run(answers, 4.0, 1.5)) / sigma
     np.testing.assert_allclose(by_noise, by_data, atol=1e-4)

@@ -12,10 +12,10 @@ import pytest
 import values
 from safetensors.numpy import save_file
 
+from ragaf_jax.diffusion.noise_grid import noise_grid
 from ragaf_jax.diffusion.prediction import to_x0
 from ragaf_jax.diffusion.samplers import SAMPLERS, spacing_of
 from ragaf_jax.diffusion.schedule import make_schedule
-from ragaf_jax.diffusion.timesteps import timestep_grid
 from ragaf_jax.weights.modules import load_network
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
 
@@ -94,17 +94,16 @@ def test_text_encoder(opened, skip, name):
 @pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_pp_2m", "unipc", "euler", "heun"])
 def test_sampler_step_by_step(sampler, prediction, spacing):
     schedule = make_schedule("scaled_linear")
-    grid = timestep_grid(
-        1000, values.STEPS, spacing=spacing_of(sampler, spacing, 1, set_alpha_to_one=False)
-    )
+    spaced = spacing_of(sampler, spacing, 1, set_alpha_to_one=False)
+    levels, _ = noise_grid(schedule, values.STEPS, spacing=spaced)
 
-    def denoise(x, t):
-        network = 0.5 * jnp.sin(x) + t.reshape(-1, 1, 1, 1) / 1000
-        return to_x0(prediction, schedule, network, x, t)
+    def denoise(x, level):
+        network = 0.5 * jnp.sin(x) + level.t.reshape(-1, 1, 1, 1) / 1000
+        return to_x0(prediction, network, x, level)
 
     @jax.jit
     def advance(state, until):
-        return SAMPLERS[sampler].advance(denoise, state, schedule, grid, None, until)
+        return SAMPLERS[sampler].advance(denoise, state, levels, None, until)
 
     state = SAMPLERS[sampler].begin(jnp.asarray(values.start()))
     for i, expected in enumerate(ANSWERS[f"{sampler}/{prediction}/{spacing}"]):

@@ -204,7 +204,7 @@ def test_a_turbo_by_its_name(both):
     (folder / "sd_turbo.safetensors").symlink_to(folder / "model.safetensors")
     found = open_pretrained(str(folder / "sd_turbo.safetensors"))
     assert found.diffusion["prediction"] == "epsilon" and not found.notice
-    assert found.diffusion["timestep_spacing"] == "trailing" and found.distilled_steps == 4
+    assert found.diffusion["timestep_spacing"] == "trailing" and found.distilled.steps == 4
     assert "distilled to few steps" in found.notices[0]
 
 

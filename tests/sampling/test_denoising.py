@@ -126,10 +126,15 @@ def test_a_process_is_as_the_config_says(name):
         set_alpha_to_one=False,
     )
     sampling = sampling_config_of(config, tiny_tokenizer(), name)
-    assert sampling.spacing == spacing_of(name, "leading", 1, False)
+    fields = 50, config.diffusion.schedule
+    assert sampling.spacing == spacing_of(name, "leading", 1, False, *fields)
     # Zero terminal SNR, as the sampler's scheduler in diffusers reads it.
     assert sampling.schedule.alpha[-1] == (2.0**-12 if SAMPLERS[name].finite_snr else 0)
     config.diffusion.prediction = "sample"
+    if name == "pndm":
+        with pytest.raises(UserError, match="predicts 'sample'; PNDM combines"):
+            sampling_config_of(config, tiny_tokenizer(), name)
+        return
     assert sampling_config_of(config, tiny_tokenizer(), name).schedule.alpha[-1] == 0
 
 
@@ -152,6 +157,46 @@ def test_pixels_are_those_of_the_image(rng, stage2):
     image = rng.integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
     latents = model.autoencoder.encode({}, jnp.asarray(image / 127.5 - 1, jnp.float32))
     np.testing.assert_array_equal(to_pixels(model, {}, latents), image)
+
+
+@pytest.mark.parametrize("sigmas", ("karras", "exponential"))
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sigmas_that_a_sampler_does_not_have_are_refused(name, sigmas):
+    config = tiny_config(1)  # at zero terminal SNR
+    config.diffusion.prediction = "v_prediction"
+    grid = sampling_config_of(config, tiny_tokenizer(), name).timestep_grid
+    if not SAMPLERS[name].sigmas:
+        words = rf"sigmas is '{sigmas}' and the sampler '{name}' only has 'uniform' ones; choose"
+    elif not SAMPLERS[name].finite_snr:
+        words = "starts at zero terminal SNR, where this sampler has no finite sigma; choose"
+    else:
+        levels = grid(5, sigmas=sigmas).levels
+        assert len(set(levels.sigma[:5].tolist())) == 5 and levels.alpha[0] > 0
+        words = f"strength is 0.1 and steps is 5; with {sigmas} sigmas that leaves no step"
+        with pytest.raises(UserError, match=words):
+            grid(5, 0.1, sigmas)
+        return
+    with pytest.raises(UserError, match=words):
+        grid(5, sigmas=sigmas)
+
+
+def test_strength_skips_the_first_sigmas():
+    config = tiny_config(1)
+    grid = sampling_config_of(config, tiny_tokenizer(), "unipc").timestep_grid
+    whole, part = (grid(10, strength, "karras") for strength in (1.0, 0.58))
+    assert (int(whole.steps), int(part.steps)) == (10, 5)
+    np.testing.assert_array_equal(part.levels.sigma[:6], whole.levels.sigma[5:11])
+
+
+def test_more_steps_than_an_lcm_was_distilled_on_are_refused():
+    config = tiny_config(1)
+    grid = sampling_config_of(config, tiny_tokenizer(), "lcm").timestep_grid
+    assert grid(4).levels.t[:5].tolist() == [999, 759, 499, 259, -1]
+    # As in diffusers, strength takes from the timesteps that it was distilled on.
+    assert grid(4, 0.5).levels.t[0] == 499
+    for steps, strength in ((51, 1.0), (26, 0.5)):
+        with pytest.raises(UserError, match=f"timesteps at strength {strength:g}, of the 50 that"):
+            grid(steps, strength)
 
 
 def test_an_unknown_sampler_is_named(stage2):

@@ -79,28 +79,31 @@ def test_schedulers():
 
 
 @pytest.mark.parametrize(
-    ("changes", "steps"),
+    ("changes", "sampler"),
     [
-        ({}, 4),
-        ({"_class_name": "EulerAncestralDiscreteScheduler"}, 4),
-        ({"_class_name": "DDIMScheduler"}, 4),
-        ({"_class_name": "LCMScheduler", "timestep_spacing": "leading"}, 4),
-        ({"_class_name": "TCDScheduler", "timestep_spacing": None}, 4),
+        ({}, "euler"),
+        ({"_class_name": "EulerAncestralDiscreteScheduler"}, "euler_ancestral"),
+        ({"_class_name": "DDIMScheduler"}, "ddim"),
+        ({"_class_name": "LCMScheduler", "timestep_spacing": "leading"}, "lcm"),
+        ({"_class_name": "TCDScheduler", "timestep_spacing": None}, "euler"),
         # Ordinary checkpoints: SD 1.5 with Euler, and zero terminal SNR (Lin et al. 2023).
-        ({"timestep_spacing": "leading"}, 0),
-        ({"timestep_spacing": None}, 0),
-        ({"prediction_type": "v_prediction"}, 0),
-        ({"rescale_betas_zero_snr": True}, 0),
-        ({"_class_name": "DPMSolverMultistepScheduler"}, 0),
+        ({"timestep_spacing": "leading"}, None),
+        ({"timestep_spacing": None}, None),
+        ({"prediction_type": "v_prediction"}, None),
+        ({"rescale_betas_zero_snr": True}, None),
+        ({"_class_name": "DPMSolverMultistepScheduler"}, None),
     ],
 )
-def test_distilled_checkpoints_are_recognised_by_their_scheduler(changes, steps):
+def test_distilled_checkpoints_are_recognised_by_their_scheduler(changes, sampler):
     config = EULER_TURBO | changes
-    assert schedulers.distilled_steps(config) == steps
-    if steps:  # LCM's timesteps are those of "trailing", whatever its file has
+    found = schedulers.distilled(config, reads_guidance=False)
+    assert found == (schedulers.Distilled(4, sampler) if sampler else schedulers.Distilled())
+    # A UNet that reads the guidance scale is an LCM's.
+    assert schedulers.distilled(config, reads_guidance=True) == (4, "lcm", 8.0)
+    if sampler:  # LCM's timesteps are those of "trailing", whatever its file has
         assert schedulers.diffusion_fields(config, "x")["timestep_spacing"] == "trailing"
     for ordinary in (PNDM, DDIM21):
-        assert schedulers.distilled_steps(ordinary) == 0
+        assert schedulers.distilled(ordinary, reads_guidance=False).steps == 0
 
 
 @pytest.mark.parametrize(

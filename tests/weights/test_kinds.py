@@ -186,7 +186,6 @@ def test_folders_without_a_unet(tmp_path):
     [
         ({"addition_embed_type": "text_time"}, "is 'text_time': the network is of Stable Diff"),
         ({"class_embed_type": "projection"}, "is 'projection': the network is of a Stable unCLIP"),
-        ({"time_cond_proj_dim": 256}, "is 256: the network is of a latent consistency model"),
         ({"encoder_hid_dim_type": "ip_image_proj"}, "the network is with an IP-Adapter in it"),
         ({"num_class_embeds": 1000, "in_channels": 7}, "is 1000: the network is of an upscaler"),
         ({"in_channels": 9}, "is 9, expected the 4 of a latent: it is for inpainting"),

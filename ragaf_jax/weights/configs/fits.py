@@ -14,7 +14,10 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
     Raises:
       UserError: names the first field that differs.
     """
-    other_half = ("sample_size", "out_channels", "up_block_types", "attention_head_dim")
+    other_half = (
+        *("sample_size", "out_channels", "up_block_types", "attention_head_dim"),
+        "time_cond_proj_dim",
+    )
     pairs = {
         field.name: (getattr(control.unet, field.name), getattr(unet, field.name))
         for field in dataclasses.fields(UNetConfig)

@@ -39,7 +39,6 @@ _UNETS = (
     ("addition_embed_type", None, "of another model (Kandinsky, DeepFloyd IF)"),
     ("encoder_hid_dim_type", "ip_image_proj", "with an IP-Adapter in it"),
     ("encoder_hid_dim_type", None, "of another model (Kandinsky, DeepFloyd IF)"),
-    ("time_cond_proj_dim", None, "of a latent consistency model (LCM), which reads the guidance"),
     ("class_embed_type", "projection", "of a Stable unCLIP, which reads an image's embedding"),
     ("num_class_embeds", None, "of an upscaler, which reads a noise level"),
 )
@@ -75,7 +74,6 @@ _FILES = (
         "of Stable Diffusion XL",
     ),
     (r"^noise_augmentor\.", "a Stable unCLIP, whose UNet also reads an image's embedding"),
-    (r"\btime_embed(ding)?\.cond_proj\.", "a latent consistency model (LCM)"),
     (r"^model\.diffusion_model\.label_emb\.", "a model whose UNet reads a class or an image"),
     (r"^lora_|\.lora_(A|B|up|down)\b|\.hada_w|\.lokr_w", LORA),
     (r"^(control_model\.)?input_hint_block\.|^controlnet_", CONTROL),

@@ -40,7 +40,6 @@ _UNET_FIXED = {
     "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default",
     "reverse_transformer_layers_per_block": None,
-    "time_cond_proj_dim": None,
     "time_embedding_act_fn": None,
     "time_embedding_dim": None,
     "time_embedding_type": "positional",
@@ -55,6 +54,7 @@ _UNET_IGNORED = (
 )  # fmt: skip
 _CONTROL_FIXED = {
     **_UNET_FIXED,
+    "time_cond_proj_dim": None,
     "conditioning_channels": 3,
     "controlnet_conditioning_channel_order": "rgb",
     "global_pool_conditions": False,
@@ -110,6 +110,7 @@ def control_config(config: Json, source: str) -> ControlConfig:
     """The configuration of a ControlNetModel; raises as `unet_config`."""
     channels = "conditioning_embedding_out_channels"
     known = (*_fields(UNetConfig), channels, *_UNET_IGNORED)
+    known = tuple(name for name in known if name != "time_cond_proj_dim")
     check_unet(config, source)
     _check(config, "ControlNetModel", _CONTROL_FIXED, known, source)
     down = field(config, "down_block_types", UNetConfig.down_block_types, source)
@@ -150,7 +151,7 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
 def control_json(config: ControlConfig) -> dict[str, Any]:
     """The inverse of `control_config`."""
     known = dataclasses.asdict(config.unet)
-    half = ("out_channels", "up_block_types", "sample_size")
+    half = ("out_channels", "up_block_types", "sample_size", "time_cond_proj_dim")
     return {
         "_class_name": "ControlNetModel",
         **{name: value for name, value in known.items() if name not in half},

@@ -1,6 +1,6 @@
 """Conversion between diffusers' `scheduler_config.json` and the fields of `config.diffusion`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.weights.configs.fields import Json, field, shown
@@ -54,8 +54,12 @@ _CONSISTENCY = ("LCMScheduler", "TCDScheduler")
 # With "trailing" and epsilon, schedulers of SD-Turbo (Sauer et al. 2023) and Hyper-SD: other
 # checkpoints have "trailing" only with a zero terminal SNR, at which epsilon is undefined.
 _TURBO = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler")
-# Their model cards: SD-Turbo 1 to 4 steps, LCM 4 to 8, TCD 4; all without guidance.
-DISTILLED_STEPS = 4
+# The samplers of distilled checkpoints; TCD's adds no noise at its default of gamma.
+_SAMPLERS = {
+    "LCMScheduler": "lcm",
+    "EulerAncestralDiscreteScheduler": "euler_ancestral",
+    "DDIMScheduler": "ddim",
+}
 # Settings of diffusers' samplers without effect here, with the values that match this package.
 _IGNORED = {
     "use_karras_sigmas": (False,),
@@ -76,7 +80,26 @@ _IGNORED = {
     "timestep_type": ("discrete",),
     "sigma_min": (),
     "sigma_max": (),
+    "skip_prk_steps": (True,),
+    "timestep_scaling": (10.0,),
 }
+
+
+class Distilled(NamedTuple):
+    """The sampling of a distilled checkpoint.
+
+    Attributes:
+      steps: 0 for a checkpoint that is not distilled.
+      sampler: a name in `diffusion.samplers.SAMPLERS`.
+      guidance: 1, or the usual scale of a UNet that reads it.
+    """
+
+    steps: int = 0
+    sampler: str = "euler"
+    guidance: float = 1.0
+
+
+NOT_DISTILLED = Distilled()
 
 
 def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
@@ -114,18 +137,37 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
     if kind in _CONSISTENCY:
         fields["timestep_spacing"] = "trailing"
     fields["beta_schedule"] = _SCHEDULES[fields["beta_schedule"]]
-    return {ours: fields[theirs] for ours, theirs in _NAMES.items()}
+    original = field(config, "original_inference_steps", 50, source)
+    return {ours: fields[theirs] for ours, theirs in _NAMES.items()} | {"original_steps": original}
 
 
-def distilled_steps(config: Json) -> int:
-    """Sampling steps of a distilled checkpoint with this scheduler_config.json; 0 for others."""
+def distilled(config: Json, reads_guidance: bool) -> Distilled:
+    """How to sample a checkpoint with this scheduler_config.json.
+
+    reads_guidance: whether its UNet reads the guidance scale.
+    """
+    kind = _kind(config)
+    if reads_guidance:
+        return lcm(reads_guidance)
     turbo = (
-        _kind(config) in _TURBO
+        kind in _TURBO
         and config.get("timestep_spacing") == "trailing"
         and config.get("prediction_type", "epsilon") == "epsilon"
         and not config.get("rescale_betas_zero_snr")
     )
-    return DISTILLED_STEPS if turbo or _kind(config) in _CONSISTENCY else 0
+    if kind == "LCMScheduler":
+        return lcm(reads_guidance)
+    return turbo_of(kind) if turbo or kind in _CONSISTENCY else NOT_DISTILLED
+
+
+def turbo_of(kind: str = "") -> Distilled:
+    """The sampling of SD-Turbo's kind (model card: 1 to 4 steps) and of TCD (4 steps)."""
+    return Distilled(4, _SAMPLERS.get(kind, "euler"))
+
+
+def lcm(reads_guidance: bool) -> Distilled:
+    """The sampling of an LCM (model card: 4 to 8 steps, a guidance scale of 8)."""
+    return Distilled(4, "lcm", 8.0 if reads_guidance else 1.0)
 
 
 def ignored(config: Json, source: str) -> str:
@@ -153,12 +195,15 @@ def _kind(config: Json) -> str:
 
 
 def scheduler_json(fields: Json) -> dict[str, Any]:
-    """The inverse of `diffusion_fields`, for DDIM."""
+    """The inverse of `diffusion_fields`, for DDIM or, if the model was distilled for it, LCM."""
     found = {theirs: fields[ours] for ours, theirs in _NAMES.items()}
     schedule = next(theirs for theirs, ours in _SCHEDULES.items() if ours == fields["schedule"])
+    consistency = fields["distilled_steps"] > 0 and fields["distilled_sampler"] == "lcm"
+    original = {"original_inference_steps": fields["original_steps"]} if consistency else {}
     return {
-        "_class_name": "DDIMScheduler",
+        "_class_name": "LCMScheduler" if consistency else "DDIMScheduler",
         **found,
+        **original,
         "beta_schedule": schedule,
         "clip_sample": False,
     }
