@@ -260,7 +260,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
         within_budget,
         interruption,
     )
-    return int(state.step) >= config.train.steps and not interruption.came
+    return int(state.step) >= config.train.steps and not interruption.stop_requested
 
 
 def main(argv: list[str]) -> None:

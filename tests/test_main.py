@@ -111,7 +111,7 @@ def trainings(monkeypatch):
     seen = []
 
     def train(config, workdir, *others):
-        others[-1].came = ASKED in str(workdir)  # the interruption
+        others[-1].stop_requested = ASKED in str(workdir)  # the interruption
         seen.append((config.stage, str(workdir), config.stage1, config.train.steps))
         return SimpleNamespace(step=config.train.steps if STOPPED not in str(workdir) else 1)
 
