@@ -119,7 +119,7 @@ def trainings(monkeypatch):
     for name, stand_in in {
         "input_pipeline.configured.open_split": lambda *_: source,
         "input_pipeline.configured.held_out": lambda *_: (None, None),
-        "input_pipeline.configured.prepare_openmoji": lambda data: None,
+        "input_pipeline.preparation.automatic.prepare_openmoji": lambda data: None,
         "ragaf_jax.evaluation.responses.make_responses": lambda *_: None,
         "ragaf_jax.runtime.processes.only_training_in": contextlib.nullcontext,
         "ragaf_jax.evaluation.sample_grid.make_grid": lambda *_: None,
