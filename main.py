@@ -32,6 +32,7 @@ from input_pipeline import configured
 from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.extraction.sketch import canny
 from input_pipeline.loader import DevicePrefetcher, train_iterator
+from input_pipeline.preparation.automatic import prepare_openmoji
 from ragaf_jax.checkpoints.choice import NEWEST, check_choice
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError, run_cli
@@ -203,7 +204,7 @@ def prepared(open_examples: Callable[..., Any], config: ConfigDict) -> Callable[
     """`open_examples` for a checkpoint's configuration, after preparing OpenMoji's data."""
 
     def open_prepared(trained: ConfigDict, tokenizer: Tokenizer) -> Any:
-        configured.prepare_openmoji(ConfigDict({**trained.data, "dir": config.data.dir}))
+        prepare_openmoji(ConfigDict({**trained.data, "dir": config.data.dir}))
         return open_examples(config, trained, tokenizer)
 
     return open_prepared
@@ -227,7 +228,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
     build_model(config)
     mesh = make_mesh(config)
     if jax.process_count() == 1:  # otherwise the error names the command
-        configured.prepare_openmoji(config.data)
+        prepare_openmoji(config.data)
     source = configured.open_split(config.data, "train", tokenizer)
     examples = config.train.batch_size + config.train.read_examples
 
@@ -260,7 +261,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
         within_budget,
         interruption,
     )
-    return int(state.step) >= config.train.steps and not interruption.came
+    return int(state.step) >= config.train.steps and not interruption.stop_requested
 
 
 def main(argv: list[str]) -> None:

@@ -27,7 +27,8 @@ from configs import stage1, stage2
 from input_pipeline.configured import open_split, shapes
 from input_pipeline.extraction.augment import KINDS, AugmentSketch
 from input_pipeline.loader import DevicePrefetcher, train_iterator
-from input_pipeline.preparation.preparing import Execution, Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import Execution, prepare
 from ragaf_jax.batch import Batch
 from ragaf_jax.errors import run_cli
 from ragaf_jax.losses.objective import objective_of

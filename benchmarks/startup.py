@@ -25,7 +25,8 @@ from tqdm import tqdm
 from benchmarks.machine import cpu_model, versions
 from benchmarks.report import Row, table, write_json
 from benchmarks.timing import ROOT
-from input_pipeline.preparation.preparing import Execution, Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import Execution, prepare
 from ragaf_jax.errors import UserError, run_cli
 
 FLAGS = flags.FLAGS

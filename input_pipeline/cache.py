@@ -76,12 +76,13 @@ def build_caches(
     Raises:
       UserError: the weights are damaged, or the tokenizer is missing.
     """
-    return [
-        _cache_latents(source, pretrained)
-        if kind == "latents"
-        else _cache_text(source, pretrained, tokenizer, clip_skip)
-        for kind in kinds
-    ]
+    folders = []
+    for kind in kinds:
+        if kind == "latents":
+            folders.append(_cache_latents(source, pretrained))
+        else:
+            folders.append(_cache_text(source, pretrained, tokenizer, clip_skip))
+    return folders
 
 
 def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:

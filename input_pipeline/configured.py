@@ -1,52 +1,14 @@
-"""Prepares and opens the records of a configuration, and makes its held-out batches."""
+"""Opens the records of a configuration, and makes its held-out batches."""
 
-import os
-from pathlib import Path
-
-from absl import logging
 from ml_collections import ConfigDict
 
-from input_pipeline import record_format
-from input_pipeline.datasets import registry
 from input_pipeline.loader import distinct_groups, held_out_batch
 from input_pipeline.mixture import Mixture, apportion, parse
-from input_pipeline.options import Options
+from input_pipeline.options import options_of
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch, Truth
-from ragaf_jax.errors import UserError, notify
-from ragaf_jax.graph.build import GraphConfig
+from ragaf_jax.errors import UserError
 from ragaf_jax.tokenizer import Tokenizer
-
-
-def _options(data: ConfigDict) -> Options:
-    graph = GraphConfig(**data.graph)
-    return Options(data.image_size, data.recolorings, regions=data.regions, graph=graph)
-
-
-def prepare_openmoji(data: ConfigDict) -> None:
-    """Prepares the OpenMoji datasets of `config.data` that are missing in `data.dir`.
-
-    Other datasets need a folder of images; for them, `records` raises an error with the command.
-    Only one of several training processes may call this function.
-
-    Raises:
-      UserError: another preparation uses `data.dir`, or `data.dir` is not writable.
-    """
-    folder, options = Path(data.dir), _options(data)
-    for name, _ in parse(data.dataset):
-        if registry.find(name).scan or record_format.folder(folder, name, options).exists():
-            continue
-        # A slow import that most runs do not need.
-        from input_pipeline.preparation.preparing import Execution, prepare
-
-        notify(f"There is no {name} of {data.image_size} px in {folder}/ yet; preparing it, once …")
-        workers = len(os.sched_getaffinity(0))
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations without registration
-        try:
-            prepare(name, folder, options, Execution(workers, place="config.data.dir"))
-        finally:
-            logging.set_verbosity(verbosity)
 
 
 def open_split(
@@ -68,7 +30,7 @@ def open_split(
 
 
 def _open_dataset(data: ConfigDict, name: str, split: str) -> RecordSource:
-    source = RecordSource(data.dir, name, split, _options(data))
+    source = RecordSource(data.dir, name, split, options_of(data))
     if source.regions != data.regions:
         raise UserError(
             f"The data in {source.folder} were prepared with --regions={source.regions} and "

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from absl import flags, logging
 
+from input_pipeline import options
 from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS
 from input_pipeline.inspection.findings import FILES, Selection, inspect, open_splits
 from input_pipeline.inspection.page import markdown
 from input_pipeline.inspection.statistics import Budgets
-from input_pipeline.options import chosen_options, define_data_flags, suffix_of
 from ragaf_jax.errors import run_cli
 from ragaf_jax.paths import PATH, check_no_pattern
 from ragaf_jax.tokenizer import Tokenizer
@@ -31,7 +31,8 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("dataset", None, f"{', '.join(registry.DATASETS)} or folder/<name>.")
-    define_data_flags()
+    options.define_data_flags()
+    flags.adopt_module_key_flags(options)  # else --help omits them
     flags.DEFINE_enum("split", "train", SPLITS, "Split of the examples.")
     flags.DEFINE_integer("examples", 24, "Number of random examples.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed that selects the examples.", lower_bound=0)
@@ -41,7 +42,10 @@ def define_flags() -> None:
         "max_edges", None, "config.data.max_edges of the run; default in configs/.", lower_bound=1
     )
     flags.DEFINE(
-        PATH, "tokenizer", None, "Stable Diffusion's tokenizer/, which replaces the data's."
+        PATH,
+        "tokenizer",
+        None,
+        "Folder tokenizer/ of a Stable Diffusion, instead of the data's vocabulary.",
     )
     flags.DEFINE(
         PATH,
@@ -58,9 +62,9 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # TFDS warns about configurations that it does not provide
     data_dir = Path(FLAGS.data_dir)
     check_no_pattern(data_dir, "--data_dir")
-    options = chosen_options()
-    sources = open_splits(FLAGS.dataset, data_dir, options)
-    name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px{suffix_of(options.graph)}"
+    chosen = options.chosen_options()
+    sources = open_splits(FLAGS.dataset, data_dir, chosen)
+    name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px{options.suffix_of(chosen.graph)}"
     output = Path(FLAGS.output) if FLAGS.output else data_dir / "inspect" / name
     max_edges = FLAGS.max_edges or registry.find(FLAGS.dataset).max_edges
     found = inspect(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 
 from ragaf_jax.graph.build import DEFAULT_GRAPH, GRAPH_KINDS, GraphConfig
 from ragaf_jax.graph.prepare import SketchRegions, sketch_regions
@@ -64,6 +65,12 @@ def chosen_options(**others: Any) -> Options:
     """
     graph = GraphConfig(FLAGS.graph_kind, FLAGS.graph_k, FLAGS.graph_radius)
     return Options(FLAGS.size, FLAGS.recolorings, graph=graph, **others)
+
+
+def options_of(data: ConfigDict) -> Options:
+    """The options of the records that `config.data` selects."""
+    graph = GraphConfig(**data.graph)
+    return Options(data.image_size, data.recolorings, regions=data.regions, graph=graph)
 
 
 def flags_of(graph: GraphConfig) -> str:

@@ -23,10 +23,9 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import flags, logging
 
-from input_pipeline import record_format
+from input_pipeline import options, record_format
 from input_pipeline.datasets.registry import DATASETS, SEVERAL, names_of
 from input_pipeline.extraction import sketch
-from input_pipeline.options import chosen_options, define_data_flags
 from input_pipeline.preparation.preparing import Execution, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
@@ -47,7 +46,8 @@ def define_flags() -> None:
     variables = [f"${entry.root_variable}" for entry in DATASETS.values() if entry.root_variable]
     names = f"{', '.join((*SEVERAL, *DATASETS))} or folder/<name>."
     flags.DEFINE_string("dataset", "openmoji", names)
-    define_data_flags()
+    options.define_data_flags()
+    flags.adopt_module_key_flags(options)  # else --help omits them
     root = f"Folder of the images as downloaded; default {' or '.join(variables)}."
     flags.DEFINE(PATH, "root", None, root)
     flags.DEFINE_enum(
@@ -76,7 +76,12 @@ def define_flags() -> None:
     flags.DEFINE(PATH, "checkpoint", "", "Networks of --cache, as config.init.checkpoint.")
     flags.DEFINE_string("variant", "", "As config.init.variant.")
     flags.DEFINE(PATH, "vae", "", "As config.init.vae.")
-    flags.DEFINE(PATH, "tokenizer", "openai/clip-vit-large-patch14", "As config.init.tokenizer.")
+    flags.DEFINE(
+        PATH,
+        "tokenizer",
+        "openai/clip-vit-large-patch14",
+        "For single-file checkpoints, as config.init.tokenizer.",
+    )
     flags.DEFINE_integer("clip_skip", 0, "As config.model.clip_skip.", lower_bound=0)
     flags.DEFINE_string("beam_options", "", "Beam's flags, without dashes, separated by commas.")
 
@@ -98,7 +103,7 @@ def main(argv: list[str]) -> None:
         )
     start = time.monotonic()
     data_dir = Path(FLAGS.data_dir)
-    options = chosen_options(
+    chosen = options.chosen_options(
         limit=FLAGS.limit,
         root=Path(FLAGS.root) if FLAGS.root else None,
         sketch=FLAGS.sketch,
@@ -115,7 +120,7 @@ def main(argv: list[str]) -> None:
     folders = prepare(
         FLAGS.dataset,
         data_dir,
-        options,
+        chosen,
         Execution(
             workers=FLAGS.workers or len(os.sched_getaffinity(0)),
             max_rejected=FLAGS.max_rejected,
@@ -131,7 +136,7 @@ def main(argv: list[str]) -> None:
         if rejected.exists():
             print(f"{len(rejected.read_text().splitlines())} rejected: {rejected}")
     for dataset in names_of(FLAGS.dataset) if kinds else ():
-        source = RecordSource(data_dir, dataset, cache.SPLIT, options)
+        source = RecordSource(data_dir, dataset, cache.SPLIT, chosen)
         with alone_in(data_dir, "preparation", "--data_dir"):
             caches = cache.build_caches(source, kinds, pretrained, FLAGS.tokenizer, FLAGS.clip_skip)
         for folder in caches:

@@ -16,8 +16,14 @@ from absl import logging as absl_logging
 
 # Errors of the file system that users can correct.
 _FILE_ERRORS = (
-    *(errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EROFS),
-    *(errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG),
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENAMETOOLONG,
 )
 
 _LEAST_WIDTH = 20  # columns; a terminal without a size has 0

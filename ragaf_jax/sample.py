@@ -49,7 +49,7 @@ _COMPILING = "Compiling: 30 s or more, or a few seconds if it was compiled befor
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    from_flags.define_stage_flags(checkpoint=None)
+    from_flags.define_stage_flags(None, alone="it samples from noise or --image")
     flags.adopt_module_key_flags(from_flags)  # else --help omits them
     for name, text in {
         "sketch": "Image of the sketch, dark on light or light on dark.",

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -62,14 +63,26 @@ def test_a_commands_help_has_room_on_a_terminal_of_80_columns(command):
     assert [line for line in text.splitlines() if len(line) > 80] == []
 
 
-@pytest.mark.parametrize("command", ["ragaf_jax.sample", "ragaf_jax.demo"])
-def test_help_lists_flags_that_two_commands_share(command):
-    """absl lists the flags that the command's own module defines."""
+STAGE_FLAGS = ("stage1", "stage2", "checkpoint", "dtype")
+DATA_FLAGS = ("data_dir", "size", "recolorings", "graph_kind", "graph_k", "graph_radius")
+
+
+@pytest.mark.parametrize(
+    ("command", "shared", "sentence"),
+    [
+        ("ragaf_jax.sample", STAGE_FLAGS, "alone, it samples from noise or --image."),
+        ("ragaf_jax.demo", STAGE_FLAGS, "alone, it starts from noise."),
+        ("input_pipeline.prepare", DATA_FLAGS, "For single-file checkpoints, as config.init."),
+        ("input_pipeline.inspect", DATA_FLAGS, "Folder tokenizer/ of a Stable Diffusion, instead"),
+    ],
+)
+def test_help_lists_flags_that_two_commands_share(command, shared, sentence):
+    """absl lists the flags that the command's own module defines or adopts."""
     shown = subprocess.run(
         [sys.executable, "-m", command, "--help"], cwd=ROOT, capture_output=True, text=True
     )
-    for flag in ("--stage1", "--stage2", "--checkpoint", "--dtype"):
-        assert f"  {flag}:" in shown.stdout
+    assert [flag for flag in shared if not re.search(rf"  --(\[no\])?{flag}:", shown.stdout)] == []
+    assert sentence in " ".join(shown.stdout.split())
 
 
 def test_the_architecture_names_every_module_with_its_first_sentence():

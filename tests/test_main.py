@@ -111,7 +111,7 @@ def trainings(monkeypatch):
     seen = []
 
     def train(config, workdir, *others):
-        others[-1].came = ASKED in str(workdir)  # the interruption
+        others[-1].stop_requested = ASKED in str(workdir)  # the interruption
         seen.append((config.stage, str(workdir), config.stage1, config.train.steps))
         return SimpleNamespace(step=config.train.steps if STOPPED not in str(workdir) else 1)
 
@@ -119,7 +119,7 @@ def trainings(monkeypatch):
     for name, stand_in in {
         "input_pipeline.configured.open_split": lambda *_: source,
         "input_pipeline.configured.held_out": lambda *_: (None, None),
-        "input_pipeline.configured.prepare_openmoji": lambda data: None,
+        "input_pipeline.preparation.automatic.prepare_openmoji": lambda data: None,
         "ragaf_jax.evaluation.responses.make_responses": lambda *_: None,
         "ragaf_jax.runtime.processes.only_training_in": contextlib.nullcontext,
         "ragaf_jax.evaluation.sample_grid.make_grid": lambda *_: None,

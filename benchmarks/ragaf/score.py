@@ -13,8 +13,8 @@ from ragaf_jax.evaluation.examples import Examples
 from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.metrics.leakage import leakage
-from ragaf_jax.evaluation.registry import score as score_metrics
 from ragaf_jax.evaluation.sampled import sample_both
+from ragaf_jax.evaluation.scoring import score as score_metrics
 from ragaf_jax.sampling.stages import restore_both
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields

@@ -5,6 +5,7 @@ tasks, such as broken images, are listed in `rejected.jsonl`; too many of them s
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from input_pipeline import record_format
 from input_pipeline.datasets import registry
-from input_pipeline.datasets.scanning.items import Rejected, write_json_lines
+from input_pipeline.datasets.scanning.items import Rejected
 from input_pipeline.datasets.scanning.sources import Source
 from input_pipeline.mirror import swap_sides
 from input_pipeline.options import Options
@@ -203,3 +204,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
                 for caption in parser.parse_example(record)["captions"]:
                     text = caption.decode()
                     yield from (text, swap_sides(text))
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Writes one line of JSON per named tuple, in ASCII because file names need not be UTF-8."""
+    path.write_text("".join(json.dumps(row._asdict()) + "\n" for row in rows))

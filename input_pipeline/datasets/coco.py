@@ -14,14 +14,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from input_pipeline.datasets.scanning.caption_tables import clean_caption
 from input_pipeline.datasets.scanning.dataset_files import data_root, printable, read_folder
-from input_pipeline.datasets.scanning.items import (
-    Item,
-    Rejected,
-    Scan,
-    clean_caption,
-    first_problem,
-)
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
 from input_pipeline.datasets.scanning.splits import split_groups
 from ragaf_jax.errors import UserError
 

@@ -15,7 +15,7 @@ class Dataset:
 
     Attributes:
       scan: lists the examples of a root with their splits; None if `openmoji` renders them.
-      scan_options: the further arguments of `scan`, in order: fields of `building.Options`.
+      scan_options: the further arguments of `scan`, in order: fields of `options.Options`.
       homepage: the source of the images.
       license: of the images; None if it differs between them.
       root_variable: the environment variable for the root; "" for none.

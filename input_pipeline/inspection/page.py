@@ -1,8 +1,6 @@
 """The inspection's results as one HTML file and as Markdown."""
 
-import functools
 import html
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,13 +39,18 @@ def table(found: dict[str, Any]) -> list[list[str]]:
     splits, budgets = found["splits"], found["budgets"]
 
     def row(name: str, *path: str, form: str = "{:,}") -> list[str]:
-        values = (functools.reduce(operator.getitem, path, split) for split in splits.values())
-        return [name, *map(form.format, values)]
+        cells = []
+        for split in splits.values():
+            value: Any = split
+            for step in path:
+                value = value[step]
+            cells.append(form.format(value))
+        return [name, *cells]
 
     def spread(name: str, title: str) -> list[str]:
         form = "{min} / {median:g} / {mean:.1f} / {percentile_95:.1f} / {max}"
-        title += " (min / median / mean / 95 % / max)"
-        return [title, *(form.format(**split[name]) for split in splits.values())]
+        values = (form.format(**split[name]) for split in splits.values())
+        return [f"{title} (min / median / mean / 95 % / max)", *values]
 
     def share(name: str, title: str) -> list[str]:
         return row(title, "shares", name, form="{:.1%}")
@@ -58,7 +61,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
         row("records", "records"),
         row("groups (sketches or photos)", "groups"),
         row("captions", "captions"),
-        *(spread(*names) for names in _DISTRIBUTIONS.items()),
+        *(spread(name, title) for name, title in _DISTRIBUTIONS.items()),
         share("regions_merged", f"sketches with regions merged to {most}"),
         share("regions_over_budget", f"sketches with more than {limit} regions (training refuses)"),
         share("edges_trimmed", f"graphs trimmed to {budgets['max_edges']} edges"),

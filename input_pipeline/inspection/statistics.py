@@ -127,13 +127,13 @@ def summary(measured: Measured, budgets: Budgets, merged_above: int) -> dict[str
         "captions": len(measured.caption_tokens),
         **{name: distribution(getattr(measured, name)) for name in (*limits, "ink_share")},
         "shares": {
-            "regions_merged": np.mean(measured.regions_found > merged_above).item(),
-            "regions_over_budget": np.mean(measured.regions > limits["regions"]).item(),
-            "edges_trimmed": np.mean(measured.edges > limits["edges"]).item(),
-            "captions_cut": np.mean(measured.caption_tokens > limits["caption_tokens"]).item(),
+            "regions_merged": _share(measured.regions_found > merged_above),
+            "regions_over_budget": _share(measured.regions > limits["regions"]),
+            "edges_trimmed": _share(measured.edges > limits["edges"]),
+            "captions_cut": _share(measured.caption_tokens > limits["caption_tokens"]),
             "unknown_words": float(measured.unknown_words.sum() / max(words, 1)),
-            "one_region": np.mean(measured.regions == 1).item(),
-            "no_ink": np.mean(measured.ink_share == 0).item(),
+            "one_region": _share(measured.regions == 1),
+            "no_ink": _share(measured.ink_share == 0),
         },
     }
 
@@ -175,3 +175,7 @@ def _categories(categories: Sequence[str]) -> dict[str, Any]:
         "largest": dict(ordered[:_CATEGORIES]),
         "others": {"number": len(others), "records": sum(count for _, count in others)},
     }
+
+
+def _share(which: np.ndarray) -> float:
+    return float(which.mean())

@@ -79,9 +79,9 @@ def prepare(
 
 
 def _builder(dataset: str, data_dir: Path, options: Options) -> Builder:
-    name, options = record_format.config_name(dataset, options), _with_root(dataset, options)
+    name = record_format.config_name(dataset, options)
     builder = photos.Photos if registry.find(dataset).scan else openmoji.Openmoji
-    config = Preparation(name=name, dataset=dataset, options=options)
+    config = Preparation(name=name, dataset=dataset, options=_with_root(dataset, options))
     return builder(config=config, data_dir=os.fspath(data_dir))
 
 

@@ -1,4 +1,7 @@
-"""The state of one visitor: sketch, merged regions, region prompts."""
+"""The state of one visitor: sketch, merged regions, region prompts.
+
+`match_regions` pairs the regions of an edited sketch with those before the edit.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -76,7 +79,10 @@ class Session(NamedTuple):
         return self._merge(self.chosen, number)._replace(merging=False)
 
     def begin_merge(self) -> "Session":
-        """Merges the next clicked region with the chosen one; a second call cancels."""
+        """Merges the next clicked region with the chosen one; a second call cancels.
+
+        Raises `UserError` if no region is chosen.
+        """
         self._chosen()
         return self._replace(merging=not self.merging)
 
@@ -95,7 +101,10 @@ class Session(NamedTuple):
         return self._with(rest)._replace(merging=False)
 
     def apply(self, text: str) -> "Session":
-        """Sets the prompt of the chosen region; an empty text removes it."""
+        """Sets the prompt of the chosen region; an empty text removes it.
+
+        Raises `UserError` if no region is chosen.
+        """
         number = self._chosen()
         prompts = {other: text for other, text in self.prompts.items() if other != number}
         if text.strip():

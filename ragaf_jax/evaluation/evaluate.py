@@ -17,11 +17,11 @@ from ragaf_jax.evaluation.held_out_trace import HeldOutTrace, make_trace
 from ragaf_jax.evaluation.metrics.attention import attention_scores
 from ragaf_jax.evaluation.metrics.sketch_fidelity import Extract
 from ragaf_jax.evaluation.perception import load_networks, notices
-from ragaf_jax.evaluation.registry import Missing, Scores, score
 from ragaf_jax.evaluation.report.illustrations import Row, figures, ranked_rows
 from ragaf_jax.evaluation.report.numbers import STAGES, markdown, sentences
 from ragaf_jax.evaluation.report.page import report_page
 from ragaf_jax.evaluation.sampled import restore_stages, sample_both
+from ragaf_jax.evaluation.scoring import Missing, Scores, score
 from ragaf_jax.evaluation.statistics.comparison import compared, differences, read_evaluation
 from ragaf_jax.evaluation.statistics.fusion_balance import fusion_summary, region_balance
 from ragaf_jax.evaluation.statistics.summary import (

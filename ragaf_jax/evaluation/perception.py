@@ -7,7 +7,8 @@ from typing import Any
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.examples import Networks
 from ragaf_jax.evaluation.networks.weights import load_clip, load_inception, load_lpips
-from ragaf_jax.evaluation.registry import METRICS, Missing, not_computed
+from ragaf_jax.evaluation.registry import METRICS, not_computed
+from ragaf_jax.evaluation.scoring import Missing
 
 
 def load_networks(fields: Mapping[str, str]) -> tuple[Networks, Missing]:

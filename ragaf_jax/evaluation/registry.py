@@ -1,4 +1,4 @@
-"""The registry of metrics: names, units, better direction and computation; scores by all."""
+"""The registry of metrics: names, units, better direction and computation."""
 
 import functools
 from collections.abc import Callable
@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from ragaf_jax.errors import UserError
-from ragaf_jax.evaluation.examples import Examples, Values, per_example
+from ragaf_jax.evaluation.examples import Values
 from ragaf_jax.evaluation.metrics.clip_score import clip_scores
 from ragaf_jax.evaluation.metrics.features import as_samples
 from ragaf_jax.evaluation.metrics.frechet import frechet_distance
@@ -32,10 +31,6 @@ GRAPHS = "Region graphs"
 
 # Evaluations of a set metric for its interval; 1000 would take hours on thousands of images.
 RESAMPLES = 200
-
-# By metric, a name in `METRICS`; `Missing` has the reason why a metric was not computed.
-Scores = dict[str, Values]
-Missing = dict[str, str]
 
 
 class Metric(NamedTuple):
@@ -170,29 +165,3 @@ METRICS = {
 def not_computed(name: str, reason: str) -> str:
     """The sentence about a metric without a result."""
     return f"{METRICS[name].title.partition(',')[0]} is not computed: {reason}"
-
-
-def score(examples: Examples) -> tuple[Scores, dict[str, Interval], Missing]:
-    """Metrics per example, metrics of the whole set, and reasons why others were not computed.
-
-    A metric whose input or network `examples` lacks is in none of the three.
-    """
-    scores, sets, missing = Scores(), {}, Missing()
-    for name, metric in METRICS.items():
-        if not _has_needs(metric, examples):
-            continue
-        try:
-            found = metric.compute(examples)
-        except UserError as error:
-            missing[name] = not_computed(name, str(error))
-            continue
-        if isinstance(found, Interval):
-            sets[name] = found
-        elif found is not None:
-            scores[name] = found if isinstance(found, Values) else per_example(found)
-    return scores, sets, missing
-
-
-def _has_needs(metric: Metric, examples: Examples) -> bool:
-    network = getattr(examples.networks, metric.weights) if metric.weights else ()
-    return network is not None and getattr(examples, metric.needs) is not None

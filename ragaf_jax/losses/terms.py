@@ -40,9 +40,15 @@ def denoising_losses(
         params, noisy, timesteps.astype(jnp.float32), conditioning, rng
     )
     settings = objective.diffusion
-    limits = settings.min_snr_gamma, settings.max_snr
     loss = denoising_loss(
-        settings.prediction, objective.schedule, prediction, latents, noise, timesteps, *limits
+        settings.prediction,
+        objective.schedule,
+        prediction,
+        latents,
+        noise,
+        timesteps,
+        min_snr_gamma=settings.min_snr_gamma,
+        max_snr=settings.max_snr,
     )
     return loss, trace
 
@@ -175,6 +181,7 @@ def validation_losses(
     """The mean denoising loss of each example over `LEVELS` timesteps with fixed noise.
 
     Args:
+      model, objective: static.
       batch: examples whose images are noised and predicted.
       conditioned_on: source of sketch, regions and text: `batch`, or `batch` with shuffled fields.
       rng: the same key gives the same noise.

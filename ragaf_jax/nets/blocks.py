@@ -184,7 +184,7 @@ class SpatialTransformer(nn.Module):
 class Resample(nn.Module):
     """A 3×3 convolution that halves the sides, or follows upsampling to `size`.
 
-    Halving pads by `padding` zeros before and after each side.
+    Halving pads each side by `padding`: (zeros before, zeros after).
     """
 
     channels: int

@@ -117,12 +117,12 @@ class Embeddings(nn.Module):
         vectors: Float[Array, "b t d"] | None = None,
     ) -> Float[Array, "b t d"]:
         def table(count: int, stddev: float, name: str) -> nn.Embed:
+            width = self.config.hidden_size
             init = nn.initializers.normal(stddev)
-            width, name = self.config.hidden_size, f"{name}_embedding"
             return nn.Embed(count, width, embedding_init=init, dtype=self.dtype, name=name)
 
-        token = table(self.config.vocab_size, 0.02, "token")
-        position = table(self.config.max_position_embeddings, 0.01, "position")
+        token = table(self.config.vocab_size, 0.02, "token_embedding")
+        position = table(self.config.max_position_embeddings, 0.01, "position_embedding")
         embedded = token(tokens)
         if vectors is not None:
             embedded = jnp.where(tokens[..., None] < 0, vectors.astype(self.dtype), embedded)

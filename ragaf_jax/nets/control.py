@@ -112,16 +112,18 @@ class ControlNet(nn.Module):
         x = block(MidBlock, shape, dtype, "mid_block")(x, time, text)
 
         def zero(x: Array, name: str) -> Array:
-            scope, init = f"controlnet_{name}", zeros_init
-            return Dense(x.shape[-1], pointwise=True, kernel_init=init, dtype=dtype, name=scope)(x)
+            width = x.shape[-1]
+            return Dense(width, pointwise=True, kernel_init=zeros_init, dtype=dtype, name=name)(x)
 
         def factor(i: int) -> Array | float:
             if jnp.ndim(scale) == 0:
                 return scale
             return jnp.asarray(scale)[:, i, None, None, None].astype(dtype)
 
-        down = tuple(factor(i) * zero(skip, f"down_blocks_{i}") for i, skip in enumerate(features))
-        return down, factor(len(features)) * zero(x, "mid_block"), (*features, x)
+        down = tuple(
+            factor(i) * zero(skip, f"controlnet_down_blocks_{i}") for i, skip in enumerate(features)
+        )
+        return down, factor(len(features)) * zero(x, "controlnet_mid_block"), (*features, x)
 
     @property
     def residuals(self) -> int:

@@ -240,8 +240,14 @@ class Model:
         return self._apply_ragaf(params, None, timesteps, text.states, regions)[1]
 
     def _apply_ragaf(
-        self, params: Params, pooled: Any, timesteps: Any, text_states: Any, regions: Regions
-    ) -> Any:
+        self,
+        params: Params,
+        pooled: Float[Array, "b r p"] | None,
+        timesteps: Float[Array, " b"],
+        text_states: Float[Array, "b t d"],
+        regions: Regions,
+    ) -> tuple[Mapping[str, tuple[Float[Array, "b r _"], Float[Array, "b r t"]]], RagafTrace]:
+        """RAGAF's feature and logit bias of each region by site, and its trace."""
         assert self.ragaf is not None
         inputs = regions.graph, pooled, timesteps, text_states, regions.allowed
         return self.ragaf.apply({"params": params["ragaf"]}, *inputs)

@@ -35,9 +35,8 @@ def fitted(config: ConfigDict, cached: Sequence[str] = ()) -> tuple[ConfigDict, 
     budget = config.memory_budget_gib
     if not budget:
         return config, ""
-    used = {*cached_kinds(config.data.cache, "config.data.cache")} | {*cached} & {
-        *cacheable(config)
-    }
+    usable = set(cached) & set(cacheable(config))
+    used = usable | set(cached_kinds(config.data.cache, "config.data.cache"))
     cache = ",".join(kind for kind in KINDS if kind in used)
     plans = search(config, settings(config, (cache,)), budget * GIB)
     chosen = cheapest(plans, budget)

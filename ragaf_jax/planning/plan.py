@@ -38,12 +38,15 @@ from ragaf_jax.training.step import train_step
 
 GIB = 2**30
 
-# Fields that the search may change.
+# Fields of `Setting`, in its order.
 _FIELDS = ("model.remat", "train.accumulation", "data.cache")
 
 
 class Setting(NamedTuple):
-    """The values of `_FIELDS`."""
+    """The values of `model.remat`, `train.accumulation` and `data.cache`.
+
+    The search may change them.
+    """
 
     remat: str
     accumulation: int
@@ -108,7 +111,8 @@ def compiled_plan(
 ) -> Plan:
     """Compiles a step with `setting`: minutes for Stable Diffusion on two CPU cores.
 
-    `config` has the sizes of its networks; without a target, this machine's devices are used.
+    `config` has the sizes of its networks. `flops`, if known, are those per denoised example.
+    Without a target, this machine's devices are used.
     """
     config = configured(config, setting)
     mesh = make_mesh(config, None if target is None else target.devices)
@@ -173,7 +177,7 @@ def search(
     known: Sequence[Plan] = (),
     target: Target | None = None,
 ) -> list[Plan]:
-    """Compiles one setting after the other until a step keeps within `budget` bytes.
+    """Compiles one setting after the other until a step keeps within `budget` bytes of one device.
 
     They are ordered by FLOPs, then by the number of microbatches, then `config`'s own first. If the
     state alone exceeds the budget, the search ends at once.

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 
 class Interruption:
-    """A context in which SIGTERM does not end the process but sets `came`.
+    """A context in which SIGTERM does not end the process but sets `stop_requested`.
 
     A single process has a handler that only sets a flag. With several (`jax.distributed`), JAX's
     service receives the signal and makes all of them agree on one step, so that they save together.
@@ -23,7 +23,7 @@ class Interruption:
     _entered: ClassVar["Interruption | None"] = None
 
     def __init__(self) -> None:
-        self.came = False
+        self.stop_requested = False
         self._previous: signal._HANDLER = None
         self._installed = False
         self._outer: Interruption | None = None
@@ -51,11 +51,11 @@ class Interruption:
             at the step that they agreed on.
         """
         if jax.distributed.is_initialized():
-            self.came |= multihost_utils.reached_preemption_sync_point(step)
-        return self.came
+            self.stop_requested |= multihost_utils.reached_preemption_sync_point(step)
+        return self.stop_requested
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.came = True
+        self.stop_requested = True
 
 
 class _Fork(threading.local):

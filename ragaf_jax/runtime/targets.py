@@ -25,8 +25,16 @@ _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0
 
 # Chips along each axis of a slice, by the number in its name. The number counts chips of v5e and
 # v6e, but TensorCores of v4 and v5p, two per chip; a JAX device is a chip.
-_GRIDS_2D = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8"}
-_GRIDS_2D |= {128: "8x16", 256: "16x16"}
+_GRIDS_2D = {
+    1: "1x1",
+    4: "2x2",
+    8: "2x4",
+    16: "4x4",
+    32: "4x8",
+    64: "8x8",
+    128: "8x16",
+    256: "16x16",
+}
 _GRIDS_3D = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4"}
 SLICES = {
     f"{kind}-{n}": f"{kind}:{grid}"

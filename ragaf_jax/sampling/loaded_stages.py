@@ -301,6 +301,7 @@ class LoadedStages:
 
 def joined(results: Sequence[Finished]) -> Finished:
     """Several results of the same options as one, in order."""
-    images, coarse = jax.tree.map(lambda *x: np.concatenate(x), *(one[:2] for one in results))
+    stages = ((one.images, one.coarse) for one in results)
+    images, coarse = jax.tree.map(lambda *x: np.concatenate(x), *stages)
     trace = jax.tree.map(lambda *x: np.concatenate(x, 1), *(one.trace for one in results))
     return Finished(images, coarse, trace)

@@ -77,7 +77,7 @@ class Finished(NamedTuple):
 
     def part(self, some: slice) -> "Finished":
         """The images of some of the requests."""
-        images, coarse = jax.tree.map(lambda x: x[some], self[:2])
+        images, coarse = jax.tree.map(lambda x: x[some], (self.images, self.coarse))
         return Finished(images, coarse, jax.tree.map(lambda x: x[:, some], self.trace))
 
 

@@ -24,8 +24,17 @@ from ragaf_jax.sampling.request import SketchPage
 from ragaf_jax.sampling.results import Result
 
 _PNG_NAMES = (
-    *("sketch", "regions", "labels", "region_graph", "comparison", "attention_maps", "fusion"),
-    *("stage1_output", "stage2_output", "stage1_upscaled", "stage2_upscaled"),
+    "sketch",
+    "regions",
+    "labels",
+    "region_graph",
+    "comparison",
+    "attention_maps",
+    "fusion",
+    "stage1_output",
+    "stage2_output",
+    "stage1_upscaled",
+    "stage2_upscaled",
 )
 IMAGES = "images"  # subfolder with the images of several seeds
 FILES = {*(f"{name}.png" for name in _PNG_NAMES), "prompt.txt", "regions.json", METADATA, IMAGES}

@@ -125,7 +125,10 @@ def embeddings_of(texts: Iterable[str], stage: Stage, embeddings: Embeddings) ->
 
 
 def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:
-    """The regions of a page as in training records, within the model's maximum number."""
+    """The regions of a page of at least the model's size, within its maximum number.
+
+    They are found as in training records, which use the default `neck_splits`.
+    """
     usual, model = REGION_KINDS[stage.config.data.regions], stage.model
     limit = min(usual.max_regions, model.max_regions - 1)  # one node is padding
     config = dataclasses.replace(usual, max_regions=limit)

@@ -60,9 +60,15 @@ class Result(NamedTuple):
         """Heat maps of the first image; None without RAGAF."""
         if self.attention is None or self.fusion is None:
             return None
-        regions = self.numbers, self.request.text_ids
-        weights = self.attention[0], self.pieces, self.fusion[:, 0].mean(0)
-        return attention_maps(self.sketch_page.page, self.regions.labels, *weights, *regions)
+        return attention_maps(
+            self.sketch_page.page,
+            self.regions.labels,
+            attention=self.attention[0],
+            pieces=self.pieces,
+            fusion=self.fusion[:, 0].mean(0),
+            numbers=self.numbers,
+            texts=self.request.text_ids,
+        )
 
     def save(
         self,

@@ -68,9 +68,13 @@ def adopted(
         if meta is not None and meta["config"].get("init", {}).get("checkpoint"):
             fields = flatten_dict(meta["config"], sep=".")
             check_start_fields(config, fields, place)
-            kept = (*_CONFIGURABLE, *(["model.lora."] if config.model.lora.patterns else []))
+            own_lora = bool(config.model.lora.patterns)
             adopted_fields = {
-                k: v for k, v in fields.items() if k.startswith(ADOPTED) and not k.startswith(kept)
+                name: value
+                for name, value in fields.items()
+                if name.startswith(ADOPTED)
+                and name not in _CONFIGURABLE
+                and not (own_lora and name.startswith("model.lora."))
             }
             config = with_fields(config, adopted_fields)
             config = with_distilled_sampling(config, config.diffusion.to_dict(), given)

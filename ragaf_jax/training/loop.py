@@ -77,7 +77,7 @@ def train(
       profiled: steps to trace into logs/profile.
       prepared: cache keys → the kinds of caches that exist; for `fit`.
       fit: keeps a step within `config.memory_budget_gib`, as `planning.fitting` does.
-      interruption: `came` afterwards if SIGTERM did.
+      interruption: its `stop_requested` is true afterwards if SIGTERM was received.
 
     Returns:
       The state after the last step.
@@ -202,7 +202,10 @@ def train(
             checkpointer.wait()
             # A request may come after the last step: the caller must not start another run.
             if stops or interruption.requested(config.train.steps + 1):
-                sentence = "Stopped on request: this step is saved; the same command resumes."
+                if int(state.step) == config.train.steps:
+                    sentence = "Stopped on request after the last step, which is saved."
+                else:
+                    sentence = "Stopped on request: this step is saved; the same command resumes."
                 writer.text(step, "stop", sentence)
     finally:
         checkpointer.close()

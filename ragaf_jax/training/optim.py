@@ -43,7 +43,7 @@ def optimizer(config: ConfigDict, cut: bool = False) -> Optimizer:
     parameters' memory; these take almost none.
 
     Args:
-      config: `config.train`, with one of `OPTIMIZERS`.
+      config: `config.train`, whose optimizer is one of `OPTIMIZERS`, which `check_config` checks.
       cut: whether the mesh shards parameters along "fsdp" (`sharding.cuts`).
     """
     scaling = {

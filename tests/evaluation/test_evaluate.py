@@ -17,7 +17,7 @@ from ragaf_jax.evaluation import sampled
 from ragaf_jax.evaluation.evaluate import evaluate
 from ragaf_jax.evaluation.networks import chunks
 from ragaf_jax.evaluation.registry import METRICS
-from ragaf_jax.evaluation.statistics import comparison, summary
+from ragaf_jax.evaluation.statistics import comparison, fusion_balance, summary
 from ragaf_jax.losses import validation as monitor
 from ragaf_jax.monitoring.writers import JsonLines
 from ragaf_jax.sampling import loaded_stages
@@ -47,7 +47,8 @@ def quick():
         for module, size in ((sampled, 1), (chunks, 2), (monitor, 2)):
             patch.setattr(module, "CHUNK", size)
         interval, difference = summary.bootstrap_interval, comparison.paired_difference
-        patch.setattr(summary, "bootstrap_interval", functools.partial(interval, **few))
+        for module in (summary, fusion_balance):
+            patch.setattr(module, "bootstrap_interval", functools.partial(interval, **few))
         patch.setattr(comparison, "paired_difference", functools.partial(difference, **few))
         yield
 

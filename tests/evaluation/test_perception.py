@@ -12,7 +12,8 @@ from input_pipeline.extraction.sketch import canny
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.examples import Examples, Features, Networks, features_of
 from ragaf_jax.evaluation.perception import load_networks, notices
-from ragaf_jax.evaluation.registry import METRICS, score
+from ragaf_jax.evaluation.registry import METRICS
+from ragaf_jax.evaluation.scoring import score
 
 NONE = {"inception": "", "lpips_alex": "", "lpips_vgg": "", "clip": ""}
 OF_NETWORKS = {name for name, metric in METRICS.items() if metric.weights}

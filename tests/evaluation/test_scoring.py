@@ -9,7 +9,8 @@ from framed import framed_halves
 from input_pipeline.extraction.sketch import canny
 from ragaf_jax.evaluation.examples import Examples, parts_known
 from ragaf_jax.evaluation.metrics.attention import AttentionScores
-from ragaf_jax.evaluation.registry import METRICS, score
+from ragaf_jax.evaluation.registry import METRICS
+from ragaf_jax.evaluation.scoring import score
 from ragaf_jax.graph.features import EDGE_KINDS
 from ragaf_jax.graph.regions import RegionConfig
 

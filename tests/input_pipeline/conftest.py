@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from miniature import LIMIT, RECOLORINGS, SIZE
 
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from input_pipeline.records import RecordSource
 
 

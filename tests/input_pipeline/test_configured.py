@@ -7,7 +7,8 @@ from miniature import LIMIT, RECOLORINGS
 from configs import stage1
 from input_pipeline import configured
 from input_pipeline.configured import held_out, held_out_for, open_split, shown_for
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from ragaf_jax.errors import UserError
 
 

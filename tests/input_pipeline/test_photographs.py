@@ -16,7 +16,8 @@ from input_pipeline.configured import held_out, open_split, shapes
 from input_pipeline.datasets.registry import DATASETS
 from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.loader import train_iterator
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from ragaf_jax.evaluation.examples import parts_known
 
 ROOT = Path(__file__).parents[2]

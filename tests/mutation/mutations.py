@@ -68,21 +68,21 @@ MUTATIONS = (
         "configs/stage2.py:openmoji does not find what configs/stage1.py has trained",
     ),
     Mutation(
-        "input_pipeline/configured.py",
+        "input_pipeline/options.py",
         "regions=data.regions",
         'regions="strokes"',
         "config.data.regions has no effect on data that prepare themselves",
     ),
     Mutation(
-        "input_pipeline/configured.py",
+        "input_pipeline/options.py",
         ", graph=graph)",
         ")",
         "config.data.graph has no effect on data that prepare themselves",
     ),
     Mutation(
         "input_pipeline/configured.py",
-        "name, split, _options(data))",
-        "name, split, Options(data.image_size, data.recolorings, regions=data.regions))",
+        "name, split, options_of(data))",
+        'name, split, options_of(ConfigDict({**data, "graph": {}})))',
         "training reads records of another graph than config.data.graph",
     ),
     Mutation(
@@ -234,8 +234,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/nets/control.py",
-        'factor(len(features)) * zero(x, "mid_block")',
-        'zero(x, "mid_block")',
+        'factor(len(features)) * zero(x, "controlnet_mid_block")',
+        'zero(x, "controlnet_mid_block")',
         "sketch_strength has no effect at the mid block",
     ),
     Mutation(
@@ -647,7 +647,7 @@ MUTATIONS = (
     Mutation(
         "ragaf_jax/sampling/command/many.py",
         "own_seed = self.seed if one.seed is None else one.seed",
-        "own_seed = one.seed or seed",
+        "own_seed = one.seed or self.seed",
         "the seed 0 of a request is ignored",
     ),
     Mutation(
@@ -846,8 +846,8 @@ MUTATIONS = (
     # Evaluation.
     Mutation(
         "ragaf_jax/evaluation/metrics/attention.py",
-        "own.sum() / valid)]",
-        "own.sum() / len(own))]",
+        "phrase.sum() / valid",
+        "phrase.sum() / len(phrase)",
         "chance counts padding tokens",
     ),
     Mutation(

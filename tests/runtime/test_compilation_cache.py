@@ -11,7 +11,8 @@ import pytest
 from fakes import command_flags, smallest_config
 from ports import reserve_port
 
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from ragaf_jax.runtime.compilation_cache import user_caches
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,8 @@ from fakes import command_flags, tiny_config
 from ports import reserve_port
 from test_sharding import config_on, run
 
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from ragaf_jax.runtime.processes import join
 
 ROOT = Path(__file__).parents[2]

@@ -210,6 +210,15 @@ def test_a_run_goes_on_without_the_files(folder, tmp_path):
         adopted(configured(folder), tmp_path / "another")
 
 
+def test_a_later_run_may_set_only_the_named_fields(folder, tmp_path, monkeypatch):
+    """`diffusion.steps_offset` remains the checkpoint's although its name begins with another."""
+    monkeypatch.setattr(adopt, "_CONFIGURABLE", ("diffusion.steps",))
+    begin(*adopted(configured(folder), tmp_path), tmp_path)
+    ours = {"diffusion.steps": 500, "diffusion.steps_offset": 3}
+    later = adopted(configured(folder, **ours), tmp_path)[0].diffusion
+    assert (later.steps, later.steps_offset) == (500, 1)
+
+
 def test_stage_2_goes_on_where_stage_1_was(folder, tmp_path):
     config, tokenizer = adopted(configured(folder, **LORA), tmp_path / "one")
     begin(config, tokenizer, tmp_path / "one")

@@ -72,6 +72,12 @@ def test_a_name_that_nothing_has(name):
         check_config(changed(stage2, **{name: misspelt}))
 
 
+def test_only_these_optimizers_are_built():
+    """`optim.optimizer` relies on this check."""
+    with pytest.raises(UserError, match="is 'adam8bit'; choose one of 'adamw', 'adafactor'"):
+        check_config(changed(stage1, train__optimizer="adam8bit"))
+
+
 def test_a_name_that_comes_near_is_told():
     with pytest.raises(UserError, match=r"\(did you mean 'adafactor'\?\)\.$"):
         check_config(changed(stage1, train__optimizer="adafacter"))

@@ -29,7 +29,8 @@ from input_pipeline.loader import (
     held_out_batch,
     train_iterator,
 )
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.checkpoints.reading import load_params
 from ragaf_jax.errors import UserError

@@ -351,8 +351,9 @@ def test_asked_to_stop_after_its_last_step_it_tells_so(tmp_path, rng):
         sample=lambda params: os.kill(os.getpid(), signal.SIGTERM) or {},
         interruption=interruption,
     )
-    assert interruption.came
-    assert "Stopped on request" in (tmp_path / "metrics.jsonl").read_text().splitlines()[-1]
+    assert interruption.stop_requested
+    sentence = "Stopped on request after the last step, which is saved."
+    assert sentence in (tmp_path / "metrics.jsonl").read_text().splitlines()[-1]
 
 
 def test_a_run_with_a_budget_chooses_and_says_so(tmp_path, rng, monkeypatch):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from input_pipeline.datasets.scanning.caption_tables import UTF16, Row, read_table
+from input_pipeline.datasets.scanning.caption_tables import UTF16, Row, clean_caption, read_table
 from input_pipeline.datasets.scanning.dataset_files import composed, is_image, join, printable, stem
-from input_pipeline.datasets.scanning.items import Rejected, clean_caption
+from input_pipeline.datasets.scanning.items import Rejected
 
 IMAGE_FOLDERS = ("image", "images")
 SKETCH_FOLDERS = ("sketch", "sketches")
@@ -93,7 +93,7 @@ class Annotations:
         """The file that a table in `folder` names; "" if there is none."""
         if not name:
             return ""
-        paths = (posixpath.join(folder, other, name) for other in ("", *others))
+        paths = (join(folder, join(other, name)) for other in ("", *others))
         return next(filter(None, (self._file(posixpath.normpath(path)) for path in paths)), "")
 
     def _file(self, path: str) -> str:

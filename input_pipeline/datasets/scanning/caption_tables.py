@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from input_pipeline.datasets.scanning.dataset_files import printable
-from input_pipeline.datasets.scanning.items import clean_caption
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
@@ -113,3 +112,21 @@ def _path_problem(name: str) -> str:
     if posixpath.isabs(name):
         return "is not relative to the table's folder"
     return ""
+
+
+def clean_caption(text: object) -> str:
+    """A caption with each run of white space as one space; may be empty.
+
+    Raises:
+      ValueError: it cannot be a caption; the message continues "its caption".
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"is of type {type(text).__name__}, not text")
+    if "\0" in text:
+        raise ValueError("holds a NUL byte")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # `surrogateescape` reads invalid bytes as lone surrogates; JSON can contain these too.
+        raise ValueError("is not UTF-8") from None
+    return " ".join(text.split())

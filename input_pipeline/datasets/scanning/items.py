@@ -1,9 +1,8 @@
-"""The result of a scan: usable images with captions, and rejected files with reasons."""
+"""The result of a scan: usable images, and rejected files with reasons."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Item(NamedTuple):
@@ -14,7 +13,7 @@ class Item(NamedTuple):
     split: str  # "train", "validation" or "test"
     image: Path  # the photo's file
     sketch: Path | None  # the sketch's file; None if the sketch is to be made from the photo
-    captions: tuple[str, ...]  # at least one, without duplicates; see `clean_caption`
+    captions: tuple[str, ...]  # at least one, without duplicates; each is a `clean_caption`
     category: str = ""  # of the object, if known
 
 
@@ -36,26 +35,3 @@ class Scan(NamedTuple):
     items: list[Item]  # sorted by key
     rejected: list[Rejected]  # sorted by file
     held: tuple[str, ...] = ()  # splits without an official list, taken from "train" by group
-
-
-def clean_caption(text: object) -> str:
-    """A caption with each run of white space as one space; may be empty.
-
-    Raises:
-      ValueError: it cannot be a caption; the message continues "its caption".
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"is of type {type(text).__name__}, not text")
-    if "\0" in text:
-        raise ValueError("holds a NUL byte")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # `surrogateescape` reads invalid bytes as lone surrogates; JSON can contain these too.
-        raise ValueError("is not UTF-8") from None
-    return " ".join(text.split())
-
-
-def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
-    """Writes one line of JSON per named tuple, in ASCII because file names need not be UTF-8."""
-    path.write_text("".join(json.dumps(row._asdict()) + "\n" for row in rows))

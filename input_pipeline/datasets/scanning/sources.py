@@ -35,18 +35,14 @@ def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
     items = list(items)
     chosen = [item for item in items if item.key in read]
     files = {file for item in chosen for file in (item.image, item.sketch) if file is not None}
-    digests = _digests(sorted(files))
-    return [
-        Source(
-            item.key,
-            _texts_digest(item),
-            *(
-                digests.get(file, "") if item.key in read else ""
-                for file in (item.image, item.sketch)
-            ),
-        )
-        for item in items
-    ]
+    digests = {None: ""} | _digests(sorted(files))
+    sources = []
+    for item in items:
+        image, sketch = "", ""
+        if item.key in read:
+            image, sketch = digests[item.image], digests[item.sketch]
+        sources.append(Source(item.key, _texts_digest(item), image, sketch))
+    return sources
 
 
 def _digests(files: Sequence[Path]) -> dict[Path | None, str]:
@@ -71,7 +67,7 @@ def _texts_digest(item: Item) -> str:
 
 
 def read_sources(path: Path) -> list[Source]:
-    """Reads a file of `write_json_lines`.
+    """Reads a file of `building.write_json_lines`.
 
     Raises:
       OSError, ValueError, TypeError: it cannot be read.

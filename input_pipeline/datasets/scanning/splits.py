@@ -113,7 +113,8 @@ def group_drawings(
     overlap = np.maximum(pixels @ pixels.T, pixels @ mirrored.T)
     alike = overlap**2 > SAME_DRAWING**2 * ink[:, None] * ink[None, :]
 
-    from scipy.sparse.csgraph import connected_components  # configurations do without its import
+    # Imported here, because configurations import this module and need no SciPy.
+    from scipy.sparse.csgraph import connected_components
 
     base = np.unique(bases, return_inverse=True)[1]
     _, components = connected_components(alike | (base[:, None] == base), directed=False)

@@ -61,9 +61,19 @@ def attention_scores(
                 continue
             phrase, color = words.phrase[part - 1], words.color[part - 1]
             weights = attention[i, region].astype(np.float64)
-            shares = [x for own in (phrase, color) for x in (weights[own].sum(), own.sum() / valid)]
-            pointing = _pointing(weights, color, words.colors), 1 / len(words.colors)
-            rows.append((i, region, part, *shares, *pointing))
+            rows.append(
+                (
+                    i,
+                    region,
+                    part,
+                    weights[phrase].sum(),
+                    phrase.sum() / valid,
+                    weights[color].sum(),
+                    color.sum() / valid,
+                    _pointing(weights, color, words.colors),
+                    1 / len(words.colors),
+                )
+            )
     table = np.array(rows, np.float64).reshape(-1, len(AttentionScores._fields)).T
     return AttentionScores(*table[:3].astype(np.int64), *table[3:])
 

@@ -56,8 +56,14 @@ class ClipVisionConfig:
     @property
     def layers(self) -> ClipTextConfig:
         """The layers' configuration; vocabulary and positions are unused."""
-        common = {x.name for x in dataclasses.fields(ClipTextConfig)} & vars(self).keys()
-        return ClipTextConfig(**{name: getattr(self, name) for name in common})
+        return ClipTextConfig(
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            hidden_act=self.hidden_act,
+            layer_norm_eps=self.layer_norm_eps,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

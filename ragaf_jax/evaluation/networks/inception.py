@@ -102,8 +102,14 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ f"]:
-        place = self.stride, self.padding
-        conv = nn.Conv(self.features, self.kernel, *place, use_bias=False, name="conv")
+        conv = nn.Conv(
+            self.features,
+            self.kernel,
+            strides=self.stride,
+            padding=self.padding,
+            use_bias=False,
+            name="conv",
+        )
         return nn.relu(BatchNorm(name="bn")(conv(x)))
 
 
@@ -168,10 +174,16 @@ class BlockD(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ f"]:
-        seven = ((192, kernel) for kernel in ((1, 1), (1, 7), (7, 1)))
         return _joined(
             _branch(x, "branch3x3", (192, (1, 1)), (320, (3, 3), 2, "VALID")),
-            _branch(x, "branch7x7x3", *seven, (192, (3, 3), 2, "VALID")),
+            _branch(
+                x,
+                "branch7x7x3",
+                (192, (1, 1)),
+                (192, (1, 7)),
+                (192, (7, 1)),
+                (192, (3, 3), 2, "VALID"),
+            ),
             _halved(x),
         )
 

@@ -1,4 +1,7 @@
-"""Figures of the report: contact sheet, best and worst examples, heat maps, curves."""
+"""Figures of the report: contact sheet, best and worst examples, heat maps, curves.
+
+`fusion_figure` plots α over timesteps: the balance of sketch and text as noise decreases.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +15,10 @@ from ragaf_jax.batch import Batch, Truth
 from ragaf_jax.evaluation.examples import parts_known
 from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
 from ragaf_jax.evaluation.metrics.leakage import color_table, leakage
-from ragaf_jax.evaluation.registry import METRICS, Scores
+from ragaf_jax.evaluation.registry import METRICS
 from ragaf_jax.evaluation.report.leakage_figure import color_table_figure
 from ragaf_jax.evaluation.sample_grid import attention_sheet
+from ragaf_jax.evaluation.scoring import Scores
 from ragaf_jax.evaluation.statistics.summary import Json, by_example
 from ragaf_jax.figures.contact_sheet import CELL, SheetRow, contact_sheet
 from ragaf_jax.figures.curves import curves, rendered

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ragaf_jax.evaluation.examples import Values
-from ragaf_jax.evaluation.registry import Missing, Scores, not_computed
+from ragaf_jax.evaluation.registry import not_computed
+from ragaf_jax.evaluation.scoring import Missing, Scores
 from ragaf_jax.evaluation.statistics.bootstrap import bootstrap_interval
 
 NUMBERS = "metrics.json"

@@ -6,14 +6,22 @@ from pathlib import Path
 from ragaf_jax.errors import UserError
 
 # Flags for one sketch, each with the field of --prompts that replaces it in a batch.
-_ONE_SKETCH = {"sketch": None, "prompt": "prompt", "negative_prompt": "negative_prompt"}
-_ONE_SKETCH |= {"region": "regions", "merge": None, "labels": None, "image": None, "count": None}
-_ONE_SKETCH |= {"control_image": None}
+_ONE_SKETCH = {
+    "sketch": None,
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "region": "regions",
+    "merge": None,
+    "labels": None,
+    "image": None,
+    "control_image": None,
+    "count": None,
+}
 _BATCH = ("prompts", "per_device")
 
 
 def check_for_batch(given: Collection[str]) -> None:
-    """Refuses flags for one sketch among those `given` on the command line with --sketches."""
+    """Raises `UserError` for the first flag for one sketch among those `given` with --sketches."""
     for name, field in _ONE_SKETCH.items():
         if name in given:
             row = (
@@ -33,7 +41,7 @@ def check_letterbox(width: int | None, height: int | None, letterbox: bool) -> N
 
 
 def check_for_one(given: Collection[str]) -> None:
-    """Refuses flags for a batch among those given without --sketches."""
+    """Raises `UserError` for the first flag for a batch among those given without --sketches."""
     for name in _BATCH:
         if name in given:
             instead = "give --prompt" if name == "prompts" else "leave it out"

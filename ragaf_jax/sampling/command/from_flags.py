@@ -25,10 +25,15 @@ FLAGS = flags.FLAGS
 FRAMING_FLAGS = "crop", "width", "height", "letterbox"
 
 
-def define_stage_flags(checkpoint: str | None) -> None:
-    """Defines the flags of the stages to restore; `checkpoint` is the default of --checkpoint."""
+def define_stage_flags(checkpoint: str | None, alone: str = "it starts from noise") -> None:
+    """Defines the flags of the stages to restore.
+
+    Args:
+      checkpoint: the default of --checkpoint.
+      alone: what Stage 2 does without Stage 1.
+    """
     flags.DEFINE(PATH, "stage1", None, "Workdir of Stage 1; alone, its image is the result.")
-    flags.DEFINE(PATH, "stage2", None, "Workdir of Stage 2; alone, it starts from noise.")
+    flags.DEFINE(PATH, "stage2", None, f"Workdir of Stage 2; alone, {alone}.")
     flags.DEFINE_string(
         "checkpoint",
         checkpoint,

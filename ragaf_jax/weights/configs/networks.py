@@ -49,9 +49,13 @@ _UNET_FIXED = {
 # Fields of parts that the fixed fields exclude, or without effect: softmax is always float32, and
 # training has no dropout.
 _UNET_IGNORED = (
-    "addition_embed_type_num_heads", "addition_time_embed_dim", "class_embeddings_concat",
-    "dropout", "projection_class_embeddings_input_dim", "upcast_attention",
-)  # fmt: skip
+    "addition_embed_type_num_heads",
+    "addition_time_embed_dim",
+    "class_embeddings_concat",
+    "dropout",
+    "projection_class_embeddings_input_dim",
+    "upcast_attention",
+)
 _CONTROL_FIXED = {
     **_UNET_FIXED,
     "time_cond_proj_dim": None,
@@ -71,15 +75,38 @@ _VAE_FIXED = {
 _TEXT_FIXED = {"model_type": ("clip_text_model", "clip_text")}
 _TEXT_IGNORED = (
     # Of every model of transformers, written by older releases and with use_diff=False.
-    "chunk_size_feed_forward", "diversity_penalty", "id2label", "label2id", "length_penalty",
-    "max_length", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
-    "output_hidden_states", "repetition_penalty", "return_dict", "temperature", "top_k",
-    "top_p", "typical_p",
+    "chunk_size_feed_forward",
+    "diversity_penalty",
+    "id2label",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "repetition_penalty",
+    "return_dict",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
     # Of CLIP.
-    "attention_dropout", "bos_token_id", "dropout", "dtype", "eos_token_id",
-    "initializer_factor", "initializer_range", "pad_token_id", "projection_dim", "torch_dtype",
-    "tie_word_embeddings", "transformers_version", "use_cache",
-)  # fmt: skip
+    "attention_dropout",
+    "bos_token_id",
+    "dropout",
+    "dtype",
+    "eos_token_id",
+    "initializer_factor",
+    "initializer_range",
+    "pad_token_id",
+    "projection_dim",
+    "torch_dtype",
+    "tie_word_embeddings",
+    "transformers_version",
+    "use_cache",
+)
 
 
 class ControlConfig(NamedTuple):

@@ -17,7 +17,8 @@ from ragaf_jax.batch import Truth
 from ragaf_jax.evaluation.examples import Examples
 from ragaf_jax.evaluation.metrics.frechet import frechet_distance
 from ragaf_jax.evaluation.metrics.kernel import polynomial_mmd2
-from ragaf_jax.evaluation.registry import METRICS, SKETCH, score
+from ragaf_jax.evaluation.registry import METRICS, SKETCH
+from ragaf_jax.evaluation.scoring import score
 
 SIDE, COUNT = 192, 16
 TRIVIAL = ("sketch", "blank", "black", "shuffled", "mean")

@@ -178,6 +178,10 @@ ROWS = {
         {"file_name": "b.png", "text": "B", "conditioning_image": "../y.png"},
         "names a file outside the dataset: ../y.png",
     ),
+    "sketch absolute": (
+        {"file_name": "b.png", "text": "B", "conditioning_image": "/a.png"},
+        "has a conditioning_image that is not relative to the table's folder",
+    ),
     "sketch nul": (
         {"file_name": "b.png", "text": "B", "conditioning_image": "y\0.png"},
         "has a conditioning_image that holds a NUL byte",

@@ -19,7 +19,8 @@ from input_pipeline.inspection import findings as inspection
 from input_pipeline.inspection.findings import FILES, Selection, choose, inspect, open_splits, sheet
 from input_pipeline.inspection.page import Example, markdown, page
 from input_pipeline.inspection.statistics import Budgets, statistics
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.graph import draw_regions

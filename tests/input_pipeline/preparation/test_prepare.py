@@ -12,7 +12,8 @@ from commands import run_here
 from miniature import LIMIT, RECOLORINGS, SIZE
 
 from input_pipeline.datasets.openmoji_art import find_drawings
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 
@@ -20,7 +21,8 @@ from ragaf_jax.errors import UserError
 _RUN = f"""
 import sys
 from pathlib import Path
-from input_pipeline.preparation.preparing import Options, Execution, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import Execution, prepare
 from input_pipeline.records import RecordSource
 from input_pipeline.loader import train_iterator
 data = Path(sys.argv[1])

@@ -9,7 +9,8 @@ import photo_trees
 import pytest
 from commands import run_here
 
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from input_pipeline.record_format import SOURCES_FILE
 from ragaf_jax.errors import UserError
 

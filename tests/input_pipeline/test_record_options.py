@@ -14,8 +14,8 @@ from photo_trees import save
 
 from input_pipeline.configured import open_split, shapes
 from input_pipeline.loader import train_iterator
-from input_pipeline.options import flags_of, suffix_of
-from input_pipeline.preparation.preparing import Options, prepare
+from input_pipeline.options import Options, flags_of, suffix_of
+from input_pipeline.preparation.preparing import prepare
 from input_pipeline.record_format import config_name
 from ragaf_jax.checkpoints.meta import with_later_fields
 from ragaf_jax.errors import UserError

@@ -15,7 +15,8 @@ from input_pipeline.datasets.scanning.splits import (
     split_groups,
     split_usable,
 )
-from input_pipeline.preparation.preparing import Execution, Options, prepare
+from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import Execution, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
 
