@@ -160,8 +160,8 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
     texts |= _controls(path, found, given)
     texts["region"] = [f"{number}={text}" for number, text in prompts.items()]
     texts["merge"] = [str(group) for group in merges]
-    if "lora" not in given:
-        texts["lora"] = _lora_flags(path, found.get("loras", []))
+    if found.get("loras") and "lora" not in given:
+        texts["lora"] = _lora_flags(path, found["loras"])
     steps = {}
     for number in (1, 2):
         stage = found.get(f"stage{number}")
@@ -265,8 +265,6 @@ def _regular(file: Path) -> Path:
 
 def _lora_flags(path: Path, entries: Any) -> list[str]:
     """The values of --lora for the entries of a metadata.json, whose files must be unchanged."""
-    if not entries:
-        return []
     from ragaf_jax.sampling.lora.given import recorded  # they import JAX
     from ragaf_jax.sampling.lora.loaded import lora_digest
 

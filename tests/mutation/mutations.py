@@ -463,6 +463,24 @@ MUTATIONS = (
         "rank-stabilised LoRA is loaded too strong",
     ),
     Mutation(
+        "ragaf_jax/sampling/lora/merging.py",
+        'np.float32(lora.text if network == "text_encoder" else lora.unet)',
+        "np.float32(lora.unet)",
+        "a LoRA changes the text encoder with the UNet's strength",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/lora/merging.py",
+        "self._files[path].stamps != stamps(path)",
+        "False",
+        "a LoRA file that has changed is not read again",
+    ),
+    Mutation(
+        "ragaf_jax/weights/adapters/updates.py",
+        "for i, size in enumerate(adapter.magnitude.shape) if size == 1",
+        "for i, size in enumerate(adapter.magnitude.shape) if i",
+        "DoRA along the inputs is normalised along the outputs",
+    ),
+    Mutation(
         "ragaf_jax/weights/adapters/reading.py",
         "first = first.T if transposed else first",
         "...",

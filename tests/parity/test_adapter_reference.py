@@ -111,7 +111,7 @@ def test_what_peft_writes(rng, checkpoint, tmp_path, kind):
 
 LYCORIS = {
     "LoCon": {"algo": "locon"},
-    "LoCon with cores": {"algo": "locon", "use_tucker": True},
+    "LoCon with cores": {"algo": "locon", "use_tucker": True, "train_norm": True},
     "LoHa": {"algo": "loha"},
     "LoHa with cores": {"algo": "loha", "use_tucker": True},
     "LoKr": {"algo": "lokr", "factor": 4},

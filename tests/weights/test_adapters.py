@@ -126,7 +126,7 @@ def test_a_kind_changes_weights_by_its_formula(rng, tmp_path, kind):
 
 
 @pytest.mark.parametrize("part", ["dora_scale", "dora_scale of inputs", "lora_magnitude_vector"])
-@pytest.mark.parametrize("kind", ["lora", "convolution", "loha", "lokr"])
+@pytest.mark.parametrize("kind", ["lora", "convolution", "loha", "lokr", "full"])
 def test_dora_rescales_the_changed_weight(rng, tmp_path, kind, part):
     path, parts, delta = cases(rng, kind)
     inputs = part == "dora_scale of inputs"
@@ -221,6 +221,10 @@ DAMAGES = {
     "LoKr's blocks": (
         {f"{D}.lokr_w1": np.zeros((5, 2)), f"{D}.lokr_w2": SQUARE},
         r"lokr_w1 .* \(5, 2\), expected divisors of \(64, 8\)",
+    ),
+    "no blocks": (
+        {f"{D}.lokr_w1": np.zeros((4, 0)), f"{D}.lokr_w2": SQUARE},
+        r"lokr_w1 .* \(4, 0\), expected \(4, 1\)",
     ),
     "a wrong core": (
         {f"{C}.lora_down.weight": np.zeros((3, 8, 1, 1)), f"{C}.lora_up.weight": np.zeros((8, 3))}

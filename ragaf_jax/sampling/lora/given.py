@@ -120,7 +120,7 @@ def _lora(path: str | Path, unet: Any = 1.0, text: Any = 1.0) -> Lora:
 def _distinct(loras: Sequence[Lora]) -> tuple[Lora, ...]:
     seen = set()
     for lora in loras:
-        place = Path(lora.path).resolve()
+        place = Path(lora.path).absolute()
         if place in seen:
             raise UserError(f"The LoRA {lora.path} is given twice; give it once.")
         seen.add(place)

@@ -38,12 +38,12 @@ class LoadedLora(NamedTuple):
     def notice(self) -> str:
         """What the file changes and how it was trained, as one sentence."""
         counts = [
-            f"{len(self.adapters[network])} tensors of the {title}"
+            f"{len(self.adapters[network])} in the {title}"
             for network, title in _TITLES.items()
             if network in self.adapters
         ]
-        parts = [f"changes {', '.join(counts)}", self.facts.sentence]
-        return f"LoRA {self.path}: {'; '.join(part for part in parts if part)}."
+        parts = [f"parameters changed: {', '.join(counts)}", self.facts.sentence]
+        return f"LoRA {Path(self.path).name}: {'; '.join(part for part in parts if part)}."
 
 
 def load_lora(path: str, stages: Mapping[int, Mapping[str, Any]]) -> LoadedLora:

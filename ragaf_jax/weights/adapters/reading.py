@@ -79,7 +79,9 @@ class _Reader(NamedTuple):
             raise self._incomplete()
         if required == ("diff",):
             leaf = "scale" if self._leaf("kernel") is None else "kernel"
-            return found | {leaf: self._whole("diff", self._shape(leaf, "diff"))}
+            shape = self._shape(leaf, "diff")
+            whole = self._whole("diff", shape)
+            return found | {leaf: whole._replace(magnitude=self._magnitude(shape))}
         shape = self._shape("kernel", required[0])
         if required[0] == "down":
             return found | {"kernel": self._lora(shape)}
@@ -96,21 +98,16 @@ class _Reader(NamedTuple):
         return Product(factors, self._scale(rank), self._magnitude(shape))
 
     def _loha(self, shape: tuple[int, ...]) -> Hadamard:
-        def factors(i: int) -> Factors:
-            left, core, right = f"hada_w{i}_a", f"hada_t{i}", f"hada_w{i}_b"
-            if core in self.names:
-                return self._tucker(left, core, right, shape)
-            rank = self._first_size(right)
-            return self._pair(left, right, shape[0], rank, math.prod(shape[1:]))
-
+        first = self._factors("hada_w1_a", "hada_t1", "hada_w1_b", shape)
+        second = self._factors("hada_w2_a", "hada_t2", "hada_w2_b", shape)
         scale = self._scale(self._first_size("hada_w1_b"))
-        return Hadamard(factors(1), factors(2), scale, self._magnitude(shape))
+        return Hadamard(first, second, scale, self._magnitude(shape))
 
     def _lokr(self, shape: tuple[int, ...]) -> Kronecker:
         split = "lokr_w1" not in self.names
         rows = self._first_size("lokr_w1_a" if split else "lokr_w1")
-        columns = math.prod(self._stored("lokr_w1_b" if split else "lokr_w1")[1:])
-        if shape[0] % rows or shape[1] % max(1, columns):
+        columns = max(1, math.prod(self._stored("lokr_w1_b" if split else "lokr_w1")[1:]))
+        if shape[0] % rows or shape[1] % columns:
             raise self._misfit("lokr_w1_a" if split else "lokr_w1", shape[:2], "divisors of ")
         rest = (shape[0] // rows, shape[1] // columns, *shape[2:])
         rank = None
@@ -123,10 +120,7 @@ class _Reader(NamedTuple):
             second: Factors = (self._matrix("lokr_w2", rest[0], math.prod(rest[1:])),)
         else:
             rank = self._first_size("lokr_w2_b")
-            if "lokr_t2" in self.names:
-                second = self._tucker("lokr_w2_a", "lokr_t2", "lokr_w2_b", rest)
-            else:
-                second = self._pair("lokr_w2_a", "lokr_w2_b", rest[0], rank, math.prod(rest[1:]))
+            second = self._factors("lokr_w2_a", "lokr_t2", "lokr_w2_b", rest)
         return Kronecker(first, second, self._scale(rank), self._magnitude(shape))
 
     def _whole(self, part: str, shape: tuple[int, ...]) -> Product:
@@ -135,6 +129,12 @@ class _Reader(NamedTuple):
 
     def _pair(self, left: str, right: str, rows: int, rank: int, columns: int) -> Factors:
         return self._matrix(left, rows, rank), self._matrix(right, rank, columns)
+
+    def _factors(self, left: str, core: str, right: str, shape: tuple[int, ...]) -> Factors:
+        """LoHa's or LoKr's, with a core where the file has one."""
+        if core in self.names:
+            return self._tucker(left, core, right, shape)
+        return self._pair(left, right, shape[0], self._first_size(right), math.prod(shape[1:]))
 
     def _tucker(
         self, left: str, core: str, right: str, shape: tuple[int, ...], transposed: bool = True

@@ -215,9 +215,9 @@ def test_the_command_records_loras_and_repeats_them(
     given = [*stages, f"--sketch={sketch}", "--prompt=a house", "--seed=3"]
     done = sample(*given, *loras, f"--output={output}")
     assert done.status == 0, done.stderr
-    line = next(line for line in done.stderr.splitlines() if line.startswith(f"LoRA {style}: "))
-    assert line.endswith("of the sketch branch; trigger words: a <b>sks</b>.")
-    assert "changes " in line and " of the text encoder" in line
+    line = next(line for line in done.stderr.splitlines() if line.startswith("LoRA style.safetens"))
+    assert line.endswith(" in the sketch branch; trigger words: a <b>sks</b>.")
+    assert line.startswith("LoRA style.safetensors: parameters changed: 7 in the UNet, 1 in the ")
     metadata = json.loads((output / METADATA).read_text())
     assert [(x["path"], x["unet"], x["text"]) for x in metadata["loras"]] == [
         (style, 0.8, 0.5),
