@@ -84,7 +84,8 @@ def make_options(
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
     whole = {name: int(fields[name]) for name in ("steps", "clip_skip") if name in fields}
-    return Options(**{**fields, **whole})
+    chosen: dict[str, Any] = {**fields, **whole}
+    return Options(**chosen)
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:

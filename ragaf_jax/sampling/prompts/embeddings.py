@@ -17,7 +17,7 @@ _SDXL = {"clip_l", "clip_g"}
 _UNNAMED = "*"  # the placeholder of many training scripts
 
 # ComfyUI's form of a name, and the names that diffusers' training scripts suggest.
-_EXPLICIT = re.compile(r"\bembedding:(\S+)", re.IGNORECASE)
+_EXPLICIT = re.compile(r"\bembedding:([\w.-]+)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"<[\w-]+>")
 
 
