@@ -83,9 +83,8 @@ def make_options(
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
-    whole = {name: int(fields[name]) for name in ("steps", "clip_skip") if name in fields}
-    chosen: dict[str, Any] = {**fields, **whole}
-    return Options(**chosen)
+    whole = "steps", "clip_skip"
+    return Options(**{name: int(x) if name in whole else x for name, x in fields.items()})
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:

@@ -66,6 +66,8 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     from ragaf_jax.checkpoints.meta import with_later_fields  # not for --help: it takes 0.6 s
 
     found = {name: value for name, value in facts.items() if name not in INPUT_FILES}
+    if isinstance(embeddings := found.get("embeddings"), list):
+        found["embeddings"] = [x.get("sha256") for x in embeddings if isinstance(x, Mapping)]
     for name in ("stage1", "stage2"):
         stage = found.get(name)
         if isinstance(stage, Mapping) and isinstance(stage.get("workdir"), str):
