@@ -108,7 +108,7 @@ def get_config() -> ConfigDict:
             "num_attention_heads": 4,
         }
     )
-    model.clip_skip = 0  # number of the text encoder's last layers to skip
+    model.clip_skip = 0  # number of the text encoder's last layers to skip; --clip_skip overrides
     # LoRA modules by patterns over their paths, such as "unet/.*/attn[12]/to_[qkv]" or
     # "unet/.*/conv[12]".
     model.lora = ConfigDict({"patterns": (), "rank": 8, "alpha": 8.0, "dropout": 0.0})

@@ -211,17 +211,18 @@ class LoadedStages:
         partly = any(one.has_region_text and not one.all_regions_have_text for one in requests)
         texts[2] = text, plain if partly else None
         skipped = functools.partial(self._with_skip, options.clip_skip)
-        texts = {i: (skipped(i, one), skipped(i, other)) for i, (one, other) in texts.items()}
+        texts = {
+            i: (skipped(i, one), None if other is None else skipped(i, other))
+            for i, (one, other) in texts.items()
+        }
         keys = {i: seed_keys(np.array(seeds, np.uint32), i) for i in STAGES[options.stages]}
         given = texts, images, every, shown
         yield from self._sample(batch, keys, options, *given, preview=preview)
 
-    def _with_skip(
-        self, skip: int | None, number: int, text: TextConditioning | None
-    ) -> TextConditioning | None:
+    def _with_skip(self, skip: int | None, number: int, text: TextConditioning) -> TextConditioning:
         """The texts with `clip_skip`, unless Stage `number` skips as many layers anyway."""
         stage = self.stages.get(number)
-        if text is None or stage is None or skip in (None, stage.model.text_encoder.clip_skip):
+        if stage is None or skip in (None, stage.model.text_encoder.clip_skip):
             return text
         skips = np.full(len(text.region_text_ids), skip, np.int32)
         negative, positive = (x._replace(skip=skips) for x in (text.negative, text.positive))

@@ -29,7 +29,7 @@ from ragaf_jax.sampling.options import (
     check_seed,
     make_options,
 )
-from ragaf_jax.sampling.prompts.embeddings import Embeddings, read_embeddings
+from ragaf_jax.sampling.prompts.embeddings import read_embeddings
 from ragaf_jax.sampling.request import (
     Request,
     SketchPage,
@@ -206,18 +206,21 @@ class Pipeline(LoadedStages):
         placed = letterboxed(cropped, page.size, paper=0)
         return np.asarray(placed[None], np.float32) / 255
 
-    def load_embeddings(self, *paths: str | Path) -> Embeddings:
+    def load_embeddings(self, *paths: str | Path) -> list[str]:
         """Loads textual inversions, which prompts then use by their names; replaces earlier ones.
 
         Args:
           *paths: as in `read_embeddings`.
 
+        Returns:
+          The reason for each file of a folder that is skipped.
+
         Raises:
           UserError: as `read_embeddings`.
         """
         width = self.leading.model.text_encoder.config.hidden_size
-        self.embeddings = read_embeddings(paths, width)
-        return self.embeddings
+        self.embeddings, skipped = read_embeddings(paths, width)
+        return skipped
 
     def options(self, **arguments: Unpack[OptionArguments]) -> Options:
         """The options of a call, with defaults from the last stage's config; see `Options`.

@@ -78,6 +78,8 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
         found["image_size"] = _sides(found["image_size"])
     if isinstance(loras := found.get("loras"), list) and all(isinstance(x, dict) for x in loras):
         found["loras"] = [{k: v for k, v in lora.items() if k != "path"} for lora in loras]
+    if isinstance(embeddings := found.get("embeddings"), list):
+        found["embeddings"] = [x.get("sha256") for x in embeddings if isinstance(x, Mapping)]
     for name in ("stage1", "stage2"):
         stage = found.get(name)
         if isinstance(stage, Mapping) and isinstance(stage.get("workdir"), str):

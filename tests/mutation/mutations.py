@@ -675,6 +675,24 @@ MUTATIONS = (
         "regions without a prompt attend to padding",
     ),
     Mutation(
+        "ragaf_jax/sampling/conditions.py",
+        "scale = weights * total(means) / total(means * weights)",
+        "scale = weights",
+        "weighted prompts change the scale of the whole text",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/prompts/windows.py",
+        "owners += [i] * len(region.windows)",
+        "owners += [0] * len(region.windows)",
+        "region prompts with windows of their own are read by all other regions",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/prompts/syntax.py",
+        "spans[start:] = [(part, weight * factor) for part, weight in spans[start:]]",
+        "spans[start:] = [(part, factor) for part, weight in spans[start:]]",
+        "weights of nested brackets are not multiplied",
+    ),
+    Mutation(
         "ragaf_jax/sampling/denoising.py",
         "jnp.round((image + 1) * 127.5)",
         "(image + 1) * 127.5",

@@ -275,7 +275,7 @@ def test_texts_that_share_no_window_have_windows_of_their_own(rng, pipeline):
     texts = {one: " ".join(WORDS[2:10]), other: "red small"}
     asked = {"seed": int(rng.integers(2**32)), "steps": 2}
     result = pipeline(drawing, "a house", texts, **asked)
-    assert np.shape(result.pieces) == (36,) and result.pieces[13:21] == WORDS[2:10]
+    assert np.shape(result.pieces) == (36,) and result.pieces[13:21] == list(WORDS[2:10])
     rows = np.zeros((drawing.numbered.regions.n, 3, 12), bool)
     rows[:, 0, :4] = True
     rows[one], rows[other] = False, False

@@ -40,7 +40,7 @@ def toys(rng, tmp_path):
 
 def test_every_prompt_has_an_effect_and_new_values_compile_nothing(rng, pipeline, toys, caplog):
     page = pipeline.page(random_page(rng))
-    assert set(pipeline.load_embeddings(toys)) == {"toy", "doll"}
+    assert pipeline.load_embeddings(toys) == [] and set(pipeline.embeddings) == {"toy", "doll"}
 
     def image(prompt, **more):
         return pipeline(page, prompt, **STEPS, **more).images
@@ -95,7 +95,7 @@ def test_wrong_settings_end_in_one_sentence(rng, pipeline, toys):
         pipeline(page, "embedding:tooy")
     save_file({"emb_params": np.ones((1, 8), np.float32)}, toys / "other.safetensors")
     with pytest.raises(UserError, match="'other' in .* has width 8 and the text encoder 16"):
-        pipeline.load_embeddings(toys)
+        pipeline.load_embeddings(toys / "other.safetensors")
 
 
 def test_the_command_records_and_repeats_them(rng, pipeline, toys, tmp_path, monkeypatch):

@@ -77,6 +77,25 @@ def test_the_same_inputs_compare_equal_however_their_paths_are_written(tmp_path,
     assert comparable(relative) == comparable(absolute)
     for changed in ({"sketch_sha256": "2"}, {"stage1": {"workdir": "runs/2", "x": 2}}):
         assert comparable({**relative, **changed}) != comparable(absolute)
+    one, moved, other = (
+        comparable({"embeddings": [{"path": path, "sha256": digest}]})
+        for path, digest in (("a", "1"), ("b", "1"), ("a", "2"))
+    )
+    assert one == moved != other
+
+
+def test_embeddings_become_flags_and_are_compared(tmp_path, files):
+    digest = file_facts({"sketch": files["sketch"]})["sketch_sha256"]
+    entry = {"path": str(files["sketch"]), "sha256": digest}
+    path = written(tmp_path, embeddings=[entry, entry])
+    assert read_recorded(path, ()).flags["embedding"] == [entry["path"]]
+    written(tmp_path, embeddings=[{**entry, "sha256": "1"}])
+    with pytest.raises(UserError, match="The embedding .* has changed since .* by --embedding=<fi"):
+        read_recorded(path, ())
+    assert "embedding" not in read_recorded(path, {"embedding"}).flags
+    written(tmp_path, embeddings=["a.safetensors"])
+    with pytest.raises(UserError, match="embeddings is .*; give --embedding, which overrides it"):
+        read_recorded(path, ())
 
 
 def test_outputs_of_older_versions_are_recognised():

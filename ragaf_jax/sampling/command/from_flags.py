@@ -174,8 +174,8 @@ def restore_pipeline(devices: int | None, per_device: int, checkpoint: str) -> "
 
 def load_embeddings(pipeline: "Pipeline") -> None:
     """Loads the textual inversions of --embedding, and prints their names."""
-    found = pipeline.load_embeddings(*FLAGS.embedding).values()
-    if found:
+    notify(*pipeline.load_embeddings(*FLAGS.embedding))
+    if found := pipeline.embeddings.values():
         names = (f"{x.name} ({len(x.vectors)} vector{'s' * (len(x.vectors) > 1)})" for x in found)
         notify(f"Embeddings, for prompts to name: {', '.join(names)}.")
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ _SDXL = {"clip_l", "clip_g"}
 _UNNAMED = "*"  # the placeholder of many training scripts
 
 # ComfyUI's form of a name, and the names that diffusers' training scripts suggest.
-_EXPLICIT = re.compile(r"\bembedding:(\S+)", re.IGNORECASE)
+_EXPLICIT = re.compile(r"\bembedding:([\w.-]+)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"<[\w-]+>")
 
 
@@ -40,27 +40,42 @@ class Embedding(NamedTuple):
 Embeddings = Mapping[str, Embedding]  # by name in lower case
 
 
-def read_embeddings(paths: Iterable[str | Path], width: int) -> dict[str, Embedding]:
+def read_embeddings(
+    paths: Iterable[str | Path], width: int
+) -> tuple[dict[str, Embedding], list[str]]:
     """Reads files in diffusers' or AUTOMATIC1111's layout.
 
     Args:
       paths: `.safetensors` files, or folders of them.
       width: of the text encoder's states.
 
+    Returns:
+      The embeddings by name in lower case, and the reason for each file of a folder that is
+      skipped, because folders often hold embeddings for several base models.
+
     Raises:
       UserError: a file that cannot be read or is no textual inversion, vectors of another width or
         with NaN, or two files with one name.
     """
     found: dict[str, Embedding] = {}
-    for path in [file for given in paths for file in _files(Path(given).expanduser())]:
-        for one in _read(path, width):
-            if one.name.lower() in found:
-                other = found[one.name.lower()].path
-                raise UserError(
-                    f"The embedding {one.name!r} is in {other} and in {path}; give one of them."
-                )
-            found[one.name.lower()] = one
-    return found
+    skipped: list[str] = []
+    for given in (Path(path).expanduser() for path in paths):
+        for path in _files(given):
+            try:
+                embeddings = _read(path, width)
+            except UserError as error:
+                if path == given:
+                    raise
+                skipped.append(f"Skipped: {error}")
+                continue
+            for one in embeddings:
+                if one.name.lower() in found:
+                    other = found[one.name.lower()].path
+                    raise UserError(
+                        f"The embedding {one.name!r} is in {other} and in {path}; give one of them."
+                    )
+                found[one.name.lower()] = one
+    return found, skipped
 
 
 def _files(path: Path) -> list[Path]:
@@ -74,7 +89,7 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path, width: int) -> Iterator[Embedding]:
+def _read(path: Path, width: int) -> list[Embedding]:
     store = open_weights(path)
     names = sorted(store.shapes)
     if names and set(names) <= _SDXL:
@@ -92,6 +107,7 @@ def _read(path: Path, width: int) -> Iterator[Embedding]:
     if not names:
         raise UserError(f"{path} has no tensors; give a file with an embedding.")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = []
     for name in names:
         placeholder = path.stem if name in (_A1111, _UNNAMED) else name.strip()
         vectors = np.atleast_2d(store.read(name)).astype(np.float32)
@@ -105,7 +121,8 @@ def _read(path: Path, width: int) -> Iterator[Embedding]:
                 f"The embedding {placeholder!r} in {path} has NaN or infinite values; download it "
                 "again."
             )
-        yield Embedding(placeholder, vectors, path, sha256)
+        found.append(Embedding(placeholder, vectors, path, sha256))
+    return found
 
 
 def split(text: str, embeddings: Embeddings) -> list[str | Embedding]:

@@ -59,7 +59,7 @@ def test_each_is_what_it_would_be_alone(pipeline, rows, tmp_path, capsys):
             words,
             negative_prompt=metadata["negative_prompt"],
             seed=metadata["seed"],
-            **{name: metadata[name] for name in names},
+            **{name: metadata[name] for name in names if name in metadata},
         )
         assert (metadata["seed"], metadata["steps"]) == (4 if row.seed is None else 0, 2)
         assert words == row.region_prompts
@@ -162,7 +162,7 @@ def test_a_row_that_fails_does_not_end_the_others(pipeline, rows, tmp_path):
     del rows[-1]
     done = run_batch(pipeline, rows, output, options, 4, FACTS, crop=False)  # some pages are small
     assert done.sampled == ["row2"]
-    assert done.notices == {"row2": ["Unknown words of the prompt: purple."]}
+    assert done.notices == {"row2": ["The prompt has unknown words: purple."]}
     reasons = [
         ("row0", "is not an image"),
         ("row1", "There is no region 99"),

@@ -26,20 +26,20 @@ def files(rng, tmp_path):
 
 
 def test_both_layouts_from_a_folder_or_from_files(files):
-    found = read_embeddings([files], WIDTH)
+    found, _ = read_embeddings([files], WIDTH)
     names = {key: (one.name, one.vectors.shape) for key, one in found.items()}
     assert names == {
         "<cat-toy>": ("<cat-toy>", (1, WIDTH)),
         "bad hands": ("Bad Hands", (3, WIDTH)),
         "star": ("star", (1, WIDTH)),
     }
-    (alone,) = read_embeddings([files / "star.safetensors"], WIDTH).values()
+    (alone,) = read_embeddings([files / "star.safetensors"], WIDTH)[0].values()
     assert alone.path == files / "star.safetensors" and len(alone.sha256) == 64
-    assert read_embeddings([], WIDTH) == {}
+    assert read_embeddings([], WIDTH) == ({}, [])
 
 
 def test_names_in_prompts(files):
-    found = read_embeddings([files], WIDTH)
+    found, _ = read_embeddings([files], WIDTH)
 
     def named(text):
         return [x if isinstance(x, str) else x.name.upper() for x in split(text, found)]
@@ -68,6 +68,14 @@ def test_names_in_prompts(files):
 def test_wrong_files_are_refused(tmp_path, tensors, message):
     with pytest.raises(UserError, match=message):
         read_embeddings([write(tmp_path, "x.safetensors", tensors)], WIDTH)
+
+
+def test_files_of_a_folder_for_other_models_are_skipped(files):
+    write(files, "xl.safetensors", {"clip_g": np.zeros((1, 12)), "clip_l": np.zeros((1, WIDTH))})
+    write(files, "wide.safetensors", {"emb_params": np.zeros((1, 12))})
+    found, skipped = read_embeddings([files], WIDTH)
+    assert set(found) == {"<cat-toy>", "bad hands", "star"}
+    assert [line.startswith("Skipped: The embedding") for line in skipped] == [True, True]
 
 
 def test_other_paths_are_refused(files):

@@ -6,6 +6,7 @@ from fakes import WORDS, tiny_tokenizer
 from test_tokenizer import write_folder
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.figures.phrases import phrases
 from ragaf_jax.sampling.prompts.embeddings import Embedding
 from ragaf_jax.sampling.prompts.windows import MOST_WINDOWS, make_texts, read_prompt
 from ragaf_jax.tokenizer import BOS, EOS, Tokenizer
@@ -115,6 +116,16 @@ def test_vectors_stay_in_one_window(clip, toy):
     texts = texts_of("a", ["toy"], tokenizer=clip, embeddings=known)
     np.testing.assert_array_equal(texts.positive.vectors[0, 3:6], toy.vectors)
     assert texts.pieces[3:6] == ["toy", "", "</w>"]
+
+
+def test_figures_name_an_embedding_once_and_end_phrases_with_windows(clip, toy):
+    asked = {"tokenizer": clip, "embeddings": {"toy": toy}}
+    texts = texts_of("a red house, (toy:2) red", ["red toy"], **asked)
+    assert phrases(texts.pieces, texts.positive.ids[0]) == [
+        ("a red house", [1, 2, 3]),
+        ("toy red", [9, 10, 11, 12]),
+        ("red toy", [17, 18, 19, 20]),
+    ]
 
 
 def test_notices_on_words(clip, toy):
