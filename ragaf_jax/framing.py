@@ -105,6 +105,19 @@ class Sizes(NamedTuple):
         )
 
 
+def check_same_size(size: Size, width: int | None, height: int | None) -> None:
+    """Refuses a width or height other than that of a sketch that was already placed.
+
+    Raises:
+      UserError: one of them differs from `size`.
+    """
+    if (height or size[0], width or size[1]) != size:
+        raise UserError(
+            f"The sketch was placed on a page for {size[1]} × {size[0]} px, and width is {width} "
+            f"and height {height}; give them where the sketch is read."
+        )
+
+
 def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side side *c"]:
     """The largest centred square; photos and sketches of equal size stay aligned."""
     height, width = array.shape[:2]
