@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     # "containment", between a region and those inside it; "knn", to the k nearest; "radius", up to
     # this distance of centroids in page widths; "hybrid", all of these.
     data.graph = ConfigDict({"kind": "hybrid", "k": 3, "radius": 0.25})
-    data.image_size = 64
+    data.image_size = 64  # px, side of the training images; sampling takes other sizes too
     data.text_length = 40  # tokens of a caption, including BOS and EOS
     data.max_regions = 33  # including one padding node
     data.max_edges = 192

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import cv2
@@ -88,20 +89,28 @@ class Sizes(NamedTuple):
 
     def _check(self, name: str, value: Any) -> None:
         least, most = self.even, LARGEST_FACTOR * self.side
-        try:
-            whole = int(value) == value
-        except (TypeError, ValueError, OverflowError):
-            whole = False
-        if whole and least <= value <= most and value % self.multiple == 0:
+        known = isinstance(value, numbers.Real) and abs(value) < math.inf
+        number = value if known else self.side
+        if known and least <= number <= most and number % self.multiple == 0:
             return
-        try:
-            below = self.multiple * math.floor(float(value) / self.multiple)
-        except (TypeError, ValueError, OverflowError):
-            below = self.side
+        below = self.multiple * math.floor(min(number, most) / self.multiple)
         near = {min(max(side, least), most) for side in (below, below + self.multiple)}
         raise UserError(
             f"{name} is {value}; choose a multiple of {self.multiple} from {least} to {most}, such "
             f"as {' or '.join(map(str, sorted(near)))}."
+        )
+
+
+def check_same_size(size: Size, width: int | None, height: int | None) -> None:
+    """Refuses a width or height other than that of a sketch that was already placed.
+
+    Raises:
+      UserError: one of them differs from `size`.
+    """
+    if (height or size[0], width or size[1]) != size:
+        raise UserError(
+            f"The sketch was placed on a page for {size[1]} × {size[0]} px, and width is {width} "
+            f"and height {height}; give them where the sketch is read."
         )
 
 

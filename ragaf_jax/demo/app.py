@@ -82,8 +82,8 @@ def _connect_sketch(pipeline: Pipeline, layout: Layout, examples: Sequence[Examp
 
     def resize(session: Session, neck_splits: float | None, *sides: float | None) -> Any:
         with _errors_shown():
-            splits, chosen = _number(neck_splits), _sides(fields, sides)
-            now = resized_session(pipeline, session, *chosen, splits)
+            splits, (width, height) = _number(neck_splits), _sides(fields, sides)
+            now = resized_session(pipeline, session, width, height, splits)
         return gr.skip() if now is session else (on_canvas(now), now, *_shown(now), now.notice)
 
     def choose_example(

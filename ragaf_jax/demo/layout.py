@@ -94,14 +94,14 @@ def _heading(text: str) -> None:
     gr.HTML(f'<div class="heading">{text}</div>', padding=False)
 
 
-def _sketch(canvas: Size, examples: Sequence[Example]) -> dict[str, Any]:
+def _sketch(size: Size, examples: Sequence[Example]) -> dict[str, Any]:
     _heading("Sketch: draw, upload or choose an example" if examples else "Sketch: draw or upload")
     canvas = gr.Sketchpad(
         label="Sketch",
         show_label=False,
         placeholder=" ",
         height=SKETCH_HEIGHT,
-        canvas_size=canvas[::-1],
+        canvas_size=size[::-1],
         fixed_canvas=False,  # the canvas takes the size of an uploaded sketch's page
         layers=False,
         transforms=(),

@@ -117,7 +117,7 @@ def _painted(
     side: int,
 ) -> Rgb:
     """The regions in their colours below the lines of the sketch, in a column of `side` px."""
-    height, width, _, columns = place_inside(*labels.shape, (side, side))
+    height, width, _, columns = place_inside(labels.shape[0], labels.shape[1], (side, side))
     fill = cv2.resize(colors[labels], (width, height), interpolation=cv2.INTER_NEAREST)
     lines = resized(sketch, height, width)[..., None] / 255
     painted = framed(np.rint(fill * lines).astype(np.uint8))

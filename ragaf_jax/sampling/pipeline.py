@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from ragaf_jax.checkpoints.choice import NEWEST, choices_of_stages
 from ragaf_jax.errors import UserError
-from ragaf_jax.framing import Size, Window, cut, letterboxed
+from ragaf_jax.framing import Size, Window, check_same_size, cut, letterboxed
 from ragaf_jax.graph.prepare import page_scale, page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.images import check_same_aspect, read_grey
@@ -147,7 +147,8 @@ class Pipeline(LoadedStages):
           sketch: an image file; its `SketchInput`; a grey page of the size of the image times
             `graph.prepare.page_scale`, such as a square of `page_size`, paper 255 and ink 0, which
             is used unchanged; or any other grey image.
-          crop, width, height, letterbox: as in `read`; without effect on a `SketchInput`.
+          crop, width, height, letterbox: as in `read`. A `SketchInput` has its size already:
+            another one is an error, and `crop` and `letterbox` have no effect.
           neck_splits: how readily areas are split at narrow openings, 0 to 1000. With 0, only
             closed outlines separate regions; 1 as in training; larger values split more.
 
@@ -156,6 +157,7 @@ class Pipeline(LoadedStages):
             of its range.
         """
         if isinstance(sketch, SketchInput):
+            check_same_size(sketch.size, width, height)
             given = sketch
         else:
             grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
@@ -283,7 +285,7 @@ class Pipeline(LoadedStages):
             the sketch's proportions, and is cropped and placed on white paper like the sketch.
           control_images: RGB images of the ControlNets, in their order, with the sketch's
             proportions. None and missing ones: the sketch, ink white on black.
-          crop, width, height, letterbox: as in `read`; without effect on a result of `page`.
+          crop, width, height, letterbox: as in `page`, also on a result of `page`.
           progress: called after each of the `steps`, without a preview; it changes no image.
           **arguments: fields of `Options`.
 
@@ -306,6 +308,8 @@ class Pipeline(LoadedStages):
         elif isinstance(sketch, np.ndarray):
             for given in placed:
                 check_same_aspect(sketch.shape, given.shape)
+        if isinstance(sketch, SketchPage):
+            check_same_size(sketch.size, width, height)
         page = sketch if isinstance(sketch, SketchPage) else self.page(sketch, **framing)
         texts = prompt, region_prompts, negative_prompt
         request = self.request(page, *texts, control_images)

@@ -270,6 +270,29 @@ def test_an_uploaded_sketch_is_what_the_command_draws(page, tmp_path):
 
 
 @pytest.mark.browser
+def test_a_wide_sketch_has_a_wide_canvas_and_image(page, tmp_path):
+    wide = np.full((400, 600), 255, np.uint8)
+    cv2.circle(wide, (170, 200), 120, 0, 7)
+    cv2.rectangle(wide, (340, 90), (560, 310), 0, 7)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    upload(page, tmp_path / "wide.png")
+    regions = picture(page, "regions")
+    assert regions.shape[1] == 1.5 * regions.shape[0]
+    page.locator("#prompt textarea, #prompt input").fill("ball: large red on the left")
+    page.locator("#generate").click()
+    status(page, "Done in ")
+    image = picture(page, "result")
+    assert image.shape[1] == 1.5 * image.shape[0]
+    assert_on_one_screen(page)
+    tab(page, "Settings")
+    page.get_by_label("Width").fill("80")
+    page.get_by_label("Width").press("Enter")
+    page.wait_for_timeout(2000)
+    regions = picture(page, "regions")
+    assert regions.shape[1] * 56 == regions.shape[0] * 80
+
+
+@pytest.mark.browser
 def test_what_is_no_sketch_is_said_and_what_runs_can_be_cancelled(page, tmp_path):
     page.locator("#generate").click()
     page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)

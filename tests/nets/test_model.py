@@ -137,6 +137,28 @@ def test_permuting_region_ids_changes_nothing(rng, inputs):
     close(after, before)
 
 
+def transposed(tree):
+    """The kernels of convolutions with rows and columns exchanged."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1) if np.ndim(x) == 4 else x, tree)
+
+
+@pytest.mark.products
+def test_a_transposed_image_of_odd_sides_has_the_transposed_prediction(rng, inputs):
+    """Rows and columns are treated alike: 5 × 7 latents, then 3 × 4, and the regions in them."""
+    model, params, batch, _, timesteps = inputs
+    batch, timesteps = jax.tree.map(lambda x: x[:1], (batch, timesteps))
+    sketch, labels = rng.uniform(size=(1, 20, 28, 3)), rng.integers(0, 4, (1, 20, 28), np.int32)
+    wide = batch._replace(image=None, sketch=sketch, labels=labels)
+    high = wide._replace(sketch=sketch.swapaxes(1, 2), labels=labels.swapaxes(1, 2))
+    latents = rng.standard_normal((1, 5, 7, model.latent_shape[2]))
+    expected, _ = predict(model, params, wide, latents, timesteps)
+    found, _ = predict(model, transposed(params), high, latents.swapaxes(1, 2), timesteps)
+    close(found.swapaxes(1, 2), expected)
+    # The regions matter there.
+    moved = wide._replace(labels=np.roll(labels, 5, 2))
+    assert np.abs(predict(model, params, moved, latents, timesteps)[0] - expected).max() > 1e-3
+
+
 def test_more_padding_changes_nothing(rng, inputs):
     _, params, batch, latents, timesteps = inputs
     config = precise_config()

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from commands import run_here
-from fakes import WORDS, random_stage
+from fakes import SMALLEST, WORDS, random_stage
 from pages import FILES
 from PIL import Image
 
@@ -20,12 +20,12 @@ from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA
 
 PROMPT = f"a {WORDS[3]} house"
-ODD = {"height": 14, "width": 22}  # 7 × 11 latents, 4 × 6 on the coarser level
+ODD = {"height": 14, "width": 22}  # 7 × 11 latents
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return Pipeline(random_stage(1), random_stage(2))
+    return Pipeline(*(random_stage(number, **SMALLEST) for number in (1, 2)))
 
 
 def sketch(rng, height=200, width=300):
@@ -45,12 +45,12 @@ def file(rng, tmp_path):
 def test_a_new_size_compiles_once(rng, pipeline, caplog):
     first = pipeline(sketch(rng), PROMPT)
     height, width = first.images.shape[1:3]
-    assert (height, width) == first.sketch_page.size == (12, 20)
+    assert (height, width) == first.sketch_page.size == (12, 18)
     assert first.sketch.shape == first.regions.labels.shape == (height, width)
     with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
-        others = [pipeline(sketch(rng, 300, 400), PROMPT, steps=3, seed=seed) for seed in (0, 1)]
-        others.append(pipeline(sketch(rng, 900, 1200), PROMPT, {1: "blue"}, width=20, height=12))
-        assert all(other.images.shape == first.images.shape for other in others[:2])
+        others = [pipeline(sketch(rng, 400, 600), PROMPT, steps=2, seed=seed) for seed in (0, 1)]
+        others.append(pipeline(sketch(rng), PROMPT, {1: "blue"}, width=18, height=12))
+        assert all(other.images.shape == first.images.shape for other in others)
         assert [line for line in caplog.messages if "ompil" in line] == []
 
 
@@ -66,7 +66,8 @@ def test_each_region_has_its_text_in_its_cells_of_an_odd_size(rng, pipeline):
     np.testing.assert_array_equal(prompted.coarse, plain.coarse)
     share = (labels == page.numbered.id_of(number)).reshape(7, 2, 11, 2).mean((1, 3))
     changed = (prompted.images[0] != plain.images[0]).reshape(7, 2, 11, 2, 3).any((1, 3, 4))
-    np.testing.assert_array_equal(changed, (share >= 0.25) | (share == share.max()))
+    own = (share >= 0.25) | (share == share.max())
+    assert changed[own].mean() > 0.5 and not changed[~own].any()
     # Alone and beside another image, the image is the same.
     both = pipeline(page, "a house", {number: "red"}, count=2, **asked)
     np.testing.assert_array_equal(both.images[0], prompted.images[0])
@@ -83,13 +84,14 @@ def test_an_image_to_start_from_is_placed_like_its_sketch(rng, pipeline):
 
 
 def test_a_size_that_the_model_cannot_sample_ends_in_a_sentence(rng, pipeline):
-    for size, near in (({"width": 23}, "22 or 24"), ({"height": 2}, "4"), ({"width": 900}, "64")):
-        with pytest.raises(
-            UserError, match=rf"choose a multiple of 2 from 4 to 64, such as {near}"
-        ):
+    for size, near in (({"width": 23}, "22 or 24"), ({"height": 0}, "2"), ({"width": 900}, "64")):
+        with pytest.raises(UserError, match=rf"a multiple of 2 from 2 to 64, such as {near}\."):
             pipeline(sketch(rng), PROMPT, **size)
+    for placed in (pipeline.page(sketch(rng)), pipeline.read(sketch(rng))):
+        with pytest.raises(UserError, match="for 18 × 12 px, and width is 22 and height None"):
+            pipeline(placed, PROMPT, width=22)
     long = pipeline.page(sketch(rng, 200, 900))
-    assert long.size == (12, 20)
+    assert long.size == (12, 24)
     notices = pipeline.request(long, PROMPT).notices
     assert any("The longer side of the sketch is 4.5 times" in notice for notice in notices)
 
@@ -144,29 +146,29 @@ def test_rows_of_a_batch_have_their_own_sizes(file, rng, tmp_path, pipeline):
     Image.fromarray(sketch(rng, 300, 300)).save(tmp_path / "square.png")
     table = tmp_path / "prompts.csv"
     table.write_text(
-        "sketch,prompt,width,height,name\nsketch.png,a,,,own\nsketch.png,a,16,,wide\n"
-        "square.png,a,,,square\nsketch.png,a,23,14,bad\nsketch.png,b,22,14,odd\n"
+        "sketch,prompt,width,height,name\nsketch.png,a,,,own\nsketch.png,a,22,14,wide\n"
+        "square.png,a,,,square\nsketch.png,a,23,14,bad\n"
     )
     rows = read_requests(tmp_path, table)
     assert rows[1:3] == [
-        BatchRequest("wide", file, "a", width=16),
+        BatchRequest("wide", file, "a", width=22, height=14),
         BatchRequest("square", tmp_path / "square.png", "a"),
     ]
     options = pipeline.options(steps=1, stages="1")
     given = pipeline, rows, tmp_path / "out", options, 4, {}
     done = run_batch(*given)
-    assert sorted(done.sampled) == ["odd", "own", "square", "wide"]
-    assert done.sizes == {(12, 20), (12, 16), (16, 16), (14, 22)}
+    assert sorted(done.sampled) == ["own", "square", "wide"]
+    assert done.sizes == {(12, 18), (14, 22), (16, 16)}
     assert list(done.failed) == ["bad"] and "width is 23" in done.failed["bad"]
     sizes = {
         name: Image.open(tmp_path / "out" / name / "stage1_output.png").size
         for name in done.sampled
     }
-    assert sizes == {"own": (20, 12), "wide": (16, 12), "square": (16, 16), "odd": (22, 14)}
+    assert sizes == {"own": (18, 12), "wide": (22, 14), "square": (16, 16)}
     # Outputs of the same size exist; those of another are sampled again.
-    assert sorted(run_batch(*given).existing) == ["odd", "own", "square", "wide"]
+    assert sorted(run_batch(*given).existing) == ["own", "square", "wide"]
     again = run_batch(*given, letterbox=True)
-    assert sorted(again.existing) == ["odd", "square"]
+    assert again.existing == ["wide", "square"] and again.sizes == {(16, 16)}
     table.write_text("sketch,prompt,width\nsketch.png,a,wide\n")
     with pytest.raises(UserError, match="the width is 'wide'; give whole pixels"):
         read_requests(tmp_path, table)

@@ -105,7 +105,8 @@ def test_what_an_older_output_leaves_out_is_compared_too(pipeline, rows, tmp_pat
         for prepared in batch:
             assert prepared.page.neck_splits == prepared.settings["neck_splits"]
             (run.output / prepared.name).mkdir(parents=True, exist_ok=True)
-            metadata = json.dumps({**prepared.settings, **prepared.facts})
+            facts = {**prepared.facts, "image_size": 16}  # as older versions recorded squares
+            metadata = json.dumps({**prepared.settings, **facts})
             (run.output / prepared.name / METADATA).write_text(metadata)
             run.done.sampled.append(prepared.name)
 
