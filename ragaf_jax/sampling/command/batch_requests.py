@@ -16,7 +16,7 @@ from ragaf_jax.sampling.command.prompt_files import (
     read_text,
 )
 
-FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name")
+FIELDS = ("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "control_images")
 
 
 class BatchRequest(NamedTuple):
@@ -28,6 +28,7 @@ class BatchRequest(NamedTuple):
       prompt, negative_prompt: may be empty.
       region_prompts: by region number.
       seed: None selects the seed of the command.
+      control_images: files for the ControlNets, in their order; None and missing ones: the sketch.
     """
 
     name: str
@@ -36,6 +37,7 @@ class BatchRequest(NamedTuple):
     negative_prompt: str = ""
     region_prompts: Mapping[int, str] = {}
     seed: int | None = None
+    control_images: tuple[Path | None, ...] = ()
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -180,7 +182,20 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequ
         str(record.get("negative_prompt", "")),
         parse_regions(entries),
         None if seed is None else int(seed),
+        _control_images(where, record.get("control_images", ()), sketches),
     )
+
+
+def _control_images(where: str, names: Any, sketches: Path) -> tuple[Path | None, ...]:
+    """The files of a list, or of a text from a CSV; empty names select the sketch."""
+    listed = names.split(";") if isinstance(names, str) else names
+    if not isinstance(listed, Sequence) or not all(isinstance(x, str | None) for x in listed):
+        raise UserError(
+            f'{where}: control_images is {names!r}; write it like ["edges.png", ""], or '
+            "edges.png;depth.png in a CSV."
+        )
+    stripped = [(name or "").strip() for name in listed]
+    return tuple(_file(sketches, name) if name else None for name in stripped)
 
 
 def _file(folder: Path, name: str) -> Path:

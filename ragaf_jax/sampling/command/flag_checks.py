@@ -8,7 +8,7 @@ from ragaf_jax.errors import UserError
 # Flags for one sketch, each with the field of --prompts that replaces it in a batch.
 _ONE_SKETCH = {"sketch": None, "prompt": "prompt", "negative_prompt": "negative_prompt"}
 _ONE_SKETCH |= {"region": "regions", "merge": None, "labels": None, "image": None, "count": None}
-_ONE_SKETCH |= {"control_image": None}
+_ONE_SKETCH |= {"control_image": "control_images"}
 _BATCH = ("prompts", "per_device")
 
 

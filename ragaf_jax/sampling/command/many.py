@@ -13,11 +13,12 @@ from ragaf_jax.figures.overview import FILE, write_overview
 from ragaf_jax.figures.upscaled import SIDE
 from ragaf_jax.folders import whole_folder
 from ragaf_jax.graph.regions import NECK_SPLITS
+from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
 from ragaf_jax.sampling.command.batch_requests import BatchRequest
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
+from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts, with_control_images
 from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
 from ragaf_jax.sampling.results import result_of
 
@@ -84,12 +85,17 @@ class _Run:
         if one.name == FILE:
             raise UserError(f"{FILE} is the name of the overview; choose another name.")
         check_seed(own_seed)
-        facts = {**file_facts({"sketch": one.sketch}), **self.facts}
+        shown = one.control_images
+        facts = {**file_facts({"sketch": one.sketch}), **with_control_images(self.facts, shown)}
         if _exists(self.output / one.name, {**settings, **facts}):
             return None
         crop, neck_splits = facts["crop"], self.neck_splits
         page = self.pipeline.page(one.sketch, crop=crop, neck_splits=neck_splits)
-        request = self.pipeline.request(page, *texts)
+        images = [None if file is None else read_rgb(file) for file in shown]
+        for file, image in zip(shown, images, strict=True):
+            if image is not None:
+                check_same_aspect(read_grey(one.sketch).shape, image.shape, one.sketch, file)
+        request = self.pipeline.request(page, *texts, images)
         self.pipeline.check(request, self.options)
         return _Prepared(one.name, page, request, settings, facts)
 
