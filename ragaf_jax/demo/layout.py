@@ -12,6 +12,7 @@ from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, NumberField, number_
 from ragaf_jax.demo.session import Session
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.graph.regions import NECK_SPLITS
+from ragaf_jax.sampling.controls.settings import EVEN, GUESS
 from ragaf_jax.sampling.options import STAGES
 from ragaf_jax.sampling.pipeline import Pipeline
 
@@ -158,6 +159,8 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example]) -> dict[str, Any]:
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
             parts["settings"] = _settings(pipeline)
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
+        with gr.Tab("Sketch branch", render_children=True), gr.Row(elem_id="sketch_settings"):
+            parts["settings"] |= _sketch_settings(pipeline)
         with gr.Tab("Vocabulary", visible=words is not None):
             gr.HTML(html.escape(" ".join(words or ())), elem_id="words", padding=False)
     return parts
@@ -183,7 +186,7 @@ def _results(two_stages: bool, attention_maps: bool) -> dict[str, Any]:
 
 
 def _settings(pipeline: Pipeline) -> dict[str, Any]:
-    """Seed, number of images, and the fields of `Options` with their defaults."""
+    """Seed, number of images, and most fields of `Options` with their defaults."""
     defaults = pipeline.options()
     fields = number_fields(pipeline.leading.config.diffusion.steps)
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
@@ -202,9 +205,19 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
         "guidance": _number(fields["guidance"], defaults.guidance),
         "sketch_guidance": _number(fields["sketch_guidance"], defaults.sketch_guidance),
         "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
+        "strength": _number(fields["strength"], defaults.strength, visible=two),
+    }
+
+
+def _sketch_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """The steps and levels in which the sketch branch acts."""
+    defaults = pipeline.options()
+    fields = number_fields(pipeline.leading.config.diffusion.steps)
+    levels = [("as trained", EVEN), ("guess mode", GUESS)]
+    return {
         "sketch_start": _number(fields["sketch_start"], defaults.sketch_start),
         "sketch_end": _number(fields["sketch_end"], defaults.sketch_end),
-        "strength": _number(fields["strength"], defaults.strength, visible=two),
+        "sketch_levels": gr.Dropdown(levels, value=EVEN, label="Levels", min_width=130),
     }
 
 
