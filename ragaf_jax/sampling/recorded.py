@@ -91,10 +91,12 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
 
     found = {**LATER_OPTIONS, **facts}
     found = {name: value for name, value in found.items() if name not in INPUT_FILES}
-    found["control_networks"] = [
-        {name: value for name, value in network.items() if name not in INPUT_FILES}
-        for network in found.get("control_networks", [])
-    ]
+    if isinstance(networks := found.get("control_networks"), list):
+        found["control_networks"] = [
+            {name: value for name, value in network.items() if name not in INPUT_FILES}
+            for network in networks
+            if isinstance(network, Mapping)
+        ]
     for name in ("stage1", "stage2"):
         stage = found.get(name)
         if isinstance(stage, Mapping) and isinstance(stage.get("workdir"), str):
