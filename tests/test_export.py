@@ -22,10 +22,11 @@ from ragaf_jax.export import measured
 from ragaf_jax.nets.lora import merged
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.weights.configs import networks as configs
+from ragaf_jax.weights.configs.fits import check_control
 from ragaf_jax.weights.lora_files import load_lora
 from ragaf_jax.weights.names import unet_names
 from ragaf_jax.weights.pretrained import open_control
-from ragaf_jax.weights.save import torch_tensors, writers
+from ragaf_jax.weights.save import CONTROL_FILE, torch_tensors, writers
 
 ROOT = Path(__file__).parents[1]
 LORA = {"model.lora.patterns": ("(unet|control)/.*/(to_q|conv1)",), "model.lora.rank": 2}
@@ -87,6 +88,36 @@ def test_the_branch_is_written_with_its_adapters(stage, exported):
     found = flatten_dict(control.load(jax.eval_shape(lambda: expected)), sep="/")
     for path, leaf in flatten_dict(expected, sep="/").items():
         np.testing.assert_allclose(found[path], leaf, rtol=1e-6, atol=1e-6, err_msg=path)
+
+
+def test_the_branch_of_a_stable_diffusion_is_also_one_file(tmp_path):
+    """In the original layout, which a run can start from as well, bit for bit."""
+    usual = {
+        "model.unet.block_out_channels": (32, 64),
+        "model.unet.down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "model.unet.up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "model.unet.attention_head_dim": 8,
+        "model.autoencoder": "kl",
+        "model.vae.block_out_channels": (32, 32, 32),
+        "model.vae.layers_per_block": 1,
+    }
+    stage = random_stage(1, **usual)
+    workdir, output = save_stage(stage, tmp_path / "run"), tmp_path / "out"
+    done = export(workdir, output, "--parts=controlnet.safetensors,controlnet")
+    assert done.status == 0, done.stderr
+    assert all(x.startswith("control_model.") for x in load_file(output / CONTROL_FILE))
+    expected = stage.params["control"]
+    for place in (output / CONTROL_FILE, output / "controlnet"):
+        opened = open_control(str(place))
+        check_control(str(place), opened.config, stage.model.unet.config)
+        loaded = opened.load(jax.eval_shape(lambda: expected))
+        jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    assert (
+        f"`{CONTROL_FILE}`: the sketch branch in the original" in (output / "README.md").read_text()
+    )
+    # Such a file holds no sizes: networks of other ones have none.
+    other = random_stage(1, **(usual | {"model.unet.attention_head_dim": 4}))
+    assert "control_file" not in writers(other.model, other.params, "float32", "diffusers", False)
 
 
 def test_the_unet_is_written_without_and_the_adapters_beside_it(stage, exported):

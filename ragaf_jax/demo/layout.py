@@ -20,6 +20,7 @@ from ragaf_jax.diffusion.noise_grid import SIGMAS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
+from ragaf_jax.sampling.controls.settings import EVEN, GUESS
 from ragaf_jax.sampling.options import STAGES, Options
 from ragaf_jax.sampling.pipeline import Pipeline
 
@@ -172,6 +173,8 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
             for name, field in size_fields(pipeline.leading.model.sizes).items():
                 parts[name] = _number(field, 0, elem_id=name)
+        with gr.Tab("Sketch branch", render_children=True), gr.Row(elem_id="sketch_settings"):
+            parts["settings"] |= _sketch_settings(pipeline)
         with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
             parts["settings"] |= _loras(options, pipeline.lora_notices(options))
         with gr.Tab("Vocabulary", visible=bool(known)):
@@ -199,7 +202,7 @@ def _results(two_stages: bool, attention_maps: bool) -> dict[str, Any]:
 
 
 def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
-    """Seed, number of images, and the fields of `Options` with their defaults."""
+    """Seed, number of images, and most fields of `Options` with their defaults."""
     fields = number_fields(pipeline.leading.config.diffusion.steps)
     stages = [name for name, needed in STAGES.items() if set(needed) <= set(pipeline.stages)]
     samplers = [(sampler.title, name) for name, sampler in SAMPLERS.items()]
@@ -224,10 +227,20 @@ def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
         "guidance": _number(fields["guidance"], defaults.guidance),
         "sketch_guidance": _number(fields["sketch_guidance"], defaults.sketch_guidance),
         "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
-        "sketch_start": _number(fields["sketch_start"], defaults.sketch_start),
-        "sketch_end": _number(fields["sketch_end"], defaults.sketch_end),
         "strength": _number(fields["strength"], defaults.strength, visible=two),
         "clip_skip": _number(fields["clip_skip"], encoder.clip_skip, visible=deep),
+    }
+
+
+def _sketch_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """The steps and levels in which the sketch branch acts."""
+    defaults = pipeline.options()
+    fields = number_fields(pipeline.leading.config.diffusion.steps)
+    levels = [("as trained", EVEN), ("guess mode", GUESS)]
+    return {
+        "sketch_start": _number(fields["sketch_start"], defaults.sketch_start),
+        "sketch_end": _number(fields["sketch_end"], defaults.sketch_end),
+        "sketch_levels": gr.Dropdown(levels, value=EVEN, label="Levels", min_width=130),
     }
 
 

@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +64,23 @@ def file_facts(files: Mapping[str, str | Path | None]) -> dict[str, str]:
     return facts
 
 
+def with_control_images(
+    facts: Mapping[str, Any], images: Sequence[str | Path | None]
+) -> dict[str, Any]:
+    """Entries of metadata.json with the images of its ControlNets; None and missing: the sketch.
+
+    Raises:
+      UserError: an image cannot be read.
+    """
+    networks = facts.get("control_networks", [])
+    padded = [*images, *[None] * len(networks)]
+    shown = [
+        {**network, **file_facts({"image": image})}
+        for network, image in zip(networks, padded, strict=False)
+    ]
+    return {**facts, **({"control_networks": shown} if networks else {})}
+
+
 def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of metadata.json that are equal for outputs of the same inputs.
 
@@ -80,6 +97,12 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
         found["loras"] = [{k: v for k, v in lora.items() if k != "path"} for lora in loras]
     if isinstance(embeddings := found.get("embeddings"), list):
         found["embeddings"] = [x.get("sha256") for x in embeddings if isinstance(x, Mapping)]
+    if isinstance(networks := found.get("control_networks"), list):
+        found["control_networks"] = [
+            {name: value for name, value in network.items() if name not in INPUT_FILES}
+            for network in networks
+            if isinstance(network, Mapping)
+        ]
     for name in ("stage1", "stage2"):
         stage = found.get(name)
         if isinstance(stage, Mapping) and isinstance(stage.get("workdir"), str):

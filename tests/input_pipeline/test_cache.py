@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from miniature import RECOLORINGS, SIZE
+from safetensors.numpy import save_file
 from test_tokenizer import write_folder
-from written import TEXT, VAE, random_trees, write
+from written import TEXT, VAE, random_trees, tensors, write
 
 from input_pipeline import cache
 from input_pipeline.cache import build_caches, open_checkpoint
@@ -24,6 +25,7 @@ from ragaf_jax.nets.clip_text import ClipText
 from ragaf_jax.nets.vae import Vae
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.weights.fingerprint import latents_key, text_key
+from ragaf_jax.weights.modules import load_network
 
 BUDGET = {"max_regions": 33, "max_edges": 192}
 # One step of bfloat16's eight bits, and what the order of sums makes of float32.
@@ -250,6 +252,18 @@ def test_what_can_be_cached():
     assert cached_kinds("text, latents,text", "--cache") == ("text", "latents")
     with pytest.raises(UserError, match="--cache is 'text,vae', and 'vae' cannot be cached; give"):
         cached_kinds("text,vae", "--cache")
+
+
+def test_latents_of_another_vae_are_another_cache(rng, cached_dir, checkpoint, tmp_path):
+    """A run with `init.vae` refuses the cache of the checkpoint's own."""
+    other, place = random_trees(rng), tmp_path / "vae.safetensors"
+    save_file(tensors(other, "vae"), place)
+    vae = open_checkpoint(str(checkpoint), vae=str(place)).vae
+    key = latents_key(load_network(vae)[1], vae.config)
+    assert key == latents_key(other["vae"], VAE)
+    said = rf"was made with other weights .* than this run's \(key {key}\); run: .*--vae="
+    with pytest.raises(UserError, match=said):
+        opened(cached_dir).with_caches({"latents": key})
 
 
 def test_a_checkpoint_is_named():

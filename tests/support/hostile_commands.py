@@ -27,6 +27,7 @@ ENTRIES = (
     *({"seed": [1]}, {"steps": {}}, {"prompt": ["\ud800"]}, {"region_prompts": {"x": 1}}),
     *({"sketch": "/dev/zero"}, {"sketch": "a\0b"}, {"merge": [[]]}, {"labels": 3}),
     *({"stage1": 5}, {"neck_splits": None}, {"sampler": "plms"}),
+    {"control_networks": [3], "controls": [3]},
 )
 CRASH = "not caught:"
 VALUES = "nan", "-inf", "-1", "1e39", "abc", ""

@@ -1,10 +1,13 @@
 """A Stable Diffusion and its ControlNet become a stage that draws, with their very numbers."""
 
+import hashlib
+
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from test_tokenizer import write_folder
-from written import configured, random_trees, write
+from written import configured, random_trees, tensors, write
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
@@ -32,6 +35,16 @@ def test_it_has_the_weights_and_draws(rng, asked, tmp_path):
     narrow = jax.tree.map(lambda x: np.asarray(x, config.model.dtype), expected)
     jax.tree.map(np.testing.assert_array_equal, stage.params, narrow)
     assert stage.step == 0 and stage.tokenizer.to_json() == tokenizer.to_json()
+    # Another VAE takes the place of the stage's own, and is named in the metadata.
+    vae = tmp_path / "vae.safetensors"
+    changed = random_trees(rng)
+    save_file(tensors(changed, "vae"), vae)
+    other = Pipeline.restore(workdir, vae=vae)
+    digest = hashlib.sha256(vae.read_bytes()).hexdigest()
+    assert other.vae == (str(vae), digest) and pipeline.vae is None
+    params = other.stages[1].params
+    jax.tree.map(np.testing.assert_array_equal, params["autoencoder"], changed["vae"])
+    jax.tree.map(np.testing.assert_array_equal, params["unet"], stage.params["unet"])
     page = rng.integers(0, 256, (pipeline.page_size,) * 2).astype(np.uint8)
     picture = pipeline(page, "a house", steps=2).images[0]
     assert picture.shape == (config.data.image_size, config.data.image_size, 3)

@@ -19,7 +19,7 @@ from ragaf_jax.sampling.lora.given import Lora, parse_loras
 
 FIELDS = (
     *("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height"),
-    "loras",
+    *("control_images", "loras"),
 )
 
 
@@ -34,6 +34,7 @@ class BatchRequest(NamedTuple):
       seed: None selects the seed of the command.
       width, height: of the image, px; None selects those of the command.
       loras: None selects those of the command.
+      control_images: files for the ControlNets, in their order; None and missing ones: the sketch.
     """
 
     name: str
@@ -45,6 +46,7 @@ class BatchRequest(NamedTuple):
     width: int | None = None
     height: int | None = None
     loras: tuple[Lora, ...] | None = None
+    control_images: tuple[Path | None, ...] = ()
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -191,6 +193,7 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequ
         None if seed is None else int(seed),
         *(_side(where, name, record.get(name)) for name in ("width", "height")),
         None if (loras := record.get("loras")) is None else _loras(where, loras),
+        _control_images(where, record.get("control_images", ()), sketches),
     )
 
 
@@ -207,6 +210,18 @@ def _loras(where: str, entries: Any) -> tuple[Lora, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise UserError(f'{where}: loras is {entries!r}; write it like ["style.safetensors=0.8"].')
     return parse_loras(entries)
+
+
+def _control_images(where: str, names: Any, sketches: Path) -> tuple[Path | None, ...]:
+    """The files of a list, or of a text from a CSV; empty names select the sketch."""
+    listed = names.split(";") if isinstance(names, str) else names
+    if not isinstance(listed, Sequence) or not all(isinstance(x, str | None) for x in listed):
+        raise UserError(
+            f'{where}: control_images is {names!r}; write it like ["edges.png", ""], or '
+            "edges.png;depth.png in a CSV."
+        )
+    stripped = [(name or "").strip() for name in listed]
+    return tuple(_file(sketches, name) if name else None for name in stripped)
 
 
 def _file(folder: Path, name: str) -> Path:

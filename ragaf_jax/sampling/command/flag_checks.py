@@ -14,7 +14,7 @@ _ONE_SKETCH = {
     "merge": None,
     "labels": None,
     "image": None,
-    "control_image": None,
+    "control_image": "control_images",
     "count": None,
 }
 _BATCH = ("prompts", "per_device")

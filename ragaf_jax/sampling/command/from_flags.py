@@ -8,7 +8,7 @@ from absl import flags
 
 from ragaf_jax.errors import UserError, notify
 from ragaf_jax.paths import PATH
-from ragaf_jax.sampling.recorded import OPTION_FLAGS, file_facts
+from ragaf_jax.sampling.recorded import OPTION_FLAGS, with_control_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -212,12 +212,9 @@ def weight_facts(pipeline: "Pipeline") -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if pipeline.vae is not None:
         facts |= {"vae": pipeline.vae.where, "vae_sha256": pipeline.vae.sha256}
-    images = [*FLAGS.control_image, *[""] * len(pipeline.controls)]
-    networks = [
-        control.files._asdict() | file_facts({"image": image or None})
-        for control, image in zip(pipeline.controls, images, strict=False)
-    ]
-    return facts | ({"control_networks": networks} if networks else {})
+    networks = [control.files._asdict() for control in pipeline.controls]
+    facts |= {"control_networks": networks} if networks else {}
+    return with_control_images(facts, [image or None for image in FLAGS.control_image])
 
 
 def framing_flags() -> dict[str, Any]:

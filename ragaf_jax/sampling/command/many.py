@@ -14,12 +14,12 @@ from ragaf_jax.figures.upscaled import SIDE
 from ragaf_jax.folders import whole_folder
 from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.images import read_grey
+from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
 from ragaf_jax.sampling.command.batch_requests import BatchRequest
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
+from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts, with_control_images
 from ragaf_jax.sampling.request import (
     Request,
     SketchPage,
@@ -102,7 +102,8 @@ class _Run:
         if one.name == FILE:
             raise UserError(f"{FILE} is the name of the overview; choose another name.")
         check_seed(own_seed)
-        facts = {**file_facts({"sketch": one.sketch}), **self.facts}
+        shown = one.control_images
+        facts = {**file_facts({"sketch": one.sketch}), **with_control_images(self.facts, shown)}
         grey = read_grey(one.sketch)
         own = {"width": one.width, "height": one.height}
         framing = {**self.framing, **{name: x for name, x in own.items() if x is not None}}
@@ -111,9 +112,13 @@ class _Run:
         expected = {"image_size": {"width": width, "height": height}, **settings, **facts}
         if _exists(self.output / one.name, expected):
             return None
+        images = [None if file is None else read_rgb(file) for file in shown]
+        for file, image in zip(shown, images, strict=True):
+            if image is not None:
+                check_same_aspect(grey.shape, image.shape, one.sketch, file)
         given = self.pipeline.read(grey, crop=crop, width=width, height=height)
         page = self.pipeline.page(given, neck_splits=self.neck_splits)
-        request = self.pipeline.request(page, *texts)
+        request = self.pipeline.request(page, *texts, images)
         self.pipeline.check(request, options)
         return _Prepared(one.name, page, request, settings, facts, options)
 

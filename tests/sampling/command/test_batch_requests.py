@@ -78,6 +78,14 @@ def test_tables_say_everything(sketches, tmp_path):
         assert rows[1].seed is None and rows[1].region_prompts == {}
 
 
+def test_images_of_controls_are_files_of_the_folder(sketches, tmp_path):
+    table = "sketch,control_images\nb.png,;c.PNG\na.jpg,\n"
+    lines = '{"sketch": "b.png", "control_images": ["", "c.PNG"]}\n{"sketch": "a.jpg"}'
+    for name, text in (("rows.csv", table), ("rows.jsonl", lines)):
+        rows = read_requests(sketches, written(tmp_path, name, text))
+        assert [row.control_images for row in rows] == [(None, sketches / "c.PNG"), ()]
+
+
 def test_no_two_rows_have_one_name(sketches, tmp_path):
     names = ["a", "a", "a-2", "a", "a-2"]
     lines = "\n".join(json.dumps({"sketch": "a.jpg", "name": name}) for name in names)
@@ -96,6 +104,7 @@ def test_no_two_rows_have_one_name(sketches, tmp_path):
             "rows.jsonl:2: the sketch is None; name a file in",
         ),
         ('{"sketch": "a.jpg", "promt": "a"}', "a field 'promt'; did you mean 'prompt'. The fields"),
+        ('{"sketch": "a.jpg", "control_images": 3}', "rows.jsonl:1: control_images is 3; write"),
         ('{"sketch": "a.jpg", "xyzzy": "a"}', "a field 'xyzzy'; the fields are sketch, prompt"),
         ('{"sketch": "a.jpg", "seed": -1}', "the seed is -1"),
         ('{"sketch": "a.jpg", "seed": "x"}', "the seed is 'x'"),

@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.sampling.command.batch_requests import read_requests
+from ragaf_jax.sampling.command.many import run_batch
 from ragaf_jax.sampling.controls.settings import ControlPlace, ControlSettings
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA
@@ -184,6 +186,36 @@ def test_a_recorded_output_with_controls_repeats(rng, places, pipeline, tmp_path
     Image.new("RGB", (64, 64)).save(edges)
     done = run_here("ragaf_jax.sample", f"--from={output}", f"--output={again}")
     assert done.status == 1 and f"The control_image {edges} has changed since" in done.stderr
+
+
+def test_rows_of_a_batch_have_their_own_images(rng, pipeline, tmp_path):
+    for name in ("a.png", "b.png", "edges.png"):
+        Image.fromarray(random_page(rng)).save(tmp_path / name)
+    rows = [
+        {"sketch": "a.png", "prompt": PROMPT, "control_images": ["", "edges.png"]},
+        {"sketch": "a.png", "prompt": PROMPT, "name": "plain"},
+        {"sketch": "b.png", "prompt": PROMPT, "control_images": ["edges.png"] * 3},
+        {"sketch": "b.png", "prompt": PROMPT, "name": "gone", "control_images": ["none.png"]},
+    ]
+    table = tmp_path / "rows.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    requests = read_requests(tmp_path, table)
+    networks = [control.files._asdict() for control in pipeline.controls]
+    facts, output = {"control_networks": networks}, tmp_path / "out"
+    options = pipeline.options(steps=2)
+    done = run_batch(pipeline, requests, output, options, 3, facts)
+    assert done.sampled == ["a", "plain"]
+    assert "There are 3 control images and 2 ControlNets" in done.failed["b"]
+    assert "none.png" in done.failed["gone"]
+    edges = np.array(Image.open(tmp_path / "edges.png").convert("RGB"))
+    for name, images in (("a", [None, edges]), ("plain", [])):
+        expected = pipeline(tmp_path / "a.png", PROMPT, seed=3, steps=2, control_images=images)
+        found = np.array(Image.open(output / name / "stage1_output.png"))
+        np.testing.assert_array_equal(found, expected.images[0])
+    recorded = json.loads((output / "a" / METADATA).read_text())["control_networks"]
+    assert [one.get("image") for one in recorded] == [None, str(tmp_path / "edges.png")]
+    again = run_batch(pipeline, requests, output, options, 3, facts)
+    assert again.existing == ["a", "plain"]
 
 
 @pytest.mark.parametrize(

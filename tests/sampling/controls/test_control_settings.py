@@ -11,7 +11,9 @@ from ragaf_jax.sampling.controls.settings import (
     parse_control,
     settings_of_sketch,
 )
+from ragaf_jax.sampling.denoising import branch_strengths
 from ragaf_jax.sampling.options import check_values
+from ragaf_jax.sampling.sampling_config import Scales
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,23 @@ def test_levels_scale_each_residual():
     assert branch_scales(ControlSettings(levels="guess"), 3, 4).unprompted == 0
     with pytest.raises(UserError, match="'1,1' are 2 numbers and the network has 3 residuals"):
         level_factors("1,1", 3)
+
+
+def test_guess_mode_has_no_residuals_without_the_prompt():
+    """Nor has another ControlNet in (nothing), where the sketch branch has a blank sketch."""
+    settings = ControlSettings(2.0), ControlSettings(1.0, 0.5), ControlSettings(levels="guess")
+    branches = tuple(branch_scales(one, 2, 4) for one in settings)
+    for guidance, sketch_guidance, expected in (
+        (None, None, ([1, 1], [1, 1], [1, 1])),
+        (3.0, None, ([1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1])),
+        (3.0, 2.0, ([1] * 6, [0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1])),
+    ):
+        scales = Scales(guidance, sketch_guidance, branches=branches)
+        for step, late in ((1, 0), (2, 1)):
+            found = branch_strengths(scales, step, len(expected[0]))
+            factors = [2, 2], [late, late], [0.1, 1]
+            for one, rows, factor in zip(found, expected, factors, strict=True):
+                np.testing.assert_allclose(one, np.outer(rows, factor), rtol=1e-6)
 
 
 def test_the_sketch_branch_has_the_defaults_of_a_control():
