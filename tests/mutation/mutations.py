@@ -391,8 +391,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/diffusion/noise_grid.py",
-        "found = np.linspace(*ends ** (1 / _RHO), steps) ** _RHO",
-        "found = np.linspace(*ends, steps)",
+        "first, last = ends ** (1 / _RHO)",
+        "first, last = ends",
         "Karras sigmas are even",
     ),
     Mutation(
