@@ -90,7 +90,7 @@ class Sizes(NamedTuple):
     def _check(self, name: str, value: Any) -> None:
         least, most = self.even, LARGEST_FACTOR * self.side
         known = isinstance(value, numbers.Real) and abs(value) < math.inf
-        number = value if known else self.side
+        number: Any = value if known else self.side
         if known and least <= number <= most and number % self.multiple == 0:
             return
         below = self.multiple * math.floor(min(number, most) / self.multiple)

@@ -60,8 +60,10 @@ def _midpoint_coefficients(
     half = middle[1] / sigma[:-1] * root, middle[0] * (1 - ratio), middle[1] * jnp.sqrt(1 - ratio)
     once = ratio == 0
     steps = zip(half, _ancestral_coefficients(levels), strict=True)
-    pairs = [jnp.stack([jnp.where(once, whole, part), whole], 1) for part, whole in steps]
-    return *pairs, jnp.stack(middle, 1), root, jnp.where(once, 1, 2)
+    keep, take, spread = (
+        jnp.stack([jnp.where(once, whole, part), whole], 1) for part, whole in steps
+    )
+    return keep, take, spread, jnp.stack(middle, 1), root, jnp.where(once, 1, 2)
 
 
 def _midpoint_step(denoise, state, ends, noise, keep, take, spread, middle, root, evaluations):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -66,7 +66,7 @@ def noise_grid(
         levels = _levels(np.interp(t, np.arange(length), _ratios(schedule)))
         return _with_end(schedule, t, *levels, spacing, room), steps
     else:
-        t = np.asarray(timestep_grid(length, steps, strength, spacing))[:-1]
+        t = np.asarray(timestep_grid(length, steps, strength, spacing, room))[:steps]
     alpha, sigma = np.asarray(schedule.alpha)[t], np.asarray(schedule.sigma)[t]
     return _with_end(schedule, t, alpha, sigma, spacing, room), steps
 
@@ -83,8 +83,9 @@ def _with_end(
     schedule: Schedule, t: Any, alpha: _Grid, sigma: _Grid, spacing: Spacing, room: int
 ) -> NoiseLevels:
     """The grid with its end, repeated up to `room` steps."""
-    clean = spacing.clean_end
-    end = CLEAN, 1.0 if clean else schedule.alpha[0], 0.0 if clean else schedule.sigma[0]
+    ends = [np.asarray(levels)[0] for levels in schedule]
+    alpha_end, sigma_end = (1.0, 0.0) if spacing.clean_end else ends
+    end = CLEAN, alpha_end, sigma_end
     padded = [
         np.concatenate([np.asarray(levels), np.full(room + 1 - len(t), last)])
         for levels, last in zip((t, alpha, sigma), end, strict=True)
@@ -97,9 +98,9 @@ def _with_between(schedule: Schedule, t: Any, alpha: Any, sigma: Any) -> NoiseLe
         log_ratio = np.log(np.asarray(sigma, float)) - np.log(np.asarray(alpha, float))
         middle = (log_ratio[:-1] + log_ratio[1:]) / 2
     found = np.where(np.isfinite(middle), _timesteps(schedule, middle), t[:-1])
-    dtype = schedule.alpha.dtype
+    # Cast on the host, so that new levels compile nothing.
     entries = t, alpha, sigma, np.append(found, t[-1])
-    return NoiseLevels(*(jnp.asarray(entry, dtype) for entry in entries))
+    return jax.device_put(NoiseLevels(*(np.asarray(x, schedule.alpha.dtype) for x in entries)))
 
 
 def _ratios(schedule: Schedule) -> _Grid:
@@ -134,9 +135,11 @@ def _spread(schedule: Schedule, steps: int, spacing: Spacing, sigmas: str) -> tu
             "dpm_solver_pp_2m."
         )
     if sigmas == "karras":
-        found = np.linspace(*ends ** (1 / _RHO), steps) ** _RHO
+        first, last = ends ** (1 / _RHO)
+        found = np.linspace(first, last, steps) ** _RHO
     elif sigmas == "exponential":
-        found = np.exp(np.linspace(*np.log(ends), steps))
+        first, last = np.log(ends)
+        found = np.exp(np.linspace(first, last, steps))
     else:
         raise UserError(f"sigmas is {sigmas!r}; choose one of {', '.join(SIGMAS)}.")
     t = _timesteps(schedule, np.log(found))

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -92,8 +93,9 @@ def finite_snr(schedule: Schedule) -> Schedule:
     infinite. It changes x by up to 2⁻¹² in a step, and lets the second step of multistep samplers
     extrapolate from a finite log-SNR; otherwise it is first order.
     """
-    last = schedule.alpha[-1]
-    return schedule._replace(alpha=schedule.alpha.at[-1].set(jnp.where(last == 0, 2.0**-12, last)))
+    alpha = np.array(schedule.alpha)  # on the host, so that it compiles nothing
+    alpha[-1] = alpha[-1] or 2.0**-12
+    return schedule._replace(alpha=jax.device_put(alpha))
 
 
 def levels(

@@ -113,7 +113,7 @@ def make_options(
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
-    whole = {name: int(fields[name]) for name in ("steps", "clip_skip") if name in fields}
+    whole: dict[str, Any] = {x: int(fields[x]) for x in ("steps", "clip_skip") if x in fields}
     return Options(**{**fields, **whole, "loras": as_loras(fields.get("loras"))})
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
@@ -132,13 +133,12 @@ class SamplingConfig:
             if sampler.finite_snr:
                 schedule = finite_snr(schedule)
         if strength == 0:
-            return TimestepGrid(
-                levels_at(schedule, np.full(length + 1, CLEAN)), jnp.int32(0), jnp.float32(1)
-            )
+            clean = levels_at(schedule, np.full(length + 1, CLEAN))
+            return TimestepGrid(clean, jnp.int32(0), jax.device_put(np.float32(1)))
         grid, count = noise_grid(schedule, steps, strength, self.spacing, sigmas, length)
         scaled = self.spacing.continuous and self.spacing.kind != "leading"
-        start = grid.sigma[0] if scaled else jnp.float32(1)
-        return TimestepGrid(grid, jnp.int32(count), start)
+        start = np.float32(np.asarray(grid.sigma)[0] if scaled else 1)
+        return TimestepGrid(grid, jnp.int32(count), jax.device_put(start))
 
 
 def sampling_config_of(

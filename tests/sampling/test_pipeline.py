@@ -123,6 +123,8 @@ def test_every_setting_has_an_effect_and_none_compiles_again(rng, pipeline, capl
         {"guidance_until": 0.9},
         {"strength": 0.4},
         {"sketch_strength": 0.3},
+        {"sigmas": "karras"},
+        {"sigmas": "exponential", "steps": 5},
         {"steps": 2},
         {"steps": 9},
         {"seed": 7},

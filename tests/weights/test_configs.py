@@ -54,6 +54,7 @@ SD_NOISE = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
     "set_alpha_to_one": False,
+    "original_steps": 50,
 }
 
 
@@ -209,10 +210,15 @@ def test_what_is_written_is_read(rng, _):
         "timestep_spacing": str(rng.choice(["leading", "trailing", "linspace"])),
         "steps_offset": int(rng.integers(3)),
         "set_alpha_to_one": bool(rng.integers(2)),
+        "original_steps": 50,
     }
     assert (
         schedulers.diffusion_fields(through_json(schedulers.scheduler_json(fields)), "x") == fields
     )
+    lcm = {"distilled_steps": 4, "distilled_sampler": "lcm", "original_steps": 40}
+    written = through_json(schedulers.scheduler_json(fields | lcm))
+    assert schedulers.distilled(written, reads_guidance=False) == (4, "lcm", 1.0)
+    assert schedulers.diffusion_fields(written, "x")["original_steps"] == 40
 
 
 @pytest.mark.parametrize(

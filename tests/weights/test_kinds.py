@@ -234,7 +234,6 @@ FILES = {
     "of a diffusion transformer": ["text_encoders.clip_l.x", f"{UNET}joint_blocks.0.x_block.attn"],
     "of a diffusion transformer, such as": ["double_blocks.0.img_attn.norm.key_norm.scale"],
     "a Stable unCLIP": [f"{UNET}label_emb.0.0.weight", "noise_augmentor.betas"],
-    "a latent consistency model": [f"{UNET}time_embed.cond_proj.weight"],
     "a model whose UNet reads a class": [f"{UNET}label_emb.weight", "low_scale_model.betas"],
     "a LoRA or LyCORIS adapter": ["lora_unet_mid_block_attentions_0_proj_in.alpha"],
     "an IP-Adapter": ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"],

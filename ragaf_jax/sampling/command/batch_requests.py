@@ -191,7 +191,8 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequ
         str(record.get("negative_prompt", "")),
         parse_regions(entries),
         None if seed is None else int(seed),
-        *(_side(where, name, record.get(name)) for name in ("width", "height")),
+        _side(where, "width", record.get("width")),
+        _side(where, "height", record.get("height")),
         None if (loras := record.get("loras")) is None else _loras(where, loras),
         _control_images(where, record.get("control_images", ()), sketches),
     )

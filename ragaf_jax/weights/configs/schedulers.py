@@ -198,7 +198,7 @@ def scheduler_json(fields: Json) -> dict[str, Any]:
     """The inverse of `diffusion_fields`, for DDIM or, if the model was distilled for it, LCM."""
     found = {theirs: fields[ours] for ours, theirs in _NAMES.items()}
     schedule = next(theirs for theirs, ours in _SCHEDULES.items() if ours == fields["schedule"])
-    consistency = fields["distilled_steps"] > 0 and fields["distilled_sampler"] == "lcm"
+    consistency = fields.get("distilled_steps", 0) > 0 and fields["distilled_sampler"] == "lcm"
     original = {"original_inference_steps": fields["original_steps"]} if consistency else {}
     return {
         "_class_name": "LCMScheduler" if consistency else "DDIMScheduler",
