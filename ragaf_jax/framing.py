@@ -89,7 +89,7 @@ class Sizes(NamedTuple):
 
     def _check(self, name: str, value: Any) -> None:
         least, most = self.even, LARGEST_FACTOR * self.side
-        known = isinstance(value, numbers.Real) and abs(value) < math.inf
+        known = isinstance(value, numbers.Real) and math.isfinite(value)
         number: Any = value if known else self.side
         if known and least <= number <= most and number % self.multiple == 0:
             return

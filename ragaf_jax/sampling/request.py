@@ -101,7 +101,7 @@ def recorded_settings(
     options: Options,
     embeddings: Sequence[Embedding] = (),
 ) -> dict[str, Any]:
-    """A call as metadata.json records it, without empty texts and lists, and without None."""
+    """A call as metadata.json records it, without empty texts, None, and LoRAs if there are none."""
     settings: dict[str, Any] = {"prompt": prompt}
     if region_prompts:
         settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
@@ -111,7 +111,9 @@ def recorded_settings(
         settings["embeddings"] = [
             {"path": str(one.path.absolute()), "sha256": one.sha256} for one in embeddings
         ]
-    chosen = {name: x for name, x in dataclasses.asdict(options).items() if x not in (None, ())}
+    chosen = {name: x for name, x in dataclasses.asdict(options).items() if x is not None}
+    if not options.loras:
+        del chosen["loras"]
     return {**settings, "seed": seed, "count": count, **chosen}
 
 
