@@ -174,7 +174,7 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
             for name, field in size_fields(pipeline.leading.model.sizes).items():
                 parts[name] = _number(field, 0, elem_id=name)
         with gr.Tab("Sketch branch", render_children=True), gr.Row(elem_id="sketch_settings"):
-            parts["settings"] |= _sketch_settings(pipeline)
+            parts["settings"] |= _sketch_settings(pipeline, options)
         with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
             parts["settings"] |= _loras(options, pipeline.lora_notices(options))
         with gr.Tab("Vocabulary", visible=bool(known)):
@@ -225,19 +225,18 @@ def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
             names, value=defaults.stages, label="Stages", visible=two, min_width=130
         ),
         "guidance": _number(fields["guidance"], defaults.guidance),
-        "sketch_guidance": _number(fields["sketch_guidance"], defaults.sketch_guidance),
-        "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
         "strength": _number(fields["strength"], defaults.strength, visible=two),
         "clip_skip": _number(fields["clip_skip"], encoder.clip_skip, visible=deep),
     }
 
 
-def _sketch_settings(pipeline: Pipeline) -> dict[str, Any]:
-    """The steps and levels in which the sketch branch acts."""
-    defaults = pipeline.options()
+def _sketch_settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
+    """Guidance of the sketch; strength, steps and levels of its branch."""
     fields = number_fields(pipeline.leading.config.diffusion.steps)
     levels = [("as trained", EVEN), ("guess mode", GUESS)]
     return {
+        "sketch_guidance": _number(fields["sketch_guidance"], defaults.sketch_guidance),
+        "sketch_strength": _number(fields["sketch_strength"], defaults.sketch_strength),
         "sketch_start": _number(fields["sketch_start"], defaults.sketch_start),
         "sketch_end": _number(fields["sketch_end"], defaults.sketch_end),
         "sketch_levels": gr.Dropdown(levels, value=EVEN, label="Levels", min_width=130),

@@ -101,7 +101,7 @@ def recorded_settings(
     options: Options,
     embeddings: Sequence[Embedding] = (),
 ) -> dict[str, Any]:
-    """A call as metadata.json records it, without empty texts, None, and LoRAs if there are none."""
+    """A call as metadata.json records it, without None, empty texts, and an empty list of LoRAs."""
     settings: dict[str, Any] = {"prompt": prompt}
     if region_prompts:
         settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
