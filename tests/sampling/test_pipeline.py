@@ -281,7 +281,7 @@ def test_texts_that_share_no_window_have_windows_of_their_own(rng, pipeline):
     rows = np.zeros((drawing.numbered.regions.n, 3, 12), bool)
     rows[:, 0, :4] = True
     rows[one], rows[other] = False, False
-    rows[one, 1, :10] = rows[other, 2, :4] = True
+    rows[one, 1, 1:9] = rows[other, 2, 1:3] = True
     np.testing.assert_array_equal(result.attention[0] > 0, rows.reshape(-1, 36))
     # Other cells are those of the prompt alone, which needs one window.
     plain = pipeline(drawing, "a house", **asked)

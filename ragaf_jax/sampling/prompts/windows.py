@@ -185,10 +185,16 @@ def _text(
     weighted: bool,
     width: int | None,
 ) -> tuple[Text, list[str]]:
-    """Windows side by side, and their pieces; all but the first are masked where empty."""
+    """Windows side by side, and their pieces.
+
+    The mask is False on empty windows but the first, and on start and end tokens of region prompts,
+    so that regions attend to the same tokens as where all texts share one window.
+    """
     tokens, mask = tokenizer.framed([[x.id for x in row] for row in rows], length)
     for i, row in enumerate(rows):
         mask[i] &= bool(row) or i == 0
+        if owners[i] > 0:
+            mask[i, [0, len(row) + 1]] = False
     ids = np.repeat(np.array(owners, np.int32), length)
     weights = np.ones(tokens.shape, np.float32)
     vectors = None if width is None else np.zeros((*tokens.shape, width), np.float32)

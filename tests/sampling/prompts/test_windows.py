@@ -57,7 +57,8 @@ def test_else_each_region_prompt_has_a_window_of_its_own():
             assert row == [BOS, *words, *[EOS] * (LENGTH - 1 - len(words))]
         np.testing.assert_array_equal(texts.positive.ids[0], np.repeat([0, 1, 2], LENGTH))
         sizes = texts.positive.mask.reshape(3, LENGTH).sum(1)
-        np.testing.assert_array_equal(sizes, [len(x.split()) + 2 for x in ("a house", *regions)])
+        np.testing.assert_array_equal(sizes, [4, *(len(x.split()) for x in regions)])
+        assert not texts.positive.mask.reshape(3, LENGTH)[1:, 0].any()  # as in a shared window
         assert texts.negative.tokens.shape == texts.positive.tokens.shape
         np.testing.assert_array_equal(texts.negative.mask.sum(), 2)
 
