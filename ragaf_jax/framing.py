@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import numbers
 from typing import Any, NamedTuple
 
 import cv2
@@ -89,8 +88,8 @@ class Sizes(NamedTuple):
 
     def _check(self, name: str, value: Any) -> None:
         least, most = self.even, LARGEST_FACTOR * self.side
-        known = isinstance(value, numbers.Real) and math.isfinite(value)
-        number: Any = value if known else self.side
+        known = isinstance(value, int | float | np.integer) and -math.inf < value < math.inf
+        number = value if known else self.side
         if known and least <= number <= most and number % self.multiple == 0:
             return
         below = self.multiple * math.floor(min(number, most) / self.multiple)
