@@ -71,7 +71,7 @@ SCHEDULERS = {
     "KDPM2DiscreteScheduler": "",
     "LCMScheduler": "",
     "LMSDiscreteScheduler": "",
-    "PNDMScheduler": "",
+    "PNDMScheduler": "skip_prk_steps=False",
     "TCDScheduler": "",
     "UniPCMultistepScheduler": "",
 }
