@@ -171,7 +171,7 @@ def main(argv: list[str]) -> None:
             made[name](folder / name)
             usage = USAGE[name].format(path=f"{output.name}/{name}")
             (folder / name / "README.md").write_text(card(name, [DESCRIPTIONS[name]], usage))
-        scheduler = schedulers.scheduler_json(config.diffusion)
+        scheduler = schedulers.scheduler_json(config.diffusion.to_dict())
         if FLAGS.format == "diffusers" and not FLAGS.parts:
             (folder / "scheduler").mkdir()
             write_json(folder / "scheduler" / "scheduler_config.json", scheduler)

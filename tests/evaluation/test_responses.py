@@ -113,14 +113,14 @@ def test_an_empty_graph_is_one_whose_regions_are_dropped(rng):
 class Draughtsman(Model):
     """Draws the sketch that it is shown, and nothing else."""
 
-    def predict(self, params, latents, timesteps, conditioning, rng=None, strengths=()):
+    def predict(self, params, latents, timesteps, conditioning, rng=None, **others):
         return self.encode_image(params, 0.9 - 1.8 * conditioning.sketch), None
 
 
 class Dreamer(Model):
     """Draws a blank page, whatever it is shown."""
 
-    def predict(self, params, latents, timesteps, conditioning, rng=None, strengths=()):
+    def predict(self, params, latents, timesteps, conditioning, rng=None, **others):
         return jnp.full(latents.shape, 0.5), None
 
 

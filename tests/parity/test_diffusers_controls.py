@@ -69,10 +69,10 @@ def draw(adopted):
     model = dataclasses.replace(stage.model, controls=(two.network,))
     params = {**stage.params, "controls": (two.params,)}
     sampling = sampling_config_of(stage.config, stage.tokenizer, "ddim")
+    grid = sampling.timestep_grid(STEPS)
 
     @jax.jit
     def drawn(scales, batch, keys, images):
-        grid = sampling.timestep_grid(STEPS)
         return sample_latents(model, sampling, params, batch, keys, scales, grid, controls=images)
 
     return drawn
