@@ -80,7 +80,11 @@ def resized_session(
     if page is None:
         return Session(size=size)
     given = pipeline.read(page.lines, crop=False, width=size[1], height=size[0])
-    return Session().resketch(pipeline.page(given, neck_splits=neck_splits))
+    resized = Session().resketch(pipeline.page(given, neck_splits=neck_splits))
+    if session.prompts or session.merges:
+        notice = "Removed the region prompts and merges, because a new size has other regions."
+        return resized._replace(notice=notice)
+    return resized
 
 
 def read_canvas(

@@ -108,7 +108,7 @@ def advance(
 
     def denoise(x: Float[Array, "b h w c"], level: NoiseLevels) -> Float[Array, "b h w c"]:
         # The index of the step that starts at this level.
-        step = (grid.levels.t > level.t[0]).sum()
+        step = (grid.levels.sigma > level.sigma[0]).sum()
         strengths = branch_strengths(scales, step, len(x))
         guidance = scales.embedded_guidance
         if guidance is not None:

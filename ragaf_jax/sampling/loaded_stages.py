@@ -127,13 +127,17 @@ class LoadedStages:
           count: number of requests.
           from_image: whether they start from images.
         """
-        steps = 0
-        for i in STAGES[options.stages]:
-            strength = options.strength if from_image else 1.0
-            sampling = self._sampler(i, options.sampler).sampling
-            steps += int(sampling.timestep_grid(options.steps, strength, options.sigmas).steps)
-            from_image = True
+        steps = sum(self._stage_steps(options, from_image).values())
         return -(-count // self.batch_size) * steps
+
+    def _stage_steps(self, options: Options, from_image: bool) -> dict[int, int]:
+        """The number of denoising steps of each stage; only the first may start from noise."""
+        found = {}
+        for i in STAGES[options.stages]:
+            strength = options.strength if from_image or found else 1.0
+            sampling = self._sampler(i, options.sampler).sampling
+            found[i] = int(sampling.timestep_grid(options.steps, strength, options.sigmas).steps)
+        return found
 
     def run(
         self,
@@ -142,8 +146,8 @@ class LoadedStages:
         options: Options,
         images: Images | None = None,
         progress: Callable[[Progress], None] | None = None,
-    ) -> Finished:
-        """Samples several requests in batches of `batch_size`.
+    ) -> list[Finished]:
+        """Samples several requests in batches of `batch_size`; one result per request.
 
         Args:
           requests, seeds, options, images: as in `stream`.
@@ -160,7 +164,7 @@ class LoadedStages:
                     results |= dict(zip(some, parts, strict=True))
                 elif progress is not None:
                     progress(event)
-        return joined([results[i] for i in range(len(requests))])
+        return [results[i] for i in range(len(requests))]
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
         """The places of requests that are sampled together.
@@ -258,10 +262,11 @@ class LoadedStages:
         count = len(batch.text.tokens)
         shown = tuple(control_images) or (batch.sketch,) * len(self.controls)
         batch, shown = self._shared((batch, shown))
-        runs = []
+        runs, steps = [], self._stage_steps(options, images is not None)
         for i in STAGES[options.stages]:
             given = self._shared((keys[i], *texts[i]))
-            sampler, branches = self._sampler(i, options.sampler), self._branches(i, options)
+            sampler = self._sampler(i, options.sampler)
+            branches = self._branches(i, options, steps[i])
             run = StageRun(i, sampler, self._adapted.of_stage(i, options.loras), *given)
             runs.append(run._replace(branches=branches, controls=shown))
         scales = scales_of(dataclasses.asdict(options), self.leading.model.unet.config)
@@ -273,8 +278,8 @@ class LoadedStages:
             else:
                 yield event._replace(preview=jax.tree.map(lambda x: x[:count], event.preview))
 
-    def _branches(self, number: int, options: Options) -> tuple[BranchScales, ...]:
-        """The scales of the sketch branch and of all controls in a stage.
+    def _branches(self, number: int, options: Options, steps: int) -> tuple[BranchScales, ...]:
+        """The scales of the sketch branch and of all controls in the steps of a stage.
 
         Raises:
           UserError: settings of another number of controls, or levels of another network.
@@ -283,7 +288,7 @@ class LoadedStages:
         check_count(settings, len(self.controls))
         both = settings_of_sketch(dataclasses.asdict(options)), *settings
         residuals = self.stages[number].model.control.residuals
-        return tuple(branch_scales(one, residuals, options.steps) for one in both)
+        return tuple(branch_scales(one, residuals, steps) for one in both)
 
     def _sampler(self, number: int, sampler: str) -> StageSampler:
         key = number, sampler
@@ -301,7 +306,7 @@ class LoadedStages:
 
 
 def joined(results: Sequence[Finished]) -> Finished:
-    """Several results of the same options as one, in order."""
+    """Results of one request with several seeds as one, in order."""
     stages = ((one.images, one.coarse) for one in results)
     images, coarse = jax.tree.map(lambda *x: np.concatenate(x), *stages)
     trace = jax.tree.map(lambda *x: np.concatenate(x, 1), *(one.trace for one in results))

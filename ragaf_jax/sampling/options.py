@@ -22,8 +22,8 @@ from ragaf_jax.sampling.lora.given import Lora, Loras, as_loras
 class Options:
     """Options of a call. A new sampler or number of evaluations per step compiles again.
 
-    A step takes 1 evaluation of the networks if both scales are 1, 2 if only `sketch_guidance` is
-    1, else 3.
+    An evaluation of the networks has 1 condition if both scales are 1, 2 if only `sketch_guidance`
+    is 1, else 3.
 
     Attributes:
       steps: denoising steps of each stage.

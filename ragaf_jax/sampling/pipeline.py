@@ -1,6 +1,5 @@
 """The pipeline: from sketches and prompts to images."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from ragaf_jax.images import check_same_aspect, read_grey
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.controls.networks import WeightFiles, load_controls, with_vae
 from ragaf_jax.sampling.controls.settings import ControlPlace
-from ragaf_jax.sampling.loaded_stages import LoadedStages
+from ragaf_jax.sampling.loaded_stages import LoadedStages, joined
 from ragaf_jax.sampling.loop import Images, Progress
 from ragaf_jax.sampling.options import (
     STAGES,
@@ -233,10 +232,9 @@ class Pipeline(LoadedStages):
         """
         config = self.leading.config
         default = "both" if len(self.stages) == 2 else str(max(self.stages))
-        options = make_options(config.sample.to_dict(), arguments, config.diffusion.steps, default)
-        if not options.controls:
-            controls = tuple(control.settings for control in self.controls)
-            options = dataclasses.replace(options, controls=controls)
+        controls = arguments.get("controls") or [control.settings for control in self.controls]
+        given = {**arguments, "controls": controls}
+        options = make_options(config.sample.to_dict(), given, config.diffusion.steps, default)
         for number in STAGES[options.stages]:
             if number not in self.stages:
                 raise UserError(
@@ -244,7 +242,7 @@ class Pipeline(LoadedStages):
                     f"give --stage{number}, or choose stages={default!r}."
                 )
             self._sampler(number, options.sampler)
-            self._branches(number, options)
+            self._branches(number, options, options.steps)  # refuses settings that do not fit
             layers = self.stages[number].model.text_encoder.config.num_hidden_layers
             if options.clip_skip is not None and options.clip_skip >= layers:
                 raise UserError(
@@ -315,7 +313,7 @@ class Pipeline(LoadedStages):
         request = self.request(page, *texts, control_images)
         ready = time.perf_counter()
         images = None if image is None else self.starts([image] * count, page.size, page.crop)
-        finished = self.run([request] * count, seeds, options, images, progress)
+        finished = joined(self.run([request] * count, seeds, options, images, progress))
         done = time.perf_counter()
         settings = recorded_settings(*texts, seed, count, options, request.embeddings)
         seconds = {"regions": ready - start, "sampling": done - ready}

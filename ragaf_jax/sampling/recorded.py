@@ -29,6 +29,7 @@ LATER_OPTIONS = {
     "sketch_end": 1.0,
     "sketch_levels": "even",
     "controls": [],
+    "sigmas": "uniform",
 }
 _DIGEST = "{}_sha256"
 
@@ -90,7 +91,7 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     from ragaf_jax.checkpoints.meta import with_later_fields  # not for --help: it takes 0.6 s
 
     found = {**LATER_OPTIONS, **facts}
-    found = {name: value for name, value in found.items() if name not in INPUT_FILES}
+    found = {name: value for name, value in found.items() if name not in (*INPUT_FILES, "vae")}
     if "image_size" in found:
         found["image_size"] = _sides(found["image_size"])
     if isinstance(loras := found.get("loras"), list) and all(isinstance(x, dict) for x in loras):
@@ -99,7 +100,7 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
         found["embeddings"] = [x.get("sha256") for x in embeddings if isinstance(x, Mapping)]
     if isinstance(networks := found.get("control_networks"), list):
         found["control_networks"] = [
-            {name: value for name, value in network.items() if name not in INPUT_FILES}
+            {name: value for name, value in network.items() if name not in ("where", "image")}
             for network in networks
             if isinstance(network, Mapping)
         ]
@@ -251,7 +252,7 @@ def check_weights(path: Path, facts: Mapping[str, Any], given: Collection[str]) 
     """
     found = _read(path / METADATA if path.is_dir() else path)
     pairs = []
-    if "vae" not in given and "vae" in found:
+    if "vae" not in given and isinstance(found.get("vae"), str):
         pairs.append(("vae", found, facts, "vae"))
     if "control" not in given:
         both = zip(*(x.get("control_networks", []) for x in (found, facts)), strict=True)

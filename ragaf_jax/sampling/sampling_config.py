@@ -47,8 +47,8 @@ class Scales(NamedTuple):
       guidance_until: below this fraction of T both scales are 1.
       sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
       branches: of the sketch branch, instead of `sketch_strength`, and of each further ControlNet.
-      embedded_guidance: of the text, as an input of the UNet (LCM), above `guidance_until`; None
-        for UNets without this input, and where it is 0, as in training.
+      embedded_guidance: of the text, as an input of the UNet (LCM), above `guidance_until`; None:
+        an input of 0, as in training.
     """
 
     guidance: float | Float[Array, ""] | None

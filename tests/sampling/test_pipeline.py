@@ -97,14 +97,15 @@ def test_the_seed_decides_and_nothing_else_does(rng, pipeline):
 
 def test_what_is_drawn_together_is_what_each_would_be_alone(rng, pipeline):
     pages = [pipeline.page(random_page(rng)) for _ in range(3)]
-    words = [" ".join(rng.choice(WORDS, 3)) for _ in pages]
+    # The last prompt has two windows.
+    words = [" ".join(rng.choice(WORDS, count)) for count in (3, 3, 20)]
     seeds = rng.integers(0, 2**32, 3).tolist()
     request = [pipeline.request(page, text) for page, text in zip(pages, words, strict=True)]
     together = pipeline.run(request, seeds, pipeline.options())
     for i, page in enumerate(pages):
         alone = pipeline(page, words[i], seed=seeds[i])
-        np.testing.assert_array_equal(together.images[i], alone.images[0])
-        np.testing.assert_array_equal(together.coarse[i], alone.coarse[0])
+        np.testing.assert_array_equal(together[i].images, alone.images)
+        np.testing.assert_array_equal(together[i].coarse, alone.coarse)
     several = pipeline(pages[0], words[0], seed=5, count=2)
     alone = pipeline(pages[0], words[0], seed=6)
     np.testing.assert_array_equal(several.images[1], alone.images[0])
@@ -321,7 +322,7 @@ def test_one_with_words_and_one_without_are_drawn_together_as_alone(rng, pipelin
     drawings = [pipeline.page(random_page(rng)) for _ in range(2)]
     words = [{drawings[0].numbered.numbers[-1]: "red"}, {}]
     request = [pipeline.request(drawings[i], "a house", words[i]) for i in range(2)]
-    together = pairs.run(request, [3, 4], pairs.options(steps=2)).images
+    together = [one.images[0] for one in pairs.run(request, [3, 4], pairs.options(steps=2))]
     for i in range(2):
         asked = {"seed": 3 + i, "steps": 2, "stages": "2"}
         alone = pipeline(drawings[i], "a house", words[i], **asked).images[0]

@@ -63,8 +63,8 @@ def test_every_prompt_has_an_effect_and_new_values_compile_nothing(rng, pipeline
         np.testing.assert_array_equal(image("a red house", clip_skip=0), plain)
         np.testing.assert_array_equal(image("a (red:1.0) house"), plain)
         assert [line for line in caplog.messages if "ompil" in line] == []
-    for drawn in (*firsts, *others):
-        assert (drawn != plain).any()
+    for other in (*firsts, *others):
+        assert (other != plain).any()
 
 
 def test_requests_of_other_texts_are_sampled_as_alone(rng, pipeline):
@@ -75,7 +75,7 @@ def test_requests_of_other_texts_are_sampled_as_alone(rng, pipeline):
     together = pipeline.run(requests, [1, 2, 3, 4], pipeline.options(**STEPS))
     for i, prompt in enumerate(prompts):
         alone = pipeline(page, prompt, seed=i + 1, **STEPS)
-        np.testing.assert_array_equal(together.images[i], alone.images[0])
+        np.testing.assert_array_equal(together[i].images, alone.images)
 
 
 def test_wrong_settings_end_in_one_sentence(rng, pipeline, toys):

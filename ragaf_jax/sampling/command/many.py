@@ -127,7 +127,7 @@ class _Run:
         requests, seeds = [x.request for x in batch], [x.settings["seed"] for x in batch]
         finished = self.pipeline.run(requests, seeds, batch[0].options)
         for i, (name, page, request, settings, facts, _) in enumerate(batch):
-            result = result_of(page, request, finished.part(slice(i, i + 1)), settings, {})
+            result = result_of(page, request, finished[i], settings, {})
             with whole_folder(self.output / name) as folder:
                 write_outputs(folder, result, facts, facts["upscale"])
             self.done.sampled.append(name)
@@ -216,5 +216,6 @@ def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:
     as_json = comparable(json.loads(json.dumps(dict(expected))))
     # Empty texts and defaults are not recorded, and older outputs have no `neck_splits`.
     names = {*as_json, "region_prompts", "negative_prompt", "embeddings", "clip_skip", "loras"}
+    names |= {"vae_sha256", "control_networks", "dtype"}
     found = comparable({"neck_splits": NECK_SPLITS, **found})
     return all(found.get(name) == as_json.get(name) for name in names)

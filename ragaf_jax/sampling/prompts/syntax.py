@@ -126,7 +126,10 @@ def _parts(spans: list[tuple[str, float]]) -> list[list[Span]]:
 def _notices(text: str, kept: str, literal_brackets: bool) -> list[str]:
     notices = []
     if tags := dict.fromkeys(_TAG.findall(text)):
-        notices.append(f"has {', '.join(tags)}, which is left out: it names a network to load.")
+        notices.append(
+            f"has {', '.join(tags)}, which is left out: it names a network to load. Load LoRA "
+            "files by --lora (loras= in Python)."
+        )
     unsupported = [match[0] for match in _SCHEDULE.finditer(kept)]
     if unsupported:
         notices.append(

@@ -83,7 +83,11 @@ def test_wrong_weights_are_refused(text, message):
 @pytest.mark.parametrize(
     ("text", "notice"),
     [
-        ("a <lora:red:0.8>", "has <lora:red:0.8>, which is left out: it names a network to load."),
+        (
+            "a <lora:red:0.8>",
+            "has <lora:red:0.8>, which is left out: it names a network to load. Load LoRA files by "
+            "--lora (loras= in Python).",
+        ),
         ("<hypernet:x> a <lyco:y:1:2>", "has <hypernet:x>, <lyco:y:1:2>, which is left out"),
         ("[a:b:10]", "has [a:b:10], which is encoded as plain text: schedules, alternatives and"),
         ("[b:0.5] c", "has [b:0.5], which is encoded as plain text"),
