@@ -132,7 +132,7 @@ class LoadedStages:
 
     def _stage_steps(self, options: Options, from_image: bool) -> dict[int, int]:
         """The number of denoising steps of each stage; only the first may start from noise."""
-        found = {}
+        found: dict[int, int] = {}
         for i in STAGES[options.stages]:
             strength = options.strength if from_image or found else 1.0
             sampling = self._sampler(i, options.sampler).sampling
