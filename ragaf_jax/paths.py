@@ -1,5 +1,6 @@
-"""Paths given by users: expands `~`, and refuses addresses of stores and patterns."""
+"""Paths given by users: expands `~`, refuses addresses of stores and patterns, hashes files."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -82,3 +83,13 @@ class _PathParser(flags.ArgumentParser[str]):
 
 # For `flags.DEFINE(PATH, name, default, help)`; expands `~` and refuses addresses of stores.
 PATH = _PathParser()
+
+
+def sha256_of(*files: Path) -> str:
+    """The SHA-256 of the contents of files, one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()

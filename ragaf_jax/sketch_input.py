@@ -100,7 +100,7 @@ def ink_window(page: UInt8[np.ndarray, "rows columns"], height: int, width: int)
       height, width: of the sketch; only their ratio matters.
 
     Returns:
-      None if the page has no ink, or ink of which a side is at least `LEAST_INK_SIDE`.
+      None if the page has no ink, or if a side of the ink is at least `LEAST_INK_SIDE`.
     """
     ink = page < FAINTEST
     if not ink.any():

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -298,17 +298,17 @@ class Pipeline(LoadedStages):
         framing = {"crop": crop, "width": width, "height": height, "letterbox": letterbox}
         start = time.perf_counter()
         placed = [one for one in (image, *control_images) if one is not None]
-        if isinstance(sketch, str | Path):
-            grey = read_grey(sketch)
+        grey: Any = read_grey(sketch) if isinstance(sketch, str | Path) else sketch
+        if isinstance(grey, np.ndarray):
             for given in placed:
                 check_same_aspect(grey.shape, given.shape)
-            sketch = self.read(grey, **framing)
-        elif isinstance(sketch, np.ndarray):
-            for given in placed:
-                check_same_aspect(sketch.shape, given.shape)
         if isinstance(sketch, SketchPage):
             check_same_size(sketch.size, width, height)
-        page = sketch if isinstance(sketch, SketchPage) else self.page(sketch, **framing)
+            page = sketch
+        elif isinstance(sketch, str | Path):
+            page = self.page(self.read(grey, **framing))
+        else:
+            page = self.page(sketch, **framing)
         texts = prompt, region_prompts, negative_prompt
         request = self.request(page, *texts, control_images)
         ready = time.perf_counter()

@@ -1,7 +1,6 @@
 """Reads inputs recorded in metadata.json, and sets the flags that repeat an output."""
 
 import errno
-import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.paths import sha256_of
 
 METADATA = "metadata.json"
 # Flags of `ragaf_jax.sample` that are fields of `Options`.
@@ -56,7 +56,7 @@ def file_facts(files: Mapping[str, str | Path | None]) -> dict[str, str]:
     for name, file in files.items():
         if file is not None:
             try:
-                digest = _digest(Path(file))
+                digest = sha256_of(Path(file))
             except OSError as error:
                 raise UserError(
                     f"The {name} {file} cannot be read ({error.strerror}); give an image file."
@@ -118,11 +118,6 @@ def _sides(size: Any) -> dict[str, Any]:
     if isinstance(size, Mapping):
         return {name: size[name] for name in ("width", "height") if name in size}
     return {} if size is None else {"width": size, "height": size}
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def set_recorded_flags(values: flags.FlagValues, path: Path) -> dict[int, int]:
@@ -310,7 +305,7 @@ def _check_unchanged(
     name: str,
     file: Path,
     digest: str | None,
-    digest_of: Callable[[Path], str] = lambda file: _digest(_regular(file)),
+    digest_of: Callable[[Path], str] = lambda file: sha256_of(_regular(file)),
 ) -> None:
     try:
         now = digest_of(file)

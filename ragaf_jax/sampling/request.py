@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.options import Options
 from ragaf_jax.sampling.prompts.embeddings import Embedding, Embeddings
-from ragaf_jax.sampling.prompts.windows import make_texts, read_prompt
+from ragaf_jax.sampling.prompts.windows import Prompt, make_texts, read_prompt
 from ragaf_jax.sampling.sampling_config import TextConditioning
 from ragaf_jax.sampling.sketch_notices import sketch_notices
 from ragaf_jax.sampling.stages import Stage
@@ -117,13 +117,31 @@ def recorded_settings(
     return {**settings, "seed": seed, "count": count, **chosen}
 
 
-def embeddings_of(texts: Iterable[str], stage: Stage, embeddings: Embeddings) -> list[Embedding]:
-    """The textual inversions that texts name."""
-    if not embeddings:
-        return []
-    read = stage.tokenizer, stage.model.text_length, embeddings
-    found = (one for text in texts for one in read_prompt(text, *read).embeddings)
-    return list({one.name: one for one in found}.values())
+def read_texts(
+    prompt: str,
+    region_prompts: Mapping[int, str],
+    negative_prompt: str,
+    stage: Stage,
+    embeddings: Embeddings,
+) -> dict[str, Prompt]:
+    """The texts of a request by their names in errors: both prompts, then regions by number.
+
+    Raises:
+      UserError: a text with wrong syntax, or one that is not Unicode.
+    """
+    texts = {"prompt": prompt, "negative prompt": negative_prompt}
+    texts |= {f"prompt of region {i}": region_prompts[i] for i in sorted(region_prompts)}
+    prompts = {}
+    for name, text in texts.items():
+        _check_text(text)
+        with _named(name):
+            prompts[name] = read_prompt(text, stage.tokenizer, stage.model.text_length, embeddings)
+    return prompts
+
+
+def embeddings_of(prompts: Mapping[str, Prompt]) -> list[Embedding]:
+    """The textual inversions that the texts name, each once."""
+    return list({x.name: x for one in prompts.values() for x in one.embeddings}.values())
 
 
 def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:
@@ -167,14 +185,7 @@ def make_request(
     for text_id, number in enumerate(numbers, 1):
         region_text_ids[0, page.numbered.id_of(number)] = text_id
     stripped = {number: region_prompts[number].strip() for number in numbers}
-    texts = {"prompt": prompt, "negative prompt": negative_prompt}
-    texts |= {f"prompt of region {number}": text for number, text in stripped.items()}
-    read = tokenizer, model.text_length, embeddings or {}
-    prompts = {}
-    for name, text in texts.items():
-        _check_text(text)
-        with _named(name):
-            prompts[name] = read_prompt(text, *read)
+    prompts = read_texts(prompt, stripped, negative_prompt, stage, embeddings or {})
     main, negative, *regional = prompts.values()
     for number, one in zip(numbers, regional, strict=True):
         if not one.tokens:
@@ -199,7 +210,7 @@ def make_request(
         graph,
         "\n".join([prompt.strip(), *(f"{number}: {text}" for number, text in stripped.items())]),
         packed.pieces,
-        list({x.name: x for one in prompts.values() for x in one.embeddings}.values()),
+        embeddings_of(prompts),
         [*sketch_notices(page.given), *notices],
     )
 

@@ -1,6 +1,5 @@
 """One network's weights in files, not yet read."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Generic, TypeVar
 import jax
 from flax.traverse_util import flatten_dict
 
+from ragaf_jax.paths import sha256_of
 from ragaf_jax.weights.load import Tree, load_tree
 from ragaf_jax.weights.names import Naming, flax_names
 from ragaf_jax.weights.stores import InMemory, Store
@@ -45,9 +45,4 @@ class Network(Generic[C]):
     @property
     def sha256(self) -> str:
         """The SHA-256 of `files`, one after the other, in hexadecimal."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256_of(*self.files)

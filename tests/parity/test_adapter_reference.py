@@ -53,7 +53,7 @@ def randomise(module, rng, names=("lora_", "hada_", "lokr_", "dora_scale")):
 
 
 def gated(kinds, *others):
-    """The kinds, of which those that others contain run at night."""
+    """All kinds; those contained in others run at night."""
     return [pytest.param(x, marks=pytest.mark.products) if x in others else x for x in kinds]
 
 

@@ -24,6 +24,7 @@ from ragaf_jax.sampling.request import (
     Request,
     SketchPage,
     embeddings_of,
+    read_texts,
     recorded_settings,
 )
 from ragaf_jax.sampling.results import result_of
@@ -95,8 +96,9 @@ class _Run:
         options = self.options
         if one.loras is not None:
             options = self.pipeline.with_loras(options, one.loras)
-        every = one.prompt, one.negative_prompt, *one.region_prompts.values()
-        used = embeddings_of(every, self.pipeline.leading, self.pipeline.embeddings)
+        used, embeddings = [], self.pipeline.embeddings
+        if embeddings:
+            used = embeddings_of(read_texts(*texts, self.pipeline.leading, embeddings))
         settings = recorded_settings(*texts, own_seed, 1, options, used)
         settings["neck_splits"] = self.neck_splits
         if one.name == FILE:

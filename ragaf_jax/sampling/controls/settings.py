@@ -86,7 +86,7 @@ def check_settings(settings: ControlSettings, name: str, largest: int | float) -
 
 
 def branch_scales(settings: ControlSettings, residuals: int, steps: int) -> BranchScales:
-    """The scales of a network with so many residuals, in a stage with so many steps.
+    """The scales of a network with `residuals` residuals in a stage of `steps` steps.
 
     Step i of N acts unless i/N is below `start` or (i + 1)/N above `end`, as in diffusers.
     """
@@ -104,7 +104,7 @@ class ControlPlace(NamedTuple):
 
 
 def parse_control(text: str) -> ControlPlace:
-    """Parses "PATH=STRENGTH,START,END,LEVELS", of which only PATH is necessary.
+    """Parses "PATH=STRENGTH,START,END,LEVELS"; only PATH is required.
 
     What follows the last "=" are settings only if it has their form, so that paths may contain "=".
     """

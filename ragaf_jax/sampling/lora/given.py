@@ -46,8 +46,8 @@ def parse_loras(entries: Iterable[str]) -> tuple[Lora, ...]:
     itself an existing path has none.
 
     Raises:
-      UserError: strengths that are no numbers or out of range, a path to an object store, or a path
-        that occurs twice.
+      UserError: a strength that is not a number or out of range, a path to an object store, or a
+        path given twice.
     """
     found = []
     for entry in entries:
@@ -103,7 +103,7 @@ def recorded(loras: Iterable[Mapping[str, Any]]) -> list[Lora]:
 
 
 def _lora(path: str | Path, unet: Any = 1.0, text: Any = 1.0) -> Lora:
-    """Raises UserError for strengths that are no numbers or out of range, or a remote path."""
+    """Raises UserError for a strength that is not a number or out of range, or a remote path."""
     for name, value in (("UNet", unet), ("text encoder", text)):
         number = isinstance(value, numbers.Real) and math.isfinite(value)
         if not (number and abs(value) <= LARGEST_STRENGTH):

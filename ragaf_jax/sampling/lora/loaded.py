@@ -1,11 +1,11 @@
 """Reads a LoRA file: its weight updates, content hash and training facts."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.paths import sha256_of
 from ragaf_jax.weights.adapters.opening import adapter_files, open_adapter
 from ragaf_jax.weights.adapters.reading import Adapters, read_adapters
 from ragaf_jax.weights.adapters.tensor_names import leaf_shapes
@@ -86,12 +86,7 @@ def lora_digest(path: str | Path) -> str:
     Raises:
       UserError: there is no such file.
     """
-    digest = hashlib.sha256()
-    for file in _files(path):
-        with file.open("rb") as opened:
-            while block := opened.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(*_files(path))
 
 
 def _files(path: str | Path) -> tuple[Path, ...]:

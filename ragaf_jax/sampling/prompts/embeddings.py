@@ -1,6 +1,5 @@
 """Textual inversions (Gal et al. 2022): token embeddings under a name, from safetensors files."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ragaf_jax.errors import UserError, nearest
+from ragaf_jax.paths import sha256_of
 from ragaf_jax.weights.stores import Safetensors, open_weights
 
 _A1111 = "emb_params"  # the file's stem is the name
@@ -106,7 +106,7 @@ def _read(path: Path, width: int) -> list[Embedding]:
         )
     if not names:
         raise UserError(f"{path} has no tensors; give a file with an embedding.")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = sha256_of(path)
     found = []
     for name in names:
         placeholder = path.stem if name in (_A1111, _UNNAMED) else name.strip()

@@ -54,7 +54,7 @@ def parse(text: str, *, literal_brackets: bool = False) -> Parsed:
         on captions with brackets.
 
     Raises:
-      UserError: a weight that is no number or too large.
+      UserError: a weight that is not a number or is too large.
     """
     kept = _TAG.sub("", text)
     spans: list[tuple[str, float]] = []
@@ -96,7 +96,7 @@ def _weight(number: str) -> float:
         weight = float(number)
     except ValueError:
         raise UserError(
-            f"The weight in ':{number})' is no number; write it like (word:1.3), or \\( for a "
+            f"The weight in ':{number})' is not a number; write it like (word:1.3), or \\( for a "
             "bracket."
         ) from None
     if abs(weight) > LARGEST_WEIGHT:

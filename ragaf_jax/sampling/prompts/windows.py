@@ -223,7 +223,8 @@ def _append(
     for i, region in enumerate(regions, 1):
         for token in region.tokens:
             tokens[0, end], mask[0, end], ids[0, end] = token.id, True, i
-            pieces[end] = token.piece or tokenizer.pieces([max(token.id, 0)])[0]
-            if token.vector is not None and vectors is not None:
+            if token.vector is None or vectors is None:
+                pieces[end] = tokenizer.pieces([token.id])[0]
+            else:
                 vectors[0, end], pieces[end] = token.vector, token.piece
             end += 1

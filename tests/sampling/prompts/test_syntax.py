@@ -66,8 +66,11 @@ def test_models_of_captions_with_brackets_read_numbers_alone():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("(red:1.2.3)", r"The weight in ':1.2.3)' is no number; write it like (word:1.3), or \( "),
-        ("(red:1,3)", "The weight in ':1,3)' is no number"),
+        (
+            "(red:1.2.3)",
+            r"The weight in ':1.2.3)' is not a number; write it like (word:1.3), or \( ",
+        ),
+        ("(red:1,3)", "The weight in ':1,3)' is not a number"),
         ("(red:+)", None),
         ("(red:1000)", "The weight in ':1000)' is too large; choose -100 to 100"),
     ],
