@@ -26,10 +26,12 @@ class Place(NamedTuple):
     Attributes:
       name: of the tensor.
       part: (i, n) if the parameter is the i-th of n equal slices along the first axis.
+      transposed: whether a matrix has Flax's order of axes, unlike the others.
     """
 
     name: str
     part: tuple[int, int] | None = None
+    transposed: bool = False
 
 
 # A parameter's path → its possible places; the first existing one is used.

@@ -1,6 +1,6 @@
-"""One network's weights in files, not yet read."""
+"""The weights of networks in files, not yet read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -46,3 +46,20 @@ class Network(Generic[C]):
     def sha256(self) -> str:
         """The SHA-256 of `files`, one after the other, in hexadecimal."""
         return sha256_of(*self.files)
+
+
+@dataclass(frozen=True)
+class Joint(Generic[C]):
+    """A network of several parts with weights of their own, such as SDXL's text encoders.
+
+    Attributes:
+      config: its sizes.
+      parts: by their names in its parameter tree.
+    """
+
+    config: C
+    parts: Mapping[str, Network]
+
+    def load(self, abstract: Tree) -> Tree:
+        """As `Network.load`."""
+        return {name: part.load(abstract[name]) for name, part in self.parts.items()}
