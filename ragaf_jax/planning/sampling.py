@@ -74,7 +74,7 @@ def part_plans(config: ConfigDict, target: Target, per_device: int) -> list[Part
     grid = each(sampler.sampling.timestep_grid(config.sample.steps), whole)
     prompt = batch.text._replace(ids=batch.text.tokens)
     region_text_ids = jax.ShapeDtypeStruct((count, model.max_regions), jnp.int32, sharding=shares)
-    text = TextConditioning(prompt, prompt, region_text_ids)
+    text = TextConditioning(prompt, prompt, region_text_ids, region_text_ids)
 
     def compiled(name: str, part: Any, *arguments: Any) -> PartPlan:
         jitted = jax.jit(part, compiler_options=target.compiler_options)

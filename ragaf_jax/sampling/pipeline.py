@@ -176,6 +176,7 @@ class Pipeline(LoadedStages):
         region_prompts: Mapping[int, str] | None = None,
         negative_prompt: str = "",
         control_images: Sequence[UInt8[np.ndarray, "_ _ 3"] | None] = (),
+        region_negative_prompts: Mapping[int, str] | None = None,
     ) -> Request:
         """The inputs of the networks for one image: `make_request` with this model's sizes.
 
@@ -190,7 +191,7 @@ class Pipeline(LoadedStages):
                 f"There are {len(control_images)} control images and {len(self.controls)} "
                 "ControlNets; give at most one for each, in their order."
             )
-        texts = prompt, region_prompts or {}, negative_prompt
+        texts = prompt, region_prompts or {}, negative_prompt, region_negative_prompts or {}
         request = make_request(page, *texts, self.leading, self.embeddings)
         given = [*control_images, *[None] * (len(self.controls) - len(control_images))]
         shown = (
@@ -249,6 +250,7 @@ class Pipeline(LoadedStages):
                     f"clip_skip is {options.clip_skip}; the text encoder has {layers} layers, "
                     f"choose 0 to {layers - 1}."
                 )
+        self.by_ragaf(options)  # refuses a method that needs RAGAF
         self.steps(options)  # refuses combinations of sampler, sigmas, steps and strength
         return self.with_loras(options, options.loras)
 
@@ -259,6 +261,7 @@ class Pipeline(LoadedStages):
         region_prompts: Mapping[int, str] | None = None,
         *,
         negative_prompt: str = "",
+        region_negative_prompts: Mapping[int, str] | None = None,
         seed: int = 0,
         count: int = 1,
         image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
@@ -277,6 +280,7 @@ class Pipeline(LoadedStages):
           prompt: may be empty.
           region_prompts: by region number; see `make_request`.
           negative_prompt: may be empty.
+          region_negative_prompts: by region number.
           seed: in 0 … 2³² − 1. The same seed and settings give the same image.
           count: number of images; their seeds are seed, seed + 1 …
           image: for the first stage to start from instead of noise, noised to `strength`. It has
@@ -310,12 +314,14 @@ class Pipeline(LoadedStages):
         else:
             page = self.page(sketch, **framing)
         texts = prompt, region_prompts, negative_prompt
-        request = self.request(page, *texts, control_images)
+        request = self.request(page, *texts, control_images, region_negative_prompts)
         ready = time.perf_counter()
         images = None if image is None else self.starts([image] * count, page.size, page.crop)
         finished = joined(self.run([request] * count, seeds, options, images, progress))
         done = time.perf_counter()
-        settings = recorded_settings(*texts, seed, count, options, request.embeddings)
+        settings = recorded_settings(
+            *texts, region_negative_prompts, seed, count, options, request.embeddings
+        )
         seconds = {"regions": ready - start, "sampling": done - ready}
         start_image = None if images is None else images[0]
         return result_of(page, request, finished, settings, seconds, start_image)

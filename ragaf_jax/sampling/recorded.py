@@ -16,6 +16,7 @@ METADATA = "metadata.json"
 OPTION_FLAGS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     *("sampler", "sigmas", "stages", "clip_skip", "sketch_start", "sketch_end", "sketch_levels"),
+    *("region_method", "region_base_ratio", "region_end"),
 )
 # Flags of `ragaf_jax.sample` that metadata.json records by the same names.
 RECORDED_FLAGS = (
@@ -30,6 +31,9 @@ LATER_OPTIONS = {
     "sketch_levels": "even",
     "controls": [],
     "sigmas": "uniform",
+    "region_method": "auto",
+    "region_base_ratio": 0.2,
+    "region_end": 1.0,
 }
 _DIGEST = "{}_sha256"
 
@@ -172,14 +176,18 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
             _check_unchanged(path, name, Path(texts[name]), found.get(_DIGEST.format(name)))
     if "embedding" not in given and "embeddings" in found:
         texts["embedding"] = _embeddings(path, found["embeddings"])
-    prompts, merges = found.get("region_prompts", {}), found.get("merge", [])
-    if not isinstance(prompts, dict) or not isinstance(merges, list):
+    merges = found.get("merge", [])
+    prompts, negatives = (
+        found.get(name, {}) for name in ("region_prompts", "region_negative_prompts")
+    )
+    if not (isinstance(prompts, dict) and isinstance(negatives, dict) and isinstance(merges, list)):
         raise UserError(
-            f"In {path}, region_prompts is not an object or merge is not a list; give the "
+            f"In {path}, prompts of regions are not an object or merge is not a list; give the "
             f"unchanged {METADATA} of an output."
         )
     texts |= _controls(path, found, given)
     texts["region"] = [f"{number}={text}" for number, text in prompts.items()]
+    texts["negative_region"] = [f"{number}={text}" for number, text in negatives.items()]
     texts["merge"] = [str(group) for group in merges]
     if found.get("loras") and "lora" not in given:
         texts["lora"] = _lora_flags(path, found["loras"])

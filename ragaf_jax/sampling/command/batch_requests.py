@@ -19,7 +19,7 @@ from ragaf_jax.sampling.lora.given import Lora, parse_loras
 
 FIELDS = (
     *("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height"),
-    *("control_images", "loras"),
+    *("control_images", "loras", "negative_regions"),
 )
 
 
@@ -30,7 +30,7 @@ class BatchRequest(NamedTuple):
       name: of its output folder; unique in the batch.
       sketch: an image file.
       prompt, negative_prompt: may be empty.
-      region_prompts: by region number.
+      region_prompts, region_negative_prompts: by region number.
       seed: None selects the seed of the command.
       width, height: of the image, px; None selects those of the command.
       loras: None selects those of the command.
@@ -47,6 +47,7 @@ class BatchRequest(NamedTuple):
     height: int | None = None
     loras: tuple[Lora, ...] | None = None
     control_images: tuple[Path | None, ...] = ()
+    region_negative_prompts: Mapping[int, str] = {}
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -174,13 +175,6 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequ
         raise UserError(f"{where}: the sketch is {sketch!r}; name a file in {sketches}.")
     if seed is not None and not str(seed).isdecimal():
         raise UserError(f"{where}: the seed is {seed!r}; give a whole number ≥ 0, or leave it out.")
-    regions = record.get("regions", {})
-    if isinstance(regions, str):  # from a CSV
-        entries = [entry for entry in regions.split(";") if entry.strip()]
-    elif isinstance(regions, Mapping):
-        entries = [f"{number}={text}" for number, text in regions.items()]
-    else:
-        raise UserError(f'{where}: regions is {regions!r}; write it like {{"3": "red wall"}}.')
     name = str(record.get("name", PureWindowsPath(sketch).stem))
     if not name.strip(". ") or "/" in name or "\\" in name or "\0" in name:
         raise UserError(f"{where}: the name {name!r} cannot name a folder; choose another name.")
@@ -189,13 +183,22 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequ
         _file(sketches, sketch),
         str(record.get("prompt", "")),
         str(record.get("negative_prompt", "")),
-        parse_regions(entries),
+        _regions(where, "regions", record.get("regions", {})),
         None if seed is None else int(seed),
         _side(where, "width", record.get("width")),
         _side(where, "height", record.get("height")),
         None if (loras := record.get("loras")) is None else _loras(where, loras),
         _control_images(where, record.get("control_images", ()), sketches),
+        _regions(where, "negative_regions", record.get("negative_regions", {})),
     )
+
+
+def _regions(where: str, name: str, regions: Any) -> dict[int, str]:
+    if isinstance(regions, str):  # from a CSV
+        return parse_regions([entry for entry in regions.split(";") if entry.strip()])
+    if isinstance(regions, Mapping):
+        return parse_regions([f"{number}={text}" for number, text in regions.items()])
+    raise UserError(f'{where}: {name} is {regions!r}; write it like {{"3": "red wall"}}.')
 
 
 def _side(where: str, name: str, value: Any) -> int | None:

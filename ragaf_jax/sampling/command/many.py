@@ -19,14 +19,9 @@ from ragaf_jax.sampling.command.batch_requests import BatchRequest
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.prompts.request_texts import embeddings_of, read_texts
 from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts, with_control_images
-from ragaf_jax.sampling.request import (
-    Request,
-    SketchPage,
-    embeddings_of,
-    read_texts,
-    recorded_settings,
-)
+from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
 from ragaf_jax.sampling.results import result_of
 
 
@@ -92,7 +87,7 @@ class _Run:
           UserError, OSError: the request fails.
         """
         own_seed = self.seed if one.seed is None else one.seed
-        texts = one.prompt, one.region_prompts, one.negative_prompt
+        texts = one.prompt, one.region_prompts, one.negative_prompt, one.region_negative_prompts
         options = self.options
         if one.loras is not None:
             options = self.pipeline.with_loras(options, one.loras)
@@ -120,8 +115,7 @@ class _Run:
                 check_same_aspect(grey.shape, image.shape, one.sketch, file)
         given = self.pipeline.read(grey, crop=crop, width=width, height=height)
         page = self.pipeline.page(given, neck_splits=self.neck_splits)
-        request = self.pipeline.request(page, *texts, images)
-        self.pipeline.check(request, options)
+        request = self.pipeline.request(page, *texts[:3], images, texts[3])
         return _Prepared(one.name, page, request, settings, facts, options)
 
     def sample(self, batch: Sequence[_Prepared]) -> None:
@@ -218,6 +212,6 @@ def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:
     as_json = comparable(json.loads(json.dumps(dict(expected))))
     # Empty texts and defaults are not recorded, and older outputs have no `neck_splits`.
     names = {*as_json, "region_prompts", "negative_prompt", "embeddings", "clip_skip", "loras"}
-    names |= {"vae_sha256", "control_networks", "dtype"}
+    names |= {"vae_sha256", "control_networks", "dtype", "region_negative_prompts"}
     found = comparable({"neck_splits": NECK_SPLITS, **found})
     return all(found.get(name) == as_json.get(name) for name in names)
