@@ -130,8 +130,8 @@ def _mixed(
 
     ids: the text of each region, positive and negative.
     """
-    texts = make_mixed_texts(positive, negative, tokenizer, length)
-    one_hot = np.eye(max(len(positive), len(negative)), dtype=np.float32)
+    texts, count = make_mixed_texts(positive, negative, tokenizer, length)
+    one_hot = np.eye(count, dtype=np.float32)
     mixture = RegionMixture(*(one_hot[of_regions] for of_regions in ids))
     none = np.zeros_like(ids[0])
     return TextConditioning(texts.negative, texts.positive, none, none, mixture)

@@ -176,20 +176,23 @@ def make_texts(
 
 def make_mixed_texts(
     positive: Sequence[Prompt], negative: Sequence[Prompt], tokenizer: Tokenizer, length: int
-) -> Texts:
-    """The rows for attention that is restricted by region: n texts of equal length.
+) -> tuple[Texts, int]:
+    """The rows for attention that is restricted by region: n texts of equal length, and n.
 
-    Each text has as many windows as the longest, of which the last ones may be empty.
+    Each text has as many windows as the longest, of which the last ones may be empty. n is a power
+    of two from 4 on if there is room, so that few numbers of region prompts compile again; the last
+    texts are then empty.
 
     Args:
-      positive, negative: the prompt, then those of regions; n is the greater number of texts.
+      positive, negative: the prompt, then those of regions.
       tokenizer, length: as of `make_texts`.
 
     Raises:
       UserError: too many tokens.
     """
-    count = max(len(positive), len(negative))
+    most = max(len(positive), len(negative))
     windows = max(len(x.windows) for x in (*positive, *negative))
+    count = max(most, min(max(4, 2 ** (most - 1).bit_length()), MOST_WINDOWS // windows))
     empty = Prompt([[]], [], [])
 
     def row(texts: Sequence[Prompt]) -> list[_Row]:
@@ -197,7 +200,7 @@ def make_mixed_texts(
         return [(i, x) for i, one in enumerate(padded) for x in _filled(one.windows, windows)]
 
     rows = [row(positive), row(negative)]
-    return _texts(rows, (*positive, *negative), tokenizer, length)
+    return _texts(rows, (*positive, *negative), tokenizer, length), count
 
 
 def _windows(regions: Sequence[Prompt]) -> Iterator[_Row]:
