@@ -176,15 +176,14 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
             _check_unchanged(path, name, Path(texts[name]), found.get(_DIGEST.format(name)))
     if "embedding" not in given and "embeddings" in found:
         texts["embedding"] = _embeddings(path, found["embeddings"])
-    merges = found.get("merge", [])
-    prompts, negatives = (
-        found.get(name, {}) for name in ("region_prompts", "region_negative_prompts")
-    )
-    if not (isinstance(prompts, dict) and isinstance(negatives, dict) and isinstance(merges, list)):
-        raise UserError(
-            f"In {path}, prompts of regions are not an object or merge is not a list; give the "
-            f"unchanged {METADATA} of an output."
-        )
+    kinds = {"region_prompts": dict, "region_negative_prompts": dict, "merge": list}
+    prompts, negatives, merges = (found.get(name, kind()) for name, kind in kinds.items())
+    for name, kind in kinds.items():
+        if not isinstance(found.get(name, kind()), kind):
+            what = "an object" if kind is dict else "a list"
+            raise UserError(
+                f"In {path}, {name} is not {what}; give the unchanged {METADATA} of an output."
+            )
     texts |= _controls(path, found, given)
     texts["region"] = [f"{number}={text}" for number, text in prompts.items()]
     texts["negative_region"] = [f"{number}={text}" for number, text in negatives.items()]
