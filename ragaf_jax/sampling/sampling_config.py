@@ -102,10 +102,10 @@ class TextConditioning(NamedTuple):
         """With this share of the prompts in the cross-attention of regions with their own text."""
         if self.mixture is None:
             return self
-        ratio = np.float32(ratio)
 
         def mixed(weights: Float[AnyArray, "b r n"]) -> Float[AnyArray, "b r n"]:
-            return (1 - ratio) * weights + ratio * np.eye(weights.shape[-1], dtype=np.float32)[0]
+            prompt = np.eye(weights.shape[-1], dtype=np.float32)[0]
+            return weights + np.float32(ratio) * (prompt - weights)
 
         return self._replace(mixture=RegionMixture(*map(mixed, self.mixture)))
 

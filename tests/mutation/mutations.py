@@ -736,8 +736,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",
-        "weights = jnp.concatenate([negative] * (count - 1) + [positive])",
-        "weights = jnp.concatenate([positive] * count)",
+        "weights = jnp.concatenate([mixture.negative] * (count - 1) + [mixture.positive])",
+        "weights = jnp.concatenate([mixture.positive] * count)",
         "regions attend to texts of other regions' numbers in the negative prompt",
     ),
     Mutation(
@@ -748,7 +748,7 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/loaded_stages.py",
-        "        return used and options.region_method != \"attention\"",
+        '        return used and options.region_method != "attention"',
         "        return used",
         "--region_method=attention has no effect where RAGAF is",
     ),
