@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -133,7 +134,7 @@ def read_texts(
     texts |= {f"prompt of region {i}": region_prompts[i] for i in sorted(region_prompts)}
     prompts = {}
     for name, text in texts.items():
-        _check_text(text)
+        _check_text(name, text)
         with _named(name):
             prompts[name] = read_prompt(text, stage.tokenizer, stage.model.text_length, embeddings)
     return prompts
@@ -180,6 +181,7 @@ def make_request(
       UserError: an unknown region number, an empty region prompt, wrong syntax, or too many tokens.
     """
     model, tokenizer = stage.model, stage.tokenizer
+    _check_region_prompts(region_prompts)
     regions, numbers = page.numbered.regions, sorted(region_prompts)
     region_text_ids = np.zeros((1, model.max_regions), np.int32)
     for text_id, number in enumerate(numbers, 1):
@@ -224,8 +226,23 @@ def _named(name: str) -> Iterator[None]:
         raise UserError(f"In the {name}: {error}") from None
 
 
-def _check_text(text: str) -> None:
-    """Refuses lone surrogates, which Python makes from bytes that are not UTF-8."""
+def _check_region_prompts(given: Any) -> None:
+    """Refuses anything but texts by region number."""
+    known = isinstance(given, Mapping) and all(
+        isinstance(number, numbers.Integral) and isinstance(text, str)
+        for number, text in given.items()
+    )
+    if not known:
+        raise UserError(
+            f"region_prompts is {given!r}; give a text for each region number, such as "
+            "{3: 'red brick wall'}."
+        )
+
+
+def _check_text(name: str, text: Any) -> None:
+    """Refuses other types, and lone surrogates, which Python makes from bytes not in UTF-8."""
+    if not isinstance(text, str):
+        raise UserError(f"The {name} is {text!r}; give a text.")
     try:
         text.encode()
     except UnicodeEncodeError as error:

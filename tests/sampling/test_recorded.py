@@ -129,8 +129,9 @@ def test_an_input_that_is_gone_or_changed_is_named(tmp_path, files):
         ("{", r"cannot be read \(Expecting .*\); give --from=<the metadata.json of an output>"),
         ("[]", "records no prompt; give"),
         ('{"seed": 3}', "records no prompt; give"),
-        ('{"prompt": "", "region_prompts": [3]}', "region_prompts is not an object or merge is"),
-        ('{"prompt": "", "merge": "2,7"}', "region_prompts is not an object or merge is not a"),
+        ('{"prompt": "", "region_prompts": [3]}', "region_prompts is not an object of texts or"),
+        ('{"prompt": "", "region_prompts": {"3": null}}', "is not an object of texts or"),
+        ('{"prompt": "", "merge": "2,7"}', "of texts or merge is not a list; give"),
     ],
 )
 def test_what_is_no_metadata_is_refused(tmp_path, content, said):
