@@ -69,6 +69,8 @@ def define_flags() -> None:
         "strength": "Noise added to a stage's starting image: 0 none, 1 pure noise.",
         "sketch_start": "Share of the steps before which the sketch branch has no effect.",
         "sketch_end": "Share of the steps after which the sketch branch has no effect.",
+        "region_base_ratio": "Weight of the prompt in regions with their own, 0 … 1 (attention).",
+        "region_end": "Share of the steps after which region prompts have no effect (attention).",
     }.items():
         flags.DEFINE_float(name, None, text)
     flags.DEFINE_string(
@@ -85,6 +87,14 @@ def define_flags() -> None:
     flags.DEFINE_string("prompt", None, "Description of the image; may be empty.")
     flags.DEFINE_string("negative_prompt", "", "What the image should not contain.")
     flags.DEFINE_multi_string("region", [], 'Prompt of one region, such as 3="red brick wall"')
+    flags.DEFINE_multi_string("negative_region", [], "Negative prompt of one region: 3=windows")
+    flags.DEFINE_enum(
+        "region_method",
+        None,
+        ["auto", "ragaf", "attention"],
+        "How region prompts act: by a trained RAGAF, or by cross-attention that is restricted by "
+        "region, which needs no training; auto (default): by RAGAF if it is used.",
+    )
     flags.DEFINE_multi_string("merge", [], "Regions to merge, such as 2,7")
     flags.DEFINE_float(
         "neck_splits",
@@ -183,8 +193,8 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
 
     flag_checks.check_for_one(given)
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
-    merges = parse_merges(FLAGS.merge)
-    check_not_merged(region_prompts, merges)
+    negatives, merges = parse_regions(FLAGS.negative_region), parse_merges(FLAGS.merge)
+    check_not_merged({*region_prompts, *negatives}, merges)
     flag_checks.check_letterbox(FLAGS.width, FLAGS.height, FLAGS.letterbox)
     control_images = from_flags.control_images()
     image, *_ = read_images([FLAGS.image, *control_images], grey.shape, FLAGS.sketch)
@@ -236,6 +246,7 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
             FLAGS.prompt,
             region_prompts,
             negative_prompt=FLAGS.negative_prompt,
+            region_negative_prompts=negatives,
             seed=FLAGS.seed,
             count=FLAGS.count,
             image=image,

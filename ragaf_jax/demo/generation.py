@@ -89,7 +89,7 @@ def generate(
                 [*before.coarse, *coarse],
             )
     seconds = time.perf_counter() - start
-    texts = prompt, session.prompts, negative_prompt
+    texts = prompt, session.prompts, negative_prompt, None
     settings = recorded_settings(*texts, seed, count, options, request.embeddings)
     settings |= pipeline.weight_facts()
     notices = pipeline.setting_notices(settings)

@@ -77,7 +77,7 @@ def part_plans(config: ConfigDict, target: Target, per_device: int) -> list[Part
     scales, grid = each((scales, sampler.sampling.timestep_grid(steps)), whole)
     prompt = batch.text._replace(ids=batch.text.tokens)
     region_text_ids = jax.ShapeDtypeStruct((count, model.max_regions), jnp.int32, sharding=shares)
-    text = TextConditioning(prompt, prompt, region_text_ids)
+    text = TextConditioning(prompt, prompt, region_text_ids, region_text_ids)
 
     def compiled(name: str, part: Any, *arguments: Any) -> PartPlan:
         jitted = jax.jit(part, compiler_options=target.compiler_options)

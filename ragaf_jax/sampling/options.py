@@ -41,6 +41,12 @@ class Options:
         for samplers that have them.
       loras: files merged into the parameters, with strengths; a new file may compile once.
       clip_skip: number of the text encoder's last layers to skip; None: as in training.
+      region_method: how region prompts act, one of `REGION_METHODS`. "ragaf": by a Stage 2 with
+        RAGAF; "attention": in all stages, cells of a region attend to its prompt alone; "auto":
+        by RAGAF if it is used, else by attention.
+      region_base_ratio: weight of the prompt in the cross-attention of regions with their own
+        prompt, 0 to 1, for "attention".
+      region_end: share of a stage's steps after which "attention" has no effect.
     """
 
     steps: int
@@ -58,6 +64,9 @@ class Options:
     sketch_levels: str = EVEN
     controls: tuple[ControlSettings, ...] = ()
     sigmas: str = UNIFORM
+    region_method: str = "auto"
+    region_base_ratio: float = 0.2
+    region_end: float = 1.0
 
 
 class OptionArguments(TypedDict, total=False):
@@ -78,12 +87,20 @@ class OptionArguments(TypedDict, total=False):
     sketch_levels: str
     controls: Sequence[ControlSettings | Mapping[str, Any]]
     sigmas: Literal["uniform", "karras", "exponential"]
+    region_method: Literal["auto", "ragaf", "attention"]
+    region_base_ratio: float
+    region_end: float
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
-FRACTIONS = "strength", "guidance_until", "sketch_start", "sketch_end"
+FRACTIONS = (
+    *("strength", "guidance_until", "sketch_start", "sketch_end"),
+    *("region_base_ratio", "region_end"),
+)
 
 MAX_COUNT = 1000  # images of a call, which are held in memory until the last one is finished
+
+REGION_METHODS = "auto", "ragaf", "attention"
 
 STAGES = {"both": (1, 2), "1": (1,), "2": (2,)}
 
@@ -147,6 +164,7 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
                 "to 10."
             )
     choices = {"stages": tuple(STAGES), "sampler": tuple(SAMPLERS), "sigmas": SIGMAS}
+    choices["region_method"] = REGION_METHODS
     for name, known in choices.items():
         if name in given and not (isinstance(given[name], str) and given[name] in known):
             raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")

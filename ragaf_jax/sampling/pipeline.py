@@ -178,6 +178,7 @@ class Pipeline(LoadedStages):
         region_prompts: Mapping[int, str] | None = None,
         negative_prompt: str = "",
         control_images: Sequence[UInt8[np.ndarray, "_ _ 3"] | None] = (),
+        region_negative_prompts: Mapping[int, str] | None = None,
     ) -> Request:
         """The inputs of the networks for one image: `make_request` with this model's sizes.
 
@@ -192,7 +193,9 @@ class Pipeline(LoadedStages):
                 f"There are {len(control_images)} control images and {len(self.controls)} "
                 "ControlNets; give at most one for each, in their order."
             )
-        texts = prompt, {} if region_prompts is None else region_prompts, negative_prompt
+        both = region_prompts, region_negative_prompts
+        wanted, excluded = ({} if texts is None else texts for texts in both)
+        texts = prompt, wanted, negative_prompt, excluded
         request = make_request(page, *texts, self.leading, self.embeddings)
         given = [*control_images, *[None] * (len(self.controls) - len(control_images))]
         shown = (
@@ -252,6 +255,7 @@ class Pipeline(LoadedStages):
                     f"clip_skip is {options.clip_skip}; the text encoder has {layers} layers, "
                     f"choose 0 to {layers - 1}."
                 )
+        self.by_ragaf(options)  # refuses a method that needs RAGAF
         self.steps(options)  # refuses combinations of sampler, sigmas, steps and strength
         return self.with_loras(options, options.loras)
 
@@ -262,6 +266,7 @@ class Pipeline(LoadedStages):
         region_prompts: Mapping[int, str] | None = None,
         *,
         negative_prompt: str = "",
+        region_negative_prompts: Mapping[int, str] | None = None,
         seed: int = 0,
         count: int = 1,
         image: Image | None = None,
@@ -280,6 +285,7 @@ class Pipeline(LoadedStages):
           prompt: may be empty.
           region_prompts: by region number; see `make_request`.
           negative_prompt: may be empty.
+          region_negative_prompts: by region number.
           seed: in 0 … 2³² − 1. The same seed and settings give the same image.
           count: number of images; their seeds are seed, seed + 1 …
           image: for the first stage to start from instead of noise, noised to `strength`. It has
@@ -314,12 +320,14 @@ class Pipeline(LoadedStages):
         else:
             page = self.page(sketch, **framing)
         texts = prompt, region_prompts, negative_prompt
-        request = self.request(page, *texts, shown)
+        request = self.request(page, *texts, shown, region_negative_prompts)
         ready = time.perf_counter()
         images = None if begun is None else self.starts([begun] * count, page.size, page.crop)
         finished = joined(self.run([request] * count, seeds, options, images, progress))
         done = time.perf_counter()
-        settings = recorded_settings(*texts, seed, count, options, request.embeddings)
+        settings = recorded_settings(
+            *texts, region_negative_prompts, seed, count, options, request.embeddings
+        )
         settings |= file_facts({"image": _file(image)}) | self.weight_facts(control_images)
         notices = self.setting_notices(settings)
         seconds = {"regions": ready - start, "sampling": done - ready}

@@ -17,6 +17,7 @@ METADATA = "metadata.json"
 OPTION_FLAGS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     *("sampler", "sigmas", "stages", "clip_skip", "sketch_start", "sketch_end", "sketch_levels"),
+    *("region_method", "region_base_ratio", "region_end"),
 )
 # Flags of `ragaf_jax.sample` that metadata.json records by the same names.
 RECORDED_FLAGS = (
@@ -28,6 +29,7 @@ INPUT_FILES = ("sketch", "labels", "image")
 _EMPTY: dict[str, Any] = {
     "negative_prompt": "",
     "region_prompts": {},
+    "region_negative_prompts": {},
     "embeddings": [],
     "control_networks": [],
     "vae_sha256": None,
@@ -164,15 +166,21 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
             _check_unchanged(path, name, Path(texts[name]), found.get(_DIGEST.format(name)))
     if "embedding" not in given and "embeddings" in found:
         texts["embedding"] = _embeddings(path, found["embeddings"])
-    prompts, merges = found.get("region_prompts", {}), found.get("merge", [])
-    known = isinstance(prompts, dict) and all(isinstance(text, str) for text in prompts.values())
-    if not known or not isinstance(merges, list):
-        raise UserError(
-            f"In {path}, region_prompts is not an object of texts or merge is not a list; give the "
-            f"unchanged {METADATA} of an output."
+    kinds = {"region_prompts": dict, "region_negative_prompts": dict, "merge": list}
+    prompts, negatives, merges = (found.get(name, kind()) for name, kind in kinds.items())
+    for name, kind in kinds.items():
+        value = found.get(name, kind())
+        texts_alone = kind is list or (
+            isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         )
+        if not (isinstance(value, kind) and texts_alone):
+            what = "an object of texts" if kind is dict else "a list"
+            raise UserError(
+                f"In {path}, {name} is not {what}; give the unchanged {METADATA} of an output."
+            )
     texts |= _controls(path, found, given)
     texts["region"] = [f"{number}={text}" for number, text in prompts.items()]
+    texts["negative_region"] = [f"{number}={text}" for number, text in negatives.items()]
     texts["merge"] = [str(group) for group in merges]
     if found.get("loras") and "lora" not in given:
         texts["lora"] = _lora_flags(path, found["loras"])

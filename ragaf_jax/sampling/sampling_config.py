@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from ragaf_jax.batch import Array as AnyArray
 from ragaf_jax.batch import Text
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.diffusion.noise_grid import UNIFORM, levels_at, noise_grid
@@ -49,6 +50,8 @@ class Scales(NamedTuple):
         training.
       embedded_guidance: of the text, as an input of the UNet (LCM), above `guidance_until`; None:
         an input of 0, as in training.
+      region_steps: with `TextConditioning.mixture`, the number of steps whose cross-attention is
+        restricted by region; later ones attend to the prompt alone. None: all.
     """
 
     guidance: float | Float[Array, ""] | None
@@ -56,21 +59,54 @@ class Scales(NamedTuple):
     guidance_until: float | Float[Array, ""] = 0.0
     branches: tuple[BranchScales, ...] = ()
     embedded_guidance: float | Float[Array, ""] | None = None
+    region_steps: int | Int[Array, ""] | None = None
+
+
+class RegionMixture(NamedTuple):
+    """The weight of each of n texts in the cross-attention of each region; rows sum to 1."""
+
+    positive: Float[Array, "b r n"]
+    negative: Float[Array, "b r n"]
 
 
 class TextConditioning(NamedTuple):
     """The texts of requests.
 
     Attributes:
-      negative: the negative prompt.
+      negative: the negative prompt, then negative prompts of regions.
       positive: the prompt with its start and end tokens, then region prompts, then padding; `ids`
         is 0 for the prompt and padding, i > 0 for a region prompt.
-      region_text_ids: the only text that each region attends to.
+      region_text_ids, region_negative_ids: the only text of each that each region attends to, in
+        RAGAF.
+      mixture: for cross-attention that is restricted by region; positive and negative texts are
+        then n of equal length. None: all cells attend to all tokens.
     """
 
     negative: Text
     positive: Text
     region_text_ids: Int[Array, "b r"]
+    region_negative_ids: Int[Array, "b r"]
+    mixture: RegionMixture | None = None
+
+    @property
+    def own(self) -> Bool[AnyArray, "b r"]:
+        """Whether each region has a text of its own."""
+        own = (self.region_text_ids > 0) | (self.region_negative_ids > 0)
+        if self.mixture is not None:
+            for weights in self.mixture:
+                own |= weights[..., 0] < 1
+        return own
+
+    def with_base(self, ratio: float) -> "TextConditioning":
+        """With this share of the prompts in the cross-attention of regions with their own text."""
+        if self.mixture is None:
+            return self
+
+        def mixed(weights: Float[AnyArray, "b r n"]) -> Float[AnyArray, "b r n"]:
+            prompt = np.eye(weights.shape[-1], dtype=np.float32)[0]
+            return weights + np.float32(ratio) * (prompt - weights)
+
+        return self._replace(mixture=RegionMixture(*map(mixed, self.mixture)))
 
 
 class TimestepGrid(NamedTuple):

@@ -38,7 +38,13 @@ ENTRIES = (
 )
 ARGUMENTS = (
     *("sketch", "prompt", "region_prompts", "negative_prompt", "seed", "count", "image"),
-    *("control_images", "width", *OptionArguments.__annotations__, "nothing"),
+    *(
+        "region_negative_prompts",
+        "control_images",
+        "width",
+        *OptionArguments.__annotations__,
+        "nothing",
+    ),
 )
 GIVEN: tuple[Any, ...] = (
     *(-1, 5, 2.5, float("nan"), float("inf"), 10**30, "", "a", b"a", [], ["a"], [5], (None,)),

@@ -19,7 +19,7 @@ from ragaf_jax.sampling.lora.settings import Lora, parse_loras
 
 FIELDS = (
     *("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height"),
-    *("control_images", "loras"),
+    *("control_images", "loras", "negative_regions"),
 )
 _DECIMAL = re.compile(r"\d{1,40}")  # int() raises an error for thousands of digits
 
@@ -31,7 +31,7 @@ class BatchRequest(NamedTuple):
       name: of its output folder; unique in the batch.
       sketch: an image file.
       prompt, negative_prompt: may be empty.
-      region_prompts: by region number.
+      region_prompts, region_negative_prompts: by region number.
       seed: None selects the seed of the command.
       width, height: of the image, px; None selects those of the command.
       loras: None selects those of the command.
@@ -48,6 +48,7 @@ class BatchRequest(NamedTuple):
     height: int | None = None
     loras: tuple[Lora, ...] | None = None
     control_images: tuple[Path | None, ...] = ()
+    region_negative_prompts: Mapping[int, str] = {}
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -174,18 +175,12 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path, folder: Path
         meant = f"did you mean {near[0]!r}? The fields" if near else "the fields"
         raise UserError(f"{where} has a field {unknown[0]!r}; {meant} are {', '.join(FIELDS)}.")
     record = {name: value for name, value in record.items() if value is not None}
-    sketch, regions = record.get("sketch"), record.get("regions", {})
+    sketch = record.get("sketch")
     if not isinstance(sketch, str) or not sketch:
         raise UserError(f"{where}: the sketch is {sketch!r}; name a file in {sketches}.")
     for text in ("prompt", "negative_prompt"):
         if not isinstance(record.get(text, ""), str):
             raise UserError(f"{where}: the {text} is {record[text]!r}; give a text.")
-    if isinstance(regions, str):  # from a CSV
-        entries = [entry for entry in regions.split(";") if entry.strip()]
-    elif isinstance(regions, Mapping) and all(isinstance(x, str) for x in regions.values()):
-        entries = [f"{number}={text}" for number, text in regions.items()]
-    else:
-        raise UserError(f'{where}: regions is {regions!r}; write it like {{"3": "red wall"}}.')
     name = str(record.get("name", PureWindowsPath(sketch).stem))
     if not name.strip(". ") or "/" in name or "\\" in name or "\0" in name:
         raise UserError(f"{where}: the name {name!r} cannot name a folder; choose another name.")
@@ -194,13 +189,22 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path, folder: Path
         _file(sketches, sketch),
         record.get("prompt", ""),
         record.get("negative_prompt", ""),
-        parse_regions(entries),
+        _regions(where, "regions", record.get("regions", {})),
         _whole(where, "seed", record),
         _whole(where, "width", record),
         _whole(where, "height", record),
         _loras(where, record["loras"], folder) if "loras" in record else None,
         _control_images(where, record.get("control_images", ()), sketches),
+        _regions(where, "negative_regions", record.get("negative_regions", {})),
     )
+
+
+def _regions(where: str, name: str, regions: Any) -> dict[int, str]:
+    if isinstance(regions, str):  # from a CSV
+        return parse_regions([entry for entry in regions.split(";") if entry.strip()])
+    if isinstance(regions, Mapping) and all(isinstance(x, str) for x in regions.values()):
+        return parse_regions([f"{number}={text}" for number, text in regions.items()])
+    raise UserError(f'{where}: {name} is {regions!r}; write it like {{"3": "red wall"}}.')
 
 
 def _whole(where: str, name: str, record: Mapping[str, Any]) -> int | None:

@@ -19,14 +19,9 @@ from ragaf_jax.sampling.command.batch_requests import BatchRequest
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
+from ragaf_jax.sampling.prompts.request_texts import embeddings_of, read_texts
 from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
-from ragaf_jax.sampling.request import (
-    Request,
-    SketchPage,
-    embeddings_of,
-    read_texts,
-    recorded_settings,
-)
+from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
 from ragaf_jax.sampling.results import result_of
 
 
@@ -97,7 +92,7 @@ class _Run:
           UserError, OSError: the request fails.
         """
         own_seed = self.seed if one.seed is None else one.seed
-        texts = one.prompt, one.region_prompts, one.negative_prompt
+        texts = one.prompt, one.region_prompts, one.negative_prompt, one.region_negative_prompts
         options = self.options
         if one.loras is not None:
             options = self.pipeline.with_loras(options, one.loras)
@@ -122,8 +117,7 @@ class _Run:
         images = read_images(shown, grey.shape, one.sketch)
         given = self.pipeline.read(grey, crop=crop, width=width, height=height)
         page = self.pipeline.page(given, neck_splits=self.neck_splits)
-        request = self.pipeline.request(page, *texts, images)
-        self.pipeline.check(request, options)
+        request = self.pipeline.request(page, *texts[:3], images, texts[3])
         added = [] if one.loras is None else self.pipeline.lora_notices(options)
         notices = [notice for notice in added if notice not in self.shown]
         self.shown.update(notices)
