@@ -245,6 +245,18 @@ MUTATIONS = (
         "a ControlNet acts from another step on than in diffusers",
     ),
     Mutation(
+        "ragaf_jax/sampling/pipeline.py",
+        "self.weight_facts(control_images)",
+        "self.weight_facts()",
+        "--from does not find the images of ControlNets that a call of Pipeline recorded",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/command/batch_requests.py",
+        "return parse_loras(entries, folder)",
+        "return parse_loras(entries)",
+        "LoRAs of a table of prompts are looked up in the current folder",
+    ),
+    Mutation(
         "ragaf_jax/sampling/denoising.py",
         "for x in (nothing, unprompted, 1.0)[-count:]",
         "for x in (nothing, 1.0, 1.0)[-count:]",

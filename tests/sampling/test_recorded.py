@@ -131,10 +131,8 @@ def test_an_input_that_is_gone_or_changed_is_named(tmp_path, files):
         ("{", r"cannot be read \(Expecting .*\); give --from=<the metadata.json of an output>"),
         ("[]", "records no prompt; give"),
         ('{"seed": 3}', "records no prompt; give"),
-        (
-            '{"prompt": "", "region_prompts": [3]}',
-            "region_prompts is not an object; give the unchanged",
-        ),
+        ('{"prompt": "", "region_prompts": [3]}', "region_prompts is not an object of texts; give"),
+        ('{"prompt": "", "region_prompts": {"3": null}}', "is not an object of texts; give"),
         ('{"prompt": "", "merge": "2,7"}', "merge is not a list; give"),
     ],
 )
