@@ -98,7 +98,7 @@ def of_any_size(examples: Sequence[T]) -> T:
     return jax.tree.map(lambda *arrays: _rows(arrays), *examples)
 
 
-def _rows(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def _rows(arrays: Sequence[np.ndarray | np.generic]) -> np.ndarray:
     if len({array.shape for array in arrays}) == 1:
         return np.stack(arrays)
     result = np.empty(len(arrays), object)
@@ -107,7 +107,7 @@ def _rows(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return result
 
 
-def by_size(examples: T) -> list[tuple[Int[np.ndarray, " n"], T]]:
+def by_size(examples: T) -> list[tuple[Int[np.ndarray, " _"], T]]:
     """The examples of each size of image, with their indices.
 
     Args:
@@ -134,7 +134,7 @@ def _dense(leaf: Array) -> Array:
     return np.stack(list(leaf)) if leaf.dtype == object else leaf
 
 
-def in_order(parts: Sequence[tuple[Int[np.ndarray, " n"], T]]) -> T:
+def in_order(parts: Sequence[tuple[Int[np.ndarray, " _"], T]]) -> T:
     """The results of `by_size`'s groups, trees of arrays [n, …], in the order of the examples."""
     if len(parts) == 1:
         return parts[0][1]

@@ -262,7 +262,8 @@ def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | N
     budget = budget_bytes(plans, budget_gib)
     needs = largest(plans).values()
     fitting = [x for x in needs if budget is not None and x.account.peak_bytes <= budget]
-    return min(fitting, key=lambda x: (x.flops, x.setting.accumulation), default=None)
+    flops = {x.setting: x.flops for x in reversed(plans)}  # of the first, the largest bucket
+    return min(fitting, key=lambda x: (flops[x.setting], x.setting.accumulation), default=None)
 
 
 def budget_bytes(plans: Sequence[Plan], budget_gib: float | None) -> float | None:
