@@ -13,7 +13,7 @@ from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.mixture import Mixture
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import RandomFlip, ToExample
-from ragaf_jax.batch import Batch, BatchIterator, Truth, stacked
+from ragaf_jax.batch import Batch, BatchIterator, Truth, of_any_size, stacked
 
 # Two threads and four prefetched batches suffice, because reading is fast compared with a step.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -121,7 +121,10 @@ def held_out_batch(
     max_regions: int,
     max_edges: int,
 ) -> tuple[Batch, Truth]:
-    """These records without augmentation or flips, each with its first caption; and their truth."""
+    """These records without augmentation or flips, each with its first caption; and their truth.
+
+    Images of several sizes are `batch.PerExample`.
+    """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
     records = [source[index] for index in indices]
     captions = tuple(record["captions"][0] for record in records)
@@ -133,16 +136,16 @@ def held_out_batch(
         true_colors[i, : len(colors)] = colors
         true_phrases[i, : len(colors)] = find_phrases(captions[i], record["true_labels"], colors)
     truth = Truth(
-        image_u8=np.stack([record["image"] for record in records]),
-        sketch_u8=np.stack([record["sketch"][..., 0] for record in records]),
-        true_labels=np.stack([record["true_labels"] for record in records]),
+        image_u8=of_any_size([record["image"] for record in records]),
+        sketch_u8=of_any_size([record["sketch"][..., 0] for record in records]),
+        true_labels=of_any_size([record["true_labels"] for record in records]),
         true_colors=true_colors,
         captions=captions,
         keys=tuple(record["key"] for record in records),
         true_phrases=true_phrases,
         regions_found=np.array([record["regions_found"] for record in records], np.int32),
     )
-    return stacked([to_example.example(record) for record in records]), truth
+    return of_any_size([to_example.example(record) for record in records]), truth
 
 
 def distinct_groups(source: RecordSource, n: int) -> list[int]:

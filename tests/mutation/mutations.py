@@ -1072,4 +1072,22 @@ MUTATIONS = (
         "whole =",
         "rtx4090 counts as 4090 cards",
     ),
+    Mutation(
+        "ragaf_jax/batch.py",
+        "return _rows([rows[i] for i in order])",
+        "return _rows(rows)",
+        "images of several sizes get each other's scores",
+    ),
+    Mutation(
+        "ragaf_jax/losses/validation.py",
+        "in by_size(examples) if len(indices) > 1]",
+        "in by_size(examples)]",
+        "an image alone of its size counts as if its own conditions were another's",
+    ),
+    Mutation(
+        "ragaf_jax/planning/plan.py",
+        "if each.account.peak_bytes > other.account.peak_bytes:",
+        "if each.account.peak_bytes < other.account.peak_bytes:",
+        "a plan of buckets fits although its largest step does not",
+    ),
 )

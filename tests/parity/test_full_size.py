@@ -21,8 +21,8 @@ from test_diffusers_networks import error  # noqa: E402
 from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
 from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
-from ragaf_jax.sampling.lora.given import Lora  # noqa: E402
 from ragaf_jax.sampling.lora.merging import merged  # noqa: E402
+from ragaf_jax.sampling.lora.settings import Lora  # noqa: E402
 from ragaf_jax.weights.adapters.opening import open_adapter  # noqa: E402
 from ragaf_jax.weights.adapters.reading import read_adapters  # noqa: E402
 from ragaf_jax.weights.configs import networks as configs  # noqa: E402
