@@ -15,7 +15,6 @@ from input_pipeline.records import RecordSource
 from input_pipeline.size_order import SizeOrder
 from input_pipeline.transforms import RandomFlip, ToExample
 from ragaf_jax.batch import Batch, BatchIterator, Truth, stacked
-from ragaf_jax.framing import Size
 
 # Two threads and four prefetched batches suffice, because reading is fast compared with a step.
 _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -139,14 +138,6 @@ def _seed(seed: int, use: int, source: int = 0, *size: int) -> int:
     return int(np.random.SeedSequence((seed, use, source, *size)).generate_state(1)[0])
 
 
-def by_size(source: RecordSource | Mixture, indices: Sequence[int]) -> list[list[int]]:
-    """These indices grouped by the size of their records, each group in the given order."""
-    groups: dict[Size, list[int]] = {}
-    for index in indices:
-        groups.setdefault(source.size(index), []).append(index)
-    return list(groups.values())
-
-
 def held_out_batch(
     source: RecordSource | Mixture,
     indices: Sequence[int],
@@ -154,10 +145,7 @@ def held_out_batch(
     max_regions: int,
     max_edges: int,
 ) -> tuple[Batch, Truth]:
-    """These records without augmentation or flips, each with its first caption; and their truth.
-
-    All have one size; see `by_size`.
-    """
+    """These records without augmentation or flips, each with its first caption; and their truth."""
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
     records = [source[index] for index in indices]
     captions = tuple(record["captions"][0] for record in records)

@@ -77,11 +77,6 @@ class Mixture:
         found = {size for source in self.sources for size in source.sizes}
         return tuple(sorted(found, key=lambda size: (size[1] / size[0], -size[0])))
 
-    def size(self, index: int) -> Size:
-        """`RecordSource.size` of the record at an index."""
-        source = bisect.bisect_right(self.starts, index) - 1
-        return self.sources[source].size(index - self.starts[source])
-
     def of_size(self, size: Size) -> "Mixture":
         """`RecordSource.of_size` of the sources with this size; weights are their shares of all."""
         parts = [

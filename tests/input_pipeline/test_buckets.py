@@ -14,7 +14,7 @@ from input_pipeline.extraction.augment import KINDS, AugmentSketch
 from input_pipeline.inspection.findings import open_splits
 from input_pipeline.inspection.framing import framing_notes, framing_rows, framing_statistics
 from input_pipeline.inspection.statistics import measure_all
-from input_pipeline.loader import by_size, held_out_batch, train_iterator
+from input_pipeline.loader import held_out_batch, train_iterator
 from input_pipeline.mixture import Mixture
 from input_pipeline.options import Options
 from input_pipeline.preparation.preparing import prepare
@@ -118,13 +118,13 @@ def test_batches_of_prepared_data_have_one_size_and_their_inputs(data_dir_of):
         assert batch.sketch.shape[1:3] == batch.labels.shape[1:] == size
         found.add(size)
     assert found == set(source.sizes) == set(BUCKETS)
-    groups = by_size(source, range(len(source)))
-    assert sorted(index for group in groups for index in group) == list(range(len(source)))
-    for group in groups:
-        batch, truth = held_out_batch(source, group, **SHAPES)
-        assert batch.image.shape[1:3] == source.size(group[0]) == truth.true_labels.shape[1:]
-        part = source.of_size(source.size(group[0]))
+    assert sum(len(source.of_size(size)) for size in BUCKETS) == len(source)
+    for size in BUCKETS:
+        part = source.of_size(size)
+        batch, truth = held_out_batch(part, range(len(part)), **SHAPES)
+        assert batch.image.shape[1:3] == truth.true_labels.shape[1:] == size
         assert truth.keys == tuple(fields["key"] for fields in part.fields("key"))
+        assert part.sizes == (size,) and part.of_size(size).size(0) == size
 
 
 class Sized:
@@ -138,9 +138,6 @@ class Sized:
     def sizes(self):
         return tuple(sorted({self._all[number] for number in self._numbers}))
 
-    def size(self, index):
-        return self._all[self._numbers[index]]
-
     def of_size(self, size):
         same = [number for number in self._numbers if self._all[number] == size]
         return Sized(self._record, self.tokenizer, self._all, same)
@@ -149,7 +146,8 @@ class Sized:
         return len(self._numbers)
 
     def __getitem__(self, index):
-        number, size = self._numbers[index], self.size(index)
+        number = self._numbers[index]
+        size = self._all[number]
         blank = {"sketch": np.zeros((*size, 1), np.uint8), "labels": np.zeros(size, np.uint8)}
         image = np.full((*size, 3), number, np.uint8)
         return self._record | blank | {"image": image, "key": str(number)}
@@ -220,7 +218,7 @@ def test_sizes_keep_the_shares_of_a_mixture(sized, rng):
     one = Sized(sized[0], sized.tokenizer, [(8, 8)] * 20 + [(4, 8)] * 9 + [(8, 4)])
     two = Sized(sized[0], sized.tokenizer, [(8, 8)] * 10)
     mixed = Mixture((one, two), (1.0, 3.0), sized.tokenizer)
-    assert set(mixed.sizes) == {(8, 8), (4, 8), (8, 4)} and mixed.size(30) == (8, 8)
+    assert set(mixed.sizes) == {(8, 8), (4, 8), (8, 4)}
     assert mixed.of_size((8, 8)).weights == pytest.approx((2 / 3, 3))
     assert mixed.of_size((4, 8)).weights == pytest.approx((0.3,))
     batches = train_iterator(mixed, 2, int(rng.integers(1 << 31)), **SHAPES)
