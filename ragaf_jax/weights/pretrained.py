@@ -31,7 +31,7 @@ from ragaf_jax.weights.locate import (
 )
 from ragaf_jax.weights.names import Naming, text_names, unet_names, vae_names
 from ragaf_jax.weights.network import Joint, Network
-from ragaf_jax.weights.stores import Safetensors, Store, Under, open_weights
+from ragaf_jax.weights.stores import Safetensors, Store, open_weights, under
 from ragaf_jax.weights.vae_files import open_vae
 
 C = TypeVar("C")
@@ -229,8 +229,8 @@ def _single_file(
             "original layout; for diffusers' layout give its folder."
         )
     kinds.check_whole_file(whole.shapes, str(path), sdxl)
-    unet: Store = Under(whole, compvis.UNET)
-    vae = Under(whole, compvis.VAE)
+    unet: Store = under(whole, compvis.UNET)
+    vae = under(whole, compvis.VAE)
     sizes = compvis_sizes.unet_sizes(unet)
     kinds.check_channels(sizes, None, str(path))
     is_sdxl = sizes.addition_embed_type is not None
@@ -282,7 +282,7 @@ def _single_file(
 def _text(whole: Store) -> Network[ClipTextConfig]:
     """The text encoder of SD 1 or 2 in a single file."""
     prefix = compvis.text_prefix(whole)
-    store = Under(whole, prefix)
+    store = under(whole, prefix)
     sizes = compvis_sizes.text_sizes(store, prefix)
     if prefix == compvis.CLIP:
         return Network(sizes, lambda dtype: store, text_names, _TEXT_SURPLUS)
@@ -293,11 +293,12 @@ def _text(whole: Store) -> Network[ClipTextConfig]:
 
 def _sdxl_text(whole: Store) -> Joint[SdxlTextConfig]:
     """The text encoders of SDXL in a single file; raises UserError if one is missing."""
-    first, second = (Under(whole, prefix) for prefix in (compvis.CLIP_L, compvis.CLIP_G))
-    for store in first, second:
+    prefixes = compvis.CLIP_L, compvis.CLIP_G
+    first, second = stores = [under(whole, prefix) for prefix in prefixes]
+    for store, prefix in zip(stores, prefixes, strict=True):
         if not store.shapes:
             raise UserError(
-                f"{whole.source} has no text encoder under {store.prefix}, expected the two of a "
+                f"{whole.source} has no text encoder under {prefix}, expected the two of a "
                 "whole Stable Diffusion XL; give a file that has both."
             )
     sizes = sdxl_text_config(

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from published import UNET_XL
 
 from ragaf_jax.nets.autoencoder import HaarAutoencoder
-from ragaf_jax.nets.blocks import RegionSignal, SpatialTransformer
+from ragaf_jax.nets.blocks import Context, RegionSignal, SpatialTransformer
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.model import Model
@@ -68,15 +68,16 @@ def test_a_bias_acts_in_each_block_of_a_site(rng):
     """To hide a token from all regions is to leave it out, in a transformer of two blocks."""
     x, text = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((1, 3, 2, 8), (1, 5, 4)))
     network = SpatialTransformer(2, True, groups=4, depth=2)
-    params = drawn(rng, network, x, text)
+    whole, cut = Context(text), Context(jnp.delete(text, 1, 1))
+    params = drawn(rng, network, x, whole)
     signal = RegionSignal(
         np.ones((1, 6, 1), np.float32), *(np.zeros((1, 1, n), np.float32) for n in (8, 5))
     )
     hidden = np.float32([[[0, -1e9, 0, 0, 0]]])
     apply = jax.jit(network.apply)
-    found = apply(params, x, text, signal._replace(logit_bias=hidden))
-    np.testing.assert_allclose(found, apply(params, x, jnp.delete(text, 1, 1)), atol=1e-5)
-    assert not np.allclose(found, apply(params, x, text, signal), atol=1e-3)
+    found = apply(params, x, whole, signal._replace(logit_bias=hidden))
+    np.testing.assert_allclose(found, apply(params, x, cut), atol=1e-5)
+    assert not np.allclose(found, apply(params, x, whole, signal), atol=1e-3)
 
 
 def test_the_parameters_of_a_whole_stage_2():
