@@ -61,6 +61,11 @@ def vae_names(path: str) -> tuple[Place, ...]:
     return Place(new), Place(old)
 
 
+# Tensors of text encoders that are no parameters: a buffer that transformers 4 saved, and a
+# projection that Stable Diffusion 1 and 2 do not use.
+TEXT_SURPLUS = (r"(text_model\.)?embeddings\.position_ids", r"text_projection\.weight")
+
+
 def text_names(path: str) -> tuple[Place, ...]:
     """The names of CLIPTextModel; transformers 5 writes them without the first module's name."""
     name = torch_name(path)

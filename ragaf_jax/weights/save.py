@@ -16,7 +16,8 @@ from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.lora import merged
 from ragaf_jax.nets.model import Model, Params
 from ragaf_jax.nets.sdxl_text import SdxlTextConfig
-from ragaf_jax.weights import compvis, compvis_sizes
+from ragaf_jax.weights import compvis
+from ragaf_jax.weights.configs import compvis_sizes
 from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.lora_files import save_lora

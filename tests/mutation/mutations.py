@@ -493,7 +493,7 @@ MUTATIONS = (
         "SDXL single files project the pooled text by a transposed matrix",
     ),
     Mutation(
-        "ragaf_jax/weights/compvis_sizes.py",
+        "ragaf_jax/weights/configs/compvis_sizes.py",
         "layers -= any(name in shapes for name in OPEN_CLIP_HEAD)",
         "layers -= 1",
         "pruned SD 2 files lose a text layer silently",
@@ -553,7 +553,7 @@ MUTATIONS = (
         "exported convolutions are transposed in space",
     ),
     Mutation(
-        "ragaf_jax/weights/pretrained.py",
+        "ragaf_jax/weights/single_files.py",
         '"!" if is_sd2 else None,',
         "None,",
         "SD 2 single files pad prompts with the wrong token",
