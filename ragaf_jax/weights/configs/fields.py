@@ -54,7 +54,7 @@ def field(config: Json, name: str, default: Any, source: str) -> Any:
     if value is None:
         return default
     value = _tuples(value)
-    default = _EXAMPLES.get(name, default)
+    default = _EXAMPLES.get(name) if default is None else default
     if not (_counts(value, _NESTED[name]) if name in _NESTED else _alike(value, default)):
         example = list(default) if isinstance(default, tuple) else default
         raise UserError(
