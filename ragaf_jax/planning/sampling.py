@@ -68,8 +68,9 @@ def part_plans(config: ConfigDict, target: Target, per_device: int) -> list[Part
         )
 
     params = each(model.shapes(), whole)
-    requests = {"train.batch_size": count, "train.read_examples": 0, "data.cache": ""}
-    batch = each(batch_shapes(with_fields(config, requests), model), shares)
+    requests = {"train.batch_size": count, "train.read_examples": 0}
+    square = {"data.cache": "", "data.buckets": ()}
+    batch = each(batch_shapes(with_fields(config, requests | square), model), shares)
     keys = each(key_shapes(count), shares)
     steps = config.sample.steps
     branches = (branch_scales(ControlSettings(), model.control.residuals, steps),)

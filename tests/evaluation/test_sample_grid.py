@@ -3,23 +3,24 @@
 import jax
 import numpy as np
 import pytest
-from fakes import random_batch, random_labels, random_params, tiny_config, tiny_tokenizer
+from fakes import mixed, random_batch, random_labels, random_params, tiny_config, tiny_tokenizer
 from pictures import contains
 
 from ragaf_jax.batch import Text, Truth
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.evaluation.sample_grid import attention_sheet, make_grid
+from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.figures.phrases import phrases
 from ragaf_jax.nets.build import build_model
 
 DARK = (128, 0, 38)  # of the phrase that has most of a region's attention
 
 
-def examples(rng, config, count):
+def examples(rng, config, count, shape=None):
     """A batch, and the part of its truth that figures show."""
-    batch, side = random_batch(rng, config, count), config.data.image_size
-    pages = np.full((count, side, side), 255, np.uint8)
+    batch = random_batch(rng, config, count, shape)
+    pages = np.full(batch.labels.shape, 255, np.uint8)
     images = ((batch.image + 1) * 127.5).astype(np.uint8)
     captions = ("a house",) * count
     return batch, Truth(images, pages, None, None, captions, None)
@@ -112,3 +113,19 @@ def test_drawings_without_words_have_no_maps_and_are_named(rng):
     attention = np.ones((2, config.data.max_regions, config.data.text_length), np.float32)
     sheet = attention_sheet(tiny_tokenizer(), batch, truth._replace(captions=("", " ")), attention)
     assert sheet.shape[0] < 128 and sheet.min() < 100
+
+
+@pytest.mark.products
+def test_drawings_of_several_sizes_are_on_one_page(rng):
+    config = tiny_config(2)
+    config.sample.steps, config.sample_examples = 2, 4
+    shapes = (16, 16), (8, 24), (24, 8)
+    batches, truths = zip(*(examples(rng, config, 2, shape) for shape in shapes), strict=True)
+    images = mixed(*(truth.image_u8 for truth in truths))
+    pages = mixed(*(truth.sketch_u8 for truth in truths))
+    truth = Truth(images, pages, None, None, ("a house",) * 6, None)
+    grid = make_grid(config, tiny_tokenizer(), mixed(*batches), truth)
+    figures = grid(random_params(build_model(config), rng))
+    for i, image in enumerate(images):
+        assert contains(figures["samples"], enlarge(image, 192)) == (i < 4)
+    assert figures["attention"].shape[0] > 4 * 150

@@ -75,8 +75,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/options.py",
-        ", graph=graph)",
-        ")",
+        "buckets=sizes, graph=graph",
+        "buckets=sizes",
         "config.data.graph has no effect on data that prepare themselves",
     ),
     Mutation(
@@ -899,9 +899,27 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/loader.py",
-        "iter(batched[process_index::process_count]",
-        "iter(batched[::process_count]",
+        "own = slice(process_index, None, process_count)",
+        "own = slice(0, None, process_count)",
         "all processes train on the same examples",
+    ),
+    Mutation(
+        "input_pipeline/loader.py",
+        "SizeOrder(shares, ",
+        "SizeOrder([1] * len(shares), ",
+        "rare sizes are trained on as often as frequent ones",
+    ),
+    Mutation(
+        "input_pipeline/mixture.py",
+        "weight * len(part) / len(source)",
+        "weight",
+        "the sizes of a dataset change its share of a mixture",
+    ),
+    Mutation(
+        "input_pipeline/datasets/photos.py",
+        "grey = crop_to(grey, size) if task.options.cropped else grey",
+        "grey = crop_to(grey, size)",
+        "sketches are cropped where their images have margins",
     ),
     Mutation(
         "input_pipeline/loader.py",
@@ -1071,5 +1089,23 @@ MUTATIONS = (
         "whole = name in known or",
         "whole =",
         "rtx4090 counts as 4090 cards",
+    ),
+    Mutation(
+        "ragaf_jax/batch.py",
+        "return _rows([rows[i] for i in order])",
+        "return _rows(rows)",
+        "images of several sizes get each other's scores",
+    ),
+    Mutation(
+        "ragaf_jax/losses/validation.py",
+        "in by_size(examples) if len(indices) > 1]",
+        "in by_size(examples)]",
+        "an image alone of its size counts as if its own conditions were another's",
+    ),
+    Mutation(
+        "ragaf_jax/planning/plan.py",
+        "if each.account.peak_bytes > other.account.peak_bytes:",
+        "if each.account.peak_bytes < other.account.peak_bytes:",
+        "a plan of buckets fits although its largest step does not",
     ),
 )
