@@ -26,12 +26,14 @@ CSS = """
 .block.padded span[data-testid="block-info"] { margin-bottom: 3px; }
 .block.padded input, .block.padded textarea { padding: 5px 8px !important; }
 .block.padded .wrap-inner { padding: 0 !important; }
-#settings .form, #sketch_settings .form {
+#settings .form, #region_settings .form, #sketch_settings .form {
   display: grid; grid-template-columns: 1.2fr 1fr 1fr 1.2fr 1fr 1fr; min-width: 0 !important;
   background: var(--block-background-fill);
 }
-#settings .icon-wrap, #sketch_settings .icon-wrap { right: 4px; }
+#settings .icon-wrap, #region_settings .icon-wrap, #sketch_settings .icon-wrap { right: 4px; }
+#region_texts span[data-testid="block-info"],
 #settings span[data-testid="block-info"],
+#region_settings span[data-testid="block-info"],
 #sketch_settings span[data-testid="block-info"] { font-size: 12px; white-space: nowrap; }
 #examples .grid-wrap { padding: 0; overflow-x: auto; overflow-y: hidden; }
 #examples .grid-container { display: flex; gap: 4px; }
