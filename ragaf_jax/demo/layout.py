@@ -32,7 +32,7 @@ STAGE_NAMES = {"both": "Both", "1": "Stage 1", "2": "Stage 2"}
 METHOD_NAMES = {"auto": "Automatic", "ragaf": "RAGAF", "attention": "Attention"}
 
 # Images fill the height of the window.
-SKETCH_HEIGHT, RESULT_HEIGHT = "calc(max(660px, 100vh) - 385px)", "calc(max(660px, 100vh) - 250px)"
+SKETCH_HEIGHT, RESULT_HEIGHT = "calc(max(660px, 100vh) - 384px)", "calc(max(660px, 100vh) - 250px)"
 
 # Options of components that show images.
 IMAGE: dict[str, Any] = {"show_label": False, "interactive": False, "format": "png"}
@@ -84,9 +84,9 @@ def lay_out(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
             with gr.Row():
                 with gr.Column(min_width=270):
                     sketch = _sketch(canvas_size((side, side)), examples)
+                    listed = gr.Markdown("", elem_id="region_prompts")
                 with gr.Column(min_width=270):
                     regions = _regions()
-            listed = gr.Markdown("", elem_id="region_prompts")
             inputs = _inputs(pipeline, examples, options)
         with gr.Column(scale=5, min_width=320):
             results = _results(len(pipeline.stages) == 2, with_ragaf)
@@ -275,6 +275,6 @@ def _loras(options: Options, notices: Sequence[str]) -> dict[str, Any]:
     return parts
 
 
-def _number(field: NumberField, value: float, **options: Any) -> gr.Number:
+def _number(field: NumberField, value: int | float, **options: Any) -> gr.Number:
     """A field without Gradio's range check, which `NumberField.checked` replaces."""
     return gr.Number(value, label=field.label, step=field.step, min_width=130, **options)
