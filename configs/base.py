@@ -55,6 +55,11 @@ def get_config() -> ConfigDict:
     # this distance of centroids in page widths; "hybrid", all of these.
     data.graph = ConfigDict({"kind": "hybrid", "k": 3, "radius": 0.25})
     data.image_size = 64  # px, side of the training images; sampling takes other sizes too
+    # Sizes of the training images in place of squares: (), squares of image_size; texts such as
+    # ("512x512", "576x448"), width first, px; or ("auto",), sizes of about image_size² px up to
+    # 2:1. Each image has the size of the nearest proportions, each batch one size. Datasets of
+    # square images, such as openmoji, need the square among them.
+    data.buckets = ()
     data.text_length = 40  # tokens of a caption, including BOS and EOS
     data.max_regions = 33  # including one padding node
     data.max_edges = 192

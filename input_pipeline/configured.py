@@ -1,5 +1,7 @@
 """Opens the records of a configuration, and makes its held-out batches."""
 
+import collections
+
 from ml_collections import ConfigDict
 
 from input_pipeline.loader import distinct_groups, held_out_batch
@@ -7,7 +9,7 @@ from input_pipeline.mixture import Mixture, apportion, parse
 from input_pipeline.options import options_of
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch, Truth
-from ragaf_jax.errors import UserError
+from ragaf_jax.errors import UserError, notify
 from ragaf_jax.tokenizer import Tokenizer
 
 
@@ -31,6 +33,8 @@ def open_split(
 
 def _open_dataset(data: ConfigDict, name: str, split: str) -> RecordSource:
     source = RecordSource(data.dir, name, split, options_of(data))
+    if data.buckets and "buckets" not in source.metadata:
+        _check_square(data, name)
     if source.regions != data.regions:
         raise UserError(
             f"The data in {source.folder} were prepared with --regions={source.regions} and "
@@ -45,6 +49,15 @@ def _open_dataset(data: ConfigDict, name: str, split: str) -> RecordSource:
             f"padding needs one more: set both to {least} or more."
         )
     return source
+
+
+def _check_square(data: ConfigDict, name: str) -> None:
+    side = data.image_size
+    if (side, side) not in options_of(data).buckets:
+        raise UserError(
+            f"config.data.buckets is {', '.join(data.buckets)}, and the images of {name} are "
+            f"squares of {side} px; add '{side}x{side}'."
+        )
 
 
 def shapes(data: ConfigDict) -> dict[str, int]:
@@ -71,7 +84,25 @@ def _held_out(
             f"{data.dataset} in {data.dir} has {len(indices)} {split} images and at least two "
             f"are needed; {advice}."
         )
-    return held_out_batch(source, indices, **shapes(data))
+    batch, truth = held_out_batch(source, indices, **shapes(data))
+    _check_sizes(f"{data.dataset} in {data.dir}", split, truth)
+    return batch, truth
+
+
+def _check_sizes(name: str, split: str, truth: Truth) -> None:
+    """Counts images without another of their size, with whose conditions they could be compared."""
+    counts = collections.Counter(sketch.shape for sketch in truth.sketch_u8)
+    alone = list(counts.values()).count(1)
+    if alone == len(counts):
+        raise UserError(
+            f"{name} has {alone} {split} images of as many sizes, and conditions are compared "
+            "between images of one size; prepare more of them, or choose fewer config.data.buckets."
+        )
+    if alone:
+        notify(
+            f"{alone} of {len(truth.keys)} {split} images have no other of their size: losses with "
+            "another image's conditions leave them out."
+        )
 
 
 def _distinct(source: RecordSource | Mixture, examples: int) -> list[int]:

@@ -1,15 +1,20 @@
 """The inputs of training and evaluation steps, and the ground truth of evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jraph
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 Array = jax.Array | np.ndarray
 T = TypeVar("T")
+
+# Images of several sizes: an array of objects, with an array per example. It is indexed, sliced and
+# concatenated as an array of images of one size is.
+PerExample = Shaped[np.ndarray, " b"]
+Images = UInt8[np.ndarray, "b _ _ 3"] | PerExample
 
 
 class Text(NamedTuple):
@@ -40,6 +45,9 @@ class Text(NamedTuple):
 
 class Batch(NamedTuple):
     """B examples of H × W pixels, with R padded regions and E padded edges.
+
+    A batch of training has one size. In held-out examples of several sizes `image`, `sketch`,
+    `labels` and latents are `PerExample`; see `by_size`.
 
     Attributes:
       image: the target, in [-1, 1]; None with cached latents.
@@ -85,6 +93,65 @@ def stacked(examples: Sequence[T]) -> T:
     return jax.tree.map(lambda *arrays: np.stack(arrays), *examples)
 
 
+def of_any_size(examples: Sequence[T]) -> T:
+    """`stacked`, where images may differ in size: these are `PerExample`."""
+    return jax.tree.map(lambda *arrays: _rows(arrays), *examples)
+
+
+def _rows(arrays: Sequence[np.ndarray | np.generic]) -> np.ndarray:
+    if len({array.shape for array in arrays}) == 1:
+        return np.stack(arrays)
+    result = np.empty(len(arrays), object)
+    for i, array in enumerate(arrays):
+        result[i] = array
+    return result
+
+
+def by_size(examples: T) -> list[tuple[Int[np.ndarray, " _"], T]]:
+    """The examples of each size of image, with their indices.
+
+    Args:
+      examples: batches or other trees of arrays [b, …], some of them perhaps `PerExample`.
+
+    Returns:
+      For each size, in the order of its first example, the indices and the examples, whose arrays
+      are stacked. Examples of one size are returned as they are.
+    """
+    leaves = jax.tree.leaves(examples)
+    shapes = [image.shape for leaf in leaves if leaf.dtype == object for image in leaf]
+    if not shapes:
+        return [(np.arange(len(leaves[0])), examples)]
+    shapes = shapes[: len(leaves[0])]  # images, sketches and latents have the same order of sizes
+    groups = []
+    for shape in dict.fromkeys(shapes):
+        indices = np.flatnonzero([each == shape for each in shapes])
+        some = jax.tree.map(lambda x, i=indices: x[i], examples)
+        groups.append((indices, jax.tree.map(_dense, some)))
+    return groups
+
+
+def _dense(leaf: Array) -> Array:
+    return np.stack(list(leaf)) if leaf.dtype == object else leaf
+
+
+def in_order(parts: Sequence[tuple[Int[np.ndarray, " _"], T]]) -> T:
+    """The results of `by_size`'s groups, trees of arrays [n, …], in the order of the examples."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = np.argsort(np.concatenate([indices for indices, _ in parts]))
+
+    def joined(*leaves: Array) -> np.ndarray:
+        rows = [row for leaf in leaves for row in np.asarray(leaf)]
+        return _rows([rows[i] for i in order])
+
+    return jax.tree.map(joined, *(part for _, part in parts))
+
+
+def over_sizes(function: Callable[..., T], *examples: Any) -> T:
+    """`function(*examples)` of the examples of each size; its arrays [n, …] in their order."""
+    return in_order([(indices, function(*group)) for indices, group in by_size(examples)])
+
+
 def in_chunks(batch: T, size: int) -> Iterator[tuple[T, slice]]:
     """Chunks of a batch or other arrays of examples, of one size, so that functions compile once.
 
@@ -108,6 +175,8 @@ def ink_on_black(sketch: UInt8[np.ndarray, "*b h w"]) -> Float[np.ndarray, "*b h
 class Truth(NamedTuple):
     """Ground truth of B examples for evaluation, which is no input of the model.
 
+    Images, sketches and labels are `PerExample` where sizes differ.
+
     Attributes:
       image_u8: the true image.
       sketch_u8: paper 255, ink 0.
@@ -121,9 +190,9 @@ class Truth(NamedTuple):
         was not counted.
     """
 
-    image_u8: UInt8[np.ndarray, "b s s 3"]
-    sketch_u8: UInt8[np.ndarray, "b s s"]
-    true_labels: UInt8[np.ndarray, "b s s"]
+    image_u8: Images
+    sketch_u8: UInt8[np.ndarray, "b h w"] | PerExample
+    true_labels: UInt8[np.ndarray, "b h w"] | PerExample
     true_colors: Int[np.ndarray, "b p"]
     captions: tuple[str, ...]
     keys: tuple[str, ...]

@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import numbers
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -21,6 +24,9 @@ AREA_TOLERANCE = 0.2
 
 # Sides are at most this many times the model's, which bounds memory.
 LARGEST_FACTOR = 4
+
+# The areas of training's buckets and of the model's square images differ at most by this factor.
+BUCKET_FACTOR = 1.5
 
 
 class Sizes(NamedTuple):
@@ -100,30 +106,102 @@ class Sizes(NamedTuple):
         )
 
 
-def check_same_size(size: Size, width: int | None, height: int | None) -> None:
+def check_same_size(size: Size, width: Any, height: Any) -> None:
     """Refuses a width or height other than that of a sketch that was already placed.
 
     Raises:
       UserError: one of them differs from `size`.
     """
-    if (height or size[0], width or size[1]) != size:
+    pairs = (height, size[0]), (width, size[1])
+    if not all(x is None or (isinstance(x, numbers.Real) and x == side) for x, side in pairs):
         raise UserError(
             f"The sketch was placed on a page for {size[1]} × {size[0]} px, and width is {width} "
             f"and height {height}; give them where the sketch is read."
         )
 
 
-def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side side *c"]:
-    """The largest centred square; photos and sketches of equal size stay aligned."""
-    height, width = array.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return array[top : top + side, left : left + side]
+def parse_buckets(
+    texts: Sequence[str], side: int, multiple: int = 1, name: str = "config.data.buckets"
+) -> tuple[Size, ...]:
+    """Heights and widths of training's images, from narrow to wide; empty for squares of `side`.
+
+    Args:
+      texts: sizes in pixels, width first, such as "576x448"; or "auto" alone, for `_auto_buckets`.
+      side: of the model's square images, px.
+      multiple: divides every side.
+      name: of the flag or field, for errors.
+
+    Raises:
+      UserError: a text is not a size, or a size is given twice, has a side that `multiple` does not
+        divide, or an area too far from the square's.
+    """
+    if tuple(texts) == ("auto",):
+        texts = [bucket_name(size) for size in _auto_buckets(side)]
+    sizes: list[Size] = []
+    for text in texts:
+        match = re.fullmatch(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,5})\s*", text)
+        if match is None:
+            raise UserError(
+                f"{name} has {text!r}, which is not a size; write width x height in pixels, such "
+                f"as '{side}x{side}', or 'auto' alone."
+            )
+        width, height = int(match[1]), int(match[2])
+        if width % multiple or height % multiple:
+            near = [multiple * max(1, round(length / multiple)) for length in (height, width)]
+            raise UserError(
+                f"{name} has {text.strip()}; the networks need sides that are multiples of "
+                f"{multiple}, such as {bucket_name((near[0], near[1]))}."
+            )
+        factor = height * width / side**2
+        if not 1 / BUCKET_FACTOR <= factor <= BUCKET_FACTOR:
+            raise UserError(
+                f"{name} has {text.strip()}, whose area is {factor:.3g} times that of {side}x{side}"
+                f", the size of square images; choose from {1 / BUCKET_FACTOR:.2g} to "
+                f"{BUCKET_FACTOR:g} times."
+            )
+        if (height, width) in sizes:
+            raise UserError(f"{name} has {text.strip()} twice; name each size once.")
+        sizes.append((height, width))
+    return tuple(sorted(sizes, key=lambda size: (size[1] / size[0], -size[0])))
 
 
-def to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The centre square of the photo at `side` px; see `resized`."""
-    return resized(crop_square(photo), side, side)
+def bucket_name(size: Size) -> str:
+    """A size as `parse_buckets` reads it: "WIDTHxHEIGHT"."""
+    return f"{size[1]}x{size[0]}"
+
+
+def nearest_bucket(size: Size, buckets: Sequence[Size]) -> Size:
+    """The bucket whose width / height has the nearest logarithm to that of an image's."""
+    return min(buckets, key=lambda bucket: round(abs(aspect_difference(size, bucket)), 9))
+
+
+def aspect_difference(one: Size, other: Size) -> float:
+    """The logarithm of the ratio of two sizes' width / height."""
+    return math.log(one[1] * other[0] / (one[0] * other[1]))
+
+
+def _auto_buckets(side: int) -> list[Size]:
+    """Sizes of about side² px and at most 2:1, with multiples of about side / 8 as one side.
+
+    Sides are multiples of 64, as Stable Diffusion needs, if `side` is one from 256 px on; otherwise
+    of the greatest power of 2 from 8 to side / 8 that divides `side`.
+    """
+    if side >= 256 and side % 64 == 0:
+        step = 64
+    else:
+        step = next((s for s in (64, 32, 16) if s <= side / 8 and side % s == 0), 8)
+    found = set()
+    for one in range(step, 2 * side, step):
+        other = step * max(1, round(side**2 / one / step))
+        if max(one, other) <= MOST_ASPECT * min(one, other):
+            found |= {(one, other), (other, one)}
+    return sorted(found)
+
+
+def crop_to(array: Shaped[np.ndarray, "h w *c"], size: Size) -> Shaped[np.ndarray, "rows cols *c"]:
+    """The largest centred part of a size's proportions; photos and sketches stay aligned."""
+    _, _, rows, columns = place_inside(*size, (array.shape[0], array.shape[1]))
+    return array[rows, columns]
 
 
 def resized(

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.framing import AREA_TOLERANCE, MOST_ASPECT, Sizes
+from ragaf_jax.framing import (
+    AREA_TOLERANCE,
+    MOST_ASPECT,
+    Sizes,
+    bucket_name,
+    nearest_bucket,
+    parse_buckets,
+)
 from ragaf_jax.sketch_input import ink_window, read_sketch
 
 PIXEL, STABLE_DIFFUSION = Sizes(64, 4, 8), Sizes(512, 8, 64)
@@ -94,3 +101,49 @@ def test_a_small_subject_is_cropped_to_the_proportions_of_its_page():
     page = np.full((100, 300), 255, np.uint8)
     page[20:80, 10:14] = 0
     assert ink_window(page, 100, 300) is None
+
+
+@pytest.mark.parametrize(("side", "multiple"), [(32, 8), (64, 8), (256, 64), (512, 64), (1024, 64)])
+def test_automatic_buckets_hold_the_square_and_every_size_upright(side, multiple):
+    sizes = parse_buckets(("auto",), side, multiple)
+    assert (side, side) in sizes and len(sizes) >= 3
+    for height, width in sizes:
+        assert (width, height) in sizes and 1 / MOST_ASPECT <= width / height <= MOST_ASPECT
+        assert abs(height * width / side**2 - 1) <= AREA_TOLERANCE
+    aspects = [width / height for height, width in sizes]
+    assert aspects == sorted(aspects)
+    assert parse_buckets([bucket_name(size) for size in sizes[::-1]], side, multiple) == sizes
+
+
+def test_an_image_belongs_to_the_bucket_of_the_nearest_proportions():
+    buckets = parse_buckets(("512x512", " 576x448", "448x576"), 512, 64)
+    assert buckets == ((576, 448), (512, 512), (448, 576)) and parse_buckets((), 512) == ()
+    for size, bucket in (((300, 310), 1), ((480, 640), 2), ((9, 2), 0), ((5000, 5000), 1)):
+        assert nearest_bucket(size, buckets) == buckets[bucket]
+    # 1.1339 is the geometric mean of the two aspects.
+    assert nearest_bucket((1000, 1133), buckets) == (512, 512)
+    assert nearest_bucket((1000, 1135), buckets) == (448, 576)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (
+            ("wide",),
+            "'wide', which is not a size; write width x height in pixels, such as '512x512'",
+        ),
+        (("512x512", "auto"), "'auto', which is not a size"),
+        (("0x512",), "'0x512', which is not a size"),
+        (
+            ("520x500",),
+            "520x500; the networks need sides that are multiples of 64, such as 512x512",
+        ),
+        (("512x256",), "512x256, whose area is 0.5 times that of 512x512"),
+        (("832x512",), "832x512, whose area is 1.62 times"),
+        (("512x512", "512x512 "), "512x512 twice; name each size once"),
+    ],
+)
+def test_wrong_buckets_are_refused(texts, said):
+    with pytest.raises(UserError) as error:
+        parse_buckets(texts, 512, 64)
+    assert str(error.value).startswith("config.data.buckets has ") and said in str(error.value)

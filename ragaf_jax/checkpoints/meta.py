@@ -18,6 +18,7 @@ Meta = Mapping[str, Any]
 LATER_FIELDS = {
     "init.ema": False,
     "init.vae": "",
+    "data.buckets": (),
     "data.regions": "strokes",
     "data.graph.kind": "hybrid",
     "data.graph.k": 3,

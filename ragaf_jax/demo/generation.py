@@ -93,7 +93,9 @@ def generate(
     settings = recorded_settings(
         *texts, session.negatives, seed, count, options, request.embeddings
     )
-    result = result_of(page, request, joined(results), settings, {"sampling": seconds})
+    settings |= pipeline.weight_facts()
+    notices = pipeline.setting_notices(settings)
+    result = result_of(page, request, joined(results), settings, notices, {"sampling": seconds})
     yield _shown_so_far(results)._replace(
         status=" ".join([f"Done in {seconds:.1f} s.", *_without_flags(page, result.notices)]),
         attention=result.attention_maps,

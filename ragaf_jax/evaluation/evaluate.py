@@ -35,6 +35,7 @@ from ragaf_jax.evaluation.statistics.summary import (
 )
 from ragaf_jax.figures.lettering import Rgb
 from ragaf_jax.folders import whole_files
+from ragaf_jax.framing import bucket_name
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.validation import make_validate
 from ragaf_jax.sampling.stages import Stage
@@ -74,7 +75,7 @@ def evaluate(
     Returns:
       The contents of metrics.json:
         workdir, dataset, image_size, drawings, steps, sample, seed: the settings; `drawings` is the
-          number of examples.
+          number of examples, and `sizes` that of each size of image.
         metrics: an `Estimate` by stage and metric; graphs: by metric of region graphs.
         differences: Stage 2 − Stage 1 by metric, a `Difference` each.
         missing: by metric, the reason why it was not computed.
@@ -87,7 +88,9 @@ def evaluate(
     stages = dict(zip(STAGES, (one, two), strict=True))
     batch, truth = open_held_out(two.config, two.tokenizer)
     size = two.config.data.image_size
-    others = {str(x): read_evaluation(x, truth.keys, config.seed, size) for x in compare}
+    names = [bucket_name(sketch.shape) for sketch in truth.sketch_u8]
+    sizes = {name: names.count(name) for name in dict.fromkeys(names)}
+    others = {str(x): read_evaluation(x, truth.keys, config.seed, size, sizes) for x in compare}
     networks, missing = load_networks(config.metrics.to_dict())
     for line in notices(config.metrics.to_dict(), missing):
         print(line)  # before sampling, which takes long
@@ -113,6 +116,7 @@ def evaluate(
         "dataset": two.config.data.dataset,
         "image_size": size,
         "drawings": len(truth.keys),
+        "sizes": sizes,
         "steps": {name: stage.step for name, stage in stages.items()},
         "sample": config.sample.to_dict(),
         "seed": config.seed,

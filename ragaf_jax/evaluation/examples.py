@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import jraph
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int, Real, UInt8
+from jaxtyping import Float, Float32, Float64, Int, Real
 from tqdm import tqdm
 
-from ragaf_jax.batch import Truth
+from ragaf_jax.batch import Images, Truth
 from ragaf_jax.evaluation.metrics.attention import AttentionScores
 from ragaf_jax.evaluation.metrics.edges import edge_f1
 from ragaf_jax.evaluation.metrics.graph_statistics import GraphStatistics, graph_statistics
@@ -20,8 +20,6 @@ from ragaf_jax.evaluation.networks.chunks import over_chunks
 from ragaf_jax.evaluation.networks.clip import ClipModel
 from ragaf_jax.evaluation.networks.inception import inception
 from ragaf_jax.weights.load import Tree
-
-Images = UInt8[np.ndarray, "b s s 3"]
 
 
 class Networks(NamedTuple):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
-from ragaf_jax.batch import Batch
+from ragaf_jax.batch import Batch, over_sizes
 from ragaf_jax.conditioning import condition, latents_of
 from ragaf_jax.diffusion.noise import example_keys, example_noise
 from ragaf_jax.diffusion.schedule import Schedule, add_noise
@@ -34,7 +34,7 @@ class HeldOutTrace(NamedTuple):
 
 
 def make_trace(model: Model, schedule: Schedule) -> Callable[[Params, Batch, int], HeldOutTrace]:
-    """A function of (parameters, held-out examples, seed) that compiles once.
+    """A function of (parameters, held-out examples, seed) that compiles once per image size.
 
     RAGAF's input is the true images with noise at each of `TRACE_LEVELS`, as in training. So traces
     do not depend on sampler, guidance or Stage 1, and checkpoints can be compared. Near timestep 0
@@ -61,9 +61,14 @@ def make_trace(model: Model, schedule: Schedule) -> Callable[[Params, Batch, int
 
     def trace(params: Params, batch: Batch, seed: int) -> HeldOutTrace:
         keys = example_keys(jax.random.key(seed), len(batch.text.tokens))
-        noise = example_noise(keys, model.latent_shape)
-        found = over_chunks(functools.partial(traces, params), batch, noise)
-        attention, fusion = (x.swapaxes(0, 1) for x in (found.attention, found.fusion))
+
+        def found(some: Batch, keys: Key[Array, " b"]) -> RagafTrace:
+            size = some.sketch.shape[1:3]
+            noise = example_noise(keys, model.latent_shape_of(size))
+            return over_chunks(functools.partial(traces, params), some, noise)
+
+        whole = over_sizes(found, batch, keys)
+        attention, fusion = (x.swapaxes(0, 1) for x in (whole.attention, whole.fusion))
         return HeldOutTrace(TRACE_LEVELS, attention, fusion)
 
     return trace

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt32
 
-from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.batch import Batch, Images, Truth, over_sizes
 from ragaf_jax.figures.attention import phrase_maps
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.lettering import GAP, Rgb, below, on_page, shortened, text_block
@@ -29,25 +29,35 @@ def make_grid(
 
     `samples` has one row sketch | sample | true per example. All calls and both stages use the same
     noise. In Stage 2, `attention` is the `attention_sheet`.
+
+    Raises:
+      UserError: a sampler that does not fit the steps, the sigmas or the prediction type.
     """
     count, model = config.sample_examples, build_model(config)
     scales = scales_of(config.sample.to_dict(), model.unet.config)
     shown = jax.tree.map(lambda x: x[:count], batch)
     sampler = make_stage_sampler(model, sampling_config_of(config, tokenizer))
+    # Refuses steps or sigmas that do not fit the sampler before training, not after.
+    sampler.sampling.timestep_grid(config.sample.steps)
     keys = batch_keys(jax.random.key(config.seed), len(shown.text.tokens))
 
     def grid(params: Params) -> dict[str, Rgb]:
-        run = StageRun(config.stage, sampler, params, keys)
-        *_, finished = sample_stages([run], shown, scales, config.sample.steps)
-        assert isinstance(finished, Finished)
-        samples, trace = finished.images, finished.trace
+        def sampled(
+            some: Batch, keys: UInt32[np.ndarray, "b words"]
+        ) -> tuple[Images, Float[np.ndarray, "b r t"] | None]:
+            run = StageRun(config.stage, sampler, params, keys)
+            *_, finished = sample_stages([run], some, scales, config.sample.steps)
+            assert isinstance(finished, Finished)
+            trace = finished.trace
+            return finished.images, None if trace is None else np.asarray(trace.attention).mean(0)
+
+        samples, attention = over_sizes(sampled, shown, keys)
         rows = [
             SheetRow((truth.sketch_u8[i], samples[i], truth.image_u8[i]), truth.captions[i])
             for i in range(len(samples))
         ]
         figures = {"samples": contact_sheet(rows, ("sketch", "sample", "true"))}
-        if trace is not None:
-            attention = trace.attention.mean(0)
+        if attention is not None:
             figures["attention"] = attention_sheet(tokenizer, shown, truth, attention)
         return figures
 

@@ -1,5 +1,7 @@
 """Samples both stages on held-out examples on all devices, and stores each chunk at once."""
 
+import functools
+import itertools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ragaf_jax import __version__
-from ragaf_jax.batch import Batch, in_chunks
+from ragaf_jax.batch import Batch, Images, by_size, in_chunks, over_sizes
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.loaded_stages import LoadedStages
-from ragaf_jax.sampling.loop import Images
 from ragaf_jax.sampling.options import make_options
 from ragaf_jax.sampling.stage_sampler import batch_keys
 from ragaf_jax.sampling.stages import Stage, restore_both
@@ -50,26 +51,32 @@ def sample_both(
 ) -> tuple[Images, Images]:
     """The images of both stages by `config.sample` and `config.seed`, of this command.
 
+    Examples of each size are sampled together; chunks are numbered over all sizes.
+
     cache: a folder for finished chunks, named by the fingerprint of all inputs. Chunks that it
       contains are not sampled again.
     """
     folder = None if cache is None else cache / _fingerprint(config, one, two, batch)
-    sample: Sample | None = None
-    chunks: list[tuple[Images, Images]] = []
+    sampler = functools.cache(functools.partial(_sampler, config, one, two))
+    numbers = itertools.count()
     with tqdm(total=len(batch.text.tokens), desc="sampling", unit=" examples") as bar:
-        for i, (chunk, fresh) in enumerate(in_chunks(batch, CHUNK)):
-            file = None if folder is None else folder / f"{i:05}.npz"
-            found = None if file is None else _read(file)
-            if found is None:
-                sample = sample or _sampler(config, one, two)
-                first, second = sample(chunk, i)
-                found = first[fresh], second[fresh]
-                if file is not None:
-                    _write(file, *found)
-            chunks.append(found)
-            bar.update(len(found[0]))
-    first_stage, second_stage = (np.concatenate(stage) for stage in zip(*chunks, strict=True))
-    return first_stage, second_stage
+
+        def sampled(some: Batch) -> tuple[Images, Images]:
+            chunks: list[tuple[Images, Images]] = []
+            for (chunk, fresh), i in zip(in_chunks(some, CHUNK), numbers, strict=False):
+                file = None if folder is None else folder / f"{i:05}.npz"
+                found = None if file is None else _read(file)
+                if found is None:
+                    first, second = sampler()(chunk, i)
+                    found = first[fresh], second[fresh]
+                    if file is not None:
+                        _write(file, *found)
+                chunks.append(found)
+                bar.update(len(found[0]))
+            first_stage, second_stage = (np.concatenate(x) for x in zip(*chunks, strict=True))
+            return first_stage, second_stage
+
+        return over_sizes(sampled, batch)
 
 
 def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sample:
@@ -94,10 +101,12 @@ def _fingerprint(config: ml_collections.ConfigDict, one: Stage, two: Stage, batc
     """Of parameters, conditions and all settings that determine the images."""
     conditions = {"sketch": batch.sketch, "labels": batch.labels, "mask": batch.text.mask}
     conditions |= batch.graph._asdict()
+    conditions = {name: x for name, x in conditions.items() if x is not None}
+    sizes = [group for _, group in by_size(conditions)]
     arrays = {
         "stage1": one.params,
         "stage2": two.params,
-        "drawings": {name: x for name, x in conditions.items() if x is not None},
+        "drawings": sizes[0] if len(sizes) == 1 else {str(i): x for i, x in enumerate(sizes)},
     }
     tokens = np.asarray(batch.text.tokens).tolist()
     trained = [stage.config.to_dict() for stage in (one, two)]

@@ -3,12 +3,13 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 
+from ragaf_jax.framing import Size
 from ragaf_jax.runtime.devices import peak_flops
 
 # The timed waits of the loop.
@@ -29,7 +30,8 @@ class Stopwatch:
     While the host waits for data, the devices may still run queued steps. If devices are the
     bottleneck, compute takes nearly all of the time; if data are, it takes almost none.
 
-    The first step includes compilation and is timed separately: see `first_step`.
+    The first step of each size of images includes compilation and is timed separately: see
+    `first_step`.
 
     Args:
       images: per step, over all devices.
@@ -41,8 +43,8 @@ class Stopwatch:
         self, images: int, dtype: str = "float32", clock: Callable[[], float] = time.perf_counter
     ):
         self._images = images
-        self._flops: float | None = None
-        self._before_window = 0  # steps of the next window that are reported but not timed
+        self._flops: dict[Size, float] = {}
+        self._before_window = 0  # steps that the next `read` reports without timing them
         peak = peak_flops(jax.local_devices()[0].device_kind, dtype)
         self._peak = None if peak is None else peak * jax.device_count()
         self._clock = clock
@@ -61,13 +63,22 @@ class Stopwatch:
         finally:
             self._spent[part] += self._clock() - begin
 
-    def first_step(self, scalars: Any, flops: Callable[[], float]) -> dict[str, float]:
-        """Waits for the first step, then starts the first window.
+    def restart(self, queued: Any = None) -> None:
+        """Starts a window at a step that will compile, after a wait for the `queued` steps."""
+        jax.block_until_ready(queued)
+        self._begin(self._clock())
+
+    def first_step(
+        self, size: Size, scalars: Any, flops: Callable[[], float], steps: int = 1
+    ) -> dict[str, float]:
+        """Waits for the first step of a size of images, then starts a window.
 
         Args:
+          size: of its images.
           scalars: of the step.
           flops: counts the FLOPs of a step over all devices, without recomputation. This may take
             seconds, so it is called only if the devices' peak is known.
+          steps: that the next `read` reports without timing them, this one included.
 
         Returns:
           time/first_step, in seconds: tracing, compilation and the step, without its batch.
@@ -76,38 +87,39 @@ class Stopwatch:
             jax.block_until_ready(scalars)
         seconds = self._spent["compute"]
         if self._peak is not None:
-            self._flops = flops()
-        self._before_window = 1
+            self._flops[size] = flops()
+        self._before_window = steps
         self._begin(self._clock())
         return {"time/first_step": seconds}
 
-    def read(self, steps: int) -> dict[str, float]:
+    def read(self, sizes: Sequence[Size]) -> dict[str, float]:
         """The window's numbers; starts the next window.
 
         Args:
-          steps: in the window, 1 or more, including the first step of the run. Fetch their scalars
-            before: queued steps would count as done.
+          sizes: of the images of each step, 1 or more, including those before the window. Fetch
+            their scalars before: queued steps would count as done.
 
         Returns:
-          Nothing for the first step alone. Else images_per_second; time/step and its parts
+          Nothing if no step is in the window. Else images_per_second; time/step and its parts
           time/data, time/compute, time/checkpoint and time/other, in seconds per step; the values
           of `peak_memory`; and mfu, the share of the devices' peak FLOP/s, if that is known
           (Chowdhery et al. 2022, "PaLM", app. B).
         """
         now = self._clock()
-        steps, self._before_window = steps - self._before_window, 0
-        if steps == 0:
+        sizes, self._before_window = sizes[self._before_window :], 0
+        if not sizes:
             self._begin(now)
             return {}
-        seconds = max(now - self._start, 1e-9) / steps
-        parts = {name: spent / steps for name, spent in self._spent.items()}
+        total = max(now - self._start, 1e-9)
+        seconds = total / len(sizes)
+        parts = {name: spent / len(sizes) for name, spent in self._spent.items()}
         parts["other"] = max(seconds - sum(parts.values()), 0.0)
         self._begin(now)
         values = {"images_per_second": self._images / seconds, "time/step": seconds}
         values |= {f"time/{name}": share for name, share in parts.items()}
         values |= peak_memory()
-        if self._flops is not None and self._peak is not None:
-            values["mfu"] = self._flops / seconds / self._peak
+        if self._flops and self._peak is not None:
+            values["mfu"] = sum(self._flops[size] for size in sizes) / total / self._peak
         return values
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import parse_buckets
 from ragaf_jax.nets.autoencoder import Autoencoder, HaarAutoencoder
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
@@ -48,6 +49,7 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             f"config.data.image_size is {data.image_size}; networks of {levels} levels on latents "
             f"of 1/{autoencoder.downscale} need a multiple of {smallest}."
         )
+    parse_buckets(data.buckets, data.image_size, smallest)
     halvings = len(nets.conditioning_channels) - 1
     if 2**halvings != autoencoder.downscale:
         raise UserError(

@@ -7,7 +7,16 @@ from ml_collections import ConfigDict
 from ragaf_jax.caches import KINDS, cached_kinds
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.model import Model
-from ragaf_jax.planning.plan import GIB, cacheable, cheapest, configured, flags_of, search, settings
+from ragaf_jax.planning.plan import (
+    GIB,
+    cacheable,
+    cheapest,
+    configured,
+    flags_of,
+    largest,
+    search,
+    settings,
+)
 from ragaf_jax.runtime.processes import agreed
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.training.adopt import with_fields
@@ -17,6 +26,8 @@ from ragaf_jax.training.state import TrainState
 
 def fitted(config: ConfigDict, cached: Sequence[str] = ()) -> tuple[ConfigDict, str]:
     """`config` with the cheapest setting whose step keeps within `config.memory_budget_gib`.
+
+    With buckets the steps of all sizes do.
 
     All settings compute the same update, so a run can be resumed with another one. Settings are
     compiled until one fits; with a budget of 0 `config` is unchanged.
@@ -41,7 +52,7 @@ def fitted(config: ConfigDict, cached: Sequence[str] = ()) -> tuple[ConfigDict, 
     plans = search(config, settings(config, (cache,)), budget * GIB)
     chosen = cheapest(plans, budget)
     if chosen is None:
-        least = min(plans, key=lambda plan: plan.account.peak_bytes)
+        least = min(largest(plans).values(), key=lambda plan: plan.account.peak_bytes)
         raise UserError(
             f"config.memory_budget_gib is {budget:g} and a step needs at least "
             f"{least.account.peak_bytes / GIB:.2f} GiB, "

@@ -25,7 +25,7 @@ from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.partition import partition
 from ragaf_jax.planning.compiled import Account, account, placed
-from ragaf_jax.planning.shapes import batch_shapes
+from ragaf_jax.planning.shapes import batch_shapes, by_bucket
 from ragaf_jax.runtime.compilation import compiler_options
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.runtime.sharding import AXES, cuts, make_mesh, replicated, state_shardings
@@ -65,6 +65,7 @@ class Plan(NamedTuple):
         Its peak is exact only for the backend that compiled it; other kernels need other buffers.
         On the CPU attention is tiled and stores no scores, as cuDNN's, but XLA computes much of
         bfloat16 in float32.
+      bucket: the size of the images as "WIDTHxHEIGHT", px; "" without buckets.
     """
 
     setting: Setting
@@ -73,6 +74,7 @@ class Plan(NamedTuple):
     flops: float
     device_bytes: int | None
     account: Account
+    bucket: str = ""
 
 
 def flags_of(setting: Setting, prefix: str = "--config.") -> str:
@@ -101,7 +103,7 @@ def step_and_shapes(config: ConfigDict, cut: bool = False) -> tuple[Any, tuple[A
 
 
 def flops_of(config: ConfigDict) -> float:
-    """FLOPs of a step per denoised example; the step is traced, not compiled."""
+    """FLOPs of a step per denoised example of the largest bucket; traced, not compiled."""
     step, shapes = step_and_shapes(config)
     return matmul_flops(step, *shapes) / config.train.batch_size
 
@@ -111,8 +113,8 @@ def compiled_plan(
 ) -> Plan:
     """Compiles a step with `setting`: minutes for Stable Diffusion on two CPU cores.
 
-    `config` has the sizes of its networks. `flops`, if known, are those per denoised example.
-    Without a target, this machine's devices are used.
+    `config` has the sizes of its networks and at most one bucket, as of `by_bucket`. `flops`, if
+    known, are those per denoised example. Without a target, this machine's devices are used.
     """
     config = configured(config, setting)
     mesh = make_mesh(config, None if target is None else target.devices)
@@ -134,6 +136,7 @@ def compiled_plan(
         flops_of(config) if flops is None else flops,
         device_bytes() if target is None else target.usable_bytes,
         account(jitted, arguments, mesh, target),
+        *config.data.buckets,
     )
 
 
@@ -179,24 +182,31 @@ def search(
 ) -> list[Plan]:
     """Compiles one setting after the other until a step keeps within `budget` bytes of one device.
 
-    They are ordered by FLOPs, then by the number of microbatches, then `config`'s own first. If the
-    state alone exceeds the budget, the search ends at once.
+    They are ordered by FLOPs, then by the number of microbatches, then `config`'s own first. Of a
+    setting the buckets are compiled, the largest first, until one exceeds the budget. If the state
+    alone exceeds it, the search ends at once.
 
     Returns:
       The plans of `known`, then the new ones.
     """
-    found = {plan.setting: plan for plan in known}
+    found = {(plan.setting, plan.bucket): plan for plan in known}
+    buckets = by_bucket(config)
     own, flops = own_setting(config), dict[Setting, float]()
     for setting in candidates:
         alike = setting._replace(accumulation=1)  # accumulation does not change the products
-        flops[setting] = flops.get(alike) or flops_of(configured(config, alike))
+        flops[setting] = flops.get(alike) or flops_of(configured(buckets[0], alike))
     ordered = sorted(candidates, key=lambda x: (flops[x], x.accumulation, x != own))
     bar = tqdm(ordered, desc="compile", unit=" setting", leave=False, file=sys.stderr)
     for setting in bar:
         bar.set_postfix(setting._asdict())
-        if setting not in found:
-            found[setting] = compiled_plan(config, setting, flops[setting], target)
-        needs = found[setting].account
+        for i, part in enumerate(buckets):
+            key = setting, "".join(part.data.buckets)
+            if key not in found:
+                known_flops = None if i else flops[setting]
+                found[key] = compiled_plan(part, setting, known_flops, target)
+            needs = found[key].account
+            if needs.peak_bytes > budget:
+                break
         if needs.peak_bytes <= budget or needs.argument_bytes > budget:
             break
     return list(found.values())
@@ -214,16 +224,17 @@ def plan(
       target: as in `compiled_plan`.
 
     Returns:
-      The plan of `config` itself, then those of `search`.
+      The plans of `config` itself, one for each bucket, then those of `search`.
 
     Raises:
       UserError: as `build_model` and `objective_of`, or a budget of 0 or less.
     """
     if budget_gib is not None and not budget_gib > 0:
         raise UserError(f"The memory budget is {budget_gib} GiB; give more than 0.")
-    found = [compiled_plan(config, own_setting(config), None, target)]
+    own = own_setting(config)
+    found = [compiled_plan(part, own, None, target) for part in by_bucket(config)]
     budget = budget_bytes(found, budget_gib)
-    needs = found[0].account
+    needs = largest(found)[own].account
     if budget is None or needs.argument_bytes > budget:
         return found
     if target is not None and budget_gib is None and needs.peak_bytes <= budget:
@@ -232,11 +243,27 @@ def plan(
     return search(config, settings(config, tuple(caches), target), budget, found, target)
 
 
+def largest(plans: Sequence[Plan]) -> dict[Setting, Plan]:
+    """The plan of each setting with the highest peak over its buckets."""
+    found: dict[Setting, Plan] = {}
+    for each in plans:
+        other = found.setdefault(each.setting, each)
+        if each.account.peak_bytes > other.account.peak_bytes:
+            found[each.setting] = each
+    return found
+
+
 def cheapest(plans: Sequence[Plan], budget_gib: float | None = None) -> Plan | None:
-    """The plan with the fewest FLOPs within the budget; None if none fits."""
+    """The setting with the fewest FLOPs whose buckets are all within the budget.
+
+    Returns:
+      Its plan with the highest peak; None if no setting fits.
+    """
     budget = budget_bytes(plans, budget_gib)
-    fitting = [x for x in plans if budget is not None and x.account.peak_bytes <= budget]
-    return min(fitting, key=lambda x: (x.flops, x.setting.accumulation), default=None)
+    needs = largest(plans).values()
+    fitting = [x for x in needs if budget is not None and x.account.peak_bytes <= budget]
+    flops = {x.setting: x.flops for x in reversed(plans)}  # of the first, the largest bucket
+    return min(fitting, key=lambda x: (flops[x.setting], x.setting.accumulation), default=None)
 
 
 def budget_bytes(plans: Sequence[Plan], budget_gib: float | None) -> float | None:

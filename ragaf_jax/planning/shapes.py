@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from ragaf_jax.batch import Batch, Text
 from ragaf_jax.caches import cached_kinds
+from ragaf_jax.framing import Size, bucket_name, parse_buckets
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.model import Model
@@ -56,21 +57,39 @@ def stable_diffusion_15() -> dict[str, Any]:
     return fields_of(UNetConfig(), ClipTextConfig(), VaeConfig(), diffusion)
 
 
+def by_bucket(config: ConfigDict) -> list[ConfigDict]:
+    """`config` with each of its buckets alone, the largest first; without buckets itself."""
+    if not config.data.buckets:
+        return [config]
+    names = map(bucket_name, _sizes(config))
+    return [with_fields(config, {"data.buckets": (name,)}) for name in names]
+
+
+def _sizes(config: ConfigDict) -> list[Size]:
+    """Heights and widths of training's images, the largest area first."""
+    side = config.data.image_size
+    sizes = parse_buckets(config.data.buckets, side) or ((side, side),)
+    return sorted(sizes, key=lambda size: size[0] * size[1], reverse=True)
+
+
 def batch_shapes(config: ConfigDict, model: Model) -> Batch:
-    """The shapes of a step's batch; caches of `config.data.cache` replace images and text."""
+    """The shapes of a step's batch, of the largest bucket if there are any.
+
+    Caches of `config.data.cache` replace images and text.
+    """
     examples = config.train.batch_size + config.train.read_examples
     kinds = cached_kinds(config.data.cache, "config.data.cache")
-    side, regions, edges = model.image_size, model.max_regions, model.max_edges
+    size, regions, edges = _sizes(config)[0], model.max_regions, model.max_edges
 
     def of(*shape: int, dtype: Any = jnp.float32) -> Any:
         return jax.ShapeDtypeStruct((examples, *shape), dtype)
 
-    latents = of(*model.latent_shape, dtype=jnp.bfloat16) if "latents" in kinds else None
+    latents = of(*model.latent_shape_of(size), dtype=jnp.bfloat16) if "latents" in kinds else None
     width = model.text_encoder.config.hidden_size
     return Batch(
-        image=None if "latents" in kinds else of(side, side, 3),
-        sketch=of(side, side, 3),
-        labels=of(side, side, dtype=jnp.int32),
+        image=None if "latents" in kinds else of(*size, 3),
+        sketch=of(*size, 3),
+        labels=of(*size, dtype=jnp.int32),
         graph=jraph.GraphsTuple(
             nodes=of(regions, len(NODE_FEATURES)),
             edges=of(edges, len(EDGE_FEATURES)),

@@ -8,15 +8,23 @@ from ml_collections import ConfigDict
 from ragaf_jax.planning.plan import GIB, Plan, budget_bytes, cheapest, flags_of, plan
 from ragaf_jax.planning.shapes import with_known_sizes
 
+SIZES_NOTE = (
+    "Each size of config.data.buckets is a program of its own, and memory must hold the highest "
+    "peak. Other settings are compiled from the largest size on, until one does not fit."
+)
+
 
 def table(plans: Sequence[Plan], budget_gib: float | None = None) -> str:
-    """The plans as a table, with the flags that keep within the budget."""
+    """The plans as a table, one row per setting and bucket, with the flags that fit the budget."""
     budget, chosen = budget_bytes(plans, budget_gib), cheapest(plans, budget_gib)
-    rows = [["remat", "accumulation", "cache", "TFLOPs/image", "state GiB", "peak GiB", "fits"]]
+    sized = any(each.bucket for each in plans)
+    header = "remat,accumulation,cache,TFLOPs/image,state GiB,peak GiB,fits"
+    rows = [[*["size"] * sized, *header.split(",")]]
     for each in plans:
         fits = "" if budget is None else "yes" if each.account.peak_bytes <= budget else "no"
         rows.append(
             [
+                *[each.bucket] * sized,
                 each.setting.remat,
                 str(each.setting.accumulation),
                 each.setting.cache or "none",
@@ -33,6 +41,8 @@ def table(plans: Sequence[Plan], budget_gib: float | None = None) -> str:
         f"{plans[0].frozen / 1e6:.2f} M frozen; peak memory as compiled for "
         f"{jax.default_backend()}, whose device has {memory}."
     )
+    if sized:
+        head += f"\n{SIZES_NOTE}"
     if budget is None:
         end = "No budget was given, so no other setting was tried."
     elif chosen is None:

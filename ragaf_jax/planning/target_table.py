@@ -6,10 +6,19 @@ from ml_collections import ConfigDict
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.planning.compiled import Account
-from ragaf_jax.planning.plan import GIB, Plan, budget_bytes, cheapest, flags_of, own_setting, plan
+from ragaf_jax.planning.plan import (
+    GIB,
+    Plan,
+    budget_bytes,
+    cheapest,
+    flags_of,
+    largest,
+    own_setting,
+    plan,
+)
 from ragaf_jax.planning.roofline import Bound, bound
 from ragaf_jax.planning.shapes import with_known_sizes
-from ragaf_jax.planning.table import aligned
+from ragaf_jax.planning.table import SIZES_NOTE, aligned
 from ragaf_jax.runtime.gpu_memory import share
 from ragaf_jax.runtime.sharding import make_mesh
 from ragaf_jax.runtime.targets import Target, open_target
@@ -57,40 +66,47 @@ def target_table(
     plans: Sequence[Sequence[Plan]],
     budget_gib: float | None = None,
 ) -> str:
-    """A table with a row per target, for a setting that fits if any, and details.
+    """A table with a row per target and bucket, for a setting that fits if any, and details.
 
     Args:
       config: with the sizes of its networks.
       targets, plans: of each target, its plans as `plan` returns them.
       budget_gib: memory of a device; None: what a process may use there.
     """
-    header = "target,remat,accumulation,cache,state GiB,peak GiB,may use GiB,fits,TFLOP,GB moved"
-    rows = [[*header.split(","), "least ms", "bound by", "images/s", "compiled in s"]]
+    sized = any(each.bucket for tried in plans for each in tried)
+    header = "remat,accumulation,cache,state GiB,peak GiB,may use GiB,fits,TFLOP,GB moved"
+    columns = [*header.split(","), "least ms", "bound by", "images/s", "compiled in s"]
+    rows = [["target", *["size"] * sized, *columns]]
     details = []
     for target, tried in zip(targets, plans, strict=True):
-        chosen = cheapest(tried, budget_gib)
-        shown = min(tried, key=lambda x: x.account.peak_bytes) if chosen is None else chosen
+        chosen, needed = cheapest(tried, budget_gib), largest(tried)
+        shown = chosen or min(needed.values(), key=lambda x: x.account.peak_bytes)
         needs = shown.account
         budget = budget_bytes(tried, budget_gib)
-        flops = shown.flops * config.train.batch_size / len(target.devices)
-        least = bound(flops, needs.moved_bytes, target, config.model.dtype)
-        rows.append(
-            [
-                target.name,
-                shown.setting.remat,
-                str(shown.setting.accumulation),
-                shown.setting.cache or "none",
-                f"{needs.argument_bytes / GIB:.2f}",
-                f"{needs.peak_bytes / GIB:.2f}",
-                f"{(budget or 0) / GIB:.2f}",
-                "no" if chosen is None else "yes",
-                f"{flops / 1e12:.4g}",
-                *bound_cells(needs.moved_bytes, least),
-                "–" if least is None else f"{config.train.batch_size / least.seconds:.4g}",
-                f"{sum(each.account.seconds for each in tried):.0f}",
-            ]
-        )
-        details += [f"{target.name}: {_mesh(config, target)}"]
+        for each in (each for each in tried if each.setting == shown.setting):
+            own = each.account
+            flops = each.flops * config.train.batch_size / len(target.devices)
+            least = bound(flops, own.moved_bytes, target, config.model.dtype)
+            seconds = sum(x.account.seconds for x in tried if x.bucket == each.bucket)
+            rows.append(
+                [
+                    target.name,
+                    *[each.bucket] * sized,
+                    each.setting.remat,
+                    str(each.setting.accumulation),
+                    each.setting.cache or "none",
+                    f"{own.argument_bytes / GIB:.2f}",
+                    f"{own.peak_bytes / GIB:.2f}",
+                    f"{(budget or 0) / GIB:.2f}",
+                    "yes" if own.peak_bytes <= (budget or 0) else "no",
+                    f"{flops / 1e12:.4g}",
+                    *bound_cells(own.moved_bytes, least),
+                    "–" if least is None else f"{config.train.batch_size / least.seconds:.4g}",
+                    f"{seconds:.0f}",
+                ]
+            )
+        size = f", {shown.bucket} px" if sized else ""
+        details += [f"{target.name}: {_mesh(config, target)}{size}"]
         if needs.moved_bytes is None:
             details.append("  The compiler refuses it: it needs more memory than the device has.")
         else:
@@ -102,13 +118,14 @@ def target_table(
             details.append("  No setting fits: train fewer parameters or a smaller batch.")
         elif chosen.setting != own_setting(config):
             flags = flags_of(chosen.setting)
-            details.append(f"  The cheapest of {len(tried)} settings that fits: {flags}")
+            details.append(f"  The cheapest of {len(needed)} settings that fits: {flags}")
     head = (
         f"{plans[0][0].trainable / 1e6:.2f} M trainable parameters, "
         f"{plans[0][0].frozen / 1e6:.2f} M frozen; a step of {config.train.batch_size} images, "
         "compiled for other devices. Memory, TFLOP and bytes are those of one device."
     )
-    return "\n".join([head, "", *aligned(rows), "", *details, "", *notes_on(targets)])
+    notes = [*[SIZES_NOTE] * sized, *notes_on(targets)]
+    return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])
 
 
 def bound_cells(moved: float | None, least: Bound | None) -> list[str]:

@@ -74,8 +74,8 @@ def stacked_conditions(
     sketch = jnp.concatenate([batch.sketch] * count) * shown[:, None, None, None]
     shares = None
     if text is not None and text.mixture is not None:
-        positive, negative = text.mixture
-        weights = jnp.concatenate([negative] * (count - 1) + [positive])
+        mixture = text.mixture
+        weights = jnp.concatenate([mixture.negative] * (count - 1) + [mixture.positive])
         of_regions = model.region_shares(jnp.concatenate([batch.labels] * count))
         shares = tuple(level @ weights for level in of_regions)
     return Conditioning(texts, sketch, regions, text_shares=shares)

@@ -151,8 +151,6 @@ def branch_strengths(scales: Scales, step: int | Int[Array, ""], rows: int) -> t
     prompt. Those of other ControlNets than the sketch branch are zero in (nothing), which has no
     sketch either; see `stacked_conditions`.
     """
-    if not scales.branches:
-        return (scales.sketch_strength,)
     count = evaluations(scales)
     found = []
     for i, (strengths, unprompted, first, last) in enumerate(scales.branches):

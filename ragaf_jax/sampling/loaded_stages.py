@@ -22,9 +22,9 @@ from ragaf_jax.sampling.controls.settings import (
     settings_of_sketch,
 )
 from ragaf_jax.sampling.loop import Finished, Images, Progress, StageRun, sample_stages
-from ragaf_jax.sampling.lora.given import Lora
 from ragaf_jax.sampling.lora.merging import AdaptedParams
-from ragaf_jax.sampling.options import STAGES, Options
+from ragaf_jax.sampling.lora.settings import Lora
+from ragaf_jax.sampling.options import STAGES, Options, setting_notices
 from ragaf_jax.sampling.prompts.embeddings import Embeddings
 from ragaf_jax.sampling.request import Request
 from ragaf_jax.sampling.sampling_config import BranchScales, TextConditioning, scales_of
@@ -118,6 +118,11 @@ class LoadedStages:
     def with_loras(self, options: Options, loras: Sequence[Lora]) -> Options:
         """The options with these LoRAs, whose files are read; raises as `load_lora`."""
         return dataclasses.replace(options, loras=self._adapted.load(loras))
+
+    def setting_notices(self, settings: Mapping[str, Any]) -> list[str]:
+        """Unexpected effects of settings of these stages, as `options.setting_notices`."""
+        reads_guidance = self.leading.model.unet.config.time_cond_proj_dim is not None
+        return setting_notices(settings, reads_guidance)
 
     def lora_notices(self, options: Options) -> list[str]:
         """What each LoRA changes and how it was trained, such as trigger words; a sentence each."""

@@ -23,7 +23,7 @@ from ragaf_jax.tokenizer import Tokenizer
 
 
 class BranchScales(NamedTuple):
-    """Scales of the sketch branch, or of another ControlNet; all are traced.
+    """Scales of the sketch branch, or of another ControlNet, in a stage's steps; all are traced.
 
     Attributes:
       strengths: factor of each residual: those of the skips, then that of the mid block.
@@ -46,8 +46,8 @@ class Scales(NamedTuple):
       sketch_guidance: of the sketch and its regions; 1 is the model without guidance. None equals
         1, and needs two evaluations per step instead of three.
       guidance_until: below this fraction of T both scales are 1.
-      sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
-      branches: of the sketch branch, instead of `sketch_strength`, and of each further ControlNet.
+      branches: of the sketch branch and of each further ControlNet; (): factors of 1, as in
+        training.
       embedded_guidance: of the text, as an input of the UNet (LCM), above `guidance_until`; None:
         an input of 0, as in training.
       region_steps: with `TextConditioning.mixture`, the number of steps whose cross-attention is
@@ -57,7 +57,6 @@ class Scales(NamedTuple):
     guidance: float | Float[Array, ""] | None
     sketch_guidance: float | Float[Array, ""] | None
     guidance_until: float | Float[Array, ""] = 0.0
-    sketch_strength: float | Float[Array, ""] = 1.0
     branches: tuple[BranchScales, ...] = ()
     embedded_guidance: float | Float[Array, ""] | None = None
     region_steps: int | Int[Array, ""] | None = None
@@ -102,10 +101,10 @@ class TextConditioning(NamedTuple):
         """With this share of the prompts in the cross-attention of regions with their own text."""
         if self.mixture is None:
             return self
-        ratio = np.float32(ratio)
 
         def mixed(weights: Float[AnyArray, "b r n"]) -> Float[AnyArray, "b r n"]:
-            return (1 - ratio) * weights + ratio * np.eye(weights.shape[-1], dtype=np.float32)[0]
+            prompt = np.eye(weights.shape[-1], dtype=np.float32)[0]
+            return weights + np.float32(ratio) * (prompt - weights)
 
         return self._replace(mixture=RegionMixture(*map(mixed, self.mixture)))
 

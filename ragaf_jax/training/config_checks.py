@@ -11,6 +11,7 @@ from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.diffusion.timesteps import SPACINGS
 from ragaf_jax.errors import UserError, nearest
+from ragaf_jax.framing import parse_buckets
 from ragaf_jax.graph.build import GRAPH_KINDS, GraphConfig
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.losses.terms import TERMS
@@ -122,6 +123,7 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{name} is {value!r}; choose one of {listed}{meant}.")
     check_choice(config.stage1_checkpoint, "config.stage1_checkpoint")
     cached_kinds(config.data.cache, "config.data.cache")
+    parse_buckets(config.data.buckets, config.data.image_size)  # `build_model` checks their sides
     GraphConfig(**config.data.graph)
     _check_batch(config)
     _check_mesh(config.mesh)

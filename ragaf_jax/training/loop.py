@@ -14,6 +14,7 @@ from ragaf_jax.checkpoints.checkpointer import Checkpointer, Restored
 from ragaf_jax.checkpoints.meta import meta_of
 from ragaf_jax.checkpoints.reading import saved_steps
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import Size, bucket_name
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.validation import make_validate
 from ragaf_jax.monitoring.profiling import Profile
@@ -142,6 +143,8 @@ def train(
     make_key = jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))
     rng = make_key(config.seed + 1)
     pending: list[Numbers] = []
+    sizes: list[Size] = []  # of the images of the pending steps
+    compiled: set[Size] = set()
     skipped = 0  # consecutive steps
     watch = Stopwatch(config.train.batch_size, dtype=config.model.dtype)
     try:
@@ -154,12 +157,22 @@ def train(
                 profile.at(step, state)
                 with watch.waits("data"):
                     batch = next(iterator)
+                size = batch.sketch.shape[1:3]
+                compiles = size not in compiled
+                if compiles:
+                    watch.restart(pending[-1:])
+                    if compiled:
+                        about = f"Compiling the training step for {bucket_name(size)} px …"
+                        writer.text(step, "compilation", about)
+                    compiled.add(size)
                 with watch.waits("compute"), jax.set_mesh(mesh):
                     state, scalars = step_fn(rng, state, batch)
                 pending.append(scalars)
-                if step == first:
+                sizes.append(size)
+                if compiles:
                     count = functools.partial(matmul_flops, counted, rng, state, batch)
-                    writer.scalars(step, watch.first_step(scalars, count))
+                    timed = watch.first_step(size, scalars, count, len(pending))
+                    writer.scalars(step, timed)
                     del count  # it would keep the batch in memory
                 stops = interruption.requested(step)
                 last = step == config.train.steps
@@ -173,7 +186,8 @@ def train(
                     skipped = counts[-1]
                     numbers = summarize(values, config.diffusion.steps)
                     numbers["learning_rate"] = float(rate(step - 1))
-                    writer.scalars(step, numbers | watch.read(len(values)))
+                    writer.scalars(step, numbers | watch.read(sizes))
+                    sizes = []
                     if max(counts) >= config.train.max_skipped:
                         stop_at = step - len(counts) + 1 + counts.index(config.train.max_skipped)
                         give_up(config, workdir, iterator, stop_at)

@@ -32,11 +32,12 @@ def model_card(
     )
     loaded = {"sketch branch": init["control"], "VAE": init["vae"], "LoRA": init["lora"]}
     loaded = loaded if base else {}
+    sizes = ", ".join(config["data"]["buckets"]) or config["data"]["image_size"]
     rows = {
         "stage": config["stage"],
         "started from": base or "random numbers",
         **{f"{name} started from": place for name, place in loaded.items() if place},
-        "data": f"{config['data']['dataset']} at {config['data']['image_size']} px",
+        "data": f"{config['data']['dataset']} at {sizes} px",
         "updates": step,
         "examples an update": config["train"]["batch_size"],
         "learning rate": config["train"]["learning_rate"],

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import random_stage, save_stage, tiny_config, tiny_tokenizer
+from fakes import mixed, random_stage, save_stage, tiny_config, tiny_tokenizer
 from PIL import Image
 from quarters import quarters
 from shared_programs import shared
@@ -78,11 +78,12 @@ def asked(trained):
     return config
 
 
-def drawings(rng, config, count):
+def drawings(rng, config, count, shape=(16, 16)):
     """Quarters with a line between, three of them asked a colour."""
-    batch, truth = quarters(rng, config, count)
+    batch, truth = quarters(rng, config, count, shape)
     sketch = truth.sketch_u8.copy()
-    sketch[:, 7:9] = sketch[:, :, 7:9] = 0
+    row, column = (side // 2 for side in shape)
+    sketch[:, row - 1 : row + 1] = sketch[:, :, column - 1 : column + 1] = 0
     images = ((batch.image + 1) * 127.5).astype(np.uint8)
     keys = tuple(f"key{i}" for i in range(count))
     found = np.full(count, 40, np.int32)
@@ -173,6 +174,38 @@ def test_both_stages_are_measured_and_shown(
     # As wide for two drawings as for nine, of which eight are shown.
     width, height = Image.open(output / "contact_sheet.png").size
     assert width > 900 and (height < 600) == (count == 2)
+
+
+@pytest.mark.products
+def test_drawings_of_several_sizes_are_measured_together(rng, trained, asked, tmp_path):
+    shapes = {(16, 16): 3, (32, 24): 2, (24, 32): 2}
+    groups = [drawings(rng, asked, count, shape) for shape, count in shapes.items()]
+    batch = mixed(*(batch for batch, _ in groups))
+    fields = ("image_u8", "sketch_u8", "true_labels", "true_colors", "true_phrases")
+    images = {name: mixed(*(getattr(truth, name) for _, truth in groups)) for name in fields}
+    keys = tuple(f"key{i}" for i in range(7))
+    captions = np.concatenate([truth.captions for _, truth in groups])
+    order = mixed(*(np.split(np.arange(7), [3, 5])))
+    truth = groups[0][1]._replace(
+        **images,
+        captions=tuple(str(captions[i]) for i in order),
+        keys=keys,
+        regions_found=np.full(7, 40, np.int32),
+    )
+    output = tmp_path / "out"
+    found = evaluate(asked, trained / "stage2", opened(batch, truth), output, canny)
+    assert found["sizes"] == {"16x16": 3, "24x32": 2, "32x24": 2}
+    text = (output / "report.md").read_text()
+    assert "at 16x16 (3), 24x32 (2), 32x24 (2) px" in text
+    for name in ("ssim", "psnr", "edge_f1", "region_iou", "edge_map_ssim"):
+        assert found["metrics"]["stage 2"][name]["examples"] == 7
+    assert found["metrics"]["stage 2"]["color_accuracy"]["examples"] == 21
+    assert np.isfinite(found["validation"]["stage 2"]["shuffled_graph"]["mean"])
+    # The numbers of the squares are those of an evaluation of the squares alone.
+    alone = evaluate(asked, trained / "stage2", opened(*groups[0]), tmp_path / "alone", canny)
+    for stage in ("stage 1", "stage 2"):
+        together, squares = (x["values"][stage]["psnr"]["value"] for x in (found, alone))
+        np.testing.assert_allclose([together[i] for i in (0, 3, 6)], squares, rtol=1e-6)
 
 
 def test_what_was_interrupted_ends_with_the_same_numbers(

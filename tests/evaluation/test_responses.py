@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from fakes import mixed, random_batch, random_params, tiny_config, tiny_tokenizer
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.batch import Truth
@@ -25,8 +25,8 @@ def configured(stage):
     return config
 
 
-def drawings(rng, config, count):
-    batch = random_batch(rng, config, count)
+def drawings(rng, config, count, shape=None):
+    batch = random_batch(rng, config, count, shape)
     ink = (255 - 255 * batch.sketch[..., 0]).astype(np.uint8)
     nothing = np.zeros_like(ink)
     image = np.repeat(nothing[..., None], 3, -1)
@@ -154,3 +154,26 @@ def test_losses_and_lines_are_those_of_each_own_drawing(rng, monkeypatch, kind):
     assert values["response/true_loss"] < values["response/blank_sketch_loss"]
     assert len(sketch_said) == 1 and "follows the sketch from step 100 on" in sketch_said[0]
     assert sketch_said[0].endswith("the edge F1 of samples is 0.00 instead of 1.00.")
+
+
+@pytest.mark.products
+def test_drawings_of_several_sizes_are_compared_with_others_of_their_size(rng):
+    """Each example's loss is that of a measurement of its size alone."""
+    config = configured(1)
+    config.response.examples = 5
+    params = random_params(build_model(config), rng)
+    groups = [
+        drawings(rng, config, n, shape) for n, shape in ((3, (16, 16)), (2, (8, 24)), (1, (24, 8)))
+    ]
+    batch = mixed(*(batch for batch, _ in groups))
+    sketches = mixed(*(truth.sketch_u8 for _, truth in groups))
+    truth = Truth(sketches, sketches, sketches, None, ("",) * 6, ("",) * 6)
+    values = make_responses(config, tiny_tokenizer(), batch, truth)(params)
+    alone = [make_responses(config, tiny_tokenizer(), *group)(params) for group in groups[:2]]
+    for name in ("true", "shuffled_sketch", "blank_sketch", "shuffled_text"):
+        for what in ("loss", "edge_f1"):
+            three, two = (each[f"response/{name}_{what}"] for each in alone)
+            expected = (3 * three + 2 * two) / 5
+            assert values[f"response/{name}_{what}"] == pytest.approx(expected, rel=1e-5)
+    cut = make_responses(config, tiny_tokenizer(), batch, truth)(without(params, NO_SKETCH))
+    assert (cut["response/sketch"], cut["response/sketch_error"]) == (0.0, 0.0)

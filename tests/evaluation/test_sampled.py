@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from commands import on_eight_devices
-from fakes import random_batch, random_stage
+from fakes import mixed, random_batch, random_stage
 
 from ragaf_jax.evaluation import sampled
 from ragaf_jax.evaluation.sampled import CHUNK, sample_both
@@ -77,6 +77,25 @@ def test_what_was_interrupted_goes_on_and_samples_nothing_twice(rng, tmp_path, d
         for one, other in zip(again, whole, strict=True):
             np.testing.assert_array_equal(one, other)
     assert whole[0].shape == whole[1].shape == (COUNT, 16, 16, 3)
+
+
+def test_drawings_of_several_sizes_are_sampled_by_size_and_kept_in_order(rng, tmp_path, drawn):
+    """Chunks are numbered over all sizes, so that none repeats the noise of another."""
+    calls, _ = drawn
+    config, one, two, batch = made(rng, CHUNK + 1)
+    batch = mixed(batch, random_batch(rng, config, 2, (8, 24)))
+    for _ in range(2):  # the second time, everything is there
+        first, second = sample_both(config, one, two, batch, tmp_path)
+        assert calls == [0, 1, 2]
+        squares = [i for i in range(len(batch.sketch)) if i not in (1, 3)]
+        numbers = dict.fromkeys((1, 3), 2) | {i: n // CHUNK for n, i in enumerate(squares)}
+        for i, sketch in enumerate(batch.sketch):
+            np.testing.assert_array_equal(first[i], np.uint8(100 * sketch) + numbers[i])
+            np.testing.assert_array_equal(second[i], np.uint8(100 * sketch) + config.seed)
+    other = batch._replace(sketch=batch.sketch.copy())
+    other.sketch[1] = 1 - other.sketch[1]
+    sample_both(config, one, two, other, tmp_path)
+    assert calls == [0, 1, 2] * 2
 
 
 def test_a_file_cut_off_is_sampled_again(rng, tmp_path, drawn):

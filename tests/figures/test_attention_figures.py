@@ -12,7 +12,7 @@ from ragaf_jax.figures import attention as attention_figure
 from ragaf_jax.figures.attention import attention_maps
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.curves import curves, read_metrics, smoothed
-from ragaf_jax.figures.lettering import cut_to, enlarge, font, shortened, text_block, wrap
+from ragaf_jax.figures.lettering import GAP, cut_to, enlarge, font, shortened, text_block, wrap
 from ragaf_jax.figures.overview import overview, write_overview
 from ragaf_jax.figures.phrases import phrases
 from ragaf_jax.figures.results import comparison, fusion_curves
@@ -103,6 +103,22 @@ def test_a_contact_sheet_shows_every_picture_and_grows_with_its_captions(rng):
     assert all(contains(figure, enlarge(p, 192)) for row in rows for p in row.images)
     longer = contact_sheet([row._replace(caption=CAPTION * 9) for row in rows], titles)
     assert longer.shape[0] > figure.shape[0] and longer.shape[1] == figure.shape[1]
+
+
+def test_a_contact_sheet_has_pictures_of_several_sizes_in_the_middle_of_its_columns(rng):
+    titles, sizes = ("sketch", "true"), ((64, 64), (40, 96), (96, 41))
+    rows = [
+        SheetRow([rng.integers(0, 250, (*size, 3), np.uint8) for _ in titles], "") for size in sizes
+    ]
+    figure = contact_sheet(rows, titles)
+    assert figure.shape[1] == 2 * 192 + GAP + 4 * GAP  # as of squares
+    for row in rows:
+        for column, picture in enumerate(row.images):
+            begin = 2 * GAP + column * (192 + GAP)
+            cell = figure[:, begin : begin + 192]
+            large = enlarge(picture, 192)
+            spare = 192 - large.shape[1]
+            assert contains(cell[:, spare // 2 : 192 - (spare - spare // 2)], large)
 
 
 def test_a_long_caption_is_cut(rng):

@@ -5,13 +5,14 @@ import functools
 import jax
 import numpy as np
 import pytest
-from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from fakes import mixed, random_batch, random_params, tiny_config, tiny_tokenizer
 
 from ragaf_jax.losses import validation as monitor
 from ragaf_jax.losses.objective import objective_of
 from ragaf_jax.losses.terms import validation_losses
 from ragaf_jax.losses.validation import (
     GRAPH,
+    alike,
     make_validate,
     shuffled,
     single_changes,
@@ -109,3 +110,38 @@ def test_every_held_out_example_counts_once(rng, stage2, monkeypatch, count):
     validate = make_validate(model, objective_of(config, tiny_tokenizer()))
     expected = batch.image.mean()
     assert validate(params, batch, 0)["true"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_conditions_are_shuffled_between_examples_of_one_size(rng, stage2, monkeypatch):
+    """All examples count but one that has no other of its size."""
+    config, model, params, _ = stage2
+    monkeypatch.setattr(monitor, "CHUNK", 2)
+    monkeypatch.setattr(
+        monitor,
+        "validation_losses",
+        lambda model, objective, params, batch, shown, rng: (batch.image * shown.sketch).mean(
+            (1, 2, 3)
+        ),
+    )
+    parts = [
+        random_batch(rng, config, count, shape)
+        for count, shape in ((3, (16, 16)), (2, (8, 24)), (1, (24, 8)))
+    ]
+    found = make_validate(model, objective_of(config, tiny_tokenizer()))(params, mixed(*parts), 0)
+    for name, shift in (("true", 0), ("shuffled_text", 0), ("shuffled_sketch", 1)):
+        products = [part.image * np.roll(part.sketch, shift, 0) for part in parts[:2]]
+        expected = np.concatenate([x.mean((1, 2, 3)) for x in products]).mean()
+        assert found[name] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"),
+    [(None, [5, 3, 2]), (8, [3, 3, 2]), (5, [3, 2]), (3, [3]), (2, [2]), (99, [5, 3, 2])],
+)
+def test_the_first_examples_are_spread_over_the_sizes(rng, most, counts):
+    shapes = {(16, 16): 3, (8, 24): 5, (24, 8): 2, (12, 20): 1}
+    parts = [random_batch(rng, tiny_config(1), n, shape) for shape, n in shapes.items()]
+    found = alike(mixed(*parts), most)
+    assert [len(group.image) for group in found] == counts
+    np.testing.assert_array_equal(found[0].image, parts[1].image[: counts[0]])
+    assert [len(group.image) for group in alike(parts[1], most)] == [min(5, most or 5)]

@@ -7,6 +7,8 @@ import pytest
 
 from ragaf_jax.monitoring.stopwatch import WAITS, Stopwatch, peak_memory
 
+SIZE = 64, 64
+
 
 class Clock:
     """Time that passes when it is told to."""
@@ -28,7 +30,7 @@ def test_a_window_is_split_into_what_was_waited_for(rng):
                 with watch.waits(part):
                     clock.now += share * spent[part]
         clock.now += spent["other"]
-        values = watch.read(steps)
+        values = watch.read([SIZE] * steps)
         for part, seconds in spent.items():
             assert values[f"time/{part}"] == pytest.approx(seconds / steps)
         assert values["time/step"] == pytest.approx(sum(spent.values()) / steps)
@@ -45,7 +47,7 @@ def test_a_wait_that_fails_is_counted():
 
     with pytest.raises(StopIteration), watch.waits("data"):
         ends()
-    assert watch.read(1)["time/data"] == pytest.approx(3.0)
+    assert watch.read([SIZE] * 1)["time/data"] == pytest.approx(3.0)
 
 
 def test_the_first_step_is_waited_for_although_jax_only_queues_it():
@@ -58,9 +60,9 @@ def test_the_first_step_is_waited_for_although_jax_only_queues_it():
             clock.now += 3.0
             return self
 
-    assert watch.first_step({"loss": Queued()}, lambda: 0.0) == {"time/first_step": 3.0}
+    assert watch.first_step(SIZE, {"loss": Queued()}, lambda: 0.0) == {"time/first_step": 3.0}
     clock.now += 2.0
-    values = watch.read(2)
+    values = watch.read([SIZE] * 2)
     assert values["time/step"] == 2.0 and values["time/compute"] == 0.0
 
 
@@ -74,18 +76,41 @@ def test_the_first_step_is_timed_by_itself(rng, log_at_once):
     first, later = rng.uniform(0.1, 90.0, 2)
     with watch.waits("compute"):
         clock.now += first
-    assert watch.first_step(None, lambda: 0.0) == {"time/first_step": pytest.approx(first)}
+    assert watch.first_step(SIZE, None, lambda: 0.0) == {"time/first_step": pytest.approx(first)}
     if log_at_once:
         clock.now += 3.0  # this reading's, not the next one's
-        assert watch.read(1) == {}
+        assert watch.read([SIZE] * 1) == {}
     clock.now += later
     steps = int(rng.integers(1, 9))
-    values = watch.read(steps if log_at_once else steps + 1)
+    values = watch.read([SIZE] * (steps if log_at_once else steps + 1))
     assert values["time/step"] == pytest.approx(later / steps)
     assert values["images_per_second"] == pytest.approx(16 * steps / later)
     assert values["time/compute"] == values["time/data"] == 0
     clock.now += later
-    assert watch.read(2)["time/step"] == pytest.approx(later / 2)
+    assert watch.read([SIZE] * 2)["time/step"] == pytest.approx(later / 2)
+
+
+def test_the_first_step_of_another_size_is_no_part_of_a_window():
+    """It compiles; the steps before it are waited for, and only those after it are timed."""
+    clock = Clock()
+    watch = Stopwatch(images=16, clock=clock)
+
+    class Queued:
+        def block_until_ready(self):
+            clock.now += 3.0
+            return self
+
+    watch.first_step(SIZE, None, lambda: 0.0)
+    clock.now += 2.0  # a step
+    watch.restart([Queued()])
+    with watch.waits("compute"):
+        clock.now += 40.0
+    wide = 48, 80
+    assert watch.first_step(wide, None, lambda: 0.0, 3) == {"time/first_step": 40.0}
+    clock.now += 5.0
+    values = watch.read([SIZE, SIZE, wide, wide])
+    assert values["time/step"] == 5.0 and values["time/compute"] == 0.0
+    assert values["images_per_second"] == 16 / 5
 
 
 def test_mfu_is_the_share_of_the_peak(monkeypatch):
@@ -98,15 +123,19 @@ def test_mfu_is_the_share_of_the_peak(monkeypatch):
         clock.now += 20.0  # counting them is no part of a window
         return 3e11
 
-    watch.first_step(None, flops)
+    watch.first_step(SIZE, None, flops)
     clock.now += 5.0
-    assert watch.read(11)["mfu"] == pytest.approx(0.6)
+    assert watch.read([SIZE] * 11)["mfu"] == pytest.approx(0.6)
+    # Larger images need more.
+    watch.first_step((80, 80), None, lambda: 6e11)
+    clock.now += 1.0
+    assert watch.read([(80, 80), SIZE, (80, 80)])["mfu"] == pytest.approx(0.9)
 
 
 def test_a_cpu_has_no_mfu_and_counts_no_flops():
     watch = Stopwatch(images=1)
-    watch.first_step(None, lambda: pytest.fail("counted"))
-    assert "mfu" not in watch.read(2)
+    watch.first_step(SIZE, None, lambda: pytest.fail("counted"))
+    assert "mfu" not in watch.read([SIZE] * 2)
 
 
 def test_memory_is_that_of_the_process_or_of_the_fullest_device(monkeypatch):

@@ -75,8 +75,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/options.py",
-        ", graph=graph)",
-        ")",
+        "buckets=sizes, graph=graph",
+        "buckets=sizes",
         "config.data.graph has no effect on data that prepare themselves",
     ),
     Mutation(
@@ -243,6 +243,18 @@ MUTATIONS = (
         "i / steps < settings.start for i",
         "i / steps <= settings.start for i",
         "a ControlNet acts from another step on than in diffusers",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/pipeline.py",
+        "self.weight_facts(control_images)",
+        "self.weight_facts()",
+        "--from does not find the images of ControlNets that a call of Pipeline recorded",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/command/batch_requests.py",
+        "return parse_loras(entries, folder)",
+        "return parse_loras(entries)",
+        "LoRAs of a table of prompts are looked up in the current folder",
     ),
     Mutation(
         "ragaf_jax/sampling/denoising.py",
@@ -712,8 +724,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/prompts/windows.py",
-        "owners += [i] * len(region.windows)",
-        "owners += [0] * len(region.windows)",
+        "        yield from ((i, window) for window in region.windows)",
+        "        yield from ((0, window) for window in region.windows)",
         "region prompts with windows of their own are read by all other regions",
     ),
     Mutation(
@@ -727,6 +739,30 @@ MUTATIONS = (
         "jnp.round((image + 1) * 127.5)",
         "(image + 1) * 127.5",
         "images are half a level too dark",
+    ),
+    Mutation(
+        "ragaf_jax/nets/blocks.py",
+        "    out = attention(jnp.repeat(q, count, 0), each(k), each(v), biases)",
+        "    out = attention(jnp.tile(q, (count, 1, 1, 1)), each(k), each(v), biases)",
+        "in a batch, cells attend with the queries of another example to region prompts",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/conditions.py",
+        "weights = jnp.concatenate([mixture.negative] * (count - 1) + [mixture.positive])",
+        "weights = jnp.concatenate([mixture.positive] * count)",
+        "regions attend to texts of other regions' numbers in the negative prompt",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/denoising.py",
+        "            restricted = step < scales.region_steps",
+        "            restricted = step <= scales.region_steps",
+        "region prompts act in one step more than --region_end says",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/loaded_stages.py",
+        '        return used and options.region_method != "attention"',
+        "        return used",
+        "--region_method=attention has no effect where RAGAF is",
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",
@@ -863,9 +899,27 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/loader.py",
-        "iter(batched[process_index::process_count]",
-        "iter(batched[::process_count]",
+        "own = slice(process_index, None, process_count)",
+        "own = slice(0, None, process_count)",
         "all processes train on the same examples",
+    ),
+    Mutation(
+        "input_pipeline/loader.py",
+        "SizeOrder(shares, ",
+        "SizeOrder([1] * len(shares), ",
+        "rare sizes are trained on as often as frequent ones",
+    ),
+    Mutation(
+        "input_pipeline/mixture.py",
+        "weight * len(part) / len(source)",
+        "weight",
+        "the sizes of a dataset change its share of a mixture",
+    ),
+    Mutation(
+        "input_pipeline/datasets/photos.py",
+        "grey = crop_to(grey, size) if task.options.cropped else grey",
+        "grey = crop_to(grey, size)",
+        "sketches are cropped where their images have margins",
     ),
     Mutation(
         "input_pipeline/loader.py",
@@ -1035,5 +1089,23 @@ MUTATIONS = (
         "whole = name in known or",
         "whole =",
         "rtx4090 counts as 4090 cards",
+    ),
+    Mutation(
+        "ragaf_jax/batch.py",
+        "return _rows([rows[i] for i in order])",
+        "return _rows(rows)",
+        "images of several sizes get each other's scores",
+    ),
+    Mutation(
+        "ragaf_jax/losses/validation.py",
+        "in by_size(examples) if len(indices) > 1]",
+        "in by_size(examples)]",
+        "an image alone of its size counts as if its own conditions were another's",
+    ),
+    Mutation(
+        "ragaf_jax/planning/plan.py",
+        "if each.account.peak_bytes > other.account.peak_bytes:",
+        "if each.account.peak_bytes < other.account.peak_bytes:",
+        "a plan of buckets fits although its largest step does not",
     ),
 )

@@ -26,7 +26,7 @@ from ragaf_jax.planning.plan import (
     search,
     settings,
 )
-from ragaf_jax.planning.shapes import batch_shapes, with_known_sizes
+from ragaf_jax.planning.shapes import batch_shapes, by_bucket, with_known_sizes
 from ragaf_jax.planning.table import table
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.runtime.targets import Target
@@ -198,6 +198,56 @@ def test_a_search_ends_where_the_state_alone_does_not_fit(monkeypatch):
     # Ten bytes of state; and three numbers of parts.
     assert len(search(config, settings(config, ("",)), 11.0)) == 3 * len(REMAT)
     assert len(search(config, settings(config, ("",)), 9.0)) == 1
+
+
+BUCKETS = ("16x16", "24x12", "12x20")  # the second has the most pixels, then the first
+
+
+def test_each_bucket_has_its_batch():
+    config = tiny_config(2)
+    config.data.buckets = BUCKETS
+    shapes = [
+        batch_shapes(part, build_model(config)).sketch.shape[1:3] for part in by_bucket(config)
+    ]
+    assert shapes == [(12, 24), (16, 16), (20, 12)]
+    assert batch_shapes(config, build_model(config)).labels.shape[1:] == (12, 24)
+    config.data.buckets = ()
+    assert by_bucket(config) == [config]
+
+
+def test_a_setting_fits_if_every_bucket_does(monkeypatch):
+    needs = {"none": (8, 9, 7), "attention": (4, 5, 4), "blocks": (3, 3, 3)}
+    tried = []
+
+    def compiled(config, setting, flops, target):
+        (bucket,) = config.data.buckets
+        tried.append((setting.remat, bucket))
+        peak = needs[setting.remat][("24x12", "16x16", "12x20").index(bucket)]
+        return made(setting.remat, 1, flops or 1.0, peak)._replace(bucket=bucket)
+
+    monkeypatch.setattr(plans, "compiled_plan", compiled)
+    monkeypatch.setattr(plans, "REMAT", needs)
+    monkeypatch.setattr(plans, "flops_of", lambda config: -needs[config.model.remat][0])
+    config = tiny_config(1)
+    config.data.buckets, config.train.batch_size = BUCKETS, 1
+    # Those of the configuration are all compiled, others up to the first that does not fit.
+    found = plan(config, 4.5)
+    order = "24x12", "16x16", "12x20"
+    assert tried == [
+        *(("none", bucket) for bucket in order),
+        ("attention", "24x12"),
+        ("attention", "16x16"),
+        *(("blocks", bucket) for bucket in order),
+    ]
+    chosen = cheapest(found, 4.5)
+    assert chosen is not None and chosen.setting.remat == "blocks"
+    assert cheapest(found, 5.5).account.peak_bytes == 5 * GIB  # of the bucket that needs most
+    lines = table(found, 4.5)
+    assert re.search("^size +remat +accumulation", lines, re.M)
+    assert re.search("^24x12 +attention .* 4.00 +yes", lines, re.M)
+    assert re.search("^16x16 +attention .* 5.00 +no", lines, re.M)
+    assert "--config.model.remat=blocks" in lines and "highest peak" in lines
+    assert "size" not in table([made("none", 1, 1.0, 1)])
 
 
 def test_a_budget_is_more_than_nothing():

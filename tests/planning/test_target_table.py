@@ -84,6 +84,28 @@ def test_each_target_has_a_row_with_the_setting_that_fits(h200):
     assert "XLA_CLIENT_MEM_FRACTION" in text and "by timing them" in text
 
 
+def test_each_bucket_of_a_target_has_a_row(h200):
+    """And a setting fits only if all its buckets do."""
+    config = smallest_config(1)
+    own, other = own_setting(config), Setting("blocks", 1, "")
+    tried = [
+        made(own, 90)._replace(bucket="24x12"),
+        made(own, 110)._replace(bucket="16x16"),
+        made(other, 80)._replace(bucket="24x12"),
+        made(other, 70)._replace(bucket="16x16"),
+    ]
+    text = target_table(config, [fake()], [tried])
+    header, *rows = (re.split(r" {2,}", line) for line in text.splitlines()[2:5])
+    found = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["size"] for row in found] == ["24x12", "16x16"]
+    assert {row["remat"] for row in found} == {"blocks"}
+    assert [row["peak GiB"] for row in found] == ["80.00", "70.00"]
+    assert {row["compiled in s"] for row in found} == {"14"}
+    assert "fsdp=1, 24x12 px" in text and "The cheapest of 2 settings that fits" in text
+    refused = target_table(config, [fake()], [tried[:2]])
+    assert "No setting fits" in refused and " yes " in refused
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -5,7 +5,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from configs import stage1, stage2
-from ragaf_jax.batch import Batch, Text, stacked
+from ragaf_jax.batch import Batch, Text, of_any_size, stacked
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.graph.build import GraphConfig, region_graph, trim_edges
 from ragaf_jax.graph.padding import pad_graph
@@ -96,9 +96,10 @@ def in_float64(tree):
 
 def random_labels(rng, size, regions):
     """A label map in which every region 0 … regions-1 occurs: the cells of random seeds."""
-    points = rng.permutation(size * size)[:regions]
-    rows, columns = np.mgrid[:size, :size]
-    distance = (rows[..., None] - points // size) ** 2 + (columns[..., None] - points % size) ** 2
+    height, width = np.broadcast_to(size, 2)
+    points = rng.permutation(height * width)[:regions]
+    rows, columns = np.mgrid[:height, :width]
+    distance = (rows[..., None] - points // width) ** 2 + (columns[..., None] - points % width) ** 2
     return distance.argmin(-1).astype(np.int32)
 
 
@@ -110,22 +111,38 @@ def random_graph(labels, max_regions, max_edges):
     return pad_graph(graph, max_regions, max_edges)
 
 
-def random_batch(rng, config, size=4):
-    """A batch whose parts have nothing to do with each other."""
+def random_batch(rng, config, size=4, shape=None):
+    """A batch whose parts have nothing to do with each other.
+
+    `shape` is the height and width of its images; by default they are squares.
+    """
     data = config.data
-    side = data.image_size
+    height, width = shape or (data.image_size,) * 2
     labels = [
-        random_labels(rng, side, int(rng.integers(2, data.max_regions - 1))) for _ in range(size)
+        random_labels(rng, (height, width), int(rng.integers(2, data.max_regions - 1)))
+        for _ in range(size)
     ]
     captions = [" ".join(rng.choice(WORDS, int(rng.integers(2, 9)))) for _ in range(size)]
-    ink = (rng.random((size, side, side, 1)) < 0.2).astype(np.float32)
+    ink = (rng.random((size, height, width, 1)) < 0.2).astype(np.float32)
     return Batch(
-        image=rng.uniform(-1, 1, (size, side, side, 3)).astype(np.float32),
+        image=rng.uniform(-1, 1, (size, height, width, 3)).astype(np.float32),
         sketch=np.repeat(ink, 3, -1),
         labels=np.stack(labels),
         graph=stacked([random_graph(x, data.max_regions, data.max_edges) for x in labels]),
         text=Text(*tiny_tokenizer().encode(captions, data.text_length)),
     )
+
+
+def mixed(*trees):
+    """The examples of batches of several sizes in turn: the first of each, the second of each, …"""
+    count = max(len(jax.tree.leaves(tree)[0]) for tree in trees)
+    examples = [
+        jax.tree.map(lambda x, i=i: x[i], tree)
+        for i in range(count)
+        for tree in trees
+        if i < len(jax.tree.leaves(tree)[0])
+    ]
+    return of_any_size(examples)
 
 
 def random_stage(number, seed=0, **changes):

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, Integer
 
-from ragaf_jax.batch import Truth
+from ragaf_jax.batch import Images, Truth
 from ragaf_jax.evaluation.metrics.colors import PAPER, color_differences, region_colors
 from ragaf_jax.evaluation.metrics.edges import stroke_width
 from ragaf_jax.palette import PALETTE
@@ -53,7 +53,7 @@ class Leakage(NamedTuple):
         return self.near | self.far
 
 
-def leakage(images: UInt8[np.ndarray, "b s s 3"], truth: Truth) -> Leakage:
+def leakage(images: Images, truth: Truth) -> Leakage:
     """The colours of all parts whose requested colour is known."""
     rows = []
     for i, image in enumerate(images):

@@ -1,6 +1,6 @@
 """Image similarity by pixels and windows: PSNR, SSIM and MS-SSIM.
 
-All compare 8-bit images pairwise and average over channels.
+All compare 8-bit images pairwise and average over channels. Pairs may differ in size.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, UInt8
 
+from ragaf_jax.batch import PerExample
 from ragaf_jax.errors import UserError
 
-Images = UInt8[np.ndarray, "n h w c"]
-References = UInt8[np.ndarray, "n reference_h reference_w c"]
+Images = UInt8[np.ndarray, "n h w c"] | PerExample
+References = UInt8[np.ndarray, "n reference_h reference_w c"] | PerExample
 Scores = Float64[np.ndarray, " n"]
 
 WINDOW = 11
@@ -33,8 +34,7 @@ def psnr(images: Images, references: References) -> Scores:
 
     Raises UserError if sizes differ.
     """
-    _check_sizes(images, references, 1, "PSNR")
-    return _one_by_one(_psnr, images, references)
+    return _one_by_one(_psnr, images, references, 1, "PSNR")
 
 
 def ssim(images: Images, references: References) -> Scores:
@@ -44,8 +44,7 @@ def ssim(images: Images, references: References) -> Scores:
 
     Raises UserError if sizes differ or images are smaller than the window.
     """
-    _check_sizes(images, references, WINDOW, "SSIM's window")
-    return _one_by_one(_ssim, images, references)
+    return _one_by_one(_ssim, images, references, WINDOW, "SSIM's window")
 
 
 def ms_ssim(images: Images, references: References) -> Scores:
@@ -59,8 +58,7 @@ def ms_ssim(images: Images, references: References) -> Scores:
     than the window.
     """
     least = (WINDOW - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
-    _check_sizes(images, references, least, "MS-SSIM's coarsest scale")
-    return _one_by_one(_ms_ssim, images, references)
+    return _one_by_one(_ms_ssim, images, references, least, "MS-SSIM's coarsest scale")
 
 
 _psnr, _ssim = jax.jit(dm_pix.psnr), jax.jit(dm_pix.ssim)
@@ -90,9 +88,15 @@ def _halved(image: Float[Array, "h w c"]) -> Float[Array, "half_h half_w c"]:
 
 
 def _one_by_one(
-    metric: Callable[[Array, Array], Array], images: Images, references: Images
+    metric: Callable[[Array, Array], Array],
+    images: Images,
+    references: References,
+    least: int,
+    what: str,
 ) -> Scores:
-    """The metric of each pair, scaled to 0 … 1."""
+    """The metric of each pair, scaled to 0 … 1; `what` needs sides of `least` pixels."""
+    for image, reference in zip(images, references, strict=True):
+        _check_sizes(image.shape[:2], reference.shape[:2], least, what)
     # In float64: in float32 the rounding error of a flat area's variance is over 1e-4 of SSIM's
     # stabiliser.
     with jax.enable_x64(True):
@@ -102,14 +106,14 @@ def _one_by_one(
     return np.array(values, np.float64)
 
 
-def _check_sizes(images: Images, references: References, least: int, what: str) -> None:
-    (height, width), other = images.shape[1:3], references.shape[1:3]
-    if (height, width) != other:
+def _check_sizes(size: tuple[int, int], other: tuple[int, int], least: int, what: str) -> None:
+    height, width = size
+    if size != other:
         raise UserError(
             f"the images are {width}x{height} pixels and their references {other[1]}x{other[0]}; "
             "bring both to one size."
         )
-    if min(height, width) < least:
+    if min(size) < least:
         raise UserError(
             f"the images are {width}x{height} pixels and {what} needs {least} a side; "
             "compare larger images."

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from scipy.spatial import cKDTree
 
+from ragaf_jax.batch import Images, PerExample, of_any_size
 from ragaf_jax.evaluation.metrics.edges import find_strokes, line_pixels
 from ragaf_jax.evaluation.metrics.region_scores import RegionScores, score_regions
 from ragaf_jax.evaluation.metrics.similarity import ssim
@@ -36,9 +37,7 @@ def line_distance(
 
 
 def edge_map_ssim(
-    images: UInt8[np.ndarray, "n h w 3"],
-    references: UInt8[np.ndarray, "n reference_h reference_w 3"],
-    extract: Extract,
+    images: Images, references: Images, extract: Extract
 ) -> Float64[np.ndarray, " n"]:
     """SSIM of the edge maps of each image and its reference, −1 … 1; 1 is best.
 
@@ -50,15 +49,13 @@ def edge_map_ssim(
     return ssim(edge_maps(images, extract), edge_maps(references, extract))
 
 
-def edge_maps(
-    images: UInt8[np.ndarray, "n h w 3"], extract: Extract
-) -> UInt8[np.ndarray, "n h w 1"]:
+def edge_maps(images: Images, extract: Extract) -> UInt8[np.ndarray, "n h w 1"] | PerExample:
     """The edges of each image, bright on black as in ControlNet; inverted maps have another SSIM.
 
     extract: image → sketch with paper 255 and ink 0, such as `canny` of
     `input_pipeline.extraction.sketch`.
     """
-    return np.stack([255 - extract(image) for image in images])[..., None]
+    return of_any_size([255 - extract(image)[..., None] for image in images])
 
 
 def region_agreement(

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from ragaf_jax.batch import in_chunks
+from ragaf_jax.batch import in_chunks, over_sizes
 
 T = TypeVar("T")
 
@@ -19,10 +19,15 @@ def over_chunks(function: Callable[..., T], *inputs: Any) -> T:
 
         features, logits = over_chunks(functools.partial(inception, params), images)
 
-    A jitted function compiles once for all n ≥ `CHUNK`.
+    Images may have several sizes, each with chunks of its own. A jitted function compiles once for
+    all n ≥ `CHUNK` of one size.
     """
-    done = [
-        jax.tree.map(lambda x, fresh=fresh: np.asarray(x)[fresh], function(*chunk))
-        for chunk, fresh in in_chunks(inputs, CHUNK)
-    ]
-    return jax.tree.map(lambda *chunks: np.concatenate(chunks), *done)
+
+    def chunked(*group: Any) -> T:
+        done = [
+            jax.tree.map(lambda x, fresh=fresh: np.asarray(x)[fresh], function(*chunk))
+            for chunk, fresh in in_chunks(group, CHUNK)
+        ]
+        return jax.tree.map(lambda *chunks: np.concatenate(chunks), *done)
+
+    return over_sizes(chunked, *inputs)

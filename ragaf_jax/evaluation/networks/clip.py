@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Shaped, UInt8
 from PIL import Image
 
+from ragaf_jax.batch import Images
 from ragaf_jax.evaluation.networks.chunks import over_chunks
 from ragaf_jax.nets.clip_text import ClipTextConfig, Encoder, TextTransformer
 from ragaf_jax.nets.layers import Dense, parameter
@@ -90,7 +91,7 @@ class ClipModel(NamedTuple):
     params: Tree
     tokenizer: Tokenizer
 
-    def embed_images(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float32[np.ndarray, "n d"]:
+    def embed_images(self, images: Images) -> Float32[np.ndarray, "n d"]:
         """Embeddings of n ≥ 1 sRGB images of any size, not normalised."""
 
         def embed(images: np.ndarray) -> Array:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 
-from ragaf_jax.batch import Batch, Truth
+from ragaf_jax.batch import Batch, Images, Truth
 from ragaf_jax.evaluation.examples import parts_known
 from ragaf_jax.evaluation.held_out_trace import HeldOutTrace
 from ragaf_jax.evaluation.metrics.leakage import color_table, leakage
@@ -65,7 +65,7 @@ def ranks(values: Float[np.ndarray, " n"], higher: bool, count: int) -> dict[int
 
 
 def ranked_rows(
-    scores: Scores, by_stage: Mapping[str, UInt8[np.ndarray, "b s s 3"]], truth: Truth
+    scores: Scores, by_stage: Mapping[str, Images], truth: Truth
 ) -> dict[str, list[Row]]:
     """Ranked examples by title of the metric.
 
@@ -93,7 +93,7 @@ def ranked_rows(
 
 
 def figures(
-    by_stage: Mapping[str, UInt8[np.ndarray, "b s s 3"]],
+    by_stage: Mapping[str, Images],
     batch: Batch,
     truth: Truth,
     tokenizer: Tokenizer,
@@ -156,7 +156,7 @@ def fusion_figure(balance: Json) -> Rgb:
 
 
 def sheet(
-    by_stage: Mapping[str, UInt8[np.ndarray, "b s s 3"]],
+    by_stage: Mapping[str, Images],
     batch: Batch,
     truth: Truth,
     examples: Sequence[int],
@@ -167,9 +167,10 @@ def sheet(
         sketch, count = truth.sketch_u8[i], int(batch.graph.n_node[i, 0])
         background = batch.graph.nodes[i, :count, NODE_FEATURES.index("background")] > 0
         regions = Regions(labels=batch.labels[i], n=count, background=background)
-        side = len(sketch) * -(-CELL // len(sketch))
-        figure = draw_regions(sketch, regions, letters=round(16 * LEAST_SIDE / side))
-        resized = Image.fromarray(figure).resize((side, side))
+        factor = -(-CELL // max(sketch.shape))  # as `contact_sheet` enlarges
+        height, width = (factor * side for side in sketch.shape)
+        figure = draw_regions(sketch, regions, letters=round(16 * LEAST_SIDE / min(height, width)))
+        resized = Image.fromarray(figure).resize((width, height))
         made = [images[i] for images in by_stage.values()]
         cells = (sketch, np.array(resized), *made, truth.image_u8[i])
         rows.append(SheetRow(cells, truth.captions[i]))

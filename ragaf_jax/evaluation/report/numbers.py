@@ -41,7 +41,7 @@ def facts(found: Json) -> list[str]:
     sample = ", ".join(f"{name} {value}" for name, value in found["sample"].items())
     steps = ", ".join(f"{stage} after {step} steps" for stage, step in found["steps"].items())
     paragraphs = [
-        f"{found['drawings']} held-out examples of {found['dataset']} at {found['image_size']} px; "
+        f"{found['drawings']} held-out examples of {found['dataset']} at {_sizes(found)} px; "
         f"{steps}; seed {found['seed']}; {sample}.",
         "Brackets: 95 % intervals over examples. Arrows: better direction. p: probability of such "
         "a difference by chance, for each metric alone.",
@@ -52,6 +52,14 @@ def facts(found: Json) -> list[str]:
             "and regions measure dark lines; on photographs use the SSIM of edge maps."
         )
     return paragraphs
+
+
+def _sizes(found: Json) -> str:
+    """The sizes of images: the side of squares, or the number of examples of each size."""
+    size, sizes = found["image_size"], found["sizes"]
+    if list(sizes) == [f"{size}x{size}"]:
+        return str(size)
+    return ", ".join(f"{name} ({count})" for name, count in sizes.items())
 
 
 def markdown(found: Json) -> str:

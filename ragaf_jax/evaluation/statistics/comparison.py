@@ -72,8 +72,15 @@ def compared(values: Mapping[str, Mapping[str, Any]], other: Json, keys: Sequenc
     return {"metrics": other["metrics"], "differences": by_stage}
 
 
-def read_evaluation(folder: Path, keys: Sequence[str], seed: int, size: int) -> Json:
+def read_evaluation(
+    folder: Path, keys: Sequence[str], seed: int, size: int, sizes: Mapping[str, int]
+) -> Json:
     """Another evaluation's metrics.json.
+
+    Args:
+      folder: its output.
+      keys, seed, size: of this one's examples, `config.seed`, and config.data.image_size.
+      sizes: number of this one's examples by size, such as {"64x64": 144}.
 
     Raises:
       UserError: it is missing, of an older version, or of other examples, image size or seed.
@@ -107,6 +114,13 @@ def read_evaluation(folder: Path, keys: Sequence[str], seed: int, size: int) -> 
         raise UserError(
             f"The evaluation in {folder} has {len(its_keys)} examples and this one {len(keys)}, "
             f"and {mismatch}; compare runs with the same data and config.evaluation_examples."
+        )
+    squares = {f"{size}x{size}": len(keys)}  # of versions without buckets
+    if (its_sizes := found.get("sizes", squares)) != sizes:
+        here, there = (", ".join(f"{n} of {x}" for x, n in y.items()) for y in (sizes, its_sizes))
+        raise UserError(
+            f"The evaluation in {folder} has images of other sizes ({there} px) than this one "
+            f"({here} px); compare runs with the same config.data.buckets."
         )
     return found
 

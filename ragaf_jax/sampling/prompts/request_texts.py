@@ -1,8 +1,9 @@
 """The texts of a request: prompts of the image and of its regions, as inputs of the networks."""
 
 import contextlib
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -48,6 +49,8 @@ def encode_texts(
     embeddings: Embeddings,
 ) -> EncodedTexts:
     """Encodes the texts of one image; arguments and errors are those of `request.make_request`."""
+    _check_by_region("region_prompts", region_prompts)
+    _check_by_region("region_negative_prompts", region_negative_prompts)
     wanted, excluded = (
         {number: texts[number].strip() for number in sorted(texts)}
         for texts in (region_prompts, region_negative_prompts)
@@ -98,7 +101,7 @@ def read_texts(
         texts |= {f"{kind}prompt of region {i}": of_regions[i] for i in sorted(of_regions)}
     prompts = {}
     for name, text in texts.items():
-        _check_text(text)
+        _check_text(name, text)
         with _named(name):
             prompts[name] = read_prompt(text, stage.tokenizer, stage.model.text_length, embeddings)
     return prompts
@@ -146,8 +149,23 @@ def _named(name: str) -> Iterator[None]:
         raise UserError(f"In the {name}: {error}") from None
 
 
-def _check_text(text: str) -> None:
-    """Refuses lone surrogates, which Python makes from bytes that are not UTF-8."""
+def _check_by_region(name: str, given: Any) -> None:
+    """Refuses anything but texts by region number."""
+    known = isinstance(given, Mapping) and all(
+        isinstance(number, numbers.Integral) and isinstance(text, str)
+        for number, text in given.items()
+    )
+    if not known:
+        raise UserError(
+            f"{name} is {given!r}; give a text for each region number, such as "
+            "{3: 'red brick wall'}."
+        )
+
+
+def _check_text(name: str, text: Any) -> None:
+    """Refuses other types, and lone surrogates, which Python makes from bytes not in UTF-8."""
+    if not isinstance(text, str):
+        raise UserError(f"The {name} is {text!r}; give a text.")
     try:
         text.encode()
     except UnicodeEncodeError as error:

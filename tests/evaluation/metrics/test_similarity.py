@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fakes import mixed
 from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -25,6 +26,16 @@ def theirs(metric, pictures, references, **options):
     return [
         metric(a, b, data_range=255, **options) for a, b in zip(references, pictures, strict=True)
     ]
+
+
+def test_pairs_may_differ_in_size_from_each_other(rng):
+    parts = [two_pictures(rng, *size, count=2) for size in ((11, 11), (12, 20))]
+    pictures, references = (mixed(*each) for each in zip(*parts, strict=True))
+    for metric in (psnr, ssim):
+        alone = np.transpose([metric(*part) for part in parts]).ravel()
+        np.testing.assert_array_equal(metric(pictures, references), alone)
+    with pytest.raises(UserError, match="11x11 pixels and their references 20x12"):
+        psnr(pictures, references[::-1])
 
 
 @pytest.mark.parametrize("height, width", [(11, 11), (40, 64), (97, 53)])

@@ -6,6 +6,7 @@ import jax
 import metric_weights
 import numpy as np
 import pytest
+from fakes import mixed
 from metric_weights import CLIP, SIDE
 from test_tokenizer import write_folder
 
@@ -109,6 +110,19 @@ def test_chunks_are_of_one_size_and_put_together_again(rng, count):
     np.testing.assert_array_equal(both, a + b)
     np.testing.assert_array_equal(tree["first"], a[:, 0])
     assert sizes == {min(count, CHUNK)}
+
+
+def test_pictures_of_several_sizes_have_chunks_of_their_own_and_stay_in_order(rng):
+    pictures = mixed(*(rng.random((n, *size)) for n, size in ((CHUNK + 1, (2, 3)), (2, (3, 2)))))
+    shapes = []
+
+    def function(x, y):
+        shapes.append(x.shape)
+        return x.sum((1, 2)) + y
+
+    found = over_chunks(function, pictures, np.arange(len(pictures)))
+    np.testing.assert_allclose(found, [x.sum() + i for i, x in enumerate(pictures)])
+    assert shapes == [(CHUNK, 2, 3), (CHUNK, 2, 3), (2, 3, 2)]
 
 
 TEXT = {"B": ClipTextConfig(49408, 512, 2048, 12, 8), "L": ClipTextConfig()}

@@ -86,6 +86,7 @@ def found():
         "workdir": NASTY,
         "dataset": "openmoji/recolor",
         "image_size": 64,
+        "sizes": {"64x64": 2},
         "drawings": 144,
         "steps": {"stage 1": 800, "stage 2": 620},
         "sample": {"sampler": "ddim", "steps": 10},

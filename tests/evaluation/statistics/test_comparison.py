@@ -11,7 +11,7 @@ from ragaf_jax.evaluation.statistics.comparison import compared, differences, re
 from ragaf_jax.evaluation.statistics.paired import paired_difference
 from ragaf_jax.evaluation.statistics.summary import stored
 
-KEYS = ("a", "b", "c", "d")
+KEYS, SIZES = ("a", "b", "c", "d"), {"64x64": 4}
 
 
 def values_of(values, drawing=(0, 1, 2, 3), item=None):
@@ -75,20 +75,27 @@ def test_another_evaluation_is_told_by_stage():
 
 def test_what_cannot_be_compared_is_told_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"no evaluation to compare with in .*No such file"):
-        read_evaluation(tmp_path, KEYS, 0, 64)
+        read_evaluation(tmp_path, KEYS, 0, 64, SIZES)
     file = tmp_path / "metrics.json"
     for text in ("{", "[]", '{"quality": {}}'):
         file.write_text(text)
         with pytest.raises(UserError, match="is not of an evaluation by this version"):
-            read_evaluation(tmp_path, KEYS, 0, 64)
+            read_evaluation(tmp_path, KEYS, 0, 64, SIZES)
     found = {"seed": 3, "image_size": 64, "values": {"keys": list(KEYS)}}
     file.write_text(json.dumps(found))
-    assert read_evaluation(tmp_path, KEYS, 3, 64) == found
+    assert read_evaluation(tmp_path, KEYS, 3, 64, SIZES) == found
     with pytest.raises(UserError, match="config.seed=3 and this one 0; compare runs with"):
-        read_evaluation(tmp_path, KEYS, 0, 64)
+        read_evaluation(tmp_path, KEYS, 0, 64, SIZES)
     with pytest.raises(UserError, match="this one 3, and 1 are in only one of them"):
-        read_evaluation(tmp_path, KEYS[:3], 3, 64)
+        read_evaluation(tmp_path, KEYS[:3], 3, 64, SIZES)
     with pytest.raises(UserError, match="their order differs; compare runs with the same data"):
-        read_evaluation(tmp_path, KEYS[::-1], 3, 64)
+        read_evaluation(tmp_path, KEYS[::-1], 3, 64, SIZES)
     with pytest.raises(UserError, match="has images of 64 px and this one of 128; compare"):
-        read_evaluation(tmp_path, KEYS, 3, 128)
+        read_evaluation(tmp_path, KEYS, 3, 128, SIZES)
+    wide = {"64x64": 3, "80x48": 1}
+    with pytest.raises(
+        UserError, match=r"other sizes \(4 of 64x64 px\) than this one \(3 of 64x64"
+    ):
+        read_evaluation(tmp_path, KEYS, 3, 64, wide)
+    file.write_text(json.dumps(found | {"sizes": wide}))
+    assert read_evaluation(tmp_path, KEYS, 3, 64, wide)["sizes"] == wide
