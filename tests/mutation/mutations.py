@@ -676,8 +676,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/demo/session.py",
-        "prompts = {match[number]: text for",
-        "prompts = {number: text for",
+        "{match[number]: text for number, text in texts.items() if number in match}",
+        "{number: text for number, text in texts.items() if number in match}",
         "on the page, a new stroke moves prompts to other regions",
     ),
     Mutation(
