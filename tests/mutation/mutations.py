@@ -681,6 +681,18 @@ MUTATIONS = (
         "on the page, a new stroke moves prompts to other regions",
     ),
     Mutation(
+        "ragaf_jax/demo/generation.py",
+        "region_negative_prompts=session.negatives)",
+        "region_negative_prompts=None)",
+        "the page's negative prompts of regions have no effect",
+    ),
+    Mutation(
+        "ragaf_jax/training/untrained.py",
+        'if config.init.control == "unet" and "init.control" not in given:',
+        'if config.init.control == "unet":',
+        "no Stable Diffusion can be adopted without a ControlNet",
+    ),
+    Mutation(
         "ragaf_jax/sketch_input.py",
         "if ink_tall >= LEAST_INK_SIDE * tall or ink_wide >= LEAST_INK_SIDE * wide:",
         "if ink_tall >= 0:",
