@@ -17,11 +17,18 @@ import numpy as np
 from jaxtyping import BFloat16, Float, Int
 from tqdm import tqdm
 
-from input_pipeline.cached import RECORDS_FILE, cache_folder, of_these_records, records_key
+from input_pipeline.cached import (
+    RECORDS_FILE,
+    cache_folder,
+    latents_name,
+    of_these_records,
+    records_key,
+)
 from input_pipeline.mirror import swap_sides
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import scaled
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import bucket_name
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.weights.fingerprint import latents_key, text_key
 from ragaf_jax.weights.load import Tree
@@ -94,22 +101,27 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
 
     @jax.jit
     def encode(
-        params: Tree, images: Float[jax.Array, "b s s 3"]
+        params: Tree, images: Float[jax.Array, "b h w 3"]
     ) -> BFloat16[jax.Array, "b 2 _ _ _"]:
         views = jnp.stack([images, images[:, :, ::-1]], 1)
         moments = autoencoder.moments(params, views.reshape(-1, *images.shape[1:]))
         both = jnp.concatenate(moments, -1).astype(jnp.bfloat16)
         return both.reshape(*views.shape[:2], *both.shape[1:])
 
-    size = source.metadata["image_size"]
-    batch = max(1, min(_MOST_IMAGES, _PIXELS // size**2 // 2))
-    records = grain.MapDataset.source(source.without("sketch", "labels", "true_labels"))
-    batches = records.map(lambda record: scaled(record["image"])).batch(batch)
-    side, channels = size // autoencoder.downscale, autoencoder.channels
-    shape = (len(source), 2, side, side, 2 * channels)
-    latents = (_padded(encode, params, one, batch) for one in batches.to_iter_dataset(_READ))
     with _new_folder(folder, source) as unfinished:
-        _write(unfinished, shape, latents, "latents", " images")
+        for size in source.sizes:  # one compilation each
+            part = source.of_size(size).without("sketch", "labels", "true_labels")
+            bucket = bucket_name(size) if "buckets" in source.metadata else ""
+            batch = max(1, min(_MOST_IMAGES, _PIXELS // (size[0] * size[1]) // 2))
+            records = grain.MapDataset.source(part)
+            batches = records.map(lambda record: scaled(record["image"])).batch(batch)
+            sides = (side // autoencoder.downscale for side in size)
+            shape = (len(part), 2, *sides, 2 * autoencoder.channels)
+            latents = (
+                _padded(encode, params, one, batch) for one in batches.to_iter_dataset(_READ)
+            )
+            file = unfinished / latents_name(SPLIT, bucket)
+            _write(file, shape, latents, f"latents {bucket}".rstrip(), " images")
     return folder
 
 
@@ -141,7 +153,8 @@ def _cache_text(
     states = (_padded(encode, params, batch, _CAPTIONS) for batch in tokens)
     with _new_folder(folder, source) as unfinished:
         (unfinished / f"{SPLIT}.json").write_text(json.dumps(captions), encoding="utf-8")
-        _write(unfinished, (len(captions), length, config.hidden_size), states, "text", " captions")
+        shape = (len(captions), length, config.hidden_size)
+        _write(unfinished / f"{SPLIT}.npy", shape, states, "text", " captions")
     return folder
 
 
@@ -164,12 +177,12 @@ def _padded(
 
 
 def _write(
-    folder: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], name: str, unit: str
+    path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], name: str, unit: str
 ) -> None:
     """Writes a bfloat16 array batch by batch; a memory map would crash on a full disk."""
     header = {"descr": "<u2", "fortran_order": False, "shape": shape}
     bar = tqdm(total=shape[0], desc=name, unit=unit)
-    with (folder / f"{SPLIT}.npy").open("wb") as file, bar:
+    with path.open("wb") as file, bar:
         np.lib.format.write_array_header_1_0(file, header)
         for batch in batches:
             assert batch.shape[1:] == shape[1:]

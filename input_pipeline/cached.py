@@ -2,11 +2,13 @@
 
 A cache is in `<folder of the records>/cache/<kind>-<key>/`; its key is the networks' fingerprint.
 `RECORDS_FILE` has the fingerprint of the records. Arrays are bfloat16, stored as uint16, because
-`.npy` lacks that type.
+`.npy` lacks that type. Latents of data with buckets have one file per bucket, such as
+`train_576x448.npy`.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -53,15 +55,23 @@ class TextStates:
         return self._states[self._index[caption]]
 
 
+def latents_name(split: str, bucket: str) -> str:
+    """The name of the file with the latents of a bucket; "" for data without buckets."""
+    return f"{split}_{bucket}.npy" if bucket else f"{split}.npy"
+
+
 def open_cache(
-    records: Path, kind: str, key: str, split: str, count: int, command: str
-) -> TextStates | BFloat16[np.ndarray, "n 2 h w d"]:
-    """The text states, or mean and standard deviation (in channels) of images and mirror images.
+    records: Path, kind: str, key: str, split: str, counts: Mapping[str, int], command: str
+) -> TextStates | dict[str, BFloat16[np.ndarray, "n 2 h w d"]]:
+    """The text states; or by bucket the mean and standard deviation (in channels) of latents.
+
+    Latents are those of each image and of its mirror image.
 
     Args:
-      records, split, count: the records' folder, split and number.
+      records, split: the records' folder and split.
       kind: "text" or "latents".
       key: the networks' fingerprint.
+      counts: the number of records by the bucket's name; without buckets, the name is "".
       command: the command that makes the cache, for errors.
 
     Raises:
@@ -86,9 +96,10 @@ def open_cache(
     try:
         if kind == "text":
             return TextStates(folder, split)
-        latents = _mapped(folder / f"{split}.npy")
-        if len(latents) != count:
-            raise ValueError(f"{len(latents)} images of {count}")
+        latents = {name: _mapped(folder / latents_name(split, name)) for name in counts}
+        for name, count in counts.items():
+            if len(latents[name]) != count:
+                raise ValueError(f"{len(latents[name])} images of {count}")
         return latents
     except (OSError, ValueError) as error:
         raise UserError(

@@ -33,6 +33,8 @@ def open_split(
 
 def _open_dataset(data: ConfigDict, name: str, split: str) -> RecordSource:
     source = RecordSource(data.dir, name, split, options_of(data))
+    if data.buckets and "buckets" not in source.metadata:
+        _check_square(data, name)
     if source.regions != data.regions:
         raise UserError(
             f"The data in {source.folder} were prepared with --regions={source.regions} and "
@@ -47,6 +49,15 @@ def _open_dataset(data: ConfigDict, name: str, split: str) -> RecordSource:
             f"padding needs one more: set both to {least} or more."
         )
     return source
+
+
+def _check_square(data: ConfigDict, name: str) -> None:
+    side = data.image_size
+    if (side, side) not in options_of(data).buckets:
+        raise UserError(
+            f"config.data.buckets is {', '.join(data.buckets)}, and the images of {name} are "
+            f"squares of {side} px; add '{side}x{side}'."
+        )
 
 
 def shapes(data: ConfigDict) -> dict[str, int]:

@@ -3,6 +3,7 @@ r"""Shows images and statistics of prepared data before training.
     python -m input_pipeline.inspect --dataset=openmoji/recolor --data_dir=data
     python -m input_pipeline.inspect --dataset=sketchy --size=256 --split=test \
         --examples=50
+    python -m input_pipeline.inspect --dataset=folder/cats --size=512 --buckets=auto
     python -m input_pipeline.inspect --dataset=coco --size=512 \
         --text_length=77 --tokenizer=stable-diffusion-v1-5/tokenizer
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from input_pipeline import options
+from input_pipeline import options, record_format
 from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS
 from input_pipeline.inspection.findings import FILES, Selection, inspect, open_splits
@@ -51,7 +52,7 @@ def define_flags() -> None:
         PATH,
         "output",
         None,
-        "Output folder; default: <data_dir>/inspect/<dataset>_<size>px[_<graph>].",
+        "Output folder; default: <data_dir>/inspect/<dataset>_<size>px[_<buckets>][_<graph>].",
     )
     flags.mark_flag_as_required("dataset")
 
@@ -64,7 +65,8 @@ def main(argv: list[str]) -> None:
     check_no_pattern(data_dir, "--data_dir")
     chosen = options.chosen_options()
     sources = open_splits(FLAGS.dataset, data_dir, chosen)
-    name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px{options.suffix_of(chosen.graph)}"
+    suffix = options.suffix_of(chosen.graph, record_format.buckets_of(FLAGS.dataset, chosen))
+    name = f"{FLAGS.dataset.replace('/', '_')}_{FLAGS.size}px{suffix}"
     output = Path(FLAGS.output) if FLAGS.output else data_dir / "inspect" / name
     max_edges = FLAGS.max_edges or registry.find(FLAGS.dataset).max_edges
     found = inspect(

@@ -12,6 +12,7 @@ from input_pipeline.datasets.phrases import find_phrases
 from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.mixture import Mixture
 from input_pipeline.records import RecordSource
+from input_pipeline.size_order import SizeOrder
 from input_pipeline.transforms import RandomFlip, ToExample
 from ragaf_jax.batch import Batch, BatchIterator, Truth, of_any_size, stacked
 
@@ -22,7 +23,7 @@ _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 _EPOCHS = 2**30
 
 # One random stream per use, so that for example augmentation does not change the order.
-_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION, _MIXTURE = 1, 3, 4, 5, 6
+_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION, _MIXTURE, _SIZES = 1, 3, 4, 5, 6, 7
 
 _PREFETCHED = 2  # batches in transfer to the devices
 
@@ -47,6 +48,10 @@ def train_iterator(
     The sources of a mixture alternate in proportion to their weights, within 1 % of the least one,
     and have separate epochs.
 
+    If records have several sizes, all examples of a batch have one of them, in all processes. Each
+    size has separate epochs, which continue in the next batch of that size; so a size with fewer
+    records than a batch repeats them in it. Batches of each size are as frequent as its examples.
+
     All random choices precede the division among processes: the batches of all processes in a step
     form the batch that a single process would have.
 
@@ -59,17 +64,36 @@ def train_iterator(
       augment: augments the sketches.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
-    # Only evaluation uses true labels.
-    records = in_order = _shuffled(source.without("true_labels"), seed)
-    if augment is not None:
-        records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION))
-    examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS)).random_map(
-        to_example, seed=_seed(seed, _CAPTIONS)
-    )
-    batched = examples.batch(batch_size, batch_fn=stacked)
-    batches = iter(batched[process_index::process_count].to_iter_dataset(_READ))
-    contents = in_order.batch(batch_size, batch_fn=list)[process_index::process_count]
-    return TrainBatches(batches, contents)
+
+    def batches_of(
+        source: RecordSource | Mixture, size: tuple[int, ...] = ()
+    ) -> tuple[grain.MapDataset, grain.MapDataset]:
+        """This process's batches, and the records in each; `size` selects other random choices."""
+        records = in_order = _shuffled(source, seed, size)
+        if augment is not None:
+            records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION, 0, *size))
+        examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS, 0, *size)).random_map(
+            to_example, seed=_seed(seed, _CAPTIONS, 0, *size)
+        )
+        batched = examples.batch(batch_size, batch_fn=stacked)
+        contents = in_order.batch(batch_size, batch_fn=list)
+        # Consecutive batches of the processes form one batch of a step.
+        own = slice(process_index, None, process_count)
+        return batched[own], contents[own]
+
+    source = source.without("true_labels")  # only evaluation uses them
+    if len(source.sizes) == 1:
+        batched, contents = batches_of(source)
+    else:
+        parts = [source.of_size(size) for size in source.sizes]
+        shares = [sum(each.weights) if isinstance(each, Mixture) else len(each) for each in parts]
+        datasets = [batches_of(part, size) for part, size in zip(parts, source.sizes, strict=True)]
+        order = SizeOrder(shares, _seed(seed, _SIZES))
+        batched, contents = (
+            grain.MapDataset.select_from_datasets(each, order)
+            for each in zip(*datasets, strict=True)
+        )
+    return TrainBatches(iter(batched.to_iter_dataset(_READ)), contents)
 
 
 class TrainBatches:
@@ -92,11 +116,11 @@ class TrainBatches:
         return [record["key"] for record in self._records[index]]
 
 
-def _shuffled(source: RecordSource | Mixture, seed: int) -> grain.MapDataset:
+def _shuffled(source: RecordSource | Mixture, seed: int, size: tuple[int, ...]) -> grain.MapDataset:
     """The records of all epochs in training order."""
     mixed = source if isinstance(source, Mixture) else Mixture((source,), (1.0,), source.tokenizer)
     datasets = [
-        grain.MapDataset.source(each).shuffle(_seed(seed, _ORDER, i)).repeat(_EPOCHS)
+        grain.MapDataset.source(each).shuffle(_seed(seed, _ORDER, i, *size)).repeat(_EPOCHS)
         for i, each in enumerate(mixed.sources)
     ]
     if len(datasets) == 1:
@@ -105,13 +129,13 @@ def _shuffled(source: RecordSource | Mixture, seed: int) -> grain.MapDataset:
     return WindowShuffleMapDataset(
         grain.MapDataset.mix(datasets, mixed.weights),
         window_size=_MIXTURE_WINDOW,
-        seed=_seed(seed, _MIXTURE) // 2,
+        seed=_seed(seed, _MIXTURE, 0, *size) // 2,
     )
 
 
-def _seed(seed: int, use: int, source: int = 0) -> int:
+def _seed(seed: int, use: int, source: int = 0, *size: int) -> int:
     """A seed of 32 bits for one use."""
-    return int(np.random.SeedSequence((seed, use, source)).generate_state(1)[0])
+    return int(np.random.SeedSequence((seed, use, source, *size)).generate_state(1)[0])
 
 
 def held_out_batch(

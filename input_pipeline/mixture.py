@@ -9,6 +9,7 @@ from typing import Any
 
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import Size
 from ragaf_jax.tokenizer import Tokenizer
 
 
@@ -69,6 +70,23 @@ class Mixture:
     def __getitem__(self, index: int) -> dict[str, Any]:
         source = bisect.bisect_right(self.starts, index) - 1
         return self.sources[source][index - self.starts[source]]
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """`RecordSource.sizes` of all sources."""
+        found = {size for source in self.sources for size in source.sizes}
+        return tuple(sorted(found, key=lambda size: (size[1] / size[0], -size[0])))
+
+    def of_size(self, size: Size) -> "Mixture":
+        """`RecordSource.of_size` of the sources with this size; weights are their shares of all."""
+        parts = [
+            (part, weight * len(part) / len(source))
+            for source, weight in zip(self.sources, self.weights, strict=True)
+            if size in source.sizes
+            for part in [source.of_size(size)]
+        ]
+        sources, weights = zip(*parts, strict=True)
+        return Mixture(sources, weights, self.tokenizer)
 
     def without(self, *images: str) -> "Mixture":
         """`RecordSource.without` of every source."""

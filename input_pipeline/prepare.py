@@ -9,6 +9,8 @@ r"""Prepares datasets: writes their records to disk.
         --size=512 --sketch=hed
     python -m input_pipeline.prepare --dataset=folder/cats --root=~/cats \
         --size=512
+    python -m input_pipeline.prepare --dataset=folder/cats --root=~/cats \
+        --size=512 --buckets=auto --crop
     python -m input_pipeline.prepare --dataset=coco --root=/data/coco \
         --size=512 --beam_runner=DirectRunner \
         --beam_options=direct_num_workers=8
@@ -24,19 +26,15 @@ import tensorflow_datasets as tfds
 from absl import flags, logging
 
 from input_pipeline import options, record_format
-from input_pipeline.datasets.registry import DATASETS, SEVERAL, names_of
+from input_pipeline.datasets.registry import DATASETS, SEVERAL, find, names_of
 from input_pipeline.extraction import sketch
 from input_pipeline.preparation.preparing import Execution, prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
-from ragaf_jax.errors import UserError, run_cli
+from ragaf_jax.errors import UserError, notify, run_cli
 from ragaf_jax.folders import alone_in
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.paths import PATH, check_no_pattern
-
-# Sides must be multiples of it for the networks of `configs/base.py`, which downsample images by 4
-# and latents by 2.
-SIDE_FACTOR = 8
 
 FLAGS = flags.FLAGS
 
@@ -61,6 +59,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_string(
         "transform", None, "Alignment of Sketchy's sketches, for example tx_000100000000."
+    )
+    flags.DEFINE_bool(
+        "crop",
+        False,
+        "Crop images to their bucket of --buckets; default: add white margins to images of other "
+        "proportions.",
     )
     flags.DEFINE_integer(
         "limit", 0, "Drawings or photos per split, for quick trials; 0: all.", lower_bound=0
@@ -90,17 +94,26 @@ def main(argv: list[str]) -> None:
     """Prepares datasets and prints their sizes."""
     del argv
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations without registration
-    if FLAGS.size % SIDE_FACTOR:
-        near = FLAGS.size - FLAGS.size % SIDE_FACTOR
+    factor = options.SIDE_FACTOR
+    if FLAGS.size % factor:
+        near = FLAGS.size - FLAGS.size % factor
         raise UserError(
             f"--size is {FLAGS.size}, which the networks cannot downsample; choose a multiple of "
-            f"{SIDE_FACTOR}, such as {near} or {near + SIDE_FACTOR} (of 64 for Stable Diffusion)."
+            f"{factor}, such as {near} or {near + factor} (of 64 for Stable Diffusion)."
+        )
+    if FLAGS.crop and not FLAGS.buckets:
+        raise UserError(
+            "--crop is given without --buckets, and squares are always cropped from photographs; "
+            f"leave it out, or give --buckets={FLAGS.size}x{FLAGS.size} or auto."
         )
     if FLAGS.beam_options and not FLAGS.beam_runner:
         raise UserError(
             f"--beam_options is {FLAGS.beam_options!r} and --beam_runner is not given; give both, "
             "such as --beam_runner=DirectRunner, or neither."
         )
+    square = [name for name in names_of(FLAGS.dataset) if not find(name).scan]
+    if FLAGS.buckets and square:
+        notify(f"The images of {' and '.join(square)} are squares; --buckets does not change them.")
     start = time.monotonic()
     data_dir = Path(FLAGS.data_dir)
     chosen = options.chosen_options(
@@ -109,6 +122,7 @@ def main(argv: list[str]) -> None:
         sketch=FLAGS.sketch,
         transform=FLAGS.transform,
         regions=FLAGS.regions,
+        crop=FLAGS.crop,
     )
     check_no_pattern(data_dir, "--data_dir")
     kinds, pretrained = cached_kinds(FLAGS.cache, "--cache"), None

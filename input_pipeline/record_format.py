@@ -18,6 +18,7 @@ from jaxtyping import Int, UInt8
 
 from input_pipeline.datasets import registry
 from input_pipeline.options import Options, suffix_of
+from ragaf_jax.framing import Size, bucket_name
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.graph.prepare import SketchRegions
 from ragaf_jax.graph.regions import REGION_KINDS
@@ -26,6 +27,7 @@ from ragaf_jax.graph.regions import REGION_KINDS
 FORMAT_VERSION = "1.1.0"
 TOKENIZER_FILE = "tokenizer.json"
 REJECTED_FILE = "rejected.jsonl"
+SIZES_FILE = "sizes.json"  # of data with buckets: the bucket of every record, by split
 SOURCES_FILE = "sources.jsonl"
 
 
@@ -37,7 +39,12 @@ def config_name(dataset: str, options: Options) -> str:
     """
     colorings = f"x{options.recolorings}" if registry.find(dataset).recolored else ""
     names = (dataset.partition("/")[2], f"{options.size}px", colorings)
-    return "_".join(filter(None, names)) + suffix_of(options.graph)
+    return "_".join(filter(None, names)) + suffix_of(options.graph, buckets_of(dataset, options))
+
+
+def buckets_of(dataset: str, options: Options) -> tuple[Size, ...]:
+    """The buckets of a dataset's images; none for images that are rendered as squares."""
+    return options.buckets if registry.find(dataset).scan else ()
 
 
 def folder(data_dir: Path, dataset: str, options: Options) -> Path:
@@ -46,8 +53,11 @@ def folder(data_dir: Path, dataset: str, options: Options) -> Path:
     return data_dir / registry.builder_name(dataset) / name / FORMAT_VERSION
 
 
-def features(size: int) -> tfds.features.FeaturesDict:
+def features(size: int, buckets: Sequence[Size] = ()) -> tfds.features.FeaturesDict:
     """The features of a record with S = `size`, n regions, e edges and p true parts.
+
+    With `buckets`, each record has one of these sizes, and `source_size` is the height and width of
+    the image before preparation.
 
     `labels` is the region 0 … n-1 of each pixel. `true_labels` is 1 + the true part that covers
     most of the pixel, or 0 under ink and outside parts. `true_colors` is the colour of each part in
@@ -57,11 +67,13 @@ def features(size: int) -> tfds.features.FeaturesDict:
     """
 
     def image(channels: int) -> tfds.features.Image:
-        return tfds.features.Image(shape=(size, size, channels), encoding_format="png")
+        sides = (None, None) if buckets else (size, size)
+        return tfds.features.Image(shape=(*sides, channels), encoding_format="png")
 
     def numbers(*shape: int | None, dtype: type) -> tfds.features.Tensor:
         return tfds.features.Tensor(shape=shape, dtype=dtype)
 
+    further = {"source_size": numbers(2, dtype=np.int32)} if buckets else {}
     return tfds.features.FeaturesDict(
         {
             "image": image(3),
@@ -78,6 +90,7 @@ def features(size: int) -> tfds.features.FeaturesDict:
             "regions_found": tfds.features.Scalar(np.int32),
             "true_labels": image(1),
             "true_colors": numbers(None, dtype=np.int32),
+            **further,
         }
     )
 
@@ -87,6 +100,8 @@ def metadata(dataset: str, options: Options, **facts: Any) -> dict[str, Any]:
     if packages := registry.find(dataset).packages:
         # Splits depend on drawings and names.
         facts["drawings"] = {name: importlib.metadata.version(name) for name in packages}
+    if buckets := buckets_of(dataset, options):
+        facts["buckets"] = [bucket_name(size) for size in buckets]
     return {
         "format": FORMAT_VERSION,
         "image_size": options.size,
@@ -98,18 +113,23 @@ def metadata(dataset: str, options: Options, **facts: Any) -> dict[str, Any]:
 
 def encode(
     *,
-    image: UInt8[np.ndarray, "s s 3"],
+    image: UInt8[np.ndarray, "h w 3"],
     sketch: SketchRegions,
     captions: Sequence[str],
     category: str,
     key: str,
     group: str,
-    true_labels: UInt8[np.ndarray, "s s"] | None = None,
+    true_labels: UInt8[np.ndarray, "h w"] | None = None,
     true_colors: Int[np.ndarray, " p"] | None = None,
+    source_size: Size | None = None,
 ) -> dict[str, Any]:
-    """One record for TFDS, with images as PNG, because TFDS encodes arrays by TensorFlow."""
+    """One record for TFDS, with images as PNG, because TFDS encodes arrays by TensorFlow.
+
+    `source_size` is that of `features`, for data with buckets.
+    """
     if true_labels is None or true_colors is None:
         true_labels, true_colors = np.zeros(image.shape[:2], np.uint8), np.array([-1])
+    further = {} if source_size is None else {"source_size": np.array(source_size, np.int32)}
     return {
         "image": _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR)),
         "sketch": _png(sketch.sketch),
@@ -125,6 +145,7 @@ def encode(
         "regions_found": sketch.found,
         "true_labels": _png(true_labels),
         "true_colors": true_colors.astype(np.int32),
+        **further,
     }
 
 

@@ -6,17 +6,21 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
+import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Int
 
 from input_pipeline import record_format
 from input_pipeline.cached import cache_folder, of_these_records, open_cache
 from input_pipeline.datasets import registry
-from input_pipeline.options import Options, flags_of, suffix_of
+from input_pipeline.options import Options, flags_of
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import Size, bucket_name
+from ragaf_jax.graph.build import DEFAULT_GRAPH
 from ragaf_jax.graph.regions import REGION_KINDS
 from ragaf_jax.tokenizer import Tokenizer
 
@@ -26,7 +30,8 @@ _BATCH = 64  # records per read
 class RecordSource:
     """The records of one split by index, with the fields of `record_format.features`.
 
-    Images are u8[S, S, 3], `sketch` u8[S, S, 1], `labels` and `true_labels` u8[S, S], texts `str`.
+    Images are u8[H, W, 3], `sketch` u8[H, W, 1], `labels` and `true_labels` u8[H, W], texts `str`.
+    H = W = S without buckets.
 
     Attributes:
       metadata: of the folder.
@@ -42,8 +47,8 @@ class RecordSource:
           data_dir: the folder of all datasets.
           dataset: a name in `registry.DATASETS`, or "folder/<name>".
           split: "train", "validation" or "test".
-          options: with the size, the recolourings and the graph of the folder; errors name also
-            the regions.
+          options: with the size, the buckets, the recolourings and the graph of the folder; errors
+            name also the regions.
 
         Raises:
           UserError: the dataset is missing, unknown, or written by an incompatible version.
@@ -59,13 +64,15 @@ class RecordSource:
             command += " --root=<folder of the images>"
         if options.regions != Options.regions:
             command += f" --regions={options.regions}"
-        command += flags_of(options.graph)
+        buckets = record_format.buckets_of(dataset, options)
+        command += flags_of(options.graph, buckets)
         self.metadata = _checked_metadata(folder, dataset, options, command)
         self.regions = _kind_of(self.metadata)
         try:
             builder = tfds.builder_from_directory(os.fspath(folder))
             text = (folder / record_format.TOKENIZER_FILE).read_text(encoding="utf-8")
             splits = builder.as_data_source()
+            buckets_of = _read_buckets(folder) if buckets else {}
             for records in splits.values():
                 for indices, _ in _files(records):
                     records[indices.start]  # files are opened, and can fail, at their first read
@@ -78,6 +85,12 @@ class RecordSource:
             raise UserError(f"{folder} has no split {split!r}; choose one of {', '.join(splits)}.")
         self._records = splits[split]
         self._split, self._command = split, command
+        self._buckets = buckets or ((options.size, options.size),)
+        self._names = [bucket_name(size) for size in buckets] or [""]  # in files of caches
+        # The bucket of each record, and the records of this source; None for all.
+        self._buckets_of = buckets_of.get(split, np.zeros(len(self._records), int))
+        self._chosen: Int[np.ndarray, " n"] | None = None
+        self._ranks: Int[np.ndarray, " n"]  # of each record in its bucket, for cached latents
         self._mirrors = entry.mirrors
         self._left_out: tuple[str, ...] = ()
         self._caches: dict[str, Any] = {}
@@ -85,7 +98,29 @@ class RecordSource:
         self.tokenizer = Tokenizer.from_json(text)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records if self._chosen is None else self._chosen)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The heights and widths of the records, each once, from narrow to wide."""
+        found = self._buckets_of if self._chosen is None else self._buckets_of[self._chosen]
+        return tuple(self._buckets[bucket] for bucket in np.unique(found))
+
+    def size(self, index: int) -> Size:
+        """Height and width of the record at an index, which is not read."""
+        return self._buckets[self._buckets_of[self._place(index)]]
+
+    def of_size(self, size: Size) -> "RecordSource":
+        """The records of one size, in order."""
+        same = self._buckets_of == self._buckets.index(size)
+        source = copy.copy(self)
+        chosen = np.arange(len(same)) if self._chosen is None else self._chosen
+        source._chosen = chosen[same[chosen]]
+        return source
+
+    def _place(self, index: int) -> int:
+        """The place in the split of a record of this source."""
+        return index if self._chosen is None else int(self._chosen[index])
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         """The record at an index.
@@ -93,13 +128,15 @@ class RecordSource:
         Raises:
           UserError: its file has been damaged or deleted.
         """
-        with self._naming_files(range(index.__index__(), index.__index__() + 1)):
-            record = self._records[index]
+        place = self._place(index.__index__())
+        with self._naming_files([place]):
+            record = self._records[place]
         record["mirrors"] = self._mirrors
         for name in self._left_out:
             del record[name]
         if "latents" in self._caches:
-            record["latents"] = self._caches["latents"][index]
+            name = self._names[self._buckets_of[place]]
+            record["latents"] = self._caches["latents"][name][self._ranks[place]]
         if "text" in self._caches:
             record["text_states"] = self._caches["text"]
         return _converted(record)
@@ -111,8 +148,8 @@ class RecordSource:
         raw = dataclasses.replace(
             self._records, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
-        for begin in range(0, len(raw), _BATCH):
-            indices = range(begin, min(begin + _BATCH, len(raw)))
+        for begin in range(0, len(self), _BATCH):
+            indices = [self._place(i) for i in range(begin, min(begin + _BATCH, len(self)))]
             with self._naming_files(indices):
                 batch = [chosen.deserialize_example_np(one) for one in raw.__getitems__(indices)]
             yield from map(_converted, batch)
@@ -150,14 +187,22 @@ class RecordSource:
         if not keys:
             return self
         source = self.without("image") if "latents" in keys else copy.copy(self)
+        places = {
+            name: np.flatnonzero(self._buckets_of == bucket)
+            for bucket, name in enumerate(self._names)
+        }
+        counts = {name: len(those) for name, those in places.items() if len(those)}
         source._caches = self._caches | {
-            kind: open_cache(self.folder, kind, key, self._split, len(self), self._command)
+            kind: open_cache(self.folder, kind, key, self._split, counts, self._command)
             for kind, key in keys.items()
         }
+        source._ranks = np.zeros(len(self._buckets_of), int)
+        for those in places.values():
+            source._ranks[those] = np.arange(len(those))
         return source
 
     @contextlib.contextmanager
-    def _naming_files(self, indices: range) -> Iterator[None]:
+    def _naming_files(self, indices: Sequence[int]) -> Iterator[None]:
         """Turns errors of reading into a `UserError` that names the files of these records."""
         try:
             yield
@@ -176,6 +221,12 @@ class RecordSource:
                 f"missing or damaged ({error}); restore it, or delete the folder and run: "
                 f"{self._command}"
             ) from error
+
+
+def _read_buckets(folder: Path) -> dict[str, Int[np.ndarray, " n"]]:
+    """The bucket of every record, by split."""
+    text = (folder / record_format.SIZES_FILE).read_text(encoding="utf-8")
+    return {split: np.array(buckets, int) for split, buckets in json.loads(text).items()}
 
 
 def _files(records: Any) -> list[tuple[range, str]]:
@@ -222,6 +273,28 @@ def _kind_of(metadata: Mapping[str, Any]) -> str | None:
     return next(kinds, None)
 
 
+def _near(folder: Path, dataset: str, options: Options) -> list[str]:
+    """The data of this size with other graphs or buckets, each with what to choose for it."""
+    usual = dataclasses.replace(options, graph=DEFAULT_GRAPH, buckets=())
+    name = record_format.config_name(dataset, usual)
+    buckets = list(map(bucket_name, record_format.buckets_of(dataset, options)))
+    found = []
+    for other in sorted(path.parent for path in folder.parents[1].glob(f"*/{folder.name}")):
+        if not f"{other.name}_".startswith(f"{name}_"):
+            continue
+        try:
+            its = read_metadata(other / folder.name).get("buckets", [])
+        except UserError:  # that folder is not the one to read
+            continue
+        if its == buckets:
+            found.append(f"{other.name} has data with another graph; choose that graph")
+        elif its:
+            found.append(f"{other.name} has data with buckets {', '.join(its)}; choose these")
+        else:
+            found.append(f"{other.name} has squares; choose no buckets")
+    return found
+
+
 def _checked_metadata(folder: Path, dataset: str, options: Options, command: str) -> dict[str, Any]:
     """The folder's metadata, which must match those that this code writes."""
     if not folder.is_dir():
@@ -230,12 +303,9 @@ def _checked_metadata(folder: Path, dataset: str, options: Options, command: str
                 f"{folder.parent} contains data of version {', '.join(others)} and this code reads "
                 f"{folder.name}; run: {command}"
             )
-        name = folder.parent.name.removesuffix(suffix_of(options.graph))
-        siblings = sorted(path.parent.name for path in folder.parents[1].glob(f"*/{folder.name}"))
-        if others := [other for other in siblings if f"{other}_".startswith(f"{name}_")]:
+        if others := _near(folder, dataset, options):
             raise UserError(
-                f"There is no data in {folder}, but {', '.join(others)} has data with another "
-                f"graph; choose that graph, or run: {command}"
+                f"There is no data in {folder}, but {' and '.join(others)}, or run: {command}"
             )
         raise UserError(f"There is no data in {folder}; run: {command}")
     found = read_metadata(folder)

@@ -60,6 +60,6 @@ class ToExample(grain.RandomMapTransform):
         )
 
 
-def scaled(image: UInt8[np.ndarray, "*b s s 3"]) -> Float[np.ndarray, "*b s s 3"]:
+def scaled(image: UInt8[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w 3"]:
     """Pixels 0 … 255 → [-1, 1]."""
     return image.astype(np.float32) / np.float32(127.5) - np.float32(1)

@@ -202,16 +202,6 @@ def crop_to(array: Shaped[np.ndarray, "h w *c"], size: Size) -> Shaped[np.ndarra
     return array[rows, columns]
 
 
-def crop_square(array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "side side *c"]:
-    """The largest centred square; photos and sketches of equal size stay aligned."""
-    return crop_to(array, (1, 1))
-
-
-def to_square(photo: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """The centre square of the photo at `side` px; see `resized`."""
-    return resized(crop_square(photo), side, side)
-
-
 def resized(
     array: UInt8[np.ndarray, "h w *c"], height: int, width: int
 ) -> UInt8[np.ndarray, "height width *c"]:

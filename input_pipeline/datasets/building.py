@@ -23,6 +23,7 @@ from input_pipeline.datasets.scanning.sources import Source
 from input_pipeline.mirror import swap_sides
 from input_pipeline.options import Options
 from ragaf_jax.errors import UserError
+from ragaf_jax.framing import Size, nearest_bucket
 from ragaf_jax.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -126,7 +127,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             description=f"Images, sketches, region graphs and captions of {dataset}.",
             homepage=entry.homepage,
             license=entry.license,
-            features=record_format.features(options.size),
+            features=record_format.features(
+                options.size, record_format.buckets_of(dataset, options)
+            ),
             metadata=tfds.core.MetadataDict(facts),
         )
 
@@ -192,18 +195,32 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             write_json_lines(Path(self.data_path) / record_format.SOURCES_FILE, self._sources)
         tokenizer = Tokenizer.train(self._training_captions())
         (self.data_path / record_format.TOKENIZER_FILE).write_text(tokenizer.to_json())
+        config = self.builder_config
+        if buckets := record_format.buckets_of(config.dataset, config.options):
+            sizes = {split: self._buckets_of_records(split, buckets) for split in SPLITS}
+            (self.data_path / record_format.SIZES_FILE).write_text(json.dumps(sizes))
 
     def _training_captions(self) -> Iterator[str]:
-        """Captions of the written records, because Beam may make them elsewhere; and mirrored."""
+        """The captions of the training records, and mirrored."""
+        for captions in self._written("train", "captions"):
+            for caption in captions:
+                text = caption.decode()
+                yield from (text, swap_sides(text))
+
+    def _buckets_of_records(self, split: str, buckets: Sequence[Size]) -> list[int]:
+        """The index in `buckets` of each record."""
+        sizes = (tuple(size.tolist()) for size in self._written(split, "source_size"))
+        return [buckets.index(nearest_bucket(size, buckets)) for size in sizes]
+
+    def _written(self, split: str, feature: str) -> Iterator[Any]:
+        """One feature of the written records in order, because Beam may make them elsewhere."""
         specification = self.info.features.get_serialized_info()
-        parser = ExampleParserNp({"captions": specification["captions"]})
-        files = sorted(os.fspath(path) for path in self.data_path.glob("*-train.array_record*"))
+        parser = ExampleParserNp({feature: specification[feature]})
+        files = sorted(os.fspath(path) for path in self.data_path.glob(f"*-{split}.array_record*"))
         records = ArrayRecordDataSource(files)
         for begin in range(0, len(records), 64):
             for record in records.__getitems__(range(begin, min(begin + 64, len(records)))):
-                for caption in parser.parse_example(record)["captions"]:
-                    text = caption.decode()
-                    yield from (text, swap_sides(text))
+                yield parser.parse_example(record)[feature]
 
 
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:

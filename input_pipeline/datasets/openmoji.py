@@ -63,7 +63,7 @@ def _records(task: tuple[art.Drawing, Options]) -> list[Record]:
     drawing, options = task
     size, root = options.size, art.read_svg(drawing.path)
     lines = art.render_lines(root, page_size(size))
-    sketch = options.sketch_regions(lines)
+    sketch = options.sketch_regions(lines, (size, size))
     encode = functools.partial(
         record_format.encode, sketch=sketch, category=drawing.name, group=drawing.key
     )

@@ -21,12 +21,12 @@ from input_pipeline.extraction import sketch
 from input_pipeline.options import Options
 from ragaf_jax import images
 from ragaf_jax.errors import UserError
-from ragaf_jax.framing import crop_square, to_square
-from ragaf_jax.graph.prepare import page_size
+from ragaf_jax.framing import Size, crop_to, letterboxed, place_inside, resized
+from ragaf_jax.graph.prepare import page_scale
 from ragaf_jax.sketch_input import to_page
 
 _Photo = UInt8[np.ndarray, "h w 3"]
-_Page = UInt8[np.ndarray, "page page"]
+_Page = UInt8[np.ndarray, "rows columns"]
 
 
 class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
@@ -38,7 +38,8 @@ class Photos(Builder, skip_registration=True):  # type: ignore[call-arg]
 
     def facts(self) -> dict[str, Any]:
         options = self.builder_config.options
-        return {"sketch": options.sketch, "transform": options.transform or ""}
+        crop = {"crop": options.crop} if options.buckets else {}
+        return {"sketch": options.sketch, "transform": options.transform or "", **crop}
 
     def work(self) -> Work:
         options = self.builder_config.options
@@ -117,8 +118,10 @@ def _read(task: _Task) -> tuple[_Photo, _Page | None] | Rejected:
             file = item.sketch
             grey = images.read_grey(item.sketch)
             images.check_same_aspect(grey.shape, photo.shape, item.sketch, item.image)
-            # The photo is cropped to its central square as well.
-            page = to_page(crop_square(grey), (page_size(task.options.size),) * 2)
+            size = task.options.size_of(photo.shape[:2])
+            # As the photo is.
+            grey = crop_to(grey, size) if task.options.cropped else grey
+            page = to_page(grey, _page_size(size))
             if page.min() == 255:
                 raise UserError("has no lines: all its pixels have one colour")
     except UserError as error:
@@ -141,21 +144,39 @@ def _records(task: _Task) -> list[Record] | Rejected:
     if isinstance(found, Rejected):
         return found
     photo, page = found
+    source = photo.shape[:2]
+    size = options.size_of(source)
+    if options.cropped:
+        photo = crop_to(photo, size)
     if page is None:
-        page = sketched(photo, options.size, options.sketch)
+        page = _sketched(photo, size, options)
     return [
         record_format.encode(
-            image=to_square(photo, options.size),
-            sketch=options.sketch_regions(page),
+            image=resized(photo, *size) if options.cropped else letterboxed(photo, size),
+            sketch=options.sketch_regions(page, size),
             captions=item.captions,
             category=item.category,
             key=item.key,
             group=item.group,
+            source_size=source if options.buckets else None,
         )
     ]
 
 
-def sketched(photo: _Photo, size: int, method: str) -> _Page:
-    """A page made from an image; its lines are one pixel wide at the model's `size`."""
-    side = page_size(size)
-    return sketch.thicken(sketch.photo_to_sketch(to_square(photo, side), method), side // size)
+def _page_size(size: Size) -> Size:
+    scale = page_scale(size)
+    return scale * size[0], scale * size[1]
+
+
+def _sketched(photo: _Photo, size: Size, options: Options) -> _Page:
+    """A page with lines of the photo, one pixel wide at the model's `size`.
+
+    Margins have no lines, nor has their border with the photo.
+    """
+    frame = _page_size(size)
+    page = np.full(frame, 255, np.uint8)
+    inside = size if options.cropped else photo.shape
+    height, width, rows, columns = place_inside(inside[0], inside[1], frame)
+    lines = sketch.photo_to_sketch(resized(photo, height, width), options.sketch)
+    page[rows, columns] = sketch.thicken(lines, page_scale(size))
+    return page

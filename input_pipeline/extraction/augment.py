@@ -1,8 +1,8 @@
 """Sketch augmentation: random line widths, gaps, distortion, erasure and noise in each epoch.
 
 Regions stay those of the clean sketch, because augmentation does not change what lines enclose. The
-strength is sampled from the ranges below, with lengths as shares of the page's side. They were
-chosen by eye (docs/images/augmentation.png).
+strength is sampled from the ranges below, with lengths as shares of the page's side (`page_side`).
+They were chosen by eye (docs/images/augmentation.png).
 """
 
 import dataclasses
@@ -14,9 +14,11 @@ import grain.python as grain
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from ragaf_jax.graph.blocks import page_side
+
 # Grey pages: `Sketch` with paper 255 and ink 0, `Ink` inverted.
-Sketch = UInt8[np.ndarray, "s s"]
-Ink = UInt8[np.ndarray, "s s"]
+Sketch = UInt8[np.ndarray, "h w"]
+Ink = UInt8[np.ndarray, "h w"]
 
 PAPER = 255
 EDGE_MOVES = (0.002, 0.008)  # displacement of both edges of a stroke
@@ -39,9 +41,10 @@ _SUBPIXEL_BITS = 4
 
 def change_stroke_width(sketch: Sketch, rng: np.random.Generator) -> Sketch:
     """Makes all strokes thicker or thinner; lines that would vanish stay."""
-    edges_move = rng.uniform(*EDGE_MOVES) * len(sketch)
+    side = page_side(sketch.shape)
+    edges_move = rng.uniform(*EDGE_MOVES) * side
     change = _thicker if rng.random() < 0.5 else _thinner
-    fine = max(1, _FINE // len(sketch))
+    fine = max(1, int(_FINE // side))
     ink = PAPER - sketch
     large = cv2.resize(ink, None, fx=fine, fy=fine, interpolation=cv2.INTER_CUBIC)
     # A fractional radius is a blend of two integer radii.
@@ -76,7 +79,7 @@ def open_gaps(sketch: Sketch, rng: np.random.Generator) -> Sketch:
         return sketch
     count = rng.integers(*GAP_COUNT, endpoint=True)
     discs = _discs(
-        len(sketch),
+        sketch.shape,
         centres=inked[rng.integers(len(inked), size=count)],
         radii=rng.uniform(*GAP_RADIUS, count),
         values=np.full(count, 255),
@@ -86,15 +89,14 @@ def open_gaps(sketch: Sketch, rng: np.random.Generator) -> Sketch:
 
 def wobble(sketch: Sketch, rng: np.random.Generator) -> Sketch:
     """Distorts the page smoothly; outside the border is paper."""
-    size = len(sketch)
+    height, width = sketch.shape
     cells = rng.integers(*WOBBLE_CELLS, endpoint=True)
-    amplitude = rng.uniform(*WOBBLE) * size
+    amplitude = rng.uniform(*WOBBLE) * page_side(sketch.shape)
     moves = np.stack([_smooth(rng, cells), _smooth(rng, cells)], -1)
     moves *= amplitude / np.sqrt(np.square(moves).sum(-1).max())
-    moves = cv2.resize(moves, (size, size))  # linear, so the maximum stays
-    pixels = np.arange(size, dtype=np.float32)
-    moves[..., 0] += pixels
-    moves[..., 1] += pixels[:, None]
+    moves = cv2.resize(moves, (width, height))  # linear, so the maximum stays
+    moves[..., 0] += np.arange(width, dtype=np.float32)
+    moves[..., 1] += np.arange(height, dtype=np.float32)[:, None]
     return cv2.remap(
         sketch, moves, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT, borderValue=PAPER
     )
@@ -105,12 +107,15 @@ def erase_partly(sketch: Sketch, rng: np.random.Generator) -> Sketch:
     inked = _inked(sketch)
     if not len(inked):
         return sketch
-    x, y = inked[rng.integers(len(inked))] * (_COARSE / len(sketch))
+    (height, width), side = sketch.shape, page_side(sketch.shape)
+    x, y = inked[rng.integers(len(inked))]
     axes = STRIP_AXES if rng.random() < 0.5 else (BLOB_AXES, BLOB_AXES)
     long, short = (rng.uniform(*axis) * _COARSE for axis in axes)
     angle = rng.uniform(0, np.pi)
     pixels = np.arange(_COARSE, dtype=np.float32) + 0.5
-    right, down = pixels - x, pixels[:, None] - y
+    # The coarse page is a square, which is stretched to the sketch.
+    right = (pixels - x * (_COARSE / width)) * (width / side)
+    down = (pixels[:, None] - y * (_COARSE / height)) * (height / side)
     along = (right * np.cos(angle) + down * np.sin(angle)) / long
     across = (down * np.cos(angle) - right * np.sin(angle)) / short
     # An ellipse with an irregular, soft border.
@@ -125,8 +130,8 @@ def add_noise(sketch: Sketch, rng: np.random.Generator) -> Sketch:
     smudges *= rng.uniform(*SMUDGE_INK) / max(smudges.max(), 1e-6)
     count = rng.integers(*SPECK_COUNT, endpoint=True)
     specks = _discs(
-        len(sketch),
-        centres=rng.uniform(0, len(sketch), (count, 2)),
+        sketch.shape,
+        centres=rng.uniform(size=(count, 2)) * sketch.shape[::-1],
         radii=rng.uniform(*SPECK_RADIUS, count),
         values=rng.uniform(*SPECK_INK, count),
     )
@@ -141,17 +146,17 @@ def _inked(sketch: Sketch) -> Float32[np.ndarray, "n 2"]:
 
 
 def _discs(
-    size: int,
+    size: tuple[int, ...],
     centres: Float32[np.ndarray, "n 2"],
     radii: Float32[np.ndarray, " n"],
     values: Float32[np.ndarray, " n"],
-) -> UInt8[np.ndarray, "s s"]:
-    """Antialiased discs on zeros; centres in pixels, radii as shares of `size`."""
-    page = np.zeros((size, size), np.uint8)
+) -> UInt8[np.ndarray, "h w"]:
+    """Antialiased discs on a page of zeros; centres in pixels, radii as shares of its side."""
+    page = np.zeros(size, np.uint8)
     unit = 1 << _SUBPIXEL_BITS
     # Integer coordinates are pixel centres in OpenCV, and corners here.
     points = np.rint((centres - 0.5) * unit).astype(int).tolist()
-    widths = np.rint(radii * size * unit).astype(int).tolist()
+    widths = np.rint(radii * page_side(size) * unit).astype(int).tolist()
     for point, width, value in zip(points, widths, values.tolist(), strict=True):
         cv2.circle(page, point, width, value, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
     return page
@@ -163,7 +168,7 @@ def _smooth(rng: np.random.Generator, cells: int) -> Float32[np.ndarray, "c c"]:
     return cv2.resize(heights, (_COARSE, _COARSE), interpolation=cv2.INTER_CUBIC)
 
 
-def _fade(sketch: Sketch, share: Float32[np.ndarray, "s s"]) -> Sketch:
+def _fade(sketch: Sketch, share: Float32[np.ndarray, "h w"]) -> Sketch:
     """Removes this share of each pixel's ink, scaled down to at most half of all ink."""
     ink = (PAPER - sketch).astype(np.float32)
     taken = ink * share

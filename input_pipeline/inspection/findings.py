@@ -11,7 +11,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS
+from input_pipeline.inspection.framing import framing_statistics
 from input_pipeline.inspection.page import IMAGES, Example, page
 from input_pipeline.inspection.statistics import Budgets, measure_all, rejected, statistics
 from input_pipeline.options import Options
@@ -20,6 +22,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.figures.contact_sheet import SheetRow, contact_sheet
 from ragaf_jax.figures.graph import draw_graph, draw_regions
 from ragaf_jax.folders import check_writable, whole_folder
+from ragaf_jax.framing import parse_buckets
 from ragaf_jax.graph.build import RegionGraph
 from ragaf_jax.graph.features import NODE_FEATURES
 from ragaf_jax.graph.regions import Regions
@@ -67,6 +70,10 @@ def inspect(
         **statistics(measured, budgets, metadata["regions"]["max_regions"]),
         "rejected": rejected(chosen.folder),
     }
+    if registry.find(selection.dataset).scan:
+        buckets = parse_buckets(metadata.get("buckets", ()), metadata["image_size"])
+        cropped = metadata.get("crop", True)  # squares are
+        found["framing"] = framing_statistics(measured, buckets, cropped)
     indices = choose(measured[selection.split].groups, selection.examples, selection.seed)
     with whole_folder(output) as folder:
         records = chosen.without("true_labels")
@@ -113,7 +120,7 @@ def example(record: dict[str, Any]) -> Example:
 
 def sheet(examples: Sequence[Example]) -> UInt8[np.ndarray, "_ _ 3"]:
     """A contact sheet with one row per example."""
-    size = len(examples[0].images[0])
+    size = examples[0].images[0].shape[1]
     width = min(_WIDEST, size * max(1, round(_CELL / size)))
     rows = [
         SheetRow(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from input_pipeline.inspection.framing import framing_notes, framing_rows
 from ragaf_jax.figures import web_page
 
 _FIGURES = ("regions", "graph")
@@ -79,6 +80,8 @@ def notes(found: dict[str, Any]) -> list[str]:
     sentences = [f"Graph: {graph['kind']} (k = {graph['k']}, radius = {graph['radius']})."]
     if shared := found["groups_in_several_splits"]:
         sentences.append(f"Groups in more than one split: {shared:,}.")
+    if framing := found.get("framing"):
+        sentences += framing_notes(framing)
     if number := found["rejected"]["number"]:
         sentences.append(f"Examples rejected in preparation: {number:,}.")
     return sentences
@@ -88,6 +91,8 @@ def markdown(found: dict[str, Any]) -> str:
     """Tables for a terminal or an issue."""
     title = f"# {found['dataset']}, {found['image_size']} px"
     parts = [title, web_page.markdown_table(table(found))]
+    if buckets := framing_rows(found.get("framing", {"buckets": []})):
+        parts.append(web_page.markdown_table(buckets))
     if categories := _category_rows(found):
         parts.append(web_page.markdown_table([["category", "records"], *categories]))
     bars = [
@@ -114,6 +119,8 @@ def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
         + "".join(f"<p>{html.escape(note)}</p>" for note in notes(found)),
         "Distributions and limits of a run": f'<div class="side">{histograms}</div>',
     }
+    if buckets := framing_rows(found.get("framing", {"buckets": []})):
+        parts["Images per bucket"] = web_page.html_table(buckets)
     if categories := _category_rows(found):
         counts = " · ".join("{} <b>{}</b>".format(*map(html.escape, row)) for row in categories)
         parts["Records per category"] = f"<p>{counts}</p>"

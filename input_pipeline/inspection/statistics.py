@@ -46,15 +46,18 @@ class Measured(NamedTuple):
     regions_found: Int[np.ndarray, " n"]  # before merging
     edges: Int[np.ndarray, " n"]
     ink_share: Float[np.ndarray, " n"]  # 0 is a white page, 1 a black one
+    sizes: Int[np.ndarray, "n 2"]  # height and width, px
+    source_sizes: Int[np.ndarray, "n 2"]  # before preparation; without buckets, equal to `sizes`
     caption_tokens: Int[np.ndarray, " c"]  # including BOS and EOS
     unknown_words: Int[np.ndarray, " c"]
 
 
 def measure(source: RecordSource, tokenizer: Tokenizer, bar: tqdm) -> Measured:
     """Reads every record once, without its image; advances `bar`."""
-    needed = ("group", "category", "nodes", "senders", "regions_found", "sketch", "captions")
+    needed = ["group", "category", "nodes", "senders", "regions_found", "sketch", "captions"]
+    needed += ["source_size"] if "buckets" in source.metadata else []
     columns: dict[str, list[Any]] = {name: [] for name in Measured._fields}
-    for record in source.fields(*needed):
+    for index, record in enumerate(source.fields(*needed)):
         counts = [tokenizer.count(caption) for caption in record["captions"]]
         columns["groups"].append(record["group"])
         columns["categories"].append(record["category"])
@@ -62,6 +65,8 @@ def measure(source: RecordSource, tokenizer: Tokenizer, bar: tqdm) -> Measured:
         columns["regions_found"].append(record["regions_found"])
         columns["edges"].append(len(record["senders"]))
         columns["ink_share"].append(1 - record["sketch"].mean() / 255)
+        columns["sizes"].append(source.size(index))
+        columns["source_sizes"].append(record.get("source_size", source.size(index)))
         columns["caption_tokens"] += [tokens for tokens, _ in counts]
         columns["unknown_words"] += [unknown for _, unknown in counts]
         bar.update()

@@ -120,6 +120,8 @@ def _check_same(dataset: str, folder: Path, options: Options) -> None:
         expected["sketch"] = options.sketch
         if options.transform is not None:
             expected["transform"] = options.transform
+        if options.buckets:
+            expected["crop"] = options.crop
     for field, value in expected.items():
         if found.get(field) != value:
             raise UserError(

@@ -44,17 +44,17 @@ def page_scale(size: tuple[int, int]) -> int:
 
 def sketch_regions(
     page: UInt8[np.ndarray, "h w"],
-    size: int,
+    size: tuple[int, int],
     region_config: RegionConfig,
     graph_config: GraphConfig,
     max_edges: int,
 ) -> SketchRegions:
     """The regions of `page_regions`, their graph, and their number before merging.
 
-    `page` is as in `page_regions`; the result has `size` × `size` px. `trim_edges` removes the
-    least important edges above `max_edges`. Raises UserError as both do.
+    `page` and `size` are as in `page_regions`. `trim_edges` removes the least important edges above
+    `max_edges`. Raises UserError as both do.
     """
-    sketch, regions, found = page_regions(page, (size, size), region_config)
+    sketch, regions, found = page_regions(page, size, region_config)
     if found == region_config.max_regions:
         unbounded = dataclasses.replace(region_config, max_regions=page.size)
         found = extract_regions(page, unbounded).n

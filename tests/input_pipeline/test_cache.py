@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from miniature import RECOLORINGS, SIZE
+from photo_trees import random_photo, save
 from safetensors.numpy import save_file
 from test_tokenizer import write_folder
 from written import TEXT, VAE, random_trees, tensors, write
@@ -18,6 +19,7 @@ from input_pipeline.cached import cache_folder
 from input_pipeline.loader import train_iterator
 from input_pipeline.mixture import Mixture
 from input_pipeline.options import Options
+from input_pipeline.preparation.preparing import prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError
@@ -80,22 +82,50 @@ def opened(folder, name="openmoji/recolor"):
     return RecordSource(folder, name, "train", Options(SIZE, RECOLORINGS))
 
 
-@pytest.mark.parametrize("dataset", ["openmoji/plain", "openmoji/recolor", "mixture"])
+@pytest.fixture(scope="module")
+def bucketed(checkpoint, tmp_path_factory):
+    """Cached photos of two sizes, in white margins."""
+    folder, rng = tmp_path_factory.mktemp("bucketed"), np.random.default_rng(0)
+    for i in range(10):
+        save(random_photo(rng, 60, 80 if i % 2 else 64), folder / "root" / f"{i}.png")
+        (folder / "root" / f"{i}.txt").write_text(f"a photo of {i}")
+    options = Options(32, root=folder / "root", buckets=((32, 32), (24, 40)))
+    prepare("folder", folder, options)
+    source = RecordSource(folder, "folder", "train", options)
+    build_caches(source, ("latents", "text"), open_checkpoint(str(checkpoint)))
+    return source
+
+
+@pytest.fixture(scope="module")
+def encode(trees):
+    return jax.jit(lambda x: Vae(VAE).apply({"params": trees["vae"]}, x, method="encode"))
+
+
+@pytest.fixture(scope="module")
+def read(trees):
+    return jax.jit(lambda x: ClipText(TEXT).apply({"params": trees["text_encoder"]}, x))
+
+
+@pytest.mark.parametrize("dataset", ["openmoji/plain", "openmoji/recolor", "mixture", "buckets"])
 def test_batches_bring_what_the_networks_would_say_of_them(
-    rng, cached_dir, dataset, tokenizer, trees, keys
+    rng, cached_dir, bucketed, dataset, tokenizer, encode, read, keys
 ):
     """The same seed gives the same examples with and without caches, also mirrored ones."""
-    source = opened(cached_dir) if dataset == "mixture" else opened(cached_dir, dataset)
+    if dataset == "buckets":
+        source = bucketed
+    else:
+        source = opened(cached_dir) if dataset == "mixture" else opened(cached_dir, dataset)
     source.tokenizer = tokenizer
     if dataset == "mixture":
         source = Mixture((source, opened(cached_dir, "openmoji/plain")), (3.0, 1.0), tokenizer)
-    seed, size = int(rng.integers(2**31)), len(source)
+    seed = int(rng.integers(2**31))
     shapes = BUDGET | {"text_length": TEXT.max_position_embeddings}
-    plain = train_iterator(source, size, seed, **shapes)
-    fast = train_iterator(source.with_caches(keys), size, seed, **shapes)
-    encode = jax.jit(lambda x: Vae(VAE).apply({"params": trees["vae"]}, x, method="encode"))
-    read = jax.jit(lambda x: ClipText(TEXT).apply({"params": trees["text_encoder"]}, x))
-    for _ in range(3):
+    plain = train_iterator(source, 4, seed, **shapes)
+    fast = train_iterator(source.with_caches(keys), 4, seed, **shapes)
+    seen = set()
+    for step in range(64):  # all sizes are among as many batches
+        if step >= 3 * len(source) // 4 and seen == set(source.sizes):
+            break
         batch, cached = next(plain), next(fast)
         assert cached.image is None and batch.latent_mean is None and batch.text.states is None
         np.testing.assert_array_equal(cached.sketch, batch.sketch)
@@ -112,6 +142,8 @@ def test_batches_bring_what_the_networks_would_say_of_them(
         # The mirror image of a latent is not that of the mirror image: it would be told apart.
         other = np.float64(encode(batch.image[:, :, ::-1])[0])[:, :, ::-1]
         assert np.abs(other - mean).max() > 0.1 * mean.std()
+        seen.add(batch.image.shape[1:3])
+    assert len(seen) == (2 if dataset == "buckets" else 1)
 
 
 @pytest.mark.parametrize("name", ["openmoji/plain", "openmoji/recolor"])

@@ -29,6 +29,8 @@ def seed(rng) -> int:
 class Numbered:
     """In-memory copies of one record, numbered by the colours of their tiny images."""
 
+    sizes = ((8, 8),)
+
     def __init__(self, record, tokenizer, part, length):
         self.tokenizer = tokenizer
         small = record | {name: record[name][:8, :8] for name in ("sketch", "labels")}

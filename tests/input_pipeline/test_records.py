@@ -47,7 +47,7 @@ def test_regions_and_graph_are_those_of_the_line_drawing(source):
         record = source[index]
         root = openmoji_art.read_svg(paths[record["key"].split("/")[0]])
         page = openmoji_art.render_lines(root, page_size(SIZE))
-        expected = sketch_regions(page, SIZE, RegionConfig(), GraphConfig(), max_edges=1024)
+        expected = sketch_regions(page, (SIZE, SIZE), RegionConfig(), GraphConfig(), max_edges=1024)
         np.testing.assert_array_equal(record["sketch"][..., 0], expected.sketch)
         np.testing.assert_array_equal(record["labels"], expected.regions.labels)
         for name, array in expected.graph._asdict().items():

@@ -75,8 +75,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/options.py",
-        ", graph=graph)",
-        ")",
+        "buckets=sizes, graph=graph",
+        "buckets=sizes",
         "config.data.graph has no effect on data that prepare themselves",
     ),
     Mutation(
@@ -863,9 +863,27 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/loader.py",
-        "iter(batched[process_index::process_count]",
-        "iter(batched[::process_count]",
+        "own = slice(process_index, None, process_count)",
+        "own = slice(0, None, process_count)",
         "all processes train on the same examples",
+    ),
+    Mutation(
+        "input_pipeline/loader.py",
+        "SizeOrder(shares, ",
+        "SizeOrder([1] * len(shares), ",
+        "rare sizes are trained on as often as frequent ones",
+    ),
+    Mutation(
+        "input_pipeline/mixture.py",
+        "weight * len(part) / len(source)",
+        "weight",
+        "the sizes of a dataset change its share of a mixture",
+    ),
+    Mutation(
+        "input_pipeline/datasets/photos.py",
+        "grey = crop_to(grey, size) if task.options.cropped else grey",
+        "grey = crop_to(grey, size)",
+        "sketches are cropped where their images have margins",
     ),
     Mutation(
         "input_pipeline/loader.py",

@@ -14,6 +14,8 @@ def random_measured(rng, n=50, captions=120) -> Measured:
         regions_found=rng.integers(1, 60, n),
         edges=rng.integers(1, 400, n),
         ink_share=np.where(rng.random(n) < 0.2, 0.0, rng.random(n)),
+        sizes=np.full((n, 2), 64),
+        source_sizes=np.full((n, 2), 64),
         caption_tokens=rng.integers(2, 80, captions),
         unknown_words=rng.integers(0, 3, captions),
     )

@@ -54,6 +54,8 @@ def test_measured_is_what_the_records_hold(data_dir):
             regions_found=[record["regions_found"] for record in records],
             edges=[len(record["edges"]) for record in records],
             ink_share=[np.mean(1 - record["sketch"] / 255.0) for record in records],
+            sizes=[(SIZE, SIZE)] * len(records),
+            source_sizes=[(SIZE, SIZE)] * len(records),
             caption_tokens=tokenizer.encode(captions, 500)[1].sum(1),
             unknown_words=[len(tokenizer.unknown_words(caption)) for caption in captions],
         )
