@@ -1,13 +1,14 @@
 """Region prompts: do they change their own region and nothing else?
 
-    python -m benchmarks.region_prompts                     # 50 drawings: 5 minutes on 2 CPU cores
+    python -m benchmarks.region_prompts                    # 50 drawings: 12 minutes on 2 CPU cores
     python -m benchmarks.region_prompts --json=results.json # also writes JSON
 
 Prints Markdown. Held-out OpenMoji sketches are sampled with their caption, then with the same seed
 and "blue" for one of their two largest regions, "red" for the other; then vice versa. A region's
 colour is the palette colour nearest to its median without lines. Other regions, including the
-paper, are compared with the first image by the ΔE2000 of their mean colours. "In the prompt" has
-the two words after the caption instead.
+paper, are compared with the first image by the ΔE2000 of their mean colours. The prompts act by
+RAGAF in Stage 2, or without training by cross-attention that is restricted by region, in Stage 1
+alone or in both stages. "In the prompt" has the two words after the caption instead.
 """
 
 import itertools
@@ -37,6 +38,7 @@ from ragaf_jax.evaluation.metrics.delta_e import delta_e_2000
 from ragaf_jax.palette import PALETTE, nearest, srgb_to_lab
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.runtime.heap import keep_freed_memory
+from ragaf_jax.sampling.options import OptionArguments
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.request import SketchPage
 
@@ -126,19 +128,38 @@ def effect(
     return Effect((first, second), delta_e_2000(*labs).tolist())
 
 
+# Options of each way to give the words; "in the prompt" has no region prompts.
+WAYS: dict[str, OptionArguments] = {
+    "for the regions, by RAGAF": {"region_method": "ragaf"},
+    "for the regions, by attention in Stage 1 alone": {"region_method": "attention", "stages": "1"},
+    "for the regions, by attention in both stages": {"region_method": "attention"},
+    "in the prompt": {},
+}
+
+
 def measure(pipeline: Pipeline, count: int, seed: int) -> dict[str, list[Effect]]:
-    """The effects by place of the words: region prompts or the prompt."""
-    ways = "for the regions", "in the prompt"
-    found: dict[str, list[Effect]] = {way: [] for way in ways}
+    """The effects of each of `WAYS`."""
+    found: dict[str, list[Effect]] = {way: [] for way in WAYS}
     drawings = held_out(pipeline)
     for page, caption, prompted in tqdm(itertools.islice(drawings, count), "drawings", count):
-        before = pipeline(page, caption, seed=seed).images[0]
+
+        def sampled(
+            prompt: str,
+            prompts: dict[int, str] | None = None,
+            options: OptionArguments = {},  # noqa: B006
+            page: SketchPage = page,
+        ) -> RgbImage:
+            return pipeline(page, prompt, prompts, seed=seed, **options).images[0]
+
+        before = {stages: sampled(caption, None, {"stages": stages}) for stages in ("1", "both")}
         for words in (WORDS, WORDS[::-1]):
             prompts = dict(zip(prompted, words, strict=True))
-            after = pipeline(page, caption, prompts, seed=seed).images[0]
-            found[ways[0]].append(effect(before, after, page, prompted, words))
-            after = pipeline(page, ", ".join((caption, *words)), seed=seed).images[0]
-            found[ways[1]].append(effect(before, after, page, prompted, words))
+            for way, options in WAYS.items():
+                regional = way != "in the prompt"
+                text = caption if regional else ", ".join((caption, *words))
+                after = sampled(text, prompts if regional else None, options)
+                first = before[options.get("stages", "both")]
+                found[way].append(effect(first, after, page, prompted, words))
     return found
 
 

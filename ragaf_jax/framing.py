@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -105,13 +106,14 @@ class Sizes(NamedTuple):
         )
 
 
-def check_same_size(size: Size, width: int | None, height: int | None) -> None:
+def check_same_size(size: Size, width: Any, height: Any) -> None:
     """Refuses a width or height other than that of a sketch that was already placed.
 
     Raises:
       UserError: one of them differs from `size`.
     """
-    if (height or size[0], width or size[1]) != size:
+    pairs = (height, size[0]), (width, size[1])
+    if not all(x is None or (isinstance(x, numbers.Real) and x == side) for x, side in pairs):
         raise UserError(
             f"The sketch was placed on a page for {size[1]} × {size[0]} px, and width is {width} "
             f"and height {height}; give them where the sketch is read."

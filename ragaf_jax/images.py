@@ -5,7 +5,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -68,6 +68,58 @@ def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     return _read(Path(path), "image", to_rgb)
 
 
+def read_images(
+    images: Any, sketch: Sequence[int] | None = None, sketch_file: str | Path | None = None
+) -> list[UInt8[np.ndarray, "_ _ 3"] | None]:
+    """Images given as arguments: files are read, arrays are checked, and None stays None.
+
+    Args:
+      images: a sequence of files, arrays and None.
+      sketch: the shape of the sketch, whose proportions the images need; None: not compared.
+      sketch_file: its file, for `check_same_aspect`.
+
+    Raises:
+      UserError: another form, a file as in `read_grey`, or another aspect ratio.
+    """
+    if isinstance(images, str) or not isinstance(images, Sequence):
+        raise UserError(f"The images are {images!r}; give a list of files or arrays.")
+    found = []
+    for one in images:
+        file = one if isinstance(one, str | Path) else None
+        image = one if file is None else read_rgb(file)
+        if image is not None:
+            rgb = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3
+            _check_array("image", image, "height, width, 3", rgb)
+            if sketch is not None:
+                check_same_aspect(sketch, image.shape, sketch_file, file)
+        found.append(image)
+    return found
+
+
+def as_grey(sketch: Any) -> UInt8[np.ndarray, "h w"]:
+    """The grey values of a file; an array is checked and returned unchanged.
+
+    Raises:
+      UserError: another form, or as `read_grey`.
+    """
+    if isinstance(sketch, str | Path):
+        return read_grey(sketch)
+    grey = isinstance(sketch, np.ndarray) and sketch.ndim == 2
+    _check_array("sketch", sketch, "height, width", grey)
+    return sketch
+
+
+def _check_array(what: str, given: Any, shape: str, fits: bool) -> None:
+    """Refuses anything but a non-empty array of u8 whose shape fits."""
+    if not (fits and given.dtype == np.uint8 and given.size > 0):
+        found = f"{given!r:.40}"
+        if isinstance(given, np.ndarray):
+            found = f"an array of shape {given.shape} and type {given.dtype}"
+        raise UserError(
+            f"The {what} is {found}; give a file, or an array of shape ({shape}) and type uint8."
+        )
+
+
 def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     """The unchanged pixels of a grey label image.
 
@@ -86,8 +138,8 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
 def check_same_aspect(
     sketch: Sequence[int],
     image: Sequence[int],
-    sketch_file: Path | None = None,
-    image_file: Path | None = None,
+    sketch_file: str | Path | None = None,
+    image_file: str | Path | None = None,
 ) -> None:
     """Refuses a sketch and an image of different aspect ratios.
 
@@ -113,7 +165,7 @@ def check_same_aspect(
     )
 
 
-def _exif_exchanges_sides(path: Path) -> bool:
+def _exif_exchanges_sides(path: str | Path) -> bool:
     """Whether the EXIF orientation of an image file is a rotation by 90° or 270°."""
     # Errors in EXIF data are ignored.
     with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:

@@ -69,6 +69,8 @@ def define_flags() -> None:
         "strength": "Noise added to a stage's starting image: 0 none, 1 pure noise.",
         "sketch_start": "Share of the steps before which the sketch branch has no effect.",
         "sketch_end": "Share of the steps after which the sketch branch has no effect.",
+        "region_base_ratio": "Weight of the prompt in regions with their own, 0 … 1 (attention).",
+        "region_end": "Share of the steps after which region prompts have no effect (attention).",
     }.items():
         flags.DEFINE_float(name, None, text)
     flags.DEFINE_string(
@@ -85,6 +87,14 @@ def define_flags() -> None:
     flags.DEFINE_string("prompt", None, "Description of the image; may be empty.")
     flags.DEFINE_string("negative_prompt", "", "What the image should not contain.")
     flags.DEFINE_multi_string("region", [], 'Prompt of one region, such as 3="red brick wall"')
+    flags.DEFINE_multi_string("negative_region", [], "Negative prompt of one region: 3=windows")
+    flags.DEFINE_enum(
+        "region_method",
+        None,
+        ["auto", "ragaf", "attention"],
+        "How region prompts act: by a trained RAGAF, or by cross-attention that is restricted by "
+        "region, which needs no training; auto (default): by RAGAF if it is used.",
+    )
     flags.DEFINE_multi_string("merge", [], "Regions to merge, such as 2,7")
     flags.DEFINE_float(
         "neck_splits",
@@ -177,19 +187,17 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
       recorded_steps: as `set_recorded_flags` returns them.
     """
     # Errors in the sketch and the flags are reported before JAX is imported.
-    from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
+    from ragaf_jax.images import read_grey, read_images
     from ragaf_jax.sampling.command.batch_requests import parse_merges, parse_regions
     from ragaf_jax.sampling.numbered import check_not_merged
 
     flag_checks.check_for_one(given)
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
-    merges = parse_merges(FLAGS.merge)
-    check_not_merged(region_prompts, merges)
+    negatives, merges = parse_regions(FLAGS.negative_region), parse_merges(FLAGS.merge)
+    check_not_merged({*region_prompts, *negatives}, merges)
     flag_checks.check_letterbox(FLAGS.width, FLAGS.height, FLAGS.letterbox)
-    image = None if FLAGS.image is None else read_rgb(FLAGS.image)
-    if image is not None:
-        check_same_aspect(grey.shape, image.shape, Path(FLAGS.sketch), Path(FLAGS.image))
-    control_images = from_flags.read_control_images(grey.shape)
+    control_images = from_flags.control_images()
+    image, *_ = read_images([FLAGS.image, *control_images], grey.shape, FLAGS.sketch)
     if FLAGS.prompt is None and not FLAGS.regions_only:
         raise UserError(
             "--prompt is missing; describe the image, or give --prompt= for an empty prompt."
@@ -215,7 +223,7 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
         flag_checks.check_inputs_survive(output, {"control_image": file})
     pipeline = from_flags.restore_pipeline(devices=1, per_device=1, checkpoint=checkpoint)
     if FLAGS["from"].value is not None:
-        check_weights(Path(FLAGS["from"].value), from_flags.weight_facts(pipeline), given)
+        check_weights(Path(FLAGS["from"].value), pipeline.weight_facts(), given)
     steps = {number: stage.step for number, stage in pipeline.stages.items()}
     notify(*checkpoint_notices(recorded_steps, steps))
     sketch = pipeline.read(grey, **from_flags.framing_flags())
@@ -238,6 +246,7 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
             FLAGS.prompt,
             region_prompts,
             negative_prompt=FLAGS.negative_prompt,
+            region_negative_prompts=negatives,
             seed=FLAGS.seed,
             count=FLAGS.count,
             image=image,
@@ -255,7 +264,6 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
 def sample_folder(given: Collection[str]) -> None:
     """Samples a folder of sketches on all devices; `given` is as in `sample_sketch`."""
     from ragaf_jax.sampling.command.batch_requests import read_requests, sketch_files
-    from ragaf_jax.sampling.options import setting_notices
 
     flag_checks.check_for_batch(given)
     if FLAGS.regions_only:
@@ -276,7 +284,8 @@ def sample_folder(given: Collection[str]) -> None:
 
     options, output = pipeline.options(**from_flags.option_flags()), Path(FLAGS.output)
     unused = flag_checks.unused_strength(given, options.stages, has_image=False)
-    notify(*pipeline.lora_notices(options), *unused, *setting_notices(dataclasses.asdict(options)))
+    about = pipeline.setting_notices(dataclasses.asdict(options))
+    notify(*pipeline.lora_notices(options), *unused, *about)
     changes = {"upscale": FLAGS.upscale, "neck_splits": FLAGS.neck_splits}
     changes |= from_flags.framing_flags()
     facts = from_flags.stage_facts(pipeline)

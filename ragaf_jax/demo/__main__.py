@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("The page needs gradio, which is missing; run pip install -e '.[demo]'.")
     from ragaf_jax.sampling.command.batch_requests import read_requests
-    from ragaf_jax.sampling.lora.given import parse_loras
+    from ragaf_jax.sampling.lora.settings import parse_loras
 
     loras = parse_loras(FLAGS.lora)
     examples = [] if FLAGS.examples is None else read_requests(Path(FLAGS.examples), None)

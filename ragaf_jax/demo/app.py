@@ -27,7 +27,7 @@ from ragaf_jax.demo.number_fields import (
 from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.sampling.lora.given import Lora, Loras
+from ragaf_jax.sampling.lora.settings import Lora, Loras
 from ragaf_jax.sampling.pipeline import Pipeline
 
 QUEUED = "Queued …"

@@ -89,9 +89,11 @@ def generate(
                 [*before.coarse, *coarse],
             )
     seconds = time.perf_counter() - start
-    texts = prompt, session.prompts, negative_prompt
+    texts = prompt, session.prompts, negative_prompt, None
     settings = recorded_settings(*texts, seed, count, options, request.embeddings)
-    result = result_of(page, request, joined(results), settings, {"sampling": seconds})
+    settings |= pipeline.weight_facts()
+    notices = pipeline.setting_notices(settings)
+    result = result_of(page, request, joined(results), settings, notices, {"sampling": seconds})
     yield _shown_so_far(results)._replace(
         status=" ".join([f"Done in {seconds:.1f} s.", *_without_flags(page, result.notices)]),
         attention=result.attention_maps,

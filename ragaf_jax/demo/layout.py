@@ -70,7 +70,7 @@ class Layout(NamedTuple):
 
 def lay_out(pipeline: Pipeline, examples: Sequence[Example], options: Options) -> Layout:
     """Creates all components within an open `gr.Blocks`."""
-    side, with_ragaf = pipeline.leading.model.image_size, pipeline.takes_region_prompts
+    side, with_ragaf = pipeline.leading.model.image_size, pipeline.has_ragaf
     gr.HTML(
         f"<b>{TITLE}</b> Sketch and text → image <span>native size {side} × {side} px</span>",
         elem_id="title",
@@ -83,8 +83,8 @@ def lay_out(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
                 with gr.Column(min_width=270):
                     sketch = _sketch(canvas_size((side, side)), examples)
                 with gr.Column(min_width=270):
-                    regions = _regions(with_ragaf)
-            listed = gr.Markdown("", visible=with_ragaf, elem_id="region_prompts")
+                    regions = _regions()
+            listed = gr.Markdown("", elem_id="region_prompts")
             inputs = _inputs(pipeline, examples, options)
         with gr.Column(scale=5, min_width=320):
             results = _results(len(pipeline.stages) == 2, with_ragaf)
@@ -132,11 +132,11 @@ def _sketch(size: Size, examples: Sequence[Example]) -> dict[str, Any]:
     return {"canvas": canvas, "upload": upload, "examples": gallery}
 
 
-def _regions(visible: bool) -> dict[str, Any]:
-    _heading("Regions: click one to describe it" if visible else "Regions")
+def _regions() -> dict[str, Any]:
+    _heading("Regions: click one to describe it")
     parts: dict[str, Any] = {}
     parts["regions"] = gr.Image(height=SKETCH_HEIGHT, buttons=[], elem_id="regions", **IMAGE)
-    with gr.Row(visible=visible):
+    with gr.Row():
         parts["region_prompt"] = gr.Textbox(
             label=REGION_PROMPT,
             placeholder="select a region, then describe it",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ragaf_jax.sampling.lora.given import Lora
+from ragaf_jax.sampling.lora.settings import Lora
 
 MOST = 2.0  # sliders range from −2 to 2
 

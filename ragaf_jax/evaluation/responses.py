@@ -45,11 +45,17 @@ def make_responses(
         response/sketch_edge_f1: the decrease of edge F1 against the true sketch with another's;
         response/<variant>_loss, response/<variant>_edge_f1: means of the variants of
           `losses.validation.single_changes`. Edge F1 is for line art; for photographs see the loss.
+
+    Raises:
+      UserError: a sampler that does not fit `response.sample_steps`, the sigmas or the prediction
+        type.
     """
     groups = alike((batch, truth.sketch_u8), config.response.examples)
     model = build_model(config)
     objective = objective_of(config, tokenizer)
     sampler = make_stage_sampler(model, sampling_config_of(config, tokenizer))
+    if config.response.every:  # as in the sample grid
+        sampler.sampling.timestep_grid(config.response.sample_steps)
     unguided = Scales(guidance=None, sketch_guidance=None)
     variants = [single_changes(group, model.ragaf is not None) for group, _ in groups]
     loss_key, sample_key = jax.random.split(jax.random.key(config.seed))

@@ -29,11 +29,16 @@ def make_grid(
 
     `samples` has one row sketch | sample | true per example. All calls and both stages use the same
     noise. In Stage 2, `attention` is the `attention_sheet`.
+
+    Raises:
+      UserError: a sampler that does not fit the steps, the sigmas or the prediction type.
     """
     count, model = config.sample_examples, build_model(config)
     scales = scales_of(config.sample.to_dict(), model.unet.config)
     shown = jax.tree.map(lambda x: x[:count], batch)
     sampler = make_stage_sampler(model, sampling_config_of(config, tokenizer))
+    # Refuses steps or sigmas that do not fit the sampler before training, not after.
+    sampler.sampling.timestep_grid(config.sample.steps)
     keys = batch_keys(jax.random.key(config.seed), len(shown.text.tokens))
 
     def grid(params: Params) -> dict[str, Rgb]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+import numbers
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -86,9 +87,10 @@ class _Partition(NamedTuple):
     background: Bool[np.ndarray, " m"]  # of each region, by that name
 
 
-def check_neck_splits(neck_splits: int | float) -> None:
+def check_neck_splits(neck_splits: Any) -> None:
     """Raise `UserError` unless the factor is from 0 to `MOST_NECK_SPLITS`."""
-    if not 0 <= neck_splits <= MOST_NECK_SPLITS:
+    known = isinstance(neck_splits, numbers.Real)
+    if not (known and 0 <= neck_splits <= MOST_NECK_SPLITS):
         raise UserError(
             f"neck_splits is {neck_splits}; choose 0 to {MOST_NECK_SPLITS}: 0 splits no area at a "
             "neck, 1 is the default, and larger values split more areas"

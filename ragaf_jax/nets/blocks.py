@@ -56,6 +56,26 @@ class RegionSignal(NamedTuple):
     logit_bias: Float[Array, "b r t"]
 
 
+class Context(NamedTuple):
+    """The texts that p cells attend to: one, or n of equal length one after another.
+
+    Attributes:
+      states: of all texts.
+      shares: weight of each text in each cell; rows sum to 1. None: one text.
+    """
+
+    states: Float[Array, "b t d"]
+    shares: Float[Array, "b p n"] | None = None
+
+
+def contexts(
+    states: Float[Array, "b t d"], shares: tuple[Float[Array, "b _ n"], ...] | None, levels: int
+) -> tuple[Context, ...]:
+    """The texts of each level of a UNet, with the shares of each level's cells."""
+    each = [None] * levels if shares is None else shares
+    return tuple(Context(states, of_level) for of_level in each)
+
+
 class ResnetBlock(nn.Module):
     """GroupNorm → SiLU → conv, twice, with a 1×1 shortcut if c changes.
 
@@ -84,7 +104,10 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention from `x` to `context`, its logits biased by `bias` in every head."""
+    """Multi-head attention from `x` to `context`, its logits biased by `bias` in every head.
+
+    With `shares`, the context is n texts; their outputs, as if each were alone, are averaged.
+    """
 
     heads: int
     dtype: Dtype = jnp.float32
@@ -95,6 +118,7 @@ class Attention(nn.Module):
         x: Float[Array, "b p c"],
         context: Float[Array, "b t d"],
         bias: Float[Array, "b p t"] | None = None,
+        shares: Float[Array, "b p n"] | None = None,
     ) -> Float[Array, "b p c"]:
         channels = x.shape[-1]
 
@@ -103,8 +127,36 @@ class Attention(nn.Module):
             return y.reshape(*y.shape[:2], self.heads, -1)
 
         q, k, v = heads_of("to_q", x), heads_of("to_k", context), heads_of("to_v", context)
-        out = attention(q, k, v, None if bias is None else bias[:, None])
+        if shares is None:
+            out = attention(q, k, v, None if bias is None else bias[:, None])
+        else:
+            out = mixed_attention(q, k, v, bias, shares)
         return Dense(channels, dtype=self.dtype, name="to_out_0")(out.reshape(x.shape))
+
+
+def mixed_attention(
+    q: Float[Array, "b p h d"],
+    k: Float[Array, "b t h d"],
+    v: Float[Array, "b t h d"],
+    bias: Float[Array, "b p t"] | None,
+    shares: Float[Array, "b p n"],
+) -> Float[Array, "b p h d"]:
+    """Σₙ sharesₙ · attention to text n alone; the keys are n texts of t / n tokens.
+
+    The mean of the texts' outputs by region is that of Regional Prompter's "attention" mode.
+    """
+    count = shares.shape[-1]
+
+    def each(x: Array) -> Array:
+        return x.reshape(-1, x.shape[1] // count, *x.shape[2:])
+
+    biases = None
+    if bias is not None:
+        split = bias.reshape(*bias.shape[:2], count, -1)
+        biases = split.swapaxes(1, 2).reshape(-1, 1, bias.shape[1], split.shape[-1])
+    out = attention(jnp.repeat(q, count, 0), each(k), each(v), biases)
+    out = out.reshape(len(q), count, *q.shape[1:])
+    return jnp.einsum("bnphd,bpn->bphd", out, shares.astype(out.dtype))
 
 
 class GEGLU(nn.Module):
@@ -140,13 +192,14 @@ class TransformerBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b p c"],
-        text: Float[Array, "b t d"],
+        text: Context,
         text_bias: Float[Array, "b p t"] | None,
     ) -> Float[Array, "b p c"]:
         y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm1")(x)
         x = x + Attention(self.heads, dtype=self.dtype, name="attn1")(y, y)
         y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm2")(x)
-        x = x + Attention(self.heads, dtype=self.dtype, name="attn2")(y, text, text_bias)
+        inputs = y, text.states, text_bias, text.shares
+        x = x + Attention(self.heads, dtype=self.dtype, name="attn2")(*inputs)
         y = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm3")(x)
         return x + FeedForward(dtype=self.dtype, name="ff")(y)
 
@@ -163,7 +216,7 @@ class SpatialTransformer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        text: Float[Array, "b t d"],
+        text: Context,
         region: RegionSignal | None = None,
     ) -> Float[Array, "b h w c"]:
         b, _, _, c = x.shape
@@ -229,7 +282,7 @@ class DownBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"], text: Float[Array, "b t d"]
+        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"], text: Context
     ) -> tuple[Float[Array, "b h2 w2 c2"], tuple[Float[Array, "b _ _ _"], ...]]:
         skips: tuple[Array, ...] = ()
         for i in range(self.shape.layers):
@@ -254,7 +307,7 @@ class MidBlock(nn.Module):
         self,
         x: Float[Array, "b h w c"],
         time: Float[Array, "b e"],
-        text: Float[Array, "b t d"],
+        text: Context,
         region: RegionSignal | None = None,
     ) -> Float[Array, "b h w c"]:
         x = self.shape.resnet(0, self.dtype)(x, time)
@@ -277,7 +330,7 @@ class UpBlock(nn.Module):
         x: Float[Array, "b h w c"],
         skips: tuple[Float[Array, "b h w _"], ...],
         time: Float[Array, "b e"],
-        text: Float[Array, "b t d"],
+        text: Context,
         regions: tuple[RegionSignal | None, ...],
         size: tuple[int, int] | None,
     ) -> Float[Array, "b h2 w2 c2"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
-from ragaf_jax.nets.blocks import DownBlock, MidBlock, block
+from ragaf_jax.nets.blocks import DownBlock, MidBlock, block, contexts
 from ragaf_jax.nets.kernels.pixel_blocks import to_blocks
 from ragaf_jax.nets.layers import Conv3x3, Dense, zeros_init
 from ragaf_jax.nets.unet import UNetConfig, embed_time
@@ -66,6 +66,7 @@ class ControlNet(nn.Module):
         text_states: Float[Array, "b t d"],
         sketch: Float[Array, "b s1 s2 3"],
         scale: Float[Array, ""] | Float[Array, "b r"] | float = 1.0,
+        text_shares: tuple[Float[Array, "b _ n"], ...] | None = None,
     ) -> tuple[
         tuple[Float[Array, "b _ _ _"], ...],
         Float[Array, "b _ _ _"],
@@ -80,6 +81,7 @@ class ControlNet(nn.Module):
           sketch: in [0, 1], ink 1 on black.
           scale: strength of the residuals; 1 in training. An array [b, r] has a factor for each
             example and each of the r residuals: those of the skips, then that of the mid block.
+          text_shares: as of `UNet`.
 
         Returns:
           The residuals of the skips and of the mid block; and the hidden states before their zero
@@ -98,18 +100,19 @@ class ControlNet(nn.Module):
             )
         width = config.block_out_channels[0]
         time = embed_time(config, timesteps, dtype)
-        text = text_states.astype(dtype)
+        levels = len(config.block_out_channels)
+        texts = contexts(text_states.astype(dtype), text_shares, levels)
 
         x = Conv3x3(width, name="conv_in", dtype=dtype)(sample.astype(dtype))
         channels, name = self.conditioning_channels, "controlnet_cond_embedding"
         x = x + ConditioningEmbedding(width, channels, dtype=dtype, name=name)(sketch)
         features = (x,)
-        for i in range(len(config.block_out_channels)):
+        for i in range(levels):
             shape = config.down_level(i)._replace(remat=self.remat)
-            x, outputs = block(DownBlock, shape, dtype, f"down_blocks_{i}")(x, time, text)
+            x, outputs = block(DownBlock, shape, dtype, f"down_blocks_{i}")(x, time, texts[i])
             features += outputs
         shape = config.mid_level()._replace(remat=self.remat)
-        x = block(MidBlock, shape, dtype, "mid_block")(x, time, text)
+        x = block(MidBlock, shape, dtype, "mid_block")(x, time, texts[-1])
 
         def zero(x: Array, name: str) -> Array:
             width = x.shape[-1]

@@ -50,12 +50,15 @@ class Conditioning(NamedTuple):
       sketch: ink 1 on black; all zero if the sketch is dropped.
       regions: for Stage 2, else None.
       controls: an image in [0, 1] for each of `Model.controls`.
+      text_shares: where `text` is n texts of equal length, the weight of each in the cells of each
+        level; the cross-attention of UNet and ControlNets is restricted by it. None: one text.
     """
 
     text: Text
     sketch: Float[Array, "b h w 3"]
     regions: Regions | None = None
     controls: tuple[Float[Array, "b h w 3"], ...] = ()
+    text_shares: tuple[Float[Array, "b _ n"], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,16 +176,20 @@ class Model:
         active: Float[Array, " b"] | None = None,
     ) -> Regions:
         """The region inputs, the same for all denoising steps."""
+        return Regions(
+            graph,
+            self.region_shares(labels),
+            jnp.ones(labels.shape[0]) if active is None else active,
+            token_mask[:, None],
+        )
+
+    def region_shares(self, labels: Int[Array, "b h w"]) -> tuple[Float[Array, "b _ r"], ...]:
+        """S_l of every level l of the UNet, the finest first."""
         grid = self.latent_shape_of(labels.shape[1:])[:2]
         shares = [region_shares(labels, self.max_regions, grid)]
         while len(shares) < self.levels:
             shares.append(halved(shares[-1]))
-        return Regions(
-            graph,
-            tuple(map(flat, shares)),
-            jnp.ones(labels.shape[0]) if active is None else active,
-            token_mask[:, None],
-        )
+        return tuple(map(flat, shares))
 
     def predict(
         self,
@@ -210,14 +217,14 @@ class Model:
           The prediction, and RAGAF's trace or None.
         """
         text = conditioning.text.states
-        inputs = latents, timesteps, text
+        inputs, shares = (latents, timesteps, text), conditioning.text_shares
         own, *others = strengths or [1.0] * (1 + len(self.controls))
-        sketch = conditioning.sketch, own
+        sketch = conditioning.sketch, own, shares
         down, mid, features = self._apply("control", self.control, params, rng, *inputs, *sketch)
         for network, tree, *rest in zip(
             self.controls, params.get("controls", ()), conditioning.controls, others, strict=True
         ):
-            more, more_mid, _ = network.apply({"params": tree}, *inputs, *rest)
+            more, more_mid, _ = network.apply({"params": tree}, *inputs, *rest, shares)
             down = tuple(one + other for one, other in zip(down, more, strict=True))
             mid = mid + more_mid
         signals, trace = {}, None
@@ -229,7 +236,7 @@ class Model:
                 site: place(sent[site], regions.shares[level], regions.active)
                 for site, (level, _) in self.sites.items()
             }
-        signalled = *inputs, down, mid, signals, guidance
+        signalled = *inputs, down, mid, signals, guidance, shares
         prediction = self._apply("unet", self.unet, params, rng, *signalled)
         return prediction, trace
 

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Num
 
-from ragaf_jax.nets.blocks import BlockShape, DownBlock, MidBlock, RegionSignal, UpBlock, block
+from ragaf_jax.nets.blocks import (
+    BlockShape,
+    DownBlock,
+    MidBlock,
+    RegionSignal,
+    UpBlock,
+    block,
+    contexts,
+)
 from ragaf_jax.nets.layers import (
     Conv3x3,
     GroupNorm,
@@ -178,6 +186,7 @@ class UNet(nn.Module):
         mid_residual: Float[Array, "b _ _ _"] | None = None,
         regions: Mapping[str, RegionSignal] | None = None,
         guidance: Float[Array, " b"] | None = None,
+        text_shares: tuple[Float[Array, "b _ n"], ...] | None = None,
     ) -> Float[Array, "b h w o"]:
         """The prediction, in float32 or wider.
 
@@ -189,6 +198,7 @@ class UNet(nn.Module):
           mid_residual: its residual for the output of the mid block.
           regions: RAGAF's signals by site (`injection_sites`), for some or all sites.
           guidance: the guidance scale − 1, with `time_cond_proj_dim`; None: no embedding of it.
+          text_shares: weight of each of n texts in the cells of each level, as in `Context`.
 
         Raises:
           ValueError: a region signal for an unknown site, or the wrong number of residuals.
@@ -199,13 +209,14 @@ class UNet(nn.Module):
         if unknown := sorted(set(regions) - known):
             raise ValueError(f"region signals for {unknown}, expected only {sorted(known)}")
         time = embed_time(config, timesteps, dtype, guidance)
-        text = text_states.astype(dtype)
+        levels = len(config.block_out_channels)
+        texts = contexts(text_states.astype(dtype), text_shares, levels)
 
         x = Conv3x3(config.block_out_channels[0], name="conv_in", dtype=dtype)(sample.astype(dtype))
         skips = (x,)
-        for i in range(len(config.block_out_channels)):
+        for i in range(levels):
             shape = config.down_level(i)._replace(remat=self.remat)
-            x, outputs = block(DownBlock, shape, dtype, f"down_blocks_{i}")(x, time, text)
+            x, outputs = block(DownBlock, shape, dtype, f"down_blocks_{i}")(x, time, texts[i])
             skips += outputs
         if down_residuals is not None:
             skips = tuple(
@@ -214,16 +225,17 @@ class UNet(nn.Module):
             )
 
         shape = config.mid_level()._replace(remat=self.remat)
-        x = block(MidBlock, shape, dtype, "mid_block")(x, time, text, regions.get(MID_SITE))
+        x = block(MidBlock, shape, dtype, "mid_block")(x, time, texts[-1], regions.get(MID_SITE))
         if mid_residual is not None:
             x = x + mid_residual.astype(dtype)
 
-        for i in range(len(config.block_out_channels)):
+        for i in range(levels):
             shape = config.up_level(i)._replace(remat=self.remat)
             joined, skips = skips[-shape.layers :], skips[: -shape.layers]
             signals = tuple(regions.get(up_site(i, layer)) for layer in range(shape.layers))
             up = block(UpBlock, shape, dtype, f"up_blocks_{i}")
-            x = up(x, joined, time, text, signals, skips[-1].shape[1:3] if skips else None)
+            size = skips[-1].shape[1:3] if skips else None
+            x = up(x, joined, time, texts[levels - 1 - i], signals, size)
 
         x = GroupNorm(config.norm_num_groups, silu=True, dtype=dtype, name="conv_norm_out")(x)
         return widened(Conv3x3(config.out_channels, name="conv_out", dtype=dtype)(x))

@@ -25,6 +25,7 @@ from ragaf_jax.planning.target_table import bound_cells, contents, notes_on
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.runtime.sharding import AXES, replicated
 from ragaf_jax.runtime.targets import Target, open_target
+from ragaf_jax.sampling.controls.settings import ControlSettings, branch_scales
 from ragaf_jax.sampling.sampling_config import (
     TextConditioning,
     sampling_config_of,
@@ -71,11 +72,13 @@ def part_plans(config: ConfigDict, target: Target, per_device: int) -> list[Part
     square = {"data.cache": "", "data.buckets": ()}
     batch = each(batch_shapes(with_fields(config, requests | square), model), shares)
     keys = each(key_shapes(count), shares)
-    scales = each(scales_of(config.sample.to_dict(), model.unet.config), whole)
-    grid = each(sampler.sampling.timestep_grid(config.sample.steps), whole)
+    steps = config.sample.steps
+    branches = (branch_scales(ControlSettings(), model.control.residuals, steps),)
+    scales = scales_of(config.sample.to_dict(), model.unet.config)._replace(branches=branches)
+    scales, grid = each((scales, sampler.sampling.timestep_grid(steps)), whole)
     prompt = batch.text._replace(ids=batch.text.tokens)
     region_text_ids = jax.ShapeDtypeStruct((count, model.max_regions), jnp.int32, sharding=shares)
-    text = TextConditioning(prompt, prompt, region_text_ids)
+    text = TextConditioning(prompt, prompt, region_text_ids, region_text_ids)
 
     def compiled(name: str, part: Any, *arguments: Any) -> PartPlan:
         jitted = jax.jit(part, compiler_options=target.compiler_options)

@@ -68,13 +68,17 @@ def stacked_conditions(
             shown,
         )
         if text is not None and texts.ids is not None:
-            # Negative prompts have no region prompts: all their tokens have the id 0.
-            none = jnp.zeros_like(text.region_text_ids)
-            ids = jnp.concatenate([none] * (count - 1) + [text.region_text_ids])
+            ids = jnp.concatenate([text.region_negative_ids] * (count - 1) + [text.region_text_ids])
             own = (texts.ids[:, None] == ids[..., None]) & texts.mask[:, None]
             regions = regions._replace(allowed=own)
     sketch = jnp.concatenate([batch.sketch] * count) * shown[:, None, None, None]
-    return Conditioning(texts, sketch, regions)
+    shares = None
+    if text is not None and text.mixture is not None:
+        mixture = text.mixture
+        weights = jnp.concatenate([mixture.negative] * (count - 1) + [mixture.positive])
+        of_regions = model.region_shares(jnp.concatenate([batch.labels] * count))
+        shares = tuple(level @ weights for level in of_regions)
+    return Conditioning(texts, sketch, regions, text_shares=shares)
 
 
 def weighted(text: Text) -> Text:
@@ -103,14 +107,13 @@ def _concatenated(trees: Sequence[T]) -> T:
 
 
 def own_cells(
-    labels: Int[Array, "b rows columns"], region_text_ids: Int[Array, "b r"], grid: tuple[int, int]
+    labels: Int[Array, "b rows columns"], with_text: Bool[Array, "b r"], grid: tuple[int, int]
 ) -> Bool[Array, "b h w 1"]:
-    """The cells of regions with their own text in a grid of (h, w); all cells if no region has one.
+    """The cells of regions `with_text` of their own in a grid of (h, w); all if no region has one.
 
     The cells in which a region has its greatest share are always its own, however small it is.
     """
-    with_text = region_text_ids > 0
-    shares = flat(region_shares(labels, region_text_ids.shape[1], grid))
+    shares = flat(region_shares(labels, with_text.shape[1], grid))
     share = jnp.einsum("bpr,br->bp", shares, with_text.astype(shares.dtype))
     greatest = shares.max(1, keepdims=True)
     home = (shares == greatest) & (greatest > 0) & with_text[:, None]

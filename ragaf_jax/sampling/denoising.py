@@ -81,7 +81,7 @@ def begin(
         x = grid.start_scale * noise
     else:
         x = grid.levels.alpha[0] * start + grid.levels.sigma[0] * noise
-    own = None if text is None else own_cells(batch.labels, text.region_text_ids, shape[:2])
+    own = None if text is None else own_cells(batch.labels, text.own, shape[:2])
     sampler = sampler_for(sampling.sampler, sampling.prediction)
     return Denoising(sampler.begin(x), conditioning, own)
 
@@ -109,12 +109,21 @@ def advance(
     def denoise(x: Float[Array, "b h w c"], level: NoiseLevels) -> Float[Array, "b h w c"]:
         # The index of the step that starts at this level.
         step = (grid.levels.sigma > level.sigma[0]).sum()
+        shares = conditioning.text_shares
+        if shares is not None and scales.region_steps is not None:
+            restricted = step < scales.region_steps
+            shares = tuple(jnp.where(restricted, one, _first_text(one)) for one in shares)
         strengths = branch_strengths(scales, step, len(x))
         guidance = scales.embedded_guidance
         if guidance is not None:
             guidance = jnp.where(level.t >= last, guidance - 1, 0.0)
         prediction, _ = model.predict(
-            params, x, level.t, conditioning, strengths=strengths, guidance=guidance
+            params,
+            x,
+            level.t,
+            conditioning._replace(text_shares=shares),
+            strengths=strengths,
+            guidance=guidance,
         )
         return to_x0(sampling.prediction, prediction.astype(jnp.float32), x, level)
 
@@ -142,8 +151,6 @@ def branch_strengths(scales: Scales, step: int | Int[Array, ""], rows: int) -> t
     prompt. Those of other ControlNets than the sketch branch are zero in (nothing), which has no
     sketch either; see `stacked_conditions`.
     """
-    if not scales.branches:
-        return (scales.sketch_strength,)
     count = evaluations(scales)
     found = []
     for i, (strengths, unprompted, first, last) in enumerate(scales.branches):
@@ -152,6 +159,11 @@ def branch_strengths(scales: Scales, step: int | Int[Array, ""], rows: int) -> t
         of_evaluations = jnp.stack([jnp.float32(x) for x in (nothing, unprompted, 1.0)[-count:]])
         found.append(jnp.outer(jnp.repeat(of_evaluations, rows // count), active))
     return tuple(found)
+
+
+def _first_text(shares: Float[Array, "b p n"]) -> Float[Array, "b p n"]:
+    """Shares of cells that attend to the first text alone."""
+    return jnp.zeros_like(shares).at[..., 0].set(1)
 
 
 def ragaf_trace(

@@ -22,9 +22,9 @@ from ragaf_jax.sampling.controls.settings import (
     settings_of_sketch,
 )
 from ragaf_jax.sampling.loop import Finished, Images, Progress, StageRun, sample_stages
-from ragaf_jax.sampling.lora.given import Lora
 from ragaf_jax.sampling.lora.merging import AdaptedParams
-from ragaf_jax.sampling.options import STAGES, Options
+from ragaf_jax.sampling.lora.settings import Lora
+from ragaf_jax.sampling.options import STAGES, Options, setting_notices
 from ragaf_jax.sampling.prompts.embeddings import Embeddings
 from ragaf_jax.sampling.request import Request
 from ragaf_jax.sampling.sampling_config import BranchScales, TextConditioning, scales_of
@@ -97,23 +97,32 @@ class LoadedStages:
         return self.stages[max(self.stages)]
 
     @property
-    def takes_region_prompts(self) -> bool:
-        """Whether there is a Stage 2 with RAGAF, which region prompts require."""
+    def has_ragaf(self) -> bool:
+        """Whether there is a Stage 2 with RAGAF."""
         return 2 in self.stages and self.stages[2].model.ragaf is not None
 
-    def check(self, request: Request, options: Options) -> None:
-        """Refuses region prompts without a Stage 2 with RAGAF."""
-        if request.has_region_text and not (
-            self.takes_region_prompts and 2 in STAGES[options.stages]
-        ):
+    def by_ragaf(self, options: Options) -> bool:
+        """Whether region prompts act by RAGAF, else by restricted cross-attention.
+
+        Raises:
+          UserError: `region_method` is "ragaf" and no stage with RAGAF is used.
+        """
+        used = self.has_ragaf and 2 in STAGES[options.stages]
+        if options.region_method == "ragaf" and not used:
             raise UserError(
-                "Region prompts need a Stage 2 with RAGAF, and none is used "
-                f"(stages={options.stages!r}); write them into the prompt, or use such a stage."
+                "region_method is 'ragaf' and no Stage 2 with RAGAF is used "
+                f"(stages={options.stages!r}); choose 'attention', or use such a stage."
             )
+        return used and options.region_method != "attention"
 
     def with_loras(self, options: Options, loras: Sequence[Lora]) -> Options:
         """The options with these LoRAs, whose files are read; raises as `load_lora`."""
         return dataclasses.replace(options, loras=self._adapted.load(loras))
+
+    def setting_notices(self, settings: Mapping[str, Any]) -> list[str]:
+        """Unexpected effects of settings of these stages, as `options.setting_notices`."""
+        reads_guidance = self.leading.model.unet.config.time_cond_proj_dim is not None
+        return setting_notices(settings, reads_guidance)
 
     def lora_notices(self, options: Options) -> list[str]:
         """What each LoRA changes and how it was trained, such as trigger words; a sentence each."""
@@ -154,7 +163,7 @@ class LoadedStages:
           progress: called after each of the `steps`.
         """
         results: dict[int, Finished] = {}
-        for some in self._batches(requests):
+        for some in self._batches(requests, self.by_ragaf(options)):
             starts = None if images is None else images[some]
             every = None if progress is None else 1
             given = [requests[i] for i in some], [seeds[i] for i in some], options, starts, every
@@ -166,14 +175,14 @@ class LoadedStages:
                     progress(event)
         return [results[i] for i in range(len(requests))]
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+    def _batches(self, requests: Sequence[Request], by_ragaf: bool) -> Iterator[list[int]]:
         """The places of requests that are sampled together.
 
         Texts of one batch have equal numbers of windows, so that no image depends on other texts.
         """
         places: dict[Any, list[int]] = {}
         for i, one in enumerate(requests):
-            texts = one.text, one.without_region_text
+            texts = one.regional(by_ragaf), one.without_region_text
             key = jax.tree.structure(texts), *(x.shape for x in jax.tree.leaves(texts))
             places.setdefault(key, []).append(i)
         for alike in places.values():
@@ -202,18 +211,25 @@ class LoadedStages:
         Yields:
           `Progress`, and at the end `Finished`.
         """
-        for one in requests:
-            self.check(one, options)
+        by_ragaf = self.by_ragaf(options)
         batch, text, plain, shown = jax.tree.map(
             lambda *x: np.concatenate(x),
             *(
-                (one.batch, one.text, one.without_region_text, one.control_images)
+                (
+                    one.batch,
+                    one.regional(by_ragaf),
+                    one.without_region_text,
+                    one.control_images,
+                )
                 for one in requests
             ),
         )
-        texts: dict[int, tuple[TextConditioning, TextConditioning | None]] = {1: (plain, None)}
         partly = any(one.has_region_text and not one.all_regions_have_text for one in requests)
-        texts[2] = text, plain if partly else None
+        regional = text.with_base(options.region_base_ratio), plain if partly else None
+        texts: dict[int, tuple[TextConditioning, TextConditioning | None]] = {
+            1: (plain, None) if by_ragaf else regional,
+            2: regional,
+        }
         skipped = functools.partial(self._with_skip, options.clip_skip)
         texts = {
             i: (skipped(i, one), None if other is None else skipped(i, other))
@@ -268,7 +284,8 @@ class LoadedStages:
             sampler = self._sampler(i, options.sampler)
             branches = self._branches(i, options, steps[i])
             run = StageRun(i, sampler, self._adapted.of_stage(i, options.loras), *given)
-            runs.append(run._replace(branches=branches, controls=shown))
+            run = run._replace(branches=branches, controls=shown)
+            runs.append(run._replace(region_steps=round(options.region_end * steps[i])))
         scales = scales_of(dataclasses.asdict(options), self.leading.model.unet.config)
         starts = None if images is None else self._shared(images)
         settings = scales, options.steps, options.strength, starts, every

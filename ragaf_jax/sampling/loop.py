@@ -34,6 +34,7 @@ class StageRun(NamedTuple):
         own text are sampled. None: `text` applies to all cells.
       branches: as in `Scales`.
       controls: images in [0, 1] of the model's further ControlNets.
+      region_steps: as in `Scales`.
     """
 
     number: int
@@ -44,6 +45,7 @@ class StageRun(NamedTuple):
     blended: TextConditioning | None = None
     branches: tuple[BranchScales, ...] = ()
     controls: tuple[Float[Array, "b h w 3"], ...] = ()
+    region_steps: int | None = None
 
 
 class Progress(NamedTuple):
@@ -111,7 +113,8 @@ def sample_stages(
       every: steps between two `Progress`; None: no `Progress`.
       sigmas: one of `noise_grid.SIGMAS`; None: those of the stage's configuration.
       preview: whether each `Progress` has one; each takes a run of the decoder.
-      trace: whether to compute RAGAF's trace, with a few evaluations of Stage 2.
+      trace: whether to compute RAGAF's trace, with a few evaluations of Stage 2; there is none if
+        cross-attention is restricted by region.
 
     Yields:
       `Progress`, and at the end `Finished`.
@@ -125,7 +128,8 @@ def sample_stages(
             latents = run.sampler.encode(run.params, pixels)
         start = 1.0 if latents is None else strength
         grid = run.sampler.sampling.timestep_grid(steps, start, sigmas)
-        given = run.keys, scales._replace(branches=run.branches), grid
+        own = scales._replace(branches=run.branches, region_steps=run.region_steps)
+        given = run.keys, own, grid
         denoising = _begin(run, batch, given, latents, run.text)
         blended = run.blended
         plain = None if blended is None else _begin(run, batch, given, latents, blended)
@@ -142,7 +146,8 @@ def sample_stages(
                 yield Progress(run.number, until, count, shown)
         latents = denoising.state.x
         pixels = run.sampler.decode(run.params, latents)
-        result = run.sampler.trace(run.params, denoising, run.keys) if trace else None
+        traced = trace and (run.text is None or run.text.mixture is None)
+        result = run.sampler.trace(run.params, denoising, run.keys) if traced else None
     assert pixels is not None, "there is at least one stage"
     yield Finished(np.asarray(pixels), coarse, jax.tree.map(np.asarray, result))
 

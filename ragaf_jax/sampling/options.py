@@ -11,11 +11,12 @@ from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.controls.settings import (
     EVEN,
+    LARGEST_SCALE,
     ControlSettings,
-    check_settings,
+    checked_controls,
     settings_of_sketch,
 )
-from ragaf_jax.sampling.lora.given import Lora, Loras, as_loras
+from ragaf_jax.sampling.lora.settings import Lora, Loras, as_loras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Options:
         for samplers that have them.
       loras: files merged into the parameters, with strengths; a new file may compile once.
       clip_skip: number of the text encoder's last layers to skip; None: as in training.
+      region_method: how region prompts act, one of `REGION_METHODS`. "ragaf": by a Stage 2 with
+        RAGAF; "attention": in all stages, cells of a region attend to its prompt alone; "auto":
+        by RAGAF if it is used, else by attention.
+      region_base_ratio: weight of the prompt in the cross-attention of regions with their own
+        prompt, 0 to 1, for "attention".
+      region_end: share of a stage's steps after which "attention" has no effect.
     """
 
     steps: int
@@ -57,6 +64,9 @@ class Options:
     sketch_levels: str = EVEN
     controls: tuple[ControlSettings, ...] = ()
     sigmas: str = UNIFORM
+    region_method: str = "auto"
+    region_base_ratio: float = 0.2
+    region_end: float = 1.0
 
 
 class OptionArguments(TypedDict, total=False):
@@ -77,14 +87,20 @@ class OptionArguments(TypedDict, total=False):
     sketch_levels: str
     controls: Sequence[ControlSettings | Mapping[str, Any]]
     sigmas: Literal["uniform", "karras", "exponential"]
+    region_method: Literal["auto", "ragaf", "attention"]
+    region_base_ratio: float
+    region_end: float
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
-FRACTIONS = "strength", "guidance_until", "sketch_start", "sketch_end"
-
-LARGEST_SCALE = 100  # far above useful scales, far below those that give NaN
+FRACTIONS = (
+    *("strength", "guidance_until", "sketch_start", "sketch_end"),
+    *("region_base_ratio", "region_end"),
+)
 
 MAX_COUNT = 1000  # images of a call, which are held in memory until the last one is finished
+
+REGION_METHODS = "auto", "ragaf", "attention"
 
 STAGES = {"both": (1, 2), "1": (1,), "2": (2,)}
 
@@ -104,17 +120,17 @@ def make_options(
       UserError: a value out of its range.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
-    # metadata.json has the fields of each control.
-    given["controls"] = tuple(
-        ControlSettings(**one) if isinstance(one, Mapping) else one
-        for one in given.get("controls", ())
-    )
     known = {field.name for field in dataclasses.fields(Options)}
+    if unknown := sorted({*given} - known):
+        raise UserError(
+            f"There is no option {unknown[0]!r}; choose among {', '.join(sorted(known))}."
+        )
     defaults = {name: value for name, value in sample.items() if name in known}
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
-    whole: dict[str, Any] = {x: int(fields[x]) for x in ("steps", "clip_skip") if x in fields}
-    return Options(**{**fields, **whole, "loras": as_loras(fields.get("loras"))})
+    checked: dict[str, Any] = {x: int(fields[x]) for x in ("steps", "clip_skip") if x in fields}
+    checked["controls"] = checked_controls(fields.get("controls"))
+    return Options(**{**fields, **checked, "loras": as_loras(fields.get("loras"))})
 
 
 def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -> None:
@@ -132,11 +148,11 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
         if name in given and not isinstance(given[name], numbers.Real):
             raise UserError(f"{name} is {given[name]!r}; choose a number.")
     steps, most = given.get("steps", 1), schedule_steps or math.inf
-    if not (1 <= steps <= most and steps == int(steps)):
+    if not (1 <= steps <= most and steps % 1 == 0):
         upto = "or more" if schedule_steps is None else f"to {schedule_steps}"
         raise UserError(f"steps is {steps}; choose a whole number, 1 {upto}.")
     skip = given.get("clip_skip", 0)
-    if not (skip >= 0 and skip == int(skip)):
+    if not (skip >= 0 and skip % 1 == 0):
         raise UserError(f"clip_skip is {skip}; choose a whole number, 0 or more.")
     for name in FRACTIONS:
         if not 0 <= given.get(name, 0) <= 1:
@@ -148,13 +164,12 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
                 "to 10."
             )
     choices = {"stages": tuple(STAGES), "sampler": tuple(SAMPLERS), "sigmas": SIGMAS}
+    choices["region_method"] = REGION_METHODS
     for name, known in choices.items():
-        if name in given and given[name] not in known:
+        if name in given and not (isinstance(given[name], str) and given[name] in known):
             raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")
-    named = {"the sketch branch": settings_of_sketch(given)}
-    named |= {f"control {i}": one for i, one in enumerate(given.get("controls", ()), 1)}
-    for name, settings in named.items():
-        check_settings(settings, name, LARGEST_SCALE)
+    settings_of_sketch(given)
+    checked_controls(given.get("controls"))
 
 
 def check_count(count: Any) -> None:
@@ -163,15 +178,21 @@ def check_count(count: Any) -> None:
         raise UserError(f"count is {count}; choose 1 to {MAX_COUNT} images.")
 
 
-def setting_notices(settings: Mapping[str, Any]) -> list[str]:
+def setting_notices(settings: Mapping[str, Any], reads_guidance: bool = False) -> list[str]:
     """Unexpected effects of settings, one sentence each.
 
     Args:
       settings: the fields of `Options`, and "negative_prompt" unless it is empty.
+      reads_guidance: whether the UNet reads the guidance scale as an input (LCM).
     """
     text, sketch, strength = (settings[name] for name in SCALES)
     notices = []
-    if text == 0:
+    if reads_guidance and text < 1:
+        notices.append(
+            f"guidance is {text:g}, but the UNet reads it as an input and was trained with larger "
+            "scales; choose 1 or more."
+        )
+    elif text == 0:
         notices.append(
             "guidance is 0, so the prompt has no effect; 1 is the model without guidance, which "
             "diffusers calls 0."
@@ -182,7 +203,7 @@ def setting_notices(settings: Mapping[str, Any]) -> list[str]:
             "is the model without guidance."
         )
     for name, what in (("guidance", "the prompt"), ("sketch_guidance", "the sketch")):
-        if (scale := settings[name]) < 0:
+        if (scale := settings[name]) < 0 and not (reads_guidance and name == "guidance"):
             notices.append(f"{name} is {scale:g}, which guides the image away from {what}.")
     if strength == 0:
         notices.append(
@@ -197,8 +218,9 @@ def setting_notices(settings: Mapping[str, Any]) -> list[str]:
     for i, control in enumerate(settings.get("controls", ()), 1):
         if control["strength"] == 0:
             notices.append(f"The strength of control {i} is 0, so it has no effect.")
-    if settings.get("negative_prompt") and text == sketch == 1:
-        notices.append("guidance is 1, so the negative prompt has no effect.")
+    if settings.get("negative_prompt") and sketch == 1 and (text == 1 or reads_guidance):
+        why = "The UNet reads the guidance scale as an input" if reads_guidance else "guidance is 1"
+        notices.append(f"{why}, so the negative prompt has no effect.")
     return notices
 
 

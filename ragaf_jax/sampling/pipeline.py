@@ -14,10 +14,10 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.framing import Size, Window, check_same_size, cut, letterboxed
 from ragaf_jax.graph.prepare import page_scale, page_size
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.images import check_same_aspect, read_grey
+from ragaf_jax.images import as_grey, read_images
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.sampling.controls.networks import WeightFiles, load_controls, with_vae
-from ragaf_jax.sampling.controls.settings import ControlPlace
+from ragaf_jax.sampling.controls.settings import ControlPlace, checked_controls
 from ragaf_jax.sampling.loaded_stages import LoadedStages, joined
 from ragaf_jax.sampling.loop import Images, Progress
 from ragaf_jax.sampling.options import (
@@ -29,6 +29,7 @@ from ragaf_jax.sampling.options import (
     make_options,
 )
 from ragaf_jax.sampling.prompts.embeddings import read_embeddings
+from ragaf_jax.sampling.recorded import file_facts
 from ragaf_jax.sampling.request import (
     Request,
     SketchPage,
@@ -42,6 +43,8 @@ from ragaf_jax.sketch_input import SketchInput, read_sketch
 
 # A file, its `SketchInput`, a grey page as in `Pipeline.page`, or any other grey image.
 Sketch = str | Path | SketchInput | UInt8[np.ndarray, "h w"]
+# A file, or its pixels.
+Image = str | Path | UInt8[np.ndarray, "_ _ 3"]
 
 
 class Pipeline(LoadedStages):
@@ -159,14 +162,13 @@ class Pipeline(LoadedStages):
             check_same_size(sketch.size, width, height)
             given = sketch
         else:
-            grey = sketch if isinstance(sketch, np.ndarray) else read_grey(sketch)
-            size = self.leading.model.sizes.chosen(grey.shape, width, height, letterbox)
-            if isinstance(sketch, np.ndarray) and sketch.shape == tuple(
-                page_scale(size) * side for side in size
-            ):
-                given = SketchInput(sketch, sketch, None, size)
+            grey = as_grey(sketch)
+            framing = {"width": width, "height": height, "letterbox": letterbox}
+            size = self.leading.model.sizes.chosen(grey.shape, **framing)
+            if grey is sketch and grey.shape == tuple(page_scale(size) * side for side in size):
+                given = SketchInput(grey, grey, None, size)
             else:
-                given = read_sketch(grey, size, crop, page_scale(size))
+                given = self.read(grey, crop=crop, **framing)
         return find_regions(given, self.leading, neck_splits)
 
     def request(
@@ -176,6 +178,7 @@ class Pipeline(LoadedStages):
         region_prompts: Mapping[int, str] | None = None,
         negative_prompt: str = "",
         control_images: Sequence[UInt8[np.ndarray, "_ _ 3"] | None] = (),
+        region_negative_prompts: Mapping[int, str] | None = None,
     ) -> Request:
         """The inputs of the networks for one image: `make_request` with this model's sizes.
 
@@ -190,7 +193,9 @@ class Pipeline(LoadedStages):
                 f"There are {len(control_images)} control images and {len(self.controls)} "
                 "ControlNets; give at most one for each, in their order."
             )
-        texts = prompt, region_prompts or {}, negative_prompt
+        both = region_prompts, region_negative_prompts
+        wanted, excluded = ({} if texts is None else texts for texts in both)
+        texts = prompt, wanted, negative_prompt, excluded
         request = make_request(page, *texts, self.leading, self.embeddings)
         given = [*control_images, *[None] * (len(self.controls) - len(control_images))]
         shown = (
@@ -232,7 +237,8 @@ class Pipeline(LoadedStages):
         """
         config = self.leading.config
         default = "both" if len(self.stages) == 2 else str(max(self.stages))
-        controls = arguments.get("controls") or [control.settings for control in self.controls]
+        controls = checked_controls(arguments.get("controls"))
+        controls = controls or tuple(control.settings for control in self.controls)
         given = {**arguments, "controls": controls}
         options = make_options(config.sample.to_dict(), given, config.diffusion.steps, default)
         for number in STAGES[options.stages]:
@@ -249,6 +255,7 @@ class Pipeline(LoadedStages):
                     f"clip_skip is {options.clip_skip}; the text encoder has {layers} layers, "
                     f"choose 0 to {layers - 1}."
                 )
+        self.by_ragaf(options)  # refuses a method that needs RAGAF
         self.steps(options)  # refuses combinations of sampler, sigmas, steps and strength
         return self.with_loras(options, options.loras)
 
@@ -259,10 +266,11 @@ class Pipeline(LoadedStages):
         region_prompts: Mapping[int, str] | None = None,
         *,
         negative_prompt: str = "",
+        region_negative_prompts: Mapping[int, str] | None = None,
         seed: int = 0,
         count: int = 1,
-        image: UInt8[np.ndarray, "image_h image_w 3"] | None = None,
-        control_images: Sequence[UInt8[np.ndarray, "_ _ 3"] | None] = (),
+        image: Image | None = None,
+        control_images: Sequence[Image | None] = (),
         crop: bool = True,
         width: int | None = None,
         height: int | None = None,
@@ -277,12 +285,14 @@ class Pipeline(LoadedStages):
           prompt: may be empty.
           region_prompts: by region number; see `make_request`.
           negative_prompt: may be empty.
+          region_negative_prompts: by region number.
           seed: in 0 … 2³² − 1. The same seed and settings give the same image.
           count: number of images; their seeds are seed, seed + 1 …
           image: for the first stage to start from instead of noise, noised to `strength`. It has
             the sketch's proportions, and is cropped and placed on white paper like the sketch.
           control_images: RGB images of the ControlNets, in their order, with the sketch's
-            proportions. None and missing ones: the sketch, ink white on black.
+            proportions. None and missing ones: the sketch, ink white on black. The settings of the
+            result have paths and hashes of images that are files, and nothing of arrays.
           crop, width, height, letterbox: as in `page`, also on a result of `page`.
           progress: called after each of the `steps`, without a preview; it changes no image.
           **arguments: fields of `Options`.
@@ -292,33 +302,51 @@ class Pipeline(LoadedStages):
         """
         options = self.options(**arguments)
         check_count(count)
+        check_seed(seed)
         seeds = [seed + i for i in range(count)]
-        for one in seeds:
-            check_seed(one)
+        check_seed(seeds[-1])
         framing = {"crop": crop, "width": width, "height": height, "letterbox": letterbox}
         start = time.perf_counter()
-        placed = [one for one in (image, *control_images) if one is not None]
-        grey: Any = read_grey(sketch) if isinstance(sketch, str | Path) else sketch
-        if isinstance(grey, np.ndarray):
-            for given in placed:
-                check_same_aspect(grey.shape, given.shape)
+        placed = isinstance(sketch, SketchPage | SketchInput)
+        grey: Any = sketch if placed else as_grey(sketch)
+        shape, file = (None, None) if placed else (grey.shape, None if grey is sketch else sketch)
+        begun, *_ = read_images([image], shape, file)
+        shown = read_images(control_images, shape, file)
         if isinstance(sketch, SketchPage):
             check_same_size(sketch.size, width, height)
             page = sketch
-        elif isinstance(sketch, str | Path):
+        elif file is not None:
             page = self.page(self.read(grey, **framing))
         else:
             page = self.page(sketch, **framing)
         texts = prompt, region_prompts, negative_prompt
-        request = self.request(page, *texts, control_images)
+        request = self.request(page, *texts, shown, region_negative_prompts)
         ready = time.perf_counter()
-        images = None if image is None else self.starts([image] * count, page.size, page.crop)
+        images = None if begun is None else self.starts([begun] * count, page.size, page.crop)
         finished = joined(self.run([request] * count, seeds, options, images, progress))
         done = time.perf_counter()
-        settings = recorded_settings(*texts, seed, count, options, request.embeddings)
+        settings = recorded_settings(
+            *texts, region_negative_prompts, seed, count, options, request.embeddings
+        )
+        settings |= file_facts({"image": _file(image)}) | self.weight_facts(control_images)
+        notices = self.setting_notices(settings)
         seconds = {"regions": ready - start, "sampling": done - ready}
         start_image = None if images is None else images[0]
-        return result_of(page, request, finished, settings, seconds, start_image)
+        return result_of(page, request, finished, settings, notices, seconds, start_image)
+
+    def weight_facts(self, images: Sequence[Image | None] = ()) -> dict[str, Any]:
+        """Entries of metadata.json about the VAE and the ControlNets beside the stages.
+
+        Args:
+          images: of the ControlNets; those that are files are recorded.
+        """
+        padded = [*images, *[None] * len(self.controls)]
+        vae = {} if self.vae is None else {"vae": self.vae.where, "vae_sha256": self.vae.sha256}
+        networks = [
+            {**control.files._asdict(), **file_facts({"image": _file(image)})}
+            for control, image in zip(self.controls, padded, strict=False)
+        ]
+        return {**vae, **({"control_networks": networks} if networks else {})}
 
     def starts(
         self, images: Sequence[UInt8[np.ndarray, "h w 3"]], size: Size, crop: Window | None = None
@@ -326,3 +354,7 @@ class Pipeline(LoadedStages):
         """Starting images of this height and width, cropped and placed like their sketch."""
         cropped = images if crop is None else [cut(image, crop) for image in images]
         return np.stack([letterboxed(image, size) for image in cropped])
+
+
+def _file(image: Any) -> str | Path | None:
+    return image if isinstance(image, str | Path) else None

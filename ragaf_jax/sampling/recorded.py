@@ -1,8 +1,9 @@
 """Reads inputs recorded in metadata.json, and sets the flags that repeat an output."""
 
+import dataclasses
 import errno
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ METADATA = "metadata.json"
 OPTION_FLAGS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     *("sampler", "sigmas", "stages", "clip_skip", "sketch_start", "sketch_end", "sketch_levels"),
+    *("region_method", "region_base_ratio", "region_end"),
 )
 # Flags of `ragaf_jax.sample` that metadata.json records by the same names.
 RECORDED_FLAGS = (
@@ -23,13 +25,15 @@ RECORDED_FLAGS = (
     *OPTION_FLAGS,
 )
 INPUT_FILES = ("sketch", "labels", "image")
-# Fields of `Options` that outputs of older versions lack, with the values that they had.
-LATER_OPTIONS = {
-    "sketch_start": 0.0,
-    "sketch_end": 1.0,
-    "sketch_levels": "even",
-    "controls": [],
-    "sigmas": "uniform",
+# Entries that are not recorded where they are empty.
+_EMPTY: dict[str, Any] = {
+    "negative_prompt": "",
+    "region_prompts": {},
+    "region_negative_prompts": {},
+    "embeddings": [],
+    "control_networks": [],
+    "vae_sha256": None,
+    "dtype": None,
 }
 _DIGEST = "{}_sha256"
 
@@ -65,32 +69,22 @@ def file_facts(files: Mapping[str, str | Path | None]) -> dict[str, str]:
     return facts
 
 
-def with_control_images(
-    facts: Mapping[str, Any], images: Sequence[str | Path | None]
-) -> dict[str, Any]:
-    """Entries of metadata.json with the images of its ControlNets; None and missing: the sketch.
-
-    Raises:
-      UserError: an image cannot be read.
-    """
-    networks = facts.get("control_networks", [])
-    padded = [*images, *[None] * len(networks)]
-    shown = [
-        {**network, **file_facts({"image": image})}
-        for network, image in zip(networks, padded, strict=False)
-    ]
-    return {**facts, **({"control_networks": shown} if networks else {})}
-
-
 def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of metadata.json that are equal for outputs of the same inputs.
 
     Input files are compared by SHA-256 alone. Relative workdirs are resolved in the current folder.
-    Fields that an older version did not record have the values that it used.
+    Entries that are not recorded have their defaults, which older versions used as well.
     """
     from ragaf_jax.checkpoints.meta import with_later_fields  # not for --help: it takes 0.6 s
+    from ragaf_jax.graph.regions import NECK_SPLITS
+    from ragaf_jax.sampling.options import Options
 
-    found = {**LATER_OPTIONS, **facts}
+    usual = {
+        x.name: list(x.default) if isinstance(x.default, tuple) else x.default
+        for x in dataclasses.fields(Options)
+        if x.default is not dataclasses.MISSING
+    }
+    found = {**_EMPTY, "neck_splits": NECK_SPLITS, **usual, **facts}
     found = {name: value for name, value in found.items() if name not in (*INPUT_FILES, "vae")}
     if "image_size" in found:
         found["image_size"] = _sides(found["image_size"])
@@ -172,14 +166,21 @@ def read_recorded(path: Path, given: Collection[str]) -> Recorded:
             _check_unchanged(path, name, Path(texts[name]), found.get(_DIGEST.format(name)))
     if "embedding" not in given and "embeddings" in found:
         texts["embedding"] = _embeddings(path, found["embeddings"])
-    prompts, merges = found.get("region_prompts", {}), found.get("merge", [])
-    if not isinstance(prompts, dict) or not isinstance(merges, list):
-        raise UserError(
-            f"In {path}, region_prompts is not an object or merge is not a list; give the "
-            f"unchanged {METADATA} of an output."
+    kinds = {"region_prompts": dict, "region_negative_prompts": dict, "merge": list}
+    prompts, negatives, merges = (found.get(name, kind()) for name, kind in kinds.items())
+    for name, kind in kinds.items():
+        value = found.get(name, kind())
+        texts_alone = kind is list or (
+            isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
         )
+        if not (isinstance(value, kind) and texts_alone):
+            what = "an object of texts" if kind is dict else "a list"
+            raise UserError(
+                f"In {path}, {name} is not {what}; give the unchanged {METADATA} of an output."
+            )
     texts |= _controls(path, found, given)
     texts["region"] = [f"{number}={text}" for number, text in prompts.items()]
+    texts["negative_region"] = [f"{number}={text}" for number, text in negatives.items()]
     texts["merge"] = [str(group) for group in merges]
     if found.get("loras") and "lora" not in given:
         texts["lora"] = _lora_flags(path, found["loras"])
@@ -210,16 +211,18 @@ def _controls(
     path: Path, found: Mapping[str, Any], given: Collection[str]
 ) -> dict[str, str | list[str]]:
     """The flags of a recorded VAE and of recorded ControlNets, whose images are unchanged."""
+    from ragaf_jax.sampling.controls.settings import checked_controls, control_flag  # imports JAX
+
     texts: dict[str, str | list[str]] = {}
-    if isinstance(found.get("vae"), str):
-        texts["vae"] = found["vae"]
-    networks, settings = found.get("control_networks", []), found.get("controls", [])
+    if found.get("vae") is not None and "vae" not in given:
+        texts["vae"] = str(found["vae"])
+    networks, settings = found.get("control_networks"), found.get("controls")
     if not networks or "control" in given:
         return texts
     try:
         texts["control"] = [
-            "{where}={strength},{start},{end},{levels}".format(**network, **one)
-            for network, one in zip(networks, settings, strict=True)
+            control_flag(str(network["where"]), one)
+            for network, one in zip(networks, checked_controls(settings), strict=True)
         ]
         images = [(one.get("image"), one.get("image_sha256")) for one in networks]
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -250,16 +253,11 @@ def check_weights(path: Path, facts: Mapping[str, Any], given: Collection[str]) 
     if "vae" not in given and isinstance(found.get("vae"), str):
         pairs.append(("vae", found, facts, "vae"))
     if "control" not in given:
-        both = zip(*(x.get("control_networks", []) for x in (found, facts)), strict=True)
+        both = zip(*(x.get("control_networks") or [] for x in (found, facts)), strict=True)
         pairs += [("control", before, now, "where") for before, now in both]
     for flag, before, now, where in pairs:
         name = "vae_sha256" if flag == "vae" else "sha256"
-        if before.get(name) != now[name]:
-            raise UserError(
-                f"The {flag} {now[where]} has changed since {path} was written (its SHA-256 begins "
-                f"with {now[name][:8]}, not {str(before.get(name))[:8]}); give the original by "
-                f"--{flag}, or this one to sample it with the same settings."
-            )
+        _check_digest(path, flag, now[where], now[name], before.get(name))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -286,8 +284,8 @@ def _regular(file: Path) -> Path:
 
 def _lora_flags(path: Path, entries: Any) -> list[str]:
     """The values of --lora for the entries of a metadata.json, whose files must be unchanged."""
-    from ragaf_jax.sampling.lora.given import recorded  # they import JAX
     from ragaf_jax.sampling.lora.loaded import lora_digest
+    from ragaf_jax.sampling.lora.settings import recorded  # they import JAX
 
     try:
         loras = recorded(entries)
@@ -304,7 +302,7 @@ def _check_unchanged(
     path: Path,
     name: str,
     file: Path,
-    digest: str | None,
+    digest: Any,
     digest_of: Callable[[Path], str] = lambda file: sha256_of(_regular(file)),
 ) -> None:
     try:
@@ -314,6 +312,11 @@ def _check_unchanged(
             f"The {name} {str(file)!a} that {path} records cannot be read "
             f"({getattr(error, 'strerror', None) or error}); give --{name}=<its new path>."
         ) from None
+    _check_digest(path, name, file, now, digest)
+
+
+def _check_digest(path: Path, name: str, file: str | Path, now: str, digest: Any) -> None:
+    """Refuses a file whose SHA-256 is not the recorded one, where that is recorded."""
     if digest is not None and now != digest:
         raise UserError(
             f"The {name} {file} has changed since {path} was written (its SHA-256 begins with "

@@ -1,15 +1,13 @@
 """The inputs of the networks for one image: sketch, regions and texts."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from ragaf_jax.batch import Batch, ink_on_black, stacked
-from ragaf_jax.errors import UserError
 from ragaf_jax.framing import Size, Window
 from ragaf_jax.graph.build import GraphConfig, RegionGraph, region_graph, trim_edges
 from ragaf_jax.graph.padding import pad_graph
@@ -18,7 +16,7 @@ from ragaf_jax.graph.regions import NECK_SPLITS, REGION_KINDS
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.options import Options
 from ragaf_jax.sampling.prompts.embeddings import Embedding, Embeddings
-from ragaf_jax.sampling.prompts.windows import Prompt, make_texts, read_prompt
+from ragaf_jax.sampling.prompts.request_texts import encode_texts
 from ragaf_jax.sampling.sampling_config import TextConditioning
 from ragaf_jax.sampling.sketch_notices import sketch_notices
 from ragaf_jax.sampling.stages import Stage
@@ -54,7 +52,9 @@ class Request(NamedTuple):
 
     Attributes:
       batch: one example with the prompt alone; its image is blank.
-      text: one example with region prompts.
+      text: one example with region prompts, for RAGAF.
+      mixed: the same, for cross-attention that is restricted by region; None without region
+        prompts.
       without_region_text: the same without region prompts; of fewer tokens where each text has
         windows of its own.
       graph: of the regions, not padded.
@@ -67,6 +67,7 @@ class Request(NamedTuple):
 
     batch: Batch
     text: TextConditioning
+    mixed: TextConditioning | None
     without_region_text: TextConditioning
     graph: RegionGraph
     prompts: str
@@ -74,6 +75,10 @@ class Request(NamedTuple):
     embeddings: list[Embedding]
     notices: list[str]
     control_images: tuple[Float[np.ndarray, "1 h w 3"], ...] = ()
+
+    def regional(self, by_ragaf: bool) -> TextConditioning:
+        """The texts with region prompts, which act by RAGAF or by restricted cross-attention."""
+        return self.text if by_ragaf or self.mixed is None else self.mixed
 
     @property
     def text_ids(self) -> Int[np.ndarray, " t"]:
@@ -84,18 +89,19 @@ class Request(NamedTuple):
     @property
     def has_region_text(self) -> bool:
         """Whether some regions have their own prompts."""
-        return bool(self.text.region_text_ids.any())
+        return bool(self.text.own.any())
 
     @property
     def all_regions_have_text(self) -> bool:
         """Whether all regions have their own prompts."""
-        return bool(self.text.region_text_ids[:, : len(self.graph.nodes)].all())
+        return bool(self.text.own[:, : len(self.graph.nodes)].all())
 
 
 def recorded_settings(
     prompt: str,
     region_prompts: Mapping[int, str] | None,
     negative_prompt: str,
+    region_negative_prompts: Mapping[int, str] | None,
     seed: int,
     count: int,
     options: Options,
@@ -103,8 +109,13 @@ def recorded_settings(
 ) -> dict[str, Any]:
     """A call as metadata.json records it, without None, empty texts, and an empty list of LoRAs."""
     settings: dict[str, Any] = {"prompt": prompt}
-    if region_prompts:
-        settings["region_prompts"] = {str(i): region_prompts[i] for i in sorted(region_prompts)}
+    regional = {
+        "region_prompts": region_prompts,
+        "region_negative_prompts": region_negative_prompts,
+    }
+    for name, texts in regional.items():
+        if texts:
+            settings[name] = {str(i): texts[i] for i in sorted(texts)}
     if negative_prompt:
         settings["negative_prompt"] = negative_prompt
     if embeddings:
@@ -115,33 +126,6 @@ def recorded_settings(
     if not options.loras:
         del chosen["loras"]
     return {**settings, "seed": seed, "count": count, **chosen}
-
-
-def read_texts(
-    prompt: str,
-    region_prompts: Mapping[int, str],
-    negative_prompt: str,
-    stage: Stage,
-    embeddings: Embeddings,
-) -> dict[str, Prompt]:
-    """The texts of a request by their names in errors: both prompts, then regions by number.
-
-    Raises:
-      UserError: a text with wrong syntax, or one that is not Unicode.
-    """
-    texts = {"prompt": prompt, "negative prompt": negative_prompt}
-    texts |= {f"prompt of region {i}": region_prompts[i] for i in sorted(region_prompts)}
-    prompts = {}
-    for name, text in texts.items():
-        _check_text(text)
-        with _named(name):
-            prompts[name] = read_prompt(text, stage.tokenizer, stage.model.text_length, embeddings)
-    return prompts
-
-
-def embeddings_of(prompts: Mapping[str, Prompt]) -> list[Embedding]:
-    """The textual inversions that the texts name, each once."""
-    return list({x.name: x for one in prompts.values() for x in one.embeddings}.values())
 
 
 def find_regions(given: SketchInput, stage: Stage, neck_splits: int | float) -> SketchPage:
@@ -161,38 +145,29 @@ def make_request(
     prompt: str,
     region_prompts: Mapping[int, str],
     negative_prompt: str,
+    region_negative_prompts: Mapping[int, str],
     stage: Stage,
     embeddings: Embeddings | None = None,
 ) -> Request:
     """Encodes sketch, regions and texts as inputs of the networks.
 
-    In RAGAF, a region attends to its own prompt alone, or to the main prompt if it has none. The
-    syntax of all texts is that of `prompts.syntax`.
+    A region attends to its own prompt, or to the main prompt if it has none; likewise for negative
+    prompts. The syntax of all texts is that of `prompts.syntax`.
 
     Args:
       page: the sketch and its regions.
       prompt, negative_prompt: may be empty.
-      region_prompts: prompts of some regions, by region number.
+      region_prompts, region_negative_prompts: of some regions, by region number.
       stage: gives tokenizer and sizes.
       embeddings: textual inversions that texts may name.
 
     Raises:
       UserError: an unknown region number, an empty region prompt, wrong syntax, or too many tokens.
     """
-    model, tokenizer = stage.model, stage.tokenizer
-    regions, numbers = page.numbered.regions, sorted(region_prompts)
-    region_text_ids = np.zeros((1, model.max_regions), np.int32)
-    for text_id, number in enumerate(numbers, 1):
-        region_text_ids[0, page.numbered.id_of(number)] = text_id
-    stripped = {number: region_prompts[number].strip() for number in numbers}
-    prompts = read_texts(prompt, stripped, negative_prompt, stage, embeddings or {})
-    main, negative, *regional = prompts.values()
-    for number, one in zip(numbers, regional, strict=True):
-        if not one.tokens:
-            raise UserError(f"The prompt of region {number} is empty; describe the region.")
-    sizes = tokenizer, model.text_length
-    alone = make_texts(main, [], negative, *sizes)
-    packed = make_texts(main, regional, negative, *sizes) if regional else alone
+    model = stage.model
+    regions = page.numbered.regions
+    texts = prompt, region_prompts, negative_prompt, region_negative_prompts
+    found = encode_texts(page.numbered, *texts, stage, embeddings or {})
     graph_config = GraphConfig(**stage.config.data.graph)
     graph = trim_edges(region_graph(regions, graph_config), model.max_edges)
     batch = Batch(
@@ -200,36 +175,16 @@ def make_request(
         sketch=ink_on_black(page.sketch[None]),
         labels=regions.labels[None],
         graph=stacked([pad_graph(graph, model.max_regions, model.max_edges)]),
-        text=alone.positive._replace(ids=None),
+        text=found.alone.positive._replace(ids=None),
     )
-    notices = [f"The {name} {x}" for name, one in prompts.items() for x in one.notices]
     return Request(
         batch,
-        TextConditioning(packed.negative, packed.positive, region_text_ids),
-        TextConditioning(alone.negative, alone.positive, np.zeros_like(region_text_ids)),
+        found.packed,
+        found.mixed,
+        found.alone,
         graph,
-        "\n".join([prompt.strip(), *(f"{number}: {text}" for number, text in stripped.items())]),
-        packed.pieces,
-        embeddings_of(prompts),
-        [*sketch_notices(page.given), *notices],
+        found.lines,
+        found.pieces,
+        found.embeddings,
+        [*sketch_notices(page.given), *found.notices],
     )
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Adds the name of a text to its errors."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"In the {name}: {error}") from None
-
-
-def _check_text(text: str) -> None:
-    """Refuses lone surrogates, which Python makes from bytes that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"The text {text[:40]!a} is not Unicode from character {error.start} on; write it "
-            "in UTF-8."
-        ) from None

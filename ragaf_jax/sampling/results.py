@@ -1,6 +1,6 @@
 """The result of a sampling call: images, regions, attention, settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ from ragaf_jax.figures.lettering import Rgb
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.sampling.loop import Finished
-from ragaf_jax.sampling.options import setting_notices
 from ragaf_jax.sampling.request import Request, SketchPage
 
 
@@ -105,10 +104,14 @@ def result_of(
     request: Request,
     finished: Finished,
     settings: dict[str, Any],
+    notices: Sequence[str],
     seconds: dict[str, float],
     given: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> Result:
-    """The result of one sketch; arguments are as in `Result`, `settings` without `neck_splits`."""
+    """The result of one sketch; arguments are as in `Result`.
+
+    `settings` has no `neck_splits`, and `notices` are those on settings.
+    """
     settings = {**settings, "neck_splits": page.neck_splits}
     regions, trace = page.numbered.regions, finished.trace
     attention = fusion = None
@@ -125,7 +128,7 @@ def result_of(
         attention=attention,
         fusion=fusion,
         settings=settings,
-        notices=[*request.notices, *setting_notices(settings)],
+        notices=[*request.notices, *notices],
         seconds=seconds,
         sketch_page=page,
         request=request,

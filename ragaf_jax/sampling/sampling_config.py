@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from ragaf_jax.batch import Array as AnyArray
 from ragaf_jax.batch import Text
 from ragaf_jax.diffusion.build import schedule_of
 from ragaf_jax.diffusion.noise_grid import UNIFORM, levels_at, noise_grid
@@ -22,7 +23,7 @@ from ragaf_jax.tokenizer import Tokenizer
 
 
 class BranchScales(NamedTuple):
-    """Scales of the sketch branch, or of another ControlNet; all are traced.
+    """Scales of the sketch branch, or of another ControlNet, in a stage's steps; all are traced.
 
     Attributes:
       strengths: factor of each residual: those of the skips, then that of the mid block.
@@ -45,33 +46,67 @@ class Scales(NamedTuple):
       sketch_guidance: of the sketch and its regions; 1 is the model without guidance. None equals
         1, and needs two evaluations per step instead of three.
       guidance_until: below this fraction of T both scales are 1.
-      sketch_strength: factor on what the sketch branch adds to the UNet; 1 as in training.
-      branches: of the sketch branch, instead of `sketch_strength`, and of each further ControlNet.
+      branches: of the sketch branch and of each further ControlNet; (): factors of 1, as in
+        training.
       embedded_guidance: of the text, as an input of the UNet (LCM), above `guidance_until`; None:
         an input of 0, as in training.
+      region_steps: with `TextConditioning.mixture`, the number of steps whose cross-attention is
+        restricted by region; later ones attend to the prompt alone. None: all.
     """
 
     guidance: float | Float[Array, ""] | None
     sketch_guidance: float | Float[Array, ""] | None
     guidance_until: float | Float[Array, ""] = 0.0
-    sketch_strength: float | Float[Array, ""] = 1.0
     branches: tuple[BranchScales, ...] = ()
     embedded_guidance: float | Float[Array, ""] | None = None
+    region_steps: int | Int[Array, ""] | None = None
+
+
+class RegionMixture(NamedTuple):
+    """The weight of each of n texts in the cross-attention of each region; rows sum to 1."""
+
+    positive: Float[Array, "b r n"]
+    negative: Float[Array, "b r n"]
 
 
 class TextConditioning(NamedTuple):
     """The texts of requests.
 
     Attributes:
-      negative: the negative prompt.
+      negative: the negative prompt, then negative prompts of regions.
       positive: the prompt with its start and end tokens, then region prompts, then padding; `ids`
         is 0 for the prompt and padding, i > 0 for a region prompt.
-      region_text_ids: the only text that each region attends to.
+      region_text_ids, region_negative_ids: the only text of each that each region attends to, in
+        RAGAF.
+      mixture: for cross-attention that is restricted by region; positive and negative texts are
+        then n of equal length. None: all cells attend to all tokens.
     """
 
     negative: Text
     positive: Text
     region_text_ids: Int[Array, "b r"]
+    region_negative_ids: Int[Array, "b r"]
+    mixture: RegionMixture | None = None
+
+    @property
+    def own(self) -> Bool[AnyArray, "b r"]:
+        """Whether each region has a text of its own."""
+        own = (self.region_text_ids > 0) | (self.region_negative_ids > 0)
+        if self.mixture is not None:
+            for weights in self.mixture:
+                own |= weights[..., 0] < 1
+        return own
+
+    def with_base(self, ratio: float) -> "TextConditioning":
+        """With this share of the prompts in the cross-attention of regions with their own text."""
+        if self.mixture is None:
+            return self
+
+        def mixed(weights: Float[AnyArray, "b r n"]) -> Float[AnyArray, "b r n"]:
+            prompt = np.eye(weights.shape[-1], dtype=np.float32)[0]
+            return weights + np.float32(ratio) * (prompt - weights)
+
+        return self._replace(mixture=RegionMixture(*map(mixed, self.mixture)))
 
 
 class TimestepGrid(NamedTuple):

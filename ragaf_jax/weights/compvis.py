@@ -1,16 +1,13 @@
 """Tensor names of single files: CompVis's Stable Diffusion and lllyasviel's ControlNet."""
 
 import re
-from typing import NamedTuple
-
-import numpy as np
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.names import Naming, Place, torch_name
-from ragaf_jax.weights.stores import Shapes, Store, Under
+from ragaf_jax.weights.stores import Renamed, Store, under
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
@@ -63,46 +60,25 @@ def is_compvis(store: Store) -> bool:
     return any(name.startswith(UNET) for name in store.shapes)
 
 
-class AveragedUnet(NamedTuple):
-    """The averaged UNet in a whole Stable Diffusion in the original layout.
+def averaged_unet(store: Store) -> Renamed:
+    """The averaged UNet of a whole Stable Diffusion in the original layout, by plain names.
 
     Its tensors have the plain ones' names without dots, after "model_ema." (LitEma in CompVis's
     latent-diffusion).
+
+    Raises:
+      UserError: the file has none, or only a part.
     """
-
-    store: Store
-
-    @property
-    def source(self) -> str:
-        """The store's."""
-        return self.store.source
-
-    @property
-    def shapes(self) -> Shapes:
-        """Of every tensor, by its plain name."""
-        names = Under(self.store, UNET).shapes
-        return {name: self.store.shapes[self._averaged(name)] for name in names}
-
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
-        return self.store.read(self._averaged(name))
-
-    @staticmethod
-    def _averaged(name: str) -> str:
-        return EMA + f"{UNET}{name}".removeprefix("model.").replace(".", "")
-
-
-def averaged_unet(store: Store) -> AveragedUnet:
-    """The averaged UNet of a file; raises UserError if it has none, or only a part."""
-    averaged = AveragedUnet(store)
-    try:
-        _ = averaged.shapes
-    except KeyError as error:
+    names = {
+        name: EMA + f"{UNET}{name}".removeprefix("model.").replace(".", "")
+        for name in under(store, UNET).names
+    }
+    if missing := [name for name in names.values() if name not in store.shapes]:
         raise UserError(
             f"config.init.ema is True and {store.source} has no averaged UNet (no tensor "
-            f"{error.args[0]}); leave it out, because such files hold one set of weights."
-        ) from None
-    return averaged
+            f"{missing[0]}); leave it out, because such files hold one set of weights."
+        )
+    return Renamed(store, names)
 
 
 def control_store(store: Store) -> Store | None:
@@ -117,7 +93,7 @@ def control_store(store: Store) -> Store | None:
         )
     for prefix in (CONTROL, ""):
         if f"{prefix}input_hint_block.0.weight" in store.shapes:
-            return Under(store, prefix)
+            return under(store, prefix)
     return None
 
 

@@ -26,7 +26,7 @@ from ragaf_jax.weights.locate import (
 )
 from ragaf_jax.weights.names import Naming, text_names, unet_names, vae_names
 from ragaf_jax.weights.network import Network
-from ragaf_jax.weights.stores import Safetensors, Store, Under, open_weights
+from ragaf_jax.weights.stores import Safetensors, Store, open_weights, under
 from ragaf_jax.weights.vae_files import open_vae
 
 C = TypeVar("C")
@@ -188,14 +188,14 @@ def _single_file(path: Path, ema: bool = False, other_vae: str = "") -> Pretrain
             "original layout; for diffusers' layout give its folder."
         )
     kinds.check_whole_file(whole.shapes, str(path))
-    unet: Store = Under(whole, compvis.UNET)
-    vae = Under(whole, compvis.VAE)
+    unet: Store = under(whole, compvis.UNET)
+    vae = under(whole, compvis.VAE)
     sizes = compvis_sizes.unet_sizes(unet)
     kinds.check_channels(sizes, None, str(path))
     kinds.check_not_unet_alone(whole.shapes, str(path))
     unet = compvis.averaged_unet(whole) if ema else unet
     prefix = compvis.text_prefix(whole)
-    text = Under(whole, prefix)
+    text = under(whole, prefix)
     # Some files have no VAE, and those that come with one do not need it.
     vae_sizes = VaeConfig() if other_vae and not vae.shapes else compvis_sizes.vae_sizes(vae)
     kinds.check_channels(sizes, vae_sizes, str(path))

@@ -189,11 +189,16 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[s
     path.chmod(0o666 & ~mask)
 
 
-class Under(NamedTuple):
-    """The tensors of another store whose names start with `prefix`, which is removed."""
+class Renamed(NamedTuple):
+    """Tensors of another store under new names.
+
+    Attributes:
+      store: the other one.
+      names: its name of each tensor, by new name.
+    """
 
     store: Store
-    prefix: str
+    names: Mapping[str, str]
 
     @property
     def source(self) -> str:
@@ -202,14 +207,19 @@ class Under(NamedTuple):
 
     @property
     def shapes(self) -> Shapes:
-        """Of every tensor under the prefix."""
-        start = len(self.prefix)
-        shapes = self.store.shapes.items()
-        return {name[start:]: shape for name, shape in shapes if name.startswith(self.prefix)}
+        """Of every tensor, by its new name."""
+        shapes = self.store.shapes
+        return {name: shapes[old] for name, old in self.names.items()}
 
     def read(self, name: str) -> np.ndarray:
         """One tensor."""
-        return self.store.read(self.prefix + name)
+        return self.store.read(self.names[name])
+
+
+def under(store: Store, prefix: str) -> Renamed:
+    """The tensors whose names start with a prefix, which is removed."""
+    names = {name.removeprefix(prefix): name for name in store.shapes if name.startswith(prefix)}
+    return Renamed(store, names)
 
 
 def open_weights(path: Path, dtype: jax.typing.DTypeLike | None = None) -> Store:

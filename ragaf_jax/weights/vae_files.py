@@ -14,7 +14,7 @@ from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.locate import choose_weights, files_below, locate
 from ragaf_jax.weights.names import vae_names
 from ragaf_jax.weights.network import Network
-from ragaf_jax.weights.stores import Under, open_weights
+from ragaf_jax.weights.stores import open_weights, under
 
 _STEM = "diffusion_pytorch_model"
 
@@ -68,7 +68,7 @@ def _single_file(path: Path, replaced: VaeConfig) -> Network[VaeConfig]:
     whole = open_weights(path)
     beside = path.with_name("config.json")
     prefix = compvis.VAE if f"{compvis.VAE}encoder.conv_in.weight" in whole.shapes else ""
-    store = Under(whole, prefix)
+    store = under(whole, prefix)
     surplus: tuple[str, ...] = ()
     if "encoder.down.0.block.0.conv1.weight" in store.shapes:
         config = compvis_sizes.vae_sizes(store, replaced.norm_num_groups)

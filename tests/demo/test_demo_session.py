@@ -26,7 +26,7 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.graph.prepare import page_scale
 from ragaf_jax.graph.regions import Regions
-from ragaf_jax.sampling.lora.given import Lora
+from ragaf_jax.sampling.lora.settings import Lora
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.pipeline import Pipeline
 

@@ -1,4 +1,4 @@
-"""The pictures of a training run show what the parameters make of the held-out drawings."""
+"""The sample grids of a training run show what the parameters make of held-out sketches."""
 
 import jax
 import numpy as np
@@ -7,6 +7,8 @@ from fakes import mixed, random_batch, random_labels, random_params, tiny_config
 from pictures import contains
 
 from ragaf_jax.batch import Text, Truth
+from ragaf_jax.errors import UserError
+from ragaf_jax.evaluation.responses import make_responses
 from ragaf_jax.evaluation.sample_grid import attention_sheet, make_grid
 from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.figures.phrases import phrases
@@ -15,8 +17,8 @@ from ragaf_jax.nets.build import build_model
 DARK = (128, 0, 38)  # of the phrase that has most of a region's attention
 
 
-def drawings(rng, config, count, shape=None):
-    """A batch, and of its truth what pictures show."""
+def examples(rng, config, count, shape=None):
+    """A batch, and the part of its truth that figures show."""
     batch = random_batch(rng, config, count, shape)
     pages = np.full(batch.labels.shape, 255, np.uint8)
     images = ((batch.image + 1) * 127.5).astype(np.uint8)
@@ -28,10 +30,10 @@ def pieces_of(batch, example):
     return tiny_tokenizer().pieces(batch.text.tokens[example].tolist())
 
 
-def test_the_grid_shows_what_the_parameters_draw(rng):
+def test_the_grid_shows_what_the_parameters_sample(rng):
     config = tiny_config(1)
     config.sample.steps, config.sample_examples = 2, 3
-    grid = make_grid(config, tiny_tokenizer(), *drawings(rng, config, 5))
+    grid = make_grid(config, tiny_tokenizer(), *examples(rng, config, 5))
     params = random_params(build_model(config), rng)
     first = grid(params)
     assert set(first) == {"samples"}  # without regions there is no attention of theirs
@@ -41,17 +43,32 @@ def test_the_grid_shows_what_the_parameters_draw(rng):
     assert (grid(jax.tree.map(lambda x: x + 0.1, params))["samples"] != first).any()
 
 
+def test_a_sampler_that_does_not_fit_is_refused_before_training(rng):
+    config = tiny_config(1)
+    config.sample.update(sampler="ddim", sigmas="karras")
+    config.response.sample_steps = 60
+    shown = tiny_tokenizer(), *examples(rng, config, 2)
+    with pytest.raises(UserError, match="sigmas is 'karras' and the sampler 'ddim' only has 'unif"):
+        make_grid(config, *shown)
+    config.sample.update(sampler="lcm", sigmas="uniform")
+    make_grid(config, *shown)
+    with pytest.raises(UserError, match="steps is 60"):
+        make_responses(config, *shown)
+    config.response.every = 0
+    make_responses(config, *shown)
+
+
 def test_of_stage_2_it_shows_the_attention_of_the_same_parameters(rng):
     config = tiny_config(2)
     config.sample.steps, config.sample_examples = 2, 3
-    batch, truth = drawings(rng, config, 5)
+    batch, truth = examples(rng, config, 5)
     grid = make_grid(config, tiny_tokenizer(), batch, truth)
     params = random_params(build_model(config), rng)
 
     def dark(params):
-        pictures = grid(params)
-        assert set(pictures) == {"samples", "attention"}
-        return (pictures["attention"] == DARK).all(-1).sum()
+        figures = grid(params)
+        assert set(figures) == {"samples", "attention"}
+        return (figures["attention"] == DARK).all(-1).sum()
 
     # Parameters of 0 attend to every token alike, so that the longest phrases are the strongest.
     lengths = [[len(positions) for _, positions in phrases(pieces_of(batch, i))] for i in range(3)]
@@ -64,7 +81,7 @@ def test_of_stage_2_it_shows_the_attention_of_the_same_parameters(rng):
 @pytest.mark.parametrize("side", [16, 256])
 def test_the_attention_sheet_paints_regions_under_the_phrases_they_attend_to(rng, side):
     config = tiny_config(2)
-    batch, truth = drawings(rng, config, 4)
+    batch, truth = examples(rng, config, 4)
     # All in blocks and of one shade, so that resampling changes nothing.
     labels = np.stack([random_labels(rng, 16, int(n)) for n in batch.graph.n_node[:, 0]])
     sketches = np.ones((1, 16, 16), np.uint8) * rng.integers(50, 200, (4, 1, 1), np.uint8)
@@ -84,13 +101,13 @@ def test_the_attention_sheet_paints_regions_under_the_phrases_they_attend_to(rng
             small = np.rint(color * (sketches[i, ..., None] / 255)).astype(np.uint8)
             expected.append(small.repeat(10, 0).repeat(10, 1))
     sheet = attention_sheet(tiny_tokenizer(), batch, truth, attention)
-    assert all(contains(sheet, picture) for picture in expected)
+    assert all(contains(sheet, image) for image in expected)
     assert sheet.shape[1] < 1100
 
 
 def test_drawings_without_words_have_no_maps_and_are_named(rng):
     config = tiny_config(2)
-    batch, truth = drawings(rng, config, 2)
+    batch, truth = examples(rng, config, 2)
     text = Text(*tiny_tokenizer().encode(["", ""], config.data.text_length))
     batch = batch._replace(text=text)
     attention = np.ones((2, config.data.max_regions, config.data.text_length), np.float32)
@@ -103,7 +120,7 @@ def test_drawings_of_several_sizes_are_on_one_page(rng):
     config = tiny_config(2)
     config.sample.steps, config.sample_examples = 2, 4
     shapes = (16, 16), (8, 24), (24, 8)
-    batches, truths = zip(*(drawings(rng, config, 2, shape) for shape in shapes), strict=True)
+    batches, truths = zip(*(examples(rng, config, 2, shape) for shape in shapes), strict=True)
     images = mixed(*(truth.image_u8 for truth in truths))
     pages = mixed(*(truth.sketch_u8 for truth in truths))
     truth = Truth(images, pages, None, None, ("a house",) * 6, None)

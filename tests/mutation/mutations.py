@@ -245,6 +245,18 @@ MUTATIONS = (
         "a ControlNet acts from another step on than in diffusers",
     ),
     Mutation(
+        "ragaf_jax/sampling/pipeline.py",
+        "self.weight_facts(control_images)",
+        "self.weight_facts()",
+        "--from does not find the images of ControlNets that a call of Pipeline recorded",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/command/batch_requests.py",
+        "return parse_loras(entries, folder)",
+        "return parse_loras(entries)",
+        "LoRAs of a table of prompts are looked up in the current folder",
+    ),
+    Mutation(
         "ragaf_jax/sampling/denoising.py",
         "for x in (nothing, unprompted, 1.0)[-count:]",
         "for x in (nothing, 1.0, 1.0)[-count:]",
@@ -712,8 +724,8 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/prompts/windows.py",
-        "owners += [i] * len(region.windows)",
-        "owners += [0] * len(region.windows)",
+        "        yield from ((i, window) for window in region.windows)",
+        "        yield from ((0, window) for window in region.windows)",
         "region prompts with windows of their own are read by all other regions",
     ),
     Mutation(
@@ -727,6 +739,30 @@ MUTATIONS = (
         "jnp.round((image + 1) * 127.5)",
         "(image + 1) * 127.5",
         "images are half a level too dark",
+    ),
+    Mutation(
+        "ragaf_jax/nets/blocks.py",
+        "    out = attention(jnp.repeat(q, count, 0), each(k), each(v), biases)",
+        "    out = attention(jnp.tile(q, (count, 1, 1, 1)), each(k), each(v), biases)",
+        "in a batch, cells attend with the queries of another example to region prompts",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/conditions.py",
+        "weights = jnp.concatenate([mixture.negative] * (count - 1) + [mixture.positive])",
+        "weights = jnp.concatenate([mixture.positive] * count)",
+        "regions attend to texts of other regions' numbers in the negative prompt",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/denoising.py",
+        "            restricted = step < scales.region_steps",
+        "            restricted = step <= scales.region_steps",
+        "region prompts act in one step more than --region_end says",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/loaded_stages.py",
+        '        return used and options.region_method != "attention"',
+        "        return used",
+        "--region_method=attention has no effect where RAGAF is",
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragaf_jax.nets.blocks import RegionSignal, Resample, ResnetBlock, SpatialTransformer
+from ragaf_jax.nets.blocks import (
+    RegionSignal,
+    Resample,
+    ResnetBlock,
+    SpatialTransformer,
+    mixed_attention,
+)
 
 GROUPS, HEADS = 3, 2
 
@@ -123,3 +129,23 @@ def test_resample(rng):
     np.testing.assert_allclose(
         Resample(4).apply(variables, x, (5, 10)), convolve(larger, kernels), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_mixed_attention_is_the_mean_of_the_texts_each_alone(rng, biased):
+    """By the shares of each cell, against NumPy in float64."""
+    q, (k, v) = normal(rng, 2, 5, 2, 4), normal(rng, 2, 2, 3 * 7, 2, 4)
+    bias = normal(rng, 2, 5, 3 * 7) if biased else None
+    shares = jax.nn.softmax(3 * normal(rng, 2, 5, 3))
+    found = mixed_attention(q, k, v, bias, shares)
+    q, k, v, shares = map(float64, (q, k, v, shares))
+    expected = np.zeros_like(q)
+    for text in range(3):
+        own = slice(7 * text, 7 * text + 7)
+        logits = np.einsum("bphd,bthd->bhpt", q, k[:, own]) / 2
+        logits += 0 if bias is None else float64(bias)[:, None, :, own]
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        alone = np.einsum("bhpt,bthd->bphd", weights, v[:, own])
+        expected += shares[..., text, None, None] * alone
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)

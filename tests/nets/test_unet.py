@@ -121,6 +121,23 @@ def differ(a, b):
     return float(jnp.abs(a - b).max()) > 1e-3 * float(jnp.abs(b).max())
 
 
+def test_cells_attend_to_the_text_of_their_share_at_every_level(rng, unet):
+    """Cells that attend to one of two texts: as if it were the only one, at odd sizes as well."""
+    latents, timesteps, text = inputs(rng)
+    both = jnp.concatenate([text, normal(rng, *text.shape)], 1)
+    levels = [(-(-5 // 2**level)) ** 2 for level in range(len(TINY.block_out_channels))]
+
+    def alone(which):
+        one_hot = jnp.eye(2)[which]
+        return tuple(jnp.broadcast_to(one_hot, (2, cells, 2)) for cells in levels)
+
+    for which, states in enumerate((text, both[:, 7:])):
+        found = unet(latents, timesteps, both, text_shares=alone(which))
+        close(found, unet(latents, timesteps, states))
+    halves = unet(latents, timesteps, both, text_shares=tuple(x * 0 + 0.5 for x in alone(0)))
+    assert differ(halves, unet(latents, timesteps, text))
+
+
 @pytest.mark.parametrize(
     "size",
     [(1, 7), *(pytest.param(x, marks=pytest.mark.products) for x in [(4, 4), (5, 3), (1, 8)])],

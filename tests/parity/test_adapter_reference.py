@@ -10,8 +10,8 @@ peft = pytest.importorskip("peft")
 import torch_models  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from ragaf_jax.sampling.lora.given import Lora  # noqa: E402
 from ragaf_jax.sampling.lora.merging import merged  # noqa: E402
+from ragaf_jax.sampling.lora.settings import Lora  # noqa: E402
 from ragaf_jax.weights.adapters.opening import open_adapter  # noqa: E402
 from ragaf_jax.weights.adapters.reading import read_adapters  # noqa: E402
 from ragaf_jax.weights.modules import load_network  # noqa: E402
@@ -42,7 +42,7 @@ def their_unet(folder):
 
 
 def randomise(module, rng, names=("lora_", "hada_", "lokr_", "dora_scale")):
-    """Every adapter of theirs drawn anew; magnitudes stay positive."""
+    """Every adapter of theirs with new random values; magnitudes stay positive."""
     generator = torch_models.generator(rng)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -169,8 +169,8 @@ def test_original_names_are_those_that_diffusers_converts(rng, checkpoint, tmp_p
         for part in ("attn1_to_q", "attn2_to_out_0"):
             name = f"lora_unet_{block}_transformer_blocks_0_{part}"
             for leaf, shape in (("down", (3, width)), ("up", (width, 3))):
-                drawn = rng.standard_normal(shape).astype(np.float32)
-                tensors[f"{name}.lora_{leaf}.weight"] = torch.from_numpy(drawn)
+                values = rng.standard_normal(shape).astype(np.float32)
+                tensors[f"{name}.lora_{leaf}.weight"] = torch.from_numpy(values)
             tensors[f"{name}.alpha"] = torch.tensor(2.0)
     save_file(tensors, tmp_path / "a.safetensors")
     remapped = _maybe_map_sgm_blocks_to_diffusers(dict(tensors), network.config)

@@ -21,6 +21,10 @@ from test_diffusers_networks import error  # noqa: E402
 from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
 from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
+from ragaf_jax.sampling.lora.merging import merged  # noqa: E402
+from ragaf_jax.sampling.lora.settings import Lora  # noqa: E402
+from ragaf_jax.weights.adapters.opening import open_adapter  # noqa: E402
+from ragaf_jax.weights.adapters.reading import read_adapters  # noqa: E402
 from ragaf_jax.weights.configs import networks as configs  # noqa: E402
 from ragaf_jax.weights.configs.networks import ControlConfig  # noqa: E402
 from ragaf_jax.weights.modules import load_network  # noqa: E402
@@ -129,6 +133,57 @@ def test_unet_and_controlnet(rng, tmp_path):
     apply = jax.jit(ours.apply)
     report("UNet", error(apply(params, x, t, text), plain))
     report("UNet with ControlNet", error(apply(params, x, t, text, down, mid), drawn))
+
+
+@torch.no_grad()
+def test_two_controlnets_a_lora_and_a_long_prompt(rng, tmp_path):
+    """What people combine: strengths, an adapter merged, and two windows of tokens."""
+    peft = pytest.importorskip("peft")
+    x, t, text = images(rng, 1, *LATENT, 4), jnp.float32([401.0]), images(rng, 1, 2 * 77, 768)
+    sketches = [
+        jnp.asarray(rng.random((1, 8 * LATENT[0], 8 * LATENT[1], 3)), jnp.float32) for _ in range(2)
+    ]
+    generator, strengths = torch_models.generator(rng), (0.7, 1.3)
+    state = {"timestep": torch_of(t), "encoder_hidden_states": torch_of(text)}
+    control, residuals = ControlConfig(UNetConfig(), (16, 32, 96, 256)), []
+    for i, (sketch, strength) in enumerate(zip(sketches, strengths, strict=True)):
+        branch = diffusers.ControlNetModel.from_config(configs.control_json(control))
+        torch_models.randomised(branch, generator).save_pretrained(tmp_path / f"control{i}")
+        given = {"controlnet_cond": torch_of(sketch), "conditioning_scale": strength}
+        residuals.append(branch(torch_of(x), **given, return_dict=False, **state))
+        del branch
+    down = [a + b for a, b in zip(*(one[0] for one in residuals), strict=True)]
+    unet = diffusers.UNet2DConditionModel.from_config(configs.unet_json(UNetConfig()))
+    torch_models.randomised(unet, generator).save_pretrained(tmp_path / "unet")
+    targets = ["to_q", "to_v", "ff.net.0.proj", "proj_in", "conv1"]
+    unet = peft.get_peft_model(unet, peft.LoraConfig(r=4, lora_alpha=2, target_modules=targets))
+    for name, parameter in unet.named_parameters():
+        if "lora_" in name:
+            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    unet.save_pretrained(tmp_path / "lora")
+    expected = unet(
+        torch_of(x),
+        down_block_additional_residuals=down,
+        mid_block_additional_residual=residuals[0][1] + residuals[1][1],
+        **state,
+    ).sample
+    del unet
+
+    file, total = "diffusion_pytorch_model.safetensors", None
+    for i, (sketch, strength) in enumerate(zip(sketches, strengths, strict=True)):
+        ours, params = load(tmp_path / f"control{i}" / file, unet_names, control)
+        added = jax.jit(ours.apply)(params, x, t, text, sketch, strength)[:2]
+        total = added if total is None else jax.tree.map(jnp.add, total, added)
+        del params
+    ours, params = load(tmp_path / "unet" / file, unet_names, UNetConfig())
+    networks = {"unet": jax.tree.map(jnp.asarray, params["params"])}
+    adapters = read_adapters(open_adapter(tmp_path / "lora"), networks)
+    plain = jax.jit(ours.apply)(params, x, t, text, *total)
+    del params
+    networks = merged(networks, [(adapters, Lora(str(tmp_path / "lora"), 1.0))])
+    found = jax.jit(ours.apply)({"params": networks["unet"]}, x, t, text, *total)
+    report("UNet with two ControlNets, a LoRA and 154 tokens", error(found, expected))
+    assert error(plain, expected) > 0.01  # the LoRA's effect
 
 
 @torch.no_grad()

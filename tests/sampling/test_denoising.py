@@ -218,9 +218,9 @@ def test_blended_cells_have_all_of_the_others_state(rng, stage2, monkeypatch):
         given = keys, Scales(None, None), grid, until, others
         return advance(model, sampling, {}, denoising, *given)
 
-    own = jnp.asarray(rng.random((1, 4, 4, 1)) < 0.5)
+    own, unused = jnp.asarray(rng.random((1, 4, 4, 1)) < 0.5), Conditioning(None, None)
     mine, theirs = (
-        Denoising(SAMPLERS["unipc"].begin(jnp.asarray(x, jnp.float32)), None, own)
+        Denoising(SAMPLERS["unipc"].begin(jnp.asarray(x, jnp.float32)), unused, own)
         for x in rng.standard_normal((2, 1, 4, 4, 3))
     )
     blended = mine
@@ -246,9 +246,9 @@ def test_a_small_region_with_a_prompt_has_a_cell_of_its_own(side):
     region_text_ids = np.zeros((1, 3), np.int32)
     region_text_ids[0, 1] = 1
     labels, region_text_ids = jnp.asarray(labels), jnp.asarray(region_text_ids)
-    own = np.asarray(own_cells(labels, region_text_ids, (side, side)))[0, ..., 0]
+    own = np.asarray(own_cells(labels, region_text_ids > 0, (side, side)))[0, ..., 0]
     assert np.argwhere(own).tolist() == [[5 * side // 16, 9 * side // 16]]
-    assert np.asarray(own_cells(labels, jnp.zeros_like(region_text_ids), (side, side))).all()
+    assert np.asarray(own_cells(labels, jnp.zeros_like(region_text_ids, bool), (side, side))).all()
 
 
 @pytest.mark.parametrize(

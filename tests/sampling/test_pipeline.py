@@ -156,6 +156,9 @@ def test_every_setting_has_an_effect_and_none_compiles_again(rng, pipeline, capl
         "sketch_end": 1.0,
         "sketch_levels": "even",
         "controls": (),
+        "region_method": "auto",
+        "region_base_ratio": 0.2,
+        "region_end": 1.0,
     }
 
 
@@ -327,11 +330,6 @@ def test_one_with_words_and_one_without_are_drawn_together_as_alone(rng, pipelin
         asked = {"seed": 3 + i, "steps": 2, "stages": "2"}
         alone = pipeline(drawings[i], "a house", words[i], **asked).images[0]
         assert np.abs(together[i].astype(int) - alone).max() <= 1
-
-
-def test_stage_1_alone_has_no_regions_to_speak_of(rng, pipeline):
-    with pytest.raises(UserError, match="need a Stage 2 with RAGAF, and none is used"):
-        pipeline(random_page(rng), PROMPT, {0: "red"}, stages="1")
 
 
 def test_strength_0_leaves_the_picture_of_stage_1(rng, pipeline):

@@ -71,7 +71,7 @@ def test_requests_of_other_texts_are_sampled_as_alone(rng, pipeline):
     page = pipeline.page(random_page(rng))
     prompts = ["a red house", "a (red:1.3) house", "a blue house", "a red house " * 4]
     requests = [pipeline.request(page, prompt) for prompt in prompts]
-    assert list(pipeline._batches(requests)) == [[0], [2], [1], [3]]
+    assert list(pipeline._batches(requests, by_ragaf=True)) == [[0], [2], [1], [3]]
     together = pipeline.run(requests, [1, 2, 3, 4], pipeline.options(**STEPS))
     for i, prompt in enumerate(prompts):
         alone = pipeline(page, prompt, seed=i + 1, **STEPS)

@@ -28,6 +28,7 @@ def test_every_input_becomes_a_flag(tmp_path, files):
     path = written(
         tmp_path,
         region_prompts={"3": "red=brick"},
+        region_negative_prompts={"2": "blue"},
         merge=["2,7"],
         seed=5,
         guidance=3.5,
@@ -39,6 +40,7 @@ def test_every_input_becomes_a_flag(tmp_path, files):
     expected = {
         "prompt": "a house",
         "region": ["3=red=brick"],
+        "negative_region": ["2=blue"],
         "merge": ["2,7"],
         "seed": "5",
         "guidance": "3.5",
@@ -129,8 +131,9 @@ def test_an_input_that_is_gone_or_changed_is_named(tmp_path, files):
         ("{", r"cannot be read \(Expecting .*\); give --from=<the metadata.json of an output>"),
         ("[]", "records no prompt; give"),
         ('{"seed": 3}', "records no prompt; give"),
-        ('{"prompt": "", "region_prompts": [3]}', "region_prompts is not an object or merge is"),
-        ('{"prompt": "", "merge": "2,7"}', "region_prompts is not an object or merge is not a"),
+        ('{"prompt": "", "region_prompts": [3]}', "region_prompts is not an object of texts; give"),
+        ('{"prompt": "", "region_prompts": {"3": null}}', "is not an object of texts; give"),
+        ('{"prompt": "", "merge": "2,7"}', "merge is not a list; give"),
     ],
 )
 def test_what_is_no_metadata_is_refused(tmp_path, content, said):

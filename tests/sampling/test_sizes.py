@@ -170,5 +170,5 @@ def test_rows_of_a_batch_have_their_own_sizes(file, rng, tmp_path, pipeline):
     again = run_batch(*given, letterbox=True)
     assert again.existing == ["wide", "square"] and again.sizes == {(16, 16)}
     table.write_text("sketch,prompt,width\nsketch.png,a,wide\n")
-    with pytest.raises(UserError, match="the width is 'wide'; give whole pixels"):
+    with pytest.raises(UserError, match="the width is 'wide'; give a whole number"):
         read_requests(tmp_path, table)

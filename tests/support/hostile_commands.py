@@ -1,4 +1,4 @@
-"""Runs `ragaf_jax.sample` a hundred times in one process, with wrong inputs.
+"""Runs `ragaf_jax.sample` and `Pipeline` some hundred times in one process, with wrong inputs.
 
     python tests/support/hostile_commands.py <workdir of Stage 1> <of Stage 2> <an empty folder>
 
@@ -10,11 +10,14 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from absl import flags
 from hostile_files import hostile_files
 
 from ragaf_jax import errors, sample
+from ragaf_jax.sampling.options import OptionArguments
 from ragaf_jax.sampling.pipeline import Pipeline
 
 FLAGS = flags.FLAGS
@@ -28,6 +31,25 @@ ENTRIES = (
     *({"sketch": "/dev/zero"}, {"sketch": "a\0b"}, {"merge": [[]]}, {"labels": 3}),
     *({"stage1": 5}, {"neck_splits": None}, {"sampler": "plms"}),
     {"control_networks": [3], "controls": [3]},
+    {"control_networks": [{"where": "x", "sha256": "1"}], "controls": [{"strength": "a"}]},
+    {"loras": [{"path": 3, "unet": "a", "text": None, "sha256": 5}]},
+    *({"loras": 5}, {"loras": [5]}, {"embeddings": 5}, {"image_size": "x"}),
+    *({"region_prompts": {"1": None}}, {"control_networks": None, "loras": None, "vae": None}),
+)
+ARGUMENTS = (
+    *("sketch", "prompt", "region_prompts", "negative_prompt", "seed", "count", "image"),
+    *(
+        "region_negative_prompts",
+        "control_images",
+        "width",
+        *OptionArguments.__annotations__,
+        "nothing",
+    ),
+)
+GIVEN: tuple[Any, ...] = (
+    *(-1, 5, 2.5, float("nan"), float("inf"), 10**30, "", "a", b"a", [], ["a"], [5], (None,)),
+    *({}, {"a": 1}, {3: 4}, {"strength": "a"}, [{"end": None}], object(), np.zeros(2)),
+    *(np.array(["ddim", "2"]), np.zeros((0, 4), np.uint8), Path("none.png"), sum, {5}),
 )
 CRASH = "not caught:"
 VALUES = "nan", "-inf", "-1", "1e39", "abc", ""
@@ -115,6 +137,17 @@ def run(given: list[str], output: Path) -> str:
     return "sampled"
 
 
+def call(pipeline: Pipeline, **given: Any) -> str:
+    """The end of a call of a pipeline."""
+    try:
+        pipeline(**{"prompt": "a house", "steps": 2, **given})
+    except errors.UserError as error:
+        return str(error)
+    except Exception as error:
+        return f"{CRASH} {error!r}"
+    return "sampled"
+
+
 def main() -> None:
     """Runs all."""
     stage1, stage2, folder = (Path(argument) for argument in sys.argv[1:])
@@ -130,6 +163,10 @@ def main() -> None:
         ends[name] = run([*stages, *given], output)
         if ends[name] != "sampled" and output.exists():
             ends[name] = f"{CRASH} left {output} behind: {ends[name]}"
+    page = pipeline.page(files["whole.png"])
+    for name in ARGUMENTS:
+        for i, value in enumerate(GIVEN):
+            ends[f"call {name}={value!r:.40} {i}"] = call(pipeline, **{"sketch": page, name: value})
     ends["and at last"] = run(
         [*stages, f"--sketch={files['whole.png']}", "--prompt=a"], folder / "z"
     )

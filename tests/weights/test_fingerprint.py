@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import pytest
 from written import TEXT, VAE, random_trees
 
 from ragaf_jax.weights.fingerprint import fingerprint, latents_key, text_key
-
-
-@pytest.fixture
-def trees(rng):
-    return random_trees(rng)
 
 
 def test_it_is_that_of_the_copy_in_bfloat16(trees):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from written import TEXT, UNET, VAE, abstract, assert_same, random_trees, tensors, write
+from written import TEXT, UNET, VAE, abstract, assert_same, tensors
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
@@ -17,16 +17,6 @@ from ragaf_jax.weights.pretrained import open_control, open_pretrained
 NETWORKS = ("unet", "vae", "text_encoder")
 SHAPES = abstract()
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def trees(rng):
-    return random_trees(rng)
-
-
-@pytest.fixture
-def folder(tmp_path, trees):
-    return write(tmp_path / "sd", trees)
 
 
 def loaded(folder, network, variant=""):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from test_tokenizer import write_folder
-from written import VAE, abstract, assert_same, configured, random_trees, tensors, write
+from written import VAE, abstract, assert_same, configured, tensors
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
@@ -22,17 +22,6 @@ from ragaf_jax.weights.stores import InMemory
 from ragaf_jax.weights.vae_files import open_vae
 
 TENSORS = "diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def trees(rng):
-    return random_trees(rng)
-
-
-@pytest.fixture
-def folder(tmp_path, trees):
-    """A Stable Diffusion whose VAE is to be loaded alone."""
-    return write(tmp_path / "sd", trees)
 
 
 def original(trees, prefix=""):

@@ -22,7 +22,7 @@ from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.load import Tree, load_tree
 from ragaf_jax.weights.locate import choose_weights, files_below, locate_here
 from ragaf_jax.weights.names import Place, torch_name
-from ragaf_jax.weights.stores import PICKLES, InMemory, Safetensors, Under, open_weights
+from ragaf_jax.weights.stores import PICKLES, InMemory, Safetensors, open_weights, under
 
 
 class Official(NamedTuple):
@@ -82,7 +82,7 @@ def load_lpips(where: str, net: str) -> Tree:
         features = {"features": heads.pop("features")}
         return {
             **load_tree(backbone, features, _names, surplus=_LPIPS_SURPLUS),
-            **load_tree(Under(Safetensors.open(HEADS), f"{net}."), heads, _head_names),
+            **load_tree(under(Safetensors.open(HEADS), f"{net}."), heads, _head_names),
         }
 
 

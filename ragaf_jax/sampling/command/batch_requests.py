@@ -15,12 +15,13 @@ from ragaf_jax.sampling.command.prompt_files import (
     read_records,
     read_text,
 )
-from ragaf_jax.sampling.lora.given import Lora, parse_loras
+from ragaf_jax.sampling.lora.settings import Lora, parse_loras
 
 FIELDS = (
     *("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height"),
-    *("control_images", "loras"),
+    *("control_images", "loras", "negative_regions"),
 )
+_DECIMAL = re.compile(r"\d{1,40}")  # int() raises an error for thousands of digits
 
 
 class BatchRequest(NamedTuple):
@@ -30,7 +31,7 @@ class BatchRequest(NamedTuple):
       name: of its output folder; unique in the batch.
       sketch: an image file.
       prompt, negative_prompt: may be empty.
-      region_prompts: by region number.
+      region_prompts, region_negative_prompts: by region number.
       seed: None selects the seed of the command.
       width, height: of the image, px; None selects those of the command.
       loras: None selects those of the command.
@@ -47,6 +48,7 @@ class BatchRequest(NamedTuple):
     height: int | None = None
     loras: tuple[Lora, ...] | None = None
     control_images: tuple[Path | None, ...] = ()
+    region_negative_prompts: Mapping[int, str] = {}
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -56,8 +58,9 @@ def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
       sketches: a folder of images; see `sketch_files`.
       prompts: one of
         - .txt: one line for all sketches, or a line for each in the order of their names;
-        - .csv with a header, or .jsonl: the columns `FIELDS`. "sketch" is relative to the folder,
-          the others are optional.
+        - .csv with a header, or .jsonl: the columns `FIELDS`. "sketch" and "control_images" are
+          relative to the folder of sketches, "loras" to that of the table. All but "sketch" may be
+          left out, empty or null.
         - None: a .txt beside each sketch.
 
     Raises:
@@ -68,7 +71,8 @@ def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
         raise UserError(f"There is no folder {sketches}; give a folder of sketches.")
     suffix = "" if prompts is None else prompts.suffix.lower()
     if prompts is not None and suffix in TABLES:
-        requests = [_request(where, record, sketches) for where, record in read_records(prompts)]
+        folders = sketches, prompts.parent
+        requests = [_request(where, record, *folders) for where, record in read_records(prompts)]
     elif suffix not in TEXTS:
         raise UserError(
             f"The prompts {prompts} are a {suffix} file; give a .txt with a line for each sketch, "
@@ -138,7 +142,7 @@ def parse_regions(entries: Sequence[str]) -> dict[int, str]:
     found: dict[int, str] = {}
     for entry in entries:
         number, equals, text = entry.partition("=")
-        if not equals or not number.strip().isdecimal():
+        if not equals or not _DECIMAL.fullmatch(number.strip()):
             raise UserError(
                 f"The region prompt {entry!r} is not <number>=<text>; write it like "
                 '--region 3="red brick wall".'
@@ -158,59 +162,68 @@ def parse_merges(entries: Sequence[str]) -> list[list[int]]:
     groups = []
     for entry in entries:
         numbers = entry.split(",")
-        if len(numbers) < 2 or not all(number.strip().isdecimal() for number in numbers):
+        if len(numbers) < 2 or not all(_DECIMAL.fullmatch(number.strip()) for number in numbers):
             raise UserError(f"--merge is {entry!r}; give two or more numbers, such as 2,7.")
         groups.append([int(number) for number in numbers])
     return groups
 
 
-def _request(where: str, record: Mapping[Any, Any], sketches: Path) -> BatchRequest:
+def _request(where: str, record: Mapping[Any, Any], sketches: Path, folder: Path) -> BatchRequest:
+    """A row; `folder` is that of the table."""
     if unknown := [name for name in record if name not in FIELDS]:
         near = nearest(str(unknown[0]), FIELDS)
         meant = f"did you mean {near[0]!r}? The fields" if near else "the fields"
         raise UserError(f"{where} has a field {unknown[0]!r}; {meant} are {', '.join(FIELDS)}.")
-    sketch, seed = record.get("sketch"), record.get("seed")
+    record = {name: value for name, value in record.items() if value is not None}
+    sketch = record.get("sketch")
     if not isinstance(sketch, str) or not sketch:
         raise UserError(f"{where}: the sketch is {sketch!r}; name a file in {sketches}.")
-    if seed is not None and not str(seed).isdecimal():
-        raise UserError(f"{where}: the seed is {seed!r}; give a whole number ≥ 0, or leave it out.")
-    regions = record.get("regions", {})
-    if isinstance(regions, str):  # from a CSV
-        entries = [entry for entry in regions.split(";") if entry.strip()]
-    elif isinstance(regions, Mapping):
-        entries = [f"{number}={text}" for number, text in regions.items()]
-    else:
-        raise UserError(f'{where}: regions is {regions!r}; write it like {{"3": "red wall"}}.')
+    for text in ("prompt", "negative_prompt"):
+        if not isinstance(record.get(text, ""), str):
+            raise UserError(f"{where}: the {text} is {record[text]!r}; give a text.")
     name = str(record.get("name", PureWindowsPath(sketch).stem))
     if not name.strip(". ") or "/" in name or "\\" in name or "\0" in name:
         raise UserError(f"{where}: the name {name!r} cannot name a folder; choose another name.")
     return BatchRequest(
         name,
         _file(sketches, sketch),
-        str(record.get("prompt", "")),
-        str(record.get("negative_prompt", "")),
-        parse_regions(entries),
-        None if seed is None else int(seed),
-        _side(where, "width", record.get("width")),
-        _side(where, "height", record.get("height")),
-        None if (loras := record.get("loras")) is None else _loras(where, loras),
+        record.get("prompt", ""),
+        record.get("negative_prompt", ""),
+        _regions(where, "regions", record.get("regions", {})),
+        _whole(where, "seed", record),
+        _whole(where, "width", record),
+        _whole(where, "height", record),
+        _loras(where, record["loras"], folder) if "loras" in record else None,
         _control_images(where, record.get("control_images", ()), sketches),
+        _regions(where, "negative_regions", record.get("negative_regions", {})),
     )
 
 
-def _side(where: str, name: str, value: Any) -> int | None:
-    """The width or the height of a row; the model limits it later."""
-    if value is None or str(value).isdecimal():
-        return None if value is None else int(value)
-    raise UserError(f"{where}: the {name} is {value!r}; give whole pixels, or leave it out.")
+def _regions(where: str, name: str, regions: Any) -> dict[int, str]:
+    if isinstance(regions, str):  # from a CSV
+        return parse_regions([entry for entry in regions.split(";") if entry.strip()])
+    if isinstance(regions, Mapping) and all(isinstance(x, str) for x in regions.values()):
+        return parse_regions([f"{number}={text}" for number, text in regions.items()])
+    raise UserError(f'{where}: {name} is {regions!r}; write it like {{"3": "red wall"}}.')
 
 
-def _loras(where: str, entries: Any) -> tuple[Lora, ...]:
+def _whole(where: str, name: str, record: Mapping[str, Any]) -> int | None:
+    """A field of a row with a whole number, whose limits are checked later."""
+    if name not in record:
+        return None
+    if _DECIMAL.fullmatch(str(record[name])):
+        return int(record[name])
+    raise UserError(
+        f"{where}: the {name} is {record[name]!r}; give a whole number ≥ 0, or leave it out."
+    )
+
+
+def _loras(where: str, entries: Any, folder: Path) -> tuple[Lora, ...]:
     if isinstance(entries, str):  # from a CSV
         entries = [entry.strip() for entry in entries.split(";") if entry.strip()]
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise UserError(f'{where}: loras is {entries!r}; write it like ["style.safetensors=0.8"].')
-    return parse_loras(entries)
+    return parse_loras(entries, folder)
 
 
 def _control_images(where: str, names: Any, sketches: Path) -> tuple[Path | None, ...]:

@@ -11,6 +11,7 @@ _ONE_SKETCH = {
     "prompt": "prompt",
     "negative_prompt": "negative_prompt",
     "region": "regions",
+    "negative_region": "negative_regions",
     "merge": None,
     "labels": None,
     "image": None,

@@ -8,12 +8,9 @@ from absl import flags
 
 from ragaf_jax.errors import UserError, notify
 from ragaf_jax.paths import PATH
-from ragaf_jax.sampling.recorded import OPTION_FLAGS, with_control_images
+from ragaf_jax.sampling.recorded import OPTION_FLAGS
 
 if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import UInt8
-
     from ragaf_jax.framing import Size
     from ragaf_jax.sampling.controls.settings import ControlPlace
     from ragaf_jax.sampling.pipeline import Pipeline
@@ -61,13 +58,14 @@ def define_stage_flags(checkpoint: str | None, alone: str = "it starts from nois
         "control",
         [],
         "ControlNet beside the sketch branch: PATH, PATH=STRENGTH or PATH=STRENGTH,START,END, with "
-        "shares of the steps. A last ,guess scales its residuals as in diffusers' guess mode.",
+        "shares of the steps. A last ,guess scales its residuals as in diffusers' guess mode; "
+        "factors of its residuals are separated by slashes.",
     )
 
 
 def option_flags() -> dict[str, Any]:
     """The fields of `Options` by name; None where a flag is not given."""
-    from ragaf_jax.sampling.lora.given import parse_loras
+    from ragaf_jax.sampling.lora.settings import parse_loras
 
     options = {name: FLAGS[name].value for name in OPTION_FLAGS}
     return options | {"loras": parse_loras(FLAGS.lora)}
@@ -80,28 +78,19 @@ def control_places() -> list["ControlPlace"]:
     return [parse_control(text) for text in FLAGS.control]
 
 
-def read_control_images(sketch: Sequence[int]) -> list["UInt8[np.ndarray, 'h w 3'] | None"]:
-    """The images of --control_image, None for an empty value, which selects the sketch.
-
-    Args:
-      sketch: the shape of the sketch, whose proportions the images need.
+def control_images() -> list[str | None]:
+    """The files of --control_image, None for an empty value, which selects the sketch.
 
     Raises:
-      UserError: more images than ControlNets, an image that cannot be read, or other proportions.
+      UserError: more images than ControlNets.
     """
-    from ragaf_jax.images import check_same_aspect, read_rgb
-
     if len(FLAGS.control_image) > len(FLAGS.control):
         raise UserError(
             f"--control_image is given {len(FLAGS.control_image)} times and --control "
             f"{len(FLAGS.control)} times; give at most one image for each ControlNet, in their "
             "order."
         )
-    images = [read_rgb(file) if file else None for file in FLAGS.control_image]
-    for file, image in zip(FLAGS.control_image, images, strict=True):
-        if image is not None:
-            check_same_aspect(sketch, image.shape, Path(FLAGS.sketch), Path(file))
-    return images
+    return [file or None for file in FLAGS.control_image]
 
 
 def check_settings() -> None:
@@ -197,7 +186,7 @@ def with_edited_regions(
 def stage_facts(pipeline: "Pipeline") -> dict[str, Any]:
     """Entries of metadata.json about the stages."""
     dtype = {} if FLAGS.dtype is None else {"dtype": FLAGS.dtype}
-    return (dtype | weight_facts(pipeline)) | {
+    return dtype | {
         f"stage{i}": {
             "workdir": str(Path(FLAGS[f"stage{i}"].value).absolute()),
             "checkpoint_step": stage.step,
@@ -205,16 +194,6 @@ def stage_facts(pipeline: "Pipeline") -> dict[str, Any]:
         }
         for i, stage in pipeline.stages.items()
     }
-
-
-def weight_facts(pipeline: "Pipeline") -> dict[str, Any]:
-    """Entries of metadata.json about a VAE and ControlNets beside the stages, with their images."""
-    facts: dict[str, Any] = {}
-    if pipeline.vae is not None:
-        facts |= {"vae": pipeline.vae.where, "vae_sha256": pipeline.vae.sha256}
-    networks = [control.files._asdict() for control in pipeline.controls]
-    facts |= {"control_networks": networks} if networks else {}
-    return with_control_images(facts, [image or None for image in FLAGS.control_image])
 
 
 def framing_flags() -> dict[str, Any]:

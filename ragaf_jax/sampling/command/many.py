@@ -14,19 +14,14 @@ from ragaf_jax.figures.upscaled import SIDE
 from ragaf_jax.folders import whole_folder
 from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
-from ragaf_jax.images import check_same_aspect, read_grey, read_rgb
+from ragaf_jax.images import read_grey, read_images
 from ragaf_jax.sampling.command.batch_requests import BatchRequest
 from ragaf_jax.sampling.options import Options, check_seed
 from ragaf_jax.sampling.outputs import FILES, write_outputs
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts, with_control_images
-from ragaf_jax.sampling.request import (
-    Request,
-    SketchPage,
-    embeddings_of,
-    read_texts,
-    recorded_settings,
-)
+from ragaf_jax.sampling.prompts.request_texts import embeddings_of, read_texts
+from ragaf_jax.sampling.recorded import METADATA, comparable, file_facts
+from ragaf_jax.sampling.request import Request, SketchPage, recorded_settings
 from ragaf_jax.sampling.results import result_of
 
 
@@ -67,11 +62,15 @@ class _Prepared(NamedTuple):
     settings: dict[str, Any]
     facts: dict[str, Any]
     options: Options
+    notices: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What the requests of a batch share, and the outcome so far."""
+    """What the requests of a batch share, and the outcome so far.
+
+    `shown` has the notices on LoRAs of `options` and of earlier requests, which are printed once.
+    """
 
     pipeline: Pipeline
     output: Path
@@ -81,6 +80,7 @@ class _Run:
     neck_splits: int | float
     framing: Mapping[str, Any]
     bar: tqdm
+    shown: set[str]
     done: BatchResult = dataclasses.field(
         default_factory=lambda: BatchResult([], [], {}, {}, set())
     )
@@ -92,20 +92,20 @@ class _Run:
           UserError, OSError: the request fails.
         """
         own_seed = self.seed if one.seed is None else one.seed
-        texts = one.prompt, one.region_prompts, one.negative_prompt
+        texts = one.prompt, one.region_prompts, one.negative_prompt, one.region_negative_prompts
         options = self.options
         if one.loras is not None:
             options = self.pipeline.with_loras(options, one.loras)
         used, embeddings = [], self.pipeline.embeddings
         if embeddings:
             used = embeddings_of(read_texts(*texts, self.pipeline.leading, embeddings))
+        shown = one.control_images
         settings = recorded_settings(*texts, own_seed, 1, options, used)
-        settings["neck_splits"] = self.neck_splits
+        settings |= {"neck_splits": self.neck_splits, **self.pipeline.weight_facts(shown)}
         if one.name == FILE:
             raise UserError(f"{FILE} is the name of the overview; choose another name.")
         check_seed(own_seed)
-        shown = one.control_images
-        facts = {**file_facts({"sketch": one.sketch}), **with_control_images(self.facts, shown)}
+        facts = {**file_facts({"sketch": one.sketch}), **self.facts}
         grey = read_grey(one.sketch)
         own = {"width": one.width, "height": one.height}
         framing = {**self.framing, **{name: x for name, x in own.items() if x is not None}}
@@ -114,28 +114,28 @@ class _Run:
         expected = {"image_size": {"width": width, "height": height}, **settings, **facts}
         if _exists(self.output / one.name, expected):
             return None
-        images = [None if file is None else read_rgb(file) for file in shown]
-        for file, image in zip(shown, images, strict=True):
-            if image is not None:
-                check_same_aspect(grey.shape, image.shape, one.sketch, file)
+        images = read_images(shown, grey.shape, one.sketch)
         given = self.pipeline.read(grey, crop=crop, width=width, height=height)
         page = self.pipeline.page(given, neck_splits=self.neck_splits)
-        request = self.pipeline.request(page, *texts, images)
-        self.pipeline.check(request, options)
-        return _Prepared(one.name, page, request, settings, facts, options)
+        request = self.pipeline.request(page, *texts[:3], images, texts[3])
+        added = [] if one.loras is None else self.pipeline.lora_notices(options)
+        notices = [notice for notice in added if notice not in self.shown]
+        self.shown.update(notices)
+        return _Prepared(one.name, page, request, settings, facts, options, notices)
 
     def sample(self, batch: Sequence[_Prepared]) -> None:
         """Samples requests of the same options together and writes their outputs."""
         requests, seeds = [x.request for x in batch], [x.settings["seed"] for x in batch]
         finished = self.pipeline.run(requests, seeds, batch[0].options)
-        for i, (name, page, request, settings, facts, _) in enumerate(batch):
-            result = result_of(page, request, finished[i], settings, {})
+        for i, (name, page, request, settings, facts, _, notices) in enumerate(batch):
+            about = self.pipeline.setting_notices(settings)
+            result = result_of(page, request, finished[i], settings, about, {})
             with whole_folder(self.output / name) as folder:
                 write_outputs(folder, result, facts, facts["upscale"])
             self.done.sampled.append(name)
             self.done.sizes.add(page.size)
-            if request.notices:
-                self.done.notices[name] = request.notices
+            if notices := [*notices, *request.notices]:
+                self.done.notices[name] = notices
             self.bar.update()
 
 
@@ -168,7 +168,8 @@ def run_batch(
     # Images of one batch have one size and the same options.
     batches: dict[tuple[Size, Options], list[_Prepared]] = {}
     with tqdm(total=len(requests), desc="sampling", unit=" sketches") as bar:
-        run = _Run(pipeline, output, options, seed, facts, neck_splits, framing, bar)
+        shown = set(pipeline.lora_notices(options))
+        run = _Run(pipeline, output, options, seed, facts, neck_splits, framing, bar, shown)
         done = run.done
         for one in requests:
             try:
@@ -215,9 +216,5 @@ def _exists(folder: Path, expected: Mapping[str, Any]) -> bool:
         return False
     if not isinstance(found, dict):
         return False
-    as_json = comparable(json.loads(json.dumps(dict(expected))))
-    # Empty texts and defaults are not recorded, and older outputs have no `neck_splits`.
-    names = {*as_json, "region_prompts", "negative_prompt", "embeddings", "clip_skip", "loras"}
-    names |= {"vae_sha256", "control_networks", "dtype"}
-    found = comparable({"neck_splits": NECK_SPLITS, **found})
-    return all(found.get(name) == as_json.get(name) for name in names)
+    as_json, found = comparable(json.loads(json.dumps(dict(expected)))), comparable(found)
+    return all(found.get(name) == value for name, value in as_json.items())

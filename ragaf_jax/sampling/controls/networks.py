@@ -55,6 +55,8 @@ def load_controls(
     Raises:
       UserError: one cannot be read, is no ControlNet, or belongs to another model.
     """
+    if isinstance(places, str | Path):
+        raise UserError(f"controls is {str(places)!r}; give a list, such as [{str(places)!r}].")
     return tuple(
         _load_control(*place, stages)
         if isinstance(place, ControlPlace)

@@ -16,8 +16,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragaf_jax.nets.model import Params
-from ragaf_jax.sampling.lora.given import Lora
 from ragaf_jax.sampling.lora.loaded import LoadedLora, load_lora, stamps
+from ragaf_jax.sampling.lora.settings import Lora
 from ragaf_jax.weights.adapters.reading import Adapters
 from ragaf_jax.weights.adapters.updates import added
 

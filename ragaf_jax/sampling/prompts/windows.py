@@ -131,10 +131,18 @@ class Texts(NamedTuple):
     pieces: list[str]
 
 
+_Row = tuple[int, Sequence[Token]]  # a window: the id of its text, and its tokens
+
+
 def make_texts(
-    prompt: Prompt, regions: Sequence[Prompt], negative: Prompt, tokenizer: Tokenizer, length: int
+    prompt: Prompt,
+    regions: Sequence[Prompt],
+    negative: Prompt,
+    tokenizer: Tokenizer,
+    length: int,
+    negatives: Sequence[Prompt] = (),
 ) -> Texts:
-    """The rows of a prompt with region prompts, and of a negative prompt.
+    """The rows of a prompt with region prompts, and of a negative prompt with those of regions.
 
     What fits into one window without weights shares it: the prompt with its start and end tokens,
     then the tokens of the region prompts; each text still has the states that it would have alone.
@@ -143,33 +151,62 @@ def make_texts(
     Raises:
       UserError: too many tokens.
     """
-    packed = len(negative.windows) == 1 and all(x.is_plain for x in (prompt, *regions))
-    packed = packed and len(prompt.tokens) + 2 + sum(len(x.tokens) for x in regions) <= length
-    if not regions:
-        packed = len(prompt.windows) == len(negative.windows) == 1
-    if packed:
-        rows, owners = [prompt.tokens], [0]
-    else:
+    sides = (prompt, regions), (negative, negatives)
+
+    def fits(main: Prompt, others: Sequence[Prompt]) -> bool:
+        if not others:
+            return len(main.windows) == 1
+        every = main, *others
+        return all(x.is_plain for x in every) and sum(len(x.tokens) for x in every) + 2 <= length
+
+    packed = all(fits(*side) for side in sides)
+    rows: list[list[_Row]] = [[(0, main.tokens)] for main, _ in sides]
+    if not packed:
         own = max(len(prompt.windows), len(negative.windows))
-        rows = _filled(prompt.windows, own)
-        owners = [0] * own
-        for i, region in enumerate(regions, 1):
-            rows += region.windows
-            owners += [i] * len(region.windows)
-    if len(rows) > MOST_WINDOWS:
-        raise UserError(
-            f"The prompts take {len(rows)} windows of {length} tokens and at most {MOST_WINDOWS} "
-            "are possible; shorten them."
-        )
-    everything = [*prompt.tokens, *negative.tokens, *(x for one in regions for x in one.tokens)]
-    weighted = any(token.weight != 1 for token in everything)
-    width = next((len(token.vector) for token in everything if token.vector is not None), None)
-    fields = tokenizer, length, weighted, width
-    positive, pieces = _text(rows, owners, *fields)
+        rows = [
+            [*((0, x) for x in _filled(main.windows, own)), *_windows(others)]
+            for main, others in sides
+        ]
+    texts = _texts(rows, (prompt, *regions, negative, *negatives), tokenizer, length)
     if packed:
-        _append(positive, pieces, regions, len(prompt.tokens) + 2, tokenizer)
-    empty, _ = _text(_filled(negative.windows, len(rows)), [0] * len(rows), *fields)
-    return Texts(empty, positive, pieces)
+        _append(texts.positive, texts.pieces, regions, len(prompt.tokens) + 2, tokenizer)
+        _append(texts.negative, [""] * length, negatives, len(negative.tokens) + 2, tokenizer)
+    return texts
+
+
+def make_mixed_texts(
+    positive: Sequence[Prompt], negative: Sequence[Prompt], tokenizer: Tokenizer, length: int
+) -> tuple[Texts, int]:
+    """The rows for attention that is restricted by region: n texts of equal length, and n.
+
+    Each text has as many windows as the longest, of which the last ones may be empty. n is a power
+    of two from 4 on if there is room, so that few numbers of region prompts compile again; the last
+    texts are then empty.
+
+    Args:
+      positive, negative: the prompt, then those of regions.
+      tokenizer, length: as of `make_texts`.
+
+    Raises:
+      UserError: too many tokens.
+    """
+    most = max(len(positive), len(negative))
+    windows = max(len(x.windows) for x in (*positive, *negative))
+    count = max(most, min(max(4, 2 ** (most - 1).bit_length()), MOST_WINDOWS // windows))
+    empty = Prompt([[]], [], [])
+
+    def row(texts: Sequence[Prompt]) -> list[_Row]:
+        padded = [*texts, *[empty] * (count - len(texts))]
+        return [(i, x) for i, one in enumerate(padded) for x in _filled(one.windows, windows)]
+
+    rows = [row(positive), row(negative)]
+    return _texts(rows, (*positive, *negative), tokenizer, length), count
+
+
+def _windows(regions: Sequence[Prompt]) -> Iterator[_Row]:
+    """The windows of region prompts, whose ids begin with 1."""
+    for i, region in enumerate(regions, 1):
+        yield from ((i, window) for window in region.windows)
 
 
 def _filled(windows: list[list[Token]], count: int) -> list[list[Token]]:
@@ -177,30 +214,45 @@ def _filled(windows: list[list[Token]], count: int) -> list[list[Token]]:
     return [*windows, *([] for _ in range(count - len(windows)))]
 
 
+def _texts(
+    rows: Sequence[list[_Row]], prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int
+) -> Texts:
+    """The positive and the negative row of windows, with all weights and vectors of `prompts`."""
+    count = max(map(len, rows))
+    if count > MOST_WINDOWS:
+        raise UserError(
+            f"The prompts take {count} windows of {length} tokens and at most {MOST_WINDOWS} are "
+            "possible; shorten them."
+        )
+    everything = [token for one in prompts for token in one.tokens]
+    weighted = any(token.weight != 1 for token in everything)
+    width = next((len(token.vector) for token in everything if token.vector is not None), None)
+    (positive, pieces), (negative, _) = (
+        _text([*row, *[(0, [])] * (count - len(row))], tokenizer, length, weighted, width)
+        for row in rows
+    )
+    return Texts(negative, positive, pieces)
+
+
 def _text(
-    rows: Sequence[Sequence[Token]],
-    owners: Sequence[int],
-    tokenizer: Tokenizer,
-    length: int,
-    weighted: bool,
-    width: int | None,
+    rows: Sequence[_Row], tokenizer: Tokenizer, length: int, weighted: bool, width: int | None
 ) -> tuple[Text, list[str]]:
     """Windows side by side, and their pieces.
 
     The mask is False on empty windows but the first, and on start and end tokens of region prompts,
     so that regions attend to the same tokens as where all texts share one window.
     """
-    tokens, mask = tokenizer.framed([[x.id for x in row] for row in rows], length)
-    for i, row in enumerate(rows):
-        mask[i] &= bool(row) or i == 0
-        if owners[i] > 0:
-            mask[i, [0, len(row) + 1]] = False
-    ids = np.repeat(np.array(owners, np.int32), length)
+    tokens, mask = tokenizer.framed([[x.id for x in window] for _, window in rows], length)
+    for i, (owner, window) in enumerate(rows):
+        mask[i] &= bool(window) or i == 0
+        if owner > 0:
+            mask[i, [0, len(window) + 1]] = False
+    ids = np.repeat(np.array([owner for owner, _ in rows], np.int32), length)
     weights = np.ones(tokens.shape, np.float32)
     vectors = None if width is None else np.zeros((*tokens.shape, width), np.float32)
     pieces = tokenizer.pieces(np.maximum(tokens, 0).ravel().tolist())
-    for i, row in enumerate(rows):
-        for j, token in enumerate(row, 1):
+    for i, (_, window) in enumerate(rows):
+        for j, token in enumerate(window, 1):
             weights[i, j] = token.weight
             if vectors is not None and token.vector is not None:
                 vectors[i, j], pieces[i * length + j] = token.vector, token.piece

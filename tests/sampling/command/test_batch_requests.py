@@ -5,12 +5,18 @@ import json
 import pytest
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.sampling.command.batch_requests import parse_regions, read_requests, sketch_files
+from ragaf_jax.sampling.command.batch_requests import (
+    FIELDS,
+    BatchRequest,
+    parse_regions,
+    read_requests,
+    sketch_files,
+)
 
 
 @pytest.fixture
 def sketches(tmp_path):
-    folder = tmp_path / "drawings"
+    folder = tmp_path / "sketches"
     folder.mkdir()
     for name in ("b.png", "a.jpg", "c.PNG", "notes.md"):
         (folder / name).touch()
@@ -32,7 +38,7 @@ def test_lines_belong_to_sketches_by_name(sketches, tmp_path):
     ]
     rows = read_requests(sketches, written(tmp_path, "prompts.txt", "for all"))
     assert [row.prompt for row in rows] == ["for all"] * 3
-    with pytest.raises(UserError, match=r"has 2 lines and .*drawings 3 sketches"):
+    with pytest.raises(UserError, match=r"has 2 lines and .*sketches 3 sketches"):
         read_requests(sketches, written(tmp_path, "prompts.txt", "one\ntwo\n"))
 
 
@@ -86,6 +92,24 @@ def test_images_of_controls_are_files_of_the_folder(sketches, tmp_path):
         assert [row.control_images for row in rows] == [(None, sketches / "c.PNG"), ()]
 
 
+def test_loras_are_files_beside_their_table(sketches, tmp_path):
+    """Unless their paths are absolute, wherever the command runs."""
+    (tmp_path / "a=1").touch()
+    lines = '{"sketch": "a.jpg", "loras": ["style.safetensors=0.5", "/b.safetensors", "a=1"]}'
+    (row,) = read_requests(sketches, written(tmp_path, "rows.jsonl", lines))
+    assert [(x.path, x.unet) for x in row.loras] == [
+        (str(tmp_path / "style.safetensors"), 0.5),
+        ("/b.safetensors", 1.0),
+        (str(tmp_path / "a=1"), 1.0),
+    ]
+
+
+def test_null_is_as_good_as_absent(sketches, tmp_path):
+    for table in ({"sketch": "a.jpg"}, {**dict.fromkeys(FIELDS), "sketch": "a.jpg"}):
+        (row,) = read_requests(sketches, written(tmp_path, "rows.jsonl", json.dumps(table)))
+        assert row == BatchRequest("a", sketches / "a.jpg", "")
+
+
 def test_no_two_rows_have_one_name(sketches, tmp_path):
     names = ["a", "a", "a-2", "a", "a-2"]
     lines = "\n".join(json.dumps({"sketch": "a.jpg", "name": name}) for name in names)
@@ -108,6 +132,11 @@ def test_no_two_rows_have_one_name(sketches, tmp_path):
         ('{"sketch": "a.jpg", "xyzzy": "a"}', "a field 'xyzzy'; the fields are sketch, prompt"),
         ('{"sketch": "a.jpg", "seed": -1}', "the seed is -1"),
         ('{"sketch": "a.jpg", "seed": "x"}', "the seed is 'x'"),
+        (f'{{"sketch": "a.jpg", "seed": "{"9" * 5000}"}}', "the seed is '99999"),
+        ('{"sketch": "a.jpg", "width": 1.5}', "the width is 1.5; give a whole number"),
+        ('{"sketch": "a.jpg", "prompt": 5}', "the prompt is 5; give a text"),
+        ('{"sketch": "a.jpg", "negative_prompt": []}', r"the negative_prompt is \[\]; give a text"),
+        ('{"sketch": "a.jpg", "regions": {"3": null}}', "regions is {'3': None}; write it like"),
         ('{"sketch": "a.jpg", "regions": [1]}', r"regions is \[1\]"),
         ('{"sketch": "a.jpg", "regions": {"x": "red"}}', "prompt 'x=red' is not <number>="),
         ('{"sketch": "a.jpg", "name": "../a"}', "'../a' cannot name a folder"),

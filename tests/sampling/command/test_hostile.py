@@ -1,4 +1,4 @@
-"""A hundred commands with wrong inputs end in one sentence each and leave no output."""
+"""Hundreds of commands and calls with wrong inputs end in one sentence each, without output."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def stages(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_nobody_should_give_ends_in_a_sentence_or_a_picture(stages, tmp_path):
+def test_what_nobody_should_give_ends_in_a_sentence_or_an_image(stages, tmp_path):
     (tmp_path / "work").mkdir()
     done = subprocess.run(
         [sys.executable, TESTS / "support/hostile_commands.py", *stages, tmp_path / "work"],
@@ -36,12 +36,14 @@ def test_what_nobody_should_give_ends_in_a_sentence_or_a_picture(stages, tmp_pat
     for name, end in ends.items():
         assert "not caught" not in end, name
         assert end.count("\n") == 0 and len(end) < 500, name
-    pictures = {name for name, end in ends.items() if end == "sampled"}
+    sampled = {name for name, end in ends.items() if end == "sampled"}
     readable = {"whole.png", "whole.jpg", "no_suffix", "deep.png", "bits.png", "cmyk.jpg"}
-    assert {f"sketch {name}" for name in readable} <= pictures
+    assert {f"sketch {name}" for name in readable} <= sampled
     refused = {"empty.png", "text.png", "bomb.png", "truncated.png", "pickle.png", "folder.png"}
-    assert not {f"sketch {name}" for name in refused} & pictures
-    # The whole one, those whose fault a flag overrides (--steps, --stage1), and a null.
-    repeated = {name.rpartition("/")[2] for name in pictures if name.startswith("from ")}
-    assert repeated == {f"record{i}.json" for i in (0, 2, 9, 10)}
-    assert not any(name.startswith("setting") and "=nan" in name for name in pictures)
+    assert not {f"sketch {name}" for name in refused} & sampled
+    # The whole one, those whose fault a flag overrides (--steps, --stage1), and nulls.
+    repeated = {name.rpartition("/")[2] for name in sampled if name.startswith("from ")}
+    assert repeated == {f"record{i}.json" for i in (0, 2, 9, 10, 20)}
+    assert not any(name.startswith("setting") and "=nan" in name for name in sampled)
+    calls = {name.split("=")[0] for name in sampled if name.startswith("call ")}
+    assert {"call steps", "call loras", "call controls"} <= calls and "call nothing" not in calls

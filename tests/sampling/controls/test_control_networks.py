@@ -13,12 +13,15 @@ from pages import random_page
 from PIL import Image
 from safetensors.numpy import save_file
 
+from ragaf_jax.demo.generation import generate
+from ragaf_jax.demo.session import Session
 from ragaf_jax.errors import UserError
 from ragaf_jax.sampling.command.batch_requests import read_requests
 from ragaf_jax.sampling.command.many import run_batch
-from ragaf_jax.sampling.controls.settings import ControlPlace, ControlSettings
+from ragaf_jax.sampling.controls.networks import WeightFiles
+from ragaf_jax.sampling.controls.settings import ControlPlace, ControlSettings, parse_control
 from ragaf_jax.sampling.pipeline import Pipeline
-from ragaf_jax.sampling.recorded import METADATA
+from ragaf_jax.sampling.recorded import METADATA, read_recorded
 from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.names import unet_names
@@ -188,6 +191,33 @@ def test_a_recorded_output_with_controls_repeats(rng, places, pipeline, tmp_path
     assert done.status == 1 and f"The control_image {edges} has changed since" in done.stderr
 
 
+def test_results_of_calls_and_of_the_page_record_the_networks(rng, pipeline, tmp_path, monkeypatch):
+    """And the files of images, so that --from= samples with them."""
+    monkeypatch.setattr(pipeline, "vae", WeightFiles("/vae", "1f"))
+    sketch, edges = tmp_path / "sketch.png", tmp_path / "edges.png"
+    page = random_page(rng)
+    Image.fromarray(page).save(sketch)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(edges)
+    levels = ControlSettings(0.5, levels="0.5, 0.25,1")
+    given = {"controls": [levels, OFF], "control_images": [None, edges], "steps": 2}
+    result = pipeline(sketch, PROMPT, **given)
+    recorded = read_recorded(result.save(tmp_path / "out"), ()).flags
+    assert recorded["vae"] == "/vae" and recorded["control_image"] == ["", str(edges)]
+    places = [parse_control(text) for text in recorded["control"]]
+    wheres = [control.files.where for control in pipeline.controls]
+    compact = dataclasses.replace(levels, levels="0.5,0.25,1")
+    assert places == [ControlPlace(wheres[0], compact), ControlPlace(wheres[1], OFF)]
+    pixels = np.array(Image.open(edges))
+    same = pipeline(sketch, PROMPT, **{**given, "control_images": [None, pixels]})
+    np.testing.assert_array_equal(result.images, same.images)
+    assert "image" not in same.settings["control_networks"][1]
+    session = Session().resketch(pipeline.page(page))
+    *_, shown = generate(pipeline, session, PROMPT, "", 3, steps=2)
+    settings = shown.result.settings
+    assert (settings["vae"], settings["vae_sha256"]) == ("/vae", "1f")
+    assert [one["where"] for one in settings["control_networks"]] == wheres
+
+
 def test_rows_of_a_batch_have_their_own_images(rng, pipeline, tmp_path):
     for name in ("a.png", "b.png", "edges.png"):
         Image.fromarray(random_page(rng)).save(tmp_path / name)
@@ -200,8 +230,7 @@ def test_rows_of_a_batch_have_their_own_images(rng, pipeline, tmp_path):
     table = tmp_path / "rows.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)))
     requests = read_requests(tmp_path, table)
-    networks = [control.files._asdict() for control in pipeline.controls]
-    facts, output = {"control_networks": networks}, tmp_path / "out"
+    facts, output = {}, tmp_path / "out"
     options = pipeline.options(steps=2)
     done = run_batch(pipeline, requests, output, options, 3, facts)
     assert done.sampled == ["a", "plain"]

@@ -27,6 +27,7 @@ from ragaf_jax.sampling.sampling_config import Scales
         ("a=2,0,0.5,guess", "a", ControlSettings(2.0, 0.0, 0.5, "guess")),
         ("a=1,even", "a", ControlSettings()),
         ("a=1,2,3,4", "a=1,2,3,4", ControlSettings()),
+        ("a=1,0,1,0.5/.25/1", "a", ControlSettings(levels="0.5,.25,1")),
     ],
 )
 def test_a_control_is_a_path_and_perhaps_numbers(text, where, settings):

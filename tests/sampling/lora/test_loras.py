@@ -20,8 +20,8 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import merged as merged_adapters
 from ragaf_jax.sampling.command.batch_requests import read_requests
 from ragaf_jax.sampling.command.many import run_batch
-from ragaf_jax.sampling.lora.given import Lora, as_loras, parse_loras
 from ragaf_jax.sampling.lora.merging import AdaptedParams
+from ragaf_jax.sampling.lora.settings import Lora, as_loras, parse_loras
 from ragaf_jax.sampling.pipeline import Pipeline
 from ragaf_jax.sampling.recorded import METADATA, comparable
 
@@ -267,6 +267,8 @@ def test_rows_of_a_batch_have_their_own_loras(rng, tmp_path, pipeline, files):
     options = pipeline.options(steps=2, loras=[other])
     done = run_batch(pipeline, requests, tmp_path / "out", options, 4, {})
     assert done.failed == {}
+    # The notice of each LoRA once; the command prints those of its own.
+    assert done.notices == {"1": pipeline.lora_notices(pipeline.options(loras=[style]))}
     expected = [[other], {style: 0.5}, None, {style: 0.5, other: 1}]
     page = pipeline.page(tmp_path / "a.png")
     for i, loras in enumerate(expected):

@@ -1,4 +1,4 @@
-"""LoRAs with strengths as a call gives them: flags, arguments, tables, metadata.json."""
+"""Settings of LoRAs: files and strengths, from flags, arguments, tables and metadata.json."""
 
 import dataclasses
 import math
@@ -39,11 +39,15 @@ class Lora:
 Loras = Mapping[str | Path, float | tuple[float, float]] | Sequence[str | Path | Lora]
 
 
-def parse_loras(entries: Iterable[str]) -> tuple[Lora, ...]:
+def parse_loras(entries: Iterable[str], folder: Path | None = None) -> tuple[Lora, ...]:
     """LoRAs from entries "<path>", "<path>=<strength>" or "<path>=<UNet>,<text encoder>".
 
     The last = separates the strengths, so that paths may hold any character. An entry that is
     itself an existing path has none.
+
+    Args:
+      entries: as above.
+      folder: of relative paths; None: the current folder.
 
     Raises:
       UserError: a strength that is not a number or out of range, a path to an object store, or a
@@ -52,7 +56,7 @@ def parse_loras(entries: Iterable[str]) -> tuple[Lora, ...]:
     found = []
     for entry in entries:
         path, equals, strengths = entry.rpartition("=")
-        if not equals or Path(entry).expanduser().exists():
+        if not equals or (folder or Path()).joinpath(Path(entry).expanduser()).exists():
             path, strengths = entry, "1"
         try:
             values = [float(text) for text in strengths.split(",")]
@@ -63,7 +67,10 @@ def parse_loras(entries: Iterable[str]) -> tuple[Lora, ...]:
                 f"The LoRA {entry!r} is not <path>, <path>=<strength> or <path>=<strength of the "
                 "UNet>,<of the text encoder>; write it like --lora style.safetensors=0.8,0.5."
             )
-        found.append(_lora(path, values[0], values[-1]))
+        lora = _lora(path, values[0], values[-1])
+        if folder is not None:
+            lora = dataclasses.replace(lora, path=str(folder / lora.path))
+        found.append(lora)
     return _distinct(found)
 
 
@@ -97,13 +104,22 @@ def as_loras(given: Any) -> tuple[Lora, ...]:
 
 
 def recorded(loras: Iterable[Mapping[str, Any]]) -> list[Lora]:
-    """The LoRAs of a metadata.json; raises KeyError or TypeError for entries of another form."""
-    names = [field.name for field in dataclasses.fields(Lora)]
-    return [Lora(**{name: entry[name] for name in names}) for entry in loras]
+    """The LoRAs of a metadata.json.
+
+    Raises:
+      KeyError, TypeError: entries of another form.
+      UserError: a strength that is not a number or out of range.
+    """
+    return [
+        dataclasses.replace(_lora(x["path"], x["unet"], x["text"]), sha256=str(x["sha256"]))
+        for x in loras
+    ]
 
 
-def _lora(path: str | Path, unet: Any = 1.0, text: Any = 1.0) -> Lora:
-    """Raises UserError for a strength that is not a number or out of range, or a remote path."""
+def _lora(path: Any, unet: Any = 1.0, text: Any = 1.0) -> Lora:
+    """Raises UserError for a path that is none or remote, or a strength that is out of range."""
+    if not isinstance(path, str | Path):
+        raise UserError(f"The LoRA is {path!r}; give the path of a file or folder.")
     for name, value in (("UNet", unet), ("text encoder", text)):
         number = isinstance(value, numbers.Real) and math.isfinite(value)
         if not (number and abs(value) <= LARGEST_STRENGTH):
