@@ -3,7 +3,8 @@ r"""Shows images and statistics of prepared data before training.
     python -m input_pipeline.inspect --dataset=openmoji/recolor --data_dir=data
     python -m input_pipeline.inspect --dataset=sketchy --size=256 --split=test \
         --examples=50
-    python -m input_pipeline.inspect --dataset=folder/cats --size=512 --buckets=auto
+    python -m input_pipeline.inspect --dataset=folder/cats --size=512 \
+        --buckets=auto
     python -m input_pipeline.inspect --dataset=coco --size=512 \
         --text_length=77 --tokenizer=stable-diffusion-v1-5/tokenizer
 

@@ -72,7 +72,8 @@ class RecordSource:
             builder = tfds.builder_from_directory(os.fspath(folder))
             text = (folder / record_format.TOKENIZER_FILE).read_text(encoding="utf-8")
             splits = builder.as_data_source()
-            buckets_of = _read_buckets(folder) if buckets else {}
+            counts = {name: len(records) for name, records in splits.items()}
+            buckets_of = _read_buckets(folder, counts) if buckets else {}
             for records in splits.values():
                 for indices, _ in _files(records):
                     records[indices.start]  # files are opened, and can fail, at their first read
@@ -223,10 +224,13 @@ class RecordSource:
             ) from error
 
 
-def _read_buckets(folder: Path) -> dict[str, Int[np.ndarray, " n"]]:
-    """The bucket of every record, by split."""
-    text = (folder / record_format.SIZES_FILE).read_text(encoding="utf-8")
-    return {split: np.array(buckets, int) for split, buckets in json.loads(text).items()}
+def _read_buckets(folder: Path, counts: Mapping[str, int]) -> dict[str, Int[np.ndarray, " n"]]:
+    """The bucket of every record, by split; `counts` are the numbers of records."""
+    path = folder / record_format.SIZES_FILE
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if {split: len(buckets) for split, buckets in found.items()} != counts:
+        raise ValueError(f"{path.name} is of other records")
+    return {split: np.array(buckets, int) for split, buckets in found.items()}
 
 
 def _files(records: Any) -> list[tuple[range, str]]:
@@ -289,7 +293,8 @@ def _near(folder: Path, dataset: str, options: Options) -> list[str]:
         if its == buckets:
             found.append(f"{other.name} has data with another graph; choose that graph")
         elif its:
-            found.append(f"{other.name} has data with buckets {', '.join(its)}; choose these")
+            which = ", ".join(its)
+            found.append(f"{other.name} has data with buckets {which}; choose these (--buckets)")
         else:
             found.append(f"{other.name} has squares; choose no buckets")
     return found

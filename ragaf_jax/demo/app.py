@@ -16,7 +16,15 @@ from ragaf_jax.demo.canvas import (
     upload_sketch,
 )
 from ragaf_jax.demo.generation import Shown, generate, write_archive
-from ragaf_jax.demo.layout import CACHE_SECONDS, REGION_PROMPT, TITLE, Example, Layout, lay_out
+from ragaf_jax.demo.layout import (
+    CACHE_SECONDS,
+    REGION_NEGATIVE,
+    REGION_PROMPT,
+    TITLE,
+    Example,
+    Layout,
+    lay_out,
+)
 from ragaf_jax.demo.lora_strengths import with_loras
 from ragaf_jax.demo.number_fields import (
     NECK_SPLITS_FIELD,
@@ -117,9 +125,9 @@ def _connect_regions(layout: Layout) -> None:
             now = now.click(place.index[0] / width, place.index[1] / height)
         return now, *_shown(now)
 
-    def apply(session: Session, text: str) -> tuple[Any, ...]:
+    def apply(session: Session, text: str, negative: str) -> tuple[Any, ...]:
         with _errors_shown():
-            now = session.apply(text)
+            now = session.apply(text, negative)
         return now, *_shown(now)
 
     def merge(session: Session) -> tuple[Any, ...]:
@@ -132,15 +140,16 @@ def _connect_regions(layout: Layout) -> None:
             now = session.unmerge()
         return now, *_shown_after(session, now)
 
-    text = [layout.session, layout.region_prompt]
+    texts = [layout.session, layout.region_prompt, layout.region_negative]
     for event, function in (
         (layout.regions.select, click),
         (layout.merge.click, merge),
         (layout.unmerge.click, unmerge),
     ):
         event(function, layout.session, _region_outputs(layout), **IN_TURN)
-    for event in (layout.apply.click, layout.region_prompt.submit):
-        event(apply, text, _region_outputs(layout), **IN_TURN)
+    fields = layout.region_prompt, layout.region_negative
+    for event in (layout.apply.click, *(field.submit for field in fields)):
+        event(apply, texts, _region_outputs(layout), **IN_TURN)
 
 
 def _connect_generation(pipeline: Pipeline, layout: Layout, loras: Sequence[Lora]) -> None:
@@ -237,34 +246,39 @@ def _region_outputs(layout: Layout) -> list[Any]:
         layout.session,
         layout.regions,
         layout.region_prompt,
+        layout.region_negative,
         layout.region_prompts,
         layout.merge,
     ]
 
 
 def _shown(session: Session) -> tuple[Any, ...]:
-    """Values of the region figure, the prompt field, the list of prompts and the merge button."""
-    chosen = session.chosen
-    label = REGION_PROMPT if chosen is None else f"{REGION_PROMPT} (region {chosen})"
+    """Values of the region figure, both text fields, the list of prompts and the merge button."""
+    chosen = "" if session.chosen is None else f" (region {session.chosen})"
     merge = "Cancel merge" if session.merging else "Merge"
-    field = gr.update(label=label, value=session.prompt)
-    return session.figure, field, _listed(session), gr.update(value=merge)
+    prompt = gr.update(label=REGION_PROMPT + chosen, value=session.prompt)
+    negative = gr.update(label=REGION_NEGATIVE + chosen, value=session.negative)
+    return session.figure, prompt, negative, _listed(session), gr.update(value=merge)
 
 
 def _shown_after(before: Session, now: Session) -> tuple[Any, ...]:
     """As `_shown`, but without replacing unsaved text of the chosen region."""
-    figure, field, *others = _shown(now)
+    figure, *fields, listed, merge = _shown(now)
     if before.chosen is not None and now.chosen is not None:
-        field = gr.update(label=field["label"])
-    return figure, field, *others
+        fields = [gr.update(label=field["label"]) for field in fields]
+    return figure, *fields, listed, merge
 
 
 def _listed(session: Session) -> str:
     """The region prompts, or the next action, in Markdown."""
     if session.merging:
         return f"Click the region to merge with region {session.chosen}."
-    prompts = (f"**{number}** {text}" for number, text in sorted(session.prompts.items()))
-    return f"Region prompts: {' · '.join(prompts)}" if session.prompts else ""
+    listed = []
+    for number in sorted({*session.prompts, *session.negatives}):
+        text = f"**{number}** {session.prompts.get(number, '')}".rstrip()
+        negative = session.negatives.get(number)
+        listed.append(f"{text} (negative: {negative})" if negative else text)
+    return f"Region prompts: {' · '.join(listed)}" if listed else ""
 
 
 @contextlib.contextmanager

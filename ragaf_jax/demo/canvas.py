@@ -81,7 +81,7 @@ def resized_session(
         return Session(size=size)
     given = pipeline.read(page.lines, crop=False, width=size[1], height=size[0])
     resized = Session().resketch(pipeline.page(given, neck_splits=neck_splits))
-    if session.prompts or session.merges:
+    if session.prompts or session.negatives or session.merges:
         notice = "Removed the region prompts and merges, because a new size has other regions."
         return resized._replace(notice=notice)
     return resized

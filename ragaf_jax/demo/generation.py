@@ -69,7 +69,8 @@ def generate(
     seeds = [seed + i for i in range(count)]
     check_seed(seeds[-1])
     options = pipeline.options(**choices)
-    request = pipeline.request(page, prompt, session.prompts, negative_prompt)
+    texts = prompt, session.prompts, negative_prompt
+    request = pipeline.request(page, *texts, region_negative_prompts=session.negatives)
     yield Shown(STARTING)
     start, results = time.perf_counter(), list[Finished]()
     for i in range(0, count, pipeline.batch_size):
@@ -89,8 +90,9 @@ def generate(
                 [*before.coarse, *coarse],
             )
     seconds = time.perf_counter() - start
-    texts = prompt, session.prompts, negative_prompt, None
-    settings = recorded_settings(*texts, seed, count, options, request.embeddings)
+    settings = recorded_settings(
+        *texts, session.negatives, seed, count, options, request.embeddings
+    )
     settings |= pipeline.weight_facts()
     notices = pipeline.setting_notices(settings)
     result = result_of(page, request, joined(results), settings, notices, {"sampling": seconds})

@@ -21,17 +21,18 @@ from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.controls.settings import EVEN, GUESS
-from ragaf_jax.sampling.options import STAGES, Options
+from ragaf_jax.sampling.options import REGION_METHODS, STAGES, Options
 from ragaf_jax.sampling.pipeline import Pipeline
 
 TITLE = "RAGAF-JAX"
-REGION_PROMPT = "Region prompt"
+REGION_PROMPT, REGION_NEGATIVE = "Region prompt", "Region negative prompt"
 CACHE_SECONDS = 600, 3600  # interval and least age for deletion of uploads and images
 
 STAGE_NAMES = {"both": "Both", "1": "Stage 1", "2": "Stage 2"}
+METHOD_NAMES = {"auto": "Automatic", "ragaf": "RAGAF", "attention": "Attention"}
 
 # Images fill the height of the window.
-SKETCH_HEIGHT, RESULT_HEIGHT = "calc(max(660px, 100vh) - 366px)", "calc(max(660px, 100vh) - 250px)"
+SKETCH_HEIGHT, RESULT_HEIGHT = "calc(max(660px, 100vh) - 384px)", "calc(max(660px, 100vh) - 250px)"
 
 # Options of components that show images.
 IMAGE: dict[str, Any] = {"show_label": False, "interactive": False, "format": "png"}
@@ -49,6 +50,7 @@ class Layout(NamedTuple):
     examples: gr.Gallery
     regions: gr.Image
     region_prompt: gr.Textbox
+    region_negative: gr.Textbox
     apply: gr.Button
     merge: gr.Button
     unmerge: gr.Button
@@ -82,9 +84,9 @@ def lay_out(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
             with gr.Row():
                 with gr.Column(min_width=270):
                     sketch = _sketch(canvas_size((side, side)), examples)
+                    listed = gr.Markdown("", elem_id="region_prompts")
                 with gr.Column(min_width=270):
                     regions = _regions()
-            listed = gr.Markdown("", elem_id="region_prompts")
             inputs = _inputs(pipeline, examples, options)
         with gr.Column(scale=5, min_width=320):
             results = _results(len(pipeline.stages) == 2, with_ragaf)
@@ -137,19 +139,17 @@ def _regions() -> dict[str, Any]:
     parts: dict[str, Any] = {}
     parts["regions"] = gr.Image(height=SKETCH_HEIGHT, buttons=[], elem_id="regions", **IMAGE)
     with gr.Row():
-        parts["region_prompt"] = gr.Textbox(
-            label=REGION_PROMPT,
-            placeholder="select a region, then describe it",
-            max_lines=1,
-            scale=3,
-            min_width=160,
-            elem_id="region_prompt",
-        )
-        with gr.Column(scale=2, min_width=120):
-            parts["apply"] = gr.Button("Apply", size="sm", elem_id="apply")
-            with gr.Row():
-                parts["merge"] = gr.Button("Merge", size="sm", min_width=50, elem_id="merge")
-                parts["unmerge"] = gr.Button("Unmerge", size="sm", min_width=50, elem_id="unmerge")
+        with gr.Column(scale=3, min_width=160, elem_id="region_texts"):
+            for name, label, hint in (
+                ("region_prompt", REGION_PROMPT, "select a region, then describe it"),
+                ("region_negative", REGION_NEGATIVE, "what it should not contain"),
+            ):
+                parts[name] = gr.Textbox(
+                    label=label, placeholder=hint, max_lines=1, min_width=160, elem_id=name
+                )
+        with gr.Column(scale=1, min_width=100, elem_id="region_buttons"):
+            for name in ("apply", "merge", "unmerge"):
+                parts[name] = gr.Button(name.capitalize(), size="sm", min_width=50, elem_id=name)
     return parts
 
 
@@ -170,9 +170,11 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
                 )
         with gr.Tab("Settings", render_children=True), gr.Row(elem_id="settings"):
             parts["settings"] = _settings(pipeline, options)
-            parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
             for name, field in size_fields(pipeline.leading.model.sizes).items():
                 parts[name] = _number(field, 0, elem_id=name)
+        with gr.Tab("Regions", render_children=True), gr.Row(elem_id="region_settings"):
+            parts["settings"] |= _region_settings(pipeline, options)
+            parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
         with gr.Tab("Sketch branch", render_children=True), gr.Row(elem_id="sketch_settings"):
             parts["settings"] |= _sketch_settings(pipeline, options)
         with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
@@ -230,6 +232,22 @@ def _settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
     }
 
 
+def _region_settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
+    """How region prompts act."""
+    fields = number_fields(pipeline.leading.config.diffusion.steps)
+    methods = [name for name in REGION_METHODS if name != "ragaf" or pipeline.has_ragaf]
+    return {
+        "region_method": gr.Dropdown(
+            [(METHOD_NAMES[name], name) for name in methods],
+            value=defaults.region_method,
+            label="Region prompts by",
+            min_width=130,
+        ),
+        "region_base_ratio": _number(fields["region_base_ratio"], defaults.region_base_ratio),
+        "region_end": _number(fields["region_end"], defaults.region_end),
+    }
+
+
 def _sketch_settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
     """Guidance of the sketch; strength, steps and levels of its branch."""
     fields = number_fields(pipeline.leading.config.diffusion.steps)
@@ -257,6 +275,6 @@ def _loras(options: Options, notices: Sequence[str]) -> dict[str, Any]:
     return parts
 
 
-def _number(field: NumberField, value: float, **options: Any) -> gr.Number:
+def _number(field: NumberField, value: int | float, **options: Any) -> gr.Number:
     """A field without Gradio's range check, which `NumberField.checked` replaces."""
     return gr.Number(value, label=field.label, step=field.step, min_width=130, **options)

@@ -73,6 +73,8 @@ def number_fields(schedule_steps: int) -> dict[str, NumberField]:
         "sketch_strength": NumberField("Sketch strength", 0, 2, 0.1),
         "sketch_start": NumberField("Sketch start", 0, 1, 0.05),
         "sketch_end": NumberField("Sketch end", 0, 1, 0.05),
+        "region_base_ratio": NumberField("Region base ratio", 0, 1, 0.05),
+        "region_end": NumberField("Region end", 0, 1, 0.05),
         "strength": NumberField("Stage 2 strength", 0, 1, 0.05),
         "clip_skip": NumberField("CLIP skip", 0, MAX_SKIP, 1),
     }

@@ -30,7 +30,7 @@ class Session(NamedTuple):
       page: the sketch and its regions after merging; None without a sketch.
       found: the regions before merging.
       merges: numbers in `found` of merged regions, one tuple per merged region.
-      prompts: by region number.
+      prompts, negatives: prompts and negative prompts, by region number.
       chosen: number of the chosen region, or None.
       merging: whether the next clicked region is merged with the chosen one.
       notice: losses of the last change of the sketch; may be empty.
@@ -41,6 +41,7 @@ class Session(NamedTuple):
     found: NumberedRegions | None = None
     merges: tuple[tuple[int, ...], ...] = ()
     prompts: Mapping[int, str] = {}
+    negatives: Mapping[int, str] = {}
     chosen: int | None = None
     merging: bool = False
     notice: str = ""
@@ -60,11 +61,16 @@ class Session(NamedTuple):
         merges = tuple(tuple(sorted(group)) for group in groups if len(group) > 1)
         after = _with_merges(page, page.numbered, merges)
         match = match_regions(self.page.numbered, after.numbered)
-        prompts = {match[number]: text for number, text in self.prompts.items() if number in match}
-        lost = ", ".join(str(number) for number in sorted(self.prompts) if number not in match)
+        prompts, negatives = (
+            {match[number]: text for number, text in texts.items() if number in match}
+            for texts in (self.prompts, self.negatives)
+        )
+        numbers = sorted({*self.prompts, *self.negatives} - {*match})
+        lost = ", ".join(map(str, numbers))
         notice = f"Removed the prompts of regions that no longer exist: {lost}." if lost else ""
         chosen = None if self.chosen is None else match.get(self.chosen)
-        return Session(after, page.numbered, merges, prompts, chosen, notice=notice, size=page.size)
+        texts = prompts, negatives
+        return Session(after, page.numbered, merges, *texts, chosen, notice=notice, size=page.size)
 
     def click(self, x: float, y: float) -> "Session":
         """Chooses the region at a point in [0, 1]², or merges it with the chosen one."""
@@ -100,21 +106,27 @@ class Session(NamedTuple):
             )
         return self._with(rest)._replace(merging=False)
 
-    def apply(self, text: str) -> "Session":
-        """Sets the prompt of the chosen region; an empty text removes it.
+    def apply(self, text: str, negative: str = "") -> "Session":
+        """Sets prompt and negative prompt of the chosen region; an empty text removes its own.
 
         Raises `UserError` if no region is chosen.
         """
         number = self._chosen()
-        prompts = {other: text for other, text in self.prompts.items() if other != number}
-        if text.strip():
-            prompts[number] = text.strip()
-        return self._replace(prompts=prompts)
+        prompts, negatives = (
+            _with_text(texts, number, own)
+            for texts, own in ((self.prompts, text), (self.negatives, negative))
+        )
+        return self._replace(prompts=prompts, negatives=negatives)
 
     @property
     def prompt(self) -> str:
         """The prompt of the chosen region; may be empty."""
         return "" if self.chosen is None else self.prompts.get(self.chosen, "")
+
+    @property
+    def negative(self) -> str:
+        """The negative prompt of the chosen region; may be empty."""
+        return "" if self.chosen is None else self.negatives.get(self.chosen, "")
 
     @property
     def figure(self) -> Rgb | None:
@@ -135,7 +147,7 @@ class Session(NamedTuple):
         return self.chosen
 
     def _merge(self, one: int, other: int) -> "Session":
-        """Merges two regions, with the prompt of `one`, or of `other` if `one` has none."""
+        """Merges two regions, with each text of `one`, or of `other` if `one` has none."""
         if one == other:
             return self
         members = {number: {number} for number in (one, other)}
@@ -147,11 +159,11 @@ class Session(NamedTuple):
             else:
                 rest.append(group)
         union = tuple(sorted(members[one] | members[other]))
-        prompts = dict(self.prompts)
-        texts = [prompts.pop(number) for number in (one, other) if number in prompts]
-        if texts:
-            prompts[union[0]] = texts[0]
-        return self._with((*rest, union))._replace(prompts=prompts, chosen=union[0])
+        prompts, negatives = (
+            _merged_texts(texts, one, other) for texts in (self.prompts, self.negatives)
+        )
+        united = self._with((*rest, union))
+        return united._replace(prompts=prompts, negatives=negatives, chosen=union[0])
 
     def _with(self, merges: tuple[tuple[int, ...], ...]) -> "Session":
         assert self.page is not None and self.found is not None
@@ -183,6 +195,18 @@ def match_regions(before: NumberedRegions, after: NumberedRegions) -> dict[int, 
         if one not in found and other not in found.values():
             found[one] = other
     return found
+
+
+def _with_text(texts: Mapping[int, str], number: int, text: str = "") -> dict[int, str]:
+    """The texts of regions with this one of region `number`, or without it if it is empty."""
+    others = {other: own for other, own in texts.items() if other != number}
+    return {**others, number: text.strip()} if text.strip() else others
+
+
+def _merged_texts(texts: Mapping[int, str], one: int, other: int) -> dict[int, str]:
+    """The texts of regions after the merge of two under the smaller of their numbers."""
+    kept = texts.get(one) or texts.get(other, "")
+    return _with_text(_with_text(texts, max(one, other)), min(one, other), kept)
 
 
 def _with_merges(

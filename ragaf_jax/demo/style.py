@@ -26,12 +26,14 @@ CSS = """
 .block.padded span[data-testid="block-info"] { margin-bottom: 3px; }
 .block.padded input, .block.padded textarea { padding: 5px 8px !important; }
 .block.padded .wrap-inner { padding: 0 !important; }
-#settings .form, #sketch_settings .form {
-  display: grid; grid-template-columns: 1.2fr 1fr 1fr 1.2fr 1fr 1fr; min-width: 0 !important;
+#settings .form, #region_settings .form, #sketch_settings .form {
+  display: grid; grid-template-columns: 1.15fr 1fr .9fr 1.5fr 1fr .9fr; min-width: 0 !important;
   background: var(--block-background-fill);
 }
-#settings .icon-wrap, #sketch_settings .icon-wrap { right: 4px; }
+#settings .icon-wrap, #region_settings .icon-wrap, #sketch_settings .icon-wrap { right: 4px; }
+#region_texts span[data-testid="block-info"],
 #settings span[data-testid="block-info"],
+#region_settings span[data-testid="block-info"],
 #sketch_settings span[data-testid="block-info"] { font-size: 12px; white-space: nowrap; }
 #examples .grid-wrap { padding: 0; overflow-x: auto; overflow-y: hidden; }
 #examples .grid-container { display: flex; gap: 4px; }
@@ -51,7 +53,13 @@ CSS = """
 #words { height: 122px; overflow-y: auto; line-height: 1.5; }
 #loras { height: 122px; overflow-y: auto; flex-wrap: nowrap; }
 #region_prompts, #status { padding: 0 !important; }
-#region_prompts { height: 20px; overflow-y: auto; }
+#region_prompts { height: 60px; overflow-y: auto; }
+#region_texts .block.padded { padding: 3px 10px 4px !important; }
+#region_texts .block.padded span[data-testid="block-info"] { margin-bottom: 1px; }
+#region_texts .block.padded input,
+#region_texts .block.padded textarea { padding: 3px 8px !important; }
+#region_buttons { height: 108px; }
+#region_buttons button { flex: 1; }
 #status { height: 104px; overflow-y: auto !important; }
 #status .md, #status .md p { font-size: 13px; line-height: 17px; }
 /* Always visible where there is more to read. */

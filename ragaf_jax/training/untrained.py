@@ -23,7 +23,8 @@ def write_untrained(config: ConfigDict, workdir: Path, given: Collection[str] = 
     Args:
       config: of a Stage 1, with `init.checkpoint` and `init.control`.
       workdir: the new folder; it appears once it is complete.
-      given: paths of fields that the command sets; see `adopted`.
+      given: paths of fields that the command sets; see `adopted`. With "init.control" among them,
+        the ControlNet may be "unet", without effect: the sketch then acts by its regions alone.
 
     Raises:
       UserError: another stage, no checkpoint or ControlNet given, weights that cannot be read or do
@@ -35,12 +36,13 @@ def write_untrained(config: ConfigDict, workdir: Path, given: Collection[str] = 
             f"config.init.checkpoint={config.init.checkpoint!r}: use configs/stage1.py:openmoji_sd "
             "with --config.init.checkpoint=<folder, file or hub id>."
         )
-    if config.init.control == "unet":
+    if config.init.control == "unet" and "init.control" not in given:
         # Report a checkpoint of another model first: no ControlNet would help it.
         check_pretrained(config.init.checkpoint)
         raise UserError(
             "config.init.control is 'unet', a ControlNet without effect until it is trained; give "
-            "a trained one, such as --config.init.control=lllyasviel/control_v11p_sd15_scribble."
+            "a trained one, such as --config.init.control=lllyasviel/control_v11p_sd15_scribble, "
+            "or --config.init.control=unet to sample from texts and regions alone."
         )
     workdir = workdir.resolve()
     if load_meta(workdir) is not None:

@@ -162,7 +162,7 @@ def assert_on_one_screen(page):
     assert min(page.locator("#results").bounding_box()[side] for side in ("width", "height")) > 480
 
 
-def generate(page, region_prompt, prompt):
+def generate(page, region_prompt, prompt, negative=""):
     """Draws a square, prompts for its inside, and waits for the images."""
     stroke(page, (0.3, 0.2), (0.7, 0.2), (0.7, 0.8), (0.3, 0.8), (0.3, 0.2))
     regions = picture(page, "regions")
@@ -172,9 +172,11 @@ def generate(page, region_prompt, prompt):
         "document.querySelector('#region_prompt').innerText.includes('(region ')", timeout=WAIT
     )
     page.locator("#region_prompt textarea, #region_prompt input").fill(region_prompt)
+    page.locator("#region_negative textarea, #region_negative input").fill(negative)
     page.locator("#apply").click()
+    listed = f"{region_prompt} (negative: {negative})" if negative else region_prompt
     page.wait_for_function(
-        f"document.querySelector('#region_prompts').innerText.includes('{region_prompt}')",
+        f"document.querySelector('#region_prompts').innerText.includes('{listed}')",
         timeout=WAIT,
     )
     page.locator("#prompt textarea, #prompt input").fill(prompt)
@@ -186,7 +188,7 @@ def generate(page, region_prompt, prompt):
 def test_the_page_has_one_screen_and_names_what_is_missing_or_wrong(page_of_small_stages):
     page = page_of_small_stages
     assert_on_one_screen(page)
-    for label in ("Prompt", "Negative prompt", "Region prompt"):
+    for label in ("Prompt", "Negative prompt", "Region prompt", "Region negative prompt"):
         assert page.get_by_label(label, exact=True).is_visible(), label
     assert "native size 16 × 16 px" in page.locator("#title").inner_text()
     tab(page, "Vocabulary")
@@ -195,6 +197,8 @@ def test_the_page_has_one_screen_and_names_what_is_missing_or_wrong(page_of_smal
     assert "trigger words: a <b>sks</b>." in page.locator("#loras").inner_text()
     assert page.get_by_label("number input for style, UNet").input_value() == "0.5"
     assert page.get_by_label("number input for style, text encoder").input_value() == "0"
+    tab(page, "Regions")
+    assert page.get_by_label("Region prompts by").input_value() == "Automatic"
     page.locator("#generate").click()
     page.get_by_text("There is no sketch yet").first.wait_for(timeout=WAIT)
     status(page, "")  # "Queued …" would stay for ever
@@ -215,7 +219,7 @@ def page_with_images(page_of_small_stages):
     tab(page, "LoRA")
     page.get_by_label("number input for style, UNet").fill("0.25")
     tab(page, "Prompt")
-    generate(page, "red middle", "a house")
+    generate(page, "red middle", "a house", "blue")
     return page
 
 
@@ -229,7 +233,9 @@ def test_a_sketch_and_a_region_prompt_become_images(page_with_images):
     names = zipfile.ZipFile(download.value.path()).namelist()
     assert {"ragaf_seed0/images/0.png", "ragaf_seed0/images/1.png"} <= set(names)
     with zipfile.ZipFile(download.value.path()) as archive:
-        (lora,) = json.loads(archive.read("ragaf_seed0/metadata.json"))["loras"]
+        metadata = json.loads(archive.read("ragaf_seed0/metadata.json"))
+    (lora,) = metadata["loras"]
+    assert [*metadata["region_negative_prompts"].values()] == ["blue"]
     assert (Path(lora["path"]).name, lora["unet"], lora["text"]) == ("style.safetensors", 0.25, 0)
     for title, name in (("Stage 1", "stage1"), ("Attention", "attention")):
         tab(page, title)
@@ -248,6 +254,18 @@ def test_what_is_drawn_and_said_comes_back(page):
     assert PALETTE[nearest(corner[None].astype(np.uint8))[0]] == "white"
     tab(page, "Attention")
     assert picture(page, "attention").shape[0] > 200
+
+
+@pytest.mark.browser
+def test_stage_1_alone_has_region_prompts_and_no_attention_maps(tmp_path):
+    with served(stages()[:1], tmp_path) as url, opened(url) as page:
+        assert not page.get_by_role("tab", name="Attention").is_visible()
+        generate(page, "large red in the middle", "square: large yellow in the middle")
+        drawn = picture(page, "result")
+        side = len(drawn)
+        middle = drawn[side // 3 : -side // 3, side // 3 : -side // 3].reshape(-1, 3)
+        assert PALETTE[nearest(np.median(middle, 0)[None].astype(np.uint8))[0]] == "red"
+        assert_on_one_screen(page)
 
 
 @pytest.mark.browser

@@ -71,6 +71,11 @@ def test_a_drawn_sketch_has_regions_that_can_be_clicked(drawn):
     assert applied.prompts == {wall.chosen: "a red wall", ball.chosen: "blue"}
     assert applied.prompt == "blue" and applied.click(*OUTSIDE).prompt == ""
     assert applied.apply(" ").prompts == {wall.chosen: "a red wall"}
+    negative = applied.apply("blue", " dots ").click(*WALL).apply("", "doors")
+    assert negative.prompts == {ball.chosen: "blue"}
+    assert negative.negatives == {ball.chosen: "dots", wall.chosen: "doors"}
+    assert negative.negative == "doors" and negative.click(*OUTSIDE).negative == ""
+    assert negative.apply("red").negatives == {ball.chosen: "dots"}
 
 
 def test_the_chosen_region_is_highlighted_and_no_other(drawn):
@@ -84,12 +89,13 @@ def test_the_chosen_region_is_highlighted_and_no_other(drawn):
 
 
 def test_merged_regions_are_one_until_they_are_unmerged(drawn):
-    wall = drawn.click(*WALL).apply("red")
+    wall = drawn.click(*BALL).apply("", "dots").click(*WALL).apply("red")
     ball = drawn.click(*BALL).chosen
     merged = wall.begin_merge().click(*BALL)
     assert merged.page.numbered.regions.n == 2 and not merged.merging
     assert merged.chosen == min(wall.chosen, ball)
     assert merged.prompts == {merged.chosen: "red"}
+    assert merged.negatives == {merged.chosen: "dots"}
     assert merged.click(*BALL).chosen == merged.click(*WALL).chosen == merged.chosen
     everything = merged.begin_merge().click(*OUTSIDE)
     assert everything.page.numbered.regions.n == 1
@@ -102,7 +108,8 @@ def test_merged_regions_are_one_until_they_are_unmerged(drawn):
 
 
 def test_a_new_stroke_keeps_prompts_and_merges_of_regions_that_still_exist(pipeline, drawn):
-    wall = drawn.click(*WALL).apply("red").click(*OUTSIDE).apply("sky").click(*BALL).apply("blue")
+    wall = drawn.click(*WALL).apply("red", "doors").click(*OUTSIDE).apply("sky")
+    wall = wall.click(*BALL).apply("blue")
     more = strokes()
     cv2.rectangle(more, (160, 300), (200, 400), (0, 0, 0, 255), 8)  # a door in the wall
     cv2.rectangle(more, (20, 430), (490, 500), (0, 0, 0, 255), 8)  # larger than the ball
@@ -111,6 +118,7 @@ def test_a_new_stroke_keeps_prompts_and_merges_of_regions_that_still_exist(pipel
     assert after.click(*BALL).chosen != wall.chosen  # numbers go by area
     prompts = [after.click(*place).prompt for place in (WALL, BALL, OUTSIDE)]
     assert prompts == ["red", "blue", "sky"] and len(after.prompts) == 3
+    assert after.negatives == {after.click(*WALL).chosen: "doors"}
     assert after.chosen == after.click(*BALL).chosen
     merged = read_canvas(pipeline, wall.begin_merge().click(*WALL), more)
     assert merged.page.numbered.regions.n == 4
@@ -122,6 +130,8 @@ def test_a_new_stroke_keeps_prompts_and_merges_of_regions_that_still_exist(pipel
     erased = read_canvas(pipeline, wall, less)
     assert sorted(erased.prompts.values()) == ["red", "sky"] and erased.chosen is None
     assert erased.notice.endswith(f"prompts of regions that no longer exist: {wall.chosen}.")
+    avoided = read_canvas(pipeline, wall.apply("", "dots"), less)
+    assert [*avoided.negatives.values()] == ["doors"] and avoided.notice == erased.notice
 
 
 def test_regions_continue_by_overlap_and_never_into_the_background():
@@ -267,6 +277,7 @@ def test_an_upload_that_is_no_image_is_named_without_the_servers_folder(tmp_path
         ("guidance", 15.5, "Guidance scale is 15.5; choose a number from 0 to 15."),
         ("sketch_guidance", 10**30, f"Sketch guidance scale is {10**30}; choose a number"),
         ("sketch_strength", float("nan"), "Sketch strength is nan; choose a number from 0 to 2."),
+        ("region_base_ratio", 1.1, "Region base ratio is 1.1; choose a number from 0 to 1."),
         ("strength", "abc", "Stage 2 strength is abc; choose a number from 0 to 1."),
     ],
 )
@@ -307,7 +318,7 @@ def test_transparent_is_white_and_half_of_it_half():
 
 
 def test_what_is_shown_is_what_the_pipeline_samples(rng, pipeline, drawn, tmp_path):
-    session = drawn.click(*WALL).apply("red")
+    session = drawn.click(*WALL).apply("red", "small").click(*OUTSIDE).apply("", "blue")
     seed = int(rng.integers(2**32 - 1))
     asked = {"negative_prompt": "green", "seed": seed, "count": 2, "steps": 3}
     *shown, last = generate(pipeline, session, "a house", **asked)
@@ -321,11 +332,13 @@ def test_what_is_shown_is_what_the_pipeline_samples(rng, pipeline, drawn, tmp_pa
     # Previews of the stage that is sampled, after the images that are finished.
     assert [len(x.images) for x in shown] == [0] + [1] * 6 + [2] * 6
     assert [len(x.coarse) for x in shown] == [0] + [1] * 6 + [2] * 6
-    expected = pipeline(session.page, "a house", session.prompts, **asked)
+    negatives = {"region_negative_prompts": session.negatives}
+    expected = pipeline(session.page, "a house", session.prompts, **negatives, **asked)
     np.testing.assert_array_equal(last.images, [enlarge(x, SHOWN) for x in expected.images])
     np.testing.assert_array_equal(last.coarse, [enlarge(x, SHOWN) for x in expected.coarse])
     assert last.attention is not None and re.match(r"Done in \d+\.\d s\.", last.status)
     assert last.result.settings == expected.settings
+    assert sorted(expected.settings["region_negative_prompts"].values()) == ["blue", "small"]
     files = zipfile.ZipFile(write_archive(last.result, tmp_path)).namelist()
     for name in ("metadata.json", "stage2_output.png", f"images/{seed + 1}.png"):
         assert f"ragaf_seed{seed}/{name}" in files

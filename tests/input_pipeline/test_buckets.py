@@ -1,6 +1,7 @@
 """Data with aspect buckets: whole images, aligned sketches and regions, batches of one size."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from input_pipeline.mixture import Mixture
 from input_pipeline.options import Options
 from input_pipeline.preparation.preparing import prepare
 from input_pipeline.records import RecordSource
+from input_pipeline.size_order import WINDOW, SizeOrder
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import bucket_name, crop_to, nearest_bucket, parse_buckets
 
@@ -27,7 +29,7 @@ BUCKETS = parse_buckets(NAMES, SIZE, 8)
 SHAPES = {"text_length": 12, "max_regions": 33, "max_edges": 320}
 SIDES = ((120, 160), (160, 120), (128, 128))  # of the photos; their buckets are 40x24, 24x40, 32x32
 RED, GREEN, BLUE = (200, 30, 30), (60, 160, 60), (30, 30, 200)
-BOX = (0.5, 0.7, 0.3, 0.5)  # rows and columns of a blue box on each photo, and of its outline
+BOX = (0.6, 0.8, 0.2, 0.4)  # rows and columns of a blue box on each photo, and of its outline
 
 
 def corners(height: int, width: int) -> list[int]:
@@ -82,7 +84,7 @@ def test_image_sketch_and_regions_stay_aligned_and_whole_unless_cropped(data_dir
             assert image.shape[:2] == sketch.shape == labels.shape == size
             factors = np.array(size) / source_size
             scale = factors.max() if crop else factors.min()
-            middle = np.array(size) / 2 + scale * np.array(source_size) * (0.1, -0.1)
+            middle = np.array(size) / 2 + scale * np.array(source_size) * (0.2, -0.2)
             y, x = middle.astype(int)
             blue = (np.abs(image.astype(int) - BLUE) < 60).all(-1)
             assert blue[y, x]
@@ -200,6 +202,19 @@ def test_all_processes_have_parts_of_the_same_batches_of_one_size(sized, rng):
     assert [next(other).image.shape[1:3] for _ in range(32)] != order[:32]
 
 
+def test_every_batch_of_every_size_comes_once_and_as_often_as_its_share(rng):
+    shares = rng.uniform(0.02, 1, int(rng.integers(2, 8))).tolist()
+    order = SizeOrder(shares, int(rng.integers(1 << 31)))
+    for begin in (0, WINDOW * int(rng.integers(1 << 40))):
+        pairs = [order[begin + i] for i in range(10 * WINDOW)]
+        for size, share in enumerate(shares):
+            batches = [batch for its_size, batch in pairs if its_size == size]
+            assert batches == list(range(batches[0], batches[0] + len(batches)))
+            exact = share / sum(shares)
+            assert abs(batches[0] - begin * exact) <= len(shares) + begin * 2**-29
+            assert abs(len(batches) - 10 * WINDOW * exact) <= len(shares)
+
+
 def test_a_saved_state_continues_with_the_same_batches_of_all_sizes(sized, rng):
     seed = int(rng.integers(1 << 31))
     batches = train_iterator(sized, 4, seed, **SHAPES)
@@ -257,7 +272,7 @@ def test_inspection_counts_the_buckets_and_what_is_cropped_or_padded(data_dir_of
 
 def test_other_buckets_are_refused_with_those_that_exist(data_dir_of, root, tmp_path):
     run = r"or run: python -m input_pipeline.prepare --dataset=folder .*--size=32 --root=<.*>"
-    said = "has data with buckets 24x40, 32x32, 40x24; choose these, "
+    said = r"has data with buckets 24x40, 32x32, 40x24; choose these \(--buckets\), "
     with pytest.raises(UserError, match=said + run + " --buckets=32x32$"):
         opened(data_dir_of[False], buckets=((32, 32),))
     with pytest.raises(UserError, match=said + run + "$"):
@@ -268,6 +283,12 @@ def test_other_buckets_are_refused_with_those_that_exist(data_dir_of, root, tmp_
     prepare("folder", tmp_path, Options(SIZE, root=root))
     with pytest.raises(UserError, match="32px has squares; choose no buckets, or run"):
         opened(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(data_dir_of[False], copy)
+    (sizes,) = copy.rglob("sizes.json")
+    sizes.write_text(json.dumps({"train": [0]}))
+    with pytest.raises(UserError, match=r"cannot be read \(sizes.json is of other records\)"):
+        opened(copy)
 
 
 def test_rendered_squares_need_their_size_among_the_buckets(data_dir):

@@ -694,9 +694,21 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/demo/session.py",
-        "prompts = {match[number]: text for",
-        "prompts = {number: text for",
+        "{match[number]: text for number, text in texts.items() if number in match}",
+        "{number: text for number, text in texts.items() if number in match}",
         "on the page, a new stroke moves prompts to other regions",
+    ),
+    Mutation(
+        "ragaf_jax/demo/generation.py",
+        "region_negative_prompts=session.negatives)",
+        "region_negative_prompts=None)",
+        "the page's negative prompts of regions have no effect",
+    ),
+    Mutation(
+        "ragaf_jax/training/untrained.py",
+        'if config.init.control == "unet" and "init.control" not in given:',
+        'if config.init.control == "unet":',
+        "no Stable Diffusion can be adopted without a ControlNet",
     ),
     Mutation(
         "ragaf_jax/sketch_input.py",

@@ -71,6 +71,9 @@ def test_a_branch_that_says_nothing_and_a_run_that_is_there_are_refused(asked, t
     asked.init.control = "unet"
     with pytest.raises(UserError, match="a ControlNet without effect until it is trained"):
         write_untrained(asked, tmp_path / "other")
+    # Not where the command asks for it.
+    with pytest.raises(UserError, match="holds a run already"):
+        write_untrained(asked, workdir, {"init.control"})
 
 
 def test_another_model_is_named_before_a_controlnet_is_asked_for(asked, tmp_path):

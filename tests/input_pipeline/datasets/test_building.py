@@ -192,7 +192,7 @@ def test_pictures_are_looked_for_where_the_environment_says(tmp_path, monkeypatc
 
 def test_beam_in_this_process_makes_the_same_bytes(tmp_path, pictures):
     root, _, broken = pictures
-    options = Options(SIZE, root=root)
+    options = Options(SIZE, root=root, buckets=((40, 24), (32, 32), (24, 40)))
     for name, runner in (("beam", "DirectRunner"), ("alone", None)):
         execution = Execution(workers=1, max_rejected=0.5, beam_runner=runner)
         prepare("folder", tmp_path / name, options, execution)
