@@ -64,6 +64,12 @@ def both(tmp_path_factory, seed):
     return theirs, folder
 
 
+@functools.cache
+def abstract(config):
+    """The shapes of a network's parameters."""
+    return abstract_params(module_of(config))
+
+
 def conditions(rng):
     """Noisy latents, timesteps, text states and added conditions of two images."""
     inputs = normal(rng, 2, 6, 10, 4), jnp.asarray(rng.integers(0, 1000, 2), jnp.float32)
@@ -110,6 +116,7 @@ def test_unet_and_controlnet(rng, both):
     assert error(run(added._replace(pooled=-added.pooled))[0], expected) > 1e-4
 
 
+@pytest.mark.products
 @torch.no_grad()
 def test_depths_by_layer_and_no_attention_in_the_middle(rng, tmp_path):
     theirs = torch_models.unet("sdxl", rng, **torch_models.SSD)
@@ -188,10 +195,7 @@ def model_of(folder):
 
 
 def trees(found):
-    return {
-        name: abstract_params(module_of(getattr(found, name).config))
-        for name in ("unet", "vae", "text_encoder")
-    }
+    return {name: abstract(getattr(found, name).config) for name in ("unet", "vae", "text_encoder")}
 
 
 def test_an_export_is_diffusers_pipeline(both, tmp_path):
@@ -201,7 +205,7 @@ def test_an_export_is_diffusers_pipeline(both, tmp_path):
     shapes = trees(found)
     loaded = {name: getattr(found, name).load(shape) for name, shape in shapes.items()}
     loaded["autoencoder"] = loaded.pop("vae")
-    loaded["control"] = control.load(abstract_params(module_of(control.config)))
+    loaded["control"] = control.load(abstract(control.config))
     made = writers(model_of(folder), loaded, "float32", "diffusers", False)
     folders = {"autoencoder": "vae"}
     for name in ("control", "unet", "autoencoder", "text_encoder", "text_encoder_2"):
@@ -216,7 +220,7 @@ def test_an_export_is_diffusers_pipeline(both, tmp_path):
     assert again.config.unet == dataclasses.replace(
         control.config.unet, sample_size=again.config.unet.sample_size
     )
-    assert_same(again.load(abstract_params(module_of(again.config))), loaded["control"])
+    assert_same(again.load(abstract(again.config)), loaded["control"])
 
 
 def test_a_controlnet_in_one_file_of_diffusers_names(both, tmp_path):
@@ -227,8 +231,8 @@ def test_a_controlnet_in_one_file_of_diffusers_names(both, tmp_path):
     found = open_control(str(tmp_path / "x.safetensors"))
     sizes = dataclasses.replace(expected.config.unet, sample_size=64)
     assert found.config == expected.config._replace(unet=sizes)
-    abstract = abstract_params(module_of(found.config))
-    assert_same(found.load(abstract), expected.load(abstract))
+    shapes = abstract(found.config)
+    assert_same(found.load(shapes), expected.load(shapes))
     beside = json.loads((folder / "control/config.json").read_text()) | {"freq_shift": 1}
     (tmp_path / "config.json").write_text(json.dumps(beside))
     assert open_control(str(tmp_path / "x.safetensors")).config.unet.freq_shift == 1
