@@ -25,7 +25,6 @@ from ragaf_jax.demo.layout import (
     Layout,
     lay_out,
 )
-from ragaf_jax.demo.lora_strengths import with_loras
 from ragaf_jax.demo.number_fields import (
     NECK_SPLITS_FIELD,
     NumberField,
@@ -33,6 +32,7 @@ from ragaf_jax.demo.number_fields import (
     size_fields,
 )
 from ragaf_jax.demo.session import Session
+from ragaf_jax.demo.sliders import with_networks
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.lora.settings import Lora, Loras
@@ -182,7 +182,7 @@ def _connect_generation(pipeline: Pipeline, layout: Layout, loras: Sequence[Lora
     ) -> Iterator[tuple[Any, ...]]:
         with tempfile.TemporaryDirectory() as folder, _errors_shown():
             settings = dict(zip(layout.settings, (seed, *values), strict=True))
-            settings = with_loras(settings, loras)
+            settings = with_networks(settings, loras, pipeline.controls)
             settings = checked_settings(settings, pipeline.leading.config.diffusion.steps)
             for shown in generate(pipeline, session, prompt, negative_prompt, **settings):
                 if request.session_hash in stopped:

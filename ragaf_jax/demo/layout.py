@@ -1,14 +1,13 @@
 """The components of the page and their layout, without event handlers."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
 from ragaf_jax.demo.canvas import canvas_size
-from ragaf_jax.demo.lora_strengths import strengths
 from ragaf_jax.demo.number_fields import (
     NECK_SPLITS_FIELD,
     NumberField,
@@ -16,6 +15,7 @@ from ragaf_jax.demo.number_fields import (
     size_fields,
 )
 from ragaf_jax.demo.session import Session
+from ragaf_jax.demo.sliders import Slider, control_sliders, lora_sliders
 from ragaf_jax.diffusion.noise_grid import SIGMAS
 from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.framing import Size
@@ -178,7 +178,13 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
         with gr.Tab("Sketch branch", render_children=True), gr.Row(elem_id="sketch_settings"):
             parts["settings"] |= _sketch_settings(pipeline, options)
         with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
-            parts["settings"] |= _loras(options, pipeline.lora_notices(options))
+            notices = map(html.escape, pipeline.lora_notices(options))
+            pairs = zip(notices, lora_sliders(options.loras), strict=True)
+            parts["settings"] |= _sliders("loras", pairs)
+        with gr.Tab("ControlNets", visible=bool(pipeline.controls), render_children=True):
+            names = (html.escape(one.files.where) for one in pipeline.controls)
+            pairs = zip(names, control_sliders(pipeline.controls), strict=True)
+            parts["settings"] |= _sliders("controls", pairs)
         with gr.Tab("Vocabulary", visible=bool(known)):
             gr.HTML(html.escape(known), elem_id="words", padding=False)
     return parts
@@ -261,16 +267,16 @@ def _sketch_settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
     }
 
 
-def _loras(options: Options, notices: Sequence[str]) -> dict[str, Any]:
-    """Sliders for the strengths of each LoRA, below what its file records."""
+def _sliders(name: str, groups: Iterable[tuple[str, Mapping[str, Slider]]]) -> dict[str, Any]:
+    """The sliders of each network, below the HTML that describes it."""
     parts = {}
-    with gr.Column(elem_id="loras"):
-        for notice, sliders in zip(notices, strengths(options.loras), strict=True):
-            gr.HTML(html.escape(notice), padding=False)
+    with gr.Column(elem_id=name):
+        for description, sliders in groups:
+            gr.HTML(description, padding=False)
             with gr.Row():
-                for name, (label, value, most) in sliders.items():
+                for name, (label, value, least, most) in sliders.items():
                     parts[name] = gr.Slider(
-                        -most, most, value, step=0.05, label=label, min_width=130, elem_id=name
+                        least, most, value, step=0.05, label=label, min_width=130, elem_id=name
                     )
     return parts
 

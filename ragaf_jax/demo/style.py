@@ -51,7 +51,7 @@ CSS = """
 #result .thumbnail-item, #stage1 .thumbnail-item { height: 100%; aspect-ratio: auto; border: 0; }
 #result .thumbnail-item img, #stage1 .thumbnail-item img { object-fit: contain; }
 #words { height: 122px; overflow-y: auto; line-height: 1.5; }
-#loras { height: 122px; overflow-y: auto; flex-wrap: nowrap; }
+#loras, #controls { height: 122px; overflow-y: auto; flex-wrap: nowrap; }
 #region_prompts, #status { padding: 0 !important; }
 #region_prompts { height: 60px; overflow-y: auto; }
 #region_texts .block.padded { padding: 3px 10px 4px !important; }

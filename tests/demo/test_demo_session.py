@@ -19,13 +19,15 @@ from ragaf_jax.demo.canvas import (
     upload_sketch,
 )
 from ragaf_jax.demo.generation import SHOWN, generate, write_archive
-from ragaf_jax.demo.lora_strengths import strengths, with_loras
 from ragaf_jax.demo.number_fields import NECK_SPLITS_FIELD, checked_settings
 from ragaf_jax.demo.session import HIGHLIGHT, Session, match_regions
+from ragaf_jax.demo.sliders import control_sliders, lora_sliders, with_networks
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import enlarge
 from ragaf_jax.graph.prepare import page_scale
 from ragaf_jax.graph.regions import Regions
+from ragaf_jax.sampling.controls.networks import Control, WeightFiles
+from ragaf_jax.sampling.controls.settings import ControlSettings
 from ragaf_jax.sampling.lora.settings import Lora
 from ragaf_jax.sampling.numbered import NumberedRegions
 from ragaf_jax.sampling.pipeline import Pipeline
@@ -295,19 +297,30 @@ def test_numbers_in_their_range_are_kept_and_empty_fields_are_defaults():
         NECK_SPLITS_FIELD.checked(1001)
 
 
-def test_sliders_set_the_strengths_of_loras():
+def test_sliders_set_the_strengths_of_loras_and_controls():
     loras = (Lora("/a/style.safetensors", 0.8, -3.0, "1f"), Lora("b.safetensors"))
-    sliders = {name: slider for one in strengths(loras) for name, slider in one.items()}
+    settings = ControlSettings(1.5, 0.1, 0.9, "guess")
+    controls = (Control(WeightFiles("/a/depth", "2e"), None, {}, settings),)
+    groups = *lora_sliders(loras), *control_sliders(controls)
+    sliders = {name: slider for one in groups for name, slider in one.items()}
     assert list(sliders.values()) == [
-        ("style, UNet", 0.8, 2),
-        ("style, text encoder", -3.0, 3),
-        ("b, UNet", 1.0, 2),
-        ("b, text encoder", 1.0, 2),
+        ("style, UNet", 0.8, -2, 2),
+        ("style, text encoder", -3.0, -3, 3),
+        ("b, UNet", 1.0, -2, 2),
+        ("b, text encoder", 1.0, -2, 2),
+        ("depth, strength", 1.5, -2, 2),
+        ("depth, start", 0.1, 0, 1),
+        ("depth, end", 0.9, 0, 1),
     ]
-    settings = {"steps": 3, **dict(zip(sliders, (0.1, 0.2, 0.3, 0.4), strict=True))}
+    values = (0.1, 0.2, 0.3, 0.4, -0.5, 0.2, 0.8)
+    given = {"steps": 3, **dict(zip(sliders, values, strict=True))}
     chosen = [Lora("/a/style.safetensors", 0.1, 0.2, "1f"), Lora("b.safetensors", 0.3, 0.4)]
-    assert with_loras(settings, loras) == {"steps": 3, "loras": chosen}
-    assert with_loras({"steps": 3}, ()) == {"steps": 3, "loras": []}
+    assert with_networks(given, loras, controls) == {
+        "steps": 3,
+        "loras": chosen,
+        "controls": [ControlSettings(-0.5, 0.2, 0.8, "guess")],
+    }
+    assert with_networks({"steps": 3}, (), ()) == {"steps": 3, "loras": [], "controls": []}
 
 
 def test_transparent_is_white_and_half_of_it_half():
