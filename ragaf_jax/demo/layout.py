@@ -182,8 +182,8 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
             pairs = zip(notices, lora_sliders(options.loras), strict=True)
             parts["settings"] |= _sliders("loras", pairs)
         with gr.Tab("ControlNets", visible=bool(pipeline.controls), render_children=True):
-            names = (html.escape(one.files.where) for one in pipeline.controls)
-            pairs = zip(names, control_sliders(pipeline.controls), strict=True)
+            paths = (html.escape(one.files.where) for one in pipeline.controls)
+            pairs = zip(paths, control_sliders(pipeline.controls), strict=True)
             parts["settings"] |= _sliders("controls", pairs)
         with gr.Tab("Vocabulary", visible=bool(known)):
             gr.HTML(html.escape(known), elem_id="words", padding=False)
