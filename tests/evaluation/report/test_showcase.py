@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fakes import random_stage, save_stage, tiny_config
+from fakes import SMALLEST, random_stage, save_stage, smallest_config
 from PIL import Image
 from quarters import quarters
 
@@ -15,13 +15,13 @@ from ragaf_jax.evaluation.report.showcase import showcase
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for number in (1, 2):
-        save_stage(random_stage(number), folder / f"stage{number}")
+        save_stage(random_stage(number, **SMALLEST), folder / f"stage{number}")
     return folder
 
 
 @pytest.fixture
 def asked(runs):
-    config = tiny_config(2)
+    config = smallest_config(2)
     config.stage1, config.sample.steps = str(runs / "stage1"), 2
     return config
 
