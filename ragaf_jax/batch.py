@@ -32,6 +32,8 @@ class Text(NamedTuple):
       weights: factor on each state; None: 1.
       vectors: token embeddings of textual inversions, where `tokens` is -1; None: there are none.
       skip: the number of the encoder's last layers to skip; None: as the encoder is configured.
+      tokens_2: ids of SDXL's second encoder; None: `tokens`, with its padding.
+      pooled: SDXL's pooled text, computed with `states`.
     """
 
     tokens: Int[Array, "b t"]
@@ -41,6 +43,8 @@ class Text(NamedTuple):
     weights: Float[Array, "b t"] | None = None
     vectors: Float[Array, "b t d"] | None = None
     skip: Int[Array, " b"] | None = None
+    tokens_2: Int[Array, "b t"] | None = None
+    pooled: Float[Array, "b p"] | None = None
 
 
 class Batch(NamedTuple):

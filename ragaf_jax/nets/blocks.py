@@ -205,11 +205,15 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over the cells of a feature map, with RAGAF's signal."""
+    """A transformer of `depth` blocks over the cells of a feature map, with RAGAF's signal.
+
+    The region's feature enters before the first block, its logit bias in each block.
+    """
 
     heads: int
     linear_projection: bool = False
     groups: int = 32
+    depth: int = 1
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -230,8 +234,10 @@ class SpatialTransformer(nn.Module):
         if region is not None:
             y = y + checkpoint_name(region.share @ region.feature, PRODUCT).astype(y.dtype)
             text_bias = checkpoint_name(region.share @ region.logit_bias, PRODUCT)
-        block = TransformerBlock(self.heads, dtype=self.dtype, name="transformer_blocks_0")
-        return x + project("proj_out", block(y, text, text_bias)).reshape(x.shape)
+        for i in range(self.depth):
+            block = TransformerBlock(self.heads, dtype=self.dtype, name=f"transformer_blocks_{i}")
+            y = block(y, text, text_bias)
+        return x + project("proj_out", y).reshape(x.shape)
 
 
 class Resample(nn.Module):
@@ -254,11 +260,15 @@ class Resample(nn.Module):
 
 
 class BlockShape(NamedTuple):
-    """The sizes of one level of the UNet, and its policy of `REMAT`; `heads` None: no attention."""
+    """The sizes of one level of the UNet, and its policy of `REMAT`.
+
+    `heads` None: no attention. `depths` are the blocks of each transformer.
+    """
 
     channels: int
     layers: int
     heads: int | None
+    depths: tuple[int, ...]
     resample: bool
     linear_projection: bool
     groups: int
@@ -270,8 +280,8 @@ class BlockShape(NamedTuple):
 
     def transformer(self, index: int, dtype: Dtype) -> SpatialTransformer:
         kind = rematerialized(SpatialTransformer, self.remat)
-        name = f"attentions_{index}"
-        return kind(self.heads, self.linear_projection, self.groups, dtype=dtype, name=name)
+        sizes = self.heads, self.linear_projection, self.groups, self.depths[index]
+        return kind(*sizes, dtype=dtype, name=f"attentions_{index}")
 
 
 class DownBlock(nn.Module):
@@ -297,7 +307,7 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """ResNet, transformer, ResNet at the smallest size."""
+    """ResNet, transformer, ResNet at the smallest size; without attention only the first ResNet."""
 
     shape: BlockShape
     dtype: Dtype = jnp.float32
@@ -311,6 +321,8 @@ class MidBlock(nn.Module):
         region: RegionSignal | None = None,
     ) -> Float[Array, "b h w c"]:
         x = self.shape.resnet(0, self.dtype)(x, time)
+        if self.shape.heads is None:
+            return x
         x = self.shape.transformer(0, self.dtype)(x, text, region)
         return self.shape.resnet(1, self.dtype)(x, time)
 

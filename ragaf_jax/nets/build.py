@@ -22,8 +22,11 @@ from ragaf_jax.nets.vae import Vae, VaeConfig
 
 def _fields(section: ml_collections.ConfigDict) -> dict[str, Any]:
     """Its fields, with tuples for lists, because a checkpoint's JSON turns tuples into lists."""
-    fields = section.to_dict()
-    return {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
+
+    def with_tuples(value: Any) -> Any:
+        return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
+
+    return {name: with_tuples(value) for name, value in section.to_dict().items()}
 
 
 def build_model(config: ml_collections.ConfigDict) -> Model:

@@ -31,6 +31,7 @@ class ClipTextConfig:
       max_position_embeddings: the longest text, in tokens.
       hidden_act: "quick_gelu" (OpenAI, SD 1) or "gelu" (OpenCLIP, SD 2).
       layer_norm_eps: ε of every layer norm.
+      projection_dim: width of the pooled text of `sdxl_text.PooledClipText`; None: there is none.
     """
 
     vocab_size: int = 49408
@@ -41,6 +42,7 @@ class ClipTextConfig:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    projection_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.hidden_act not in ACTIVATIONS:
@@ -142,12 +144,15 @@ class Encoder(nn.Module):
         x: Float[Array, "b t d"],
         bias: Float[Array, "#b 1 t t"],
         skip: Int[Array, " b"] | None = None,
-    ) -> Float[Array, "b t d"]:
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"]]:
         return Layers(self.config, self.skip, dtype=self.dtype, name="layers")(x, bias, skip)
 
 
 class Layers(nn.Module):
-    """The layers. The last `skip` have parameters and no effect; an argument overrides `skip`."""
+    """The layers: the states before the last `skip`, and the last ones.
+
+    An argument overrides `skip`. Skipped layers have parameters.
+    """
 
     config: ClipTextConfig
     skip: int = 0
@@ -159,21 +164,28 @@ class Layers(nn.Module):
         x: Float[Array, "b t d"],
         bias: Float[Array, "#b 1 t t"],
         skip: Int[Array, " b"] | None = None,
-    ) -> Float[Array, "b t d"]:
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"]]:
         states = [x]
         for i in range(self.config.num_hidden_layers):
             layer = EncoderLayer(self.config, dtype=self.dtype, name=str(i))
             states.append(layer(states[-1], bias))
         if skip is not None:
-            return jnp.stack(states)[len(states) - 1 - skip, jnp.arange(len(x))]
-        return states[len(states) - 1 - self.skip]  # The compiler removes unused layers.
+            chosen = jnp.stack(states)[len(states) - 1 - skip, jnp.arange(len(x))]
+            return chosen, states[-1]
+        # The compiler removes unused layers.
+        return states[len(states) - 1 - self.skip], states[-1]
 
 
 class TextTransformer(nn.Module):
-    """Embeddings, causal transformer, final layer norm."""
+    """Embeddings, causal transformer, final layer norm.
+
+    Returns the states before the last `skip` layers, normed, and the last ones, not normed. With
+    `norm_last` only the last ones are normed instead.
+    """
 
     config: ClipTextConfig
     skip: int = 0
+    norm_last: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -184,7 +196,7 @@ class TextTransformer(nn.Module):
         texts: Int[Array, "b t"] | None = None,
         vectors: Float[Array, "b t d"] | None = None,
         skip: Int[Array, " b"] | None = None,
-    ) -> Float[Array, "b t d"]:
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"]]:
         length = tokens.shape[1]
         visible = jnp.tril(jnp.ones((length, length), bool))[None]
         positions = jnp.arange(length)[None]
@@ -197,8 +209,9 @@ class TextTransformer(nn.Module):
         embeddings = Embeddings(self.config, dtype=self.dtype, name="embeddings")
         x = embeddings(tokens, positions, vectors)
         encoder = Encoder(self.config, self.skip, dtype=self.dtype, name="encoder")
-        x = encoder(x, hide(visible)[:, None], skip)
-        return _layer_norm(self.config, "final_layer_norm", self.dtype)(x)
+        x, last = encoder(x, hide(visible)[:, None], skip)
+        norm = _layer_norm(self.config, "final_layer_norm", self.dtype)
+        return (x, norm(last)) if self.norm_last else (norm(x), last)
 
 
 class ClipText(nn.Module):
@@ -239,18 +252,23 @@ class ClipText(nn.Module):
         Raises:
           ValueError: more tokens than positions, or `clip_skip` leaves no layer.
         """
-        if tokens.shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"the text has {tokens.shape[1]} tokens, expected at most"
-                f" max_position_embeddings {self.config.max_position_embeddings}"
-            )
-        if not 0 <= self.clip_skip < self.config.num_hidden_layers:
-            raise ValueError(
-                f"clip_skip is {self.clip_skip}, expected 0 to below the number of layers"
-                f" {self.config.num_hidden_layers}"
-            )
+        check_text(self.config, tokens.shape[1], self.clip_skip)
         network = TextTransformer(self.config, self.clip_skip, dtype=self.dtype, name="text_model")
-        return widened(network(tokens, mask, texts, vectors, skip))
+        return widened(network(tokens, mask, texts, vectors, skip)[0])
+
+
+def check_text(config: ClipTextConfig, length: int, clip_skip: int) -> None:
+    """Raises ValueError for texts or skipped layers that do not fit the sizes."""
+    if length > config.max_position_embeddings:
+        raise ValueError(
+            f"the text has {length} tokens, expected at most"
+            f" max_position_embeddings {config.max_position_embeddings}"
+        )
+    if not 0 <= clip_skip < config.num_hidden_layers:
+        raise ValueError(
+            f"clip_skip is {clip_skip}, expected 0 to below the number of layers"
+            f" {config.num_hidden_layers}"
+        )
 
 
 def _layer_norm(config: ClipTextConfig, name: str, dtype: Dtype) -> nn.LayerNorm:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Num
 from ragaf_jax.nets.blocks import DownBlock, MidBlock, block, contexts
 from ragaf_jax.nets.kernels.pixel_blocks import to_blocks
 from ragaf_jax.nets.layers import Conv3x3, Dense, zeros_init
-from ragaf_jax.nets.unet import UNetConfig, embed_time
+from ragaf_jax.nets.unet import AddedConditions, UNetConfig, embed_time
 from ragaf_jax.runtime.devices import traced_device
 
 _LANES = 128  # channels of a TPU's vector
@@ -67,6 +67,7 @@ class ControlNet(nn.Module):
         sketch: Float[Array, "b s1 s2 3"],
         scale: Float[Array, ""] | Float[Array, "b r"] | float = 1.0,
         text_shares: tuple[Float[Array, "b _ n"], ...] | None = None,
+        added: AddedConditions | None = None,
     ) -> tuple[
         tuple[Float[Array, "b _ _ _"], ...],
         Float[Array, "b _ _ _"],
@@ -82,13 +83,14 @@ class ControlNet(nn.Module):
           scale: strength of the residuals; 1 in training. An array [b, r] has a factor for each
             example and each of the r residuals: those of the skips, then that of the mid block.
           text_shares: as of `UNet`.
+          added: pooled text and sizes, for a network with `addition_embed_type`.
 
         Returns:
           The residuals of the skips and of the mid block; and the hidden states before their zero
           convolutions, the mid block's last, without `scale`.
 
         Raises:
-          ValueError: the sketch's size does not match the latent's.
+          ValueError: the sketch's size does not match the latent's, or no `added`.
         """
         config, dtype = self.config, self.dtype
         halvings = len(self.conditioning_channels) - 1
@@ -99,7 +101,7 @@ class ControlNet(nn.Module):
                 f" the latent's {sample.shape[1:3]}"
             )
         width = config.block_out_channels[0]
-        time = embed_time(config, timesteps, dtype)
+        time = embed_time(config, timesteps, dtype, added=added)
         levels = len(config.block_out_channels)
         texts = contexts(text_states.astype(dtype), text_shares, levels)
 

@@ -20,7 +20,8 @@ from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.lora import NETWORKS, LoraConfig, adapted, init_lora
 from ragaf_jax.nets.ragaf import Ragaf, RagafTrace
 from ragaf_jax.nets.regions import flat, halved, place, pool_regions, region_shares
-from ragaf_jax.nets.unet import UNet, injection_sites
+from ragaf_jax.nets.sdxl_text import SdxlText, second_tokens
+from ragaf_jax.nets.unet import SIZES, AddedConditions, UNet, injection_sites
 
 Params = Mapping[str, Any]
 Strength = float | Float[Array, ""] | Float[Array, "b r"]
@@ -52,6 +53,7 @@ class Conditioning(NamedTuple):
       controls: an image in [0, 1] for each of `Model.controls`.
       text_shares: where `text` is n texts of equal length, the weight of each in the cells of each
         level; the cross-attention of UNet and ControlNets is restricted by it. None: one text.
+      sizes: those of `AddedConditions`, for a UNet that reads them.
     """
 
     text: Text
@@ -59,6 +61,7 @@ class Conditioning(NamedTuple):
     regions: Regions | None = None
     controls: tuple[Float[Array, "b h w 3"], ...] = ()
     text_shares: tuple[Float[Array, "b _ n"], ...] | None = None
+    sizes: Float[Array, "b 6"] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Model:
 
     unet: UNet
     control: ControlNet
-    text_encoder: ClipText
+    text_encoder: ClipText | SdxlText
     autoencoder: Autoencoder
     image_size: int
     text_length: int
@@ -116,9 +119,10 @@ class Model:
         latents, timesteps = jnp.zeros((1, *self.latent_shape)), jnp.zeros(1)
         keys = jax.random.split(rng, 6)
         text, sketch = conditioning.text.states, conditioning.sketch
+        inputs, added = (latents, timesteps, text), self._added(conditioning)
         params = {
-            "unet": self.unet.init(keys[0], latents, timesteps, text)["params"],
-            "control": self.control.init(keys[1], latents, timesteps, text, sketch)["params"],
+            "unet": self.unet.init(keys[0], *inputs, added=added)["params"],
+            "control": self.control.init(keys[1], *inputs, sketch, added=added)["params"],
             "text_encoder": self.text_encoder.init(keys[2], conditioning.text.tokens)["params"],
         }
         if autoencoder := self.autoencoder.init(keys[4]):
@@ -126,7 +130,7 @@ class Model:
         regions = conditioning.regions
         if self.ragaf is not None and regions is not None:
             control = {"params": params["control"]}
-            _, _, features = self.control.apply(control, latents, timesteps, text, sketch)
+            _, _, features = self.control.apply(control, *inputs, sketch, added=added)
             pooled = self._pool(features, regions)
             params["ragaf"] = self.ragaf.init(
                 keys[3], regions.graph, pooled, timesteps, text, regions.allowed
@@ -152,21 +156,36 @@ class Model:
         return self.autoencoder.decode(params.get("autoencoder", {}), latents)
 
     def encode_text(self, params: Params, text: Text, rng: PRNGKeyArray | None = None) -> Text:
-        """The text with its states of the text encoder; `rng` is for LoRA's dropout.
+        """The text with its states and, for SDXL, pooled; `rng` is for LoRA's dropout.
 
-        Each window of `text_length` tokens is encoded alone.
+        Each window of `text_length` tokens is encoded alone. The first one's text is pooled.
         """
         windows = max(1, text.tokens.shape[1] // self.text_length)
 
         def split(x: Any) -> Any:
             return None if x is None else x.reshape(-1, x.shape[1] // windows, *x.shape[2:])
 
-        # Each of several windows has tokens of one text only.
-        ids = text.ids if windows == 1 else None
         skip = None if text.skip is None else jnp.repeat(text.skip, windows)
-        inputs = split(text.tokens), None, ids, split(text.vectors), skip
-        states = self._apply("text_encoder", self.text_encoder, params, rng, *inputs)
-        return text._replace(states=states.reshape(*text.tokens.shape, -1))
+        pooled = None
+        if isinstance(self.text_encoder, SdxlText):
+            config, tokens_2 = self.text_encoder.config, text.tokens_2
+            if tokens_2 is None:
+                tokens_2 = second_tokens(config, text.tokens, text.mask)
+            both = split(text.tokens), split(tokens_2), split(text.vectors), skip
+            states, pooled = self._apply("text_encoder", self.text_encoder, params, rng, *both)
+            pooled = pooled.reshape(-1, windows, pooled.shape[-1])[:, 0]
+        else:
+            # Each of several windows has tokens of one text only.
+            ids = text.ids if windows == 1 else None
+            inputs = split(text.tokens), None, ids, split(text.vectors), skip
+            states = self._apply("text_encoder", self.text_encoder, params, rng, *inputs)
+        return text._replace(states=states.reshape(*text.tokens.shape, -1), pooled=pooled)
+
+    def _added(self, conditioning: Conditioning) -> AddedConditions | None:
+        """Pooled text and sizes, if the UNet reads them."""
+        if self.unet.config.addition_embed_type is None:
+            return None
+        return AddedConditions(conditioning.text.pooled, conditioning.sizes)
 
     def locate(
         self,
@@ -218,13 +237,14 @@ class Model:
         """
         text = conditioning.text.states
         inputs, shares = (latents, timesteps, text), conditioning.text_shares
+        added = self._added(conditioning)
         own, *others = strengths or [1.0] * (1 + len(self.controls))
-        sketch = conditioning.sketch, own, shares
+        sketch = conditioning.sketch, own, shares, added
         down, mid, features = self._apply("control", self.control, params, rng, *inputs, *sketch)
         for network, tree, *rest in zip(
             self.controls, params.get("controls", ()), conditioning.controls, others, strict=True
         ):
-            more, more_mid, _ = network.apply({"params": tree}, *inputs, *rest, shares)
+            more, more_mid, _ = network.apply({"params": tree}, *inputs, *rest, shares, added)
             down = tuple(one + other for one, other in zip(down, more, strict=True))
             mid = mid + more_mid
         signals, trace = {}, None
@@ -236,7 +256,7 @@ class Model:
                 site: place(sent[site], regions.shares[level], regions.active)
                 for site, (level, _) in self.sites.items()
             }
-        signalled = *inputs, down, mid, signals, guidance, shares
+        signalled = *inputs, down, mid, signals, guidance, shares, added
         prediction = self._apply("unet", self.unet, params, rng, *signalled)
         return prediction, trace
 
@@ -284,11 +304,15 @@ class Model:
         """All-zero inputs of the right shapes, for initialisation."""
         size, tokens = self.image_size, self.text_length
         mask = jnp.ones((1, tokens), bool)
-        states = jnp.zeros((1, tokens, self.unet.config.cross_attention_dim))
-        text = Text(jnp.zeros((1, tokens), jnp.int32), mask, states=states)
+        unet = self.unet.config
+        states = jnp.zeros((1, tokens, unet.cross_attention_dim))
+        pooled, sizes = None, None
+        if unet.addition_embed_type is not None:
+            pooled, sizes = jnp.zeros((1, unet.pooled_width)), jnp.zeros((1, SIZES))
+        text = Text(jnp.zeros((1, tokens), jnp.int32), mask, states=states, pooled=pooled)
         sketch = jnp.zeros((1, size, size, 3))
         if self.ragaf is None:
-            return Conditioning(text, sketch)
+            return Conditioning(text, sketch, sizes=sizes)
         graph = jraph.GraphsTuple(
             nodes=jnp.zeros((1, self.max_regions, len(NODE_FEATURES))),
             edges=jnp.zeros((1, self.max_edges, len(EDGE_FEATURES))),
@@ -299,7 +323,7 @@ class Model:
             globals=None,
         )
         labels = jnp.zeros((1, size, size), jnp.int32)
-        return Conditioning(text, sketch, self.locate(labels, graph, mask))
+        return Conditioning(text, sketch, self.locate(labels, graph, mask), sizes=sizes)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -34,6 +34,16 @@ ADOPTED = (
     "model.lora.",
     "diffusion.",
 )
+# Fields of networks that configurations lack, with their defaults.
+_UNUSUAL = (
+    "transformer_layers_per_block",
+    "reverse_transformer_layers_per_block",
+    "mid_block_type",
+    "addition_embed_type",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+    "projection_dim",
+)
 # Exceptions, which the command may set.
 _CONFIGURABLE = ("diffusion.max_snr", "diffusion.min_snr_gamma")
 # Fields that only affect the start of a run, with their defaults.
@@ -168,7 +178,9 @@ def pretrained_fields(config: ConfigDict, pretrained: Pretrained) -> Fields:
                 f"{', '.join(PREDICTIONS)}."
             )
         diffusion["prediction"] = config.init.prediction
-    networks = pretrained.unet.config, pretrained.text_encoder.config, pretrained.vae.config
+    text_encoder = pretrained.text_encoder.config
+    assert isinstance(text_encoder, ClipTextConfig), "open_pretrained refuses SDXL"
+    networks = pretrained.unet.config, text_encoder, pretrained.vae.config
     return fields_of(*networks, diffusion) | own
 
 
@@ -177,13 +189,22 @@ def fields_of(
 ) -> Fields:
     """The fields of a configuration for these networks and this noise schedule, by their paths."""
     networks: Fields = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
-    model: Fields = {name: dataclasses.asdict(x) for name, x in networks.items()}
+    model: Fields = {name: _fields(x) for name, x in networks.items()}
     # Input and output sizes follow from the autoencoder and the data.
     for name in ("sample_size", "in_channels", "out_channels"):
         del model["unet"][name]
     data = {"text_length": model["text_encoder"].pop("max_position_embeddings")}
     model |= {"autoencoder": "kl", "conditioning_channels": (16, 32, 96, 256)}
     return flatten_dict({"data": data, "model": model, "diffusion": diffusion}, sep=".")
+
+
+def _fields(network: Any) -> Fields:
+    """The fields of a network's sizes; those of `_UNUSUAL` only if they are not the default."""
+    return {
+        field.name: getattr(network, field.name)
+        for field in dataclasses.fields(network)
+        if field.name not in _UNUSUAL or getattr(network, field.name) != field.default
+    }
 
 
 def with_fields(config: ConfigDict, fields: Fields) -> ConfigDict:

@@ -11,6 +11,8 @@ from ragaf_jax.weights.stores import Renamed, Store, under
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+# Of SDXL's two text encoders.
+CLIP_L, CLIP_G = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 CONTROL = "control_model."
 EMA = "model_ema."
 
@@ -33,6 +35,8 @@ _UNET_ENDS = {
     "time_embedding.cond_proj": "time_embed.cond_proj",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "mid_block.attentions.0": "middle_block.1",
@@ -98,13 +102,13 @@ def control_store(store: Store) -> Store | None:
 
 
 def text_prefix(store: Store) -> str:
-    """The prefix of SD 1's or SD 2's text encoder; raises UserError if there is none."""
+    """The prefix of the text encoder of SD 1 or 2; raises UserError if there is none."""
     for prefix in (CLIP, OPEN_CLIP):
         if any(name.startswith(prefix) for name in store.shapes):
             return prefix
     raise UserError(
         f"{store.source} has no text encoder under {CLIP} or {OPEN_CLIP}, expected a whole Stable "
-        "Diffusion 1 or 2; SDXL and parts of checkpoints are not supported."
+        "Diffusion; parts of checkpoints are not supported."
     )
 
 
@@ -186,6 +190,8 @@ def vae_naming(config: VaeConfig) -> Naming:
 
 def open_clip_names(path: str) -> tuple[Place, ...]:
     """Names of OpenCLIP's text encoder, which stores queries, keys and values as one tensor."""
+    if path == "text_projection/kernel":
+        return (Place("text_projection", transposed=True),)
     name = torch_name(path).removeprefix("text_model.")
     ends = {
         "embeddings.token_embedding.weight": "token_embedding.weight",

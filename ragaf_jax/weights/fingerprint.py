@@ -47,4 +47,5 @@ def text_key(params: Tree, config: ClipTextConfig, clip_skip: int, tokenizer: st
 
     `params` is the tree of a `ClipText`; `tokenizer` is JSON.
     """
-    return fingerprint(params, dataclasses.asdict(config), clip_skip, tokenizer)
+    sizes = {name: x for name, x in dataclasses.asdict(config).items() if x is not None}
+    return fingerprint(params, sizes, clip_skip, tokenizer)

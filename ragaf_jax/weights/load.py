@@ -53,10 +53,11 @@ def load_tree(
     loaded = {}
     bar = tqdm(flat.items(), desc="reading weights", unit=" tensors", leave=False, delay=2)
     for path, leaf in bar:
-        name, part = places[path]
+        name, part, transposed = places[path]
         array = store.read(name)
         if part is not None:
             array = np.split(array, part[1])[part[0]]
+        array = array.T if transposed else array
         array = from_torch(path, array, len(leaf.shape)) if torch_layout else array
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(
@@ -101,6 +102,7 @@ def _check_shape(
     source: str, shapes: Any, path: str, place: Place, shape: tuple[int, ...], torch_layout: bool
 ) -> None:
     found, parts = shapes[place.name], place.part[1] if place.part else 1
+    found = found[::-1] if place.transposed else found
     expected = torch_shape(path, shape) if torch_layout else shape
     expected = (expected[0] * parts, *expected[1:]) if expected else expected
     if found == expected:

@@ -18,6 +18,7 @@ DESCRIPTIONS = (
     "unet/config.json",
     "vae/config.json",
     "text_encoder/config.json",
+    "text_encoder_2/config.json",
     "scheduler/scheduler_config.json",
 )
 

@@ -26,10 +26,12 @@ class Place(NamedTuple):
     Attributes:
       name: of the tensor.
       part: (i, n) if the parameter is the i-th of n equal slices along the first axis.
+      transposed: whether a matrix has Flax's order of axes, unlike the others.
     """
 
     name: str
     part: tuple[int, int] | None = None
+    transposed: bool = False
 
 
 # A parameter's path → its possible places; the first existing one is used.
@@ -57,6 +59,11 @@ def vae_names(path: str) -> tuple[Place, ...]:
     pattern = r"(attentions\.\d+)\.(\w+)\."
     new = re.sub(pattern, lambda m: f"{m[1]}.{_VAE_ATTENTION.get(m[2], m[2])}.", old)
     return Place(new), Place(old)
+
+
+# Tensors of text encoders that are no parameters: a buffer that transformers 4 saved, and a
+# projection that Stable Diffusion 1 and 2 do not use.
+TEXT_SURPLUS = (r"(text_model\.)?embeddings\.position_ids", r"text_projection\.weight")
 
 
 def text_names(path: str) -> tuple[Place, ...]:

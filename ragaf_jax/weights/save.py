@@ -1,7 +1,9 @@
 """Writes a trained stage as folders for PyTorch's diffusers and transformers."""
 
 import dataclasses
+import functools
 import json
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from flax.traverse_util import flatten_dict
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.lora import merged
 from ragaf_jax.nets.model import Model, Params
-from ragaf_jax.weights import compvis, compvis_sizes
+from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.weights import compvis
+from ragaf_jax.weights.configs import compvis_sizes
 from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.lora_files import save_lora
@@ -26,6 +30,7 @@ FOLDERS = {
     "unet": "unet",
     "autoencoder": "vae",
     "text_encoder": "text_encoder",
+    "text_encoder_2": "text_encoder_2",
     "ragaf": "ragaf",
     "lora": "lora",
 }
@@ -65,9 +70,14 @@ def writers(
     control = ControlConfig(unet, model.control.conditioning_channels)
     made: dict[str, Writer] = {}
 
-    def network(name: str, naming: Naming, config: Mapping[str, Any], file: str) -> None:
+    def network(
+        name: str, naming: Naming, config: Mapping[str, Any], file: str, *path: str
+    ) -> None:
+        """Adds a network, whose parameters are at the `path`; by default at its name."""
+
         def write(folder: Path) -> None:
-            tensors = torch_tensors(params[name], naming, dtype)
+            tree = functools.reduce(operator.getitem, path or (name,), params)
+            tensors = torch_tensors(tree, naming, dtype)
             save_tensors(folder / file, tensors, {"format": "pt"})
             write_json(folder / "config.json", config)
 
@@ -75,8 +85,13 @@ def writers(
 
     network("control", unet_names, configs.control_json(control), _DIFFUSERS_FILE)
     network("unet", unet_names, configs.unet_json(unet), _DIFFUSERS_FILE)
-    text = configs.text_json(model.text_encoder.config)
-    network("text_encoder", text_names, text, _TRANSFORMERS_FILE)
+    text = model.text_encoder.config
+    if isinstance(text, SdxlTextConfig):
+        for name, part in (("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")):
+            sizes = configs.text_json(getattr(text, part))
+            network(name, text_names, sizes, _TRANSFORMERS_FILE, "text_encoder", part)
+    else:
+        network("text_encoder", text_names, configs.text_json(text), _TRANSFORMERS_FILE)
     if isinstance(model.autoencoder, KlAutoencoder):
         vae = configs.vae_json(model.autoencoder.vae.config)
         network("autoencoder", vae_names, vae, _DIFFUSERS_FILE)
@@ -130,21 +145,33 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def pipeline_index(folders: list[str], scheduler: str = "DDIMScheduler") -> dict[str, Any]:
-    """model_index.json of a StableDiffusionControlNetPipeline with these folders.
+    """model_index.json of a pipeline of Stable Diffusion with ControlNet, with these folders.
 
-    scheduler: the class in scheduler_config.json.
+    With text_encoder_2 it is that of Stable Diffusion XL. `scheduler` is the class in
+    scheduler_config.json.
     """
     classes = {
         "vae": ["diffusers", "AutoencoderKL"],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "controlnet": ["diffusers", "ControlNetModel"],
         "scheduler": ["diffusers", scheduler],
     }
+    found = {name: classes[name] for name in folders}
+    if "text_encoder_2" in folders:
+        return {
+            "_class_name": "StableDiffusionXLControlNetPipeline",
+            **found,
+            **{name: [None, None] for name in ("feature_extractor", "image_encoder")},
+            # For an empty negative prompt the published base model has zeros as text states.
+            "force_zeros_for_empty_prompt": True,
+        }
     return {
         "_class_name": "StableDiffusionControlNetPipeline",
-        **{name: classes[name] for name in folders},
+        **found,
         **{name: [None, None] for name in ("safety_checker", "feature_extractor", "image_encoder")},
         "requires_safety_checker": False,
     }

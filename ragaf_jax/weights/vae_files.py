@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights import compvis, compvis_sizes
-from ragaf_jax.weights.configs import fits, kinds
+from ragaf_jax.weights import compvis
+from ragaf_jax.weights.configs import compvis_sizes, fits, kinds
 from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.locate import choose_weights, files_below, locate

@@ -1,4 +1,4 @@
-"""The tokenizer of a Stable Diffusion."""
+"""The tokenizers of a Stable Diffusion."""
 
 from collections.abc import Collection
 
@@ -26,6 +26,20 @@ def tokenizer_of(pretrained: Pretrained, where: str) -> Tokenizer:
     if (folder / "tokenizer").is_dir():  # a whole checkpoint's
         folder = folder / "tokenizer"
     return Tokenizer.from_pretrained(folder, pretrained.padding)
+
+
+def second_tokenizer_of(pretrained: Pretrained) -> Tokenizer | None:
+    """SDXL's own second tokenizer; None: its tokens follow from the first one's.
+
+    The vocabularies are equal, but its "!" is a special token, the padding: texts with "!" have
+    other tokens than by the first one and `nets.sdxl_text.second_tokens`.
+
+    Raises:
+      UserError: it is not CLIP's.
+    """
+    if pretrained.tokenizer_2 is None:
+        return None
+    return Tokenizer.from_pretrained(pretrained.tokenizer_2)
 
 
 def _tokenizer_files(names: Collection[str]) -> list[str]:

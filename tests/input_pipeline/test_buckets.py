@@ -29,7 +29,7 @@ BUCKETS = parse_buckets(NAMES, SIZE, 8)
 SHAPES = {"text_length": 12, "max_regions": 33, "max_edges": 320}
 SIDES = ((120, 160), (160, 120), (128, 128))  # of the photos; their buckets are 40x24, 24x40, 32x32
 RED, GREEN, BLUE = (200, 30, 30), (60, 160, 60), (30, 30, 200)
-BOX = (0.5, 0.7, 0.3, 0.5)  # rows and columns of a blue box on each photo, and of its outline
+BOX = (0.6, 0.8, 0.2, 0.4)  # rows and columns of a blue box on each photo, and of its outline
 
 
 def corners(height: int, width: int) -> list[int]:
@@ -84,7 +84,7 @@ def test_image_sketch_and_regions_stay_aligned_and_whole_unless_cropped(data_dir
             assert image.shape[:2] == sketch.shape == labels.shape == size
             factors = np.array(size) / source_size
             scale = factors.max() if crop else factors.min()
-            middle = np.array(size) / 2 + scale * np.array(source_size) * (0.1, -0.1)
+            middle = np.array(size) / 2 + scale * np.array(source_size) * (0.2, -0.2)
             y, x = middle.astype(int)
             blue = (np.abs(image.astype(int) - BLUE) < 60).all(-1)
             assert blue[y, x]

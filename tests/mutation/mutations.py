@@ -329,6 +329,18 @@ MUTATIONS = (
         "--from samples another size than the recorded one",
     ),
     Mutation(
+        "ragaf_jax/nets/blocks.py",
+        "y = block(y, text, text_bias)",
+        "y = block(y, text, text_bias if i == 0 else None)",
+        "RAGAF biases only the first block of SDXL's transformers",
+    ),
+    Mutation(
+        "ragaf_jax/nets/sdxl_text.py",
+        'self.clip_skip + 1, self.dtype, name="clip_g"',
+        'self.clip_skip, self.dtype, name="clip_g"',
+        "SDXL reads the last layer of its second text encoder",
+    ),
+    Mutation(
         "ragaf_jax/nets/clip_text.py",
         "same.sum(-1) - 1 + (texts > 0)",
         "same.sum(-1) - 1",
@@ -475,7 +487,13 @@ MUTATIONS = (
         "queries and keys of SD 2 single files are swapped",
     ),
     Mutation(
-        "ragaf_jax/weights/compvis_sizes.py",
+        "ragaf_jax/weights/compvis.py",
+        'Place("text_projection", transposed=True)',
+        'Place("text_projection")',
+        "SDXL single files project the pooled text by a transposed matrix",
+    ),
+    Mutation(
+        "ragaf_jax/weights/configs/compvis_sizes.py",
         "layers -= any(name in shapes for name in OPEN_CLIP_HEAD)",
         "layers -= 1",
         "pruned SD 2 files lose a text layer silently",
@@ -535,8 +553,8 @@ MUTATIONS = (
         "exported convolutions are transposed in space",
     ),
     Mutation(
-        "ragaf_jax/weights/pretrained.py",
-        'None if clip else "!",',
+        "ragaf_jax/weights/single_files.py",
+        '"!" if is_sd2 else None,',
         "None,",
         "SD 2 single files pad prompts with the wrong token",
     ),
@@ -679,6 +697,18 @@ MUTATIONS = (
         "{match[number]: text for number, text in texts.items() if number in match}",
         "{number: text for number, text in texts.items() if number in match}",
         "on the page, a new stroke moves prompts to other regions",
+    ),
+    Mutation(
+        "ragaf_jax/demo/generation.py",
+        "region_negative_prompts=session.negatives)",
+        "region_negative_prompts=None)",
+        "the page's negative prompts of regions have no effect",
+    ),
+    Mutation(
+        "ragaf_jax/training/untrained.py",
+        'if config.init.control == "unet" and "init.control" not in given:',
+        'if config.init.control == "unet":',
+        "no Stable Diffusion can be adopted without a ControlNet",
     ),
     Mutation(
         "ragaf_jax/sketch_input.py",

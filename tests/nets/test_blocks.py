@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ragaf_jax.nets.blocks import (
+    Context,
     RegionSignal,
     Resample,
     ResnetBlock,
@@ -89,9 +90,9 @@ def test_spatial_transformer(rng, linear, scale):
     x, text = scale * normal(rng, 2, 4, 3, 6), normal(rng, 2, 5, 8)
     share = jax.nn.softmax(normal(rng, 2, 12, 4))
     region = RegionSignal(share, normal(rng, 2, 4, 6), normal(rng, 2, 4, 5))
-    variables = random_variables(rng, module, x, text, region)
+    variables = random_variables(rng, module, x, Context(text), region)
     assert variables["params"]["proj_in"]["kernel"].ndim == (2 if linear else 4)
-    out = jax.jit(module.apply)(variables, x, text, region)
+    out = jax.jit(module.apply)(variables, x, Context(text), region)
     expected = transformer(*float64((x, text, region, variables["params"])))
     np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 

@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+import published  # noqa: E402
 import transformers  # noqa: E402
 
 from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
@@ -24,6 +25,7 @@ UNETS = {
         attention_head_dim=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
     ),
 }
+UNETS["sdxl"] = configs.unet_config(published.UNET_XL, "")
 TEXTS = {
     "sd15": ClipTextConfig(),
     "sd21": ClipTextConfig(
@@ -34,6 +36,8 @@ TEXTS = {
         hidden_act="gelu",
     ),
 }
+TEXTS["sdxl"] = TEXTS["sd15"]
+PROJECTED = configs.projected_text_config(published.TEXT2_XL, "")
 PARAMETERS = {
     ("sd15", "unet"): 859_520_964,
     ("sd15", "control"): 361_279_120,
@@ -43,6 +47,10 @@ PARAMETERS = {
     ("sd21", "control"): 364_228_240,
     ("sd21", "vae"): 83_653_863,
     ("sd21", "text"): 340_387_840,
+    ("sdxl", "unet"): 2_567_463_684,
+    ("sdxl", "control"): 1_251_014_160,
+    ("sdxl", "text"): 123_060_480,
+    ("sdxl", "text_2"): 694_659_840,
 }
 
 
@@ -61,6 +69,9 @@ def network(generation, kind):
             case "vae":
                 theirs = diffusers.AutoencoderKL.from_config(configs.vae_json(VaeConfig()))
                 return VaeConfig(), vae_names, theirs
+            case "text_2":
+                text = transformers.CLIPTextConfig(**configs.text_json(PROJECTED))
+                return PROJECTED, text_names, transformers.CLIPTextModelWithProjection(text)
         theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**configs.text_json(text)))
         return text, text_names, theirs
 

@@ -13,7 +13,8 @@ from diffusers.loaders import single_file_utils  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from ragaf_jax.errors import UserError  # noqa: E402
-from ragaf_jax.weights import compvis, compvis_sizes, save  # noqa: E402
+from ragaf_jax.weights import compvis, save  # noqa: E402
+from ragaf_jax.weights.configs import compvis_sizes  # noqa: E402
 from ragaf_jax.weights.modules import abstract_params, module_of  # noqa: E402
 from ragaf_jax.weights.pretrained import open_control, open_pretrained  # noqa: E402
 

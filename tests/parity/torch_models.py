@@ -1,10 +1,14 @@
 """Random Stable Diffusions in PyTorch, written as diffusers and transformers write them."""
 
+import copy
 import json
 
 import diffusers
 import torch
 import transformers
+
+from ragaf_jax.weights.load import load_tree
+from ragaf_jax.weights.stores import Safetensors
 
 KINDS = ("sd1", "sd2")
 
@@ -12,6 +16,28 @@ KINDS = ("sd1", "sd2")
 UNETS = {
     "sd1": {"attention_head_dim": 2, "use_linear_projection": False},
     "sd2": {"attention_head_dim": (2, 4, 4), "use_linear_projection": True},
+}
+# Stable Diffusion XL at sizes that a single file shows too: heads of 64 channels, 32 groups.
+POOLED, XL_WIDTHS = 96, (64, 128)
+UNETS["sdxl"] = {
+    "block_out_channels": XL_WIDTHS,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (1, 2),
+    "layers_per_block": 1,
+    "cross_attention_dim": sum(XL_WIDTHS),
+    "norm_num_groups": 32,
+    "use_linear_projection": True,
+    "transformer_layers_per_block": (1, 2),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": POOLED + 6 * 256,
+}
+# With depths by layer and no attention in the middle, as SSD-1B.
+SSD = {
+    "mid_block_type": "UNetMidBlock2D",
+    "transformer_layers_per_block": [1, [2]],
+    "reverse_transformer_layers_per_block": [[1, 3], 1],
 }
 TEXTS = {
     "sd1": {"hidden_act": "quick_gelu", "num_attention_heads": 2},
@@ -63,6 +89,16 @@ def unet(kind, rng, **changes):
     return randomised(network, generator(rng))
 
 
+def copy_of(network):
+    """The network in float64, for evaluation."""
+    return copy.deepcopy(network).double().eval()
+
+
+def params_of(file, abstract, naming):
+    """The parameters of a network in a file."""
+    return load_tree(Safetensors.open(file), abstract, naming)
+
+
 def control(network, rng, channels=(8, 12, 16, 24)):
     """A ControlNet for this UNet."""
     made = diffusers.ControlNetModel.from_unet(
@@ -104,6 +140,33 @@ def text_encoder(kind, rng, **changes):
         }
     )
     return randomised(transformers.CLIPTextModel(config), generator(rng))
+
+
+def text_encoder_2(rng):
+    """SDXL's second text encoder, of three layers; id 2 stands for the highest, as published."""
+    config = transformers.CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=XL_WIDTHS[1],
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        hidden_act="gelu",
+        projection_dim=POOLED,
+        eos_token_id=2,
+        attn_implementation="eager",
+    )
+    return randomised(transformers.CLIPTextModelWithProjection(config), generator(rng))
+
+
+def sdxl(rng):
+    """The networks of a Stable Diffusion XL, by the names of their folders."""
+    return {
+        "unet": unet("sdxl", rng),
+        "vae": vae(rng, block_out_channels=(32, 32, 32, 32), norm_num_groups=32),
+        "text_encoder": text_encoder("sd1", rng, hidden_size=XL_WIDTHS[0], num_attention_heads=1),
+        "text_encoder_2": text_encoder_2(rng),
+        "scheduler": scheduler("sd1"),
+    }
 
 
 def scheduler(kind):

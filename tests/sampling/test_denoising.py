@@ -11,6 +11,7 @@ from ragaf_jax.diffusion.noise import example_keys
 from ragaf_jax.diffusion.samplers import SAMPLERS, spacing_of
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.model import Conditioning
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.sampling.conditions import own_cells
 from ragaf_jax.sampling.denoising import Denoising, advance, to_pixels

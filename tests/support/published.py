@@ -133,3 +133,44 @@ SCRIBBLE = {name: UNET[name] for name in UNET if not name.startswith(("out", "up
     "upcast_attention": False,
     "use_linear_projection": False,
 }
+
+# Of stable-diffusion-xl-base-1.0, what differs.
+DOWN_XL = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
+ADDED_XL = {
+    "addition_embed_type": "text_time",
+    "addition_embed_type_num_heads": 64,
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+UNET_XL = UNET | {
+    "_diffusers_version": "0.19.0.dev0",
+    **ADDED_XL,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "down_block_types": DOWN_XL,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "upcast_attention": None,
+    "use_linear_projection": True,
+}
+TEXT2_XL = TEXT | {
+    "architectures": ["CLIPTextModelWithProjection"],
+    "eos_token_id": 2,
+    "hidden_act": "gelu",
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_attention_heads": 20,
+    "num_hidden_layers": 32,
+    "projection_dim": 1280,
+}
+# Of a ControlNet for it, such as diffusers/controlnet-canny-sdxl-1.0.
+CANNY_XL = SCRIBBLE | {
+    **ADDED_XL,
+    **{name: UNET_XL[name] for name in ("attention_head_dim", "block_out_channels")},
+    **{name: UNET_XL[name] for name in ("cross_attention_dim", "down_block_types")},
+    "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True,
+}

@@ -4,7 +4,22 @@ import dataclasses
 import json
 
 import pytest
-from published import DDIM21, DOWN, EULER_TURBO, PNDM, SCRIBBLE, TEXT, TEXT21, UNET, UNET21, UP, VAE
+from published import (
+    CANNY_XL,
+    DDIM21,
+    DOWN,
+    EULER_TURBO,
+    PNDM,
+    SCRIBBLE,
+    TEXT,
+    TEXT2_XL,
+    TEXT21,
+    UNET,
+    UNET21,
+    UNET_XL,
+    UP,
+    VAE,
+)
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
@@ -43,6 +58,83 @@ def test_stable_diffusion_2():
     assert configs.unet_config(UNET21, "x") == SD21
     assert configs.text_config(TEXT21, "x") == OPEN_CLIP
     assert configs.vae_config(VAE | {"sample_size": 768}, "x") == VaeConfig(sample_size=768)
+
+
+XL = UNetConfig(
+    sample_size=128,
+    block_out_channels=(320, 640, 1280),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=(5, 10, 20),
+    cross_attention_dim=2048,
+    use_linear_projection=True,
+    transformer_layers_per_block=(1, 2, 10),
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
+BIG_G = ClipTextConfig(49408, 1280, 5120, 32, 20, hidden_act="gelu", projection_dim=1280)
+
+
+def test_stable_diffusion_xl():
+    assert configs.unet_config(UNET_XL, "x") == XL and XL.pooled_width == 1280
+    assert configs.projected_text_config(TEXT2_XL, "x") == BIG_G
+    control = configs.control_config(CANNY_XL, "x").unet
+    assert control == dataclasses.replace(XL, sample_size=64)
+    for config, read, write in (
+        (XL, configs.unet_config, configs.unet_json),
+        (BIG_G, configs.projected_text_config, configs.text_json),
+        (ControlConfig(control, (4, 8, 8, 8)), configs.control_config, configs.control_json),
+    ):
+        assert read(through_json(write(config)), "x") == config
+
+
+# SSD-1B, a distilled SDXL: depths by layer in the up blocks, and no attention in the middle.
+SSD = {
+    "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+    "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    "mid_block_type": "UNetMidBlock2D",
+}
+
+
+def test_depths_by_layer():
+    unet = configs.unet_config(UNET_XL | SSD, "x")
+    assert [unet.down_level(i).depths for i in range(3)] == [(1, 1), (2, 2), (4, 4)]
+    assert [unet.up_level(i).depths for i in range(3)] == [(4, 4, 10), (2, 1, 1), (1, 1, 1)]
+    assert unet.mid_level().heads is None and XL.mid_level().depths == (10,)
+    assert [XL.up_level(i).depths for i in range(3)] == [(10,) * 3, (2,) * 3, (1,) * 3]
+    assert configs.unet_config(through_json(configs.unet_json(unet)), "x") == unet
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"transformer_layers_per_block": [1, 2]}, "expected 3 numbers or lists of 2"),
+        ({"transformer_layers_per_block": [1, [2, 2, 2], 4]}, "expected 3 numbers or lists of 2"),
+        ({"reverse_transformer_layers_per_block": [[4, 4], 2, 1]}, "or lists of 3"),
+        ({"reverse_transformer_layers_per_block": None}, "expected also reverse_transformer_lay"),
+        ({"transformer_layers_per_block": [1, [2, 0], 4]}, "expected a value such as 1"),
+        ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "mid_block_type in x is 'UNetMid"),
+        (
+            {"addition_time_embed_dim": 512},
+            "expected more than 6 times addition_time_embed_dim 512",
+        ),
+        ({"projection_class_embeddings_input_dim": 2560}, "the network is of SDXL's refiner"),
+        ({"addition_embed_type": "text_image"}, "the network is of another model (Kandinsky"),
+    ],
+)
+def test_sizes_of_sdxl_that_do_not_fit(fields, said):
+    with pytest.raises(UserError) as error:
+        configs.unet_config(UNET_XL | SSD | fields, "x")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_second_text_encoder_of_another_vocabulary():
+    with pytest.raises(UserError, match="eos_token_id in x is 7, expected 49407"):
+        configs.projected_text_config(TEXT2_XL | {"eos_token_id": 7}, "x")
+    first = configs.text_config(TEXT, "x")
+    with pytest.raises(UserError, match="vocab_size of the text encoders is 49408 and 600"):
+        configs.sdxl_text_config(first, dataclasses.replace(BIG_G, vocab_size=600), "x")
 
 
 SD_NOISE = {

@@ -73,6 +73,13 @@ def test_folders_with_another_component(folder, component, kind):
     assert kind in said and f"it has {component}/" in said
 
 
+XL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 40,
+}
+
+
 def index(folder, name):
     (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
 
@@ -123,7 +130,7 @@ def test_a_pipeline_that_may_be_a_stable_diffusion_is_judged_by_its_networks(fol
 @pytest.mark.parametrize(
     ("gone", "fields", "said"),
     [
-        (("vae",), {"addition_embed_type": "text_time"}, "the network is of Stable Diffusion XL"),
+        (("vae",), XL, "is of Stable Diffusion XL, as addition_embed_type 'text_time' of its UNet"),
         (("vae", "text_encoder"), {"addition_embed_type": "image"}, "another model (Kandinsky"),
         (("vae",), {"encoder_hid_dim_type": "text_proj"}, "another model (Kandinsky, DeepFloyd"),
         (
@@ -154,7 +161,7 @@ def test_a_vae_of_more_than_colours(folder, field):
     ("network", "fields", "said"),
     [
         ("unet", {}, "is a UNet alone, expected a whole Stable Diffusion 1 or 2; give the folder"),
-        ("unet", {"addition_embed_type": "text_time"}, "the network is of Stable Diffusion XL"),
+        ("unet", {"addition_embed_type": "image"}, "the network is of another model (Kandinsky"),
         ("vae", {}, "is a VAE alone"),
         ("vae", {"_class_name": "VQModel"}, "is one network ('VQModel') alone"),
         ("text_encoder", {}, "is a text encoder alone"),
@@ -184,7 +191,8 @@ def test_folders_without_a_unet(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"addition_embed_type": "text_time"}, "is 'text_time': the network is of Stable Diff"),
+        (XL, "is of Stable Diffusion XL, as addition_embed_type 'text_time' of its UNet shows"),
+        (XL | {"projection_class_embeddings_input_dim": 2560}, "network is of SDXL's refiner"),
         ({"class_embed_type": "projection"}, "is 'projection': the network is of a Stable unCLIP"),
         ({"encoder_hid_dim_type": "ip_image_proj"}, "the network is with an IP-Adapter in it"),
         ({"num_class_embeds": 1000, "in_channels": 7}, "is 1000: the network is of an upscaler"),
@@ -238,6 +246,7 @@ FILES = {
     "a LoRA or LyCORIS adapter": ["lora_unet_mid_block_attentions_0_proj_in.alpha"],
     "an IP-Adapter": ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"],
     "a ControlNet": ["control_model.input_hint_block.0.weight"],
+    "a ControlNet-union": ["task_embedding", "controlnet_cond_embedding.conv_in.weight"],
     "a control-LoRA": ["lora_controlnet", "input_hint_block.0.weight"],
     "a T2I-Adapter": ["body.0.resnets.0.block1.weight"],
     "a textual inversion": ["emb_params"],
@@ -282,7 +291,7 @@ def test_single_files_cut_to_their_unet(tmp_path, channels, said):
 @pytest.mark.parametrize(
     ("field", "value", "kind"),
     [
-        ("addition_embed_type", "text_time", "of Stable Diffusion XL"),
+        ("num_control_type", 6, "is 6: the network is a ControlNet-union"),
         ("_class_name", "T2IAdapter", "expected 'ControlNetModel'"),
         ("_class_name", "ControlNetUnionModel", "expected 'ControlNetModel'"),
     ],

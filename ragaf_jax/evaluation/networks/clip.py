@@ -156,7 +156,7 @@ class Clip(nn.Module):
 
     def texts(self, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
         """Embeddings of texts: the projected state of each text's first EOS token."""
-        states = self.text_model(tokens, None)
+        states, _ = self.text_model(tokens, None)
         eos = self.config.eos_token_id
         end = jnp.argmax(tokens if eos == 2 else tokens == eos, axis=-1)
         return self.text_projection(states[jnp.arange(len(tokens)), end])
@@ -174,7 +174,7 @@ class VisionTransformer(nn.Module):
 
         x = norm("pre_layrnorm")(VisionEmbeddings(self.config, name="embeddings")(pixels))
         everywhere = jnp.zeros((1, 1, x.shape[1], x.shape[1]), x.dtype)
-        x = Encoder(self.config.layers, name="encoder")(x, everywhere)
+        x, _ = Encoder(self.config.layers, name="encoder")(x, everywhere)
         return norm("post_layernorm")(x[:, 0])
 
 

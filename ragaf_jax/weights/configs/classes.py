@@ -9,11 +9,12 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.weights.configs.fields import Json, shown
 from ragaf_jax.weights.configs.kinds import CONTROL, INSTEAD, WHOLE, check_unet
 
-# Pipeline classes of diffusers' model_index.json that can have the networks of a Stable Diffusion 1
-# or 2, and differ in sampling. Their networks are still checked, because an inpainting UNet or a
-# latent consistency model has other inputs. Without a class, or with the base class, only the
+# Pipeline classes of diffusers' model_index.json that can have the networks of a Stable Diffusion
+# 1, 2 or XL, and differ in sampling. Their networks are still checked, because an inpainting UNet
+# or a latent consistency model has other inputs. Without a class, or with the base class, only the
 # networks show the kind. Other classes are refused.
 _SD = "StableDiffusion"
+_XL = f"{_SD}XL"
 _PIPELINES = {
     "",
     "DiffusionPipeline",
@@ -31,18 +32,28 @@ _PIPELINES = {
     "LatentConsistencyModelPipeline",
     "LatentConsistencyModelImg2ImgPipeline",
 }
+_XL_PIPELINES = {
+    *(f"{_XL}{task}Pipeline" for task in ("", "Img2Img", "Inpaint", "Adapter")),
+    *(f"{_XL}ControlNet{task}Pipeline" for task in ("", "Img2Img", "Inpaint")),
+    *(f"{_XL}PAG{task}Pipeline" for task in ("", "Img2Img", "Inpaint")),
+    *(f"{_XL}ControlNetPAG{task}Pipeline" for task in ("", "Img2Img")),
+}
 # Network classes of config.json.
 _ALONE = {
     "UNet2DConditionModel": "a UNet",
     "AutoencoderKL": "a VAE",
     "CLIPTextModel": "a text encoder",
+    "CLIPTextModelWithProjection": "a text encoder",
     "ControlNetModel": CONTROL,
 }
 
 
-def check_index(index: Json, source: str) -> None:
-    """Raises UserError if the pipeline's class in a model_index.json has other networks."""
-    if _class(index).removeprefix("Flax") not in _PIPELINES:
+def check_index(index: Json, source: str, sdxl: bool) -> None:
+    """Raises UserError if the pipeline's class in a model_index.json has other networks.
+
+    `sdxl`: whether Stable Diffusion XL is accepted too.
+    """
+    if _class(index).removeprefix("Flax") not in _PIPELINES | (_XL_PIPELINES if sdxl else set()):
         raise UserError(
             f"{source} is {_named(index)}, as _class_name in its model_index.json shows, expected "
             "a Stable Diffusion 1 or 2 (StableDiffusionPipeline); give one of those."

@@ -10,6 +10,21 @@ from ragaf_jax.errors import UserError
 
 Json = Mapping[str, Any]
 
+# Fields with one number or one per level (1), and also one per level and layer (2).
+_NESTED = {
+    "attention_head_dim": 1,
+    "transformer_layers_per_block": 2,
+    "reverse_transformer_layers_per_block": 2,
+}
+# Values of fields that are null by default.
+_EXAMPLES: Json = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "projection_dim": 1280,
+    "reverse_transformer_layers_per_block": (10, 2, 1),
+}
+
 # Shortens values in errors, such as a table of a thousand numbers.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
@@ -38,15 +53,26 @@ def field(config: Json, name: str, default: Any, source: str) -> Any:
     value = config.get(name)
     if value is None:
         return default
-    value = tuple(value) if isinstance(value, list) else value
-    # The only field with one number or one per level.
-    levels = name == "attention_head_dim" and isinstance(value, tuple)
-    if not _alike(value, (default,) if levels else default):
+    value = _tuples(value)
+    default = _EXAMPLES.get(name) if default is None else default
+    if not (_counts(value, _NESTED[name]) if name in _NESTED else _alike(value, default)):
         example = list(default) if isinstance(default, tuple) else default
         raise UserError(
             f"{name} in {source} is {shown(config[name])}, expected a value such as {example!r}."
         )
     return float(value) if isinstance(default, float) else value
+
+
+def _tuples(value: Any) -> Any:
+    """The value with tuples for lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _counts(value: Any, depth: int) -> bool:
+    """Whether the value is an integer above 0, or tuples of such in up to `depth` levels."""
+    if depth and isinstance(value, tuple):
+        return all(_counts(x, depth - 1) for x in value)
+    return type(value) is int and value > 0
 
 
 def _alike(value: Any, default: Any) -> bool:

@@ -3,6 +3,8 @@
 import dataclasses
 
 from ragaf_jax.errors import UserError
+from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.sdxl_text import SdxlTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs.networks import ControlConfig
@@ -16,7 +18,7 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
     """
     other_half = (
         *("sample_size", "out_channels", "up_block_types", "attention_head_dim"),
-        "time_cond_proj_dim",
+        *("time_cond_proj_dim", "reverse_transformer_layers_per_block"),
     )
     pairs = {
         field.name: (getattr(control.unet, field.name), getattr(unet, field.name))
@@ -29,6 +31,25 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
             raise UserError(
                 f"{name} of the ControlNet {where} is {found} and of the UNet {expected}; give one "
                 "that was trained for this UNet."
+            )
+
+
+def check_text(unet: UNetConfig, text: ClipTextConfig | SdxlTextConfig, source: str) -> None:
+    """Refuses a UNet that reads other text states or another pooled text.
+
+    Raises:
+      UserError: names both widths.
+    """
+    pooled = text.clip_g.projection_dim if isinstance(text, SdxlTextConfig) else 0
+    pairs = {
+        "cross_attention_dim": (unet.cross_attention_dim, text.hidden_size),
+        "width of the pooled text": (unet.pooled_width, pooled),
+    }
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise UserError(
+                f"The {name} of the UNet of {source} is {found} and that of its text encoders "
+                f"{expected}, expected equal; give a whole Stable Diffusion."
             )
 
 

@@ -1,4 +1,4 @@
-"""Detects weights of other models than Stable Diffusion 1 and 2, for errors.
+"""Detects weights of other models than Stable Diffusion 1, 2 and XL, for errors.
 
 Each kind has a unique component folder, field of the UNet's configuration, or tensor name, which
 the errors name. `names` are those of a folder's files, relative to it, or of a file's tensors;
@@ -9,15 +9,15 @@ import re
 from collections.abc import Collection
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.unet import TEXT_TIME, UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs.fields import Json, shown
 
 # Components of a folder in diffusers' layout, and the only kind of model with them.
 _COMPONENTS = {
     "text_encoder_3": "Stable Diffusion 3",
-    "text_encoder_2": "Stable Diffusion XL or a later model, which has several text encoders",
     "transformer": "a diffusion transformer, such as Stable Diffusion 3, Flux or PixArt",
+    "text_encoder_2": "Stable Diffusion XL or a later model, which has several text encoders",
     "image_noising_scheduler": "a Stable unCLIP, whose UNet also reads an image's embedding",
     "image_normalizer": "a Stable unCLIP, whose UNet also reads an image's embedding",
     "depth_estimator": "a depth-to-image model, whose UNet also reads a depth map",
@@ -28,14 +28,22 @@ _COMPONENTS = {
     "motion_adapter": "AnimateDiff, a model of videos",
 }
 _INSTEAD_OF_UNET = ("transformer", "prior")
+SDXL = "of Stable Diffusion XL"
 # Fields of a UNet's config.json: name, value or None for any that is set, and the kind.
+_REFINER = 2560
+REFINER = "of SDXL's refiner, which continues the images of the base model"
 _UNETS = (
     ("_class_name", "UNetSpatioTemporalConditionModel", "of Stable Video Diffusion"),
     ("_class_name", "UNet3DConditionModel", "of a model of videos"),
     ("_class_name", "UNetMotionModel", "of AnimateDiff, a model of videos"),
     ("_class_name", "Kandinsky3UNet", "of Kandinsky 3"),
     ("_class_name", "StableCascadeUNet", "of Stable Cascade"),
-    ("addition_embed_type", "text_time", "of Stable Diffusion XL"),
+    ("num_control_type", None, "a ControlNet-union, which reads the type of its image"),
+    (
+        "projection_class_embeddings_input_dim",
+        _REFINER,
+        REFINER,
+    ),
     ("addition_embed_type", None, "of another model (Kandinsky, DeepFloyd IF)"),
     ("encoder_hid_dim_type", "ip_image_proj", "with an IP-Adapter in it"),
     ("encoder_hid_dim_type", None, "of another model (Kandinsky, DeepFloyd IF)"),
@@ -53,11 +61,16 @@ WHOLE = "a whole Stable Diffusion"
 CONTROL = "a ControlNet"
 ONE_NETWORK = "one network in diffusers' layout"
 LORA = "a LoRA or LyCORIS adapter"
+_HINT = r"^(control_model\.)?input_hint_block\.|^controlnet_"
 # Tensor names, in order of precedence.
 _FILES = (
     (r"(^|\.)ia3_l\b|\.on_input$", "an IA³ adapter"),
     (r"^lora_.*\.[ab][12]\.weight$", "a GLoRA adapter"),
     (r"lllite_", "a ControlNet-LLLite"),
+    (
+        r"^(task_embedding|control_add_embedding\.|transformer_layes\.|control_type_proj\.)",
+        "a ControlNet-union, which reads the type of its image",
+    ),
     (r"^lora_controlnet$", "a control-LoRA, a ControlNet as differences to a UNet's weights"),
     (r"^(image_proj|ip_adapter)\.|_ip\.weight$", "an IP-Adapter"),
     (r"^emb_params$|string_to_param|^clip_[lg]$", "a textual inversion"),
@@ -71,12 +84,12 @@ _FILES = (
         r"^conditioner\.embedders\.|^lora_te2_|^text_encoder_2\.|down_blocks[._]\d[._]attentions"
         r"[._]\d[._]transformer_blocks[._][2-9]|input_blocks[._]\d+[._]1[._]transformer_blocks"
         r"[._][1-9]",
-        "of Stable Diffusion XL",
+        SDXL,
     ),
     (r"^noise_augmentor\.", "a Stable unCLIP, whose UNet also reads an image's embedding"),
     (r"^model\.diffusion_model\.label_emb\.", "a model whose UNet reads a class or an image"),
     (r"^lora_|\.lora_(A|B|up|down)\b|\.hada_w|\.lokr_w", LORA),
-    (r"^(control_model\.)?input_hint_block\.|^controlnet_", CONTROL),
+    (_HINT, CONTROL),
     (r"^model\.diffusion_model\.", WHOLE),
     (r"^down_blocks\.\d+\.(resnets|attentions)\.", ONE_NETWORK),
     (r"^(encoder|decoder)\.(down|up|mid)", "a VAE alone"),
@@ -91,9 +104,13 @@ INSTEAD = {
 }
 
 
-def check_components(names: Collection[str], source: str) -> None:
-    """Raises UserError for a folder in diffusers' layout of another model."""
+def check_components(names: Collection[str], source: str, sdxl: bool) -> None:
+    """Raises UserError for a folder in diffusers' layout of another model.
+
+    `sdxl`: whether Stable Diffusion XL is accepted too.
+    """
     folders = {name.partition("/")[0] for name in names if "/" in name}
+    folders -= {"text_encoder_2"} if sdxl else set()
     for component, kind in _COMPONENTS.items():
         if component in folders and not (component in _INSTEAD_OF_UNET and "unet" in folders):
             raise UserError(
@@ -106,11 +123,26 @@ def check_unet(config: Json, source: str) -> None:
     """Raises UserError for the config.json of another model's UNet or ControlNet."""
     for name, value, kind in _UNETS:
         found = config.get(name)
-        if found is not None and found is not False and value in (None, found):
+        if found not in (None, False, TEXT_TIME) and value in (None, found):
             raise UserError(
                 f"{name} in {source} is {shown(found)}: the network is {kind}; give a Stable "
                 "Diffusion 1 or 2."
             )
+
+
+def check_sdxl(unet: UNetConfig | None, accepted: bool, source: str) -> None:
+    """Raises UserError for the UNet of SDXL's refiner, and if not `accepted` of the base model."""
+    if unet is not None and unet.projection_class_embeddings_input_dim == _REFINER:
+        raise UserError(
+            f"{source} is {REFINER}, as the width {_REFINER} of its pooled text and sizes shows; "
+            "give the base model."
+        )
+    if unet is not None and unet.addition_embed_type is not None and not accepted:
+        raise UserError(
+            f"{source} is of Stable Diffusion XL, as addition_embed_type "
+            f"{unet.addition_embed_type!r} of its UNet shows, expected a Stable Diffusion 1 or 2; "
+            "give one of those."
+        )
 
 
 def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) -> None:
@@ -151,15 +183,21 @@ def check_file(names: Collection[str], expected: str, source: str) -> None:
 
 def check_control(names: Collection[str], source: str) -> None:
     """Raises UserError for a file of known kind that is no ControlNet."""
-    if (found := file_kind(names)) is not None and found[0] not in (CONTROL, ONE_NETWORK):
-        check_file(names, "a ControlNet of Stable Diffusion 1 or 2", source)
+    found = file_kind(names)
+    is_sdxl = found is not None and found[0] == SDXL and any(re.search(_HINT, x) for x in names)
+    if found is not None and found[0] not in (CONTROL, ONE_NETWORK) and not is_sdxl:
+        check_file(names, "a ControlNet of Stable Diffusion", source)
 
 
-def check_whole_file(names: Collection[str], source: str) -> None:
-    """Raises UserError for a single file with another model's UNet in the original layout."""
+def check_whole_file(names: Collection[str], source: str, sdxl: bool) -> None:
+    """Raises UserError for a single file with another model's UNet in the original layout.
+
+    `sdxl`: whether Stable Diffusion XL is accepted too.
+    """
     prefixes = "model.diffusion_model.", "conditioner.", "noise_augmentor."
     parts = [name for name in names if name.startswith(prefixes)]
-    if (found := file_kind(parts)) is not None and found[0] != WHOLE:
+    accepted = (WHOLE, SDXL) if sdxl else (WHOLE,)
+    if (found := file_kind(parts)) is not None and found[0] not in accepted:
         check_file(parts, "a Stable Diffusion 1 or 2", source)
 
 

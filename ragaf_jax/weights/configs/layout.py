@@ -2,13 +2,14 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.sdxl_text import SdxlTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
-from ragaf_jax.weights.configs import classes, kinds, schedulers
+from ragaf_jax.weights.configs import classes, fits, kinds, schedulers
 from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.configs.fields import read_json
 
@@ -18,6 +19,7 @@ _READERS = {
     "unet": configs.unet_config,
     "vae": configs.vae_config,
     "text_encoder": configs.text_config,
+    "text_encoder_2": configs.projected_text_config,
 }
 
 
@@ -26,10 +28,10 @@ class Described(NamedTuple):
 
     unet: UNetConfig
     vae: VaeConfig
-    text_encoder: ClipTextConfig
+    text_encoder: ClipTextConfig | SdxlTextConfig
 
 
-def described(path: Path, names: Collection[str], source: str) -> Described:
+def described(path: Path, names: Collection[str], source: str, sdxl: bool = False) -> Described:
     """The networks of a folder in diffusers' layout.
 
     Existing files are checked before missing ones, because they show the kind of another model.
@@ -38,30 +40,38 @@ def described(path: Path, names: Collection[str], source: str) -> Described:
       path: the folder, with at least its `descriptions`.
       names: of all files of the folder, relative to it.
       source: its name in errors: the folder or a hub id.
+      sdxl: whether a Stable Diffusion XL is accepted too.
 
     Raises:
       UserError: it is not a Stable Diffusion 1 or 2, or only a part of one.
     """
     if (path / _INDEX).exists():
-        classes.check_index(read_json(path / _INDEX), source)
-    kinds.check_components(names, source)
+        classes.check_index(read_json(path / _INDEX), source, sdxl)
+    kinds.check_components(names, source, sdxl)
     if not any(name.startswith("unet/") for name in names):
         _check_part(path, source)
-    sizes = {
+    sizes: dict[str, Any] = {
         folder: read(read_json(file), f"{source}/{folder}/config.json")
         for folder, read in _READERS.items()
         if (file := path / folder / "config.json").exists()
     }
     kinds.check_channels(sizes.get("unet"), sizes.get("vae"), source)
+    kinds.check_sdxl(sizes.get("unet"), sdxl, source)
     if (path / _SCHEDULER).exists():
         schedulers.diffusion_fields(read_json(path / _SCHEDULER), f"{source}/{_SCHEDULER}")
+    reads_pooled = "unet" in sizes and sizes["unet"].pooled_width
     for folder in _READERS:
-        if folder not in sizes:
+        if folder not in sizes and (folder != "text_encoder_2" or reads_pooled):
             raise UserError(
                 f"{source}/{folder}/config.json is missing; give a whole Stable Diffusion in "
                 "diffusers' layout, with unet/, vae/, text_encoder/ and scheduler/."
             )
-    return Described(**sizes)
+    if (second := sizes.pop("text_encoder_2", None)) is not None:
+        first = sizes["text_encoder"]
+        sizes["text_encoder"] = configs.sdxl_text_config(first, second, source)
+    found = Described(**sizes)
+    fits.check_text(found.unet, found.text_encoder, source)
+    return found
 
 
 def described_control(path: Path, names: Collection[str], source: str) -> configs.ControlConfig:

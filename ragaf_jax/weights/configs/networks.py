@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.clip_text import ClipTextConfig
-from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.nets.unet import MID_BLOCKS, UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs.fields import Json, field, shown
 from ragaf_jax.weights.configs.kinds import check_unet
@@ -18,7 +19,6 @@ T = TypeVar("T")
 # Fields with the only value that these networks support.
 _UNET_FIXED = {
     "act_fn": "silu",
-    "addition_embed_type": None,
     "attention_type": "default",
     "center_input_sample": False,
     "class_embed_type": None,
@@ -31,7 +31,6 @@ _UNET_FIXED = {
     "encoder_hid_dim_type": None,
     "mid_block_only_cross_attention": None,
     "mid_block_scale_factor": 1,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
     "norm_eps": 1e-5,
     "num_attention_heads": None,
     "num_class_embeds": None,
@@ -39,26 +38,25 @@ _UNET_FIXED = {
     "resnet_out_scale_factor": 1.0,
     "resnet_skip_time_act": False,
     "resnet_time_scale_shift": "default",
-    "reverse_transformer_layers_per_block": None,
     "time_embedding_act_fn": None,
     "time_embedding_dim": None,
     "time_embedding_type": "positional",
     "timestep_post_act": None,
-    "transformer_layers_per_block": 1,
 }
+# Fields with several values.
+_UNET_CHOICES = {"mid_block_type": MID_BLOCKS}
 # Fields of parts that the fixed fields exclude, or without effect: softmax is always float32, and
 # training has no dropout.
 _UNET_IGNORED = (
     "addition_embed_type_num_heads",
-    "addition_time_embed_dim",
     "class_embeddings_concat",
     "dropout",
-    "projection_class_embeddings_input_dim",
     "upcast_attention",
 )
 _CONTROL_FIXED = {
     **_UNET_FIXED,
     "time_cond_proj_dim": None,
+    "reverse_transformer_layers_per_block": None,
     "conditioning_channels": 3,
     "controlnet_conditioning_channel_order": "rgb",
     "global_pool_conditions": False,
@@ -72,6 +70,7 @@ _VAE_FIXED = {
     "use_post_quant_conv": True,
     "use_quant_conv": True,
 }
+_PROJECTED = "CLIPTextModelWithProjection"
 _TEXT_FIXED = {"model_type": ("clip_text_model", "clip_text")}
 _TEXT_IGNORED = (
     # Of every model of transformers, written by older releases and with use_diff=False.
@@ -101,7 +100,6 @@ _TEXT_IGNORED = (
     "initializer_factor",
     "initializer_range",
     "pad_token_id",
-    "projection_dim",
     "torch_dtype",
     "tie_word_embeddings",
     "transformers_version",
@@ -129,21 +127,20 @@ def unet_config(config: Json, source: str) -> UNetConfig:
     """
     known = (*_fields(UNetConfig), *_UNET_IGNORED)
     check_unet(config, source)
-    _check(config, "UNet2DConditionModel", _UNET_FIXED, known, source)
-    return _make(UNetConfig, _one_size(config), source)
+    _check(config, "UNet2DConditionModel", _UNET_FIXED | _UNET_CHOICES, known, source)
+    return _make(UNetConfig, _plain(config), source)
 
 
 def control_config(config: Json, source: str) -> ControlConfig:
     """The configuration of a ControlNetModel; raises as `unet_config`."""
     channels = "conditioning_embedding_out_channels"
     known = (*_fields(UNetConfig), channels, *_UNET_IGNORED)
-    known = tuple(name for name in known if name != "time_cond_proj_dim")
     check_unet(config, source)
-    _check(config, "ControlNetModel", _CONTROL_FIXED, known, source)
+    _check(config, "ControlNetModel", _CONTROL_FIXED | _UNET_CHOICES, known, source)
     down = field(config, "down_block_types", UNetConfig.down_block_types, source)
     up = [name.replace("Down", "Up") for name in reversed(down)]
     # Some files have fields of the decoder, which a ControlNet lacks.
-    sizes = {**_one_size(config), "out_channels": None, "up_block_types": up}
+    sizes = {**_plain(config), "out_channels": None, "up_block_types": up}
     unet = _make(UNetConfig, sizes, source)
     return ControlConfig(unet, field(config, channels, (16, 32, 96, 256), source))
 
@@ -158,16 +155,45 @@ def vae_config(config: Json, source: str) -> VaeConfig:
 
 def text_config(config: Json, source: str) -> ClipTextConfig:
     """The configuration of a CLIPTextModel; raises as `unet_config`."""
-    if (kind := config.get("architectures")) not in (None, [], ["CLIPTextModel"]):
+    return _text_config(config, "CLIPTextModel", None, source)
+
+
+def projected_text_config(config: Json, source: str) -> ClipTextConfig:
+    """The configuration of a CLIPTextModelWithProjection; raises as `unet_config`."""
+    found = _text_config(config, _PROJECTED, config.get("projection_dim", 512), source)
+    # The pooled text is that of the token with the highest id.
+    if (end := config.get("eos_token_id")) not in (None, 2, found.vocab_size - 1):
         raise UserError(
-            f"architectures in {source} is {shown(kind)}, expected ['CLIPTextModel']: these "
-            "networks are those of Stable Diffusion 1 and 2."
+            f"eos_token_id in {source} is {shown(end)}, expected {found.vocab_size - 1}, the last "
+            "of the vocabulary; give a text encoder with CLIP's vocabulary."
+        )
+    return found
+
+
+def _text_config(config: Json, kind: str, projection: Any, source: str) -> ClipTextConfig:
+    if (found := config.get("architectures")) not in (None, [], [kind]):
+        raise UserError(
+            f"architectures in {source} is {shown(found)}, expected [{kind!r}]: these "
+            "networks are those of Stable Diffusion."
         )
     known = (*_fields(ClipTextConfig), *_TEXT_IGNORED, "architectures")
     _check(config, None, _TEXT_FIXED, known, source)
     # transformers' defaults are those of a smaller CLIP than Stable Diffusion's.
     defaults = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
-    return _make(ClipTextConfig, {**defaults, **config}, source)
+    sizes = {**defaults, **config, "projection_dim": projection}
+    return _make(ClipTextConfig, sizes, source)
+
+
+def sdxl_text_config(first: ClipTextConfig, second: ClipTextConfig, source: str) -> SdxlTextConfig:
+    """The configuration of SDXL's text encoders.
+
+    Raises:
+      UserError: they do not belong together.
+    """
+    try:
+        return SdxlTextConfig(first, second)
+    except ValueError as error:
+        raise UserError(f"{source} has no pair of text encoders: {error}.") from None
 
 
 def unet_json(config: UNetConfig) -> dict[str, Any]:
@@ -178,7 +204,10 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
 def control_json(config: ControlConfig) -> dict[str, Any]:
     """The inverse of `control_config`."""
     known = dataclasses.asdict(config.unet)
-    half = ("out_channels", "up_block_types", "sample_size", "time_cond_proj_dim")
+    half = (
+        *("out_channels", "up_block_types", "sample_size", "time_cond_proj_dim"),
+        "reverse_transformer_layers_per_block",
+    )
     return {
         "_class_name": "ControlNetModel",
         **{name: value for name, value in known.items() if name not in half},
@@ -200,14 +229,26 @@ def vae_json(config: VaeConfig) -> dict[str, Any]:
 
 
 def text_json(config: ClipTextConfig) -> dict[str, Any]:
-    """The inverse of `text_config`."""
-    kind = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}
-    return {**kind, **dataclasses.asdict(config)}
+    """The inverse of `text_config` and `projected_text_config`."""
+    fields = {name: x for name, x in dataclasses.asdict(config).items() if x is not None}
+    name = "CLIPTextModel" if config.projection_dim is None else _PROJECTED
+    return {"architectures": [name], "model_type": "clip_text_model", **fields}
 
 
 def _vae_blocks(levels: int) -> Json:
     down, up = ["DownEncoderBlock2D"] * levels, ["UpDecoderBlock2D"] * levels
     return {"down_block_types": down, "up_block_types": up}
+
+
+def _plain(config: Json) -> Json:
+    """As `_one_size`, with one number for equal depths, and without widths of unused inputs."""
+    depths = config.get("transformer_layers_per_block")
+    if isinstance(depths, list) and len(set(map(str, depths))) == 1 and type(depths[0]) is int:
+        config = {**config, "transformer_layers_per_block": depths[0]}
+    if config.get("addition_embed_type") is None:
+        unused = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")
+        config = {**config, **dict.fromkeys(unused)}
+    return _one_size(config)
 
 
 def _one_size(config: Json) -> Json:
@@ -231,7 +272,7 @@ def _check(
             "another network."
         )
     for name, value in config.items():
-        if name.startswith("_") or name in known:
+        if name.startswith("_") or (name in known and name not in fixed):
             continue
         if name not in fixed:
             if value in (None, False):

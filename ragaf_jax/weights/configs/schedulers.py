@@ -170,6 +170,17 @@ def lcm(reads_guidance: bool) -> Distilled:
     return Distilled(4, "lcm", 8.0 if reads_guidance else 1.0)
 
 
+def distilled_notice(found: Distilled, source: str) -> str:
+    """The notice of a distilled checkpoint, or ""."""
+    if not found.steps:
+        return ""
+    return (
+        f"{source} belongs to a checkpoint distilled to few steps, such as SD-Turbo or LCM: "
+        f"config.sample gets steps={found.steps}, guidance={found.guidance:g} and "
+        f"sampler={found.sampler}, except for fields that the command sets."
+    )
+
+
 def ignored(config: Json, source: str) -> str:
     """A sentence on fields of a scheduler_config.json without effect here, or ""."""
     fields = [

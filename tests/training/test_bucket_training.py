@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from commands import on_eight_devices
@@ -190,29 +191,38 @@ def test_sizes_that_the_networks_cannot_take_are_refused(buckets, said):
         check(config)
 
 
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+# Data parallel, and fully sharded in two groups.
+MESHES = {1: ((8, 1), (2, 4)), 2: ((2, 4),)}
+
+
 def on_mesh(stage, data, fsdp, folder):
+    """The run in `folder`; few parameters are trained, which compiles sooner."""
     config = bucketed(stage, stage1=str(folder / "stage1"))
+    config.train.trainable, config.train.frozen = (("control/.*", "ragaf/.*")[stage - 1],), (".*",)
     config.train.batch_size, config.train.read_examples = 8, 8 * (stage - 1)
     config.mesh.data, config.mesh.fsdp = data, fsdp
     return config
 
 
 @pytest.mark.processes
-def test_eight_devices_have_the_losses_of_one_and_resume_exactly(tmp_path):
-    (tmp_path / "there").mkdir()
-    found = json.loads(on_eight_devices(__file__, tmp_path / "there")[-1])
-    for stage in (1, 2):
-        workdir = tmp_path / f"stage{stage}"
-        expected = list(losses(run(on_mesh(stage, 1, 1, tmp_path), workdir)).values())
-        for mesh, (compiled, whole, *parts) in found[str(stage)].items():
-            assert compiled == len(BUCKETS) and len(whole) == STEPS
-            np.testing.assert_allclose(whole, expected, rtol=1e-4, err_msg=mesh)
-            for part in parts:
-                assert part == whole
+def test_eight_devices_have_the_losses_of_one_and_resume_exactly(tmp_path, steps):
+    save_stage(random_stage(1, **SMALLEST), tmp_path / "stage1")
+    found = json.loads(on_eight_devices(__file__, tmp_path)[-1])
+    for stage, meshes in MESHES.items():
+        config, workdir = on_mesh(stage, 1, 1, tmp_path), tmp_path / f"alone{stage}"
+        expected = list(losses(run(config, workdir)).values())
+        for mesh in meshes:
+            compiled, again, whole, *parts = found[f"{stage} on {mesh}"]
+            assert compiled == len(BUCKETS) and again == 0 and len(whole) == STEPS
+            np.testing.assert_allclose(whole, expected, rtol=1e-4)
+            assert parts == [whole] * len(parts)
 
 
 def main(folder):
-    """Trains both stages data parallel and fully sharded, and prints losses by stage and mesh."""
+    """Trains both stages on meshes, and prints for each the compilations and losses of its runs."""
+    share_training(pytest.MonkeyPatch())
     made, make = [], loop.jitted_step
 
     def noted(*args):
@@ -220,14 +230,20 @@ def main(folder):
         return made[-1]
 
     loop.jitted_step = noted
-    found = {1: {}, 2: {}}
-    for mesh in ((8, 1), (2, 4)):
-        root = folder / str(mesh)
-        for stage, results in found.items():
-            config, whole = on_mesh(stage, *mesh, root), root / f"stage{stage}"
-            runs = [run(config, whole), *(resumed(config, whole, step) for step in (5, 10))]
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compilations.append(event) if event == COMPILED else None
+    )
+    found = {}
+    for stage, meshes in MESHES.items():
+        for mesh in meshes:
+            config, whole = on_mesh(stage, *mesh, folder), folder / f"{stage} on {mesh}"
+            first = run(config, whole)
+            compiled = made[-1]._cache_size()
+            before = len(compilations)
+            runs = [first, *(resumed(config, whole, step) for step in (5, 15))]
             values = [list(losses(lines).values()) for lines in runs]
-            results[str(mesh)] = [made[-3]._cache_size(), *values]
+            found[whole.name] = [compiled, len(compilations) - before, *values]
     print(json.dumps(found))
 
 
