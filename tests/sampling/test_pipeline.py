@@ -40,8 +40,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def pipeline():
-    return Pipeline(random_stage(1), random_stage(2))
+def pipeline(small_pipeline):
+    return small_pipeline
 
 
 @pytest.fixture(scope="module")
