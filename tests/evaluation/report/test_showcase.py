@@ -5,10 +5,12 @@ import pytest
 from fakes import SMALLEST, random_stage, save_stage, smallest_config
 from PIL import Image
 from quarters import quarters
+from shared_programs import shared
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.report import showcase as module
 from ragaf_jax.evaluation.report.showcase import showcase
+from ragaf_jax.sampling import loaded_stages
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,9 @@ def shown(rng, drawings, others):
     return open_shown
 
 
-def test_two_sheets_are_written_and_replaced(rng, runs, asked, tmp_path, capsys):
+def test_two_sheets_are_written_and_replaced(rng, runs, asked, tmp_path, capsys, monkeypatch):
+    make = shared(loaded_stages.make_stage_sampler)
+    monkeypatch.setattr(loaded_stages, "make_stage_sampler", make)
     output = tmp_path / "out"
     showcase(asked, runs / "stage2", shown(rng, 3, 2), output)
     assert {path.name for path in output.iterdir()} == {"drawings.png", "colorings.png"}
@@ -46,7 +50,7 @@ def test_two_sheets_are_written_and_replaced(rng, runs, asked, tmp_path, capsys)
     ]
     sizes = [Image.open(output / name).size for name in ("drawings.png", "colorings.png")]
     assert sizes[0][0] == sizes[1][0] and sizes[0][1] > 1.3 * sizes[1][1]
-    showcase(asked, runs / "stage2", shown(rng, 3, 0), output)
+    showcase(asked, runs / "stage2", shown(rng, 5, 0), output)  # as many compile nothing
     assert {path.name for path in output.iterdir()} == {"drawings.png"}
 
 
