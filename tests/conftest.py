@@ -125,6 +125,16 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
+def small_pipeline():
+    """Two random stages of the fewest layers: the files of a worker share what it compiles."""
+    from fakes import SMALLEST, random_stage
+
+    from ragaf_jax.sampling.pipeline import Pipeline
+
+    return Pipeline(*(random_stage(number, **SMALLEST) for number in (1, 2)))
+
+
+@pytest.fixture(scope="session")
 def seed(request: pytest.FixtureRequest) -> int:
     """The run's seed, for fixtures wider than one test; `rng` is for all others."""
     return request.config.stash[_SEED]

@@ -1,13 +1,11 @@
 """Loss curves of training runs, read from their metrics.jsonl."""
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.figures.lettering import Rgb
@@ -75,10 +73,13 @@ def curves(runs: Mapping[str, Path]) -> Rgb:
 
 
 def rendered(figure: Any) -> Rgb:
-    """The pixels of Matplotlib's `figure`."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return np.array(Image.open(file).convert("RGB"))
+    """The pixels of Matplotlib's `figure`; `savefig` would draw it twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(120)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def smoothed(values: list[float], share: float = 0.05) -> list[float]:

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import mixed, random_stage, save_stage, tiny_config, tiny_tokenizer
+from fakes import SMALLEST, mixed, random_stage, save_stage, smallest_config, tiny_tokenizer
 from PIL import Image
 from quarters import quarters
 from shared_programs import shared
@@ -58,10 +58,10 @@ def trained(tmp_path_factory):
     """Stages as training leaves them: checkpoints and logs. "plain" is a Stage 2 without RAGAF."""
     folder = tmp_path_factory.mktemp("runs")
     stages = {
-        "stage1": random_stage(1),
-        "stage2": random_stage(2),
-        "other": random_stage(2, 1),
-        "plain": random_stage(2, **{"model.ragaf.inject": ()}),
+        "stage1": random_stage(1, **SMALLEST),
+        "stage2": random_stage(2, **SMALLEST),
+        "other": random_stage(2, 1, **SMALLEST),
+        "plain": random_stage(2, **SMALLEST, **{"model.ragaf.inject": ()}),
     }
     for name, stage in stages.items():
         workdir = save_stage(stage, folder / name)
@@ -73,7 +73,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def asked(trained):
-    config = tiny_config(2)
+    config = smallest_config(2)
     config.stage1, config.sample.steps = str(trained / "stage1"), 2
     return config
 
@@ -283,7 +283,7 @@ def test_a_stage_2_without_ragaf_on_photographs(rng, trained, asked, tmp_path):
 
 
 def test_it_wants_a_stage_2_and_its_stage_1(rng, trained, tmp_path):
-    config = tiny_config(1)
+    config = smallest_config(1)
     with pytest.raises(UserError, match="Evaluation needs both stages and has Stage 1"):
         evaluate(
             config,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from commands import on_eight_devices
-from fakes import mixed, random_batch, random_stage
+from fakes import SMALLEST, mixed, random_batch, random_stage
 
 from ragaf_jax.evaluation import sampled
 from ragaf_jax.evaluation.sampled import CHUNK, sample_both
@@ -23,7 +23,7 @@ COUNTS = (3, COUNT)
 
 def made(rng, count=COUNT):
     """Two random stages, a configuration to sample them, and drawings."""
-    one, two = (random_stage(number, int(rng.integers(99))) for number in (1, 2))
+    one, two = (random_stage(number, int(rng.integers(99)), **SMALLEST) for number in (1, 2))
     config = two.config.copy_and_resolve_references()
     config.sample.steps = 2
     return config, one, two, random_batch(rng, config, count)

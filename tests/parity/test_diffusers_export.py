@@ -79,6 +79,16 @@ def trained(request, tmp_path_factory, seed):
     return folder
 
 
+@pytest.fixture(scope="module")
+def exported(trained):
+    """What the command writes in a process of its own."""
+    command = [sys.executable, "-m", "ragaf_jax.export", f"--workdir={trained / 'run'}"]
+    command.append(f"--output={trained / 'exported'}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return trained / "exported"
+
+
 def export(workdir, output, *flags):
     return run_here("ragaf_jax.export", f"--workdir={workdir}", f"--output={output}", *flags)
 
@@ -87,17 +97,13 @@ def export(workdir, output, *flags):
 @pytest.mark.parametrize(
     "size", [(64, 64), (72, 104), pytest.param((64, 96), marks=pytest.mark.products)]
 )
-def test_the_same_picture(rng, trained, size, tmp_path):
+def test_the_same_picture(rng, trained, exported, size):
     """Also of another height and width than in training, with 9 × 13 latents."""
     # Of all pairs two, for the sake of time; schedulers are compared step by step elsewhere.
     kind = (trained / "kind").read_text()
     scheduler = {"sd1": "ddim", "sd2": "dpm_solver_pp_2m"}[kind]
-    command = [sys.executable, "-m", "ragaf_jax.export", f"--workdir={trained / 'run'}"]
-    command.append(f"--output={tmp_path / 'out'}")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     pipe = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
-        tmp_path / "out", torch_dtype=torch.float32
+        exported, torch_dtype=torch.float32
     )
     solver = {
         "ddim": diffusers.DDIMScheduler,

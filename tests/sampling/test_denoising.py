@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from fakes import random_batch, random_params, smallest_config, tiny_tokenizer
 from sampled import sample_latents
 
 from ragaf_jax.diffusion.noise import example_keys
@@ -20,7 +20,7 @@ from ragaf_jax.sampling.sampling_config import Scales, sampling_config_of, scale
 
 @pytest.fixture(scope="module")
 def stage2():
-    config = tiny_config(2)
+    config = smallest_config(2)
     config.sample.steps = 3
     model, noise = build_model(config), np.random.default_rng(5)
     params = random_params(model, noise)
@@ -101,7 +101,7 @@ def test_no_strength_gives_back_the_start(rng, stage2):
 
 
 def test_noise_of_an_example_does_not_depend_on_its_batch(rng):
-    config = tiny_config(1)
+    config = smallest_config(1)
     model = build_model(config)
     sampling = sampling_config_of(config, tiny_tokenizer(), "ddpm")
     grid = sampling.timestep_grid(3)
@@ -119,7 +119,7 @@ def test_noise_of_an_example_does_not_depend_on_its_batch(rng):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_process_is_as_the_config_says(name):
-    config = tiny_config(1)
+    config = smallest_config(1)
     config.diffusion.update(
         prediction="v_prediction",
         timestep_spacing="leading",
@@ -147,7 +147,7 @@ def test_a_process_is_as_the_config_says(name):
     ],
 )
 def test_timesteps_that_cannot_be_are_refused_at_once(fields, steps, words):
-    config = tiny_config(1)
+    config = smallest_config(1)
     config.diffusion.update(fields)
     with pytest.raises(UserError, match=words):
         sampling_config_of(config, tiny_tokenizer()).timestep_grid(steps)
@@ -163,7 +163,7 @@ def test_pixels_are_those_of_the_image(rng, stage2):
 @pytest.mark.parametrize("sigmas", ("karras", "exponential"))
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sigmas_that_a_sampler_does_not_have_are_refused(name, sigmas):
-    config = tiny_config(1)  # at zero terminal SNR
+    config = smallest_config(1)  # at zero terminal SNR
     config.diffusion.prediction = "v_prediction"
     grid = sampling_config_of(config, tiny_tokenizer(), name).timestep_grid
     if not SAMPLERS[name].sigmas:
@@ -182,7 +182,7 @@ def test_sigmas_that_a_sampler_does_not_have_are_refused(name, sigmas):
 
 
 def test_strength_skips_the_first_sigmas():
-    config = tiny_config(1)
+    config = smallest_config(1)
     grid = sampling_config_of(config, tiny_tokenizer(), "unipc").timestep_grid
     whole, part = (grid(10, strength, "karras") for strength in (1.0, 0.58))
     assert (int(whole.steps), int(part.steps)) == (10, 5)
@@ -190,7 +190,7 @@ def test_strength_skips_the_first_sigmas():
 
 
 def test_more_steps_than_an_lcm_was_distilled_on_are_refused():
-    config = tiny_config(1)
+    config = smallest_config(1)
     grid = sampling_config_of(config, tiny_tokenizer(), "lcm").timestep_grid
     assert grid(4).levels.t[:5].tolist() == [999, 759, 499, 259, -1]
     # As in diffusers, strength takes from the timesteps that it was distilled on.

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from commands import python_blocks, run_here
-from fakes import WORDS, random_stage, save_stage
+from fakes import SMALLEST, WORDS, random_stage, save_stage
 from pages import FILES, random_page
 from pictures import contains
 from PIL import Image
@@ -40,8 +40,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def pipeline():
-    return Pipeline(random_stage(1), random_stage(2))
+def pipeline(small_pipeline):
+    return small_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_result_is_whole(rng, pipeline):
 
 
 def test_a_stage_2_without_ragaf_has_no_attention_to_show(rng, tmp_path):
-    without = Pipeline(stage2=random_stage(2, **{"model.ragaf.inject": ()}))
+    without = Pipeline(stage2=random_stage(2, **SMALLEST, **{"model.ragaf.inject": ()}))
     drawing = without.page(random_page(rng))
     result = without(drawing, PROMPT)
     assert result.attention is None and result.fusion is None

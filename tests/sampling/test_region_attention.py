@@ -30,11 +30,6 @@ def pipeline():
     return Pipeline(random_stage(1, **SMALLEST))
 
 
-@pytest.fixture(scope="module")
-def two_stages():
-    return Pipeline(random_stage(1, **SMALLEST), random_stage(2, **SMALLEST))
-
-
 def close(one, other):
     """Up to rounding of a grey level."""
     return np.abs(one.astype(int) - other.astype(int)).max() <= 1
@@ -106,16 +101,16 @@ def test_new_texts_regions_and_weights_compile_nothing(rng, pipeline, caplog):
     assert all((other.images != first.images).any() for other in others)
 
 
-def test_a_trained_ragaf_is_used_unless_attention_is_chosen(rng, two_stages):
-    page = two_stages.page(random_page(rng))
+def test_a_trained_ragaf_is_used_unless_attention_is_chosen(rng, small_pipeline):
+    page = small_pipeline.page(random_page(rng))
     prompts = {page.numbered.numbers[0]: "large blue"}
 
     def sampled(**options):
-        return two_stages(page, PROMPT, prompts, **options)
+        return small_pipeline(page, PROMPT, prompts, **options)
 
     ragaf, attention = sampled(), sampled(region_method="attention")
     np.testing.assert_array_equal(ragaf.images, sampled(region_method="ragaf").images)
-    np.testing.assert_array_equal(ragaf.coarse, two_stages(page, PROMPT).coarse)
+    np.testing.assert_array_equal(ragaf.coarse, small_pipeline(page, PROMPT).coarse)
     assert (attention.coarse != ragaf.coarse).any() and (attention.images != ragaf.images).any()
     assert ragaf.attention is not None and attention.attention is None
     # Stage 1 has no RAGAF.

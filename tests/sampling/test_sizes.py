@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from commands import run_here
-from fakes import SMALLEST, WORDS, random_stage
+from fakes import WORDS
 from pages import FILES
 from PIL import Image
 
@@ -23,9 +23,9 @@ PROMPT = f"a {WORDS[3]} house"
 ODD = {"height": 14, "width": 22}  # 7 × 11 latents
 
 
-@pytest.fixture(scope="module")
-def pipeline():
-    return Pipeline(*(random_stage(number, **SMALLEST) for number in (1, 2)))
+@pytest.fixture
+def pipeline(small_pipeline):
+    return small_pipeline
 
 
 def sketch(rng, height=200, width=300):

@@ -138,14 +138,18 @@ def steps():
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param((1, False), marks=pytest.mark.products), (2, True)],
-    ids=["stage1", "stage2-cached"],
+    params=[
+        pytest.param((1, False, BUCKETS), marks=pytest.mark.products, id="stage1"),
+        pytest.param((2, True, BUCKETS), marks=pytest.mark.products, id="stage2-cached"),
+        pytest.param((2, True, BUCKETS[:2]), id="stage2-cached-two"),
+    ],
 )
 def trained(request, tmp_path_factory, steps):
     """A configuration, whether its latents are cached, the workdir of its run, and its log."""
-    stage, cached = request.param
+    stage, cached, buckets = request.param
     folder = tmp_path_factory.mktemp("buckets")
-    config = bucketed(stage, stage1=str(folder / "stage1"))
+    changes = {"stage1": str(folder / "stage1"), "data.buckets": buckets}
+    config = bucketed(stage, **changes)
     if stage == 2:
         save_stage(random_stage(1, **SMALLEST), folder / "stage1")
     return config, cached, folder / "whole", run(config, folder / "whole", cached)
@@ -153,7 +157,7 @@ def trained(request, tmp_path_factory, steps):
 
 def test_each_size_compiles_once_and_its_first_step_is_timed_apart(trained, steps):
     config, _, _, lines = trained
-    assert steps[-1]._cache_size() == len(BUCKETS)
+    assert steps[-1]._cache_size() == len(config.data.buckets)
     order = [Batches(config).size(i) for i in range(STEPS)]
     firsts = {order.index(size) + 1: bucket_name(size) for size in order}
     assert [line["step"] for line in lines if "time/first_step" in line] == sorted(firsts)
@@ -173,7 +177,8 @@ def test_a_resumed_run_of_several_sizes_is_the_uninterrupted_one(trained, steps,
     again = resumed(config, workdir, step, cached)
     assert losses(again) == losses(lines) and len(losses(lines)) == STEPS
     assert again[-1] == lines[-1]  # the validation of the averaged parameters
-    assert steps[-1]._cache_size() == len(BUCKETS)  # the restored state compiles nothing
+    # The restored state compiles nothing.
+    assert steps[-1]._cache_size() == len(config.data.buckets)
 
 
 @pytest.mark.parametrize(

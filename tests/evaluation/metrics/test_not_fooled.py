@@ -20,7 +20,7 @@ from ragaf_jax.evaluation.metrics.kernel import polynomial_mmd2
 from ragaf_jax.evaluation.registry import METRICS, SKETCH
 from ragaf_jax.evaluation.scoring import score
 
-SIDE, COUNT = 192, 16
+SIDE, COUNT = 192, 10
 TRIVIAL = ("sketch", "blank", "black", "shuffled", "mean")
 # The sketch itself has all lines, and to a set it is all one which image is whose. A blank page has
 # no colour that could have leaked.

@@ -2,26 +2,28 @@
 
 import numpy as np
 import pytest
-from fakes import random_stage, save_stage, tiny_config
+from fakes import SMALLEST, random_stage, save_stage, smallest_config
 from PIL import Image
 from quarters import quarters
+from shared_programs import shared
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.report import showcase as module
 from ragaf_jax.evaluation.report.showcase import showcase
+from ragaf_jax.sampling import loaded_stages
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for number in (1, 2):
-        save_stage(random_stage(number), folder / f"stage{number}")
+        save_stage(random_stage(number, **SMALLEST), folder / f"stage{number}")
     return folder
 
 
 @pytest.fixture
 def asked(runs):
-    config = tiny_config(2)
+    config = smallest_config(2)
     config.stage1, config.sample.steps = str(runs / "stage1"), 2
     return config
 
@@ -36,7 +38,9 @@ def shown(rng, drawings, others):
     return open_shown
 
 
-def test_two_sheets_are_written_and_replaced(rng, runs, asked, tmp_path, capsys):
+def test_two_sheets_are_written_and_replaced(rng, runs, asked, tmp_path, capsys, monkeypatch):
+    make = shared(loaded_stages.make_stage_sampler)
+    monkeypatch.setattr(loaded_stages, "make_stage_sampler", make)
     output = tmp_path / "out"
     showcase(asked, runs / "stage2", shown(rng, 3, 2), output)
     assert {path.name for path in output.iterdir()} == {"drawings.png", "colorings.png"}
@@ -46,7 +50,7 @@ def test_two_sheets_are_written_and_replaced(rng, runs, asked, tmp_path, capsys)
     ]
     sizes = [Image.open(output / name).size for name in ("drawings.png", "colorings.png")]
     assert sizes[0][0] == sizes[1][0] and sizes[0][1] > 1.3 * sizes[1][1]
-    showcase(asked, runs / "stage2", shown(rng, 3, 0), output)
+    showcase(asked, runs / "stage2", shown(rng, 5, 0), output)  # as many compile nothing
     assert {path.name for path in output.iterdir()} == {"drawings.png"}
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import random_stage, save_stage
+from fakes import SMALLEST, random_stage, save_stage
 
 TESTS = Path(__file__).parents[2]
 
@@ -15,7 +15,7 @@ TESTS = Path(__file__).parents[2]
 @pytest.fixture
 def stages(tmp_path):
     """Workdirs. Sketch guidance is the default, so that no command compiles another program."""
-    usual = {"sample.sketch_guidance": 2.0}
+    usual = SMALLEST | {"sample.sketch_guidance": 2.0}
     return [save_stage(random_stage(i, **usual), tmp_path / f"stage{i}") for i in (1, 2)]
 
 

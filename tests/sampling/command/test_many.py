@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from commands import on_eight_devices, run_here
-from fakes import random_stage, save_stage
+from fakes import save_stage
 from pages import FILES, random_page
 from pictures import contains
 from PIL import Image
@@ -25,9 +25,9 @@ from ragaf_jax.sampling.recorded import METADATA
 FACTS = {"stage1": {"workdir": "runs/stage1"}}
 
 
-@pytest.fixture(scope="module")
-def pipeline():
-    return Pipeline(random_stage(1), random_stage(2))
+@pytest.fixture
+def pipeline(small_pipeline):
+    return small_pipeline
 
 
 @pytest.fixture
