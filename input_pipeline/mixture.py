@@ -9,7 +9,7 @@ from typing import Any
 
 from input_pipeline.records import RecordSource
 from ragaf_jax.errors import UserError
-from ragaf_jax.framing import Size
+from ragaf_jax.framing import Size, by_aspect
 from ragaf_jax.tokenizer import Tokenizer
 
 
@@ -75,7 +75,7 @@ class Mixture:
     def sizes(self) -> tuple[Size, ...]:
         """`RecordSource.sizes` of all sources."""
         found = {size for source in self.sources for size in source.sizes}
-        return tuple(sorted(found, key=lambda size: (size[1] / size[0], -size[0])))
+        return tuple(sorted(found, key=by_aspect))
 
     def of_size(self, size: Size) -> "Mixture":
         """`RecordSource.of_size` of the sources with this size; weights are their shares of all."""

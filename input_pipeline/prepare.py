@@ -114,6 +114,10 @@ def main(argv: list[str]) -> None:
     square = [name for name in names_of(FLAGS.dataset) if not find(name).scan]
     if FLAGS.buckets and square:
         notify(f"The images of {' and '.join(square)} are squares; --buckets does not change them.")
+    if not FLAGS.buckets and (cut := [x for x in names_of(FLAGS.dataset) if x not in square]):
+        notify(
+            f"The images of {' and '.join(cut)} are cropped to squares; --buckets=auto keeps all."
+        )
     start = time.monotonic()
     data_dir = Path(FLAGS.data_dir)
     chosen = options.chosen_options(

@@ -293,8 +293,8 @@ def _near(folder: Path, dataset: str, options: Options) -> list[str]:
         if its == buckets:
             found.append(f"{other.name} has data with another graph; choose that graph")
         elif its:
-            which = ", ".join(its)
-            found.append(f"{other.name} has data with buckets {which}; choose these (--buckets)")
+            which = ",".join(its)
+            found.append(f"{other.name} has data with buckets {which}; choose these")
         else:
             found.append(f"{other.name} has squares; choose no buckets")
     return found

@@ -121,7 +121,7 @@ def check_same_size(size: Size, width: Any, height: Any) -> None:
 
 
 def parse_buckets(
-    texts: Sequence[str], side: int, multiple: int = 1, name: str = "config.data.buckets"
+    texts: Sequence[Any], side: int, multiple: int = 1, name: str = "config.data.buckets"
 ) -> tuple[Size, ...]:
     """Heights and widths of training's images, from narrow to wide; empty for squares of `side`.
 
@@ -135,10 +135,11 @@ def parse_buckets(
       UserError: a text is not a size, or a size is given twice, has a side that `multiple` does not
         divide, or an area too far from the square's.
     """
-    if tuple(texts) == ("auto",):
+    automatic = tuple(texts) == ("auto",)
+    if automatic:
         texts = [bucket_name(size) for size in _auto_buckets(side)]
     sizes: list[Size] = []
-    for text in texts:
+    for text in map(str, texts):  # a command line's 512 is a number
         match = re.fullmatch(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,5})\s*", text)
         if match is None:
             raise UserError(
@@ -148,9 +149,10 @@ def parse_buckets(
         width, height = int(match[1]), int(match[2])
         if width % multiple or height % multiple:
             near = [multiple * max(1, round(length / multiple)) for length in (height, width)]
+            which = f"'auto', which gives {text}" if automatic else text.strip()
             raise UserError(
-                f"{name} has {text.strip()}; the networks need sides that are multiples of "
-                f"{multiple}, such as {bucket_name((near[0], near[1]))}."
+                f"{name} has {which}; the networks need sides that are multiples of {multiple}: "
+                f"name sizes such as {bucket_name((near[0], near[1]))}."
             )
         factor = height * width / side**2
         if not 1 / BUCKET_FACTOR <= factor <= BUCKET_FACTOR:
@@ -162,7 +164,12 @@ def parse_buckets(
         if (height, width) in sizes:
             raise UserError(f"{name} has {text.strip()} twice; name each size once.")
         sizes.append((height, width))
-    return tuple(sorted(sizes, key=lambda size: (size[1] / size[0], -size[0])))
+    return tuple(sorted(sizes, key=by_aspect))
+
+
+def by_aspect(size: Size) -> tuple[float, int]:
+    """A sort key of sizes, from narrow to wide."""
+    return size[1] / size[0], -size[0]
 
 
 def bucket_name(size: Size) -> str:

@@ -70,7 +70,7 @@ def define_flags() -> None:
         "sketch_start": "Share of the steps before which the sketch branch has no effect.",
         "sketch_end": "Share of the steps after which the sketch branch has no effect.",
         "region_base_ratio": "Weight of the prompt in regions with their own, 0 … 1 (attention).",
-        "region_end": "Share of the steps after which region prompts have no effect (attention).",
+        "region_end": "Share of the steps after which all cells attend to the prompt (attention).",
     }.items():
         flags.DEFINE_float(name, None, text)
     flags.DEFINE_string(
@@ -193,7 +193,8 @@ def sample_sketch(given: Collection[str], recorded_steps: Mapping[int, int]) -> 
 
     flag_checks.check_for_one(given)
     grey, region_prompts = read_grey(Path(FLAGS.sketch)), parse_regions(FLAGS.region)
-    negatives, merges = parse_regions(FLAGS.negative_region), parse_merges(FLAGS.merge)
+    negatives = parse_regions(FLAGS.negative_region, "negative_region")
+    merges = parse_merges(FLAGS.merge)
     check_not_merged({*region_prompts, *negatives}, merges)
     flag_checks.check_letterbox(FLAGS.width, FLAGS.height, FLAGS.letterbox)
     control_images = from_flags.control_images()

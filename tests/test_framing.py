@@ -133,10 +133,11 @@ def test_an_image_belongs_to_the_bucket_of_the_nearest_proportions():
             "'wide', which is not a size; write width x height in pixels, such as '512x512'",
         ),
         (("512x512", "auto"), "'auto', which is not a size"),
+        ((512, 576), "has '512', which is not a size; write width x height"),
         (("0x512",), "'0x512', which is not a size"),
         (
             ("520x500",),
-            "520x500; the networks need sides that are multiples of 64, such as 512x512",
+            "520x500; the networks need sides that are multiples of 64: name sizes such as 512x512",
         ),
         (("512x256",), "512x256, whose area is 0.5 times that of 512x512"),
         (("832x512",), "832x512, whose area is 1.62 times"),

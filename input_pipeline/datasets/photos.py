@@ -171,7 +171,7 @@ def _page_size(size: Size) -> Size:
 def _sketched(photo: _Photo, size: Size, options: Options) -> _Page:
     """A page with lines of the photo, one pixel wide at the model's `size`.
 
-    Margins have no lines, nor has their border with the photo.
+    Neither margins nor their border with the photo have lines.
     """
     frame = _page_size(size)
     page = np.full(frame, 255, np.uint8)

@@ -170,4 +170,8 @@ def sampling_table(
     if config.sample.sampler in ("heun", "dpm_solver_pp_sde"):
         title = SAMPLERS[config.sample.sampler].title
         notes.append(f"{title} evaluates the networks twice per step; advance counts one.")
+    notes.append(
+        "Region prompts by attention need more than advance: cross-attention has a text for each, "
+        "at least 4, and a second evaluation samples the other regions."
+    )
     return "\n".join([head, "", *aligned(rows), "", *details, "", *notes])

@@ -46,7 +46,8 @@ class Options:
         by RAGAF if it is used, else by attention.
       region_base_ratio: weight of the prompt in the cross-attention of regions with their own
         prompt, 0 to 1, for "attention".
-      region_end: share of a stage's steps after which "attention" has no effect.
+      region_end: share of a stage's steps after which all cells attend to the prompt alone, for
+        "attention".
     """
 
     steps: int
@@ -182,7 +183,7 @@ def setting_notices(settings: Mapping[str, Any], reads_guidance: bool = False) -
     """Unexpected effects of settings, one sentence each.
 
     Args:
-      settings: the fields of `Options`, and "negative_prompt" unless it is empty.
+      settings: the fields of `Options`, and negative prompts unless they are empty.
       reads_guidance: whether the UNet reads the guidance scale as an input (LCM).
     """
     text, sketch, strength = (settings[name] for name in SCALES)
@@ -218,9 +219,14 @@ def setting_notices(settings: Mapping[str, Any], reads_guidance: bool = False) -
     for i, control in enumerate(settings.get("controls", ()), 1):
         if control["strength"] == 0:
             notices.append(f"The strength of control {i} is 0, so it has no effect.")
-    if settings.get("negative_prompt") and sketch == 1 and (text == 1 or reads_guidance):
+    negatives = {
+        "negative_prompt": "negative prompt has",
+        "region_negative_prompts": "negative prompts of regions have",
+    }
+    unguided = sketch == 1 and (text == 1 or reads_guidance)
+    for subject in [negatives[name] for name in negatives if settings.get(name) and unguided]:
         why = "The UNet reads the guidance scale as an input" if reads_guidance else "guidance is 1"
-        notices.append(f"{why}, so the negative prompt has no effect.")
+        notices.append(f"{why}, so the {subject} no effect.")
     return notices
 
 

@@ -80,7 +80,7 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
     from ragaf_jax.sampling.options import Options
 
     usual = {
-        x.name: list(x.default) if isinstance(x.default, tuple) else x.default
+        x.name: x.default
         for x in dataclasses.fields(Options)
         if x.default is not dataclasses.MISSING
     }
@@ -104,7 +104,7 @@ def comparable(facts: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = {**stage, "workdir": str(Path(stage["workdir"]).absolute())}
             if isinstance(stage.get("config"), Mapping):
                 found[name] = with_later_fields(found[name])
-    return found
+    return json.loads(json.dumps(found))  # tuples of defaults are lists in metadata.json
 
 
 def _sides(size: Any) -> dict[str, Any]:

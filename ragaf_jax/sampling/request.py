@@ -1,7 +1,7 @@
 """The inputs of the networks for one image: sketch, regions and texts."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,8 +53,8 @@ class Request(NamedTuple):
     Attributes:
       batch: one example with the prompt alone; its image is blank.
       text: one example with region prompts, for RAGAF.
-      mixed: the same, for cross-attention that is restricted by region; None without region
-        prompts.
+      mixed: returns the same for cross-attention that is restricted by region, as in
+        `EncodedTexts`; None without region prompts.
       without_region_text: the same without region prompts; of fewer tokens where each text has
         windows of its own.
       graph: of the regions, not padded.
@@ -67,7 +67,7 @@ class Request(NamedTuple):
 
     batch: Batch
     text: TextConditioning
-    mixed: TextConditioning | None
+    mixed: Callable[[], TextConditioning] | None
     without_region_text: TextConditioning
     graph: RegionGraph
     prompts: str
@@ -77,8 +77,12 @@ class Request(NamedTuple):
     control_images: tuple[Float[np.ndarray, "1 h w 3"], ...] = ()
 
     def regional(self, by_ragaf: bool) -> TextConditioning:
-        """The texts with region prompts, which act by RAGAF or by restricted cross-attention."""
-        return self.text if by_ragaf or self.mixed is None else self.mixed
+        """The texts with region prompts, which act by RAGAF or by restricted cross-attention.
+
+        Raises:
+          UserError: too many tokens for restricted cross-attention.
+        """
+        return self.text if by_ragaf or self.mixed is None else self.mixed()
 
     @property
     def text_ids(self) -> Int[np.ndarray, " t"]:
@@ -107,7 +111,10 @@ def recorded_settings(
     options: Options,
     embeddings: Sequence[Embedding] = (),
 ) -> dict[str, Any]:
-    """A call as metadata.json records it, without None, empty texts, and an empty list of LoRAs."""
+    """A call as metadata.json records it, without None and what has no effect.
+
+    These are empty texts, an empty list of LoRAs and, without prompts of regions, their settings.
+    """
     settings: dict[str, Any] = {"prompt": prompt}
     regional = {
         "region_prompts": region_prompts,
@@ -123,8 +130,11 @@ def recorded_settings(
             {"path": str(one.path.absolute()), "sha256": one.sha256} for one in embeddings
         ]
     chosen = {name: x for name, x in dataclasses.asdict(options).items() if x is not None}
-    if not options.loras:
-        del chosen["loras"]
+    unused = () if options.loras else ("loras",)
+    if not any(regional.values()):
+        unused += tuple(name for name in chosen if name.startswith("region_"))
+    for name in unused:
+        del chosen[name]
     return {**settings, "seed": seed, "count": count, **chosen}
 
 

@@ -156,9 +156,6 @@ def test_every_setting_has_an_effect_and_none_compiles_again(rng, pipeline, capl
         "sketch_end": 1.0,
         "sketch_levels": "even",
         "controls": (),
-        "region_method": "auto",
-        "region_base_ratio": 0.2,
-        "region_end": 1.0,
     }
 
 

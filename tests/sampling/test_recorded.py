@@ -103,7 +103,7 @@ def test_embeddings_become_flags_and_are_compared(tmp_path, files):
 def test_outputs_of_older_versions_are_recognised():
     """Their configurations lack fields that checkpoints have today."""
     older = {"stage1": {"workdir": "/runs/1", "config": {"data": {"image_size": 64}}}}
-    data = {"image_size": 64, "regions": "strokes"}
+    data = {"image_size": 64, "regions": "strokes", "buckets": []}
     data["graph"] = {"kind": "hybrid", "k": 3, "radius": 0.25}
     newer = {"stage1": {"workdir": "/runs/1", "config": {"data": data}}}
     assert comparable(older) == comparable(newer)

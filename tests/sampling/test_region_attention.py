@@ -119,6 +119,29 @@ def test_a_trained_ragaf_is_used_unless_attention_is_chosen(rng, small_pipeline)
         sampled(stages="1", region_method="ragaf")
 
 
+def test_texts_for_attention_alone_do_not_limit_ragaf(rng, two_stages):
+    """Three regions' texts of 21 windows fit into RAGAF's row, not into four of equal length."""
+    page, prompts = random_page(rng), dict.fromkeys(range(3), "red " * 210)
+    ragaf = two_stages.request(two_stages.page(page), PROMPT, prompts)
+    windows = ragaf.regional(by_ragaf=True).positive.tokens.size // 12
+    assert windows == 64
+    with pytest.raises(UserError, match="The prompts take 84 windows"):
+        ragaf.regional(by_ragaf=False)
+
+
+def test_settings_without_region_prompts_are_not_recorded(rng, pipeline):
+    page, changed = pipeline.page(random_page(rng)), {"region_end": 0.8}
+    plain, with_text = (pipeline(page, PROMPT, texts, **changed) for texts in ({}, {0: "red"}))
+    assert not {x for x in plain.settings if x.startswith("region_")}
+    assert with_text.settings["region_end"] == 0.8
+
+
+def test_negative_prompts_without_guidance_are_noticed(rng, pipeline):
+    negatives = {"region_negative_prompts": {0: "red"}}
+    notices = pipeline(random_page(rng), PROMPT, guidance=1.0, **negatives).notices
+    assert "guidance is 1, so the negative prompts of regions have no effect." in notices
+
+
 def test_requests_with_and_without_regions_are_sampled_as_alone(rng, pipeline):
     page = pipeline.page(random_page(rng))
     texts = [{}, {0: "blue"}, {0: "red", 1: "large green"}, {1: "small"}]

@@ -133,22 +133,23 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
-def parse_regions(entries: Sequence[str]) -> dict[int, str]:
-    """Region prompts by region number, from entries such as "3=red brick wall".
+def parse_regions(entries: Sequence[str], flag: str = "region") -> dict[int, str]:
+    """Region prompts by region number, from entries of `flag` such as "3=red brick wall".
 
     Raises:
       UserError: an entry of another form, or two entries for one region.
     """
     found: dict[int, str] = {}
+    kind = f"{flag.replace('_', ' ')} prompt"
     for entry in entries:
         number, equals, text = entry.partition("=")
         if not equals or not _DECIMAL.fullmatch(number.strip()):
             raise UserError(
-                f"The region prompt {entry!r} is not <number>=<text>; write it like "
-                '--region 3="red brick wall".'
+                f"The {kind} {entry!r} is not <number>=<text>; write it like "
+                f'--{flag} 3="red brick wall".'
             )
         if int(number) in found:
-            raise UserError(f"Region {int(number)} has two region prompts; give one.")
+            raise UserError(f"Region {int(number)} has two {kind}s; give one.")
         found[int(number)] = text.strip()
     return found
 
@@ -200,10 +201,11 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path, folder: Path
 
 
 def _regions(where: str, name: str, regions: Any) -> dict[int, str]:
+    flag = name.removesuffix("s")
     if isinstance(regions, str):  # from a CSV
-        return parse_regions([entry for entry in regions.split(";") if entry.strip()])
+        return parse_regions([entry for entry in regions.split(";") if entry.strip()], flag)
     if isinstance(regions, Mapping) and all(isinstance(x, str) for x in regions.values()):
-        return parse_regions([f"{number}={text}" for number, text in regions.items()])
+        return parse_regions([f"{number}={text}" for number, text in regions.items()], flag)
     raise UserError(f'{where}: {name} is {regions!r}; write it like {{"3": "red wall"}}.')
 
 

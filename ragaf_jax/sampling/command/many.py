@@ -118,6 +118,7 @@ class _Run:
         given = self.pipeline.read(grey, crop=crop, width=width, height=height)
         page = self.pipeline.page(given, neck_splits=self.neck_splits)
         request = self.pipeline.request(page, *texts[:3], images, texts[3])
+        request.regional(self.pipeline.by_ragaf(options))  # refuses too many tokens
         added = [] if one.loras is None else self.pipeline.lora_notices(options)
         notices = [notice for notice in added if notice not in self.shown]
         self.shown.update(notices)

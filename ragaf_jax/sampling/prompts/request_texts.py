@@ -1,8 +1,9 @@
 """The texts of a request: prompts of the image and of its regions, as inputs of the networks."""
 
 import contextlib
+import functools
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ class EncodedTexts(NamedTuple):
 
     Attributes:
       packed: with region prompts, for RAGAF.
-      mixed: with region prompts, for cross-attention that is restricted by region; None without.
+      mixed: returns them for cross-attention that is restricted by region, and raises `UserError`
+        for too many tokens; None without region prompts.
       alone: without region prompts.
       lines: the prompt, followed by a line for each region prompt.
       pieces: the characters of each token of `packed.positive`.
@@ -31,7 +33,7 @@ class EncodedTexts(NamedTuple):
     """
 
     packed: TextConditioning
-    mixed: TextConditioning | None
+    mixed: Callable[[], TextConditioning] | None
     alone: TextConditioning
     lines: str
     pieces: list[str]
@@ -67,7 +69,8 @@ def encode_texts(
     mixed, none = None, np.zeros_like(ids[0])
     if regional:
         packed = make_texts(main, own, negative, *sizes, avoided)
-        mixed = _mixed(ids, [main, *own], [negative, *avoided], *sizes)
+        every = ids, [main, *own], [negative, *avoided], *sizes
+        mixed = functools.partial(_mixed, *every)
     lines = [prompt.strip(), *(f"{number}: {text}" for number, text in wanted.items())]
     lines += [f"{number}, negative: {text}" for number, text in excluded.items()]
     return EncodedTexts(

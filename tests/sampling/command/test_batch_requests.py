@@ -241,3 +241,5 @@ def test_words_of_regions():
             parse_regions([entry])
     with pytest.raises(UserError, match="Region 3 has two region prompts"):
         parse_regions(["3=a", "03=b"])
+    with pytest.raises(UserError, match="negative region prompt 'b' .* like --negative_region 3="):
+        parse_regions(["b"], "negative_region")
