@@ -130,9 +130,9 @@ def recorded_settings(
             {"path": str(one.path.absolute()), "sha256": one.sha256} for one in embeddings
         ]
     chosen = {name: x for name, x in dataclasses.asdict(options).items() if x is not None}
-    unused = () if options.loras else ("loras",)
+    unused = [] if options.loras else ["loras"]
     if not any(regional.values()):
-        unused += tuple(name for name in chosen if name.startswith("region_"))
+        unused += [name for name in chosen if name.startswith("region_")]
     for name in unused:
         del chosen[name]
     return {**settings, "seed": seed, "count": count, **chosen}
