@@ -119,10 +119,10 @@ def test_a_trained_ragaf_is_used_unless_attention_is_chosen(rng, small_pipeline)
         sampled(stages="1", region_method="ragaf")
 
 
-def test_texts_for_attention_alone_do_not_limit_ragaf(rng, two_stages):
+def test_texts_for_attention_alone_do_not_limit_ragaf(rng, small_pipeline):
     """Three regions' texts of 21 windows fit into RAGAF's row, not into four of equal length."""
     page, prompts = random_page(rng), dict.fromkeys(range(3), "red " * 210)
-    ragaf = two_stages.request(two_stages.page(page), PROMPT, prompts)
+    ragaf = small_pipeline.request(small_pipeline.page(page), PROMPT, prompts)
     windows = ragaf.regional(by_ragaf=True).positive.tokens.size // 12
     assert windows == 64
     with pytest.raises(UserError, match="The prompts take 84 windows"):
