@@ -189,6 +189,8 @@ def _wrong_type(name: str, path: str, value: str, config: Any) -> str:
         fields = ", ".join(f"--{name}.{field}" for field in _fields(now, f"{path}."))
         return f"{name}.{path} is a section and cannot be {value!r}; give its fields: {fields}."
     expected = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}
+    if now == ():
+        now = f"('{value.split(',')[0]}', …)"  # an empty list shows no form
     example = "" if now is None else f", such as {now}"
     return f"{name}.{path} cannot be {value!r}: it is {expected.get(kind, kind.__name__)}{example}."
 

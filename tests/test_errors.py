@@ -139,6 +139,10 @@ def test_a_field_that_is_not_there(flags, said):
         ("train.steps=many", "train.steps cannot be 'many': it is a whole number, such as 2500."),
         ("train.steps=2.5", "train.steps cannot be '2.5': it is a whole number, such as 2500."),
         ("sample.guidance=a", "sample.guidance cannot be 'a': it is a number, such as 3.0."),
+        (
+            "data.buckets=64x64,48x80",
+            "data.buckets cannot be '64x64,48x80': it is a list, such as ('64x64', …).",
+        ),
         ("diffusion.min_snr_gamma=a", "diffusion.min_snr_gamma cannot be 'a': it is a number."),
         (
             "mesh=4",
