@@ -172,7 +172,7 @@ class Model:
         if isinstance(self.text_encoder, SdxlText):
             tokens, tokens_2 = split(text.tokens), split(text.tokens_2)
             if tokens_2 is None:
-                tokens_2 = second_tokens(self.text_encoder.config, tokens)
+                tokens_2 = second_tokens(self.text_encoder.config, tokens, ids)
             both = tokens, tokens_2, split(text.vectors), skip, ids
             states, pooled = self._apply("text_encoder", self.text_encoder, params, rng, *both)
             pooled = pooled.reshape(-1, windows, pooled.shape[-1])[:, 0]

@@ -144,12 +144,18 @@ class SdxlText(nn.Module):
         return jnp.concatenate([states, states_2], axis=-1), pooled
 
 
-def second_tokens(config: SdxlTextConfig, tokens: Int[Array, "b t"]) -> Int[Array, "b t"]:
+def second_tokens(
+    config: SdxlTextConfig, tokens: Int[Array, "b t"], texts: Int[Array, "b t"] | None = None
+) -> Int[Array, "b t"]:
     """The second encoder's tokens of windows of the same texts, with its own padding.
 
-    Padding are all end tokens, which have the highest id, but the first of each window.
+    The last end tokens of a window are padding, but the first of them is the text's own. It is
+    padding too behind further `texts`, which are as of `ClipText`.
+
     As in the original code and ComfyUI. In diffusers the second tokenizer also has another token
     for "!" in texts: pass its tokens as `Text.tokens_2`.
     """
     is_end = tokens == tokens.max(-1, keepdims=True)
-    return jnp.where(is_end & (jnp.cumsum(is_end, -1) > 1), config.padding, tokens)
+    last = jnp.cumprod(is_end[:, ::-1], -1)[:, ::-1]
+    own = 1 if texts is None else texts.max(-1, keepdims=True) == 0
+    return jnp.where(last * jnp.cumsum(last, -1) > own, config.padding, tokens)

@@ -147,9 +147,13 @@ def test_texts_of_several_owners(rng):
     np.testing.assert_allclose(other.states.reshape(whole.states.shape), whole.states, atol=1e-5)
     for text in (found, other):
         np.testing.assert_allclose(text.pooled, whole.pooled[:1], atol=1e-5)
-    assert second_tokens(stage.text_encoder.config, packed).tolist() == [
-        [38, 5, 39, 6, 7, 0, 0, 0, 0]
-    ]
+    config = stage.text_encoder.config
+    assert second_tokens(config, packed, ids).tolist() == [[38, 5, 39, 6, 7, 0, 0, 0, 0]]
+    assert second_tokens(config, alone).tolist()[0] == [38, 5, 39, 0, 0, 0, 0, 0, 0]
+    assert (
+        second_tokens(config, alone[:1], 0 * ids).tolist()
+        == second_tokens(config, alone[:1]).tolist()
+    )
 
 
 @pytest.mark.parametrize("missing", ["text.pooled", "sizes"])
