@@ -29,7 +29,6 @@ from input_pipeline.records import RecordSource
 from input_pipeline.transforms import scaled
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import bucket_name
-from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.weights.fingerprint import latents_key, text_key
 from ragaf_jax.weights.load import Tree
@@ -129,8 +128,7 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
 def _cache_text(
     source: RecordSource, pretrained: Pretrained, tokenizer: str, clip_skip: int
 ) -> Path:
-    config = pretrained.text_encoder.config
-    assert isinstance(config, ClipTextConfig), "open_pretrained refuses SDXL"
+    config = pretrained.clip_text
     if clip_skip >= config.num_hidden_layers:
         raise UserError(
             f"--clip_skip is {clip_skip}; the text encoder has {config.num_hidden_layers} layers, "

@@ -32,7 +32,8 @@ class Text(NamedTuple):
       weights: factor on each state; None: 1.
       vectors: token embeddings of textual inversions, where `tokens` is -1; None: there are none.
       skip: the number of the encoder's last layers to skip; None: as the encoder is configured.
-      tokens_2: ids of SDXL's second encoder; None: `tokens`, with its padding.
+      tokens_2: ids of SDXL's second encoder; None: `tokens`, with "!" for the end
+        tokens that pad a window, see `nets.sdxl_text.second_tokens`.
       pooled: SDXL's pooled text, computed with `states`.
     """
 

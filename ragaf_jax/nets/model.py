@@ -166,26 +166,30 @@ class Model:
             return None if x is None else x.reshape(-1, x.shape[1] // windows, *x.shape[2:])
 
         skip = None if text.skip is None else jnp.repeat(text.skip, windows)
+        # Each of several windows has tokens of one text only.
+        ids = text.ids if windows == 1 else None
         pooled = None
         if isinstance(self.text_encoder, SdxlText):
-            config, tokens_2 = self.text_encoder.config, text.tokens_2
+            tokens, tokens_2 = split(text.tokens), split(text.tokens_2)
             if tokens_2 is None:
-                tokens_2 = second_tokens(config, text.tokens, text.mask)
-            both = split(text.tokens), split(tokens_2), split(text.vectors), skip
+                tokens_2 = second_tokens(self.text_encoder.config, tokens, ids)
+            both = tokens, tokens_2, split(text.vectors), skip, ids
             states, pooled = self._apply("text_encoder", self.text_encoder, params, rng, *both)
             pooled = pooled.reshape(-1, windows, pooled.shape[-1])[:, 0]
         else:
-            # Each of several windows has tokens of one text only.
-            ids = text.ids if windows == 1 else None
             inputs = split(text.tokens), None, ids, split(text.vectors), skip
             states = self._apply("text_encoder", self.text_encoder, params, rng, *inputs)
         return text._replace(states=states.reshape(*text.tokens.shape, -1), pooled=pooled)
 
     def _added(self, conditioning: Conditioning) -> AddedConditions | None:
-        """Pooled text and sizes, if the UNet reads them."""
+        """Pooled text and sizes, if the UNet reads them; ValueError: one is missing."""
         if self.unet.config.addition_embed_type is None:
             return None
-        return AddedConditions(conditioning.text.pooled, conditioning.sizes)
+        added = AddedConditions(conditioning.text.pooled, conditioning.sizes)
+        for name, value in zip(("text.pooled", "sizes"), added, strict=True):
+            if value is None:
+                raise ValueError(f"Conditioning.{name} is None, expected it: the UNet reads it")
+        return added
 
     def locate(
         self,

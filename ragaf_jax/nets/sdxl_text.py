@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.typing import Dtype
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ragaf_jax.nets.clip_text import ClipTextConfig, TextTransformer, check_text
 from ragaf_jax.nets.layers import Dense, widened
@@ -72,14 +72,15 @@ class PooledClipText(nn.Module):
         tokens: Int[Array, "b t"],
         vectors: Float[Array, "b t d"] | None = None,
         skip: Int[Array, " b"] | None = None,
+        texts: Int[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b p"] | None]:
         """The states before the last `clip_skip` layers, and the pooled text, in float32.
 
-        The pooled text is the projection of the last layer's normed state of the end token, which
-        has the highest id.
+        The pooled text is the projection of the last layer's normed state of the first end token,
+        which has the highest id: of several texts in a row it is that of the first one.
 
         Args:
-          tokens, vectors, skip: as of `ClipText`.
+          tokens, vectors, skip, texts: as of `ClipText`.
 
         Raises:
           ValueError: as `ClipText`.
@@ -88,7 +89,7 @@ class PooledClipText(nn.Module):
         check_text(config, tokens.shape[1], self.clip_skip)
         sizes = config, self.clip_skip, True
         network = TextTransformer(*sizes, dtype=self.dtype, name="text_model")
-        states, last = network(tokens, None, None, vectors, skip)
+        states, last = network(tokens, None, texts, vectors, skip)
         if config.projection_dim is None:
             return widened(states), None
         end = last[jnp.arange(len(tokens)), jnp.argmax(tokens, axis=-1)]
@@ -118,6 +119,7 @@ class SdxlText(nn.Module):
         tokens_2: Int[Array, "b t"] | None = None,
         vectors: Float[Array, "b t d"] | None = None,
         skip: Int[Array, " b"] | None = None,
+        texts: Int[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b p"]]:
         """The states, [clip_l, clip_g] along d, and the pooled text, in float32.
 
@@ -126,6 +128,7 @@ class SdxlText(nn.Module):
           tokens_2: those of the second encoder, see `second_tokens`; None: the same.
           vectors: token embeddings of textual inversions for both encoders, joined along d.
           skip: of each row, instead of `clip_skip`.
+          texts: as of `ClipText`.
 
         Raises:
           ValueError: as `ClipText`.
@@ -135,18 +138,24 @@ class SdxlText(nn.Module):
         more = None if skip is None else skip + 1
         first = PooledClipText(config.clip_l, self.clip_skip + 1, self.dtype, name="clip_l")
         second = PooledClipText(config.clip_g, self.clip_skip + 1, self.dtype, name="clip_g")
-        states, _ = first(tokens, parts[0], more)
+        states, _ = first(tokens, parts[0], more, texts)
         tokens_2 = tokens if tokens_2 is None else tokens_2
-        states_2, pooled = second(tokens_2, parts[1], more)
+        states_2, pooled = second(tokens_2, parts[1], more, texts)
         return jnp.concatenate([states, states_2], axis=-1), pooled
 
 
 def second_tokens(
-    config: SdxlTextConfig, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]
+    config: SdxlTextConfig, tokens: Int[Array, "b t"], texts: Int[Array, "b t"] | None = None
 ) -> Int[Array, "b t"]:
-    """The second encoder's tokens of the same texts, padded by its own token where not `mask`.
+    """The second encoder's tokens of windows of the same texts, with its own padding.
+
+    The last end tokens of a window are padding, but the first of them is the text's own. It is
+    padding too behind further `texts`, which are as of `ClipText`.
 
     As in the original code and ComfyUI. In diffusers the second tokenizer also has another token
     for "!" in texts: pass its tokens as `Text.tokens_2`.
     """
-    return jnp.where(mask, tokens, config.padding)
+    is_end = tokens == tokens.max(-1, keepdims=True)
+    last = jnp.cumprod(is_end[:, ::-1], -1)[:, ::-1]
+    own = 1 if texts is None else texts.max(-1, keepdims=True) == 0
+    return jnp.where(last * jnp.cumsum(last, -1) > own, config.padding, tokens)

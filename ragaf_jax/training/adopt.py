@@ -178,9 +178,7 @@ def pretrained_fields(config: ConfigDict, pretrained: Pretrained) -> Fields:
                 f"{', '.join(PREDICTIONS)}."
             )
         diffusion["prediction"] = config.init.prediction
-    text_encoder = pretrained.text_encoder.config
-    assert isinstance(text_encoder, ClipTextConfig), "open_pretrained refuses SDXL"
-    networks = pretrained.unet.config, text_encoder, pretrained.vae.config
+    networks = pretrained.unet.config, pretrained.clip_text, pretrained.vae.config
     return fields_of(*networks, diffusion) | own
 
 

@@ -9,13 +9,14 @@ import pytest
 from flax.traverse_util import flatten_dict
 from published import UNET_XL
 
+from ragaf_jax.batch import Text
 from ragaf_jax.nets.autoencoder import HaarAutoencoder
 from ragaf_jax.nets.blocks import Context, RegionSignal, SpatialTransformer
 from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
-from ragaf_jax.nets.model import Model
+from ragaf_jax.nets.model import Conditioning, Model
 from ragaf_jax.nets.ragaf import Ragaf, RagafConfig
-from ragaf_jax.nets.sdxl_text import PooledClipText, SdxlText, SdxlTextConfig
+from ragaf_jax.nets.sdxl_text import PooledClipText, SdxlText, SdxlTextConfig, second_tokens
 from ragaf_jax.nets.unet import UNet, UNetConfig, injection_sites
 from ragaf_jax.weights.configs.networks import unet_config
 
@@ -126,3 +127,39 @@ def test_token_embeddings_of_both_encoders(rng):
     pair = (apply(params, x, None, vectors) for x in (tokens.at[0, 1:3].set(-1), tokens))
     for one, other in zip(*pair, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_texts_of_several_owners(rng):
+    """Each has the states that it has alone, and the first is pooled, packed or in windows."""
+    stage = model()
+    alone = jnp.asarray([[38, 5, *[39] * 7], [38, 6, 7, *[39] * 6]])
+    params = {"text_encoder": drawn(rng, stage.text_encoder, alone)["params"]}
+    whole = stage.encode_text(params, Text(alone, alone < 39))
+    # As region prompts: no start and end token, or a mask that hides theirs.
+    packed = jnp.asarray([[38, 5, 39, 6, 7, *[39] * 4]])
+    ids = jnp.asarray([[0, 0, 0, 1, 1, 0, 0, 0, 0]])
+    found = stage.encode_text(params, Text(packed, packed < 39, ids))
+    windows = alone.reshape(1, 18)
+    hidden = jnp.zeros(windows.shape, bool)
+    other = stage.encode_text(params, Text(windows, hidden, jnp.repeat(jnp.arange(2), 9)[None]))
+    np.testing.assert_allclose(found.states[0, :3], whole.states[0, :3], atol=1e-5)
+    np.testing.assert_allclose(found.states[0, 3:5], whole.states[1, 1:3], atol=1e-5)
+    np.testing.assert_allclose(other.states.reshape(whole.states.shape), whole.states, atol=1e-5)
+    for text in (found, other):
+        np.testing.assert_allclose(text.pooled, whole.pooled[:1], atol=1e-5)
+    config = stage.text_encoder.config
+    assert second_tokens(config, packed, ids).tolist() == [[38, 5, 39, 6, 7, 0, 0, 0, 0]]
+    assert second_tokens(config, alone).tolist()[0] == [38, 5, 39, 0, 0, 0, 0, 0, 0]
+    assert (
+        second_tokens(config, alone[:1], 0 * ids).tolist()
+        == second_tokens(config, alone[:1]).tolist()
+    )
+
+
+@pytest.mark.parametrize("missing", ["text.pooled", "sizes"])
+def test_a_missing_condition_is_named(missing):
+    text = Text(*[jnp.zeros((1, 9), int)] * 2, pooled=jnp.zeros((1, 6)))
+    given = Conditioning(text, jnp.zeros((1, 8, 8, 3)), sizes=jnp.zeros((1, 6)))
+    lacking = {"sizes": None} if missing == "sizes" else {"text": text._replace(pooled=None)}
+    with pytest.raises(ValueError, match=f"Conditioning.{missing} is None"):
+        model().predict({}, jnp.zeros((1, 4, 4, 12)), jnp.zeros(1), given._replace(**lacking))

@@ -17,6 +17,7 @@ diffusers = pytest.importorskip("diffusers")
 
 import torch_models  # noqa: E402
 import transformers  # noqa: E402
+from commands import ROOT, python_blocks  # noqa: E402
 from diffusers.loaders import single_file_utils  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from test_diffusers_networks import TOLERANCE, error, nchw, normal  # noqa: E402
@@ -176,14 +177,29 @@ def test_tokens_of_both_encoders(both):
     _, folder = both
     found, texts = open_sdxl(str(folder)), list(CORNER_CASES.values())
     first, second = tokenizer_of(found, ""), second_tokenizer_of(found)
-    tokens, mask = first.encode(texts, 77)
+    tokens, _ = first.encode(texts, 77)
     for name, own in (("tokenizer", tokens), ("tokenizer_2", second.encode(texts, 77)[0])):
         theirs = transformers.CLIPTokenizer.from_pretrained(folder / name)
         ids = theirs(texts, padding="max_length", max_length=77, truncation=True).input_ids
         np.testing.assert_array_equal(own, ids)
-    derived = second_tokens(found.text_encoder.config, *map(jnp.asarray, (tokens, mask)))
+    derived = second_tokens(found.text_encoder.config, jnp.asarray(tokens))
     differs = (derived != second.encode(texts, 77)[0]).any(1)
     assert differs.any() and not any("!" not in texts[i] for i in np.flatnonzero(differs))
+
+
+def test_one_text_encoder_is_expected(both):
+    with pytest.raises(UserError, match="has the two text encoders of SDXL, expected one"):
+        open_sdxl(str(both[1])).clip_text  # noqa: B018
+
+
+def test_the_example_of_the_documentation(both):
+    _, folder = both
+    [code] = [x for x in python_blocks(ROOT / "docs" / "stable_diffusion.md") if "sdxl=" in x]
+    code = code.replace("stabilityai/stable-diffusion-xl-base-1.0", str(folder))
+    code = code.replace("diffusers/controlnet-canny-sdxl-1.0", str(folder / "control"))
+    names = {}
+    exec(code.replace(', "fp16"', ""), names)
+    assert len(names["states"]) == len(names["pooled"]) == 1
 
 
 def model_of(folder):

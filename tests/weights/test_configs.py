@@ -104,6 +104,11 @@ def test_depths_by_layer():
     assert unet.mid_level().heads is None and XL.mid_level().depths == (10,)
     assert [XL.up_level(i).depths for i in range(3)] == [(10,) * 3, (2,) * 3, (1,) * 3]
     assert configs.unet_config(through_json(configs.unet_json(unet)), "x") == unet
+    # A ControlNet has no up blocks.
+    written = configs.control_json(ControlConfig(unet, (4, 8, 8, 8)))
+    for config in written, through_json(written):
+        read = configs.control_config(config, "x").unet
+        assert [read.down_level(i) for i in range(3)] == [unet.down_level(i) for i in range(3)]
 
 
 @pytest.mark.parametrize(

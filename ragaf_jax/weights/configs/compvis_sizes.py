@@ -144,9 +144,9 @@ def text_sizes(store: Store, prefix: str) -> ClipTextConfig:
 
 def is_usual(config: UNetConfig) -> bool:
     """Whether a file of this UNet, or of its encoder half, shows all its sizes, as SD's do."""
-    unsaid, usual = ("norm_num_groups", "flip_sin_to_cos", "freq_shift"), UNetConfig()
+    not_in_shapes, usual = ("norm_num_groups", "flip_sin_to_cos", "freq_shift"), UNetConfig()
     heads = _heads(config.block_out_channels, config.use_linear_projection)
-    same = all(getattr(config, name) == getattr(usual, name) for name in unsaid)
+    same = all(getattr(config, name) == getattr(usual, name) for name in not_in_shapes)
     added = config.addition_time_embed_dim in (None, _ADDED["addition_time_embed_dim"])
     return same and added and config.heads == heads
 

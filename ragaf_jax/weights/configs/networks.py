@@ -141,6 +141,9 @@ def control_config(config: Json, source: str) -> ControlConfig:
     up = [name.replace("Down", "Up") for name in reversed(down)]
     # Some files have fields of the decoder, which a ControlNet lacks.
     sizes = {**_plain(config), "out_channels": None, "up_block_types": up}
+    depths = sizes.get("transformer_layers_per_block")
+    if isinstance(depths, list | tuple) and any(isinstance(x, list | tuple) for x in depths):
+        sizes["reverse_transformer_layers_per_block"] = [1] * len(depths)  # of no effect
     unet = _make(UNetConfig, sizes, source)
     return ControlConfig(unet, field(config, channels, (16, 32, 96, 256), source))
 
