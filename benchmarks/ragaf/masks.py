@@ -47,6 +47,7 @@ WAYS: dict[str, tuple[OptionArguments, bool]] = {
     "Stage 2 (RAGAF)": ({}, False),
 }
 COMPARED = "Stage 2 (RAGAF)"
+KEPT = "keys", "edge_f1", "drawing", "part", "requested", "obtained", "near", "far"
 
 
 def define_flags() -> None:
@@ -152,7 +153,8 @@ def main(argv: list[str]) -> None:
     print(table(rows_of(found)))
     if FLAGS.json:
         facts = {"machine": cpu_model(), "versions": versions("jax", "flax")}
-        write_json(Path(FLAGS.json), {**facts, "ways": found})
+        ways = {way: {name: values[name] for name in KEPT} for way, values in found.items()}
+        write_json(Path(FLAGS.json), {**facts, "ways": ways})
 
 
 if __name__ == "__main__":
