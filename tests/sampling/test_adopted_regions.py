@@ -98,7 +98,7 @@ def test_so_it_does_without_a_controlnet(files, tmp_path, monkeypatch):
 def test_each_text_has_the_window_and_the_states_that_it_has_alone(pipeline):
     page = pipeline.page(halves(), **SIZE)
     prompt, one, negative, other = "a house", "a red horse", "dust", "a house on fire"
-    mixed = pipeline.request(page, prompt, {0: one, 1: other}, "", (), {0: negative}).mixed
+    mixed = pipeline.request(page, prompt, {0: one, 1: other}, "", (), {0: negative}).mixed()
     model, params = pipeline.leading.model, pipeline.leading.params
     encode = jax.jit(model.encode_text)
     sides = (mixed.positive, [prompt, one, other]), (mixed.negative, ["", negative])
