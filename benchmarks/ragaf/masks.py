@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags, logging
 from jaxtyping import UInt8
 from tqdm import tqdm
 
 from benchmarks.machine import cpu_model, versions
+from benchmarks.ragaf.report import difference, hits_by_part, scores
 from benchmarks.ragaf.score import values_of
 from benchmarks.report import Row, table, write_json
 from benchmarks.timing import ROOT
@@ -26,7 +28,6 @@ from input_pipeline.configured import held_out_for
 from ragaf_jax.batch import Truth
 from ragaf_jax.errors import run_cli
 from ragaf_jax.evaluation.metrics.colors import PAPER
-from ragaf_jax.evaluation.statistics.paired import paired_difference
 from ragaf_jax.graph.regions import Regions
 from ragaf_jax.runtime.compilation_cache import keep_compiled
 from ragaf_jax.runtime.heap import keep_freed_memory
@@ -47,6 +48,7 @@ WAYS: dict[str, tuple[OptionArguments, bool]] = {
     "Stage 2 (RAGAF)": ({}, False),
 }
 COMPARED = "Stage 2 (RAGAF)"
+SHOWN = "edge F1", "colour accuracy", "leaked"
 KEPT = "keys", "edge_f1", "drawing", "part", "requested", "obtained", "near", "far"
 
 
@@ -91,13 +93,7 @@ def requests_of(pipeline: Pipeline, data: Path, examples: int) -> tuple[list[Any
 
         def request(prompts: dict[int, str], i: int = i, page: Any = page) -> Request:
             made = pipeline.request(page, truth.captions[i], prompts)
-            graph = batch.graph._replace(
-                **{
-                    name: value[i : i + 1]
-                    for name, value in batch.graph._asdict().items()
-                    if value is not None
-                }
-            )
+            graph = jax.tree.map(lambda x: x[i : i + 1], batch.graph)
             return made._replace(batch=made.batch._replace(graph=graph))
 
         pairs.append((request({}), request(phrases_of(truth, i, labels))))
@@ -119,26 +115,15 @@ def measure(pipeline: Pipeline, pairs: Sequence[Any], truth: Truth) -> dict[str,
 
 def rows_of(found: dict[str, Any]) -> list[Row]:
     """A row for each way."""
-    right = {way: np.equal(x["requested"], x["obtained"]).astype(float) for way, x in found.items()}
+    hits = {way: hits_by_part([{"seed": 0, "way": x}], "way") for way, x in found.items()}
     rows: list[Row] = []
     for way, values in found.items():
-        row: Row = {
-            "": way,
-            "edge F1": round(float(np.mean(values["edge_f1"])), 3),
-            "colour accuracy": round(float(right[way].mean()), 3),
-            "leaked": round(float(np.mean(np.add(values["near"], values["far"]))), 3),
-        }
+        every = scores([values])
+        row: Row = {"": way, **{name: every[name] for name in SHOWN}}
         if way == COMPARED:
             row |= {"against RAGAF": None, "p": None}
         else:
-            groups = [values["keys"][i] for i in values["drawing"]]
-            rng = np.random.default_rng(0)
-            compared = paired_difference(right[way], right[COMPARED], groups, rng=rng)
-            mean, low, high = compared.interval
-            row |= {
-                "against RAGAF": f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]",
-                "p": f"{compared.p_value:.4f}",
-            }
+            row |= difference(hits[way], hits[COMPARED])
         rows.append(row)
     return rows
 

@@ -61,24 +61,24 @@ def rows_of(found: Mapping[str, Sequence[Result]]) -> list[Row]:
     full = found["full"]
     rows = [
         {"Stage 2": "– (Stage 1 alone)", "parameters, M": None}
-        | _scores([result["stage1"] for result in full])
-        | _difference(_hits(full, "stage1"), _hits(full, "stage2"))
+        | scores([result["stage1"] for result in full])
+        | difference(hits_by_part(full, "stage1"), hits_by_part(full, "stage2"))
     ]
     for name, results in found.items():
         row = {
             "Stage 2": VARIANTS[name].about,
             "parameters, M": round(results[0]["parameters"] / 1e6, 2),
         }
-        row |= _scores([result["stage2"] for result in results])
+        row |= scores([result["stage2"] for result in results])
         if name == "full":
             row |= {"against RAGAF": None, "p": None}
         else:
-            row |= _difference(_hits(results, "stage2"), _hits(full, "stage2"))
+            row |= difference(hits_by_part(results, "stage2"), hits_by_part(full, "stage2"))
         rows.append(row)
     return rows
 
 
-def _scores(of_seeds: Sequence[Result]) -> Row:
+def scores(of_seeds: Sequence[Result]) -> Row:
     """Means over examples or parts, then over seeds."""
     columns: dict[str, list[float]] = {"edge F1": [], "colour accuracy": [], "leaked": []}
     pointing = []
@@ -99,7 +99,7 @@ def hits(values: Result) -> np.ndarray:
     return np.equal(values["requested"], values["obtained"])
 
 
-def _hits(results: Sequence[Result], stage: str) -> Hits:
+def hits_by_part(results: Sequence[Result], stage: str) -> Hits:
     """`hits` by seed, example and part."""
     found = {}
     for result in results:
@@ -110,7 +110,7 @@ def _hits(results: Sequence[Result], stage: str) -> Hits:
     return found
 
 
-def _difference(these: Hits, full: Hits) -> Row:
+def difference(these: Hits, full: Hits) -> Row:
     """The difference from the full model on common parts."""
     common = sorted(these.keys() & full.keys())
     compared = paired_difference(

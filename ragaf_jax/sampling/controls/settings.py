@@ -27,8 +27,8 @@ class ControlSettings:
     Attributes:
       strength: factor on its residuals; 1 as in training.
       start, end: it acts in the steps between these shares of all steps, as diffusers'
-        `control_guidance_start` and `control_guidance_end`. A step leads from one noise level to
-        the next. diffusers counts evaluations instead, of which PNDM, Heun and SDE have more.
+        `control_guidance_start` and `control_guidance_end`. diffusers counts evaluations of the
+        networks instead of steps; PNDM, Heun and SDE evaluate them more often than once per step.
       levels: a factor for each residual, from the finest skip to the mid block, separated by
         commas; "even" is 1 for all. "guess" is diffusers' `guess_mode`: from 0.1 to 1, and no
         residuals in evaluations without the prompt.

@@ -179,9 +179,9 @@ def make_mixed_texts(
 ) -> tuple[Texts, int]:
     """The rows for attention that is restricted by region: n texts of equal length, and n.
 
-    Each text has as many windows as the longest, of which the last ones may be empty. n is a power
-    of two from 4 on if there is room, so that few numbers of region prompts compile again; the last
-    texts are then empty.
+    Each text is padded with empty windows to the number of windows of the longest. n is padded with
+    empty texts to 4, 8, 16 …, within `MOST_WINDOWS`, so that few numbers of region prompts compile
+    again.
 
     Args:
       positive, negative: the prompt, then those of regions.
