@@ -113,6 +113,10 @@ def get_config() -> ConfigDict:
             "num_attention_heads": 4,
         }
     )
+    # SDXL's second text encoder; empty: there is none. Its own checkpoint defines it.
+    model.text_encoder_2 = ConfigDict()
+    # Fields of the sketch branch that differ from `unet`, as of a small ControlNet of SDXL.
+    model.control = ConfigDict()
     model.clip_skip = 0  # number of the text encoder's last layers to skip; --clip_skip overrides
     # LoRA modules by patterns over their paths, such as "unet/.*/attn[12]/to_[qkv]" or
     # "unet/.*/conv[12]".

@@ -30,3 +30,27 @@ def from_stable_diffusion(config: ConfigDict) -> ConfigDict:
     config.sample.guidance_until = 0.0
     config.sample.strength = 0.8
     return config
+
+
+def from_sdxl(config: ConfigDict) -> ConfigDict:
+    """`config` at about 1024² px from SDXL's base model; else as `from_stable_diffusion`."""
+    from_stable_diffusion(config)
+    config.init.checkpoint = "stabilityai/stable-diffusion-xl-base-1.0"
+    config.init.variant = "fp16"
+    config.data.image_size = 1024
+    config.sample.guidance = 5.0  # diffusers' default for SDXL
+    return config
+
+
+STARTS = {"_sd": from_stable_diffusion, "_sdxl": from_sdxl}
+
+
+def with_start(config: ConfigDict, suffix: str) -> ConfigDict:
+    """`config` from the Stable Diffusion that a suffix selects; "" changes nothing."""
+    return STARTS[suffix](config) if suffix else config
+
+
+def parted(name: str) -> tuple[str, str]:
+    """"coco_sdxl" → ("coco", "_sdxl"); a name without suffix has ""."""
+    suffix = next((suffix for suffix in STARTS if name.endswith(suffix)), "")
+    return name.removesuffix(suffix), suffix

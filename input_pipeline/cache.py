@@ -5,16 +5,18 @@ Training steps with caches run neither the VAE's encoder nor the text encoder.
 """
 
 import contextlib
+import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grain.python as grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import BFloat16, Float, Int
+from jaxtyping import BFloat16, Float
 from tqdm import tqdm
 
 from input_pipeline.cached import (
@@ -22,19 +24,25 @@ from input_pipeline.cached import (
     cache_folder,
     latents_name,
     of_these_records,
+    pooled_name,
     records_key,
 )
 from input_pipeline.mirror import swap_sides
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import scaled
+from ragaf_jax.batch import Text
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import bucket_name
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
+from ragaf_jax.nets.text.windows import encode_windows
 from ragaf_jax.weights.fingerprint import latents_key, text_key
 from ragaf_jax.weights.load import Tree
 from ragaf_jax.weights.modules import load_network
 from ragaf_jax.weights.pretrained import Pretrained, open_pretrained
 from ragaf_jax.weights.vocabulary import tokenizer_of
+
+T = TypeVar("T")
 
 # Only training reads caches, because validation is rare.
 SPLIT = "train"
@@ -118,17 +126,17 @@ def _cache_latents(source: RecordSource, pretrained: Pretrained) -> Path:
             sides = (side // autoencoder.downscale for side in size)
             shape = (len(part), 2, *sides, 2 * autoencoder.channels)
             latents = (
-                _padded(encode, params, one, batch) for one in batches.to_iter_dataset(_READ)
+                [_padded(encode, params, one, batch)] for one in batches.to_iter_dataset(_READ)
             )
-            file = unfinished / latents_name(SPLIT, bucket)
-            _write(file, shape, latents, f"latents {bucket}".rstrip(), " images")
+            files = {unfinished / latents_name(SPLIT, bucket): shape}
+            _write(files, latents, f"latents {bucket}".rstrip(), " images")
     return folder
 
 
 def _cache_text(
     source: RecordSource, pretrained: Pretrained, tokenizer: str, clip_skip: int
 ) -> Path:
-    config = pretrained.clip_text
+    config = pretrained.text_encoder.config
     if clip_skip >= config.num_hidden_layers:
         raise UserError(
             f"--clip_skip is {clip_skip}; the text encoder has {config.num_hidden_layers} layers, "
@@ -145,16 +153,21 @@ def _cache_text(
     length = config.max_position_embeddings
 
     @jax.jit
-    def encode(params: Tree, tokens: Int[jax.Array, "b t"]) -> BFloat16[jax.Array, "b t d"]:
-        return network.apply({"params": params}, tokens).astype(jnp.bfloat16)
+    def encode(params: Tree, text: Text) -> list[BFloat16[jax.Array, "b ..."]]:
+        apply = functools.partial(network.apply, {"params": params})
+        found = encode_windows(network, apply, text, length)
+        return [x.astype(jnp.bfloat16) for x in (found.states, found.pooled) if x is not None]
 
     batches = (captions[i : i + _CAPTIONS] for i in range(0, len(captions), _CAPTIONS))
-    tokens = (vocabulary.encode(batch, length)[0] for batch in batches)
-    states = (_padded(encode, params, batch, _CAPTIONS) for batch in tokens)
+    texts = (Text(*vocabulary.encode(batch, length)) for batch in batches)
+    states = (_padded(encode, params, batch, _CAPTIONS) for batch in texts)
     with _new_folder(folder, source) as unfinished:
         (unfinished / f"{SPLIT}.json").write_text(json.dumps(captions), encoding="utf-8")
-        shape = (len(captions), length, config.hidden_size)
-        _write(unfinished / f"{SPLIT}.npy", shape, states, "text", " captions")
+        files = {unfinished / f"{SPLIT}.npy": (len(captions), length, config.hidden_size)}
+        if isinstance(config, SdxlTextConfig):
+            width = config.clip_g.projection_dim
+            files[unfinished / pooled_name(SPLIT)] = (len(captions), width)
+        _write(files, states, "text", " captions")
     return folder
 
 
@@ -168,26 +181,38 @@ def _captions(source: RecordSource) -> list[str]:
     return list(found)
 
 
-def _padded(
-    encode: Callable[[Tree, np.ndarray], jax.Array], params: Tree, inputs: np.ndarray, batch: int
-) -> np.ndarray:
+def _padded(encode: Callable[[Tree, T], Any], params: Tree, inputs: T, batch: int) -> Any:
     """Applies `encode`, which is compiled for `batch` inputs, to up to `batch` inputs."""
-    indices = np.minimum(np.arange(batch), len(inputs) - 1)
-    return np.asarray(encode(params, inputs[indices]))[: len(inputs)]
+    count = len(jax.tree.leaves(inputs)[0])
+    indices = np.minimum(np.arange(batch), count - 1)
+    outputs = encode(params, jax.tree.map(lambda x: x[indices], inputs))
+    return jax.tree.map(lambda x: np.asarray(x)[:count], outputs)
 
 
 def _write(
-    path: Path, shape: tuple[int, ...], batches: Iterator[np.ndarray], name: str, unit: str
+    files: Mapping[Path, tuple[int, ...]],
+    batches: Iterator[Sequence[np.ndarray]],
+    name: str,
+    unit: str,
 ) -> None:
-    """Writes a bfloat16 array batch by batch; a memory map would crash on a full disk."""
-    header = {"descr": "<u2", "fortran_order": False, "shape": shape}
-    bar = tqdm(total=shape[0], desc=name, unit=unit)
-    with path.open("wb") as file, bar:
-        np.lib.format.write_array_header_1_0(file, header)
-        for batch in batches:
-            assert batch.shape[1:] == shape[1:]
-            file.write(np.ascontiguousarray(batch).view(np.uint16).tobytes())
-            bar.update(len(batch))
+    """Writes bfloat16 arrays batch by batch; a memory map would crash on a full disk.
+
+    Args:
+      files: the shape of the array in each file.
+      batches: rows of all arrays.
+      name, unit: of the progress bar.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(path.open("wb")) for path in files]
+        bar = stack.enter_context(tqdm(total=next(iter(files.values()))[0], desc=name, unit=unit))
+        for file, shape in zip(opened, files.values(), strict=True):
+            header = {"descr": "<u2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        for arrays in batches:
+            for file, shape, rows in zip(opened, files.values(), arrays, strict=True):
+                assert rows.shape[1:] == shape[1:]
+                file.write(np.ascontiguousarray(rows).view(np.uint16).tobytes())
+            bar.update(len(arrays[0]))
 
 
 def _exists(folder: Path, source: RecordSource) -> bool:

@@ -44,15 +44,25 @@ def cache_folder(records: Path, kind: str, key: str) -> Path:
 
 
 class TextStates:
-    """The text encoder's states by caption, memory-mapped."""
+    """The text encoder's states by caption and, for SDXL, pooled text; memory-mapped."""
 
     def __init__(self, folder: Path, split: str):
         captions = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
         self._index = {caption: index for index, caption in enumerate(captions)}
         self._states = _mapped(folder / f"{split}.npy")
+        pooled = folder / pooled_name(split)
+        self._pooled = _mapped(pooled) if pooled.exists() else None
 
-    def __getitem__(self, caption: str) -> BFloat16[np.ndarray, "t d"]:
-        return self._states[self._index[caption]]
+    def __getitem__(
+        self, caption: str
+    ) -> tuple[BFloat16[np.ndarray, "t d"], BFloat16[np.ndarray, " p"] | None]:
+        index = self._index[caption]
+        return self._states[index], None if self._pooled is None else self._pooled[index]
+
+
+def pooled_name(split: str) -> str:
+    """The name of the file with SDXL's pooled texts."""
+    return f"{split}_pooled.npy"
 
 
 def latents_name(split: str, bucket: str) -> str:

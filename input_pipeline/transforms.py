@@ -42,7 +42,9 @@ class ToExample(grain.RandomMapTransform):
         """
         chosen = record["captions"][caption]
         tokens, mask = self.tokenizer.encode([chosen], self.text_length)
-        states = record["text_states"][chosen] if "text_states" in record else None
+        states = pooled = None
+        if "text_states" in record:
+            states, pooled = record["text_states"][chosen]
         graph = RegionGraph(*(record[name] for name in RegionGraph._fields))
         image = mean = std = None
         if "latents" in record:
@@ -54,7 +56,7 @@ class ToExample(grain.RandomMapTransform):
             sketch=ink_on_black(record["sketch"][..., 0]),
             labels=record["labels"].astype(np.int32),
             graph=pad_graph(trim_edges(graph, self.max_edges), self.max_regions, self.max_edges),
-            text=Text(tokens[0], mask[0], states=states),
+            text=Text(tokens[0], mask[0], states=states, pooled=pooled),
             latent_mean=mean,
             latent_std=std,
         )

@@ -21,7 +21,18 @@ def encoded(model: Model, params: Params, text: Text, rng: PRNGKeyArray | None =
     """The text with its encoder states in float32; `rng` is for LoRA's dropout."""
     if text.states is None:
         return model.encode_text(params, text, rng)
-    return text._replace(states=jnp.asarray(text.states, jnp.float32))
+    pooled = None if text.pooled is None else jnp.asarray(text.pooled, jnp.float32)
+    return text._replace(states=jnp.asarray(text.states, jnp.float32), pooled=pooled)
+
+
+def sizes_of(model: Model, batch: Batch) -> Float[Array, "b 6"] | None:
+    """The sizes of `AddedConditions`, if the UNet reads them; default: an uncropped image."""
+    if model.unet.config.addition_embed_type is None:
+        return None
+    if batch.sizes is not None:
+        return jnp.asarray(batch.sizes, jnp.float32)
+    count, height, width = batch.labels.shape
+    return jnp.tile(jnp.array([height, width, 0, 0, height, width], jnp.float32), (count, 1))
 
 
 def condition(
@@ -39,4 +50,5 @@ def condition(
     if model.ragaf is not None:
         regions = model.locate(batch.labels, batch.graph, batch.text.mask, keep_sketch)
     sketch = batch.sketch * keep_sketch[:, None, None, None]
-    return Conditioning(encoded(model, params, batch.text, rng), sketch, regions)
+    text = encoded(model, params, batch.text, rng)
+    return Conditioning(text, sketch, regions, sizes=sizes_of(model, batch))

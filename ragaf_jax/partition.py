@@ -63,5 +63,5 @@ def merge(trainable: Tree, frozen: Tree) -> Tree:
 
 
 def cast(tree: Tree, dtype: jax.typing.DTypeLike) -> Tree:
-    """The tree in another dtype; frozen parameters have the compute dtype."""
+    """The tree in another dtype."""
     return jax.tree.map(lambda x: x.astype(dtype), tree)

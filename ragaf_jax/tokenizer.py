@@ -235,7 +235,7 @@ def _check_folder(folder: Path) -> None:
     if name not in CLIP_CLASSES:
         raise UserError(
             f"{folder} holds a {name}, but only a CLIPTokenizer can be used; "
-            "use the tokenizer of a Stable Diffusion 1 or 2 checkpoint."
+            "use the tokenizer of a Stable Diffusion 1, 2 or XL checkpoint."
         )
     if (folder / "tokenizer.json").is_file():  # complete; transformers 5 writes no other file
         return

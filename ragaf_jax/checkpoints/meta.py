@@ -23,6 +23,8 @@ LATER_FIELDS = {
     "data.graph.kind": "hybrid",
     "data.graph.k": 3,
     "data.graph.radius": 0.25,
+    "model.text_encoder_2": {},
+    "model.control": {},
     "diffusion.distilled_sampler": "euler",
     "diffusion.distilled_guidance": 1.0,
     "diffusion.original_steps": 50,

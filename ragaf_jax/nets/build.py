@@ -10,12 +10,14 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.framing import parse_buckets
 from ragaf_jax.nets.autoencoder import Autoencoder, HaarAutoencoder
 from ragaf_jax.nets.blocks import REMAT
-from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.lora import LoraConfig
 from ragaf_jax.nets.model import Model
 from ragaf_jax.nets.ragaf import Ragaf, RagafConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
+from ragaf_jax.nets.text.windows import text_encoder
 from ragaf_jax.nets.unet import UNet, UNetConfig, injection_sites
 from ragaf_jax.nets.vae import Vae, VaeConfig
 
@@ -60,10 +62,11 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             f"1/{autoencoder.downscale} need {autoencoder.downscale.bit_length()} numbers, with a "
             "halving between each two."
         )
-    if nets.unet.cross_attention_dim != nets.text_encoder.hidden_size:
+    text_config = _text_config(config)
+    if nets.unet.cross_attention_dim != text_config.hidden_size:
         raise UserError(
             f"config.model.unet.cross_attention_dim is {nets.unet.cross_attention_dim} and "
-            f"text_encoder.hidden_size {nets.text_encoder.hidden_size}; they must be equal."
+            f"text_encoder.hidden_size {text_config.hidden_size}; they must be equal."
         )
     if nets.remat not in REMAT:
         raise UserError(f"config.model.remat is {nets.remat!r}; choose one of {', '.join(REMAT)}.")
@@ -73,9 +76,9 @@ def _build(config: ml_collections.ConfigDict) -> Model:
         in_channels=autoencoder.channels,
         out_channels=autoencoder.channels,
     )
-    control_config = dataclasses.replace(unet_config, time_cond_proj_dim=None)
-    text_fields = _fields(nets.text_encoder)
-    text_config = ClipTextConfig(**text_fields, max_position_embeddings=data.text_length)
+    # A ControlNet does not read the guidance scale, as in diffusers.
+    own = {"time_cond_proj_dim": None, **_fields(nets.control)}
+    control_config = dataclasses.replace(unet_config, **own)
     if nets.clip_skip >= text_config.num_hidden_layers:
         raise UserError(
             f"config.model.clip_skip is {nets.clip_skip}; the text encoder has "
@@ -91,9 +94,8 @@ def _build(config: ml_collections.ConfigDict) -> Model:
         ragaf = Ragaf(ragaf_config, widths, autoencoder.channels, steps, dtype)
     return Model(
         UNet(unet_config, dtype, nets.remat),
-        # A ControlNet does not read the guidance scale, as in diffusers.
         ControlNet(control_config, tuple(nets.conditioning_channels), dtype, nets.remat),
-        ClipText(text_config, nets.clip_skip, dtype),
+        text_encoder(text_config, nets.clip_skip, dtype),
         autoencoder,
         image_size=data.image_size,
         text_length=data.text_length,
@@ -104,9 +106,20 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     )
 
 
+def _text_config(config: ml_collections.ConfigDict) -> ClipTextConfig | SdxlTextConfig:
+    length = {"max_position_embeddings": config.data.text_length}
+    first = ClipTextConfig(**_fields(config.model.text_encoder), **length)
+    second = _fields(config.model.text_encoder_2)
+    if not second:
+        return first
+    joint = {name: second.pop(name) for name in ("padding", "zero_empty")}
+    return SdxlTextConfig(first, ClipTextConfig(**second, **length), **joint)
+
+
 def _autoencoder(nets: ml_collections.ConfigDict, dtype: jnp.dtype) -> Autoencoder:
     if nets.autoencoder == "haar":
         return HaarAutoencoder(nets.haar_levels)
     if nets.autoencoder == "kl":
-        return KlAutoencoder(Vae(VaeConfig(**_fields(nets.vae)), dtype))
+        vae = VaeConfig(**_fields(nets.vae))
+        return KlAutoencoder(Vae(vae, jnp.dtype("float32") if vae.force_upcast else dtype))
     raise UserError(f"config.model.autoencoder is {nets.autoencoder!r}; expected 'haar' or 'kl'.")

@@ -9,19 +9,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
+from flax.typing import Dtype
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from ragaf_jax.batch import Text
 from ragaf_jax.framing import Sizes
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.autoencoder import Autoencoder
-from ragaf_jax.nets.clip_text import ClipText
 from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.lora import NETWORKS, LoraConfig, adapted, init_lora
 from ragaf_jax.nets.ragaf import Ragaf, RagafTrace
 from ragaf_jax.nets.regions import flat, halved, place, pool_regions, region_shares
-from ragaf_jax.nets.sdxl_text import SdxlText, second_tokens
+from ragaf_jax.nets.text.clip import ClipText
+from ragaf_jax.nets.text.sdxl import SdxlText
+from ragaf_jax.nets.text.windows import encode_windows
 from ragaf_jax.nets.unet import SIZES, AddedConditions, UNet, injection_sites
+from ragaf_jax.partition import cast
 
 Params = Mapping[str, Any]
 Strength = float | Float[Array, ""] | Float[Array, "b r"]
@@ -139,6 +143,15 @@ class Model:
             params["lora"] = init_lora(self.lora, params, keys[5])
         return params
 
+    def in_own_dtypes(self, params: Params) -> Params:
+        """Trees of networks, each in the dtype in which its network computes."""
+
+        def dtype_of(network: str) -> Dtype:
+            vae = network == "autoencoder" and isinstance(self.autoencoder, KlAutoencoder)
+            return self.autoencoder.vae.dtype if vae else self.unet.dtype
+
+        return {name: cast(tree, dtype_of(name)) for name, tree in params.items()}
+
     def shapes(self) -> Params:
         """The shapes of the parameters of `init`."""
         return jax.eval_shape(functools.partial(traced_init, self), jax.random.key(0))
@@ -156,30 +169,10 @@ class Model:
         return self.autoencoder.decode(params.get("autoencoder", {}), latents)
 
     def encode_text(self, params: Params, text: Text, rng: PRNGKeyArray | None = None) -> Text:
-        """The text with its states and, for SDXL, pooled; `rng` is for LoRA's dropout.
-
-        Each window of `text_length` tokens is encoded alone. The first one's text is pooled.
-        """
-        windows = max(1, text.tokens.shape[1] // self.text_length)
-
-        def split(x: Any) -> Any:
-            return None if x is None else x.reshape(-1, x.shape[1] // windows, *x.shape[2:])
-
-        skip = None if text.skip is None else jnp.repeat(text.skip, windows)
-        # Each of several windows has tokens of one text only.
-        ids = text.ids if windows == 1 else None
-        pooled = None
-        if isinstance(self.text_encoder, SdxlText):
-            tokens, tokens_2 = split(text.tokens), split(text.tokens_2)
-            if tokens_2 is None:
-                tokens_2 = second_tokens(self.text_encoder.config, tokens, ids)
-            both = tokens, tokens_2, split(text.vectors), skip, ids
-            states, pooled = self._apply("text_encoder", self.text_encoder, params, rng, *both)
-            pooled = pooled.reshape(-1, windows, pooled.shape[-1])[:, 0]
-        else:
-            inputs = split(text.tokens), None, ids, split(text.vectors), skip
-            states = self._apply("text_encoder", self.text_encoder, params, rng, *inputs)
-        return text._replace(states=states.reshape(*text.tokens.shape, -1), pooled=pooled)
+        """As `encode_windows`; `rng` is for LoRA's dropout."""
+        network = self.text_encoder
+        apply = functools.partial(self._apply, "text_encoder", network, params, rng)
+        return encode_windows(network, apply, text, self.text_length)
 
     def _added(self, conditioning: Conditioning) -> AddedConditions | None:
         """Pooled text and sizes, if the UNet reads them; ValueError: one is missing."""

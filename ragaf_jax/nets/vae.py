@@ -31,6 +31,7 @@ class VaeConfig:
       norm_num_groups: groups of every group norm; must divide every width.
       sample_size: side of the images the weights were trained on; any side works.
       scaling_factor: scales the latents to unit variance, for the diffusion model.
+      force_upcast: whether it computes in float32 in any model, as SDXL's original VAE must.
     """
 
     in_channels: int = 3
@@ -41,6 +42,7 @@ class VaeConfig:
     norm_num_groups: int = 32
     sample_size: int = 512
     scaling_factor: float = 0.18215
+    force_upcast: bool = False
 
     def __post_init__(self) -> None:
         if not self.block_out_channels:

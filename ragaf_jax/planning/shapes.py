@@ -12,8 +12,8 @@ from ragaf_jax.batch import Batch, Text
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.framing import Size, bucket_name, parse_buckets
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
-from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.model import Model
+from ragaf_jax.nets.text.clip import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.training.adopt import fields_of, pretrained_fields, with_fields
@@ -85,7 +85,7 @@ def batch_shapes(config: ConfigDict, model: Model) -> Batch:
         return jax.ShapeDtypeStruct((examples, *shape), dtype)
 
     latents = of(*model.latent_shape_of(size), dtype=jnp.bfloat16) if "latents" in kinds else None
-    width = model.text_encoder.config.hidden_size
+    width, pooled = model.text_encoder.config.hidden_size, model.unet.config.pooled_width
     return Batch(
         image=None if "latents" in kinds else of(*size, 3),
         sketch=of(*size, 3),
@@ -103,6 +103,7 @@ def batch_shapes(config: ConfigDict, model: Model) -> Batch:
             of(model.text_length, dtype=jnp.int32),
             of(model.text_length, dtype=jnp.bool_),
             states=of(model.text_length, width, dtype=jnp.bfloat16) if "text" in kinds else None,
+            pooled=of(pooled, dtype=jnp.bfloat16) if pooled and "text" in kinds else None,
         ),
         latent_mean=latents,
         latent_std=latents,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ragaf_jax.batch import Batch, Text
+from ragaf_jax.conditioning import sizes_of
 from ragaf_jax.nets.model import Conditioning, Model, Params
 from ragaf_jax.nets.regions import flat, region_shares
 from ragaf_jax.sampling.sampling_config import SamplingConfig, Scales, TextConditioning
@@ -78,7 +79,10 @@ def stacked_conditions(
         weights = jnp.concatenate([mixture.negative] * (count - 1) + [mixture.positive])
         of_regions = model.region_shares(jnp.concatenate([batch.labels] * count))
         shares = tuple(level @ weights for level in of_regions)
-    return Conditioning(texts, sketch, regions, text_shares=shares)
+    sizes = sizes_of(model, batch)
+    if sizes is not None:
+        sizes = jnp.concatenate([sizes] * count)
+    return Conditioning(texts, sketch, regions, text_shares=shares, sizes=sizes)
 
 
 def weighted(text: Text) -> Text:

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 
 from ragaf_jax.checkpoints.choice import NEWEST
@@ -60,9 +58,11 @@ class Stage:
             )
         if dtype is not None:
             config.model.dtype = dtype
-            params = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), params)
+        model = build_model(config)
+        if dtype is not None:
+            params = model.in_own_dtypes(params)
         tokenizer = Tokenizer.from_json(meta["tokenizer"])
-        return cls(config, tokenizer, build_model(config), params, int(meta["step"]))
+        return cls(config, tokenizer, model, params, int(meta["step"]))
 
     @property
     def meta(self) -> Meta:

@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.diffusion.prediction import PREDICTIONS
 from ragaf_jax.errors import UserError, notify
-from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.tokenizer import Tokenizer
-from ragaf_jax.weights.configs.fits import check_control
+from ragaf_jax.weights.configs.fits import check_control, control_differences
 from ragaf_jax.weights.pretrained import Pretrained, open_control, open_pretrained
 from ragaf_jax.weights.vocabulary import tokenizer_of
 
@@ -27,6 +28,8 @@ ADOPTED = (
     "data.text_length",
     "model.unet.",
     "model.text_encoder.",
+    "model.text_encoder_2.",
+    "model.control.",
     "model.autoencoder",
     "model.vae.",
     "model.conditioning_channels",
@@ -43,6 +46,7 @@ _UNUSUAL = (
     "addition_time_embed_dim",
     "projection_class_embeddings_input_dim",
     "projection_dim",
+    "force_upcast",
 )
 # Exceptions, which the command may set.
 _CONFIGURABLE = ("diffusion.max_snr", "diffusion.min_snr_gamma")
@@ -169,6 +173,8 @@ def pretrained_fields(config: ConfigDict, pretrained: Pretrained) -> Fields:
         control = open_control(config.init.control, config.init.variant).config
         check_control(config.init.control, control, pretrained.unet.config)
         own["model.conditioning_channels"] = control.conditioning_channels
+        smaller = control_differences(control, pretrained.unet.config)
+        own |= {f"model.control.{name}": value for name, value in smaller.items()}
     distilled = {f"distilled_{k}": v for k, v in pretrained.distilled._asdict().items()}
     diffusion = {**pretrained.diffusion, **distilled}
     if config.init.prediction:
@@ -178,20 +184,31 @@ def pretrained_fields(config: ConfigDict, pretrained: Pretrained) -> Fields:
                 f"{', '.join(PREDICTIONS)}."
             )
         diffusion["prediction"] = config.init.prediction
-    networks = pretrained.unet.config, pretrained.clip_text, pretrained.vae.config
+    networks = pretrained.unet.config, pretrained.text_encoder.config, pretrained.vae.config
     return fields_of(*networks, diffusion) | own
 
 
 def fields_of(
-    unet: UNetConfig, text_encoder: ClipTextConfig, vae: VaeConfig, diffusion: Fields
+    unet: UNetConfig,
+    text_encoder: ClipTextConfig | SdxlTextConfig,
+    vae: VaeConfig,
+    diffusion: Fields,
 ) -> Fields:
     """The fields of a configuration for these networks and this noise schedule, by their paths."""
     networks: Fields = {"unet": unet, "text_encoder": text_encoder, "vae": vae}
+    joint: Fields = {}
+    if isinstance(text_encoder, SdxlTextConfig):
+        networks |= {"text_encoder": text_encoder.clip_l, "text_encoder_2": text_encoder.clip_g}
+        joint = {"padding": text_encoder.padding, "zero_empty": text_encoder.zero_empty}
     model: Fields = {name: _fields(x) for name, x in networks.items()}
     # Input and output sizes follow from the autoencoder and the data.
     for name in ("sample_size", "in_channels", "out_channels"):
         del model["unet"][name]
-    data = {"text_length": model["text_encoder"].pop("max_position_embeddings")}
+    data = {"text_length": text_encoder.max_position_embeddings}
+    for name in model.keys() & {"text_encoder", "text_encoder_2"}:
+        del model[name]["max_position_embeddings"]
+    if joint:
+        model["text_encoder_2"] |= joint
     model |= {"autoencoder": "kl", "conditioning_channels": (16, 32, 96, 256)}
     return flatten_dict({"data": data, "model": model, "diffusion": diffusion}, sep=".")
 

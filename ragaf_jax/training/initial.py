@@ -23,7 +23,7 @@ from ragaf_jax.weights.lora_files import load_lora
 from ragaf_jax.weights.pretrained import open_control, open_pretrained
 
 # The modules that a ControlNet copies from its UNet (Zhang et al. 2023, §3.2).
-_ENCODER = ("conv_in", "time_embedding", "down_blocks_", "mid_block")
+_ENCODER = ("conv_in", "time_embedding", "add_embedding", "down_blocks_", "mid_block")
 
 
 def initial_params(
@@ -79,9 +79,7 @@ def stored_shapes(config: ConfigDict, model: Model) -> Params:
     """The shapes of all parameters, in the dtypes in which training stores them."""
     shapes = model.shapes()
     trainable, frozen = partition(shapes, config.train.trainable, config.train.frozen)
-    dtype = jnp.dtype(config.model.dtype)
-    frozen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), frozen)
-    return merge(trainable, frozen)
+    return merge(trainable, jax.eval_shape(model.in_own_dtypes, frozen))
 
 
 def pretrained_params(config: ConfigDict, model: Model, abstract: Params) -> Tree:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ragaf_jax.checkpoints.checkpointer import OtherLayout
@@ -99,7 +98,7 @@ def initial_state(config: ConfigDict, model: Model, tx: Optimizer, params: Param
             f"config.train.trainable {tuple(config.train.trainable)} matches the autoencoder, which"
             " is always frozen; use patterns such as 'control/.*', and '.*' as config.train.frozen."
         )
-    return TrainState.create(trainable, frozen, tx, jnp.dtype(config.model.dtype))
+    return TrainState.create(trainable, model.in_own_dtypes(frozen), tx)
 
 
 def abstract_state(config: ConfigDict, model: Model, tx: Optimizer) -> TrainState:

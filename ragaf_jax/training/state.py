@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ragaf_jax.partition import cast, merge
+from ragaf_jax.partition import merge
 from ragaf_jax.training.bundles import bundled
 from ragaf_jax.training.optim import Optimizer
 
@@ -35,13 +35,12 @@ class TrainState(flax.struct.PyTreeNode):
         trainable: Any,
         frozen: Any,
         tx: Optimizer,
-        frozen_dtype: jax.typing.DTypeLike = jnp.float32,
     ) -> "TrainState":
         """The state before the first step."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             trainable=trainable,
-            frozen=cast(frozen, frozen_dtype),
+            frozen=frozen,
             ema=jax.tree.map(jnp.copy, trainable),
             opt_state=tx.rule.init(bundled(trainable) if tx.bundles else trainable),
         )

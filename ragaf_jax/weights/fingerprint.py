@@ -11,7 +11,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.vae import VaeConfig
 
 Tree = Mapping[str, Any]
@@ -42,10 +43,12 @@ def latents_key(params: Tree, config: VaeConfig) -> str:
     return fingerprint(encoding, config.norm_num_groups, config.scaling_factor)
 
 
-def text_key(params: Tree, config: ClipTextConfig, clip_skip: int, tokenizer: str) -> str:
-    """The fingerprint of all that determines a caption's states.
+def text_key(
+    params: Tree, config: ClipTextConfig | SdxlTextConfig, clip_skip: int, tokenizer: str
+) -> str:
+    """The fingerprint of all that determines a caption's states and pooled text.
 
-    `params` is the tree of a `ClipText`; `tokenizer` is JSON.
+    `params` is the tree of the text encoder; `tokenizer` is JSON.
     """
     sizes = {name: x for name, x in dataclasses.asdict(config).items() if x is not None}
     return fingerprint(params, sizes, clip_skip, tokenizer)

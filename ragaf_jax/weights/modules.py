@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
-from ragaf_jax.nets.sdxl_text import PooledClipText, SdxlText, SdxlTextConfig
+from ragaf_jax.nets.text.clip import ClipText, ClipTextConfig
+from ragaf_jax.nets.text.sdxl import PooledClipText, SdxlText, SdxlTextConfig
 from ragaf_jax.nets.unet import SIZES, AddedConditions, UNet, UNetConfig
 from ragaf_jax.nets.vae import Vae, VaeConfig
 from ragaf_jax.weights.configs.networks import ControlConfig

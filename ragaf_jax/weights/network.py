@@ -8,9 +8,8 @@ from typing import Any, Generic, TypeVar
 import jax
 from flax.traverse_util import flatten_dict
 
-from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipTextConfig
-from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.paths import sha256_of
@@ -99,13 +98,3 @@ class Pretrained:
     distilled: Distilled = NOT_DISTILLED
     notices: tuple[str, ...] = ()
     tokenizer_2: Path | None = None
-
-    @property
-    def clip_text(self) -> ClipTextConfig:
-        """The sizes of its only text encoder; UserError: it has two, as SDXL."""
-        if isinstance(config := self.text_encoder.config, ClipTextConfig):
-            return config
-        raise UserError(
-            f"{self.source} has the two text encoders of SDXL, expected one; give a Stable "
-            "Diffusion 1 or 2."
-        )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipTextConfig
-from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.weights.configs import kinds, schedulers
 from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.configs.layout import described, described_control
@@ -34,43 +34,40 @@ _STEM = "diffusion_pytorch_model"
 _STEMS = {"unet": _STEM, "vae": _STEM, "text_encoder": "model", "text_encoder_2": "model"}
 
 
-def open_pretrained(
-    where: str, variant: str = "", ema: bool = False, vae: str = "", sdxl: bool = False
-) -> Pretrained:
-    """Reads configurations and headers of a Stable Diffusion 1 or 2; no weights yet.
+def open_pretrained(where: str, variant: str = "", ema: bool = False, vae: str = "") -> Pretrained:
+    """Reads configurations and headers of a Stable Diffusion 1, 2 or XL; no weights yet.
 
     Args:
       where: a folder in diffusers' layout, a `.safetensors` file in CompVis's, or a hub id.
       variant: of the files of weights, such as "fp16"; "" for the plain ones.
       ema: whether to take the averaged UNet of a file that has both.
       vae: a VAE in place of its own, as in `open_vae`; "" for its own.
-      sdxl: whether a Stable Diffusion XL is accepted too.
 
     Raises:
       UserError: it is missing, damaged, or of another architecture, has no averaged UNet, or the
         VAE has other latents.
     """
-    choose = functools.partial(_chosen, variant=variant, source=where, sdxl=sdxl)
-    path = locate(where, choose, functools.partial(described, source=where, sdxl=sdxl))
+    choose = functools.partial(_chosen, variant=variant, source=where)
+    path = locate(where, choose, functools.partial(described, source=where))
     if ema and not path.is_file():
         raise UserError(
             f"config.init.ema is True and {where} is a folder, whose plain files have the averaged "
             "weights already; leave it out, or give a single file with tensors model_ema.*."
         )
-    if path.is_file():
-        pretrained = open_single_file(path, ema, vae, sdxl)
-    else:
-        pretrained = _folder(path, variant, sdxl)
-    if not vae:
-        return pretrained
-    return dataclasses.replace(pretrained, vae=open_vae(vae, pretrained.vae.config, variant))
+    pretrained = open_single_file(path, ema, vae) if path.is_file() else _folder(path, variant)
+    opened = open_vae(vae, pretrained.vae.config, variant) if vae else pretrained.vae
+    if pretrained.unet.config.addition_embed_type is None and opened.config.force_upcast:
+        # diffusers writes it for all models, and reads it for SDXL alone.
+        sizes = dataclasses.replace(opened.config, force_upcast=False)
+        opened = dataclasses.replace(opened, config=sizes)
+    return dataclasses.replace(pretrained, vae=opened)
 
 
 def check_pretrained(where: str) -> None:
     """The checks of `open_pretrained` that need no weights.
 
     Raises:
-      UserError: it is missing, or not a Stable Diffusion 1 or 2.
+      UserError: it is missing, or not a Stable Diffusion 1, 2 or XL.
     """
     if not Path(where).expanduser().exists() and where.endswith(".safetensors"):
         return  # a file on the hub, whose checks need a full download
@@ -82,9 +79,9 @@ def check_pretrained(where: str) -> None:
         described(path, files_below(path), where)
 
 
-def _folder(path: Path, variant: str, sdxl: bool) -> Pretrained:
+def _folder(path: Path, variant: str) -> Pretrained:
     names = files_below(path)
-    sizes = described(path, names, str(path), sdxl)
+    sizes = described(path, names, str(path))
     check_variant(names, variant, str(path))
 
     def network(folder: str, config: C, naming: Naming, *surplus: str) -> Network[C]:
@@ -139,9 +136,9 @@ def open_control(where: str, variant: str = "") -> Network[ControlConfig]:
     return Network(config, functools.partial(open_weights, files[1]), unet_names, files=files)
 
 
-def _chosen(names: Collection[str], variant: str, source: str, sdxl: bool) -> list[str]:
+def _chosen(names: Collection[str], variant: str, source: str) -> list[str]:
     """The files that `open_pretrained` reads from a repository in diffusers' layout."""
-    kinds.check_components(names, source, sdxl)
+    kinds.check_components(names, source)
     check_variant(names, variant, source)
     chosen = [
         name for name in names if name.startswith(("scheduler/", "tokenizer/", "tokenizer_2/"))

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.lora import merged
 from ragaf_jax.nets.model import Model, Params
-from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.weights import compvis
 from ragaf_jax.weights.configs import compvis_sizes
 from ragaf_jax.weights.configs import networks as configs

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipTextConfig
-from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights import compvis
 from ragaf_jax.weights.configs import compvis_sizes, fits, kinds, schedulers
@@ -46,34 +46,32 @@ def open_single_control(path: Path) -> Network[ControlConfig]:
     return Network(config, lambda dtype: store, naming, files=(path,))
 
 
-def open_single_file(
-    path: Path, ema: bool = False, other_vae: str = "", sdxl: bool = False
-) -> Pretrained:
+def open_single_file(path: Path, ema: bool = False, other_vae: str = "") -> Pretrained:
     """A whole Stable Diffusion in one file; arguments and errors as of `open_pretrained`.
 
     `other_vae`: the VAE that replaces its own, which may then be missing.
     """
     whole = open_weights(path)
     if not compvis.is_compvis(whole) or not isinstance(whole, Safetensors):
-        kinds.check_file(whole.shapes, "a whole Stable Diffusion 1 or 2", str(path))
+        kinds.check_file(whole.shapes, "a whole Stable Diffusion 1, 2 or XL", str(path))
         raise UserError(
             f"{path} holds no tensor {compvis.UNET}…, expected a whole Stable Diffusion in the "
             "original layout; for diffusers' layout give its folder."
         )
-    kinds.check_whole_file(whole.shapes, str(path), sdxl)
+    kinds.check_whole_file(whole.shapes, str(path))
     unet: Store = under(whole, compvis.UNET)
     vae = under(whole, compvis.VAE)
     sizes = compvis_sizes.unet_sizes(unet)
     kinds.check_channels(sizes, None, str(path))
     is_sdxl = sizes.addition_embed_type is not None
-    kinds.check_sdxl(sizes, sdxl, str(path))
+    kinds.check_no_refiner(sizes, str(path))
     kinds.check_not_unet_alone(whole.shapes, str(path))
     unet = compvis.averaged_unet(whole) if ema else unet
     text = _sdxl_text(whole) if is_sdxl else _text(whole)
     # Some files have no VAE, and those that come with one do not need it.
     vae_sizes = VaeConfig() if other_vae and not vae.shapes else compvis_sizes.vae_sizes(vae)
     if is_sdxl:
-        vae_sizes = dataclasses.replace(vae_sizes, scaling_factor=_SDXL_SCALING)
+        vae_sizes = dataclasses.replace(vae_sizes, scaling_factor=_SDXL_SCALING, force_upcast=True)
     kinds.check_channels(sizes, vae_sizes, str(path))
     fits.check_text(sizes, text.config, str(path))
     # A single file has no scheduler; Stability AI's SD-Turbo is sd_turbo.safetensors.

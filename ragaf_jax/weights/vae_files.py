@@ -26,8 +26,8 @@ def open_vae(where: str, replaced: VaeConfig, variant: str = "") -> Network[VaeC
       where: a VAE's folder in diffusers' layout; a folder with such a folder `vae`; a
         `.safetensors` file in that or the original layout, of a VAE alone or of a whole Stable
         Diffusion; or a hub id.
-      replaced: the VAE to replace. A file without `config.json` takes its scaling factor and
-        number of groups.
+      replaced: the VAE to replace. A file without `config.json` takes its scaling factor,
+        number of groups and precision.
       variant: of the files of weights, such as "fp16".
 
     Raises:
@@ -85,5 +85,6 @@ def _single_file(path: Path, replaced: VaeConfig) -> Network[VaeConfig]:
             f"{path} holds no VAE (no tensor encoder.down…), expected an AutoencoderKL in "
             "diffusers' or the original layout; give one of those."
         )
-    config = dataclasses.replace(config, scaling_factor=replaced.scaling_factor)
+    known = {name: getattr(replaced, name) for name in ("scaling_factor", "force_upcast")}
+    config = dataclasses.replace(config, **known)
     return Network(config, lambda _: store, naming, surplus, files)

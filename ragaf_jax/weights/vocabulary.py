@@ -32,7 +32,7 @@ def second_tokenizer_of(pretrained: Pretrained) -> Tokenizer | None:
     """SDXL's own second tokenizer; None: its tokens follow from the first one's.
 
     The vocabularies are equal, but its "!" is a special token, the padding: texts with "!" have
-    other tokens than by the first one and `nets.sdxl_text.second_tokens`.
+    other tokens than by the first one and `nets.text.sdxl.second_tokens`.
 
     Raises:
       UserError: it is not CLIP's.

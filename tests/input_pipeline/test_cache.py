@@ -23,7 +23,7 @@ from input_pipeline.preparation.preparing import prepare
 from input_pipeline.records import RecordSource
 from ragaf_jax.caches import cached_kinds
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipText
+from ragaf_jax.nets.text.clip import ClipText
 from ragaf_jax.nets.vae import Vae
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.weights.fingerprint import latents_key, text_key

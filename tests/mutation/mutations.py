@@ -335,13 +335,13 @@ MUTATIONS = (
         "RAGAF biases only the first block of SDXL's transformers",
     ),
     Mutation(
-        "ragaf_jax/nets/sdxl_text.py",
+        "ragaf_jax/nets/text/sdxl.py",
         'self.clip_skip + 1, self.dtype, name="clip_g"',
         'self.clip_skip, self.dtype, name="clip_g"',
         "SDXL reads the last layer of its second text encoder",
     ),
     Mutation(
-        "ragaf_jax/nets/clip_text.py",
+        "ragaf_jax/nets/text/clip.py",
         "same.sum(-1) - 1 + (texts > 0)",
         "same.sum(-1) - 1",
         "region prompts start at the position of BOS",

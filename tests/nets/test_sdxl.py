@@ -12,11 +12,11 @@ from published import UNET_XL
 from ragaf_jax.batch import Text
 from ragaf_jax.nets.autoencoder import HaarAutoencoder
 from ragaf_jax.nets.blocks import Context, RegionSignal, SpatialTransformer
-from ragaf_jax.nets.clip_text import ClipTextConfig
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.model import Conditioning, Model
 from ragaf_jax.nets.ragaf import Ragaf, RagafConfig
-from ragaf_jax.nets.sdxl_text import PooledClipText, SdxlText, SdxlTextConfig, second_tokens
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import PooledClipText, SdxlText, SdxlTextConfig, second_tokens
 from ragaf_jax.nets.unet import UNet, UNetConfig, injection_sites
 from ragaf_jax.weights.configs.networks import unet_config
 

@@ -29,7 +29,7 @@ from ragaf_jax.batch import Text  # noqa: E402
 from ragaf_jax.errors import UserError  # noqa: E402
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder  # noqa: E402
 from ragaf_jax.nets.model import Model  # noqa: E402
-from ragaf_jax.nets.sdxl_text import second_tokens  # noqa: E402
+from ragaf_jax.nets.text.sdxl import second_tokens  # noqa: E402
 from ragaf_jax.nets.unet import AddedConditions  # noqa: E402
 from ragaf_jax.weights import compvis, pretrained  # noqa: E402
 from ragaf_jax.weights.configs.networks import unet_config  # noqa: E402

@@ -11,7 +11,7 @@ diffusers = pytest.importorskip("diffusers")
 import published  # noqa: E402
 import transformers  # noqa: E402
 
-from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
+from ragaf_jax.nets.text.clip import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
 from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
 from ragaf_jax.weights.configs import networks as configs  # noqa: E402

@@ -18,7 +18,7 @@ import torch_models  # noqa: E402
 import transformers  # noqa: E402
 from test_diffusers_networks import error  # noqa: E402
 
-from ragaf_jax.nets.clip_text import ClipTextConfig  # noqa: E402
+from ragaf_jax.nets.text.clip import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
 from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
 from ragaf_jax.sampling.lora.merging import merged  # noqa: E402

@@ -12,7 +12,7 @@ from ragaf_jax.evaluation.networks.clip import Clip, ClipConfig, ClipVisionConfi
 from ragaf_jax.evaluation.networks.inception import Inception
 from ragaf_jax.evaluation.networks.lpips import BACKBONES, Lpips
 from ragaf_jax.evaluation.networks.weights import _head_names, _names
-from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
 from ragaf_jax.weights.names import to_torch
 
 SIDE, WORDS = 24, len(vocabulary()[0])

@@ -1,5 +1,6 @@
 """Random networks in the files of a Stable Diffusion, without PyTorch."""
 
+import dataclasses
 import functools
 import json
 
@@ -7,16 +8,17 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
+from test_tokenizer import write_folder
 
 from configs import stage1, stage2
-from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.modules import abstract_params, module_of
 from ragaf_jax.weights.names import text_names, unet_names, vae_names
-from ragaf_jax.weights.save import torch_tensors
+from ragaf_jax.weights.save import pipeline_index, torch_tensors
 
 UNET = UNetConfig(
     sample_size=8,
@@ -62,6 +64,32 @@ SCHEDULER = {
 }
 
 
+# Stable Diffusion XL.
+XL_UNET = UNetConfig(
+    sample_size=8,
+    block_out_channels=(8, 16),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+    attention_head_dim=(2, 4),
+    cross_attention_dim=28,
+    use_linear_projection=True,
+    norm_num_groups=4,
+    transformer_layers_per_block=(1, 2),
+    addition_embed_type="text_time",
+    addition_time_embed_dim=2,
+    projection_class_embeddings_input_dim=20,
+)
+XL_VAE = dataclasses.replace(VAE, scaling_factor=0.13025, force_upcast=True)
+XL_TEXTS = {
+    "text_encoder": TEXT,
+    "text_encoder_2": dataclasses.replace(
+        TEXT, hidden_size=16, hidden_act="gelu", num_hidden_layers=3, projection_dim=8
+    ),
+}
+XL_CONTROL = ControlConfig(XL_UNET, (4, 6, 8, 10))
+
+
 @functools.cache
 def abstract():
     """The shapes of every network's parameters."""
@@ -72,6 +100,32 @@ def abstract():
 def random_trees(rng):
     """Random parameters of every network."""
     return jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), abstract())
+
+
+def write_xl(folder, rng):
+    """A Stable Diffusion XL with both tokenizers, and a ControlNet beside it."""
+    jsons = {"unet": configs.unet_json(XL_UNET), "vae": configs.vae_json(XL_VAE)}
+    jsons |= {name: configs.text_json(config) for name, config in XL_TEXTS.items()}
+    jsons["controlnet"] = configs.control_json(XL_CONTROL)
+    sizes = {"unet": XL_UNET, "vae": XL_VAE, **XL_TEXTS, "controlnet": XL_CONTROL}
+    for name, config in sizes.items():
+        shapes = abstract_params(module_of(config))
+        # Small enough that results of a few steps are finite.
+        tree = jax.tree.map(lambda x: np.float32(0.1 * rng.standard_normal(x.shape)), shapes)
+        naming = NAMINGS.get(name.removesuffix("_2"), unet_names)
+        stem = FILES.get(name.removesuffix("_2"), "diffusion_pytorch_model")
+        (folder / name).mkdir(parents=True)
+        save_file(torch_tensors(tree, naming, "float32"), folder / name / f"{stem}.safetensors")
+        (folder / name / "config.json").write_text(json.dumps(jsons[name]))
+    for number, name in enumerate(("tokenizer", "tokenizer_2"), 1):
+        write_folder(folder / name, number)
+    index = pipeline_index([*sizes, "tokenizer", "tokenizer_2", "scheduler"])
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "scheduler").mkdir()
+    noise = {**SCHEDULER, "_class_name": "EulerDiscreteScheduler"}
+    del noise["skip_prk_steps"]
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
+    return folder
 
 
 def tensors(trees, network):

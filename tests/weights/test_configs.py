@@ -22,7 +22,7 @@ from published import (
 )
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs import networks as configs

@@ -103,7 +103,7 @@ def test_a_pipeline_of_another_model_is_named_before_anything_is_missing(
     for place in (empty, folder):
         index(place, name)
         assert said in refusal(open_pretrained, place)
-        assert "expected a Stable Diffusion 1 or 2" in refusal(open_pretrained, place)
+        assert "expected a Stable Diffusion 1, 2 or XL" in refusal(open_pretrained, place)
     assert said in refusal(open_control, empty)
 
 
@@ -160,7 +160,7 @@ def test_a_vae_of_more_than_colours(folder, field):
 @pytest.mark.parametrize(
     ("network", "fields", "said"),
     [
-        ("unet", {}, "is a UNet alone, expected a whole Stable Diffusion 1 or 2; give the folder"),
+        ("unet", {}, "is a UNet alone, expected a whole Stable Diffusion 1, 2 or XL; give the"),
         ("unet", {"addition_embed_type": "image"}, "the network is of another model (Kandinsky"),
         ("vae", {}, "is a VAE alone"),
         ("vae", {"_class_name": "VQModel"}, "is one network ('VQModel') alone"),

@@ -1,4 +1,4 @@
-"""CLIP (Radford et al. 2021): embeddings of images and texts; the text tower is `nets.clip_text`.
+"""CLIP (Radford et al. 2021): embeddings of images and texts; the text tower is `nets.text.clip`.
 
 The parameter tree is that of transformers' `FlaxCLIPModel` without the temperature of the loss.
 """
@@ -17,8 +17,8 @@ from PIL import Image
 
 from ragaf_jax.batch import Images
 from ragaf_jax.evaluation.networks.chunks import over_chunks
-from ragaf_jax.nets.clip_text import ClipTextConfig, Encoder, TextTransformer
 from ragaf_jax.nets.layers import Dense, parameter
+from ragaf_jax.nets.text.clip import ClipTextConfig, Encoder, TextTransformer
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.weights.load import Tree
 

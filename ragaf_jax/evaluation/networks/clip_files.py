@@ -7,7 +7,7 @@ from typing import Any
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.evaluation.networks.clip import DEVIATION, MEAN, ClipConfig, ClipVisionConfig
-from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
 from ragaf_jax.weights.configs.fields import Json, field, read_json
 from ragaf_jax.weights.configs.networks import text_config
 

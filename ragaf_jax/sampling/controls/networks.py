@@ -13,7 +13,7 @@ from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
 from ragaf_jax.nets.vae import Vae
 from ragaf_jax.sampling.controls.settings import ControlPlace, ControlSettings
 from ragaf_jax.sampling.stages import Stage
-from ragaf_jax.weights.configs.fits import check_control, check_vae
+from ragaf_jax.weights.configs.fits import check_control, check_vae, control_differences
 from ragaf_jax.weights.load import Tree
 from ragaf_jax.weights.modules import abstract_params
 from ragaf_jax.weights.pretrained import open_control
@@ -77,7 +77,8 @@ def _load_control(where: str, settings: ControlSettings, stages: Sequence[Stage]
                 f"reduced by {expected}; give one that was trained for this model."
             )
     unet = stages[0].model.unet
-    network = ControlNet(unet.config, channels, unet.dtype)
+    sizes = dataclasses.replace(unet.config, **control_differences(opened.config, unet.config))
+    network = ControlNet(sizes, channels, unet.dtype)
     params = opened.load(abstract_params(network, unet.dtype))
     return Control(WeightFiles(_absolute(where), opened.sha256), network, params, settings)
 

@@ -48,15 +48,12 @@ _ALONE = {
 }
 
 
-def check_index(index: Json, source: str, sdxl: bool) -> None:
-    """Raises UserError if the pipeline's class in a model_index.json has other networks.
-
-    `sdxl`: whether Stable Diffusion XL is accepted too.
-    """
-    if _class(index).removeprefix("Flax") not in _PIPELINES | (_XL_PIPELINES if sdxl else set()):
+def check_index(index: Json, source: str) -> None:
+    """Raises UserError if the pipeline's class in a model_index.json has other networks."""
+    if _class(index).removeprefix("Flax") not in _PIPELINES | _XL_PIPELINES:
         raise UserError(
             f"{source} is {_named(index)}, as _class_name in its model_index.json shows, expected "
-            "a Stable Diffusion 1 or 2 (StableDiffusionPipeline); give one of those."
+            "a Stable Diffusion 1, 2 or XL (StableDiffusionPipeline); give one of those."
         )
 
 
@@ -69,7 +66,7 @@ def check_no_pipeline(index: Json, names: Collection[str], source: str) -> None:
     if name not in _PIPELINES:
         raise UserError(
             f"{source} is {_named(index)}, as its model_index.json shows, expected a ControlNet; "
-            "give one of Stable Diffusion 1 or 2."
+            "give one of Stable Diffusion 1, 2 or XL."
         )
     if name or any(part.startswith("unet/") for part in names):
         raise UserError(
@@ -88,11 +85,12 @@ def check_alone(config: Json, source: str) -> None:
     kind = _ALONE.get(name.removeprefix("Flax"))
     if kind == CONTROL:
         raise UserError(
-            f"{source} is {CONTROL}, expected a whole Stable Diffusion 1 or 2; {INSTEAD[CONTROL]}."
+            f"{source} is {CONTROL}, expected a whole Stable Diffusion 1, 2 or XL; "
+            f"{INSTEAD[CONTROL]}."
         )
     what = kind or f"one network ({shown(name)})"
     raise UserError(
-        f"{source} is {what} alone, expected a whole Stable Diffusion 1 or 2; give the folder "
+        f"{source} is {what} alone, expected a whole Stable Diffusion 1, 2 or XL; give the folder "
         "above it, with unet/, vae/, text_encoder/ and scheduler/."
     )
 

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
 from ragaf_jax.nets.unet import MID_BLOCKS, TEXT_TIME, Depth, UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.compvis import CLIP, CLIP_G, CLIP_L, OPEN_CLIP_HEAD, VAE

@@ -1,31 +1,51 @@
 """Whether a ControlNet or a VAE belongs to a Stable Diffusion, from their configurations."""
 
 import dataclasses
+from typing import Any
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipTextConfig
-from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs.networks import ControlConfig
 
+# Fields in which a ControlNet of SDXL may be smaller than the UNet's encoder.
+_SMALLER = (
+    "down_block_types",
+    "mid_block_type",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+)
+
+
+def control_differences(control: ControlConfig, unet: UNetConfig) -> dict[str, Any]:
+    """The fields of `_SMALLER` in which a ControlNet differs from a UNet, with its values."""
+    pairs = {name: (getattr(control.unet, name), getattr(unet, name)) for name in _SMALLER}
+    if control.unet.heads == unet.heads:
+        del pairs["attention_head_dim"]
+    return {name: own for name, (own, other) in pairs.items() if own != other}
+
 
 def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
-    """Refuses a ControlNet that does not copy this UNet's encoder.
+    """Refuses a ControlNet that does not copy this UNet's encoder, or for SDXL a smaller one.
 
     Raises:
       UserError: names the first field that differs.
     """
-    other_half = (
+    other_half: tuple[str, ...] = (
         *("sample_size", "out_channels", "up_block_types", "attention_head_dim"),
         *("time_cond_proj_dim", "reverse_transformer_layers_per_block"),
     )
-    pairs = {
+    if unet.addition_embed_type is not None:
+        other_half += _SMALLER
+    pairs: dict[str, Any] = {
         field.name: (getattr(control.unet, field.name), getattr(unet, field.name))
         for field in dataclasses.fields(UNetConfig)
         if field.name not in other_half
     }
-    pairs["attention_head_dim"] = (control.unet.heads, unet.heads)
+    if unet.addition_embed_type is None:
+        pairs["attention_head_dim"] = (control.unet.heads, unet.heads)
     for name, (found, expected) in pairs.items():
         if found != expected:
             raise UserError(

@@ -17,7 +17,6 @@ from ragaf_jax.weights.configs.fields import Json, shown
 _COMPONENTS = {
     "text_encoder_3": "Stable Diffusion 3",
     "transformer": "a diffusion transformer, such as Stable Diffusion 3, Flux or PixArt",
-    "text_encoder_2": "Stable Diffusion XL or a later model, which has several text encoders",
     "image_noising_scheduler": "a Stable unCLIP, whose UNet also reads an image's embedding",
     "image_normalizer": "a Stable unCLIP, whose UNet also reads an image's embedding",
     "depth_estimator": "a depth-to-image model, whose UNet also reads a depth map",
@@ -104,18 +103,14 @@ INSTEAD = {
 }
 
 
-def check_components(names: Collection[str], source: str, sdxl: bool) -> None:
-    """Raises UserError for a folder in diffusers' layout of another model.
-
-    `sdxl`: whether Stable Diffusion XL is accepted too.
-    """
+def check_components(names: Collection[str], source: str) -> None:
+    """Raises UserError for a folder in diffusers' layout of another model."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
-    folders -= {"text_encoder_2"} if sdxl else set()
     for component, kind in _COMPONENTS.items():
         if component in folders and not (component in _INSTEAD_OF_UNET and "unet" in folders):
             raise UserError(
-                f"{source} is {kind} (it has {component}/), expected a Stable Diffusion 1 or 2; "
-                "give one of those."
+                f"{source} is {kind} (it has {component}/), expected a Stable Diffusion 1, 2 or "
+                "XL; give one of those."
             )
 
 
@@ -126,22 +121,16 @@ def check_unet(config: Json, source: str) -> None:
         if found not in (None, False, TEXT_TIME) and value in (None, found):
             raise UserError(
                 f"{name} in {source} is {shown(found)}: the network is {kind}; give a Stable "
-                "Diffusion 1 or 2."
+                "Diffusion 1, 2 or XL."
             )
 
 
-def check_sdxl(unet: UNetConfig | None, accepted: bool, source: str) -> None:
-    """Raises UserError for the UNet of SDXL's refiner, and if not `accepted` of the base model."""
+def check_no_refiner(unet: UNetConfig | None, source: str) -> None:
+    """Raises UserError for the UNet of SDXL's refiner."""
     if unet is not None and unet.projection_class_embeddings_input_dim == _REFINER:
         raise UserError(
             f"{source} is {REFINER}, as the width {_REFINER} of its pooled text and sizes shows; "
             "give the base model."
-        )
-    if unet is not None and unet.addition_embed_type is not None and not accepted:
-        raise UserError(
-            f"{source} is of Stable Diffusion XL, as addition_embed_type "
-            f"{unet.addition_embed_type!r} of its UNet shows, expected a Stable Diffusion 1 or 2; "
-            "give one of those."
         )
 
 
@@ -189,16 +178,12 @@ def check_control(names: Collection[str], source: str) -> None:
         check_file(names, "a ControlNet of Stable Diffusion", source)
 
 
-def check_whole_file(names: Collection[str], source: str, sdxl: bool) -> None:
-    """Raises UserError for a single file with another model's UNet in the original layout.
-
-    `sdxl`: whether Stable Diffusion XL is accepted too.
-    """
+def check_whole_file(names: Collection[str], source: str) -> None:
+    """Raises UserError for a single file with another model's UNet in the original layout."""
     prefixes = "model.diffusion_model.", "conditioner.", "noise_augmentor."
     parts = [name for name in names if name.startswith(prefixes)]
-    accepted = (WHOLE, SDXL) if sdxl else (WHOLE,)
-    if (found := file_kind(parts)) is not None and found[0] not in accepted:
-        check_file(parts, "a Stable Diffusion 1 or 2", source)
+    if (found := file_kind(parts)) is not None and found[0] not in (WHOLE, SDXL):
+        check_file(parts, "a Stable Diffusion 1, 2 or XL", source)
 
 
 def check_not_unet_alone(names: Collection[str], source: str) -> None:

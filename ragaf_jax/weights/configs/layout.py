@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipTextConfig
-from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs import classes, fits, kinds, schedulers
@@ -31,7 +31,7 @@ class Described(NamedTuple):
     text_encoder: ClipTextConfig | SdxlTextConfig
 
 
-def described(path: Path, names: Collection[str], source: str, sdxl: bool = False) -> Described:
+def described(path: Path, names: Collection[str], source: str) -> Described:
     """The networks of a folder in diffusers' layout.
 
     Existing files are checked before missing ones, because they show the kind of another model.
@@ -40,14 +40,14 @@ def described(path: Path, names: Collection[str], source: str, sdxl: bool = Fals
       path: the folder, with at least its `descriptions`.
       names: of all files of the folder, relative to it.
       source: its name in errors: the folder or a hub id.
-      sdxl: whether a Stable Diffusion XL is accepted too.
 
     Raises:
-      UserError: it is not a Stable Diffusion 1 or 2, or only a part of one.
+      UserError: it is not a Stable Diffusion 1, 2 or XL, or only a part of one.
     """
-    if (path / _INDEX).exists():
-        classes.check_index(read_json(path / _INDEX), source, sdxl)
-    kinds.check_components(names, source, sdxl)
+    index = read_json(path / _INDEX) if (path / _INDEX).exists() else {}
+    if index:
+        classes.check_index(index, source)
+    kinds.check_components(names, source)
     if not any(name.startswith("unet/") for name in names):
         _check_part(path, source)
     sizes: dict[str, Any] = {
@@ -56,7 +56,7 @@ def described(path: Path, names: Collection[str], source: str, sdxl: bool = Fals
         if (file := path / folder / "config.json").exists()
     }
     kinds.check_channels(sizes.get("unet"), sizes.get("vae"), source)
-    kinds.check_sdxl(sizes.get("unet"), sdxl, source)
+    kinds.check_no_refiner(sizes.get("unet"), source)
     if (path / _SCHEDULER).exists():
         schedulers.diffusion_fields(read_json(path / _SCHEDULER), f"{source}/{_SCHEDULER}")
     reads_pooled = "unet" in sizes and sizes["unet"].pooled_width
@@ -68,7 +68,8 @@ def described(path: Path, names: Collection[str], source: str, sdxl: bool = Fals
             )
     if (second := sizes.pop("text_encoder_2", None)) is not None:
         first = sizes["text_encoder"]
-        sizes["text_encoder"] = configs.sdxl_text_config(first, second, source)
+        zero = index.get("force_zeros_for_empty_prompt", True) is not False
+        sizes["text_encoder"] = configs.sdxl_text_config(first, second, source, zero)
     found = Described(**sizes)
     fits.check_text(found.unet, found.text_encoder, source)
     return found
@@ -78,7 +79,7 @@ def described_control(path: Path, names: Collection[str], source: str) -> config
     """The ControlNet of a folder in diffusers' layout; the arguments are those of `described`.
 
     Raises:
-      UserError: it is not a ControlNet of Stable Diffusion 1 or 2.
+      UserError: it is not a ControlNet of Stable Diffusion 1, 2 or XL.
     """
     if "config.json" not in names:
         if any(name.startswith("controlnet/") for name in names):

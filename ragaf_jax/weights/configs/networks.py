@@ -7,8 +7,8 @@ import dataclasses
 from typing import Any, NamedTuple, TypeVar
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.nets.clip_text import ClipTextConfig
-from ragaf_jax.nets.sdxl_text import SdxlTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.unet import MID_BLOCKS, UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs.fields import Json, field, shown
@@ -151,9 +151,10 @@ def control_config(config: Json, source: str) -> ControlConfig:
 def vae_config(config: Json, source: str) -> VaeConfig:
     """The configuration of an AutoencoderKL; raises as `unet_config`."""
     levels = len(field(config, "block_out_channels", VaeConfig.block_out_channels, source))
-    known = (*_fields(VaeConfig), "force_upcast")
+    known = _fields(VaeConfig)
     _check(config, "AutoencoderKL", {**_VAE_FIXED, **_vae_blocks(levels)}, known, source)
-    return _make(VaeConfig, _one_size(config), source)
+    default = {"force_upcast": True}  # diffusers'
+    return _make(VaeConfig, default | _one_size(config), source)
 
 
 def text_config(config: Json, source: str) -> ClipTextConfig:
@@ -187,14 +188,16 @@ def _text_config(config: Json, kind: str, projection: Any, source: str) -> ClipT
     return _make(ClipTextConfig, sizes, source)
 
 
-def sdxl_text_config(first: ClipTextConfig, second: ClipTextConfig, source: str) -> SdxlTextConfig:
-    """The configuration of SDXL's text encoders.
+def sdxl_text_config(
+    first: ClipTextConfig, second: ClipTextConfig, source: str, zero_empty: bool = True
+) -> SdxlTextConfig:
+    """The configuration of SDXL's text encoders; arguments as of `SdxlTextConfig`.
 
     Raises:
       UserError: they do not belong together.
     """
     try:
-        return SdxlTextConfig(first, second)
+        return SdxlTextConfig(first, second, zero_empty=zero_empty)
     except ValueError as error:
         raise UserError(f"{source} has no pair of text encoders: {error}.") from None
 
@@ -282,7 +285,7 @@ def _check(
                 continue  # an unused feature
             raise UserError(
                 f"{source} has the field {name} = {shown(value)}, which these networks do not "
-                "support; expected the config.json of Stable Diffusion 1 or 2."
+                "support; expected the config.json of Stable Diffusion 1, 2 or XL."
             )
         expected = fixed[name]
         if isinstance(value, list) and not isinstance(expected, list):

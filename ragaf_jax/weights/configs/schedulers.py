@@ -116,7 +116,7 @@ def diffusion_fields(config: Json, source: str) -> dict[str, Any]:
     if not has_betas or any(part in kind for part in _OTHER_DIFFUSION):
         raise UserError(
             f"{source} has the class {shown(kind)}, a diffusion without DDPM's betas, expected a "
-            "scheduler of Stable Diffusion 1 or 2; give their scheduler/."
+            "scheduler of Stable Diffusion 1, 2 or XL; give their scheduler/."
         )
     if (betas := config.get("trained_betas")) is not None:
         raise UserError(

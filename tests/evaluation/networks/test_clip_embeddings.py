@@ -21,7 +21,7 @@ from ragaf_jax.evaluation.networks.clip import (
     embeddings,
     preprocess,
 )
-from ragaf_jax.nets.clip_text import ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipTextConfig
 from ragaf_jax.tokenizer import Tokenizer
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from trees import count, digest, parameter_shapes
 
-from ragaf_jax.nets.clip_text import ClipText, ClipTextConfig
+from ragaf_jax.nets.text.clip import ClipText, ClipTextConfig
 
 TINY = ClipTextConfig(
     vocab_size=23,

@@ -31,7 +31,7 @@ class ClipTextConfig:
       max_position_embeddings: the longest text, in tokens.
       hidden_act: "quick_gelu" (OpenAI, SD 1) or "gelu" (OpenCLIP, SD 2).
       layer_norm_eps: ε of every layer norm.
-      projection_dim: width of the pooled text of `sdxl_text.PooledClipText`; None: there is none.
+      projection_dim: width of the pooled text of `sdxl.PooledClipText`; None: there is none.
     """
 
     vocab_size: int = 49408

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
-from ragaf_jax.nets.clip_text import ClipTextConfig, TextTransformer, check_text
 from ragaf_jax.nets.layers import Dense, widened
+from ragaf_jax.nets.text.clip import ClipTextConfig, TextTransformer, check_text
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,14 @@ class SdxlTextConfig:
       clip_g: OpenCLIP ViT-bigG/14, which has the projection of the pooled text.
       padding: the second encoder's padding token, "!" in all published checkpoints. The first
         one's is the end token. Their vocabularies are equal.
+      zero_empty: whether an empty text has zeros as states and pooled text, as in the base model's
+        training and where diffusers' model_index.json has force_zeros_for_empty_prompt.
     """
 
     clip_l: ClipTextConfig
     clip_g: ClipTextConfig
     padding: int = 0
+    zero_empty: bool = True
 
     def __post_init__(self) -> None:
         if self.clip_g.projection_dim is None:

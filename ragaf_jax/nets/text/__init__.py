@@ -1,0 +1,1 @@
+"""Text encoders: CLIP, the two of Stable Diffusion XL, and windows of long texts."""
