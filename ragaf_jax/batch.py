@@ -64,6 +64,8 @@ class Batch(NamedTuple):
         [e, E - e] per example. The second graph of each pair is the padding.
       text: the captions, with cached states where there are any.
       latent_mean, latent_std: the cached distribution of the image's scaled latents, or None.
+      sizes: px: height and width of the original image; top and left of its part in the target
+        size's scale; height and width of the target. SDXL reads them; see `AddedConditions`.
     """
 
     image: Float[Array, "b H W 3"] | None
@@ -73,6 +75,7 @@ class Batch(NamedTuple):
     text: Text
     latent_mean: Float[Array, "b h w c"] | None = None
     latent_std: Float[Array, "b h w c"] | None = None
+    sizes: Float[Array, "b 6"] | None = None
 
 
 @runtime_checkable
