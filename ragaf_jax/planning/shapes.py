@@ -15,7 +15,7 @@ from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.model import Model
 from ragaf_jax.nets.text.clip import ClipTextConfig
 from ragaf_jax.nets.text.sdxl import SdxlTextConfig
-from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.unet import SIZES, UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.training.adopt import fields_of, pretrained_fields, with_fields
 from ragaf_jax.weights.pretrained import open_pretrained
@@ -144,4 +144,5 @@ def batch_shapes(config: ConfigDict, model: Model) -> Batch:
         ),
         latent_mean=latents,
         latent_std=latents,
+        sizes=of(SIZES),
     )
