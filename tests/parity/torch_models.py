@@ -18,7 +18,7 @@ UNETS = {
     "sd2": {"attention_head_dim": (2, 4, 4), "use_linear_projection": True},
 }
 # Stable Diffusion XL at sizes that a single file shows too: heads of 64 channels, 32 groups.
-POOLED, XL_WIDTHS = 96, (64, 128)
+POOLED, XL_WIDTHS, XL_SCALING = 96, (64, 128), 0.13025
 UNETS["sdxl"] = {
     "block_out_channels": XL_WIDTHS,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -158,15 +158,22 @@ def text_encoder_2(rng):
     return randomised(transformers.CLIPTextModelWithProjection(config), generator(rng))
 
 
-def sdxl(rng):
-    """The networks of a Stable Diffusion XL, by the names of their folders."""
-    return {
-        "unet": unet("sdxl", rng),
-        "vae": vae(rng, block_out_channels=(32, 32, 32, 32), norm_num_groups=32),
+def save_sdxl(folder, rng, **unet_changes):
+    """A whole Stable Diffusion XL as `save_stable_diffusion` writes it; returns its networks."""
+    networks = {
+        "unet": unet("sdxl", rng, **unet_changes),
+        "vae": vae(
+            rng, block_out_channels=(32,) * 4, norm_num_groups=32, scaling_factor=XL_SCALING
+        ),
         "text_encoder": text_encoder("sd1", rng, hidden_size=XL_WIDTHS[0], num_attention_heads=1),
         "text_encoder_2": text_encoder_2(rng),
         "scheduler": scheduler("sd1"),
     }
+    for name, network in networks.items():
+        network.save_pretrained(folder / name)
+    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return networks
 
 
 def scheduler(kind):
