@@ -40,7 +40,7 @@ from ragaf_jax.weights.pretrained import (  # noqa: E402
     open_control,
     open_pretrained,
 )
-from ragaf_jax.weights.save import pipeline_index, writers  # noqa: E402
+from ragaf_jax.weights.save import writers  # noqa: E402
 from ragaf_jax.weights.vocabulary import second_tokenizer_of, tokenizer_of  # noqa: E402
 
 POOLED = torch_models.POOLED

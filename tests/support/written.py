@@ -12,6 +12,7 @@ from test_tokenizer import write_folder
 
 from configs import stage1, stage2
 from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.weights.configs import networks as configs
@@ -94,6 +95,14 @@ XL_CONTROL = ControlConfig(XL_UNET, (4, 6, 8, 10))
 def abstract():
     """The shapes of every network's parameters."""
     configurations = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "control": CONTROL}
+    return {name: abstract_params(module_of(config)) for name, config in configurations.items()}
+
+
+@functools.cache
+def abstract_xl():
+    """Those of a Stable Diffusion XL, whose two text encoders are one network."""
+    text = SdxlTextConfig(*XL_TEXTS.values())
+    configurations = {"unet": XL_UNET, "text_encoder": text, "control": XL_CONTROL}
     return {name: abstract_params(module_of(config)) for name, config in configurations.items()}
 
 
