@@ -149,12 +149,12 @@ def test_without_shuffle_and_dropout_captions_stay_as_they_are(rng):
 
 def test_cached_states_are_those_of_the_caption_that_was_chosen(source, record):
     captions = ["a large red house", "a small blue tree"]
-    states = {caption: np.full((40, 8), i, np.float32) for i, caption in enumerate(captions)}
+    states = {text: (np.full((40, 8), i, np.float32), None) for i, text in enumerate(captions)}
     told = record | {"captions": captions, "text_states": states}
     to_example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192)
     for caption in captions:
         example = to_example.map(told | {"captions": [caption]})
-        np.testing.assert_array_equal(example.text.states, states[caption])
+        np.testing.assert_array_equal(example.text.states, states[caption][0])
         np.testing.assert_array_equal(
             example.text.tokens, source.tokenizer.encode([caption], 40)[0][0]
         )
