@@ -81,8 +81,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/configured.py",
-        "name, split, options_of(data))",
-        'name, split, options_of(ConfigDict({**data, "graph": {}})))',
+        "name, split, options_of(data), data.mirror)",
+        'name, split, options_of(ConfigDict({**data, "graph": {}})), data.mirror)',
         "training reads records of another graph than config.data.graph",
     ),
     Mutation(
@@ -339,6 +339,24 @@ MUTATIONS = (
         'self.clip_skip + 1, self.dtype, name="clip_g"',
         'self.clip_skip, self.dtype, name="clip_g"',
         "SDXL reads the last layer of its second text encoder",
+    ),
+    Mutation(
+        "ragaf_jax/nets/text/windows.py",
+        "pooled * described[:, :1]",
+        "pooled",
+        "SDXL's empty text keeps its pooled text",
+    ),
+    Mutation(
+        "ragaf_jax/training/initial.py",
+        '"time_embedding", "add_embedding", ',
+        '"time_embedding", ',
+        "SDXL's sketch branch starts with a random embedding of pooled text and sizes",
+    ),
+    Mutation(
+        "ragaf_jax/nets/build.py",
+        'jnp.dtype("float32") if vae.force_upcast else dtype',
+        "dtype",
+        "SDXL's VAE computes in bfloat16",
     ),
     Mutation(
         "ragaf_jax/nets/text/clip.py",

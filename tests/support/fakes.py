@@ -51,7 +51,7 @@ def tiny_config(stage, levels=1, dataset="quickstart"):
 
 
 def as_sdxl(config):
-    """A copy of `tiny_config` with a second text encoder, pooled text and sizes as SDXL has them."""
+    """A copy of `tiny_config` with a second text encoder, pooled text and sizes, as SDXL."""
     first = config.model.text_encoder.to_dict()
     second = first | {"hidden_size": 8, "hidden_act": "gelu", "projection_dim": 6}
     second |= {"num_hidden_layers": 2, "padding": 0, "zero_empty": True}
