@@ -62,7 +62,7 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             f"1/{autoencoder.downscale} need {autoencoder.downscale.bit_length()} numbers, with a "
             "halving between each two."
         )
-    text_config = _text_config(config)
+    text_config = text_config_of(config)
     if nets.unet.cross_attention_dim != text_config.hidden_size:
         raise UserError(
             f"config.model.unet.cross_attention_dim is {nets.unet.cross_attention_dim} and "
@@ -106,7 +106,8 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     )
 
 
-def _text_config(config: ml_collections.ConfigDict) -> ClipTextConfig | SdxlTextConfig:
+def text_config_of(config: ml_collections.ConfigDict) -> ClipTextConfig | SdxlTextConfig:
+    """The sizes of the text encoder, of both for SDXL."""
     length = {"max_position_embeddings": config.data.text_length}
     first = ClipTextConfig(**_fields(config.model.text_encoder), **length)
     second = _fields(config.model.text_encoder_2)

@@ -924,7 +924,7 @@ MUTATIONS = (
     Mutation(
         "input_pipeline/mirror.py",
         "    if None in captions:\n        return record\n",
-        '    captions = [new or old for new, old in zip(captions, record["captions"], strict=True)]\n',
+        '    captions = [x or y for x, y in zip(captions, record["captions"], strict=True)]\n',
         "photographs are flipped with captions that have no mirrored form",
     ),
     Mutation(
