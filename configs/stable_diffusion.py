@@ -36,7 +36,6 @@ def from_sdxl(config: ConfigDict) -> ConfigDict:
     """`config` at about 1024² px from SDXL's base model; else as `from_stable_diffusion`."""
     from_stable_diffusion(config)
     config.init.checkpoint = "stabilityai/stable-diffusion-xl-base-1.0"
-    config.init.variant = "fp16"
     config.data.image_size = 1024
     config.sample.guidance = 5.0  # diffusers' default for SDXL
     return config

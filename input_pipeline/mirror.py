@@ -17,8 +17,11 @@ _SIDE = re.compile(
 
 
 def mirror_record(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with its pixels, regions, graph and captions mirrored left to right."""
-    mirrored = dict(record)
+    """The record with its pixels, regions, graph and captions mirrored left to right.
+
+    `mirrored` states whether the result is a mirror image.
+    """
+    mirrored = record | {"mirrored": not record.get("mirrored", False)}
     for name in ("image", "sketch", "labels", "true_labels"):
         if name in record:
             mirrored[name] = np.ascontiguousarray(record[name][:, ::-1])

@@ -31,7 +31,8 @@ class RecordSource:
     """The records of one split by index, with the fields of `record_format.features`.
 
     Images are u8[H, W, 3], `sketch` u8[H, W, 1], `labels` and `true_labels` u8[H, W], texts `str`.
-    H = W = S without buckets.
+    H = W = S without buckets. `mirrors` is that of the dataset; `cropped` is whether images were
+    cropped to their bucket.
 
     Attributes:
       metadata: of the folder.
@@ -132,7 +133,7 @@ class RecordSource:
         place = self._place(index.__index__())
         with self._naming_files([place]):
             record = self._records[place]
-        record["mirrors"] = self._mirrors
+        record |= {"mirrors": self._mirrors, "cropped": self.metadata.get("crop", False)}
         for name in self._left_out:
             del record[name]
         if "latents" in self._caches:

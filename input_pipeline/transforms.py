@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 
 from input_pipeline.mirror import mirror_record
 from ragaf_jax.batch import Batch, Text, ink_on_black
+from ragaf_jax.framing import Size, place_inside
 from ragaf_jax.graph.build import RegionGraph, trim_edges
 from ragaf_jax.graph.padding import pad_graph
 from ragaf_jax.tokenizer import Tokenizer
@@ -59,7 +60,25 @@ class ToExample(grain.RandomMapTransform):
             text=Text(tokens[0], mask[0], states=states, pooled=pooled),
             latent_mean=mean,
             latent_std=std,
+            sizes=image_sizes(record),
         )
+
+
+def image_sizes(record: dict[str, Any]) -> Float[np.ndarray, "6"]:
+    """The sizes of an image that SDXL's networks read, see `nets.unet.AddedConditions`.
+
+    The original size is that before preparation; where records lack it, the record's. The offsets
+    are those of the part that `crop_to` kept, rounded to pixels of the image resized to cover the
+    target, as in diffusers' `train_text_to_image_sdxl.py`. They are 0 for images with margins.
+    """
+    target: Size = record["sketch"].shape[:2]
+    source: Size = tuple(record["source_size"].tolist()) if "source_size" in record else target
+    top = left = 0
+    if record["cropped"]:
+        height, width, rows, columns = place_inside(*target, source)
+        first = source[1] - columns.stop if record.get("mirrored", False) else columns.start
+        top, left = round(rows.start * target[0] / height), round(first * target[1] / width)
+    return np.array([*source, top, left, *target], np.float32)
 
 
 def scaled(image: UInt8[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w 3"]:

@@ -40,7 +40,9 @@ def meta_of(config: ConfigDict, tokenizer: Tokenizer) -> dict[str, Any]:
 def with_later_fields(meta: Meta) -> dict[str, Any]:
     """`meta` as a checkpoint of today would have it."""
     config = flatten_dict(meta["config"], keep_empty_nodes=True, sep=".")
-    return {**meta, "config": unflatten_dict(config | LATER_FIELDS | config, sep=".")}
+    sections = {name.rpartition(".")[0] for name in config}
+    later = {name: x for name, x in LATER_FIELDS.items() if name not in config.keys() | sections}
+    return {**meta, "config": unflatten_dict(config | later, sep=".")}
 
 
 def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

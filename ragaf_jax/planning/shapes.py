@@ -14,7 +14,8 @@ from ragaf_jax.framing import Size, bucket_name, parse_buckets
 from ragaf_jax.graph.features import EDGE_FEATURES, NODE_FEATURES
 from ragaf_jax.nets.model import Model
 from ragaf_jax.nets.text.clip import ClipTextConfig
-from ragaf_jax.nets.unet import UNetConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
+from ragaf_jax.nets.unet import SIZES, UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.training.adopt import fields_of, pretrained_fields, with_fields
 from ragaf_jax.weights.pretrained import open_pretrained
@@ -23,8 +24,9 @@ from ragaf_jax.weights.pretrained import open_pretrained
 def with_known_sizes(config: ConfigDict) -> tuple[ConfigDict, str]:
     """`config` with the networks' sizes of `config.init.checkpoint`, and a notice.
 
-    Only a local checkpoint is read: a plan downloads nothing and assumes that a hub id is Stable
-    Diffusion 1.5. Without a checkpoint `config` is unchanged.
+    Only a local checkpoint is read: a plan downloads nothing and assumes that a hub id is SDXL's
+    base model if its name has "xl", else Stable Diffusion 1.5. Without a checkpoint `config` is
+    unchanged.
     """
     where = config.init.checkpoint
     if not where:
@@ -33,8 +35,11 @@ def with_known_sizes(config: ConfigDict) -> tuple[ConfigDict, str]:
         vae = config.init.vae if Path(config.init.vae).expanduser().exists() else ""
         pretrained = open_pretrained(where, config.init.variant, vae=vae)
         return with_fields(config, pretrained_fields(config, pretrained)), f"Sizes of {where}."
-    notice = f"{where} is not on this machine: the sizes are those of Stable Diffusion 1.5."
-    return with_fields(config, stable_diffusion_15()), notice
+    is_xl = "xl" in where.lower()
+    assumed = "SDXL's base model" if is_xl else "Stable Diffusion 1.5"
+    fields = stable_diffusion_xl() if is_xl else stable_diffusion_15()
+    notice = f"{where} is not on this machine: the sizes are those of {assumed}."
+    return with_fields(config, fields), notice
 
 
 def stable_diffusion_15() -> dict[str, Any]:
@@ -55,6 +60,38 @@ def stable_diffusion_15() -> dict[str, Any]:
         "original_steps": 50,
     }
     return fields_of(UNetConfig(), ClipTextConfig(), VaeConfig(), diffusion)
+
+
+def stable_diffusion_xl() -> dict[str, Any]:
+    """The fields that `pretrained_fields` reads from the published base model of SDXL."""
+    unet = UNetConfig(
+        sample_size=128,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        transformer_layers_per_block=(1, 2, 10),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+    second = ClipTextConfig(
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=20,
+        hidden_act="gelu",
+        projection_dim=1280,
+    )
+    vae = VaeConfig(sample_size=1024, scaling_factor=0.13025, force_upcast=True)
+    diffusion = {
+        name.removeprefix("diffusion."): value
+        for name, value in stable_diffusion_15().items()
+        if name.startswith("diffusion.")
+    }
+    return fields_of(unet, SdxlTextConfig(ClipTextConfig(), second), vae, diffusion)
 
 
 def by_bucket(config: ConfigDict) -> list[ConfigDict]:
@@ -107,4 +144,5 @@ def batch_shapes(config: ConfigDict, model: Model) -> Batch:
         ),
         latent_mean=latents,
         latent_std=latents,
+        sizes=of(SIZES),
     )

@@ -21,6 +21,7 @@ from input_pipeline.options import Options
 from input_pipeline.preparation.preparing import prepare
 from input_pipeline.records import RecordSource
 from input_pipeline.size_order import WINDOW, SizeOrder
+from ragaf_jax.batch import by_size
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import bucket_name, crop_to, nearest_bucket, parse_buckets
 
@@ -109,8 +110,13 @@ def test_margins_have_no_lines(tmp_path):
     assert all((source[i]["image"] == 255).any() for i in range(len(source)))
 
 
-def test_batches_of_prepared_data_have_one_size_and_their_inputs(data_dir_of):
-    source = opened(data_dir_of[False])
+# Each bucket's photos before preparation, and the part of them that remains of them cropped.
+SOURCES = {(24, 40): (120, 160, 3, 0), (40, 24): (160, 120, 0, 3), (32, 32): (128, 128, 0, 0)}
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_batches_of_prepared_data_have_one_size_and_their_inputs(data_dir_of, crop):
+    source = opened(data_dir_of[crop])
     augment = AugmentSketch(**dict.fromkeys(KINDS, 1.0))
     batches = train_iterator(source, 2, 0, **SHAPES, augment=augment)
     found = set()
@@ -118,6 +124,9 @@ def test_batches_of_prepared_data_have_one_size_and_their_inputs(data_dir_of):
         batch = next(batches)
         size = batch.image.shape[1:3]
         assert batch.sketch.shape[1:3] == batch.labels.shape[1:] == size
+        height, width, *corner = SOURCES[size]
+        sizes = [height, width, *(corner if crop else (0, 0)), *size]
+        np.testing.assert_array_equal(batch.sizes, [sizes] * 2)
         found.add(size)
     assert found == set(source.sizes) == set(BUCKETS)
     assert sum(len(source.of_size(size)) for size in BUCKETS) == len(source)
@@ -127,6 +136,20 @@ def test_batches_of_prepared_data_have_one_size_and_their_inputs(data_dir_of):
         assert batch.image.shape[1:3] == truth.true_labels.shape[1:] == size
         assert truth.keys == tuple(fields["key"] for fields in part.fields("key"))
         assert part.sizes == (size,) and part.of_size(size).size(0) == size
+    everything, _ = held_out_batch(source, range(len(source)), **SHAPES)
+    for indices, group in by_size(everything):
+        np.testing.assert_array_equal(group.sizes, everything.sizes[indices])
+        assert (group.sizes[:, 4:] == group.sketch.shape[1:3]).all()
+
+
+def test_a_mixture_has_the_original_sizes_of_the_data_that_record_them(data_dir_of, root, tmp_path):
+    prepare("folder", tmp_path, Options(SIZE, root=root))
+    squares = opened(tmp_path, buckets=())
+    mixed = Mixture((opened(data_dir_of[True]), squares), (1.0, 1.0), squares.tokenizer)
+    batches = train_iterator(mixed, 4, 0, **SHAPES)
+    found = {tuple(row) for _ in range(12) for row in next(batches).sizes.tolist()}
+    own = {(*source, *size) for size, source in SOURCES.items()}
+    assert found == own | {(SIZE, SIZE, 0, 0, SIZE, SIZE)}
 
 
 class Sized:

@@ -212,7 +212,7 @@ def test_another_clip_skip_is_another_cache(bare, checkpoint, trees, tokenizer):
     key = text_key(trees["text_encoder"], TEXT, 1, tokenizer.to_json())
     assert folder.name == f"text-{key}"
     caption = bare[0]["captions"][0]
-    states = bare.with_caches({"text": key})[0]["text_states"][caption]
+    states, _ = bare.with_caches({"text": key})[0]["text_states"][caption]
     tokens = tokenizer.encode([caption], TEXT.max_position_embeddings)[0]
     network = ClipText(TEXT, 1)
     expected = network.apply({"params": trees["text_encoder"]}, jnp.asarray(tokens))[0]

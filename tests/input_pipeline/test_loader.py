@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from fakes import tiny_config
 from miniature import LIMIT, RECOLORINGS, SIZE
 
 from input_pipeline.loader import (
@@ -14,7 +15,9 @@ from input_pipeline.loader import (
 from input_pipeline.options import Options
 from input_pipeline.records import RecordSource
 from ragaf_jax.batch import Batch
+from ragaf_jax.nets.build import build_model
 from ragaf_jax.palette import PALETTE
+from ragaf_jax.planning.shapes import batch_shapes
 
 BUDGET = {"text_length": 40, "max_regions": 33, "max_edges": 192}
 RECORDS = LIMIT * RECOLORINGS
@@ -44,6 +47,14 @@ def test_batches_have_their_shapes(source, seed):
     assert batch.text.mask.shape == (3, 40) and batch.text.mask.dtype == bool
     assert batch.graph.nodes.shape[:2] == (3, 33) and batch.graph.edges.shape[:2] == (3, 192)
     assert (batch.graph.n_node.sum(1) == 33).all() and batch.graph.globals is None
+    # Plans compile steps for these shapes.
+    config = tiny_config(1)
+    config.data.update({"image_size": SIZE, **BUDGET})
+    config.train.update({"batch_size": 3, "read_examples": 0})
+    planned = batch_shapes(config, build_model(config))
+    assert jax.tree.structure(planned) == jax.tree.structure(batch)
+    for ours, theirs in zip(*map(jax.tree.leaves, (planned, batch)), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
 
 
 def test_a_batch_of_one(source, seed):

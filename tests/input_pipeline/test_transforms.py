@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from miniature import SIZE
 
 from input_pipeline.mirror import mirror_record, swap_sides
 from input_pipeline.transforms import RandomFlip, ToExample
@@ -123,6 +124,53 @@ def test_an_example_is_what_the_model_takes(source, record):
 
     words = source.tokenizer.pieces(example.text.tokens[example.text.mask].tolist())[1:-1]
     assert "".join(words) == record["captions"][0].lower().replace(" ", "")
+
+
+def scripts_sizes(source, size, mirrored=False):
+    """The sizes of diffusers' train_text_to_image_sdxl.py with --center_crop, height first.
+
+    The image is resized until it covers `size`. A mirrored crop is that of the mirrored image.
+    """
+    cover = np.rint(np.array(source) * max(np.array(size) / source))
+    top, left = (max(0, round((a - b) / 2.0)) for a, b in zip(cover, size, strict=True))
+    left = cover[1] - size[1] - left if mirrored else left
+    return np.array([*source, top, left, *size])
+
+
+def test_sizes_are_those_of_the_image_before_it_was_cropped(source, record, rng):
+    to_example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192)
+
+    def sizes_of(*source_size, **changes):
+        given = record | {"source_size": np.array(source_size, np.int32)} | changes
+        found = [to_example.example(x).sizes for x in (given, mirror_record(given))]
+        assert all(x.shape == (6,) and x.dtype == np.float32 for x in found)
+        np.testing.assert_array_equal(
+            to_example.example(mirror_record(mirror_record(given))).sizes, found[0]
+        )
+        return found
+
+    whole = [(192, 128), (128, 192), (128, 128), (256, 640)]  # offsets without fractions
+    for source_size in [*whole, *rng.integers(128, 900, (40, 2)).tolist()]:
+        plain, mirrored = sizes_of(*source_size, cropped=True)
+        for found, turned in ((plain, False), (mirrored, True)):
+            expected = scripts_sizes(source_size, (SIZE, SIZE), turned)
+            np.testing.assert_array_equal(found[[0, 1, 4, 5]], expected[[0, 1, 4, 5]])
+            # Preparation crops whole pixels before it resizes, so offsets may differ by one pixel.
+            assert np.abs(found - expected).max() <= (0 if source_size in whole else 1)
+        margins = sizes_of(*source_size, cropped=False)
+        np.testing.assert_array_equal(margins, [[*source_size, 0, 0, SIZE, SIZE]] * 2)
+    # An odd pixel of the image is at its right, and at the left of the mirror image.
+    plain, mirrored = sizes_of(SIZE, SIZE + 5, cropped=True)
+    np.testing.assert_array_equal(plain, [SIZE, SIZE + 5, 0, 2, SIZE, SIZE])
+    np.testing.assert_array_equal(mirrored, [SIZE, SIZE + 5, 0, 3, SIZE, SIZE])
+
+
+def test_sizes_of_squares_are_their_own(source, record):
+    to_example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192)
+    for each in (record, mirror_record(record), record | {"cropped": True}):
+        np.testing.assert_array_equal(
+            to_example.example(each).sizes, [SIZE, SIZE, 0, 0, SIZE, SIZE]
+        )
 
 
 def test_edges_over_the_budget_are_left_out(source, record):

@@ -37,10 +37,13 @@ def test_shuffling_gives_every_example_the_fields_of_another(rng):
     np.testing.assert_array_equal(other.sketch, batch.sketch)
     assert set(variants(batch, False)) == {"true", "shuffled_sketch", "shuffled_text"}
     assert set(variants(batch, True)) - set(variants(batch, False)) == {"shuffled_graph"}
+    # The loss is that of the example's own image, so its sizes stay.
+    assert all(wrong.sizes is batch.sizes for wrong in variants(batch, True).values())
 
 
 def test_a_single_change_leaves_every_other_condition_in_place(rng):
     batch = random_batch(rng, tiny_config(2), 5)
+    batch = batch._replace(sizes=batch.sizes + np.float32(rng.permutation(5)[:, None]))
     changed = {
         "shuffled_sketch": ("sketch",),
         "blank_sketch": ("sketch",),

@@ -993,6 +993,24 @@ MUTATIONS = (
         'record["text_states"][record["captions"][0]]',
         "cached text is always that of the first caption",
     ),
+    Mutation(
+        "input_pipeline/transforms.py",
+        "round(rows.start * target[0] / height)",
+        "round(rows.start)",
+        "crop offsets of SDXL count the original image's pixels",
+    ),
+    Mutation(
+        "input_pipeline/transforms.py",
+        'source[1] - columns.stop if record.get("mirrored", False) else columns.start',
+        "columns.start",
+        "mirrored images have the crop offset of the image before mirroring",
+    ),
+    Mutation(
+        "input_pipeline/records.py",
+        'self.metadata.get("crop", False)',
+        "True",
+        "whole images in margins count as cropped for SDXL",
+    ),
     # Evaluation.
     Mutation(
         "ragaf_jax/evaluation/metrics/attention.py",

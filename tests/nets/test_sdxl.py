@@ -140,8 +140,8 @@ def test_texts_of_several_owners(rng):
     ids = jnp.asarray([[0, 0, 0, 1, 1, 0, 0, 0, 0]])
     found = stage.encode_text(params, Text(packed, packed < 39, ids))
     windows = alone.reshape(1, 18)
-    hidden = jnp.zeros(windows.shape, bool)
-    other = stage.encode_text(params, Text(windows, hidden, jnp.repeat(jnp.arange(2), 9)[None]))
+    shown = windows < 38
+    other = stage.encode_text(params, Text(windows, shown, jnp.repeat(jnp.arange(2), 9)[None]))
     np.testing.assert_allclose(found.states[0, :3], whole.states[0, :3], atol=1e-5)
     np.testing.assert_allclose(found.states[0, 3:5], whole.states[1, 1:3], atol=1e-5)
     np.testing.assert_allclose(other.states.reshape(whole.states.shape), whole.states, atol=1e-5)
@@ -154,6 +154,25 @@ def test_texts_of_several_owners(rng):
         second_tokens(config, alone[:1], 0 * ids).tolist()
         == second_tokens(config, alone[:1]).tolist()
     )
+
+
+def test_an_empty_text_is_zeros(rng):
+    """As in the base model's training: the whole text, of all its windows, and no other."""
+    stage, empty = model(), [38, *[39] * 8]
+    rows = jnp.asarray([[*empty, *empty], [38, 5, *[39] * 7, *empty], [*empty, 38, 6, *[39] * 7]])
+    params = {"text_encoder": drawn(rng, stage.text_encoder, rows[:, :9])["params"]}
+    found = stage.encode_text(params, Text(rows, rows < 38))
+    assert not found.states[0].any() and not found.pooled[0].any()
+    assert found.states[1:].reshape(4, -1).any(1).all() and found.pooled[1:].any(1).all()
+    ids = jnp.repeat(jnp.arange(2), 9)[None]
+    apart = stage.encode_text(params, Text(rows[2:], rows[2:] < 38, ids))
+    assert not apart.states[0, :9].any() and not apart.pooled.any()
+    np.testing.assert_array_equal(apart.states[0, 9:], found.states[2, 9:])
+    config = dataclasses.replace(stage.text_encoder.config, zero_empty=False)
+    kept = dataclasses.replace(stage, text_encoder=SdxlText(config))
+    encoded = kept.encode_text(params, Text(rows, rows < 38))
+    assert encoded.states[0].any() and encoded.pooled[0].any()
+    np.testing.assert_array_equal(encoded.states[1:], found.states[1:])
 
 
 @pytest.mark.parametrize("missing", ["text.pooled", "sizes"])

@@ -130,6 +130,7 @@ def random_batch(rng, config, size=4, shape=None):
         labels=np.stack(labels),
         graph=stacked([random_graph(x, data.max_regions, data.max_edges) for x in labels]),
         text=Text(*tiny_tokenizer().encode(captions, data.text_length)),
+        sizes=np.tile(np.float32([height, width, 0, 0, height, width]), (size, 1)),
     )
 
 

@@ -328,7 +328,7 @@ def test_what_is_written_is_read(rng, _):
         ("unet", {"_class_name": "FlaxUNet2DConditionModel", "class_embed_type": None}),
         ("unet", {"dropout": 0.1, "addition_time_embed_dim": 256, "resnet_out_scale_factor": 1}),
         ("unet", {"sample_size": None}),
-        ("vae", {"force_upcast": True, "latents_mean": None, "scaling_factor": 0.18215}),
+        ("vae", {"latents_mean": None, "scaling_factor": 0.18215}),
         ("vae", {"shift_factor": None, "use_quant_conv": True, "mid_block_add_attention": True}),
         ("text", {"model_type": "clip_text", "dtype": "float16", "return_dict": False}),
         ("text", {"architectures": None, "use_cache": True, "tie_word_embeddings": True}),

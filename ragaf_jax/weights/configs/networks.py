@@ -153,8 +153,7 @@ def vae_config(config: Json, source: str) -> VaeConfig:
     levels = len(field(config, "block_out_channels", VaeConfig.block_out_channels, source))
     known = _fields(VaeConfig)
     _check(config, "AutoencoderKL", {**_VAE_FIXED, **_vae_blocks(levels)}, known, source)
-    default = {"force_upcast": True}  # diffusers'
-    return _make(VaeConfig, default | _one_size(config), source)
+    return _make(VaeConfig, _one_size(config), source)
 
 
 def text_config(config: Json, source: str) -> ClipTextConfig:
