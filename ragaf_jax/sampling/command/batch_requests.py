@@ -16,7 +16,7 @@ from ragaf_jax.sampling.command.prompt_files import (
     read_text,
 )
 from ragaf_jax.sampling.lora.settings import Lora, parse_loras
-from ragaf_jax.sampling.micro_conditioning import SETTINGS
+from ragaf_jax.sampling.micro_conditioning import SETTINGS, checked_sizes
 
 FIELDS = (
     *("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height"),
@@ -200,7 +200,7 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path, folder: Path
         _loras(where, record["loras"], folder) if "loras" in record else None,
         _control_images(where, record.get("control_images", ()), sketches),
         _regions(where, "negative_regions", record.get("negative_regions", {})),
-        {name: record[name] for name in SETTINGS if name in record},
+        _sizes(where, record),
     )
 
 
@@ -222,6 +222,15 @@ def _whole(where: str, name: str, record: Mapping[str, Any]) -> int | None:
     raise UserError(
         f"{where}: the {name} is {record[name]!r}; give a whole number ≥ 0, or leave it out."
     )
+
+
+def _sizes(where: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """The sizes of a row, of which an empty one is the image's."""
+    try:
+        checked_sizes(record)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return {name: record[name] for name in SETTINGS if name in record}
 
 
 def _loras(where: str, entries: Any, folder: Path) -> tuple[Lora, ...]:
