@@ -766,9 +766,21 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",
-        "scale = weights * total(means) / total(means * weights)",
+        "scale = weights * total(means) / jnp.where(changed == 0, 1, changed)",
         "scale = weights",
         "weighted prompts change the scale of the whole text",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/conditions.py",
+        "jnp.where(changed == 0, 1, changed)",
+        "changed",
+        "SDXL's empty texts are NaN beside prompts with weights",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/loaded_stages.py",
+        "size_inputs(dataclasses.asdict(options), batch.labels.shape[1:])",
+        "size_inputs(dict.fromkeys(SETTINGS), batch.labels.shape[1:])",
+        "original size, crop and target size have no effect on samples of SDXL",
     ),
     Mutation(
         "ragaf_jax/sampling/prompts/windows.py",
