@@ -27,7 +27,6 @@ from input_pipeline.cached import (
     pooled_name,
     records_key,
 )
-from input_pipeline.mirror import swap_sides
 from input_pipeline.records import RecordSource
 from input_pipeline.transforms import scaled
 from ragaf_jax.batch import Text
@@ -172,12 +171,15 @@ def _cache_text(
 
 
 def _captions(source: RecordSource) -> list[str]:
-    """The distinct captions of the records, with the captions of mirrored records."""
+    """The distinct captions of the records and of their mirror images.
+
+    `config.data.mirror` is a field of the run: captions of mirrored photographs are few.
+    """
     texts = source.without("image", "sketch", "labels", "true_labels")
     found: dict[str, None] = {}
     for index in tqdm(range(len(texts)), desc="captions", unit=" records", leave=False, delay=2):
         for caption in texts[index]["captions"]:
-            found |= {caption: None, swap_sides(caption): None}
+            found |= {caption: None, source.mirrored_caption(caption) or caption: None}
     return list(found)
 
 

@@ -23,6 +23,10 @@ LATER_FIELDS = {
     "data.graph.kind": "hybrid",
     "data.graph.k": 3,
     "data.graph.radius": 0.25,
+    "data.mirror": "own",  # the earliest versions mirrored photographs too, and did not record it
+    "data.tags.shuffle": False,
+    "data.tags.dropout": 0.0,
+    "data.tags.keep": 0,
     "model.text_encoder_2": {},
     "model.control": {},
     "diffusion.distilled_sampler": "euler",

@@ -152,12 +152,13 @@ def own_setting(config: ConfigDict) -> Setting:
 
 
 def cacheable(config: ConfigDict) -> tuple[str, ...]:
-    """The kinds of caches that a run can use: those of untrained networks."""
+    """The kinds of caches that a run can use: those of untrained networks on fixed inputs."""
     model = build_model(config)
     kinds: tuple[str, ...] = KINDS if isinstance(model.autoencoder, KlAutoencoder) else ("text",)
     params = model.shapes()
     trainable, _ = partition(params, config.train.trainable, config.train.frozen)
-    if "text_encoder" in trainable or "text_encoder" in params.get("lora", {}):
+    trained = "text_encoder" in trainable or "text_encoder" in params.get("lora", {})
+    if trained or config.data.tags.shuffle or config.data.tags.dropout:
         kinds = tuple(kind for kind in kinds if kind != "text")
     return kinds
 

@@ -108,6 +108,9 @@ def test_what_is_not_trained_can_be_cached():
     config.model.autoencoder = "kl"
     config.model.conditioning_channels = (8, 8, 16, 16)
     assert cacheable(config) == ("latents", "text")
+    config.data.tags.dropout = 0.1  # captions of no cache
+    assert cacheable(config) == ("latents",)
+    config.data.tags.dropout = 0.0
     config.model.lora.patterns = ("text_encoder/.*",)
     config.train.trainable = ("control/.*", "lora/.*")
     assert cacheable(config) == ("latents",)
