@@ -188,11 +188,14 @@ def test_the_export_is_diffusers_pipeline(adopted, inputs, draw):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", torch_models.SMALLER_CONTROLS)
-def test_smaller_controlnets(rng, adopted, tmp_path, kind):
+@pytest.mark.parametrize(
+    "kind", [*torch_models.SMALLER_CONTROLS, pytest.param("whole", marks=pytest.mark.products)]
+)
+def test_other_controlnets(rng, adopted, tmp_path, kind):
     """As `--control` and as sketch branch, also exported; as a folder and as one file."""
     folder, nets, stage = adopted
-    theirs = torch_models.control(nets["unet"], rng, **torch_models.SMALLER_CONTROLS[kind])
+    changes = torch_models.SMALLER_CONTROLS.get(kind, {})
+    theirs = torch_models.control(nets["unet"], rng, **changes)
     theirs.save_pretrained(tmp_path / "control")
     file = tmp_path / "one.safetensors"
     file.symlink_to(tmp_path / "control" / "diffusion_pytorch_model.safetensors")
