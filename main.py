@@ -33,6 +33,7 @@ from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.extraction.sketch import canny
 from input_pipeline.loader import DevicePrefetcher, train_iterator
 from input_pipeline.preparation.automatic import prepare_openmoji
+from input_pipeline.transforms import VaryTags
 from ragaf_jax.checkpoints.choice import NEWEST, check_choice
 from ragaf_jax.checkpoints.reading import load_meta
 from ragaf_jax.errors import UserError, run_cli
@@ -241,6 +242,7 @@ def train_stage(config: ConfigDict, workdir: Path) -> bool:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             augment=AugmentSketch(**config.data.augment),
+            tags=VaryTags(**config.data.tags),
         )
         return DevicePrefetcher(batches, functools.partial(put_batch, mesh))
 

@@ -68,6 +68,13 @@ def get_config() -> ConfigDict:
     data.augment = ConfigDict(
         {"stroke_width": 0.0, "gaps": 0.0, "wobble": 0.0, "erasure": 0.0, "noise": 0.0}
     )
+    # Datasets whose training examples are mirrored with probability 1/2: "own", only openmoji;
+    # "captions", also photographs, if the caption names no side, or names sides in English phrases
+    # such as "on the left", which are then exchanged.
+    data.mirror = "own"
+    # Comma-separated tags of captions in training: shuffled, and each left out with the
+    # probability `dropout`, 0 … 1, except for the first `keep`.
+    data.tags = ConfigDict({"shuffle": False, "dropout": 0.0, "keep": 0})
     # Caches by `prepare --cache` that replace frozen networks of config.init.checkpoint in each
     # step: "latents", "text" or "latents,text".
     data.cache = ""

@@ -8,7 +8,7 @@ A cache is in `<folder of the records>/cache/<kind>-<key>/`; its key is the netw
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -43,12 +43,36 @@ def cache_folder(records: Path, kind: str, key: str) -> Path:
     return records / "cache" / f"{kind}-{key}"
 
 
+def lacks_mirrored(
+    cache: Path, split: str, mirrored_caption: Callable[[str], str | None] | None
+) -> bool:
+    """Whether a cache of text lacks a caption that mirroring makes of another one.
+
+    Older versions cached other mirrored captions of photographs.
+
+    Args:
+      cache, split: the cache's folder and split.
+      mirrored_caption: the rule; None if examples are not mirrored.
+    """
+    if mirrored_caption is None:
+        return False
+    try:
+        captions = dict.fromkeys(_captions(cache, split))
+    except (OSError, ValueError):  # `open_cache` names it
+        return False
+    mirrored = map(mirrored_caption, captions)
+    return not all(caption is None or caption in captions for caption in mirrored)
+
+
+def _captions(cache: Path, split: str) -> list[str]:
+    return json.loads((cache / f"{split}.json").read_text(encoding="utf-8"))
+
+
 class TextStates:
     """The text encoder's states by caption and, for SDXL, pooled text; memory-mapped."""
 
     def __init__(self, folder: Path, split: str):
-        captions = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
-        self._index = {caption: index for index, caption in enumerate(captions)}
+        self._index = {caption: i for i, caption in enumerate(_captions(folder, split))}
         self._states = _mapped(folder / f"{split}.npy")
         pooled = folder / pooled_name(split)
         self._pooled = _mapped(pooled) if pooled.exists() else None
@@ -71,7 +95,13 @@ def latents_name(split: str, bucket: str) -> str:
 
 
 def open_cache(
-    records: Path, kind: str, key: str, split: str, counts: Mapping[str, int], command: str
+    records: Path,
+    kind: str,
+    key: str,
+    split: str,
+    counts: Mapping[str, int],
+    command: str,
+    mirrored_caption: Callable[[str], str | None] | None,
 ) -> TextStates | dict[str, BFloat16[np.ndarray, "n 2 h w d"]]:
     """The text states; or by bucket the mean and standard deviation (in channels) of latents.
 
@@ -83,9 +113,10 @@ def open_cache(
       key: the networks' fingerprint.
       counts: the number of records by the bucket's name; without buckets, the name is "".
       command: the command that makes the cache, for errors.
+      mirrored_caption: as in `lacks_mirrored`.
 
     Raises:
-      UserError: the cache is missing, unreadable, or of other records.
+      UserError: the cache is missing, unreadable, of other records, or lacks mirrored captions.
     """
     folder = cache_folder(records, kind, key)
     run = f"run: {command} --cache={kind} --checkpoint=<the run's> [--vae=<the run's>]"
@@ -102,6 +133,11 @@ def open_cache(
         raise UserError(
             f"The cache {folder} was computed from other records than those in {records}; delete "
             f"it and {run}"
+        )
+    if kind == "text" and lacks_mirrored(folder, split, mirrored_caption):
+        raise UserError(
+            f"The cache {folder} lacks mirrored captions, and config.data.mirror requires them; "
+            f"delete it and {run}"
         )
     try:
         if kind == "text":

@@ -32,7 +32,7 @@ def open_split(
 
 
 def _open_dataset(data: ConfigDict, name: str, split: str) -> RecordSource:
-    source = RecordSource(data.dir, name, split, options_of(data))
+    source = RecordSource(data.dir, name, split, options_of(data), data.mirror)
     if data.buckets and "buckets" not in source.metadata:
         _check_square(data, name)
     if source.regions != data.regions:

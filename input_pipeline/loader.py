@@ -13,7 +13,7 @@ from input_pipeline.extraction.augment import AugmentSketch
 from input_pipeline.mixture import Mixture
 from input_pipeline.records import RecordSource
 from input_pipeline.size_order import SizeOrder
-from input_pipeline.transforms import RandomFlip, ToExample
+from input_pipeline.transforms import ChooseCaption, RandomFlip, ToExample, VaryTags
 from ragaf_jax.batch import Batch, BatchIterator, Truth, of_any_size, stacked
 
 # Two threads and four prefetched batches suffice, because reading is fast compared with a step.
@@ -23,7 +23,7 @@ _READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 _EPOCHS = 2**30
 
 # One random stream per use, so that for example augmentation does not change the order.
-_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION, _MIXTURE, _SIZES = 1, 3, 4, 5, 6, 7
+_ORDER, _FLIPS, _CAPTIONS, _AUGMENTATION, _MIXTURE, _SIZES, _TAGS = 1, 3, 4, 5, 6, 7, 8
 
 _PREFETCHED = 2  # batches in transfer to the devices
 
@@ -42,6 +42,7 @@ def train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     augment: AugmentSketch | None = None,
+    tags: VaryTags | None = None,
 ) -> BatchIterator:
     """Endless shuffled and flipped batches; the order differs between epochs.
 
@@ -62,6 +63,7 @@ def train_iterator(
       text_length, max_regions, max_edges: T, R and E of `ToExample`.
       process_index, process_count: of the processes that share the data.
       augment: augments the sketches.
+      tags: varies the captions, whose text states are then not cached.
     """
     to_example = ToExample(source.tokenizer, text_length, max_regions, max_edges)
 
@@ -72,10 +74,12 @@ def train_iterator(
         records = in_order = _shuffled(source, seed, size)
         if augment is not None:
             records = records.random_map(augment, seed=_seed(seed, _AUGMENTATION, 0, *size))
-        examples = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS, 0, *size)).random_map(
-            to_example, seed=_seed(seed, _CAPTIONS, 0, *size)
-        )
-        batched = examples.batch(batch_size, batch_fn=stacked)
+        # Whether a record is mirrored depends on the caption.
+        records = records.random_map(ChooseCaption(), seed=_seed(seed, _CAPTIONS, 0, *size))
+        records = records.random_map(RandomFlip(), seed=_seed(seed, _FLIPS, 0, *size))
+        if tags is not None:
+            records = records.random_map(tags, seed=_seed(seed, _TAGS, 0, *size))
+        batched = records.map(to_example).batch(batch_size, batch_fn=stacked)
         contents = in_order.batch(batch_size, batch_fn=list)
         # Consecutive batches of the processes form one batch of a step.
         own = slice(process_index, None, process_count)
@@ -169,7 +173,7 @@ def held_out_batch(
         true_phrases=true_phrases,
         regions_found=np.array([record["regions_found"] for record in records], np.int32),
     )
-    return of_any_size([to_example.example(record) for record in records]), truth
+    return of_any_size([to_example.map(record) for record in records]), truth
 
 
 def distinct_groups(source: RecordSource, n: int) -> list[int]:

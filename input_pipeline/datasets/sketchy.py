@@ -5,7 +5,7 @@
     256x256/sketch/tx_<12 digits>/<category>/<photo>-<k>.png
 
 Several people sketched each photo. Each sketch is an example, and all examples of a photo are in
-one split.
+one split. Captions are templates with the category, or those of taggers in files beside the photo.
 """
 
 import re
@@ -14,8 +14,15 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from input_pipeline.datasets.scanning.dataset_files import data_root, is_image, join, read_folder
+from input_pipeline.datasets.scanning.dataset_files import (
+    data_root,
+    is_image,
+    join,
+    read_folder,
+    stem,
+)
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
+from input_pipeline.datasets.scanning.sidecars import SIDECARS, read_sidecars
 from input_pipeline.datasets.scanning.splits import split_groups
 from ragaf_jax.errors import UserError
 
@@ -73,7 +80,7 @@ def scan(root: Path, transform: str | None = None) -> Scan:
             split=splits[pair.photo],
             image=pair.image,
             sketch=pair.sketch,
-            captions=captions[pair.category],
+            captions=pair.captions or captions[pair.category],
             category=pair.category.replace("_", " "),
         )
         for pair in pairs
@@ -95,6 +102,7 @@ class _Pair(NamedTuple):
     photo: str
     image: Path
     sketch: Path
+    captions: tuple[str, ...]  # in files beside the photo
 
 
 def _renderings(root: Path, base: str, transform: str | None) -> tuple[str, str]:
@@ -138,6 +146,8 @@ def _pairs(root: Path, sketches: str, photos: str) -> tuple[list[_Pair], list[Re
                 else:  # one photo under two names could be in two splits
                     path = f"{photos}/{category}/{name}"
                     rejected.append(Rejected(path, f"is a link to {file}, which is already used"))
+        captions, unusable = _captions_beside(root, images)
+        rejected += unusable
         for name in filter(is_image, category_sketches.files):
             path = f"{sketches}/{category}/{name}"
             match = _SKETCH.fullmatch(name)
@@ -147,8 +157,26 @@ def _pairs(root: Path, sketches: str, photos: str) -> tuple[list[_Pair], list[Re
                 missing = f"{photos}/{category}/{photo}"
                 rejected.append(Rejected(path, f"has no photo: {missing} is missing"))
             else:
-                pairs.append(_Pair(category, match["photo"], images[photo], root / path))
+                sketch = root / path
+                pairs.append(
+                    _Pair(category, match["photo"], images[photo], sketch, captions[photo])
+                )
     return pairs, rejected
+
+
+def _captions_beside(
+    root: Path, files: dict[str, Path]
+) -> tuple[dict[str, tuple[str, ...]], list[Rejected]]:
+    """The captions in files beside each photo of a folder, and unusable files."""
+    captions: dict[str, tuple[str, ...]] = {}
+    rejected: list[Rejected] = []
+    for name in filter(is_image, files):
+        beside = [file for extension in SIDECARS if (file := stem(name) + extension) in files]
+        paths = [files[file].relative_to(root).as_posix() for file in beside]
+        found, unusable = read_sidecars(root, paths)
+        captions[name] = tuple(found)
+        rejected += unusable
+    return captions, rejected
 
 
 def _official_lists(root: Path, base: str) -> tuple[set[str], set[str]]:

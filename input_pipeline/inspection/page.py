@@ -62,6 +62,9 @@ def table(found: dict[str, Any]) -> list[list[str]]:
         row("records", "records"),
         row("groups (sketches or photos)", "groups"),
         row("captions", "captions"),
+        row("… without sides", "mirrored_captions", "same"),
+        row("… with sides that mirrored examples exchange", "mirrored_captions", "exchanged"),
+        row("… whose examples are not mirrored", "mirrored_captions", "none"),
         *(spread(name, title) for name, title in _DISTRIBUTIONS.items()),
         share("regions_merged", f"sketches with regions merged to {most}"),
         share("regions_over_budget", f"sketches with more than {limit} regions (training refuses)"),
@@ -124,6 +127,10 @@ def page(found: dict[str, Any], split: str, examples: Sequence[Example]) -> str:
     if categories := _category_rows(found):
         counts = " · ".join("{} <b>{}</b>".format(*map(html.escape, row)) for row in categories)
         parts["Records per category"] = f"<p>{counts}</p>"
+    if found["sided"]:
+        rows = [[text, mirrored or "not mirrored"] for text, mirrored in found["sided"]]
+        header = ["caption", "caption of the mirrored image"]
+        parts["First captions with sides"] = web_page.html_table([header, *rows], "words")
     if found["rejected"]["first"]:
         rows = [[line["file"], line["reason"]] for line in found["rejected"]["first"]]
         parts["Rejected"] = web_page.html_table([["file", "reason"], *rows], "words")

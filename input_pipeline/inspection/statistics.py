@@ -15,8 +15,8 @@ from input_pipeline import record_format
 from input_pipeline.records import RecordSource
 from ragaf_jax.tokenizer import Tokenizer
 
-# Numbers of listed categories and rejections; others are only counted.
-_CATEGORIES, _REASONS = 20, 10
+# Numbers of listed categories, rejections and captions with sides; others are only counted.
+_CATEGORIES, _REASONS, _SIDED = 20, 10, 10
 _BINS = 48  # at most, per histogram
 
 
@@ -42,6 +42,7 @@ class Measured(NamedTuple):
 
     groups: list[str]
     categories: list[str]
+    sided: list[tuple[str, str | None]]  # captions that name sides, and `Dataset.mirrored_caption`
     regions: Int[np.ndarray, " n"]
     regions_found: Int[np.ndarray, " n"]  # before merging
     edges: Int[np.ndarray, " n"]
@@ -69,8 +70,10 @@ def measure(source: RecordSource, tokenizer: Tokenizer, bar: tqdm) -> Measured:
         columns["source_sizes"].append(record.get("source_size", source.size(index)))
         columns["caption_tokens"] += [tokens for tokens, _ in counts]
         columns["unknown_words"] += [unknown for _, unknown in counts]
+        mirrored = ((text, source.mirrored_caption(text)) for text in record["captions"])
+        columns["sided"] += [both for both in mirrored if both[0] != both[1]]
         bar.update()
-    texts = {name: columns.pop(name) for name in ("groups", "categories")}
+    texts = {name: columns.pop(name) for name in ("groups", "categories", "sided")}
     return Measured(**texts, **{name: np.array(column) for name, column in columns.items()})
 
 
@@ -93,8 +96,9 @@ def statistics(
 
     Returns:
       `budgets`; `splits`, the summary of each split and of "all"; `histograms` of distributions
-      with a limit; `categories` in descending order of records; `groups_in_several_splits`, 0 if
-      training and test sets share no sketch or photo.
+      with a limit; `categories` in descending order of records; `sided`, the first captions with
+      sides and those of their mirror images, if any; `groups_in_several_splits`, 0 if training and
+      test sets share no sketch or photo.
     """
     every = joined(list(measured.values()))
     split_groups = [set(each.groups) for each in measured.values()]
@@ -108,6 +112,7 @@ def statistics(
         "splits": summaries,
         "histograms": {name: histogram(getattr(every, name), limit) for name, limit in limits},
         "categories": _categories(every.categories),
+        "sided": [list(both) for both in dict.fromkeys(every.sided)][:_SIDED],
         "groups_in_several_splits": sum(map(len, split_groups)) - len(set().union(*split_groups)),
     }
 
@@ -130,6 +135,7 @@ def summary(measured: Measured, budgets: Budgets, merged_above: int) -> dict[str
         "records": len(measured.groups),
         "groups": len(set(measured.groups)),
         "captions": len(measured.caption_tokens),
+        "mirrored_captions": _mirrored(measured),
         **{name: distribution(getattr(measured, name)) for name in (*limits, "ink_share")},
         "shares": {
             "regions_merged": _share(measured.regions_found > merged_above),
@@ -140,6 +146,16 @@ def summary(measured: Measured, budgets: Budgets, merged_above: int) -> dict[str
             "one_region": _share(measured.regions == 1),
             "no_ink": _share(measured.ink_share == 0),
         },
+    }
+
+
+def _mirrored(measured: Measured) -> dict[str, int]:
+    """Numbers of captions by what the mirror image of their example has."""
+    exchanged = sum(mirrored is not None for _, mirrored in measured.sided)
+    return {
+        "same": len(measured.caption_tokens) - len(measured.sided),
+        "exchanged": exchanged,
+        "none": len(measured.sided) - exchanged,
     }
 
 

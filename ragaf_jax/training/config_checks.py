@@ -39,6 +39,8 @@ LIMITS = {
     "data.augment.wobble": (0, 1),
     "data.augment.erasure": (0, 1),
     "data.augment.noise": (0, 1),
+    "data.tags.dropout": (0, 1),
+    "data.tags.keep": (0, MOST),
     "model.haar_levels": (1, MOST),
     "model.clip_skip": (0, MOST),
     "model.lora.rank": (1, MOST),
@@ -87,6 +89,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.autoencoder": ("haar", "kl"),
     "data.regions": tuple(REGION_KINDS),
     "data.graph.kind": GRAPH_KINDS,
+    "data.mirror": ("own", "captions"),
     "model.ragaf.fusion": FUSIONS,
     "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
     "diffusion.prediction": PREDICTIONS,
@@ -122,13 +125,29 @@ def check_config(config: ConfigDict) -> None:
             listed = ", ".join(repr(choice) for choice in choices)
             raise UserError(f"config.{name} is {value!r}; choose one of {listed}{meant}.")
     check_choice(config.stage1_checkpoint, "config.stage1_checkpoint")
-    cached_kinds(config.data.cache, "config.data.cache")
+    _check_tags(config.data)
     parse_buckets(config.data.buckets, config.data.image_size)  # `build_model` checks their sides
     GraphConfig(**config.data.graph)
     _check_batch(config)
     _check_mesh(config.mesh)
     if config.keep_best and config.response.every:
         _check_metric(config)
+
+
+def _check_tags(data: ConfigDict) -> None:
+    """No cache contains varied captions, and `keep` needs a variation."""
+    tags, cached = data.tags, cached_kinds(data.cache, "config.data.cache")
+    varied = tags.shuffle or tags.dropout
+    if varied and "text" in cached:
+        raise UserError(
+            f"config.data.cache is {data.cache!r} and config.data.tags varies the captions, which "
+            "no cache contains; remove 'text', or set tags.shuffle to False and tags.dropout to 0."
+        )
+    if tags.keep and not varied:
+        raise UserError(
+            f"config.data.tags.keep is {tags.keep}, which has no effect without tags.shuffle and "
+            "tags.dropout; set one of them, or leave it out."
+        )
 
 
 def _check_batch(config: ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """Cached outputs equal those of the networks on the batches of training."""
 
+import json
 import os
 import shutil
 
@@ -88,10 +89,11 @@ def bucketed(checkpoint, tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("bucketed"), np.random.default_rng(0)
     for i in range(10):
         save(random_photo(rng, 60, 80 if i % 2 else 64), folder / "root" / f"{i}.png")
-        (folder / "root" / f"{i}.txt").write_text(f"a photo of {i}")
+        side = "on the left" if i % 2 else "left in the rain"
+        (folder / "root" / f"{i}.txt").write_text(f"a photo of {i} {side}")
     options = Options(32, root=folder / "root", buckets=((32, 32), (24, 40)))
     prepare("folder", folder, options)
-    source = RecordSource(folder, "folder", "train", options)
+    source = RecordSource(folder, "folder", "train", options, "captions")
     build_caches(source, ("latents", "text"), open_checkpoint(str(checkpoint)))
     return source
 
@@ -277,6 +279,35 @@ def test_a_cache_of_records_that_were_replaced_is_not_used(cached_dir, tmp_path,
     assert source.prepared_caches(keys) == ("text",)
     (folder / "records").unlink()  # as older versions left it
     assert source.prepared_caches(keys) == ("text",)
+
+
+def test_cached_text_has_just_the_captions_of_training_and_older_ones_are_refused(
+    bucketed, keys, tmp_path
+):
+    folder = cache_folder(bucketed.folder, "text", keys["text"])
+    captions = json.loads((folder / "train.json").read_text())
+    originals = {
+        record["captions"][0] for record in map(bucketed.__getitem__, range(len(bucketed)))
+    }
+    mirrored = {text.replace("on the left", "on the right") for text in originals}
+    assert len(captions) == len(set(captions)) and set(captions) == originals | mirrored
+    assert originals != mirrored
+
+    shutil.copytree(bucketed.folder.parents[2], tmp_path / "data")
+    options = Options(32, buckets=((32, 32), (24, 40)))
+    sources = {
+        mirror: RecordSource(tmp_path / "data", "folder", "train", options, mirror)
+        for mirror in ("own", "captions")
+    }
+    path = cache_folder(sources["own"].folder, "text", keys["text"]) / "train.json"
+    # As older versions wrote it.
+    path.write_text(json.dumps([text.replace("on the right", "on its right") for text in captions]))
+    assert sources["own"].prepared_caches(keys) == ("latents", "text")
+    assert sources["captions"].prepared_caches(keys) == ("latents",)
+    sources["own"].with_caches(keys)
+    said = r"lacks mirrored captions, and config\.data\.mirror requires them; delete it and run: "
+    with pytest.raises(UserError, match=said):
+        sources["captions"].with_caches(keys)
 
 
 def test_what_can_be_cached():

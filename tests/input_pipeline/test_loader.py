@@ -1,20 +1,24 @@
 import json
 
+import grain.python as grain
 import jax
 import numpy as np
 import pytest
 from fakes import tiny_config
 from miniature import LIMIT, RECOLORINGS, SIZE
 
+from input_pipeline import loader
 from input_pipeline.loader import (
     DevicePrefetcher,
     distinct_groups,
     held_out_batch,
     train_iterator,
 )
+from input_pipeline.mirror import mirror_record
 from input_pipeline.options import Options
 from input_pipeline.records import RecordSource
-from ragaf_jax.batch import Batch
+from input_pipeline.transforms import ToExample, VaryTags
+from ragaf_jax.batch import Batch, stacked
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.palette import PALETTE
 from ragaf_jax.planning.shapes import batch_shapes
@@ -82,6 +86,49 @@ def test_the_seed_decides(source, seed):
     a, b, c = (train_iterator(source, RECORDS, s, **BUDGET) for s in (seed, seed, seed + 1))
     first = next(a)
     assert same(first, next(b)) and not same(first, next(c))
+
+
+class FlipThenCaption(grain.RandomMapTransform):
+    """Of a version that chose captions after flips."""
+
+    def random_map(self, record, rng):
+        return mirror_record(record) if rng.random() < 0.5 else record
+
+
+class CaptionLast(grain.RandomMapTransform):
+    def __init__(self, tokenizer):
+        self.to_example = ToExample(tokenizer, **BUDGET)
+
+    def random_map(self, record, rng):
+        chosen = record["captions"][int(rng.integers(len(record["captions"])))]
+        return self.to_example.map(record | {"captions": [chosen]})
+
+
+def test_examples_of_openmoji_are_those_of_earlier_versions(source, seed):
+    """A run that is resumed after an update continues with the same batches."""
+    records = loader._shuffled(source.without("true_labels"), seed, ())
+    records = records.random_map(FlipThenCaption(), seed=loader._seed(seed, 3))
+    examples = records.random_map(CaptionLast(source.tokenizer), seed=loader._seed(seed, 4))
+    expected = examples.batch(5, batch_fn=stacked)
+    tags = VaryTags(shuffle=False, dropout=0.0, keep=0)
+    batches = train_iterator(source, 5, seed, **BUDGET, tags=tags)
+    for index in range(4):
+        assert same(next(batches), expected[index])
+
+
+def test_tags_change_only_captions_and_each_epoch_anew(source, seed):
+    """Also from a saved state."""
+    tags = VaryTags(shuffle=True, dropout=0.3, keep=1)
+    plain = train_iterator(source, RECORDS, seed, **BUDGET)
+    varied, resumed = (train_iterator(source, RECORDS, seed, **BUDGET, tags=tags) for _ in range(2))
+    first = next(plain), next(varied)
+    resumed.set_state(json.loads(json.dumps(varied.get_state())))
+    second = next(plain), next(varied)
+    assert same(next(resumed), second[1])
+    for one, two in (first, second):
+        assert same(one._replace(text=two.text), two)
+        assert (two.text.mask.sum(1) <= one.text.mask.sum(1)).all()
+        assert not np.array_equal(one.text.tokens, two.text.tokens)
 
 
 def test_a_saved_state_goes_on_with_the_same_batches(source, seed, rng):

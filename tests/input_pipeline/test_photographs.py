@@ -60,6 +60,9 @@ def test_batches_and_held_out_drawings(dataset, data_dir):
     batches = train_iterator(source, 4, 0, **shapes(config.data), augment=augment)
     batch = next(batches)
     assert not any(source[i]["mirrors"] for i in range(len(source)))
+    config.data.mirror = "captions"
+    other = open_split(config.data, "train")
+    assert all(other[i]["mirrors"] for i in range(len(other)))
     assert batch.image.shape == batch.sketch.shape == (4, SIZE, SIZE, 3)
     assert all(image.std() > 0 for image in batch.image)
     # Each has lines, regions and words.

@@ -24,8 +24,10 @@ def test_records_have_their_shapes(source):
     assert source.metadata["limit"] == LIMIT
     for index in range(len(source)):
         record = source[np.int64(index)]
-        assert set(record) == {*record_format.features(SIZE), "mirrors", "cropped"}
+        added = {"mirrors", "mirrored_caption", "cropped"}
+        assert set(record) == {*record_format.features(SIZE), *added}
         assert record["mirrors"] and not record["cropped"]
+        assert record["mirrored_caption"]("a left hand") == "a right hand"
         assert record["image"].shape == (SIZE, SIZE, 3) and record["image"].dtype == np.uint8
         assert record["sketch"].shape == (SIZE, SIZE, 1) and record["sketch"].dtype == np.uint8
         n, e = len(record["nodes"]), len(record["edges"])

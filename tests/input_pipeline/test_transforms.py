@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from miniature import SIZE
 
-from input_pipeline.mirror import mirror_record, swap_sides
-from input_pipeline.transforms import RandomFlip, ToExample
+from input_pipeline.datasets.sides import mirrored_sentence, swap_sides
+from input_pipeline.mirror import mirror_record
+from input_pipeline.transforms import ChooseCaption, RandomFlip, ToExample, VaryTags
 from ragaf_jax.errors import UserError
 from ragaf_jax.graph.build import GraphConfig, region_graph
 from ragaf_jax.graph.regions import Regions
@@ -86,29 +87,82 @@ def test_about_half_of_the_records_are_flipped(record, rng):
     assert symmetric or 60 < flipped < 140
 
 
-def test_photographs_are_never_flipped(record, rng):
-    """No rule swaps sides in "a bench is left in the rain"."""
-    photo = record | {"mirrors": False, "captions": ["a bench is left in the rain"]}
-    assert all(RandomFlip().random_map(photo, rng) is photo for _ in range(100))
+@pytest.mark.parametrize(
+    ("mirrors", "caption", "mirrored"),
+    [
+        (False, "a bench in the rain", None),
+        (True, "a bench in the rain", "a bench in the rain"),
+        (True, "a bench on the left", "a bench on the right"),
+        (True, "a bench is left in the rain", None),
+    ],
+)
+def test_photographs_are_flipped_if_asked_and_their_caption_permits_it(
+    record, rng, mirrors, caption, mirrored
+):
+    photo = record | {"mirrors": mirrors, "mirrored_caption": mirrored_sentence}
+    photo["captions"] = [caption]
+    results = [RandomFlip().random_map(photo, rng) for _ in range(100)]
+    flipped = [result for result in results if result is not photo]
+    assert bool(flipped) is (mirrored is not None) and len(flipped) < 100
+    for result in flipped:
+        assert result["captions"] == [mirrored]
+        np.testing.assert_array_equal(result["image"], photo["image"][:, ::-1])
+
+
+def test_an_image_with_several_captions_is_mirrored_only_if_all_permit_it(record):
+    captions = ["a bench", "a bench on the left", "a bench is left alone"]
+    photo = record | {"mirrored_caption": mirrored_sentence, "captions": captions}
+    assert mirror_record(photo) is photo
+    both = mirror_record(photo | {"captions": captions[:2]})
+    assert both["captions"] == ["a bench", "a bench on the right"]
+
+
+TAGS = ["1girl", "solo", "long hair", "red eyes", "smile"]
+
+
+@pytest.mark.parametrize("keep", [0, 2, 9])
+@pytest.mark.parametrize(("shuffle", "dropout"), [(True, 0.0), (False, 0.3), (True, 0.3)])
+def test_tags_are_varied_as_kohyas(rng, keep, shuffle, dropout):
+    """The first ones stay, the others are shuffled and each dropped by chance."""
+    vary, record = VaryTags(shuffle, dropout, keep), {"captions": [" , ".join(TAGS) + ","]}
+    found = []
+    for _ in range(600):
+        tags = vary.random_map(record, rng)["captions"][0].split(", ")
+        tags = [tag for tag in tags if tag]  # none is left of the empty caption
+        assert tags[:keep] == TAGS[:keep] and len(set(tags)) == len(tags) <= len(TAGS)
+        assert set(tags) <= set(TAGS)
+        assert shuffle or tags == [tag for tag in TAGS if tag in tags]
+        found.append(tuple(tags))
+    kept, others = len(TAGS[:keep]), len(TAGS[keep:])
+    counts = np.array([len(tags) - kept for tags in found])
+    # Ten standard deviations of a binomial distribution.
+    spread = 10 * np.sqrt(others * dropout * (1 - dropout) / len(found))
+    assert abs(counts.mean() - others * (1 - dropout)) <= spread
+    orders = {tags for tags in found if len(tags) == len(TAGS)}
+    assert len(orders) > 1 if shuffle and others > 1 else orders <= {tuple(TAGS)}
+    assert record["captions"] == [" , ".join(TAGS) + ","]
+
+
+def test_without_shuffle_and_dropout_captions_stay_as_they_are(rng):
+    record = {"captions": ["a cat,a dog ,"]}
+    assert VaryTags(False, 0.0, 0).random_map(record, rng) is record
 
 
 def test_cached_states_are_those_of_the_caption_that_was_chosen(source, record):
     captions = ["a large red house", "a small blue tree"]
-    states = {caption: np.full((40, 8), i, np.float32) for i, caption in enumerate(captions)}
+    states = {text: (np.full((40, 8), i, np.float32), None) for i, text in enumerate(captions)}
     told = record | {"captions": captions, "text_states": states}
     to_example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192)
-    for i, caption in enumerate(captions):
-        example = to_example.example(told, i)
-        np.testing.assert_array_equal(example.text.states, states[caption])
+    for caption in captions:
+        example = to_example.map(told | {"captions": [caption]})
+        np.testing.assert_array_equal(example.text.states, states[caption][0])
         np.testing.assert_array_equal(
             example.text.tokens, source.tokenizer.encode([caption], 40)[0][0]
         )
 
 
 def test_an_example_is_what_the_model_takes(source, record):
-    example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192).example(
-        record
-    )
+    example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192).map(record)
     assert example.image.shape == example.sketch.shape == (64, 64, 3)
     assert example.image.dtype == example.sketch.dtype == np.float32
     np.testing.assert_allclose(example.image, record["image"] / 127.5 - 1.0, atol=1e-6)
@@ -142,10 +196,10 @@ def test_sizes_are_those_of_the_image_before_it_was_cropped(source, record, rng)
 
     def sizes_of(*source_size, **changes):
         given = record | {"source_size": np.array(source_size, np.int32)} | changes
-        found = [to_example.example(x).sizes for x in (given, mirror_record(given))]
+        found = [to_example.map(x).sizes for x in (given, mirror_record(given))]
         assert all(x.shape == (6,) and x.dtype == np.float32 for x in found)
         np.testing.assert_array_equal(
-            to_example.example(mirror_record(mirror_record(given))).sizes, found[0]
+            to_example.map(mirror_record(mirror_record(given))).sizes, found[0]
         )
         return found
 
@@ -168,27 +222,24 @@ def test_sizes_are_those_of_the_image_before_it_was_cropped(source, record, rng)
 def test_sizes_of_squares_are_their_own(source, record):
     to_example = ToExample(source.tokenizer, text_length=40, max_regions=33, max_edges=192)
     for each in (record, mirror_record(record), record | {"cropped": True}):
-        np.testing.assert_array_equal(
-            to_example.example(each).sizes, [SIZE, SIZE, 0, 0, SIZE, SIZE]
-        )
+        np.testing.assert_array_equal(to_example.map(each).sizes, [SIZE, SIZE, 0, 0, SIZE, SIZE])
 
 
 def test_edges_over_the_budget_are_left_out(source, record):
     n = len(record["nodes"])
-    example = ToExample(source.tokenizer, 40, max_regions=n + 1, max_edges=n).example(record)
+    example = ToExample(source.tokenizer, 40, max_regions=n + 1, max_edges=n).map(record)
     assert example.graph.n_edge.tolist() == [n, 0]
     np.testing.assert_array_equal(example.graph.senders, example.graph.receivers)
 
 
 def test_regions_over_the_budget_are_an_error(source, record):
     with pytest.raises(UserError, match="raise max_nodes"):
-        ToExample(source.tokenizer, 40, max_regions=len(record["nodes"]), max_edges=192).example(
-            record
-        )
+        ToExample(source.tokenizer, 40, max_regions=len(record["nodes"]), max_edges=192).map(record)
 
 
 def test_one_of_several_captions_is_chosen(source, record, rng):
     record["captions"] = [source[i]["captions"][0] for i in (0, 2, 4)]
-    to_example = ToExample(source.tokenizer, 40, 33, 192)
-    chosen = {tuple(to_example.random_map(record, rng).text.tokens) for _ in range(60)}
-    assert chosen == {tuple(to_example.example(record, i).text.tokens) for i in range(3)}
+    before = list(record["captions"])
+    chosen = [ChooseCaption().random_map(record, rng)["captions"] for _ in range(60)]
+    assert all(len(captions) == 1 for captions in chosen) and record["captions"] == before
+    assert {captions[0] for captions in chosen} == set(before)

@@ -81,8 +81,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/configured.py",
-        "name, split, options_of(data))",
-        'name, split, options_of(ConfigDict({**data, "graph": {}})))',
+        "name, split, options_of(data), data.mirror)",
+        'name, split, options_of(ConfigDict({**data, "graph": {}})), data.mirror)',
         "training reads records of another graph than config.data.graph",
     ),
     Mutation(
@@ -357,6 +357,24 @@ MUTATIONS = (
         '_SDXL = ("clip_l", "clip_g")',
         '_SDXL = ("clip_g", "clip_l")',
         "textual inversions of SDXL are refused",
+    ),
+    Mutation(
+        "ragaf_jax/nets/text/windows.py",
+        "pooled * described[:, :1]",
+        "pooled",
+        "SDXL's empty text keeps its pooled text",
+    ),
+    Mutation(
+        "ragaf_jax/training/initial.py",
+        '"time_embedding", "add_embedding", ',
+        '"time_embedding", ',
+        "SDXL's sketch branch starts with a random embedding of pooled text and sizes",
+    ),
+    Mutation(
+        "ragaf_jax/nets/build.py",
+        'jnp.dtype("float32") if vae.force_upcast else dtype',
+        "dtype",
+        "SDXL's VAE computes in bfloat16",
     ),
     Mutation(
         "ragaf_jax/nets/text/clip.py",
@@ -766,9 +784,21 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",
-        "scale = weights * total(means) / total(means * weights)",
+        "scale = weights * total(means) / jnp.where(changed == 0, 1, changed)",
         "scale = weights",
         "weighted prompts change the scale of the whole text",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/conditions.py",
+        "jnp.where(changed == 0, 1, changed)",
+        "changed",
+        "SDXL's empty texts are NaN beside prompts with weights",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/loaded_stages.py",
+        "size_inputs(dataclasses.asdict(options), batch.labels.shape[1:])",
+        "size_inputs(dict.fromkeys(SETTINGS), batch.labels.shape[1:])",
+        "original size, crop and target size have no effect on samples of SDXL",
     ),
     Mutation(
         "ragaf_jax/sampling/prompts/windows.py",
@@ -893,7 +923,7 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/datasets/building.py",
-        "yield from (text, swap_sides(text))",
+        "yield from (text, mirrored(text) or text)",
         "yield text",
         "mirrored captions have unknown words",
     ),
@@ -914,6 +944,36 @@ MUTATIONS = (
         "mirrors: bool = False",
         "mirrors: bool = True",
         "photographs are mirrored, and what is left in their captions is not",
+    ),
+    Mutation(
+        "input_pipeline/datasets/sides.py",
+        'if _SIDED.search(_PHRASE.sub(" ", caption)):',
+        "if not _PHRASE.search(caption):",
+        "what is left in a caption becomes what is right, beside a clear side",
+    ),
+    Mutation(
+        "input_pipeline/mirror.py",
+        "    if None in captions:\n        return record\n",
+        '    captions = [x or y for x, y in zip(captions, record["captions"], strict=True)]\n',
+        "photographs are flipped with captions that have no mirrored form",
+    ),
+    Mutation(
+        "input_pipeline/cache.py",
+        "source.mirrored_caption(caption) or caption: None",
+        "caption: None",
+        "training asks for mirrored captions that no cache has",
+    ),
+    Mutation(
+        "input_pipeline/transforms.py",
+        "kept, others = tags[: self.keep], tags[self.keep :]",
+        "kept, others = [], tags",
+        "the trigger word of a tagged data set is shuffled and dropped",
+    ),
+    Mutation(
+        "input_pipeline/datasets/scanning/sidecars.py",
+        "        if is_json:\n            return []\n",
+        "",
+        "large JSON of other tools is rejected",
     ),
     Mutation(
         "input_pipeline/datasets/phrases.py",
@@ -1007,9 +1067,9 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/transforms.py",
-        'record["text_states"][chosen]',
-        'record["text_states"][record["captions"][0]]',
-        "cached text is always that of the first caption",
+        "captions[int(rng.integers(len(captions)))]",
+        "captions[0]",
+        "only the first caption of an image is trained on",
     ),
     Mutation(
         "input_pipeline/transforms.py",

@@ -40,7 +40,6 @@ from ragaf_jax.weights.pretrained import (  # noqa: E402
     open_control,
     open_pretrained,
 )
-from ragaf_jax.weights.save import writers  # noqa: E402
 from ragaf_jax.weights.vocabulary import second_tokenizer_of, tokenizer_of  # noqa: E402
 
 POOLED = torch_models.POOLED
@@ -204,34 +203,9 @@ def trees(found):
     return {name: abstract(getattr(found, name).config) for name in ("unet", "vae", "text_encoder")}
 
 
-def test_an_export_is_diffusers_pipeline(both, tmp_path):
-    """What is read is written back into the same tensors and configurations."""
+def test_a_controlnet_in_one_file(both, tmp_path):
+    """With diffusers' or the original names; its sizes follow from shapes or a config.json."""
     theirs, folder = both
-    found, control = open_pretrained(str(folder)), open_control(str(folder / "control"))
-    shapes = trees(found)
-    loaded = {name: getattr(found, name).load(shape) for name, shape in shapes.items()}
-    loaded["autoencoder"] = loaded.pop("vae")
-    loaded["control"] = control.load(abstract(control.config))
-    made = writers(model_of(folder), loaded, "float32", "diffusers", False)
-    folders = {"autoencoder": "vae"}
-    for name in ("control", "unet", "autoencoder", "text_encoder", "text_encoder_2"):
-        place = tmp_path / folders.get(name, name)
-        place.mkdir()
-        made[name](place)
-        network = theirs[folders.get(name, name)]
-        again = type(network).from_pretrained(place)
-        same(again.state_dict(), network)
-    made["control_file"](tmp_path / "control.safetensors")
-    again = open_control(str(tmp_path / "control.safetensors"))
-    assert again.config.unet == dataclasses.replace(
-        control.config.unet, sample_size=again.config.unet.sample_size
-    )
-    assert_same(again.load(abstract(again.config)), loaded["control"])
-
-
-def test_a_controlnet_in_one_file_of_diffusers_names(both, tmp_path):
-    """Its sizes follow from the shapes, or from a config.json beside it."""
-    _, folder = both
     expected = open_control(str(folder / "control"))
     (tmp_path / "x.safetensors").symlink_to(folder / "control/diffusion_pytorch_model.safetensors")
     found = open_control(str(tmp_path / "x.safetensors"))
@@ -242,6 +216,12 @@ def test_a_controlnet_in_one_file_of_diffusers_names(both, tmp_path):
     beside = json.loads((folder / "control/config.json").read_text()) | {"freq_shift": 1}
     (tmp_path / "config.json").write_text(json.dumps(beside))
     assert open_control(str(tmp_path / "x.safetensors")).config.unet.freq_shift == 1
+    naming = compvis.control_naming(expected.config)
+    tensors = original(theirs["control"], shapes, naming, unet_names, compvis.CONTROL)
+    save_file(tensors, tmp_path / "original.safetensors")
+    other = open_control(str(tmp_path / "original.safetensors"))
+    assert other.config == found.config
+    assert_same(other.load(shapes), expected.load(shapes))
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,15 @@ SSD = {
     "transformer_layers_per_block": [1, [2]],
     "reverse_transformer_layers_per_block": [[1, 3], 1],
 }
+# Smaller ControlNets for it, as controlnet-canny-sdxl-1.0-small, without attention, and -mid, of
+# which some transformers have no blocks.
+SMALLER_CONTROLS = {
+    "small": {"down_block_types": ("DownBlock2D",) * 2, "mid_block_type": "UNetMidBlock2D"},
+    "mid": {
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "transformer_layers_per_block": (0, 1),
+    },
+}
 TEXTS = {
     "sd1": {"hidden_act": "quick_gelu", "num_attention_heads": 2},
     "sd2": {"hidden_act": "gelu", "num_attention_heads": 4},
@@ -99,11 +108,13 @@ def params_of(file, abstract, naming):
     return load_tree(Safetensors.open(file), abstract, naming)
 
 
-def control(network, rng, channels=(8, 12, 16, 24)):
-    """A ControlNet for this UNet."""
+def control(network, rng, channels=(8, 12, 16, 24), **changes):
+    """A ControlNet for this UNet, perhaps a smaller one."""
     made = diffusers.ControlNetModel.from_unet(
         network, conditioning_embedding_out_channels=channels, load_weights_from_unet=False
     )
+    if changes:
+        made = diffusers.ControlNetModel.from_config({**made.config, **changes})
     return randomised(made, generator(rng))
 
 

@@ -10,6 +10,7 @@ def random_measured(rng, n=50, captions=120) -> Measured:
     return Measured(
         groups=[f"g{i}" for i in rng.integers(0, 20, n)],
         categories=[f"c{i}" for i in rng.integers(0, 30, n)],
+        sided=[("on the left", "on the right"), ("left alone", None), ("left alone", None)],
         regions=rng.integers(1, 33, n),
         regions_found=rng.integers(1, 60, n),
         edges=rng.integers(1, 400, n),

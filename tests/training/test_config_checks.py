@@ -104,6 +104,18 @@ def test_parts_of_a_batch_are_equal(rng):
         check_config(config)
 
 
+def test_tags_that_vary_are_not_cached_and_kept_ones_are_of_varied_captions():
+    for fields in ({"shuffle": True}, {"dropout": 0.1, "keep": 2}):
+        tags = {f"data__tags__{name}": value for name, value in fields.items()}
+        check_config(changed(stage1, **tags, data__cache="latents"))
+        said = r"config\.data\.cache is 'latents,text' and config\.data\.tags varies the captions"
+        with pytest.raises(UserError, match=said):
+            check_config(changed(stage1, **tags, data__cache="latents,text"))
+    check_config(changed(stage1, data__cache="text"))
+    with pytest.raises(UserError, match=r"tags\.keep is 2, which has no effect without"):
+        check_config(changed(stage1, data__tags__keep=2))
+
+
 def test_axes_of_the_mesh():
     for data, fsdp in ((-1, 1), (1, -1), (2, 4)):
         check_config(changed(stage1, mesh__data=data, mesh__fsdp=fsdp))

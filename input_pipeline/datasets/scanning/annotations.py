@@ -1,4 +1,4 @@
-"""Captions and sketches of a folder's images, from tables and text files."""
+"""Captions and sketches of a folder's images, from tables and files beside them."""
 
 import collections
 import posixpath
@@ -7,19 +7,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from input_pipeline.datasets.scanning.caption_tables import UTF16, Row, clean_caption, read_table
+from input_pipeline.datasets.scanning.caption_tables import Row, read_table
 from input_pipeline.datasets.scanning.dataset_files import composed, is_image, join, printable, stem
 from input_pipeline.datasets.scanning.items import Rejected
+from input_pipeline.datasets.scanning.sidecars import JSON, SIDECARS, read_sidecars
 
 IMAGE_FOLDERS = ("image", "images")
 SKETCH_FOLDERS = ("sketch", "sketches")
-SIDECARS = (".txt", ".caption")
-# Upper bound of a caption; other text files, such as logs, can be longer.
-_MOST_BYTES = 100_000
 
 
 class Annotations:
-    """The annotations of images in tables and text files.
+    """The annotations of images in tables and in files beside them.
 
     Attributes:
       captions: of each image, without duplicates.
@@ -60,34 +58,16 @@ class Annotations:
                 self.captions[image].update(dict.fromkeys(row.captions))
 
     def read_sidecars(self, root: Path) -> None:
-        """Adds the text files beside images."""
-        sidecars = [
-            (image, path)
-            for image in sorted(filter(is_image, self.files))
-            for extension in SIDECARS
-            if (path := self._file(stem(image) + extension))
-        ]
-        for image, path in tqdm(sidecars, desc="captions", unit=" files", delay=1):
-            try:
-                with (root / path).open("rb") as file:
-                    content = file.read(_MOST_BYTES + 1)
-                if content.startswith(UTF16):
-                    raise ValueError("is UTF-16; save it as UTF-8")
-                if len(content) > _MOST_BYTES:
-                    limit = f"{_MOST_BYTES:,} bytes"
-                    raise ValueError(f"is longer than {limit}, which is too long for a caption")
-                caption = clean_caption(content.decode("utf-8-sig", errors="surrogateescape"))
-                if not caption:
-                    raise ValueError("is empty")
-            except OSError as error:
-                problem = f"cannot be read ({error.strerror})"
-            except ValueError as error:
-                problem = str(error)
-            else:
-                self.captions[image][caption] = None
-                continue
-            self.rejected.append(Rejected(path, problem))
-            self.rejected_images.add(image)
+        """Adds the files of `sidecars` beside images."""
+        images = sorted(filter(is_image, self.files))
+        for image in tqdm(images, desc="captions", unit=" images", delay=1):
+            paths = filter(None, (self._file(stem(image) + extension) for extension in SIDECARS))
+            captions, rejected = read_sidecars(root, paths)
+            if captions:
+                self.captions[image].update(captions)
+            if rejected:
+                self.rejected += rejected
+                self.rejected_images.add(image)
 
     def _find(self, folder: str, name: str, others: Iterable[str]) -> str:
         """The file that a table in `folder` names; "" if there is none."""
@@ -106,9 +86,12 @@ class Annotations:
         found = next((self._by_case[path] for path in absent if path in self._by_case), None)
         return f", and the name of {printable(found)} differs in case" if found else ""
 
-    def caption_in_other_case(self, image: str) -> str:
-        """The same phrase for the text file of an image."""
-        return self._in_other_case(*(stem(image) + extension for extension in SIDECARS))
+    def unread_caption(self, image: str) -> str:
+        """A phrase that names a file beside an image without captions; "" if there is none."""
+        files = [stem(image) + extension for extension in SIDECARS]
+        if path := self._file(stem(image) + JSON):
+            return f", and {printable(path)} has none"
+        return self._in_other_case(*files)
 
     def _problem(self, row: Row, folder: str, image: str, sketch: str) -> str:
         """Why the files of a well-formed row cannot be used."""

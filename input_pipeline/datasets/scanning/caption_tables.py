@@ -11,7 +11,7 @@ from input_pipeline.datasets.scanning.dataset_files import printable
 
 TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
-_CAPTION_COLUMNS = ("text", "caption", "prompt")
+CAPTION_COLUMNS = ("text", "caption", "prompt")
 _SKETCH_COLUMNS = ("conditioning_image", "conditioning_image_file_name")
 
 
@@ -73,7 +73,7 @@ def _header_problem(header: list[str]) -> str:
     """Why the columns of a table cannot be used, "" if they can."""
     if len(header) == 1 and (separator := next((x for x in ";\t" if x in header[0]), None)):
         return f"has {separator!r} between its columns; save it with commas"
-    for names in (("file_name",), _CAPTION_COLUMNS):
+    for names in (("file_name",), CAPTION_COLUMNS):
         if not set(names) & set(header):
             listed = ", ".join(map(printable, header)) or "empty"
             return f"has no column {' or '.join(names)} in its header ({listed}); rename one"
@@ -92,9 +92,9 @@ def _row(where: str, record: dict[str, Any]) -> Row:
     if problem := _path_problem(sketch):
         return Row(where, file, problem=f"has a conditioning_image that {problem}")
 
-    column = next((name for name in _CAPTION_COLUMNS if name in record), None)
+    column = next((name for name in CAPTION_COLUMNS if name in record), None)
     if column is None:
-        return Row(where, file, sketch, problem=f"has no {' or '.join(_CAPTION_COLUMNS)}")
+        return Row(where, file, sketch, problem=f"has no {' or '.join(CAPTION_COLUMNS)}")
     value = record[column]
     try:
         texts = [clean_caption(text) for text in (value if isinstance(value, list) else [value])]

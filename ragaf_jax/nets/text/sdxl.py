@@ -58,6 +58,11 @@ class SdxlTextConfig:
         return self.clip_l.hidden_size, self.clip_g.hidden_size
 
     @property
+    def pooled_width(self) -> int:
+        """Width of the pooled text."""
+        return self.clip_g.projection_dim or 0
+
+    @property
     def num_hidden_layers(self) -> int:
         """Layers that `clip_skip` counts in both: the last of each is always skipped."""
         return min(self.clip_l.num_hidden_layers, self.clip_g.num_hidden_layers) - 1

@@ -115,6 +115,66 @@ def test_several_captions_of_a_picture(root):
     assert set(said["b"]) == {"five", "b"} and said["c"] == ("c",)
 
 
+JSON_CAPTIONS = {
+    "BLIP": ('{"caption": "a  cat", "score": 0.9}', ("a cat",)),
+    "several": ('{"caption": ["a cat", "on a roof", "a cat"]}', ("a cat", "on a roof")),
+    "a list": ('["a cat", "on a roof"]', ("a cat", "on a roof")),
+    "transformers": ('[{"generated_text": "a cat"}]', ("a cat",)),
+    "text": ('"a cat"', ("a cat",)),
+    "byte order mark": ('\ufeff{"text": "une étoile"}', ("une étoile",)),
+    "img2dataset": ('{"caption": "g", "url": "http://x", "width": 5}', ()),
+    "no caption": ('{"caption": null, "text": ""}', ()),
+    "boxes": ('{"shapes": [{"points": [[1, 2]]}]}', ()),
+    "numbers": ("[[1, 2], 3]", ()),
+    "large": ('{"caption": "x", "imageData": "' + "A" * 200_000 + '"}', ()),
+}
+
+
+@pytest.mark.parametrize("case", JSON_CAPTIONS)
+def test_json_of_taggers_beside_a_picture(root, case):
+    """Other tools' JSON changes nothing; a picture with nothing else has no caption."""
+    content, captions = JSON_CAPTIONS[case]
+    pictures(root, "g.png", "h.png")
+    (root / "h.txt").unlink()
+    for name in "gh":
+        (root / f"{name}.json").write_text(content, encoding="utf-8")
+    found = scan(root)
+    said = captions_of(found)
+    assert said["g"] == ("g", *captions) and said["a"] == ("a",)
+    alone = ("g",) if case == "img2dataset" else captions
+    assert said.get("h", ()) == alone
+    reason = "has no caption, and h.json has none"
+    assert found.rejected == ([] if alone else [Rejected("h.png", reason)])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"caption": "a cat"', "is not JSON (Expecting"),
+        (b"a cat", "is not JSON (Expecting"),
+        (b"", "is not JSON (Expecting"),
+        (b"[" * 50_000, "is not JSON ("),
+        (b"1" * 5000, "is not JSON (Exceeds"),
+        (b'{"caption": 7}', "has a caption that is of type int, not text"),
+        (b'{"caption": {"en": "x"}}', "has a caption that is of type dict, not text"),
+        (b'{"caption": ["x", null]}', "has a caption that is of type NoneType, not text"),
+        (b'["x\\u0000"]', "has a caption that holds a NUL byte"),
+        (b'["\\ud83d"]', "has a caption that is not UTF-8"),
+        ('["Kätzchen"]'.encode("latin-1"), "has a caption that is not UTF-8"),
+        ('["a cat"]'.encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    ],
+)
+def test_broken_json_beside_a_picture_spoils_only_itself(root, content, reason):
+    (root / "a.json").write_bytes(content)
+    pictures(root, "g.png")
+    (root / "g.txt").rename(root / "g.json")
+    (root / "g.json").write_bytes(content)
+    found = scan(root)
+    assert captions_of(found) == {name: (name,) for name in "abcdef"}
+    assert [line.file for line in found.rejected] == ["a.json", "g.json"]
+    assert all(line.reason.startswith(reason) for line in found.rejected)
+
+
 def test_tables_within_folders_and_above_them(tmp_path):
     for name in "abcdef":
         save(PIXELS, tmp_path / "image" / "x" / f"{name}.png")

@@ -41,6 +41,23 @@ def test_every_sketch_lies_beside_its_photo(rng, tmp_path):
     assert pickle.loads(pickle.dumps(found)) == found
 
 
+def test_taggers_captions_of_a_photo_replace_the_templates(rng, tmp_path):
+    photos = write_sketchy(tmp_path, rng, photos=3, sketches=2, info=False)
+    one, two, three = (tmp_path / PHOTOS / f"{photo}.x" for photo in photos[:3])
+    one.with_suffix(".json").write_text('{"caption": ["a cat on a sofa", "a tabby"]}')
+    two.with_suffix(".txt").write_text("cat, sofa, no humans")
+    three.with_suffix(".json").write_text("{")
+    found = scan(tmp_path)
+    said = {item.key: item.captions for item in found.items}
+    for number, captions in enumerate(
+        (("a cat on a sofa", "a tabby"), ("cat, sofa, no humans",), captions_of("cat"))
+    ):
+        assert {said[f"{photos[number]}-{k}"] for k in (1, 2)} == {captions}
+    (line,) = found.rejected
+    assert line.file == (PHOTOS / f"{photos[2]}.json").as_posix()
+    assert line.reason.startswith("is not JSON (")
+
+
 def test_all_sketches_of_a_photo_are_in_one_split_by_its_hash(root):
     found = scan(root)
     assert {(item.group, item.split) for item in found.items} == set(

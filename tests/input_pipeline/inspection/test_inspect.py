@@ -137,7 +137,7 @@ def test_nothing_on_the_page_comes_from_elsewhere_or_runs(rng):
     assert seen.texts.count(NASTY) >= 2  # a caption and the key
     assert "étè 家" in seen.texts
     # What is to be looked at comes before the numbers, to which the contents lead.
-    assert seen.tags.index("img") < seen.tags.index("table") and text.count('href="#section') == 5
+    assert seen.tags.index("img") < seen.tags.index("table") and text.count('href="#section') == 6
     # Tags are closed where they should be, whatever the texts hold.
     for tag in ("ul", "article", "table", "div", "figure"):
         assert text.count(f"<{tag}") == text.count(f"</{tag}>")
@@ -146,6 +146,7 @@ def test_nothing_on_the_page_comes_from_elsewhere_or_runs(rng):
 def nasty_numbers(rng) -> dict:
     measured = random_measured(rng)
     measured.categories[:] = [NASTY] * len(measured.categories)
+    measured.sided.append((NASTY, NASTY))
     return {
         "dataset": NASTY,
         "folder": NASTY,

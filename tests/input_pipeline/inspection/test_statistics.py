@@ -2,6 +2,7 @@
 
 import collections
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from miniature import RECOLORINGS, SIZE
 from tqdm import tqdm
 
 from input_pipeline import record_format
+from input_pipeline.datasets.sides import swap_sides
 from input_pipeline.inspection.findings import open_splits
 from input_pipeline.inspection.statistics import (
     Budgets,
@@ -50,6 +52,7 @@ def test_measured_is_what_the_records_hold(data_dir):
         expected = Measured(
             groups=[record["group"] for record in records],
             categories=[record["category"] for record in records],
+            sided=[(x, swap_sides(x)) for x in captions if re.search("left|right", x)],
             regions=[record["labels"].max() + 1 for record in records],
             regions_found=[record["regions_found"] for record in records],
             edges=[len(record["edges"]) for record in records],
@@ -118,6 +121,7 @@ def test_shares_count_what_a_budget_takes_away(rng, budgets):
         "no_ink": share(measured.ink_share, lambda ink: ink == 0),
     }
     assert found["records"] == 50 and found["captions"] == 120
+    assert found["mirrored_captions"] == {"same": 117, "exchanged": 1, "none": 2}
     assert found["groups"] == len(set(measured.groups))
 
 
@@ -147,6 +151,7 @@ def test_all_is_the_splits_together(rng):
     assert sum(found["histograms"]["regions"]["counts"]) == 47
     both = set(parts["train"].groups) & set(parts["test"].groups)
     assert found["groups_in_several_splits"] == len(both)
+    assert found["sided"] == [["on the left", "on the right"], ["left alone", None]]
     json.dumps(found, allow_nan=False)
 
 
