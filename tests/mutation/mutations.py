@@ -341,6 +341,24 @@ MUTATIONS = (
         "SDXL reads the last layer of its second text encoder",
     ),
     Mutation(
+        "ragaf_jax/weights/adapters/tensor_names.py",
+        '"text_encoder/clip_g": ("lora_te2_",),',
+        '"text_encoder/clip_g": ("lora_te_",),',
+        "kohya's LoRA of SDXL's second text encoder is refused",
+    ),
+    Mutation(
+        "ragaf_jax/weights/adapters/matching.py",
+        "own = SDXL if _SDXL_LEAF in leaves else _SD",
+        "own = _SD",
+        "a wrong tensor in a LoRA of SDXL is blamed on the base model",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/prompts/embeddings.py",
+        '_SDXL = ("clip_l", "clip_g")',
+        '_SDXL = ("clip_g", "clip_l")',
+        "textual inversions of SDXL are refused",
+    ),
+    Mutation(
         "ragaf_jax/nets/text/windows.py",
         "pooled * described[:, :1]",
         "pooled",
