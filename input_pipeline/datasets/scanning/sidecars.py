@@ -80,7 +80,7 @@ def _found(content: Any) -> Iterator[Any]:
     """The values that should be captions."""
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, dict):
-            value = next((part[name] for name in _FIELDS if part.get(name)), [])
+            value: Any = next((part[name] for name in _FIELDS if part.get(name)), [])
             yield from value if isinstance(value, list) else [value]
         elif isinstance(part, str):
             yield part
