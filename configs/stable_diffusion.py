@@ -50,6 +50,6 @@ def with_start(config: ConfigDict, suffix: str) -> ConfigDict:
 
 
 def parted(name: str) -> tuple[str, str]:
-    """"coco_sdxl" → ("coco", "_sdxl"); a name without suffix has ""."""
+    """A configuration's name and its suffix: "coco" and "_sdxl", or "" without one."""
     suffix = next((suffix for suffix in STARTS if name.endswith(suffix)), "")
     return name.removesuffix(suffix), suffix

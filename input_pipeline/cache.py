@@ -155,17 +155,18 @@ def _cache_text(
     def encode(params: Tree, text: Text) -> list[BFloat16[jax.Array, "b ..."]]:
         apply = functools.partial(network.apply, {"params": params})
         found = encode_windows(network, apply, text, length)
-        return [x.astype(jnp.bfloat16) for x in (found.states, found.pooled) if x is not None]
+        outputs = [found.states, found.pooled]
+        return [jnp.asarray(x, jnp.bfloat16) for x in outputs if x is not None]
 
     batches = (captions[i : i + _CAPTIONS] for i in range(0, len(captions), _CAPTIONS))
     texts = (Text(*vocabulary.encode(batch, length)) for batch in batches)
     states = (_padded(encode, params, batch, _CAPTIONS) for batch in texts)
     with _new_folder(folder, source) as unfinished:
         (unfinished / f"{SPLIT}.json").write_text(json.dumps(captions), encoding="utf-8")
-        files = {unfinished / f"{SPLIT}.npy": (len(captions), length, config.hidden_size)}
+        shape = len(captions), length, config.hidden_size
+        files: dict[Path, tuple[int, ...]] = {unfinished / f"{SPLIT}.npy": shape}
         if isinstance(config, SdxlTextConfig):
-            width = config.clip_g.projection_dim
-            files[unfinished / pooled_name(SPLIT)] = (len(captions), width)
+            files[unfinished / pooled_name(SPLIT)] = len(captions), config.pooled_width
         _write(files, states, "text", " captions")
     return folder
 

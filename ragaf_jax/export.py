@@ -6,12 +6,13 @@ r"""Exports a trained stage for diffusers, its LoRA alone, or all its parameters
         --dtype=bfloat16 --output=pretrained/openmoji/stage1
 
 The output folder appears once it is complete. It has controlnet/, unet/ and
-text_encoder/, where the stage has them also vae/, lora/ and ragaf/, each with a
-README.md; and tokenizer/ and scheduler/. controlnet.safetensors is the sketch
-branch of a Stable Diffusion in the original layout, for A1111 and ComfyUI. A
-complete folder can be loaded by
-`StableDiffusionControlNetPipeline.from_pretrained`. With --format=orbax it is a
-minimal workdir, for sampling, evaluation and the start of Stage 2.
+text_encoder/, where the stage has them also text_encoder_2/ (of SDXL), vae/,
+lora/ and ragaf/, each with a README.md; tokenizer/, for SDXL also tokenizer_2/,
+and scheduler/. controlnet.safetensors is the sketch branch of a Stable Diffusion
+1 or 2 in the original layout, for A1111 and ComfyUI. A complete folder can be
+loaded by `StableDiffusionControlNetPipeline.from_pretrained` or, of SDXL,
+`StableDiffusionXLControlNetPipeline.from_pretrained`. With --format=orbax it is
+a minimal workdir, for sampling, evaluation and the start of Stage 2.
 """
 
 import json
@@ -29,6 +30,7 @@ from ragaf_jax.errors import UserError, run_cli
 from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.losses.terms import TERMS
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.paths import PATH
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.weights.card import model_card
@@ -57,9 +59,10 @@ def define_flags() -> None:
     flags.mark_flags_as_required(("workdir", "output"))
 
 
-ENTRIES = {*PARTS.values(), "tokenizer", "scheduler", "model_index.json", "README.md"}
-ENTRIES |= {"config.json", "checkpoints"}
+ENTRIES = {*PARTS.values(), "tokenizer", "tokenizer_2", "scheduler"}
+ENTRIES |= {"model_index.json", "README.md", "config.json", "checkpoints"}
 _WHOLE = ["vae", "text_encoder", "tokenizer", "unet", "controlnet", "scheduler"]
+_WHOLE_XL = [*_WHOLE, "text_encoder_2", "tokenizer_2"]
 
 USAGE = {
     "controlnet": "controlnet = diffusers.ControlNetModel.from_pretrained({path!r})",
@@ -67,19 +70,26 @@ USAGE = {
     "unet": "unet = diffusers.UNet2DConditionModel.from_pretrained({path!r})",
     "vae": "vae = diffusers.AutoencoderKL.from_pretrained({path!r})",
     "text_encoder": "text_encoder = transformers.CLIPTextModel.from_pretrained({path!r})",
+    "text_encoder_2": (
+        "text_encoder_2 = transformers.CLIPTextModelWithProjection.from_pretrained({path!r})"
+    ),
     "lora": "pipeline.load_lora_weights({path!r})  # into a pipeline of the adapted model",
     "ragaf": "tensors = safetensors.numpy.load_file('{path}/model.safetensors')",
 }
 STAGE = """import pathlib
 from ragaf_jax.sampling.stages import Stage
 stage = Stage.restore(pathlib.Path({path!r}), {number})"""
-PIPELINE = "pipeline = diffusers.StableDiffusionControlNetPipeline.from_pretrained({path!r})"
+# Text states are zero in diffusers without a negative prompt, and here also with an empty one.
+CALL_XL = """
+# sketch: white lines on black; leave out an empty negative_prompt
+image = pipeline(prompt, image=sketch, guidance_scale={guidance:g}{skip}).images[0]"""
 DESCRIPTIONS = {
     "controlnet": "the sketch branch",
     CONTROL_FILE: "the sketch branch in the original layout, for A1111 and ComfyUI",
     "unet": "the denoising network",
     "vae": "the autoencoder between images and latents",
     "text_encoder": "CLIP's text transformer",
+    "text_encoder_2": "OpenCLIP's text transformer with the projection of the pooled text",
     "lora": "low-rank adapters",
     "ragaf": "region-adaptive graph-attention fusion, with the names of RAGAF-JAX's modules",
 }
@@ -161,6 +171,8 @@ def main(argv: list[str]) -> None:
             "the latter" + ("." if "lora" in made else "; a LoRA needs config.model.lora.patterns.")
         )
 
+    encoders = model.text_encoder.config
+    sdxl = encoders if isinstance(encoders, SdxlTextConfig) else None
     with whole_folder(output) as folder:
         for name in parts:
             print(f"Writing {name} …", file=sys.stderr)
@@ -175,18 +187,27 @@ def main(argv: list[str]) -> None:
         if FLAGS.format == "diffusers" and not FLAGS.parts:
             (folder / "scheduler").mkdir()
             write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-            Tokenizer.from_json(meta["tokenizer"]).save_pretrained(folder / "tokenizer")
+            tokenizer = Tokenizer.from_json(meta["tokenizer"])
+            tokenizer.save_pretrained(folder / "tokenizer")
+            if sdxl is not None:
+                second = tokenizer.padded_with(sdxl.padding)
+                second.save_pretrained(folder / "tokenizer_2")
         shown = {name: name if name == CONTROL_FILE else f"{name}/" for name in parts}
         lines = [f"`{shown[name]}`: {DESCRIPTIONS[name]}" for name in parts]
         usage = "\n".join(USAGE[name].format(path=f"{output.name}/{name}") for name in parts)
-        if set(_WHOLE) <= {path.name for path in folder.iterdir()}:
-            write_json(
-                folder / "model_index.json", pipeline_index(_WHOLE, scheduler["_class_name"])
-            )
-            skip = config.model.clip_skip
-            note = f"  # and in every call: clip_skip={skip}" if skip else ""
-            pipeline = PIPELINE.format(path=output.name) + note
-            usage = f"{pipeline}\n\n# or each part alone\n{usage}"
+        whole = _WHOLE if sdxl is None else _WHOLE_XL
+        if set(whole) <= {path.name for path in folder.iterdir()}:
+            zeros = sdxl is None or sdxl.zero_empty
+            index = pipeline_index(whole, scheduler["_class_name"], zeros)
+            write_json(folder / "model_index.json", index)
+            pipeline = f"diffusers.{index['_class_name']}.from_pretrained({output.name!r})"
+            skip = f"clip_skip={config.model.clip_skip}" if config.model.clip_skip else ""
+            if sdxl is None:
+                call = f"  # and in every call: {skip}" if skip else ""
+            else:
+                skip = f", {skip}" if skip else ""
+                call = CALL_XL.format(guidance=config.sample.guidance, skip=skip)
+            usage = f"pipeline = {pipeline}{call}\n\n# or each part alone\n{usage}"
         (folder / "README.md").write_text(card(output.name, lines, usage))
     print(FLAGS.output)
 

@@ -140,13 +140,13 @@ def parse_buckets(
         texts = [bucket_name(size) for size in _auto_buckets(side)]
     sizes: list[Size] = []
     for text in map(str, texts):  # a command line's 512 is a number
-        match = re.fullmatch(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,5})\s*", text)
-        if match is None:
+        size = parse_size(text)
+        if size is None:
             raise UserError(
                 f"{name} has {text!r}, which is not a size; write width x height in pixels, such "
                 f"as '{side}x{side}', or 'auto' alone."
             )
-        width, height = int(match[1]), int(match[2])
+        height, width = size
         if width % multiple or height % multiple:
             near = [multiple * max(1, round(length / multiple)) for length in (height, width)]
             which = f"'auto', which gives {text}" if automatic else text.strip()
@@ -161,10 +161,16 @@ def parse_buckets(
                 f", the size of square images; choose from {1 / BUCKET_FACTOR:.2g} to "
                 f"{BUCKET_FACTOR:g} times."
             )
-        if (height, width) in sizes:
+        if size in sizes:
             raise UserError(f"{name} has {text.strip()} twice; name each size once.")
-        sizes.append((height, width))
+        sizes.append(size)
     return tuple(sorted(sizes, key=by_aspect))
+
+
+def parse_size(text: str) -> Size | None:
+    """Height and width of "WIDTHxHEIGHT", each of 1 to 6 digits; None for another form."""
+    match = re.fullmatch(r"\s*([1-9][0-9]{0,5})x([1-9][0-9]{0,5})\s*", text)
+    return None if match is None else (int(match[2]), int(match[1]))
 
 
 def by_aspect(size: Size) -> tuple[float, int]:
@@ -173,7 +179,7 @@ def by_aspect(size: Size) -> tuple[float, int]:
 
 
 def bucket_name(size: Size) -> str:
-    """A size as `parse_buckets` reads it: "WIDTHxHEIGHT"."""
+    """A size as `parse_size` reads it: "WIDTHxHEIGHT"."""
     return f"{size[1]}x{size[0]}"
 
 

@@ -142,6 +142,13 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "clip_skip", None, "Last layers of the text encoder to skip; default: as in training."
     )
+    for name, text in {
+        "original_size": "Size before cropping, such as 1216x832, that SDXL's UNet reads; default: "
+        "the image's.",
+        "crop_top_left": "Top and left of the crop, px, that SDXL's UNet reads; default: 0,0.",
+        "target_size": "Size of the image that SDXL's UNet reads; default: the image's.",
+    }.items():
+        flags.DEFINE_string(name, None, text)
     flags.DEFINE_integer(
         "per_device", 1, "Sketches that a device samples together; more are faster on a GPU."
     )

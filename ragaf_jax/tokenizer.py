@@ -139,6 +139,12 @@ class Tokenizer:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
 
+    def padded_with(self, token_id: int) -> "Tokenizer":
+        """The same vocabulary with another padding token."""
+        inner = tokenizers.Tokenizer.from_str(self.to_json())
+        inner.enable_padding(pad_id=token_id, pad_token=self._pieces[token_id])
+        return Tokenizer(inner)
+
     @property
     def vocab_size(self) -> int:
         """The number of ids."""

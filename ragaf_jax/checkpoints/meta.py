@@ -73,10 +73,13 @@ def check_stages_match(stage1: Meta, stage2: Meta, workdir: str) -> None:
     Raises:
       UserError: names the first field that differs.
     """
-    shared = ("data.image_size", "data.text_length", "model.autoencoder", "model.haar_levels")
+    shared = (
+        *("data.image_size", "data.text_length", "model.autoencoder", "model.haar_levels"),
+        "model.unet.addition_embed_type",
+    )
     flat1, flat2 = (flatten_dict(stage["config"], sep=".") for stage in (stage1, stage2))
     for name in shared:
-        one, two = flat1[name], flat2[name]
+        one, two = flat1.get(name), flat2.get(name)
         if one != two:
             raise UserError(
                 f"config.{name} is {one} in Stage 1 ({workdir}) and {two} in Stage 2; they must be "

@@ -21,6 +21,7 @@ from ragaf_jax.diffusion.samplers import SAMPLERS
 from ragaf_jax.framing import Size
 from ragaf_jax.graph.regions import NECK_SPLITS
 from ragaf_jax.sampling.controls.settings import EVEN, GUESS
+from ragaf_jax.sampling.micro_conditioning import SETTINGS
 from ragaf_jax.sampling.options import REGION_METHODS, STAGES, Options
 from ragaf_jax.sampling.pipeline import Pipeline
 
@@ -28,6 +29,12 @@ TITLE = "RAGAF-JAX"
 REGION_PROMPT, REGION_NEGATIVE = "Region prompt", "Region negative prompt"
 CACHE_SECONDS = 600, 3600  # interval and least age for deletion of uploads and images
 
+# Label and hint of each of `SETTINGS`.
+SIZE_FIELDS = {
+    "original_size": ("Original size (width x height)", "as the image"),
+    "crop_top_left": ("Crop (top,left)", "0,0"),
+    "target_size": ("Target size (width x height)", "as the image"),
+}
 STAGE_NAMES = {"both": "Both", "1": "Stage 1", "2": "Stage 2"}
 METHOD_NAMES = {"auto": "Automatic", "ragaf": "RAGAF", "attention": "Attention"}
 
@@ -177,6 +184,9 @@ def _inputs(pipeline: Pipeline, examples: Sequence[Example], options: Options) -
             parts["neck_splits"] = _number(NECK_SPLITS_FIELD, NECK_SPLITS, elem_id="neck_splits")
         with gr.Tab("Sketch branch", render_children=True), gr.Row(elem_id="sketch_settings"):
             parts["settings"] |= _sketch_settings(pipeline, options)
+        sizes = gr.Tab("Sizes", visible=pipeline.reads_sizes, render_children=True)
+        with sizes, gr.Row(elem_id="size_settings"):
+            parts["settings"] |= _size_settings(options)
         with gr.Tab("LoRA", visible=bool(options.loras), render_children=True):
             notices = map(html.escape, pipeline.lora_notices(options))
             pairs = zip(notices, lora_sliders(options.loras), strict=True)
@@ -265,6 +275,18 @@ def _sketch_settings(pipeline: Pipeline, defaults: Options) -> dict[str, Any]:
         "sketch_end": _number(fields["sketch_end"], defaults.sketch_end),
         "sketch_levels": gr.Dropdown(levels, value=EVEN, label="Levels", min_width=130),
     }
+
+
+def _size_settings(defaults: Options) -> dict[str, Any]:
+    """The sizes that SDXL's UNet reads; empty fields have the image's."""
+    found = {}
+    for name in SETTINGS:
+        label, hint = SIZE_FIELDS[name]
+        value = getattr(defaults, name)
+        found[name] = gr.Textbox(
+            value, label=label, placeholder=hint, max_lines=1, min_width=130, elem_id=name
+        )
+    return found
 
 
 def _sliders(name: str, groups: Iterable[tuple[str, Mapping[str, Slider]]]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ CSS = """
 #region_texts span[data-testid="block-info"],
 #settings span[data-testid="block-info"],
 #region_settings span[data-testid="block-info"],
+#size_settings span[data-testid="block-info"],
 #sketch_settings span[data-testid="block-info"] { font-size: 12px; white-space: nowrap; }
 #examples .grid-wrap { padding: 0; overflow-x: auto; overflow-y: hidden; }
 #examples .grid-container { display: flex; gap: 4px; }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.framing import parse_buckets
+from ragaf_jax.framing import BUCKET_FACTOR, parse_buckets
 from ragaf_jax.nets.autoencoder import Autoencoder, HaarAutoencoder
 from ragaf_jax.nets.blocks import REMAT
 from ragaf_jax.nets.control import ControlNet
@@ -46,7 +46,7 @@ def build_model(config: ml_collections.ConfigDict) -> Model:
 def _build(config: ml_collections.ConfigDict) -> Model:
     data, nets = config.data, config.model
     dtype = jnp.dtype(nets.dtype)
-    autoencoder = _autoencoder(nets, dtype)
+    autoencoder = _autoencoder(nets, data.image_size, dtype)
     levels = len(nets.unet.block_out_channels)
     smallest = autoencoder.downscale * 2 ** (levels - 1)
     if data.image_size % smallest:
@@ -62,7 +62,7 @@ def _build(config: ml_collections.ConfigDict) -> Model:
             f"1/{autoencoder.downscale} need {autoencoder.downscale.bit_length()} numbers, with a "
             "halving between each two."
         )
-    text_config = _text_config(config)
+    text_config = text_config_of(config)
     if nets.unet.cross_attention_dim != text_config.hidden_size:
         raise UserError(
             f"config.model.unet.cross_attention_dim is {nets.unet.cross_attention_dim} and "
@@ -106,7 +106,8 @@ def _build(config: ml_collections.ConfigDict) -> Model:
     )
 
 
-def _text_config(config: ml_collections.ConfigDict) -> ClipTextConfig | SdxlTextConfig:
+def text_config_of(config: ml_collections.ConfigDict) -> ClipTextConfig | SdxlTextConfig:
+    """The sizes of the text encoder, of both for SDXL."""
     length = {"max_position_embeddings": config.data.text_length}
     first = ClipTextConfig(**_fields(config.model.text_encoder), **length)
     second = _fields(config.model.text_encoder_2)
@@ -116,10 +117,17 @@ def _text_config(config: ml_collections.ConfigDict) -> ClipTextConfig | SdxlText
     return SdxlTextConfig(first, ClipTextConfig(**second, **length), **joint)
 
 
-def _autoencoder(nets: ml_collections.ConfigDict, dtype: jnp.dtype) -> Autoencoder:
+def _autoencoder(nets: ml_collections.ConfigDict, side: int, dtype: jnp.dtype) -> Autoencoder:
+    """The autoencoder of a model of square images of `side` px."""
     if nets.autoencoder == "haar":
         return HaarAutoencoder(nets.haar_levels)
     if nets.autoencoder == "kl":
         vae = VaeConfig(**_fields(nets.vae))
-        return KlAutoencoder(Vae(vae, jnp.dtype("float32") if vae.force_upcast else dtype))
+        network = Vae(vae, jnp.dtype("float32") if vae.force_upcast else dtype)
+        found = KlAutoencoder(network)
+        cells = (side // found.downscale) ** 2
+        if nets.unet.get("addition_embed_type") is None or cells < found.tile**2:
+            return found
+        # SDXL's square fills a tile, so that images of its other sizes would need several.
+        return dataclasses.replace(found, whole=int(BUCKET_FACTOR * cells))
     raise UserError(f"config.model.autoencoder is {nets.autoencoder!r}; expected 'haar' or 'kl'.")

@@ -22,10 +22,12 @@ class KlAutoencoder:
       vae: the network.
       tile: latents with a longer side are decoded in tiles of this side, so that memory does not
         grow with the image. Group norms and attention then cover a tile instead of the image.
+      whole: latents of at most so many cells are decoded at once, also with longer sides.
     """
 
     vae: Vae
     tile: int = 128
+    whole: int = 0
 
     def __post_init__(self) -> None:
         if self.tile < 4:
@@ -67,7 +69,8 @@ class KlAutoencoder:
             return self.vae.apply({"params": params}, latents, method="decode")
 
         latents = latents / self.vae.config.scaling_factor
-        if max(latents.shape[1:3]) <= self.tile:
+        height, width = latents.shape[1:3]
+        if max(height, width) <= self.tile or height * width <= self.whole:
             return decode(latents)
         return decode_tiled(decode, latents, self.tile, self.downscale)
 

@@ -143,12 +143,13 @@ class Model:
             params["lora"] = init_lora(self.lora, params, keys[5])
         return params
 
-    def in_own_dtypes(self, params: Params) -> Params:
+    def in_own_dtypes(self, params: Params) -> dict[str, Any]:
         """Trees of networks, each in the dtype in which its network computes."""
 
         def dtype_of(network: str) -> Dtype:
-            vae = network == "autoencoder" and isinstance(self.autoencoder, KlAutoencoder)
-            return self.autoencoder.vae.dtype if vae else self.unet.dtype
+            if network == "autoencoder" and isinstance(self.autoencoder, KlAutoencoder):
+                return self.autoencoder.vae.dtype
+            return self.unet.dtype
 
         return {name: cast(tree, dtype_of(name)) for name, tree in params.items()}
 

@@ -93,8 +93,13 @@ def step_and_shapes(config: ConfigDict, cut: bool = False) -> tuple[Any, tuple[A
     objective = objective_of(config, Tokenizer.train([""]))  # only its sizes matter
     batch = batch_shapes(config, model)
     if batch.text.states is not None:
-        empty = np.zeros((1, *batch.text.states.shape[1:]), np.float32)
-        text = objective.empty_text._replace(states=empty)
+        encoded = {"states": batch.text.states, "pooled": batch.text.pooled}
+        empty = {
+            name: np.zeros((1, *x.shape[1:]), np.float32)
+            for name, x in encoded.items()
+            if x is not None
+        }
+        text = objective.empty_text._replace(**empty)
         objective = dataclasses.replace(objective, empty_text=text)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = abstract_state(config, model, tx)

@@ -101,7 +101,9 @@ def weighted(text: Text) -> Text:
         return jnp.where(same, means[:, None], 0).sum(-1)
 
     means = states.mean(-1)
-    scale = weights * total(means) / total(means * weights)
+    changed = total(means * weights)
+    # The states of SDXL's empty texts are zeros, and stay so.
+    scale = weights * total(means) / jnp.where(changed == 0, 1, changed)
     return text._replace(states=states * scale[..., None])
 
 

@@ -56,7 +56,7 @@ def begin(
     grid: TimestepGrid,
     start: Float[Array, "b h w c"] | None = None,
     text: TextConditioning | None = None,
-    controls: tuple[Float[Array, "b h w 3"], ...] = (),
+    controls: tuple[Float[Array, "b s1 s2 3"], ...] = (),
 ) -> Denoising:
     """The latents before the first step.
 

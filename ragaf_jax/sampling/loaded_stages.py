@@ -24,6 +24,12 @@ from ragaf_jax.sampling.controls.settings import (
 from ragaf_jax.sampling.loop import Finished, Images, Progress, StageRun, sample_stages
 from ragaf_jax.sampling.lora.merging import AdaptedParams
 from ragaf_jax.sampling.lora.settings import Lora
+from ragaf_jax.sampling.micro_conditioning import (
+    SETTINGS,
+    checked_sizes,
+    refuse_sizes,
+    size_inputs,
+)
 from ragaf_jax.sampling.options import STAGES, Options, setting_notices
 from ragaf_jax.sampling.prompts.embeddings import Embeddings
 from ragaf_jax.sampling.request import Request
@@ -118,6 +124,23 @@ class LoadedStages:
     def with_loras(self, options: Options, loras: Sequence[Lora]) -> Options:
         """The options with these LoRAs, whose files are read; raises as `load_lora`."""
         return dataclasses.replace(options, loras=self._adapted.load(loras))
+
+    @property
+    def reads_sizes(self) -> bool:
+        """Whether the UNet reads the sizes of the image, as SDXL's."""
+        return self.leading.model.unet.config.addition_embed_type is not None
+
+    def with_sizes(self, options: Options, sizes: Mapping[str, str | None]) -> Options:
+        """The options with `micro_conditioning.SETTINGS` of these; others stay.
+
+        Raises:
+          UserError: as `checked_sizes`, or this model does not read sizes.
+        """
+        given = {name: x for name, x in sizes.items() if x is not None}
+        found = checked_sizes({name: getattr(options, name) for name in SETTINGS} | given)
+        if not self.reads_sizes:
+            refuse_sizes(found)
+        return dataclasses.replace(options, **found)
 
     def setting_notices(self, settings: Mapping[str, Any]) -> list[str]:
         """Unexpected effects of settings of these stages, as `options.setting_notices`."""
@@ -224,6 +247,9 @@ class LoadedStages:
                 for one in requests
             ),
         )
+        if self.reads_sizes:
+            sizes = size_inputs(dataclasses.asdict(options), batch.labels.shape[1:])
+            batch = batch._replace(sizes=np.tile(sizes, (len(requests), 1)))
         partly = any(one.has_region_text and not one.all_regions_have_text for one in requests)
         regional = text.with_base(options.region_base_ratio), plain if partly else None
         texts: dict[int, tuple[TextConditioning, TextConditioning | None]] = {

@@ -17,6 +17,7 @@ from ragaf_jax.sampling.controls.settings import (
     settings_of_sketch,
 )
 from ragaf_jax.sampling.lora.settings import Lora, Loras, as_loras
+from ragaf_jax.sampling.micro_conditioning import checked_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Options:
         prompt, 0 to 1, for "attention".
       region_end: share of a stage's steps after which all cells attend to the prompt alone, for
         "attention".
+      original_size, target_size: "WIDTHxHEIGHT" in px, inputs of SDXL's UNet; None: the image's.
+      crop_top_left: "TOP,LEFT" in px, likewise; None: 0,0, an uncropped image.
     """
 
     steps: int
@@ -68,6 +71,9 @@ class Options:
     region_method: str = "auto"
     region_base_ratio: float = 0.2
     region_end: float = 1.0
+    original_size: str | None = None
+    crop_top_left: str | None = None
+    target_size: str | None = None
 
 
 class OptionArguments(TypedDict, total=False):
@@ -91,6 +97,9 @@ class OptionArguments(TypedDict, total=False):
     region_method: Literal["auto", "ragaf", "attention"]
     region_base_ratio: float
     region_end: float
+    original_size: str
+    crop_top_left: str
+    target_size: str
 
 
 SCALES = "guidance", "sketch_guidance", "sketch_strength"
@@ -130,7 +139,7 @@ def make_options(
     fields = {"stages": stages, **defaults, **given}
     check_values(fields, schedule_steps)
     checked: dict[str, Any] = {x: int(fields[x]) for x in ("steps", "clip_skip") if x in fields}
-    checked["controls"] = checked_controls(fields.get("controls"))
+    checked |= {"controls": checked_controls(fields.get("controls")), **checked_sizes(fields)}
     return Options(**{**fields, **checked, "loras": as_loras(fields.get("loras"))})
 
 
@@ -171,6 +180,7 @@ def check_values(fields: Mapping[str, Any], schedule_steps: int | None = None) -
             raise UserError(f"{name} is {given[name]!r}; choose one of {', '.join(known)}.")
     settings_of_sketch(given)
     checked_controls(given.get("controls"))
+    checked_sizes(given)
 
 
 def check_count(count: Any) -> None:

@@ -224,8 +224,8 @@ class Pipeline(LoadedStages):
         Raises:
           UserError: as `read_embeddings`.
         """
-        width = self.leading.model.text_encoder.config.hidden_size
-        self.embeddings, skipped = read_embeddings(paths, width)
+        widths = self.leading.model.text_encoder.config.widths
+        self.embeddings, skipped = read_embeddings(paths, widths)
         return skipped
 
     def options(self, **arguments: Unpack[OptionArguments]) -> Options:
@@ -252,9 +252,10 @@ class Pipeline(LoadedStages):
             layers = self.stages[number].model.text_encoder.config.num_hidden_layers
             if options.clip_skip is not None and options.clip_skip >= layers:
                 raise UserError(
-                    f"clip_skip is {options.clip_skip}; the text encoder has {layers} layers, "
-                    f"choose 0 to {layers - 1}."
+                    f"clip_skip is {options.clip_skip}; choose 0 to {layers - 1}, because the text "
+                    "encoder has no more layers to skip."
                 )
+        options = self.with_sizes(options, {})  # refuses sizes that the UNet does not read
         self.by_ragaf(options)  # refuses a method that needs RAGAF
         self.steps(options)  # refuses combinations of sampler, sigmas, steps and strength
         return self.with_loras(options, options.loras)

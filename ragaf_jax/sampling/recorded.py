@@ -18,6 +18,7 @@ OPTION_FLAGS = (
     *("steps", "guidance", "sketch_guidance", "sketch_strength", "guidance_until", "strength"),
     *("sampler", "sigmas", "stages", "clip_skip", "sketch_start", "sketch_end", "sketch_levels"),
     *("region_method", "region_base_ratio", "region_end"),
+    *("original_size", "crop_top_left", "target_size"),
 )
 # Flags of `ragaf_jax.sample` that metadata.json records by the same names.
 RECORDED_FLAGS = (

@@ -49,8 +49,8 @@ def writers(
 ) -> dict[str, Writer]:
     """Functions that write each network into its folder, by name in `PARTS`.
 
-    "control_file" writes a file. Only networks of Stable Diffusion have one, because it holds no
-    sizes.
+    "control_file" writes a file. Only networks of Stable Diffusion 1 and 2 have one: it holds no
+    sizes, and diffusers reads no ControlNet of SDXL in this layout.
 
     Args:
       model, params: the networks and their parameters.
@@ -67,7 +67,7 @@ def writers(
         tree = jax.tree.map(lambda x: np.asarray(x, np.float32), params[name])
         params[name] = merged(tree, adapters.pop(name))
     unet = model.unet.config
-    control = ControlConfig(unet, model.control.conditioning_channels)
+    control = ControlConfig(model.control.config, model.control.conditioning_channels)
     made: dict[str, Writer] = {}
 
     def network(
@@ -95,7 +95,7 @@ def writers(
     if isinstance(model.autoencoder, KlAutoencoder):
         vae = configs.vae_json(model.autoencoder.vae.config)
         network("autoencoder", vae_names, vae, _DIFFUSERS_FILE)
-        if compvis_sizes.is_usual(unet):
+        if unet.addition_embed_type is None and compvis_sizes.is_usual(unet):
             made["control_file"] = lambda path: _write_control(
                 path, params["control"], control, dtype
             )
@@ -144,11 +144,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def pipeline_index(folders: list[str], scheduler: str = "DDIMScheduler") -> dict[str, Any]:
+def pipeline_index(
+    folders: list[str], scheduler: str = "DDIMScheduler", zero_empty: bool = True
+) -> dict[str, Any]:
     """model_index.json of a pipeline of Stable Diffusion with ControlNet, with these folders.
 
-    With text_encoder_2 it is that of Stable Diffusion XL. `scheduler` is the class in
-    scheduler_config.json.
+    Args:
+      folders: with text_encoder_2 it is that of Stable Diffusion XL.
+      scheduler: the class in scheduler_config.json.
+      zero_empty: of SDXL, as in `SdxlTextConfig`.
     """
     classes = {
         "vae": ["diffusers", "AutoencoderKL"],
@@ -166,8 +170,7 @@ def pipeline_index(folders: list[str], scheduler: str = "DDIMScheduler") -> dict
             "_class_name": "StableDiffusionXLControlNetPipeline",
             **found,
             **{name: [None, None] for name in ("feature_extractor", "image_encoder")},
-            # For an empty negative prompt the published base model has zeros as text states.
-            "force_zeros_for_empty_prompt": True,
+            "force_zeros_for_empty_prompt": zero_empty,
         }
     return {
         "_class_name": "StableDiffusionControlNetPipeline",

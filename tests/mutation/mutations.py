@@ -341,6 +341,24 @@ MUTATIONS = (
         "SDXL reads the last layer of its second text encoder",
     ),
     Mutation(
+        "ragaf_jax/nets/text/windows.py",
+        "pooled * described[:, :1]",
+        "pooled",
+        "SDXL's empty text keeps its pooled text",
+    ),
+    Mutation(
+        "ragaf_jax/training/initial.py",
+        '"time_embedding", "add_embedding", ',
+        '"time_embedding", ',
+        "SDXL's sketch branch starts with a random embedding of pooled text and sizes",
+    ),
+    Mutation(
+        "ragaf_jax/nets/build.py",
+        'jnp.dtype("float32") if vae.force_upcast else dtype',
+        "dtype",
+        "SDXL's VAE computes in bfloat16",
+    ),
+    Mutation(
         "ragaf_jax/nets/text/clip.py",
         "same.sum(-1) - 1 + (texts > 0)",
         "same.sum(-1) - 1",
@@ -748,9 +766,21 @@ MUTATIONS = (
     ),
     Mutation(
         "ragaf_jax/sampling/conditions.py",
-        "scale = weights * total(means) / total(means * weights)",
+        "scale = weights * total(means) / jnp.where(changed == 0, 1, changed)",
         "scale = weights",
         "weighted prompts change the scale of the whole text",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/conditions.py",
+        "jnp.where(changed == 0, 1, changed)",
+        "changed",
+        "SDXL's empty texts are NaN beside prompts with weights",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/loaded_stages.py",
+        "size_inputs(dataclasses.asdict(options), batch.labels.shape[1:])",
+        "size_inputs(dict.fromkeys(SETTINGS), batch.labels.shape[1:])",
+        "original size, crop and target size have no effect on samples of SDXL",
     ),
     Mutation(
         "ragaf_jax/sampling/prompts/windows.py",
@@ -906,7 +936,7 @@ MUTATIONS = (
     Mutation(
         "input_pipeline/mirror.py",
         "    if None in captions:\n        return record\n",
-        '    captions = [new or old for new, old in zip(captions, record["captions"], strict=True)]\n',
+        '    captions = [x or y for x, y in zip(captions, record["captions"], strict=True)]\n',
         "photographs are flipped with captions that have no mirrored form",
     ),
     Mutation(

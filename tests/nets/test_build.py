@@ -1,8 +1,12 @@
 import pytest
 from fakes import tiny_config
+from written import XL_TEXTS, XL_UNET, XL_VAE
 
+from configs import stage1
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
+from ragaf_jax.training.adopt import fields_of, with_fields
 
 
 @pytest.mark.parametrize(
@@ -27,6 +31,15 @@ def test_what_does_not_fit_ends_in_one_sentence(field, value, said):
     with pytest.raises(UserError, match="config") as error:
         build_model(config)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(("side", "cells"), [(1024, 152 * 104), (512, 0)])
+def test_sizes_of_sdxl_are_decoded_at_once(side, cells):
+    """Its 1216 × 832 px would need two tiles, with group norms of their own."""
+    sizes = fields_of(XL_UNET, SdxlTextConfig(*XL_TEXTS.values()), XL_VAE, {})
+    config = with_fields(stage1.get_config("openmoji_sdxl"), sizes | {"data.image_size": side})
+    whole = build_model(config).autoencoder.whole
+    assert cells <= whole <= 1.5 * cells * 1.04
 
 
 def test_stage_1_has_no_ragaf():

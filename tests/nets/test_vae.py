@@ -210,6 +210,13 @@ def test_decodes_what_fits_one_tile_as_a_whole(rng, params):
     close(decode_in_tiles(params, latents), decode(params, latents))
 
 
+def test_decodes_an_area_as_a_whole_whatever_its_sides(rng, params):
+    latents = normal(rng, 1, 4, 12, 4)
+    for cells, same in ((48, True), (47, False)):
+        image = KlAutoencoder(Vae(TINY), 8, cells).decode(params, latents)
+        assert (jnp.abs(image - decode(params, latents)).max() < 1e-5) == same
+
+
 def test_image_smaller_than_a_latent(params):
     with pytest.raises(ValueError, match=r"\(4, 1\), expected sides of 2"):
         autoencoder.encode(params, jnp.zeros((1, 4, 1, 3)))

@@ -58,7 +58,7 @@ def test_textual_inversions(rng, tmp_path, skip):
             prompt, "cpu", 1, True, negative_prompt=negative, clip_skip=skip
         )
 
-    embeddings, _ = read_embeddings([tmp_path], width)
+    embeddings, _ = read_embeddings([tmp_path], [width])
     ours = Tokenizer.from_pretrained(tmp_path / "sd" / "tokenizer")
     encoder, params = load_network(open_pretrained(str(tmp_path / "sd")).text_encoder)
     model = dataclasses.replace(

@@ -37,14 +37,11 @@ from ragaf_jax.weights.locate import files_below  # noqa: E402
 from ragaf_jax.weights.modules import abstract_params, load_network, module_of  # noqa: E402
 from ragaf_jax.weights.names import unet_names  # noqa: E402
 from ragaf_jax.weights.pretrained import (  # noqa: E402
-    check_pretrained,
     open_control,
     open_pretrained,
 )
-from ragaf_jax.weights.save import pipeline_index, writers  # noqa: E402
 from ragaf_jax.weights.vocabulary import second_tokenizer_of, tokenizer_of  # noqa: E402
 
-open_sdxl = functools.partial(open_pretrained, sdxl=True)
 POOLED = torch_models.POOLED
 
 
@@ -52,14 +49,9 @@ POOLED = torch_models.POOLED
 def both(tmp_path_factory, seed):
     """A whole SDXL with its ControlNet, theirs and its folder."""
     folder, rng = tmp_path_factory.mktemp("sdxl"), np.random.default_rng(seed)
-    theirs = torch_models.sdxl(rng)
-    for name, network in theirs.items():
-        network.save_pretrained(folder / name)
+    theirs = torch_models.save_sdxl(folder, rng)
     write_folder(folder / "tokenizer", 1, "slow with added tokens")
     write_folder(folder / "tokenizer_2", 2, "slow with added tokens")
-    names = ["vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet"]
-    index = pipeline_index([*names, "scheduler"]) | {"_class_name": "StableDiffusionXLPipeline"}
-    (folder / "model_index.json").write_text(json.dumps(index))
     theirs["control"] = torch_models.control(theirs["unet"], rng)
     theirs["control"].save_pretrained(folder / "control")
     return theirs, folder
@@ -91,7 +83,7 @@ def test_unet_and_controlnet(rng, both):
     theirs, folder = both
     x, t, text, added = conditions(rng)
     sketch = jnp.asarray(rng.random((2, 48, 80, 3)), jnp.float32)
-    net, params = load_network(open_sdxl(str(folder)).unet)
+    net, params = load_network(open_pretrained(str(folder)).unet)
     branch, branch_params = load_network(open_control(str(folder / "control")))
 
     @jax.jit
@@ -137,7 +129,7 @@ def test_depths_by_layer_and_no_attention_in_the_middle(rng, tmp_path):
 def test_prompts(both, skip):
     """Tokens, joined states and pooled text of whole prompts equal those of diffusers' pipeline."""
     theirs, folder = both
-    found = open_sdxl(str(folder))
+    found = open_pretrained(str(folder))
     tokenizers = [
         transformers.CLIPTokenizer.from_pretrained(folder / name)
         for name in ("tokenizer", "tokenizer_2")
@@ -150,7 +142,9 @@ def test_prompts(both, skip):
         texts, device="cpu", do_classifier_free_guidance=False, clip_skip=skip
     )
 
-    model = model_of(folder)
+    # diffusers replaces only a missing negative prompt by zeros.
+    sizes = dataclasses.replace(found.text_encoder.config, zero_empty=False)
+    model = dataclasses.replace(model_of(folder), text_encoder=module_of(sizes))
     tokens, mask = tokenizer_of(found, "").encode(texts, 77)
     params = {"text_encoder": found.text_encoder.load(abstract_params(model.text_encoder))}
     skips = None if skip is None else np.full(3, skip, np.int32)
@@ -175,7 +169,7 @@ def test_prompts(both, skip):
 def test_tokens_of_both_encoders(both):
     """Those of transformers; the derived ones differ from them only by "!" in texts."""
     _, folder = both
-    found, texts = open_sdxl(str(folder)), list(CORNER_CASES.values())
+    found, texts = open_pretrained(str(folder)), list(CORNER_CASES.values())
     first, second = tokenizer_of(found, ""), second_tokenizer_of(found)
     tokens, _ = first.encode(texts, 77)
     for name, own in (("tokenizer", tokens), ("tokenizer_2", second.encode(texts, 77)[0])):
@@ -187,14 +181,9 @@ def test_tokens_of_both_encoders(both):
     assert differs.any() and not any("!" not in texts[i] for i in np.flatnonzero(differs))
 
 
-def test_one_text_encoder_is_expected(both):
-    with pytest.raises(UserError, match="has the two text encoders of SDXL, expected one"):
-        open_sdxl(str(both[1])).clip_text  # noqa: B018
-
-
 def test_the_example_of_the_documentation(both):
     _, folder = both
-    [code] = [x for x in python_blocks(ROOT / "docs" / "stable_diffusion.md") if "sdxl=" in x]
+    [code] = [x for x in python_blocks(ROOT / "docs" / "stable_diffusion.md") if "tokens_2" in x]
     code = code.replace("stabilityai/stable-diffusion-xl-base-1.0", str(folder))
     code = code.replace("diffusers/controlnet-canny-sdxl-1.0", str(folder / "control"))
     names = {}
@@ -204,7 +193,7 @@ def test_the_example_of_the_documentation(both):
 
 def model_of(folder):
     """A Stage 1 of these networks."""
-    found, control = open_sdxl(str(folder)), open_control(str(folder / "control"))
+    found, control = open_pretrained(str(folder)), open_control(str(folder / "control"))
     configs = found.unet.config, control.config, found.text_encoder.config
     vae = KlAutoencoder(module_of(found.vae.config))
     return Model(*map(module_of, configs), vae, 64, 77, 4, 8)
@@ -214,34 +203,9 @@ def trees(found):
     return {name: abstract(getattr(found, name).config) for name in ("unet", "vae", "text_encoder")}
 
 
-def test_an_export_is_diffusers_pipeline(both, tmp_path):
-    """What is read is written back into the same tensors and configurations."""
+def test_a_controlnet_in_one_file(both, tmp_path):
+    """With diffusers' or the original names; its sizes follow from shapes or a config.json."""
     theirs, folder = both
-    found, control = open_sdxl(str(folder)), open_control(str(folder / "control"))
-    shapes = trees(found)
-    loaded = {name: getattr(found, name).load(shape) for name, shape in shapes.items()}
-    loaded["autoencoder"] = loaded.pop("vae")
-    loaded["control"] = control.load(abstract(control.config))
-    made = writers(model_of(folder), loaded, "float32", "diffusers", False)
-    folders = {"autoencoder": "vae"}
-    for name in ("control", "unet", "autoencoder", "text_encoder", "text_encoder_2"):
-        place = tmp_path / folders.get(name, name)
-        place.mkdir()
-        made[name](place)
-        network = theirs[folders.get(name, name)]
-        again = type(network).from_pretrained(place)
-        same(again.state_dict(), network)
-    made["control_file"](tmp_path / "control.safetensors")
-    again = open_control(str(tmp_path / "control.safetensors"))
-    assert again.config.unet == dataclasses.replace(
-        control.config.unet, sample_size=again.config.unet.sample_size
-    )
-    assert_same(again.load(abstract(again.config)), loaded["control"])
-
-
-def test_a_controlnet_in_one_file_of_diffusers_names(both, tmp_path):
-    """Its sizes follow from the shapes, or from a config.json beside it."""
-    _, folder = both
     expected = open_control(str(folder / "control"))
     (tmp_path / "x.safetensors").symlink_to(folder / "control/diffusion_pytorch_model.safetensors")
     found = open_control(str(tmp_path / "x.safetensors"))
@@ -252,13 +216,19 @@ def test_a_controlnet_in_one_file_of_diffusers_names(both, tmp_path):
     beside = json.loads((folder / "control/config.json").read_text()) | {"freq_shift": 1}
     (tmp_path / "config.json").write_text(json.dumps(beside))
     assert open_control(str(tmp_path / "x.safetensors")).config.unet.freq_shift == 1
+    naming = compvis.control_naming(expected.config)
+    tensors = original(theirs["control"], shapes, naming, unet_names, compvis.CONTROL)
+    save_file(tensors, tmp_path / "original.safetensors")
+    other = open_control(str(tmp_path / "original.safetensors"))
+    assert other.config == found.config
+    assert_same(other.load(shapes), expected.load(shapes))
 
 
 @pytest.fixture(scope="module")
 def single(both):
     """The same weights in one file in the original layout, as A1111 and ComfyUI have them."""
     theirs, folder = both
-    found = open_sdxl(str(folder))
+    found = open_pretrained(str(folder))
     shapes = trees(found)
     text = shapes["text_encoder"]
     first = found.text_encoder.parts["clip_l"]
@@ -298,10 +268,10 @@ def test_the_names_are_the_original_ones(both, single):
 
 def test_a_single_file_holds_the_same_networks(both, single):
     _, folder = both
-    one, two = open_sdxl(str(folder)), open_sdxl(str(folder / "xl.safetensors"))
+    one, two = open_pretrained(str(folder)), open_pretrained(str(folder / "xl.safetensors"))
     assert two.diffusion == one.diffusion and two.padding is one.padding is None
     assert two.text_encoder.config == one.text_encoder.config
-    assert two.vae.config.scaling_factor == 0.13025
+    assert two.vae.config == dataclasses.replace(one.vae.config, sample_size=512)
     assert two.unet.config == dataclasses.replace(one.unet.config, sample_size=64)
     for name, shape in trees(one).items():
         assert_same(getattr(one, name).load(shape), getattr(two, name).load(shape))
@@ -320,20 +290,8 @@ def test_single_files_without_a_text_encoder(both, single, tmp_path, prefix, sai
     path = tmp_path / "x.safetensors"
     save_file({k: v for k, v in tensors.items() if not k.startswith(prefix)}, path)
     with pytest.raises(UserError) as error:
-        open_sdxl(str(path))
+        open_pretrained(str(path))
     assert said in str(error.value) and "\n" not in str(error.value)
-
-
-def test_commands_refuse_sdxl_by_name(both, single):
-    """Until training and sampling support it."""
-    _, folder = both
-    for where, said in (
-        (folder, "is a StableDiffusionXLPipeline, as _class_name in its model_index.json shows"),
-        (folder / "xl.safetensors", "is of Stable Diffusion XL, as its tensor"),
-    ):
-        for open_it in (open_pretrained, check_pretrained):
-            with pytest.raises(UserError, match=said):
-                open_it(str(where))
 
 
 def test_what_is_downloaded(both):
@@ -342,6 +300,6 @@ def test_what_is_downloaded(both):
     names = files_below(folder)
     variant = [name.replace("2/model.", "2/model.fp16.") for name in names]
     for listed, file in ((names, "model"), (variant, "model.fp16")):
-        chosen = pretrained._chosen(listed, "fp16" if listed is variant else "", "x", True)
+        chosen = pretrained._chosen(listed, "fp16" if listed is variant else "", "x")
         assert {f"text_encoder_2/{file}.safetensors", "text_encoder_2/config.json"} <= {*chosen}
         assert {"text_encoder/model.safetensors", "tokenizer_2/vocab.json"} <= {*chosen}

@@ -1,5 +1,7 @@
 """Names, shapes and numbers of all parameters at full size, against PyTorch's meta device."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,9 +13,13 @@ diffusers = pytest.importorskip("diffusers")
 import published  # noqa: E402
 import transformers  # noqa: E402
 
+from configs import stage1  # noqa: E402
+from ragaf_jax.nets.build import build_model  # noqa: E402
 from ragaf_jax.nets.text.clip import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
 from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
+from ragaf_jax.planning.shapes import with_known_sizes  # noqa: E402
+from ragaf_jax.training.adopt import fields_of, with_fields  # noqa: E402
 from ragaf_jax.weights.configs import networks as configs  # noqa: E402
 from ragaf_jax.weights.configs.networks import ControlConfig  # noqa: E402
 from ragaf_jax.weights.modules import abstract_params, module_of  # noqa: E402
@@ -89,3 +95,19 @@ def test_every_leaf(generation, kind):
     total = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     assert total == PARAMETERS[generation, kind]
     assert total == sum(tensor.numel() for tensor in theirs.parameters())
+
+
+def test_a_stage_of_sdxl_has_these_networks():
+    """Also where a plan assumes the published sizes, without any file."""
+    planned, _ = with_known_sizes(stage1.get_config("openmoji_sdxl"))
+    unet, vae = UNETS["sdxl"], configs.vae_config(published.VAE_XL, "")
+    text = configs.sdxl_text_config(TEXTS["sdxl"], PROJECTED, "")
+    model = build_model(with_fields(planned, fields_of(unet, text, vae, {})))
+    assert build_model(planned) == model
+    # So the counts above, without tracing the networks again.
+    assert (model.unet.config, model.text_encoder.config) == (unet, text)
+    control = ControlConfig(model.control.config, model.control.conditioning_channels)
+    assert control == ControlConfig(unet, (16, 32, 96, 256))
+    assert model.autoencoder.vae.config == vae
+    scale = {name: getattr(vae, name) for name in ("sample_size", "scaling_factor", "force_upcast")}
+    assert dataclasses.replace(VaeConfig(), **scale) == vae

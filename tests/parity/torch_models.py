@@ -18,7 +18,7 @@ UNETS = {
     "sd2": {"attention_head_dim": (2, 4, 4), "use_linear_projection": True},
 }
 # Stable Diffusion XL at sizes that a single file shows too: heads of 64 channels, 32 groups.
-POOLED, XL_WIDTHS = 96, (64, 128)
+POOLED, XL_WIDTHS, XL_SCALING = 96, (64, 128), 0.13025
 UNETS["sdxl"] = {
     "block_out_channels": XL_WIDTHS,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -38,6 +38,15 @@ SSD = {
     "mid_block_type": "UNetMidBlock2D",
     "transformer_layers_per_block": [1, [2]],
     "reverse_transformer_layers_per_block": [[1, 3], 1],
+}
+# Smaller ControlNets for it, as controlnet-canny-sdxl-1.0-small, without attention, and -mid, of
+# which some transformers have no blocks.
+SMALLER_CONTROLS = {
+    "small": {"down_block_types": ("DownBlock2D",) * 2, "mid_block_type": "UNetMidBlock2D"},
+    "mid": {
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "transformer_layers_per_block": (0, 1),
+    },
 }
 TEXTS = {
     "sd1": {"hidden_act": "quick_gelu", "num_attention_heads": 2},
@@ -99,11 +108,13 @@ def params_of(file, abstract, naming):
     return load_tree(Safetensors.open(file), abstract, naming)
 
 
-def control(network, rng, channels=(8, 12, 16, 24)):
-    """A ControlNet for this UNet."""
+def control(network, rng, channels=(8, 12, 16, 24), **changes):
+    """A ControlNet for this UNet, perhaps a smaller one."""
     made = diffusers.ControlNetModel.from_unet(
         network, conditioning_embedding_out_channels=channels, load_weights_from_unet=False
     )
+    if changes:
+        made = diffusers.ControlNetModel.from_config({**made.config, **changes})
     return randomised(made, generator(rng))
 
 
@@ -158,15 +169,22 @@ def text_encoder_2(rng):
     return randomised(transformers.CLIPTextModelWithProjection(config), generator(rng))
 
 
-def sdxl(rng):
-    """The networks of a Stable Diffusion XL, by the names of their folders."""
-    return {
-        "unet": unet("sdxl", rng),
-        "vae": vae(rng, block_out_channels=(32, 32, 32, 32), norm_num_groups=32),
+def save_sdxl(folder, rng, **unet_changes):
+    """A whole Stable Diffusion XL as `save_stable_diffusion` writes it; returns its networks."""
+    networks = {
+        "unet": unet("sdxl", rng, **unet_changes),
+        "vae": vae(
+            rng, block_out_channels=(32,) * 4, norm_num_groups=32, scaling_factor=XL_SCALING
+        ),
         "text_encoder": text_encoder("sd1", rng, hidden_size=XL_WIDTHS[0], num_attention_heads=1),
         "text_encoder_2": text_encoder_2(rng),
         "scheduler": scheduler("sd1"),
     }
+    for name, network in networks.items():
+        network.save_pretrained(folder / name)
+    index = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return networks
 
 
 def scheduler(kind):

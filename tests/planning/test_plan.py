@@ -1,17 +1,21 @@
 """What a configuration needs, told from shapes: against counts by hand and the compiler's own."""
 
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
-from fakes import random_batch, smallest_config, tiny_config
+from fakes import as_sdxl, random_batch, smallest_config, tiny_config
+from published import TEXT, TEXT2_XL, UNET_XL
 
 from configs import stage1
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.blocks import REMAT
-from ragaf_jax.nets.build import build_model
+from ragaf_jax.nets.build import build_model, text_config_of
 from ragaf_jax.nets.model import Model, traced_init
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
+from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.planning import plan as plans
 from ragaf_jax.planning.compiled import Account
 from ragaf_jax.planning.plan import (
@@ -31,6 +35,11 @@ from ragaf_jax.planning.table import table
 from ragaf_jax.runtime.flops import matmul_flops
 from ragaf_jax.runtime.targets import Target
 from ragaf_jax.training.config_checks import check_config
+from ragaf_jax.weights.configs.networks import (
+    projected_text_config,
+    text_config,
+    unet_config,
+)
 
 
 def test_flops_are_those_of_the_products(rng):
@@ -85,6 +94,12 @@ def test_sizes_without_weights_are_stable_diffusions():
         "text_encoder": 123_060_480,
         "autoencoder": 83_653_863,
     }
+    xl, notice = with_known_sizes(stage1.get_config("openmoji_sdxl"))
+    assert "is not on this machine: the sizes are those of SDXL's base model" in notice
+    config = xl.model.unet.to_dict()
+    assert UNetConfig(**config) == dataclasses.replace(unet_config(UNET_XL, "x"), sample_size=64)
+    second = projected_text_config(TEXT2_XL, "x")
+    assert text_config_of(xl) == SdxlTextConfig(text_config(TEXT, "x"), second)
     same, nothing = with_known_sizes(tiny_config(1))
     assert nothing == "" and same == tiny_config(1)
 
@@ -121,6 +136,8 @@ def test_parts_change_nothing_of_the_products():
     whole = flops_of(config)
     assert flops_of(configured(config, Setting("none", 2, ""))) == whole
     assert flops_of(configured(config, Setting("full", 1, ""))) > whole
+    xl = as_sdxl(config)
+    assert flops_of(configured(xl, Setting("none", 1, "text"))) < flops_of(xl)
 
 
 def test_the_plan_of_a_small_model(monkeypatch):

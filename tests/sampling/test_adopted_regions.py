@@ -119,6 +119,7 @@ def test_the_page_samples_prompts_of_two_regions_at_3_to_2(pipeline):
     choices = [choice for _, choice in parts["Region prompts by"]["choices"]]
     assert choices == ["auto", "attention"]
     assert parts["Region prompt"]["visible"] and not parts["Attention"]["visible"]
+    assert not parts["Sizes"]["visible"]  # which only SDXL's UNet reads
     session = upload_sketch(pipeline, halves(), **SIZE)
     session = session.click(*LEFT).apply("red").click(*RIGHT).apply("horse", "dust")
     assert session.prompts == {0: "red", 1: "horse"}

@@ -403,6 +403,8 @@ def test_what_the_model_cannot_take_in_is_said(rng, pipeline):
         ({"guidance": float("inf")}, "guidance is inf"),
         ({"sampler": "plms"}, "dpm_solver_pp_2m"),
         ({"stages": "3"}, "stages is '3'; choose one of both, 1, 2"),
+        ({"target_size": "8x8"}, "target_size is '8x8' and this model's UNet does not read it"),
+        ({"target_size": "8"}, "target_size is '8'; write width x height"),
     ],
 )
 def test_settings_out_of_range_end_in_one_sentence(pipeline, setting, expected):
@@ -433,6 +435,13 @@ def test_stages_of_different_vocabularies_are_refused(pipeline):
     other = dataclasses.replace(pipeline.stages[1], tokenizer=Tokenizer.train(["another word"]))
     with pytest.raises(UserError, match="vocabularies"):
         Pipeline(other, pipeline.stages[2])
+
+
+def test_a_stage_of_sdxl_and_one_of_another_model_are_refused(pipeline):
+    config = pipeline.stages[1].config.copy_and_resolve_references()
+    config.model.unet = {**config.model.unet, "addition_embed_type": "text_time"}
+    with pytest.raises(UserError, match="addition_embed_type is text_time in Stage 1 .* and None"):
+        Pipeline(dataclasses.replace(pipeline.stages[1], config=config), pipeline.stages[2])
 
 
 def sample(*flags):

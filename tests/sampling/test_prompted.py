@@ -81,7 +81,7 @@ def test_requests_of_other_texts_are_sampled_as_alone(rng, pipeline):
 def test_wrong_settings_end_in_one_sentence(rng, pipeline, toys):
     page = pipeline.page(random_page(rng))
     for skip, message in (
-        (3, "clip_skip is 3; the text encoder has 3 layers, choose 0 to 2"),
+        (3, "clip_skip is 3; choose 0 to 2, because the text encoder has no more"),
         (-1, "clip_skip is -1; choose a whole number, 0 or more"),
         (0.5, "clip_skip is 0.5; choose a whole"),
         ("1", "clip_skip is '1'; choose a number"),

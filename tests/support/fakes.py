@@ -13,6 +13,7 @@ from ragaf_jax.graph.regions import Regions
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.adopt import with_fields
 
 COLORS, SIZES = ("red", "green", "blue"), ("small", "large")
 PLACES = ("top", "bottom", "left", "right", "middle")
@@ -47,6 +48,23 @@ def tiny_config(stage, levels=1, dataset="quickstart"):
         }
     )
     return config
+
+
+def as_sdxl(config):
+    """A copy of `tiny_config` with a second text encoder, pooled text and sizes, as SDXL."""
+    first = config.model.text_encoder.to_dict()
+    second = first | {"hidden_size": 8, "hidden_act": "gelu", "projection_dim": 6}
+    second |= {"num_hidden_layers": 2, "padding": 0, "zero_empty": True}
+    fields = {f"model.text_encoder_2.{name}": value for name, value in second.items()}
+    unet = {
+        "cross_attention_dim": 24,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 2,
+        "projection_class_embeddings_input_dim": 18,
+    }
+    fields |= {f"model.unet.{name}": value for name, value in unet.items()}
+    return with_fields(config, fields | {"model.text_encoder.num_hidden_layers": 2})
 
 
 # The fewest layers that every network can have: they compile soon.

@@ -156,6 +156,12 @@ UNET_XL = UNET | {
     "upcast_attention": None,
     "use_linear_projection": True,
 }
+VAE_XL = VAE | {
+    "_diffusers_version": "0.20.0.dev0",
+    "force_upcast": True,
+    "sample_size": 1024,
+    "scaling_factor": 0.13025,
+}
 TEXT2_XL = TEXT | {
     "architectures": ["CLIPTextModelWithProjection"],
     "eos_token_id": 2,

@@ -6,14 +6,20 @@ import json
 
 import jax
 import numpy as np
+from fakes import random_params
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 from test_tokenizer import write_folder
 
 from configs import stage1, stage2
+from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.text.clip import ClipTextConfig
+from ragaf_jax.nets.text.sdxl import SdxlTextConfig
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.nets.vae import VaeConfig
+from ragaf_jax.sampling.stages import Stage
+from ragaf_jax.tokenizer import Tokenizer
+from ragaf_jax.training.adopt import fields_of, with_fields
 from ragaf_jax.weights.configs import networks as configs
 from ragaf_jax.weights.configs.networks import ControlConfig
 from ragaf_jax.weights.modules import abstract_params, module_of
@@ -82,18 +88,37 @@ XL_UNET = UNetConfig(
 )
 XL_VAE = dataclasses.replace(VAE, scaling_factor=0.13025, force_upcast=True)
 XL_TEXTS = {
-    "text_encoder": TEXT,
+    "text_encoder": dataclasses.replace(TEXT, num_hidden_layers=3),  # one can be skipped
     "text_encoder_2": dataclasses.replace(
         TEXT, hidden_size=16, hidden_act="gelu", num_hidden_layers=3, projection_dim=8
     ),
 }
 XL_CONTROL = ControlConfig(XL_UNET, (4, 6, 8, 10))
+XL_RUN = {
+    "data.image_size": 32,
+    "data.max_regions": 9,
+    "data.max_edges": 64,
+    "model.dtype": "float32",
+    "model.conditioning_channels": XL_CONTROL.conditioning_channels,
+    "model.ragaf.width": 16,
+    "model.ragaf.heads": 2,
+    "model.ragaf.layers": 1,
+    "sample.steps": 2,
+}
 
 
 @functools.cache
 def abstract():
     """The shapes of every network's parameters."""
     configurations = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "control": CONTROL}
+    return {name: abstract_params(module_of(config)) for name, config in configurations.items()}
+
+
+@functools.cache
+def abstract_xl():
+    """Those of a Stable Diffusion XL, whose two text encoders are one network."""
+    text = SdxlTextConfig(*XL_TEXTS.values())
+    configurations = {"unet": XL_UNET, "text_encoder": text, "control": XL_CONTROL}
     return {name: abstract_params(module_of(config)) for name, config in configurations.items()}
 
 
@@ -126,6 +151,20 @@ def write_xl(folder, rng):
     del noise["skip_prk_steps"]
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
     return folder
+
+
+def xl_stage(folder, number, seed):
+    """A stage of these sizes in which no parameter is zero; its tokenizer is written to a folder.
+
+    Nothing else is: tests of what is read from files have `write_xl`.
+    """
+    config = (stage1 if number == 1 else stage2).get_config("openmoji_sdxl")
+    encoder = SdxlTextConfig(*XL_TEXTS.values())
+    config = with_fields(config, fields_of(XL_UNET, encoder, XL_VAE, {}) | XL_RUN)
+    model = build_model(config)
+    write_folder(folder)
+    params = random_params(model, np.random.default_rng(seed))
+    return Stage(config, Tokenizer.from_pretrained(folder), model, params, 0)
 
 
 def tensors(trees, network):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fakes import random_batch, random_params, tiny_config, tiny_tokenizer
+from fakes import as_sdxl, random_batch, random_params, tiny_config, tiny_tokenizer
 from jax.flatten_util import ravel_pytree
 from test_tokenizer import write_folder
 from written import configured, random_trees, write
@@ -59,19 +59,21 @@ def kl_config(stage):
 def computed(model, params, batch):
     """Moments of the latents, and text states."""
     moments = model.autoencoder.moments(params["autoencoder"], batch.image)
-    return *moments, model.encode_text(params, batch.text).states
+    text = model.encode_text(params, batch.text)
+    return *moments, text.states, text.pooled
 
 
 def cached(model, params, batch, dtype):
     """The batch as a loader with caches would give it."""
-    mean, std, states = (jnp.asarray(x, dtype) for x in computed(model, params, batch))
-    text = batch.text._replace(states=states)
+    outputs = computed(model, params, batch)
+    mean, std, states, pooled = jax.tree.map(lambda x: jnp.asarray(x, dtype), outputs)
+    text = batch.text._replace(states=states, pooled=pooled)
     return batch._replace(image=None, latent_mean=mean, latent_std=std, text=text)
 
 
-def parts(number, rng):
+def parts(number, rng, change=None):
     """Model, state, objective with and without the empty prompt's states, and a batch."""
-    config = kl_config(number)
+    config = kl_config(number) if change is None else change(kl_config(number))
     model = build_model(config)
     state = initial_state(config, model, optimizer(config.train), random_params(model, rng))
     objective = objective_of(config, tiny_tokenizer())
@@ -87,8 +89,9 @@ def without_networks(params):
 
 
 @pytest.mark.slow
-def test_a_step_is_the_same_without_the_networks(rng):
-    model, state, objective, fast, batch = parts(1, rng)
+@pytest.mark.parametrize("change", [None, as_sdxl])
+def test_a_step_is_the_same_without_the_networks(rng, change):
+    model, state, objective, fast, batch = parts(1, rng, change)
     tx, key = optimizer(kl_config(1).train), jax.random.key(1)
     step = jax.jit(functools.partial(train_step, model, tx, 0.9, objective))
     expected, expected_scalars = step(key, state, batch)
@@ -119,7 +122,7 @@ def test_the_same_draw_up_to_rounding(rng):
     params = state.params
     key = jax.random.split(jax.random.key(int(rng.integers(2**31))), len(batch.text.tokens))
     fast = cached(model, params, batch, jnp.bfloat16)
-    _, std, computed_states = computed(model, params, batch)
+    _, std, computed_states, _ = computed(model, params, batch)
     latents = jax.jit(latents_of, static_argnums=0)
     mode, draw = (latents(model, params, batch, k) for k in (None, key))
     for k, expected in ((None, mode), (key, draw)):
@@ -144,6 +147,22 @@ def test_dropped_text_has_the_states_of_the_empty_prompt(rng):
     expected = model.encode_text(state.params, plain.text).states
     np.testing.assert_allclose(result.text.states.astype(float), expected, rtol=2**-8, atol=1e-5)
     np.testing.assert_array_equal(result.text.states[1::2], fast.text.states[1::2])
+
+
+def test_dropped_text_of_sdxl_is_zeros(rng):
+    """States and pooled text, as the base model was trained; with caches and without."""
+    model, state, _, objective, batch = parts(1, rng, as_sdxl)
+    fast = cached(model, state.params, batch, jnp.bfloat16)
+    dropped = jnp.arange(len(batch.text.tokens)) % 2 == 0
+    without = dataclasses.replace(
+        objective, empty_text=objective.empty_text._replace(states=None, pooled=None)
+    )
+    plain = model.encode_text(state.params, drop_text(without, batch, dropped).text)
+    for text in (plain, drop_text(objective, fast, dropped).text):
+        for found, full in ((text.states, fast.text.states), (text.pooled, fast.text.pooled)):
+            assert not found[::2].any() and full.astype(float).any()
+            expected = full[1::2].astype(float)
+            np.testing.assert_allclose(found[1::2].astype(float), expected, rtol=2**-7, atol=1e-5)
 
 
 def keys_of(config, *caches):

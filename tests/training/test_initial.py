@@ -9,7 +9,7 @@ import pytest
 from fakes import random_params, tiny_config
 from flax.traverse_util import flatten_dict, unflatten_dict
 from test_tokenizer import write_folder
-from written import assert_same, configured, random_trees, write
+from written import assert_same, configured, random_trees, write, write_xl
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
@@ -19,6 +19,8 @@ from ragaf_jax.training.initial import initial_params, stored_shapes
 from ragaf_jax.training.optim import optimizer
 from ragaf_jax.training.setup import initial_state
 from ragaf_jax.weights.lora_files import save_lora
+from ragaf_jax.weights.modules import load_network
+from ragaf_jax.weights.pretrained import open_pretrained
 
 ENCODER = ("conv_in", "time_embedding", "mid_block", "down_blocks_0", "down_blocks_1")
 PATTERNS = ("unet/.*/attn1/to_[qk]", "text_encoder/.*/fc1")
@@ -97,6 +99,21 @@ def test_a_branch_from_files(folder, trees):
     assert_the_rest_are_the_files(params, trees)
     assert_same(params["control"], trees["control"])
     assert set(params) == {"unet", "text_encoder", "autoencoder", "control"}
+
+
+def test_sdxl(tmp_path, rng):
+    """The branch copies the embedding of pooled text and sizes too; the VAE keeps float32."""
+    folder = write_xl(tmp_path / "xl", rng)
+    _, params = begun(folder, **{"init.control": "unet", "model.dtype": "bfloat16"})
+    unet, control = params["unet"], cast(params["control"], jnp.bfloat16)
+    for name in (*ENCODER, "add_embedding"):
+        assert_same(control[name], unet[name])
+    pretrained = open_pretrained(str(folder))
+    for name, network in (("unet", pretrained.unet), ("text_encoder", pretrained.text_encoder)):
+        assert_same(params[name], network.load(params[name]))
+    assert set(params["text_encoder"]) == {"clip_l", "clip_g"}
+    assert_same(params["autoencoder"], load_network(pretrained.vae)[1])
+    assert {leaf.dtype for leaf in jax.tree.leaves(params["autoencoder"])} == {np.dtype("float32")}
 
 
 @pytest.mark.parametrize("trained", ["control/.*", ".*/conv_in/kernel"])

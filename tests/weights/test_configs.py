@@ -118,7 +118,7 @@ def test_depths_by_layer():
         ({"transformer_layers_per_block": [1, [2, 2, 2], 4]}, "expected 3 numbers or lists of 2"),
         ({"reverse_transformer_layers_per_block": [[4, 4], 2, 1]}, "or lists of 3"),
         ({"reverse_transformer_layers_per_block": None}, "expected also reverse_transformer_lay"),
-        ({"transformer_layers_per_block": [1, [2, 0], 4]}, "expected a value such as 1"),
+        ({"transformer_layers_per_block": [1, [2, -1], 4]}, "expected a value such as 1"),
         ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "mid_block_type in x is 'UNetMid"),
         (
             {"addition_time_embed_dim": 512},

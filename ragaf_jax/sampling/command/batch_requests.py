@@ -16,10 +16,11 @@ from ragaf_jax.sampling.command.prompt_files import (
     read_text,
 )
 from ragaf_jax.sampling.lora.settings import Lora, parse_loras
+from ragaf_jax.sampling.micro_conditioning import SETTINGS, checked_sizes
 
 FIELDS = (
     *("sketch", "prompt", "negative_prompt", "regions", "seed", "name", "width", "height"),
-    *("control_images", "loras", "negative_regions"),
+    *("control_images", "loras", "negative_regions", *SETTINGS),
 )
 _DECIMAL = re.compile(r"\d{1,40}")  # int() raises an error for thousands of digits
 
@@ -36,6 +37,7 @@ class BatchRequest(NamedTuple):
       width, height: of the image, px; None selects those of the command.
       loras: None selects those of the command.
       control_images: files for the ControlNets, in their order; None and missing ones: the sketch.
+      sizes: those of `micro_conditioning.SETTINGS` that replace the command's.
     """
 
     name: str
@@ -49,6 +51,7 @@ class BatchRequest(NamedTuple):
     loras: tuple[Lora, ...] | None = None
     control_images: tuple[Path | None, ...] = ()
     region_negative_prompts: Mapping[int, str] = {}
+    sizes: Mapping[str, str] = {}
 
 
 def read_requests(sketches: Path, prompts: Path | None) -> list[BatchRequest]:
@@ -197,6 +200,7 @@ def _request(where: str, record: Mapping[Any, Any], sketches: Path, folder: Path
         _loras(where, record["loras"], folder) if "loras" in record else None,
         _control_images(where, record.get("control_images", ()), sketches),
         _regions(where, "negative_regions", record.get("negative_regions", {})),
+        _sizes(where, record),
     )
 
 
@@ -218,6 +222,15 @@ def _whole(where: str, name: str, record: Mapping[str, Any]) -> int | None:
     raise UserError(
         f"{where}: the {name} is {record[name]!r}; give a whole number ≥ 0, or leave it out."
     )
+
+
+def _sizes(where: str, record: Mapping[str, Any]) -> dict[str, str]:
+    """The sizes of a row, of which an empty one is the image's."""
+    try:
+        checked_sizes(record)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return {name: record[name] for name in SETTINGS if name in record}
 
 
 def _loras(where: str, entries: Any, folder: Path) -> tuple[Lora, ...]:

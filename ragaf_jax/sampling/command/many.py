@@ -96,6 +96,7 @@ class _Run:
         options = self.options
         if one.loras is not None:
             options = self.pipeline.with_loras(options, one.loras)
+        options = self.pipeline.with_sizes(options, one.sizes)
         used, embeddings = [], self.pipeline.embeddings
         if embeddings:
             used = embeddings_of(read_texts(*texts, self.pipeline.leading, embeddings))
@@ -158,7 +159,7 @@ def run_batch(
       pipeline: its devices share the requests.
       requests: with unique names.
       output: receives one folder per request, complete or not at all.
-      options: of all requests, except for LoRAs of their own.
+      options: of all requests, except for LoRAs and sizes of their own.
       seed: of requests without a seed.
       facts: of the stages, for metadata.json.
       upscale: as in `Result.save`.

@@ -10,7 +10,6 @@ import jax
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.control import ControlNet
 from ragaf_jax.nets.kl_autoencoder import KlAutoencoder
-from ragaf_jax.nets.vae import Vae
 from ragaf_jax.sampling.controls.settings import ControlPlace, ControlSettings
 from ragaf_jax.sampling.stages import Stage
 from ragaf_jax.weights.configs.fits import check_control, check_vae, control_differences
@@ -90,7 +89,7 @@ def with_vae(stages: Sequence[Stage], where: str | Path) -> tuple[list[Stage], W
       UserError: a stage has no VAE, or as `open_vae`.
     """
     where = str(Path(where).expanduser())
-    vaes = [_vae_of(stage, where) for stage in stages]
+    vaes = [_autoencoder_of(stage, where).vae for stage in stages]
     opened = open_vae(where, vaes[0].config)
     for vae in vaes:
         check_vae(where, opened.config, vae.config)
@@ -99,20 +98,21 @@ def with_vae(stages: Sequence[Stage], where: str | Path) -> tuple[list[Stage], W
     params = opened.load(abstract_params(vae, dtype))
     changed = []
     for stage in stages:
-        autoencoder = KlAutoencoder(vae)
+        autoencoder = dataclasses.replace(_autoencoder_of(stage, where), vae=vae)
         model = dataclasses.replace(stage.model, autoencoder=autoencoder)
         trees = {**stage.params, "autoencoder": params}
         changed.append(dataclasses.replace(stage, model=model, params=trees))
     return changed, WeightFiles(_absolute(where), opened.sha256)
 
 
-def _vae_of(stage: Stage, where: str) -> Vae:
-    if not isinstance(stage.model.autoencoder, KlAutoencoder):
+def _autoencoder_of(stage: Stage, where: str) -> KlAutoencoder:
+    found = stage.model.autoencoder
+    if not isinstance(found, KlAutoencoder):
         raise UserError(
             f"The VAE {where} is given and Stage {stage.config.stage} has none to replace, because "
             "its latents are wavelets of pixels; leave it out."
         )
-    return stage.model.autoencoder.vae
+    return found
 
 
 def _absolute(where: str) -> str:

@@ -43,8 +43,12 @@ def diffusers_control_sizes(store: Store) -> ControlConfig:
     """The sizes of a ControlNet by diffusers' tensor names; raises as `unet_sizes`."""
     shapes, hint = store.shapes, "controlnet_cond_embedding"
 
-    def depth(module: str) -> int:
-        return _count(shapes, rf"{module}\.transformer_blocks\.(\d+)\.norm1\.weight")
+    def depth(module: str) -> int | None:
+        """Blocks of a transformer, perhaps 0; None: there is no transformer."""
+        if f"{module}.norm.weight" not in shapes:
+            return None
+        blocks = re.escape(f"{module}.transformer_blocks.")
+        return _count(shapes, rf"{blocks}(\d+)\.norm1\.weight")
 
     try:
         levels = range(_count(shapes, r"down_blocks\.(\d+)\.resnets\.0\.conv1\.weight"))
@@ -52,12 +56,13 @@ def diffusers_control_sizes(store: Store) -> ControlConfig:
         halvings = _count(shapes, rf"{hint}\.blocks\.(\d+)\.weight") // 2
         wider = (shapes[f"{hint}.blocks.{2 * i + 1}.weight"][0] for i in range(halvings))
         channels = (shapes[f"{hint}.conv_in.weight"][0], *wider)
-        down = [depth(rf"down_blocks\.{i}\.attentions\.0") for i in levels]
-        mid = depth(r"mid_block\.attentions\.0")
-        depths = [x or 1 for x in (*down[:-1], down[-1] or mid)]
+        down = [depth(f"down_blocks.{i}.attentions.0") for i in levels]
+        mid = depth("mid_block.attentions.0")
+        last = mid if down[-1] is None else down[-1]
+        depths = [1 if x is None else x for x in (*down[:-1], last)]
         linear = any(len(x) == 2 for name, x in shapes.items() if name.endswith("proj_in.weight"))
         read = (x[1] for name, x in shapes.items() if name.endswith(".attn2.to_k.weight"))
-        types = tuple("CrossAttnDownBlock2D" if x else "DownBlock2D" for x in down)
+        types = tuple("DownBlock2D" if x is None else "CrossAttnDownBlock2D" for x in down)
         added = shapes.get("add_embedding.linear_1.weight")
         unet = UNetConfig(
             in_channels=shapes["conv_in.weight"][1],
@@ -69,7 +74,7 @@ def diffusers_control_sizes(store: Store) -> ControlConfig:
             cross_attention_dim=next(read, UNetConfig.cross_attention_dim),
             use_linear_projection=linear,
             transformer_layers_per_block=depths[0] if len(set(depths)) == 1 else tuple(depths),
-            mid_block_type=MID_BLOCKS[not mid],
+            mid_block_type=MID_BLOCKS[mid is None],
             **_added(added),
         )
     except (KeyError, IndexError, ValueError) as error:

@@ -10,11 +10,12 @@ from ragaf_jax.errors import UserError
 
 Json = Mapping[str, Any]
 
-# Fields with one number or one per level (1), and also one per level and layer (2).
+# Fields with one number or one per level (1), and also one per level and layer (2), and their
+# least number: some ControlNets of SDXL have transformers without blocks.
 _NESTED = {
-    "attention_head_dim": 1,
-    "transformer_layers_per_block": 2,
-    "reverse_transformer_layers_per_block": 2,
+    "attention_head_dim": (1, 1),
+    "transformer_layers_per_block": (2, 0),
+    "reverse_transformer_layers_per_block": (2, 0),
 }
 # Values of fields that are null by default.
 _EXAMPLES: Json = {
@@ -55,7 +56,7 @@ def field(config: Json, name: str, default: Any, source: str) -> Any:
         return default
     value = _tuples(value)
     default = _EXAMPLES.get(name) if default is None else default
-    if not (_counts(value, _NESTED[name]) if name in _NESTED else _alike(value, default)):
+    if not (_counts(value, *_NESTED[name]) if name in _NESTED else _alike(value, default)):
         example = list(default) if isinstance(default, tuple) else default
         raise UserError(
             f"{name} in {source} is {shown(config[name])}, expected a value such as {example!r}."
@@ -68,11 +69,11 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _counts(value: Any, depth: int) -> bool:
-    """Whether the value is an integer above 0, or tuples of such in up to `depth` levels."""
+def _counts(value: Any, depth: int, least: int) -> bool:
+    """Whether the value is an integer from `least`, or tuples of such in up to `depth` levels."""
     if depth and isinstance(value, tuple):
-        return all(_counts(x, depth - 1) for x in value)
-    return type(value) is int and value > 0
+        return all(_counts(x, depth - 1, least) for x in value)
+    return type(value) is int and value >= least
 
 
 def _alike(value: Any, default: Any) -> bool:

@@ -20,11 +20,15 @@ _SMALLER = (
 
 
 def control_differences(control: ControlConfig, unet: UNetConfig) -> dict[str, Any]:
-    """The fields of `_SMALLER` in which a ControlNet differs from a UNet, with its values."""
+    """The fields of a ControlNet's sizes in which it differs from a UNet, with its values."""
     pairs = {name: (getattr(control.unet, name), getattr(unet, name)) for name in _SMALLER}
-    if control.unet.heads == unet.heads:
+    if control.unet.heads == unet.heads or not _encoder_depths(control.unet):
         del pairs["attention_head_dim"]
-    return {name: own for name, (own, other) in pairs.items() if own != other}
+    found = {name: own for name, (own, other) in pairs.items() if own != other}
+    if "transformer_layers_per_block" in found:  # lists by layer need it, without effect
+        name = "reverse_transformer_layers_per_block"
+        found[name] = getattr(control.unet, name)
+    return found
 
 
 def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
@@ -38,7 +42,11 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
         *("time_cond_proj_dim", "reverse_transformer_layers_per_block"),
     )
     if unet.addition_embed_type is not None:
+        # A single file of a ControlNet without attention does not show fields of attention.
+        depths = _encoder_depths(control.unet)
         other_half += _SMALLER
+        other_half += () if any(depths) else ("cross_attention_dim",)
+        other_half += () if depths else ("use_linear_projection",)
     pairs: dict[str, Any] = {
         field.name: (getattr(control.unet, field.name), getattr(unet, field.name))
         for field in dataclasses.fields(UNetConfig)
@@ -52,6 +60,13 @@ def check_control(where: str, control: ControlConfig, unet: UNetConfig) -> None:
                 f"{name} of the ControlNet {where} is {found} and of the UNet {expected}; give one "
                 "that was trained for this UNet."
             )
+
+
+def _encoder_depths(unet: UNetConfig) -> tuple[int, ...]:
+    """The depth of each transformer of the encoder; () without attention."""
+    blocks = [unet.down_level(i) for i in range(len(unet.block_out_channels))]
+    blocks.append(unet.mid_level())
+    return sum((block.depths for block in blocks if block.heads is not None), ())
 
 
 def check_text(unet: UNetConfig, text: ClipTextConfig | SdxlTextConfig, source: str) -> None:

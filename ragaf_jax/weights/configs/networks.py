@@ -236,7 +236,10 @@ def vae_json(config: VaeConfig) -> dict[str, Any]:
 def text_json(config: ClipTextConfig) -> dict[str, Any]:
     """The inverse of `text_config` and `projected_text_config`."""
     fields = {name: x for name, x in dataclasses.asdict(config).items() if x is not None}
-    name = "CLIPTextModel" if config.projection_dim is None else _PROJECTED
+    name = "CLIPTextModel"
+    if config.projection_dim is not None:
+        # As published: transformers then pools at the highest id, as `PooledClipText` does.
+        name, fields["eos_token_id"] = _PROJECTED, 2
     return {"architectures": [name], "model_type": "clip_text_model", **fields}
 
 

@@ -55,11 +55,11 @@ def test_prompts_may_lie_beside_the_sketches(sketches):
 
 def test_tables_say_everything(sketches, tmp_path):
     table = (
-        "sketch,prompt,negative_prompt,seed,regions,name\n"
-        'b.png,"a house, red",grey,7,"3=red brick wall; 5=oak door",home\n'
-        "a.jpg,a tree,,,,\n"
-        "b.png,a hut,,,,\n"
-        "a.jpg,a bush,,,,\n"
+        "sketch,prompt,negative_prompt,seed,regions,name,crop_top_left\n"
+        'b.png,"a house, red",grey,7,"3=red brick wall; 5=oak door",home,"0,8"\n'
+        "a.jpg,a tree,,,,,\n"
+        "b.png,a hut,,,,,\n"
+        "a.jpg,a bush,,,,,\n"
     )
     records = [
         {
@@ -69,6 +69,7 @@ def test_tables_say_everything(sketches, tmp_path):
             "seed": 7,
             "regions": {"3": "red brick wall", "5": "oak door"},
             "name": "home",
+            "crop_top_left": "0,8",
         },
         {"sketch": "a.jpg", "prompt": "a tree"},
         {"sketch": "b.png", "prompt": "a hut"},
@@ -81,6 +82,7 @@ def test_tables_say_everything(sketches, tmp_path):
         first = rows[0]
         assert (first.prompt, first.negative_prompt, first.seed) == ("a house, red", "grey", 7)
         assert first.region_prompts == {3: "red brick wall", 5: "oak door"}
+        assert first.sizes == {"crop_top_left": "0,8"} and rows[1].sizes == {}
         assert rows[1].seed is None and rows[1].region_prompts == {}
 
 
@@ -134,6 +136,7 @@ def test_no_two_rows_have_one_name(sketches, tmp_path):
         ('{"sketch": "a.jpg", "seed": "x"}', "the seed is 'x'"),
         (f'{{"sketch": "a.jpg", "seed": "{"9" * 5000}"}}', "the seed is '99999"),
         ('{"sketch": "a.jpg", "width": 1.5}', "the width is 1.5; give a whole number"),
+        ('{"sketch": "a.jpg", "target_size": [8]}', r"rows.jsonl:1: target_size is \[8\]; write"),
         ('{"sketch": "a.jpg", "prompt": 5}', "the prompt is 5; give a text"),
         ('{"sketch": "a.jpg", "negative_prompt": []}', r"the negative_prompt is \[\]; give a text"),
         ('{"sketch": "a.jpg", "regions": {"3": null}}', "regions is {'3': None}; write it like"),
