@@ -15,14 +15,14 @@ Tree = dict[str, Any]
 
 
 def save_parameters(
-    workdir: Path, params: Tree, meta: Tree, dtype: jax.typing.DTypeLike = np.float32
+    workdir: Path, params: Tree, meta: Tree, dtype: jax.typing.DTypeLike | None = np.float32
 ) -> None:
     """Writes `config.json` and one checkpoint that holds only parameters.
 
     Args:
       workdir: an existing folder without checkpoints.
       params, meta: as `reading.load_params` returns them.
-      dtype: of the stored parameters.
+      dtype: of the stored parameters; None: each as it is.
     """
     stored = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), params)
     with ocp.CheckpointManager(workdir.absolute() / "checkpoints") as manager:

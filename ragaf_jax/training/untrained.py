@@ -41,8 +41,9 @@ def write_untrained(config: ConfigDict, workdir: Path, given: Collection[str] = 
         check_pretrained(config.init.checkpoint)
         raise UserError(
             "config.init.control is 'unet', a ControlNet without effect until it is trained; give "
-            "a trained one, such as --config.init.control=lllyasviel/control_v11p_sd15_scribble, "
-            "or --config.init.control=unet to sample from texts and regions alone."
+            "a trained one, such as --config.init.control=lllyasviel/control_v11p_sd15_scribble "
+            "for SD 1.5 or diffusers/controlnet-canny-sdxl-1.0 for SDXL, or "
+            "--config.init.control=unet to sample from texts and regions alone."
         )
     workdir = workdir.resolve()
     if load_meta(workdir) is not None:
@@ -51,10 +52,11 @@ def write_untrained(config: ConfigDict, workdir: Path, given: Collection[str] = 
     config, tokenizer = adopted(config, workdir, given)
     assert tokenizer is not None
     print("Reading the weights …", file=sys.stderr)
-    params = initial_params(config, build_model(config), None)
+    model = build_model(config)
+    params = model.in_own_dtypes(initial_params(config, model, None))
     with whole_folder(workdir) as folder:
         meta = meta_of(config, tokenizer) | {"step": 0}
-        save_parameters(folder, params, meta, config.model.dtype)
+        save_parameters(folder, params, meta, None)
     side = config.data.image_size
     print(f"{workdir}: {config.init.checkpoint} with {config.init.control}, {side} × {side} pixels")
     print(

@@ -1,6 +1,8 @@
 """A Stable Diffusion and its ControlNet become a stage that draws, with their very numbers."""
 
 import hashlib
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ from safetensors.numpy import save_file
 from test_tokenizer import write_folder
 from written import configured, random_trees, tensors, write
 
+from ragaf_jax.checkpoints.reading import load_params
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.sampling.pipeline import Pipeline
@@ -50,6 +53,18 @@ def test_it_has_the_weights_and_draws(rng, asked, tmp_path):
     assert picture.shape == (config.data.image_size, config.data.image_size, 3)
 
 
+def test_a_vae_that_needs_float32_is_stored_so(asked, tmp_path):
+    file = Path(asked.init.checkpoint) / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"force_upcast": True}))
+    write_untrained(asked, tmp_path / "run")
+    params, _ = load_params(tmp_path / "run")
+    config, _ = adopted(asked, tmp_path / "other")
+    expected = initial_params(config, build_model(config), None)
+    for name, dtype in (("autoencoder", "float32"), ("unet", config.model.dtype)):
+        stored = jax.tree.map(lambda x, dtype=dtype: np.asarray(x, dtype), expected[name])
+        jax.tree.map(np.testing.assert_array_equal, params[name], stored)
+
+
 def test_what_cannot_be_adopted_leaves_nothing(asked, tmp_path):
     workdir = tmp_path / "run"
     for name, value in (("stage", 2), ("init.checkpoint", "")):
@@ -79,6 +94,6 @@ def test_a_branch_that_says_nothing_and_a_run_that_is_there_are_refused(asked, t
 def test_another_model_is_named_before_a_controlnet_is_asked_for(asked, tmp_path):
     asked.init.control = "unet"
     index = tmp_path / "sd" / "model_index.json"
-    index.write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    with pytest.raises(UserError, match="sd is a StableDiffusionXLPipeline, as"):
+    index.write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    with pytest.raises(UserError, match="sd is a StableDiffusion3Pipeline, as"):
         write_untrained(asked, tmp_path / "run")
