@@ -7,13 +7,13 @@ r"""Exports a trained stage for diffusers, its LoRA alone, or all its parameters
 
 The output folder appears once it is complete. It has controlnet/, unet/ and
 text_encoder/, where the stage has them also text_encoder_2/ (of SDXL), vae/,
-lora/ and ragaf/, each with a README.md; tokenizer/, for SDXL also tokenizer_2/,
-and scheduler/. controlnet.safetensors is the sketch branch of a Stable
-Diffusion 1 or 2 in the original layout, for A1111 and ComfyUI. A complete
-folder can be loaded by `StableDiffusionControlNetPipeline.from_pretrained` or,
-of SDXL, `StableDiffusionXLControlNetPipeline.from_pretrained`. With
---format=orbax it is a minimal workdir, for sampling, evaluation and the start
-of Stage 2.
+lora/ and ragaf/, each with a README.md; tokenizer/, for SDXL also
+tokenizer_2/, and scheduler/. controlnet.safetensors is the sketch branch of a
+Stable Diffusion 1 or 2 in the original layout, for A1111 and ComfyUI. A
+complete folder can be loaded by
+`StableDiffusionControlNetPipeline.from_pretrained` or, of SDXL,
+`StableDiffusionXLControlNetPipeline.from_pretrained`. With --format=orbax it
+is a minimal workdir, for sampling, evaluation and the start of Stage 2.
 """
 
 import json
