@@ -92,10 +92,10 @@ def theirs_of(pipe, inputs, negative, steps):
 
 
 @torch.no_grad()
-def image_distance(stage, pipe, theirs):
+def image_distance(stage, vae, processor, theirs):
     """The largest difference of a value in 0 … 1 between both images of diffusers' latents."""
     latents = theirs.permute(0, 2, 3, 1).numpy()
     image = jax.jit(functools.partial(to_pixels, stage.model))(stage.params, latents)
-    decoded = pipe.vae.decode(theirs / pipe.vae.config.scaling_factor).sample
-    (expected,) = pipe.image_processor.postprocess(decoded, output_type="np")
+    decoded = vae.decode(theirs / vae.config.scaling_factor).sample
+    (expected,) = processor.postprocess(decoded, output_type="np")
     return np.abs(np.asarray(image[0]) / 255 - expected).max()

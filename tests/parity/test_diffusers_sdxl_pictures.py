@@ -87,8 +87,9 @@ def test_the_same_picture(adopted, inputs, draw):
 @pytest.mark.products
 def test_the_same_decoded_image(adopted, inputs):
     folder, theirs, stage = adopted
-    latents = to_torch(inputs[2])
-    assert image_distance(stage, pipeline_of(theirs, folder / "xl"), latents) <= 1.5 / 255
+    pipe = pipeline_of(theirs, folder / "xl")
+    parts = pipe.vae, pipe.image_processor, to_torch(inputs[2])
+    assert image_distance(stage, *parts) <= 1.5 / 255
 
 
 def test_the_export_is_diffusers_pipeline(adopted, inputs, draw):
