@@ -607,6 +607,30 @@ MUTATIONS = (
         "merging in bfloat16 rounds the LoRA away",
     ),
     Mutation(
+        "ragaf_jax/weights/save.py",
+        "ControlConfig(model.control.config, model",
+        "ControlConfig(unet, model",
+        "a smaller ControlNet of SDXL is exported with its UNet's sizes",
+    ),
+    Mutation(
+        "ragaf_jax/weights/configs/fits.py",
+        'other_half += () if any(depths) else ("cross_attention_dim",)',
+        "other_half += ()",
+        "a ControlNet without attention in a single file is refused",
+    ),
+    Mutation(
+        "ragaf_jax/weights/configs/compvis_sizes.py",
+        "depths = [1 if x is None else x for x in",
+        "depths = [x or 1 for x in",
+        "a ControlNet whose transformers have no blocks cannot be read from a single file",
+    ),
+    Mutation(
+        "ragaf_jax/weights/configs/networks.py",
+        'name, fields["eos_token_id"] = _PROJECTED, 2',
+        "name = _PROJECTED",
+        "diffusers pools another token of prompts for an exported SDXL",
+    ),
+    Mutation(
         "ragaf_jax/weights/configs/schedulers.py",
         '"set_alpha_to_one": kind != "PNDMScheduler",',
         '"set_alpha_to_one": True,',
