@@ -7,13 +7,13 @@ r"""Exports a trained stage for diffusers, its LoRA alone, or all its parameters
 
 The output folder appears once it is complete. It has controlnet/, unet/ and
 text_encoder/, where the stage has them also text_encoder_2/ (of SDXL), vae/,
-lora/ and ragaf/, each with a README.md; tokenizer/, for SDXL also tokenizer_2/,
-and scheduler/. controlnet.safetensors is the sketch branch of a Stable
-Diffusion 1 or 2 in the original layout, for A1111 and ComfyUI. A complete
-folder can be loaded by `StableDiffusionControlNetPipeline.from_pretrained` or,
-of SDXL, `StableDiffusionXLControlNetPipeline.from_pretrained`. With
---format=orbax it is a minimal workdir, for sampling, evaluation and the start
-of Stage 2.
+lora/ and ragaf/, each with a README.md; tokenizer/, for SDXL also
+tokenizer_2/, and scheduler/. controlnet.safetensors is the sketch branch of a
+Stable Diffusion 1 or 2 in the original layout, for A1111 and ComfyUI. A
+complete folder can be loaded by
+`StableDiffusionControlNetPipeline.from_pretrained` or, of SDXL,
+`StableDiffusionXLControlNetPipeline.from_pretrained`. With --format=orbax it
+is a minimal workdir, for sampling, evaluation and the start of Stage 2.
 """
 
 import json
@@ -120,6 +120,17 @@ def measured(workdir: Path, number: int, step: int) -> dict[str, float]:
     return numbers
 
 
+def _pipeline_usage(path: str, kind: str, config: ml_collections.ConfigDict) -> str:
+    """Python code that loads diffusers' pipeline of class `kind` and, of SDXL, calls it."""
+    skip = f"clip_skip={config.model.clip_skip}" if config.model.clip_skip else ""
+    if "XL" in kind:
+        skip = f", {skip}" if skip else ""
+        call = CALL_XL.format(guidance=config.sample.guidance, skip=skip)
+    else:
+        call = f"  # and in every call: {skip}" if skip else ""
+    return f"pipeline = diffusers.{kind}.from_pretrained({path!r}){call}"
+
+
 def main(argv: list[str]) -> None:
     """Exports the averaged parameters of a checkpoint."""
     del argv
@@ -201,14 +212,8 @@ def main(argv: list[str]) -> None:
             zeros = sdxl is None or sdxl.zero_empty
             index = pipeline_index(whole, scheduler["_class_name"], zeros)
             write_json(folder / "model_index.json", index)
-            pipeline = f"diffusers.{index['_class_name']}.from_pretrained({output.name!r})"
-            skip = f"clip_skip={config.model.clip_skip}" if config.model.clip_skip else ""
-            if sdxl is None:
-                call = f"  # and in every call: {skip}" if skip else ""
-            else:
-                skip = f", {skip}" if skip else ""
-                call = CALL_XL.format(guidance=config.sample.guidance, skip=skip)
-            usage = f"pipeline = {pipeline}{call}\n\n# or each part alone\n{usage}"
+            pipeline = _pipeline_usage(output.name, index["_class_name"], config)
+            usage = f"{pipeline}\n\n# or each part alone\n{usage}"
         (folder / "README.md").write_text(card(output.name, lines, usage))
     print(FLAGS.output)
 

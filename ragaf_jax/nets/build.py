@@ -126,7 +126,7 @@ def _autoencoder(nets: ml_collections.ConfigDict, side: int, dtype: jnp.dtype) -
         network = Vae(vae, jnp.dtype("float32") if vae.force_upcast else dtype)
         found = KlAutoencoder(network)
         cells = (side // found.downscale) ** 2
-        if cells < found.tile**2:
+        if nets.unet.get("addition_embed_type") is None or cells < found.tile**2:
             return found
         # SDXL's square fills a tile, so that images of its other sizes would need several.
         return dataclasses.replace(found, whole=int(BUCKET_FACTOR * cells))

@@ -224,8 +224,8 @@ class Pipeline(LoadedStages):
         Raises:
           UserError: as `read_embeddings`.
         """
-        width = self.leading.model.text_encoder.config.hidden_size
-        self.embeddings, skipped = read_embeddings(paths, width)
+        widths = self.leading.model.text_encoder.config.widths
+        self.embeddings, skipped = read_embeddings(paths, widths)
         return skipped
 
     def options(self, **arguments: Unpack[OptionArguments]) -> Options:

@@ -17,13 +17,7 @@ from ragaf_jax.nets.lora import adapters_by_path
 from ragaf_jax.weights import stores
 from ragaf_jax.weights.adapters.matching import not_read, tensors_by_module
 from ragaf_jax.weights.adapters.opening import AdapterFile, open_adapter, settings_alpha
-from ragaf_jax.weights.adapters.tensor_names import (
-    DIFFUSERS,
-    KOHYA,
-    Module,
-    leaf_shapes,
-    torch_module,
-)
+from ragaf_jax.weights.adapters.tensor_names import Module, leaf_shapes
 from ragaf_jax.weights.load import check_finite
 from ragaf_jax.weights.names import from_torch, to_torch, torch_shape
 
@@ -64,7 +58,7 @@ def load_lora(path: Path, params: Mapping[str, Any]) -> Tree:
     for module, names in tensors_by_module(opened, leaves).items():
         kernel = leaves.get(f"{module.network}/{module.path}/kernel")
         if kernel is None:
-            raise not_read(next(iter(names.values())), opened.store)
+            raise not_read(next(iter(names.values())), opened.store, leaves)
         tree |= _adapter(opened, module, kernel, names)
     return unflatten_dict(tree, sep="/")
 
@@ -77,15 +71,16 @@ def lora_tensors(lora: Mapping[str, Any], kind: str) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for network, tree in lora.items():
         for path, adapter in adapters_by_path(tree).items():
+            module = Module(network, path)
             pair = (np.asarray(adapter[name], np.float32) for name in ("down", "up"))
             down, up = (to_torch(f"{path}/kernel", matrix) for matrix in pair)
             alpha = np.asarray(adapter["alpha"], np.float32)
             if kind == "kohya":
-                name = KOHYA[network] + path.replace("/", "_")
+                name = module.kohya_name
                 tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
                 tensors[f"{name}.alpha"] = alpha
             else:
-                name = DIFFUSERS[network] + torch_module(path)
+                name = module.diffusers_name
                 tensors[f"{name}.lora_A.weight"] = down
                 tensors[f"{name}.lora_B.weight"] = up * (alpha / down.shape[0])
     return {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from commands import on_eight_devices
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import unflatten_dict
 
 from ragaf_jax.checkpoints.checkpointer import Checkpointer
 from ragaf_jax.checkpoints.meta import LATER_FIELDS, with_later_fields
@@ -239,7 +239,7 @@ def test_parameters_are_the_union_of_frozen_and_trained(tmp_path, rng, which):
 def test_fields_younger_than_a_checkpoint_have_the_values_of_its_run(tmp_path, rng):
     states = save_steps(tmp_path, rng, 10)
     for meta in (load_meta(tmp_path), load_params(tmp_path)[1], restore(tmp_path, states[10]).meta):
-        assert flatten_dict(meta["config"], sep=".") == {"lr": 1e-3, **LATER_FIELDS}
+        assert meta["config"] == unflatten_dict({"lr": 1e-3, **LATER_FIELDS}, sep=".")
     found = with_later_fields({"config": {"data": {"regions": "ink"}, "train": {}}})["config"]
     assert (found["data"]["regions"], found["train"]) == ("ink", {})
 

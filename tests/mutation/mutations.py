@@ -341,6 +341,24 @@ MUTATIONS = (
         "SDXL reads the last layer of its second text encoder",
     ),
     Mutation(
+        "ragaf_jax/weights/adapters/tensor_names.py",
+        '"text_encoder/clip_g": ("lora_te2_",),',
+        '"text_encoder/clip_g": ("lora_te_",),',
+        "kohya's LoRA of SDXL's second text encoder is refused",
+    ),
+    Mutation(
+        "ragaf_jax/weights/adapters/matching.py",
+        "own = SDXL if _SDXL_LEAF in leaves else _SD",
+        "own = _SD",
+        "a wrong tensor in a LoRA of SDXL is blamed on the base model",
+    ),
+    Mutation(
+        "ragaf_jax/sampling/prompts/embeddings.py",
+        '_SDXL = ("clip_l", "clip_g")',
+        '_SDXL = ("clip_g", "clip_l")',
+        "textual inversions of SDXL are refused",
+    ),
+    Mutation(
         "ragaf_jax/nets/text/windows.py",
         "pooled * described[:, :1]",
         "pooled",
@@ -587,6 +605,30 @@ MUTATIONS = (
         "np.asarray(x, np.float32), params[name])",
         "np.asarray(x), params[name])",
         "merging in bfloat16 rounds the LoRA away",
+    ),
+    Mutation(
+        "ragaf_jax/weights/save.py",
+        "ControlConfig(model.control.config, model",
+        "ControlConfig(unet, model",
+        "a smaller ControlNet of SDXL is exported with its UNet's sizes",
+    ),
+    Mutation(
+        "ragaf_jax/weights/configs/fits.py",
+        'other_half += () if any(depths) else ("cross_attention_dim",)',
+        "other_half += ()",
+        "a ControlNet without attention in a single file is refused",
+    ),
+    Mutation(
+        "ragaf_jax/weights/configs/compvis_sizes.py",
+        "depths = [1 if x is None else x for x in",
+        "depths = [x or 1 for x in",
+        "a ControlNet whose transformers have no blocks cannot be read from a single file",
+    ),
+    Mutation(
+        "ragaf_jax/weights/configs/networks.py",
+        'name, fields["eos_token_id"] = _PROJECTED, 2',
+        "name = _PROJECTED",
+        "diffusers pools another token of prompts for an exported SDXL",
     ),
     Mutation(
         "ragaf_jax/weights/configs/schedulers.py",

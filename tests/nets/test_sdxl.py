@@ -13,6 +13,7 @@ from ragaf_jax.batch import Text
 from ragaf_jax.nets.autoencoder import HaarAutoencoder
 from ragaf_jax.nets.blocks import Context, RegionSignal, SpatialTransformer
 from ragaf_jax.nets.control import ControlNet
+from ragaf_jax.nets.lora import LoraConfig, adapted, init_lora, merged
 from ragaf_jax.nets.model import Conditioning, Model
 from ragaf_jax.nets.ragaf import Ragaf, RagafConfig
 from ragaf_jax.nets.text.clip import ClipTextConfig
@@ -127,6 +128,34 @@ def test_token_embeddings_of_both_encoders(rng):
     pair = (apply(params, x, None, vectors) for x in (tokens.at[0, 1:3].set(-1), tokens))
     for one, other in zip(*pair, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_adapters_of_one_text_encoder(rng):
+    """A LoRA of the second encoder and its projection, beside the weights and merged into them."""
+    network = SdxlText(SdxlTextConfig(CLIP_L, CLIP_G))
+    tokens = jnp.asarray([[38, 5, 7, 39, 39]])
+    params = drawn(rng, network, tokens)["params"]
+    config = LoraConfig((r"text_encoder/clip_g/.*/(q_proj|fc2)", ".*/text_projection"), 2, 3.0)
+    adapters = init_lora(config, {"text_encoder": params}, jax.random.key(0))["text_encoder"]
+    adapters = jax.tree.map(lambda x: x + 0.5 * np.float32(rng.standard_normal(x.shape)), adapters)
+    paths = {path.rpartition("/")[0] for path in flatten_dict(adapters, sep="/")}
+    layers = [f"clip_g/text_model/encoder/layers/{i}" for i in range(2)]
+    assert paths == {
+        "clip_g/text_projection",
+        *(f"{layer}/{name}" for layer in layers for name in ("self_attn/q_proj", "mlp/fc2")),
+    }
+
+    @jax.jit
+    def run(params, adapters):
+        with adapted(adapters):
+            return network.apply({"params": params}, tokens)
+
+    (states, pooled), (plain, plain_pooled) = (run(params, given) for given in (adapters, {}))
+    joined = run(merged(params, adapters), {})
+    np.testing.assert_allclose(states, joined[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(pooled, joined[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(states[..., :8], plain[..., :8])
+    assert np.abs(states - plain)[..., 8:].max() > 0.1 < np.abs(pooled - plain_pooled).max()
 
 
 def test_texts_of_several_owners(rng):

@@ -100,6 +100,14 @@ def run(both, lora, x, t, states, tokens, merge=False):
     return apply(params, lora)
 
 
+def layers_of(module):
+    """A network's adapters, as `save_lora_weights` takes them."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    return convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_what_diffusers_writes(rng, both, tmp_path, merge):
     folder, _, _, _, params = both
@@ -110,13 +118,7 @@ def test_what_diffusers_writes(rng, both, tmp_path, merge):
     pipe.text_encoder.add_adapter(text_config)
     for module in (pipe.unet, pipe.text_encoder):
         randomise(module, generator)
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft.utils import get_peft_model_state_dict
-
-    layers = {
-        f"{name}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(module))
-        for name, module in (("unet", pipe.unet), ("text_encoder", pipe.text_encoder))
-    }
+    layers = {f"{name}_lora_layers": layers_of(getattr(pipe, name)) for name in params}
     StableDiffusionPipeline.save_lora_weights(
         tmp_path,
         **layers,

@@ -25,6 +25,11 @@ from ragaf_jax.weights.modules import load_network  # noqa: E402
 from ragaf_jax.weights.pretrained import open_pretrained  # noqa: E402
 
 
+def error(found, expected):
+    """‖a − b‖ / ‖b‖."""
+    return np.linalg.norm(found - expected.numpy()) / np.linalg.norm(expected.numpy())
+
+
 @pytest.mark.parametrize("skip", [None, 1])
 def test_textual_inversions(rng, tmp_path, skip):
     theirs = torch_models.save_stable_diffusion(tmp_path / "sd", "sd1", rng, **torch_models.SMALL)
@@ -58,22 +63,62 @@ def test_textual_inversions(rng, tmp_path, skip):
             prompt, "cpu", 1, True, negative_prompt=negative, clip_skip=skip
         )
 
-    embeddings, _ = read_embeddings([tmp_path], width)
-    ours = Tokenizer.from_pretrained(tmp_path / "sd" / "tokenizer")
-    encoder, params = load_network(open_pretrained(str(tmp_path / "sd")).text_encoder)
-    model = dataclasses.replace(
-        build_model(smallest_config(1)), text_encoder=encoder, text_length=77
-    )
-    encode = jax.jit(
-        lambda text: weighted(model.encode_text({"text_encoder": params}, text)).states
-    )
-    read = [read_prompt(text, ours, 77, embeddings) for text in (prompt, negative)]
-    texts = make_texts(read[0], [], read[1], ours, 77)
-    assert [one.name for one in read[0].embeddings] == ["<red-horse>", "hothouse"]
+    texts, encode, names = ours(tmp_path, tmp_path / "sd", prompt, negative)
+    assert names == ["<red-horse>", "hothouse"]
     skips = None if skip is None else np.int32([skip])
     # diffusers skips no layers of the negative prompt, unlike its lpw_stable_diffusion and A1111.
     pairs = (texts.positive, skips), (texts.negative, None)
     for (text, skips), states in zip(pairs, expected, strict=True):
-        found = encode(text._replace(skip=skips))
-        error = np.linalg.norm(found - states.numpy()) / np.linalg.norm(states.numpy())
-        assert error <= 1e-5
+        assert error(encode(text._replace(skip=skips)).states, states) <= 1e-5
+
+
+def ours(files, checkpoint, prompt, negative):
+    """Our texts, a function that encodes one, and the names of embeddings in the prompt."""
+    encoder, params = load_network(open_pretrained(str(checkpoint)).text_encoder)
+    embeddings, _ = read_embeddings([files], encoder.config.widths)
+    tokenizer = Tokenizer.from_pretrained(checkpoint / "tokenizer")
+    model = dataclasses.replace(
+        build_model(smallest_config(1)), text_encoder=encoder, text_length=77
+    )
+    encode = jax.jit(lambda text: weighted(model.encode_text({"text_encoder": params}, text)))
+    read = [read_prompt(text, tokenizer, 77, embeddings) for text in (prompt, negative)]
+    texts = make_texts(read[0], [], read[1], tokenizer, 77)
+    return texts, encode, [one.name for one in read[0].embeddings]
+
+
+def test_textual_inversions_of_sdxl(rng, tmp_path):
+    """Vectors of both text encoders in one file, in the states and in the pooled text."""
+    folder = tmp_path / "xl"
+    theirs = torch_models.save_sdxl(folder, rng)
+    encoders = theirs["text_encoder"], theirs["text_encoder_2"]
+    tokenizers = [
+        transformers.CLIPTokenizer.from_pretrained(
+            write_folder(folder / name, number, "slow with added tokens")
+        )
+        for number, name in enumerate(("tokenizer", "tokenizer_2"), 1)
+    ]
+    vectors = {
+        name: rng.standard_normal((2, width)).astype(np.float32)
+        for name, width in zip(("clip_l", "clip_g"), torch_models.XL_WIDTHS, strict=True)
+    }
+    save_file(vectors, tmp_path / "hothouse.safetensors")
+    prompt, negative = "a red hothouse, house", "hothouse"
+    rest = theirs["unet"], theirs["scheduler"]
+    pipe = diffusers.StableDiffusionXLPipeline(
+        theirs["vae"], *encoders, *tokenizers, *rest, add_watermarker=False
+    )
+    # With SDXL's published id 2, transformers pools an added token, which has the highest id.
+    encoders[1].text_model.eos_token_id = tokenizers[1].eos_token_id
+    for tensor, tokenizer, encoder in zip(vectors.values(), tokenizers, encoders, strict=True):
+        given = {"text_encoder": encoder, "tokenizer": tokenizer}
+        pipe.load_textual_inversion(torch.from_numpy(tensor), token="hothouse", **given)
+    with torch.no_grad():
+        expected = pipe.encode_prompt(prompt, device="cpu", negative_prompt=negative)
+
+    texts, encode, names = ours(tmp_path, folder, prompt, negative)
+    assert names == ["hothouse"]
+    pairs = zip((texts.positive, texts.negative), expected[:2], expected[2:], strict=True)
+    for text, states, pooled in pairs:
+        found = encode(text)
+        assert error(found.states, states) <= 1e-5
+        assert error(found.pooled, pooled) <= 1e-5

@@ -78,8 +78,10 @@ def state_of(t, text, added):
     return {"timestep": double[0], "encoder_hidden_states": double[1], "added_cond_kwargs": extra}
 
 
+@pytest.mark.products
 @torch.no_grad()
 def test_unet_and_controlnet(rng, both):
+    """The gate compares their images, and smaller ControlNets alone."""
     theirs, folder = both
     x, t, text, added = conditions(rng)
     sketch = jnp.asarray(rng.random((2, 48, 80, 3)), jnp.float32)

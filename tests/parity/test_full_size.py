@@ -1,6 +1,7 @@
 """Stable Diffusion at its full size: `make parity-full`. Takes minutes, 16 GiB, 10 GB on disk."""
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -14,15 +15,22 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+import published  # noqa: E402
+import sdxl_pictures as pictures  # noqa: E402
 import torch_models  # noqa: E402
 import transformers  # noqa: E402
 from test_diffusers_networks import error  # noqa: E402
+from written import configured  # noqa: E402
 
+from ragaf_jax.nets.build import build_model  # noqa: E402
 from ragaf_jax.nets.text.clip import ClipTextConfig  # noqa: E402
 from ragaf_jax.nets.unet import UNetConfig  # noqa: E402
 from ragaf_jax.nets.vae import VaeConfig  # noqa: E402
 from ragaf_jax.sampling.lora.merging import merged  # noqa: E402
 from ragaf_jax.sampling.lora.settings import Lora  # noqa: E402
+from ragaf_jax.sampling.stages import Stage  # noqa: E402
+from ragaf_jax.training.adopt import adopted  # noqa: E402
+from ragaf_jax.training.initial import initial_params  # noqa: E402
 from ragaf_jax.weights.adapters.opening import open_adapter  # noqa: E402
 from ragaf_jax.weights.adapters.reading import read_adapters  # noqa: E402
 from ragaf_jax.weights.configs import networks as configs  # noqa: E402
@@ -218,3 +226,61 @@ def test_text_encoder(rng, tmp_path, generation):
     check_memory(file, generation, "text")
     ours, params = load(file, text_names, config)
     report(f"text encoder of {generation}", error(jax.jit(ours.apply)(params, tokens), expected))
+
+
+# SDXL's widths, heads, text encoders' widths and VAE, with fewer layers and blocks.
+WIDE_XL = published.UNET_XL | {"layers_per_block": 1, "transformer_layers_per_block": [1, 1, 2]}
+LAYERS_XL = {"num_hidden_layers": 3}
+
+
+def wide_sdxl(rng):
+    """The networks of an SDXL of `WIDE_XL` in PyTorch, by the names of their folders."""
+    generator = torch_models.generator(rng)
+    unet, vae = configs.unet_config(WIDE_XL, ""), configs.vae_config(published.VAE_XL, "")
+    text = configs.text_config(published.TEXT | LAYERS_XL, "")
+    second = configs.projected_text_config(published.TEXT2_XL | LAYERS_XL, "")
+    control = ControlConfig(unet, (16, 32, 96, 256))
+    made = {
+        "unet": diffusers.UNet2DConditionModel.from_config(configs.unet_json(unet)),
+        "controlnet": diffusers.ControlNetModel.from_config(configs.control_json(control)),
+        "vae": diffusers.AutoencoderKL.from_config(configs.vae_json(vae)),
+    }
+    kinds = transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection
+    for name, kind, sizes in zip(
+        ("text_encoder", "text_encoder_2"), kinds, (text, second), strict=True
+    ):
+        made[name] = kind(transformers.CLIPTextConfig(**configs.text_json(sizes)))
+    return {name: torch_models.randomised(net, generator) for name, net in made.items()}
+
+
+def test_a_picture_of_sdxl(rng, tmp_path):
+    """Its latents and image after two steps, with a negative prompt."""
+    folder, size, steps = tmp_path / "xl", (256, 320), 2
+    nets = wide_sdxl(rng)
+    for name, network in nets.items():
+        network.save_pretrained(folder / name)
+        print(f"{name}: {network.num_parameters() / 1e6:.0f} million parameters")
+    torch_models.scheduler("sd1").save_pretrained(folder / "scheduler")
+    pictures.write_tokenizers(folder)
+    config = configured(
+        folder,
+        **{"init.control": str(folder / "controlnet"), "data.image_size": 256},
+        **{"data.max_edges": 64, "model.dtype": "float32"},
+    )
+    inputs = pictures.inputs_of(rng, config, size, (1024, 1280, 0, 128, 1024, 1024))
+    pipe = pictures.pipeline_of(nets, folder)
+    expected = pictures.theirs_of(pipe, inputs, pictures.NEGATIVE, steps)
+    other = pictures.theirs_of(pipe, inputs, None, steps)
+    vae_alone = diffusers.AutoencoderKL.from_pretrained(folder / "vae"), pipe.image_processor
+    del pipe, nets
+    gc.collect()
+
+    config, tokenizer = adopted(config, tmp_path / "run")
+    model = build_model(config)
+    stage = Stage(config, tokenizer, model, initial_params(config, model, None), 0)
+    found = pictures.drawing_of(stage, inputs[1], steps)(inputs[0], pictures.NEGATIVE)
+    report("SDXL's latents after two steps", pictures.distance(found, expected))
+    assert pictures.distance(found, other) > 0.01  # the negative prompt's effect
+    difference = pictures.image_distance(stage, *vae_alone, expected)
+    print(f"SDXL's image: largest difference {255 * difference:.2f} of 255")
+    assert difference <= 1.5 / 255

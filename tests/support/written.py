@@ -114,6 +114,14 @@ def abstract():
     return {name: abstract_params(module_of(config)) for name, config in configurations.items()}
 
 
+@functools.cache
+def abstract_xl():
+    """Those of a Stable Diffusion XL, whose two text encoders are one network."""
+    text = SdxlTextConfig(*XL_TEXTS.values())
+    configurations = {"unet": XL_UNET, "text_encoder": text, "control": XL_CONTROL}
+    return {name: abstract_params(module_of(config)) for name, config in configurations.items()}
+
+
 def random_trees(rng):
     """Random parameters of every network."""
     return jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), abstract())

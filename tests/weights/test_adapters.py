@@ -7,36 +7,38 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
-from written import UNET, abstract
+from written import UNET, XL_UNET, abstract, abstract_xl
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.weights.adapters.opening import open_adapter
 from ragaf_jax.weights.adapters.reading import read_adapters
-from ragaf_jax.weights.adapters.tensor_names import leaf_shapes, modules_by_name, torch_module
+from ragaf_jax.weights.adapters.tensor_names import Module, leaf_shapes, modules_by_name
 from ragaf_jax.weights.adapters.training_facts import training_facts
 from ragaf_jax.weights.adapters.updates import added
 from ragaf_jax.weights.compvis import unet_naming
 from ragaf_jax.weights.names import to_torch
 
 SHAPES = {name: abstract()[name] for name in ("control", "text_encoder", "unet")}
+SDXL = abstract_xl()
+COMFY_G, PROJECTION = "text_encoders.clip_g.transformer.", "lora_te2_text_projection"
 DENSE = "down_blocks_0/attentions_0/transformer_blocks_0/ff/net_0/proj"  # 8 → 64
 CONV = "down_blocks_0/resnets_0/conv1"  # 8 → 8, 3 × 3
 NAMES = {path: f"lora_unet_{path.replace('/', '_')}" for path in (DENSE, CONV)}
 R = 3
 
 
-def read(folder, tensors, metadata=None, name="x.safetensors"):
+def read(folder, tensors, metadata=None, name="x.safetensors", shapes=SHAPES):
     """The adapters of a file with these tensors."""
     path = folder / name
     tensors = {k: np.asarray(v, np.float32, order="C") for k, v in tensors.items()}
     save_file(tensors, path, metadata)
-    return read_adapters(open_adapter(path), SHAPES)
+    return read_adapters(open_adapter(path), shapes)
 
 
-def merged(adapters, rng, path, leaf="kernel", network="unet", strength=1.0):
+def merged(adapters, rng, path, leaf="kernel", network="unet", strength=1.0, shapes=SHAPES):
     """A random W and W + strength · ΔW, both in PyTorch's order of axes."""
     full = f"{path}/{leaf}"
-    shape = flatten_dict(SHAPES[network], sep="/")[full].shape
+    shape = flatten_dict(shapes[network], sep="/")[full].shape
     weight = jnp.asarray(rng.standard_normal(shape), jnp.float32)
     result = added(weight, weight, adapters[network][full], np.float32(strength))
     return (np.float64(to_torch(full, np.asarray(x))) for x in (weight, result))
@@ -164,22 +166,79 @@ def test_every_name_of_a_module_finds_it():
     for network in ("unet", "text_encoder"):
         flat = flatten_dict(SHAPES[network], sep="/")
         for path in (name.removesuffix("/kernel") for name in flat if name.endswith("/kernel")):
-            joined = path.replace("/", "_")
+            joined, torch_path = path.replace("/", "_"), Module(network, path).torch_path
             if network == "unet":
                 original = naming(f"{path}/kernel")[0].name.removesuffix(".weight")
                 names = [f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}"]
-                names += [f"lora_unet_{joined}", f"lycoris_{joined}", f"unet.{torch_module(path)}"]
+                names += [f"lora_unet_{joined}", f"lycoris_{joined}", f"unet.{torch_path}"]
             else:
                 names = [f"lora_te_{joined}", f"lora_te1_{joined}"]
                 prefixes = ("", "text_encoder.", "text_encoders.clip_l.transformer.")
-                names += [prefix + torch_module(path) for prefix in prefixes]
+                names += [prefix + torch_path for prefix in prefixes]
             assert {known[name] for name in names} == {(network, path)}
     to_q = "down_blocks_0/attentions_0/transformer_blocks_0/attn1/to_q"
     found = known["lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"]
     assert found == ("unet", to_q)
     assert known["lora_unet_middle_block_1_proj_in"] == ("unet", "mid_block/attentions_0/proj_in")
     # Names without a network are the UNet's, not the sketch branch's.
-    assert known[torch_module(to_q)] == ("unet", to_q)
+    assert known[Module("unet", to_q).torch_path] == ("unet", to_q)
+
+
+def test_every_name_of_a_module_of_sdxl_finds_it():
+    """The names of both text encoders, which are one network here, and of the UNet's depths."""
+    known, naming = modules_by_name(leaf_shapes(SDXL)), unet_naming(XL_UNET)
+    encoders = {
+        "clip_l": ("lora_te1_", "lora_te_", "text_encoder.", "text_encoders.clip_l.transformer."),
+        "clip_g": ("lora_te2_", "text_encoder_2.", COMFY_G),
+    }
+    for part, prefixes in encoders.items():
+        flat = flatten_dict(SDXL["text_encoder"][part], sep="/")
+        for path in (name.removesuffix("/kernel") for name in flat if name.endswith("/kernel")):
+            for prefix in prefixes:
+                name = prefix + path.replace("/", "_" if prefix.endswith("_") else ".")
+                assert known[name] == ("text_encoder", f"{part}/{path}")
+    assert known[PROJECTION] == ("text_encoder", "clip_g/text_projection")
+    for leaf in flatten_dict(SDXL["unet"], sep="/"):
+        path, _, kind = leaf.rpartition("/")
+        if kind == "kernel":
+            original = naming(leaf)[0].name.removesuffix(".weight")
+            names = f"lora_unet_{original.replace('.', '_')}", f"diffusion_model.{original}"
+            assert {known[name] for name in names} == {("unet", path)}
+    deep = known["lora_unet_input_blocks_3_1_transformer_blocks_1_attn1_to_q"]
+    assert deep.path == "down_blocks_1/attentions_0/transformer_blocks_1/attn1/to_q"
+    assert known["lora_unet_label_emb_0_2"].path == "add_embedding/linear_2"
+
+
+def test_kinds_in_all_networks_of_sdxl(rng, tmp_path):
+    """LoHa, LoKr, DoRA and full updates of both text encoders and of a linear projection."""
+    n = rng.standard_normal
+    a, b, c, d = n((20, R)), n((R, 12)), n((20, R)), n((R, 12))
+    one, two, down, up = n((4, 2)), n((5, 8)), n((R, 16)), n((8, R))
+    magnitude, whole = rng.uniform(1, 2, (8, 1)), n((16, 16, 1, 1))
+    fc1 = "text_model/encoder/layers/0/mlp/fc1"
+    loha, lokr = f"lora_te1_{fc1.replace('/', '_')}", f"{COMFY_G}{fc1.replace('/', '.')}"
+    tensors = {f"{loha}.hada_w1_a": a, f"{loha}.hada_w1_b": b, f"{loha}.alpha": np.float32(2)}
+    tensors |= {f"{loha}.hada_w2_a": c, f"{loha}.hada_w2_b": d}
+    tensors |= {f"{lokr}.lokr_w1": one, f"{lokr}.lokr_w2": two}
+    tensors |= {f"{PROJECTION}.lora_down.weight": down, f"{PROJECTION}.lora_up.weight": up}
+    tensors |= {f"{PROJECTION}.dora_scale": magnitude}
+    tensors |= {"lora_unet_middle_block_1_proj_in.diff": whole}
+    adapters = read(tmp_path, tensors, shapes=SDXL)
+    assert {name: len(leaves) for name, leaves in adapters.items()} == {
+        "text_encoder": 3,
+        "unet": 1,
+    }
+    for network, path, delta in (
+        ("text_encoder", f"clip_l/{fc1}", 2 / R * (a @ b) * (c @ d)),
+        ("text_encoder", f"clip_g/{fc1}", np.kron(one, two)),
+        ("unet", "mid_block/attentions_0/proj_in", whole[..., 0, 0]),
+    ):
+        weight, result = merged(adapters, rng, path, network=network, shapes=SDXL)
+        assert_near(result - weight, delta)
+    path = "clip_g/text_projection"
+    weight, result = merged(adapters, rng, path, network="text_encoder", shapes=SDXL)
+    whole = weight + up @ down
+    assert_near(result, magnitude * whole / np.linalg.norm(whole, axis=1, keepdims=True))
 
 
 SETTINGS = {

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
-from written import abstract
+from written import abstract, abstract_xl
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import LoraConfig, adapters_by_path, init_lora
 from ragaf_jax.weights.lora_files import FORMATS, load_lora, lora_tensors, save_lora
 
 SHAPES = {name: abstract()[name] for name in ("unet", "text_encoder", "control")}
+SDXL = abstract_xl()
 # The dense layers of attention, a projection, convolutions with a stride and with one cell.
 CONFIG = LoraConfig(
     (
@@ -30,16 +31,21 @@ CONV = "unet.down_blocks.0.resnets.0.conv1"
 Q_PROJ = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
 
 
-@pytest.fixture
-def lora(rng):
-    """Trained adapters of three networks."""
-    shapes = jax.eval_shape(lambda key: init_lora(CONFIG, SHAPES, key), jax.random.key(0))
+def trained(rng, config, params):
+    """Adapters with random values."""
+    shapes = jax.eval_shape(lambda key: init_lora(config, params, key), jax.random.key(0))
     flat = flatten_dict(shapes, sep="/")
     for path, leaf in flat.items():
         alpha = path.endswith("/alpha")
         drawn = rng.uniform(1, 9) if alpha else rng.standard_normal(leaf.shape)
         flat[path] = np.asarray(drawn, np.float32)
     return unflatten_dict(flat, sep="/")
+
+
+@pytest.fixture
+def lora(rng):
+    """Trained adapters of three networks."""
+    return trained(rng, CONFIG, SHAPES)
 
 
 @pytest.fixture
@@ -90,6 +96,71 @@ def test_what_is_saved_is_loaded(tmp_path, lora, kind):
         jax.tree.map(np.testing.assert_array_equal, found, lora)
     else:
         assert all(a["alpha"] == 3 for a in adapters_by_path(found["unet"]).values())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_saved_of_sdxl_is_loaded(rng, tmp_path, kind):
+    """Both text encoders under the names that diffusers and kohya's trainers give them."""
+    patterns = "unet/.*/(to_q|proj_in|linear_2)", "text_encoder/.*/(q_proj|fc1|text_projection)"
+    lora = trained(rng, LoraConfig(patterns, 3, 7.0), SDXL)
+    names = set(lora_tensors(lora, kind))
+    layer = "text_model.encoder.layers.0.self_attn.q_proj"
+    if kind == "kohya":
+        layer = layer.replace(".", "_")
+        expected = f"lora_te1_{layer}.alpha", f"lora_te2_{layer}.alpha"
+        assert {*expected, "lora_te2_text_projection.lora_up.weight"} <= names
+    else:
+        expected = f"text_encoder.{layer}.lora_A.weight", f"text_encoder_2.{layer}.lora_A.weight"
+        assert {*expected, "text_encoder_2.text_projection.lora_B.weight"} <= names
+    save_lora(tmp_path / "a.safetensors", lora, kind)
+    found = load_lora(tmp_path / "a.safetensors", SDXL)
+    assert set(found["text_encoder"]) == {"clip_l", "clip_g"}
+    assert_same_updates(found, lora)
+    if kind == "kohya":
+        jax.tree.map(np.testing.assert_array_equal, found, lora)
+
+
+SD_FILE = "is of Stable Diffusion 1 or 2, as its tensor {} shows, expected a LoRA of Stable Diff"
+XL_FILE = "is of Stable Diffusion XL, as its tensor {} shows, expected a LoRA of Stable Diffusion 1"
+OTHER_GENERATIONS = {
+    "lora_unet_down_blocks_0_attentions_0_proj_in.alpha": (SDXL, SD_FILE),
+    "lora_unet_output_blocks_9_1_proj_in.lora_down.weight": (SDXL, SD_FILE),
+    "unet.up_blocks.3.resnets.0.conv1.lora_A.weight": (SDXL, SD_FILE),
+    "diffusion_model.input_blocks.1.1.proj_in.lora_A.weight": (SDXL, SD_FILE),
+    "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": (SHAPES, XL_FILE),
+    "text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": (SHAPES, XL_FILE),
+    "lora_unet_middle_block_1_transformer_blocks_9_ff_net_2.alpha": (SHAPES, XL_FILE),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_GENERATIONS)
+def test_a_lora_of_the_other_generation_is_named(rng, tmp_path, name):
+    params, said = OTHER_GENERATIONS[name]
+    known = "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"
+    path = write(tmp_path / "x.safetensors", {known: np.ones(1), name: np.ones((2, 2))})
+    with pytest.raises(UserError, match=re.escape(f"x.safetensors {said.format(name)}")) as error:
+        load_lora(path, params)
+    assert "\n" not in str(error.value)
+    # A wrong tensor of its own generation is named by itself.
+    stored = {"lora_te2_x.alpha" if params is SDXL else "lora_unet_up_blocks_3_x.alpha": SQUARE}
+    with pytest.raises(UserError, match=r"x\.alpha in .* belongs to no module of this model"):
+        load_lora(write(tmp_path / "x.safetensors", stored), params)
+
+
+def test_settings_of_the_second_text_encoder(tmp_path):
+    """diffusers keeps alpha by the encoder's name in the header."""
+    module = "text_model.encoder.layers.0.mlp.fc1"
+    header = {"text_encoder.lora_alpha": 2, "text_encoder_2.lora_alpha": 5}
+    header |= {"text_encoder_2.alpha_pattern": {module: 7}}
+    stored = {}
+    for name, width in (("text_encoder", 12), ("text_encoder_2", 16)):
+        stored[f"{name}.{module}.lora_A.weight"] = np.ones((2, width), np.float32)
+        stored[f"{name}.{module}.lora_B.weight"] = np.ones((20, 2), np.float32)
+    metadata = {"lora_adapter_metadata": json.dumps(header)}
+    found = load_lora(write(tmp_path / "x.safetensors", stored, metadata), SDXL)["text_encoder"]
+    alphas = {path: adapter["alpha"] for path, adapter in adapters_by_path(found).items()}
+    path = module.replace(".", "/")
+    assert alphas == {f"clip_l/{path}": 2, f"clip_g/{path}": 7}
 
 
 def test_the_names_that_are_saved(lora):

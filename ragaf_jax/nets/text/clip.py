@@ -53,6 +53,11 @@ class ClipTextConfig:
                 f" num_attention_heads {self.num_attention_heads}"
             )
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the token embeddings of each encoder: of this one alone."""
+        return (self.hidden_size,)
+
 
 class EncoderLayer(nn.Module):
     """Pre-norm self-attention and MLP, with OpenAI's initialisation."""

@@ -50,7 +50,12 @@ class SdxlTextConfig:
     @property
     def hidden_size(self) -> int:
         """Width of the joined states."""
-        return self.clip_l.hidden_size + self.clip_g.hidden_size
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the token embeddings of each encoder."""
+        return self.clip_l.hidden_size, self.clip_g.hidden_size
 
     @property
     def pooled_width(self) -> int:

@@ -1,5 +1,6 @@
 """Reads a LoRA file: its weight updates, content hash and training facts."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +9,16 @@ from ragaf_jax.errors import UserError
 from ragaf_jax.paths import sha256_of
 from ragaf_jax.weights.adapters.opening import adapter_files, open_adapter
 from ragaf_jax.weights.adapters.reading import Adapters, read_adapters
-from ragaf_jax.weights.adapters.tensor_names import leaf_shapes
+from ragaf_jax.weights.adapters.tensor_names import Module, leaf_shapes
 from ragaf_jax.weights.adapters.training_facts import TrainingFacts, training_facts
 
-_TITLES = {"unet": "UNet", "text_encoder": "text encoder", "control": "sketch branch"}
+_TITLES = {
+    "unet": "UNet",
+    "text_encoder": "text encoder",
+    "text_encoder/clip_l": "first text encoder",
+    "text_encoder/clip_g": "second text encoder",
+    "control": "sketch branch",
+}
 
 # Size and time of change of each file.
 Stamps = tuple[tuple[int, int], ...]
@@ -37,11 +44,12 @@ class LoadedLora(NamedTuple):
     @property
     def notice(self) -> str:
         """What the file changes and how it was trained, as one sentence."""
-        counts = [
-            f"{len(self.adapters[network])} in the {title}"
-            for network, title in _TITLES.items()
-            if network in self.adapters
-        ]
+        found = Counter(
+            Module(network, path).component
+            for network, leaves in self.adapters.items()
+            for path in leaves
+        )
+        counts = [f"{found[name]} in the {title}" for name, title in _TITLES.items() if found[name]]
         parts = [f"parameters changed: {', '.join(counts)}", self.facts.sentence]
         return f"LoRA {Path(self.path).name}: {'; '.join(part for part in parts if part)}."
 

@@ -1,7 +1,7 @@
 """Textual inversions (Gal et al. 2022): token embeddings under a name, from safetensors files."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from ragaf_jax.paths import sha256_of
 from ragaf_jax.weights.stores import Safetensors, open_weights
 
 _A1111 = "emb_params"  # the file's stem is the name
-_SDXL = {"clip_l", "clip_g"}
+_SDXL = ("clip_l", "clip_g")  # an embedding's tensors for SDXL's text encoders, in their order
 _UNNAMED = "*"  # the placeholder of many training scripts
 
 # ComfyUI's form of a name, and the names that diffusers' training scripts suggest.
@@ -26,7 +26,7 @@ class Embedding(NamedTuple):
 
     Attributes:
       name: its placeholder in prompts; case has no effect.
-      vectors: the embeddings of its tokens.
+      vectors: the embeddings of its tokens; for SDXL those of both text encoders, joined along d.
       path: of its file.
       sha256: of its file.
     """
@@ -41,28 +41,28 @@ Embeddings = Mapping[str, Embedding]  # by name in lower case
 
 
 def read_embeddings(
-    paths: Iterable[str | Path], width: int
+    paths: Iterable[str | Path], widths: Sequence[int]
 ) -> tuple[dict[str, Embedding], list[str]]:
-    """Reads files in diffusers' or AUTOMATIC1111's layout.
+    """Reads files in diffusers' or AUTOMATIC1111's layout, or of SDXL.
 
     Args:
       paths: `.safetensors` files, or folders of them.
-      width: of the text encoder's states.
+      widths: of the token embeddings of each text encoder.
 
     Returns:
       The embeddings by name in lower case, and the reason for each file of a folder that is
       skipped, because folders often hold embeddings for several base models.
 
     Raises:
-      UserError: a file that cannot be read or is no textual inversion, vectors of another width or
-        with NaN, or two files with one name.
+      UserError: a file that cannot be read or is no textual inversion, vectors of other text
+        encoders or with NaN, or two files with one name.
     """
     found: dict[str, Embedding] = {}
     skipped: list[str] = []
     for given in (Path(path).expanduser() for path in paths):
         for path in _files(given):
             try:
-                embeddings = _read(path, width)
+                embeddings = _read(path, widths)
             except UserError as error:
                 if path == given:
                     raise
@@ -89,10 +89,11 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path, width: int) -> list[Embedding]:
+def _read(path: Path, widths: Sequence[int]) -> list[Embedding]:
     store = open_weights(path)
     names = sorted(store.shapes)
-    if names and set(names) <= _SDXL:
+    is_xl = bool(names) and {*names} <= {*_SDXL}
+    if is_xl and len(widths) == 1:
         raise UserError(
             f"The embedding {path} is for Stable Diffusion XL, whose two text encoders this model "
             "lacks; use one for Stable Diffusion 1 or 2."
@@ -106,23 +107,48 @@ def _read(path: Path, width: int) -> list[Embedding]:
         )
     if not names:
         raise UserError(f"{path} has no tensors; give a file with an embedding.")
+    if len(widths) > 1 and names != sorted(_SDXL):
+        raise UserError(
+            f"The embedding {path} has the tensors {', '.join(names[:3])}, expected "
+            f"{' and '.join(_SDXL)} for the two text encoders of Stable Diffusion XL; use an "
+            "embedding for this base model."
+        )
+    named = [(path.stem, _SDXL)] if is_xl else [(_name(path, name), (name,)) for name in names]
     sha256 = sha256_of(path)
-    found = []
-    for name in names:
-        placeholder = path.stem if name in (_A1111, _UNNAMED) else name.strip()
-        vectors = np.atleast_2d(store.read(name)).astype(np.float32)
-        if vectors.shape[1] != width:
+    return [
+        Embedding(name, _vectors(name, store, tensors, widths), path, sha256)
+        for name, tensors in named
+    ]
+
+
+def _name(path: Path, tensor: str) -> str:
+    return path.stem if tensor in (_A1111, _UNNAMED) else tensor.strip()
+
+
+def _vectors(
+    name: str, store: Safetensors, tensors: Sequence[str], widths: Sequence[int]
+) -> Float[np.ndarray, "n d"]:
+    """The vectors of an embedding, which has a tensor for each text encoder."""
+    parts = [np.atleast_2d(store.read(tensor)).astype(np.float32) for tensor in tensors]
+    for part, width in zip(parts, widths, strict=True):
+        if part.shape[1] != width:
             raise UserError(
-                f"The embedding {placeholder!r} in {path} has width {vectors.shape[1]} and the "
-                f"text encoder {width}; use an embedding for this base model."
+                f"The embedding {name!r} in {store.source} has width {part.shape[1]} and the text "
+                f"encoder {width}; use an embedding for this base model."
             )
-        if not np.isfinite(vectors).all():
-            raise UserError(
-                f"The embedding {placeholder!r} in {path} has NaN or infinite values; download it "
-                "again."
-            )
-        found.append(Embedding(placeholder, vectors, path, sha256))
-    return found
+    if len({len(part) for part in parts}) > 1:
+        raise UserError(
+            f"The embedding {name!r} in {store.source} has "
+            f"{' and '.join(str(len(part)) for part in parts)} vectors for the text encoders, "
+            "expected as many for each; download it again."
+        )
+    vectors = np.concatenate(parts, axis=1)
+    if not np.isfinite(vectors).all():
+        raise UserError(
+            f"The embedding {name!r} in {store.source} has NaN or infinite values; download it "
+            "again."
+        )
+    return vectors
 
 
 def split(text: str, embeddings: Embeddings) -> list[str | Embedding]:

@@ -2,12 +2,12 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.weights.adapters.opening import AdapterFile
 from ragaf_jax.weights.adapters.tensor_names import Module, modules_by_name, parsed
-from ragaf_jax.weights.configs.kinds import LORA, file_kind
+from ragaf_jax.weights.configs.kinds import LORA, SDXL, file_kind
 from ragaf_jax.weights.stores import Safetensors
 
 logger = logging.getLogger(__name__)
@@ -16,6 +16,12 @@ logger = logging.getLogger(__name__)
 _OTHER_KINDS = re.compile(r"\.(oft_\w+|boft_\w+|scalar|reshape_weight)$")
 # Whole tensors that PEFT and diffusers can save beside the matrices.
 _WHOLE = re.compile(r"(\.|_)(bias|norm\w*\.weight|modules_to_save\..*)$")
+# Modules of Stable Diffusion 1 and 2 that SDXL lacks: a fourth level, attention in the first.
+_SD_MODULES = re.compile(
+    r"(down|up)_blocks[._]3[._]|down_blocks[._]0[._]attentions[._]|input_blocks[._][12][._]1[._]"
+    r"|(input|output)_blocks[._](9|1[01])[._]"
+)
+_SD, _SDXL_LEAF = "of Stable Diffusion 1 or 2", "unet/add_embedding/linear_1/kernel"
 # A textual inversion in the file of a LoRA.
 _BUNDLED = "bundle_emb."
 
@@ -38,7 +44,7 @@ def tensors_by_module(
             continue
         module, part = parsed(name)
         if not part or module not in known:
-            raise not_read(name, store)
+            raise not_read(name, store, leaves)
         names = found.setdefault(known[module], {})
         if part in names:
             raise UserError(
@@ -51,13 +57,16 @@ def tensors_by_module(
     return found
 
 
-def not_read(name: str, store: Safetensors) -> UserError:
-    """The error for a tensor that belongs to no adapter of a known module."""
+def not_read(name: str, store: Safetensors, leaves: Collection[str]) -> UserError:
+    """The error for a tensor that belongs to no adapter of a known module, which `leaves` show."""
+    own = SDXL if _SDXL_LEAF in leaves else _SD
     kind, shown = file_kind(store.shapes) or (LORA, name)
-    if kind != LORA:
+    if kind == LORA and (modules := list(filter(_SD_MODULES.search, store.shapes))):
+        kind, shown = _SD, modules[0]
+    if kind not in (LORA, own):
         return UserError(
-            f"{store.source} is {kind}, as its tensor {shown} shows, expected a LoRA of Stable "
-            "Diffusion 1 or 2; give one of those."
+            f"{store.source} is {kind}, as its tensor {shown} shows, expected a LoRA {own}; give "
+            "one of those."
         )
     if other := _OTHER_KINDS.search(name):
         return UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ragaf_jax.errors import UserError
-from ragaf_jax.weights.adapters.tensor_names import DIFFUSERS, Module, torch_module
+from ragaf_jax.weights.adapters.tensor_names import Module
 from ragaf_jax.weights.configs.fields import read_json
 from ragaf_jax.weights.stores import PICKLES, Safetensors, open_weights, pickle_refusal
 
@@ -94,8 +94,8 @@ def settings_alpha(opened: AdapterFile, module: Module, rank: int | None) -> flo
       UserError: settings without a valid number.
     """
     settings = opened.settings
-    fields = settings.get(DIFFUSERS[module.network].rstrip("."), settings.get("", {}))
-    name = torch_module(module.path)
+    fields = settings.get(module.diffusers_network, settings.get("", {}))
+    name = module.torch_path
 
     def field(*names: str, pattern: str) -> Any:
         for expression, value in (fields.get(pattern) or {}).items():

@@ -197,7 +197,7 @@ class _Reader(NamedTuple):
     def _shape(self, leaf: str, part: str) -> tuple[int, ...]:
         """The parameter's shape in PyTorch."""
         if (shape := self._leaf(leaf)) is None:
-            raise not_read(self.names[part], self.opened.store)
+            raise not_read(self.names[part], self.opened.store, self.leaves)
         return torch_shape(f"{self.module.path}/{leaf}", shape)
 
     def _misfit(self, part: str, expected: tuple[int, ...], what: str = "") -> UserError:

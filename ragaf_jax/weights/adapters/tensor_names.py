@@ -10,15 +10,35 @@ from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
+from ragaf_jax.nets.lora import NETWORKS
 from ragaf_jax.nets.unet import UNetConfig
 from ragaf_jax.weights.compvis import unet_naming
 from ragaf_jax.weights.names import torch_name
 
-KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_", "control": "lora_controlnet_"}
-DIFFUSERS = {"unet": "unet.", "text_encoder": "text_encoder.", "control": "controlnet."}
-# Prefixes of ComfyUI, before names of the original layout and of transformers.
+# Prefixes of modules' names by component: a network, or one of SDXL's text encoders, which are one
+# network here. The first prefix is written. Those of kohya's files; trainers that support SDXL also
+# number the text encoder of other models:
+_KOHYA = {
+    "unet": ("lora_unet_", "lycoris_"),
+    "text_encoder": ("lora_te_", "lora_te1_"),
+    "text_encoder/clip_l": ("lora_te1_", "lora_te_"),
+    "text_encoder/clip_g": ("lora_te2_",),
+    "control": ("lora_controlnet_",),
+}
+# … of diffusers' files, and of ComfyUI's:
+_DOTTED = {
+    "unet": ("unet.",),
+    "text_encoder": (
+        "text_encoder.",
+        "text_encoders.clip_l.transformer.",
+        "text_encoders.clip_h.transformer.",
+    ),
+    "text_encoder/clip_l": ("text_encoder.", "text_encoders.clip_l.transformer."),
+    "text_encoder/clip_g": ("text_encoder_2.", "text_encoders.clip_g.transformer."),
+    "control": ("controlnet.",),
+}
+# ComfyUI's, before names of the original layout.
 _COMFY_UNET = "diffusion_model."
-_COMFY_TEXT = ("text_encoders.clip_l.transformer.", "text_encoders.clip_h.transformer.")
 
 # Parts that are parameters of a module in PyTorch's names, with optional names of adapters.
 _NAMED = r"(?:\.\w+)?\.weight"
@@ -51,6 +71,37 @@ class Module(NamedTuple):
     network: str
     path: str
 
+    @property
+    def component(self) -> str:
+        """The network, or of SDXL's text encoders one, such as "text_encoder/clip_g"."""
+        part = f"{self.network}/{self.path.partition('/')[0]}"
+        return part if part in _KOHYA else self.network
+
+    @property
+    def own_path(self) -> str:
+        """The path in the component."""
+        return f"{self.network}/{self.path}".removeprefix(f"{self.component}/")
+
+    @property
+    def torch_path(self) -> str:
+        """The path in PyTorch's component: `mid_block.resnets.0.conv1`."""
+        return torch_name(f"{self.own_path}/kernel").removesuffix(".weight")
+
+    @property
+    def kohya_name(self) -> str:
+        """The name in kohya's files."""
+        return _KOHYA[self.component][0] + self.own_path.replace("/", "_")
+
+    @property
+    def diffusers_name(self) -> str:
+        """The name in diffusers' files."""
+        return _DOTTED[self.component][0] + self.torch_path
+
+    @property
+    def diffusers_network(self) -> str:
+        """The name of the component in diffusers' files, such as "text_encoder_2"."""
+        return _DOTTED[self.component][0].removesuffix(".")
+
 
 def parsed(name: str) -> tuple[str, str]:
     """(module, part) of a tensor's name; the part is a key of `_PARTS`, or "" for others."""
@@ -67,7 +118,7 @@ def parsed(name: str) -> tuple[str, str]:
 
 def leaf_shapes(params: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the kernels, scales and biases of UNet, text encoder and sketch branch, by path."""
-    trees = {name: params[name] for name in KOHYA if name in params}
+    trees = {name: params[name] for name in NETWORKS if name in params}
     return {
         path: tuple(leaf.shape)
         for path, leaf in flatten_dict(trees, sep="/").items()
@@ -78,33 +129,24 @@ def leaf_shapes(params: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def modules_by_name(leaves: Iterable[str]) -> dict[str, Module]:
     """The modules of these leaves by each of their names.
 
-    PEFT's files have one network and no prefix: the UNet precedes the sketch branch.
+    PEFT's files have one network and no prefix: the UNet precedes the sketch branch, and SDXL's
+    first text encoder the second.
     """
     known: dict[str, Module] = {}
     found = dict.fromkeys(leaf.rpartition("/")[0] for leaf in leaves)
     modules = [Module(*module.split("/", 1)) for module in found]
     original = _original_names([path for network, path in modules if network == "unet"])
-    for module in sorted(modules, key=lambda module: tuple(KOHYA).index(module.network)):
-        network, path = module
-        kohya, torch = path.replace("/", "_"), torch_module(path)
-        known[KOHYA[network] + kohya] = module
-        prefixes = [DIFFUSERS[network], "base_model.model.", ""]
-        if network == "unet":
-            known[f"lycoris_{kohya}"] = module
-            known[KOHYA[network] + original[path].replace(".", "_")] = module
-            known[_COMFY_UNET + original[path]] = module
-        if network == "text_encoder":  # trainers that support SDXL number its text encoders
-            known[f"lora_te1_{kohya}"] = module
-            prefixes += _COMFY_TEXT
-        for prefix in prefixes:
-            known.setdefault(prefix + torch, module)
-            known.setdefault(prefix + torch.removeprefix("text_model."), module)
+    for module in sorted(modules, key=lambda module: tuple(_KOHYA).index(module.component)):
+        for prefix in _KOHYA[module.component]:
+            known[prefix + module.own_path.replace("/", "_")] = module
+        if module.network == "unet":
+            name = original[module.path]
+            known[_KOHYA["unet"][0] + name.replace(".", "_")] = module
+            known[_COMFY_UNET + name] = module
+        for prefix in (*_DOTTED[module.component], "base_model.model.", ""):
+            known.setdefault(prefix + module.torch_path, module)
+            known.setdefault(prefix + module.torch_path.removeprefix("text_model."), module)
     return known
-
-
-def torch_module(path: str) -> str:
-    """`down_blocks_0/resnets_1/conv1` → `down_blocks.0.resnets.1.conv1`."""
-    return torch_name(f"{path}/kernel").removesuffix(".weight")
 
 
 def _original_names(paths: Iterable[str]) -> dict[str, str]:

@@ -80,9 +80,10 @@ _FILES = (
         "of a diffusion transformer, such as Stable Diffusion 3 or Flux",
     ),
     (
-        r"^conditioner\.embedders\.|^lora_te2_|^text_encoder_2\.|down_blocks[._]\d[._]attentions"
-        r"[._]\d[._]transformer_blocks[._][2-9]|input_blocks[._]\d+[._]1[._]transformer_blocks"
-        r"[._][1-9]",
+        r"^conditioner\.embedders\.|^lora_te2_|^text_encoder_2\.|^text_encoders\.clip_g\."
+        r"|(down_blocks[._]\d|mid_block|up_blocks[._]\d)[._]attentions[._]\d[._]"
+        r"transformer_blocks[._][2-9]|(input_blocks[._]\d+|middle_block|output_blocks[._]\d+)"
+        r"[._]1[._]transformer_blocks[._][1-9]",
         SDXL,
     ),
     (r"^noise_augmentor\.", "a Stable unCLIP, whose UNet also reads an image's embedding"),

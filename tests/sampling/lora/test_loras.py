@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from pages import random_page
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from written import abstract_xl
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.lora import merged as merged_adapters
@@ -103,6 +104,17 @@ def test_what_is_no_lora_with_strengths_is_named(given, said):
         parse_loras([given]) if isinstance(given, str) else as_loras(given)
 
 
+def assert_merged(found, params, adapters, strength):
+    """The parameters of a network are those with its adapters, multiplied by the strength."""
+    flat = flatten_dict(jax.tree.map(np.asarray, adapters), sep="/")
+    flat = {k: v * strength if k.endswith("/alpha") else v for k, v in flat.items()}
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        found,
+        merged_adapters(params, unflatten_dict(flat, sep="/")),
+    )
+
+
 def test_a_lora_is_merged_into_each_network_with_its_own_strength(rng, tmp_path, pipeline):
     stage = random_stage(2, **SMALLEST)
     lora = write_lora(tmp_path / "a.safetensors", rng, stage.params)
@@ -110,17 +122,25 @@ def test_a_lora_is_merged_into_each_network_with_its_own_strength(rng, tmp_path,
     both = AdaptedParams({i: jax.tree.map(jnp.asarray, stage.params) for i in (1, 2)})
     params = both.of_stage(2, options.loras)
     for network, strength in (("unet", 0.5), ("control", 0.5), ("text_encoder", -2.0)):
-        scaled = jax.tree.map(np.asarray, lora[network])
-        flat = flatten_dict(scaled, sep="/")
-        flat = {k: v * strength if k.endswith("/alpha") else v for k, v in flat.items()}
-        expected = merged_adapters(stage.params[network], unflatten_dict(flat, sep="/"))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
-            params[network],
-            expected,
-        )
+        assert_merged(params[network], stage.params[network], lora[network], strength)
     assert params["ragaf"] is not None
     jax.tree.map(np.testing.assert_array_equal, params["ragaf"], stage.params["ragaf"])
+
+
+def test_a_lora_of_sdxl_is_merged_into_both_text_encoders(rng, tmp_path):
+    params = jax.tree.map(lambda x: jnp.float32(rng.standard_normal(x.shape)), abstract_xl())
+    path = tmp_path / "a.safetensors"
+    patterns = "unet/mid_block/.*/to_q", "text_encoder/.*/q_proj"
+    lora = write_lora(path, rng, params, patterns=patterns)
+    assert set(lora["text_encoder"]) == {"clip_l", "clip_g"}
+    stages, loras = AdaptedParams({1: params}), (Lora(str(path), 0.5, -2.0),)
+    found = stages.of_stage(1, loras)
+    for network, strength in (("unet", 0.5), ("text_encoder", -2.0)):
+        assert_merged(found[network], params[network], lora[network], strength)
+    assert stages.notices(loras) == [
+        "LoRA a.safetensors: parameters changed: 4 in the UNet, 2 in the first text encoder, 3 in "
+        "the second text encoder."
+    ]
 
 
 def test_strengths_change_images_and_compile_nothing(rng, pipeline, files, caplog):

@@ -26,20 +26,20 @@ def files(rng, tmp_path):
 
 
 def test_both_layouts_from_a_folder_or_from_files(files):
-    found, _ = read_embeddings([files], WIDTH)
+    found, _ = read_embeddings([files], (WIDTH,))
     names = {key: (one.name, one.vectors.shape) for key, one in found.items()}
     assert names == {
         "<cat-toy>": ("<cat-toy>", (1, WIDTH)),
         "bad hands": ("Bad Hands", (3, WIDTH)),
         "star": ("star", (1, WIDTH)),
     }
-    (alone,) = read_embeddings([files / "star.safetensors"], WIDTH)[0].values()
+    (alone,) = read_embeddings([files / "star.safetensors"], (WIDTH,))[0].values()
     assert alone.path == files / "star.safetensors" and len(alone.sha256) == 64
-    assert read_embeddings([], WIDTH) == ({}, [])
+    assert read_embeddings([], (WIDTH,)) == ({}, [])
 
 
 def test_names_in_prompts(files):
-    found, _ = read_embeddings([files], WIDTH)
+    found, _ = read_embeddings([files], (WIDTH,))
 
     def named(text):
         return [x if isinstance(x, str) else x.name.upper() for x in split(text, found)]
@@ -67,15 +67,54 @@ def test_names_in_prompts(files):
 )
 def test_wrong_files_are_refused(tmp_path, tensors, message):
     with pytest.raises(UserError, match=message):
-        read_embeddings([write(tmp_path, "x.safetensors", tensors)], WIDTH)
+        read_embeddings([write(tmp_path, "x.safetensors", tensors)], (WIDTH,))
 
 
 def test_files_of_a_folder_for_other_models_are_skipped(files):
     write(files, "xl.safetensors", {"clip_g": np.zeros((1, 12)), "clip_l": np.zeros((1, WIDTH))})
     write(files, "wide.safetensors", {"emb_params": np.zeros((1, 12))})
-    found, skipped = read_embeddings([files], WIDTH)
+    found, skipped = read_embeddings([files], (WIDTH,))
     assert set(found) == {"<cat-toy>", "bad hands", "star"}
     assert [line.startswith("Skipped: The embedding") for line in skipped] == [True, True]
+
+
+WIDTHS = (WIDTH, 12)
+L, G = np.ones((2, WIDTH)), np.ones((2, 12))
+
+
+def test_vectors_for_both_text_encoders_of_sdxl(rng, tmp_path):
+    """In the order in which its network joins their states, under the file's name."""
+    one, two = rng.standard_normal((2, WIDTH)), rng.standard_normal((2, 12))
+    path = write(tmp_path, "Cat Toy.safetensors", {"clip_g": two, "clip_l": one})
+    write(tmp_path, "single.safetensors", {"clip_g": two[0], "clip_l": one[0]})
+    write(tmp_path, "sd15.safetensors", {"emb_params": one})
+    found, skipped = read_embeddings([tmp_path], WIDTHS)
+    assert {name: x.vectors.shape for name, x in found.items()} == {
+        "cat toy": (2, WIDTH + 12),
+        "single": (1, WIDTH + 12),
+    }
+    expected = np.concatenate([one, two], 1).astype(np.float32)
+    np.testing.assert_array_equal(found["cat toy"].vectors, expected)
+    assert found["cat toy"].name == "Cat Toy" and found["cat toy"].path == path
+    assert len(skipped) == 1 and skipped[0].startswith("Skipped: The embedding")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"emb_params": L}, "tensors emb_params, expected clip_l and clip_g for the two text enc"),
+        ({"<cat>": L}, "has the tensors <cat>, expected clip_l and clip_g .* of Stable Diffusion"),
+        ({"clip_g": G}, "has the tensors clip_g, expected clip_l and clip_g for the two text enc"),
+        ({"clip_g": G, "clip_l": G}, "'x' in .* has width 12 and the text encoder 8; use an emb"),
+        ({"clip_g": G[:1], "clip_l": L}, "'x' in .* has 2 and 1 vectors for the text encoders, e"),
+        ({"clip_g": G * np.nan, "clip_l": L}, "'x' in .* has NaN or infinite values"),
+        ({"conv.weight": np.zeros((2, 2, 3, 3))}, "is no textual inversion: its tensors are conv"),
+    ],
+)
+def test_wrong_files_for_sdxl_are_refused(tmp_path, tensors, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_embeddings([write(tmp_path, "x.safetensors", tensors)], WIDTHS)
+    assert "\n" not in str(error.value)
 
 
 def test_other_paths_are_refused(files):
@@ -86,10 +125,10 @@ def test_other_paths_are_refused(files):
     ):
         (files / "old.pt").write_bytes(b"PK")
         with pytest.raises(UserError, match=message):
-            read_embeddings([path], WIDTH)
+            read_embeddings([path], (WIDTH,))
     (files / "empty").mkdir()
     with pytest.raises(UserError, match="has no .safetensors file"):
-        read_embeddings([files / "empty"], WIDTH)
+        read_embeddings([files / "empty"], (WIDTH,))
     other = write(files / "empty", "STAR.safetensors", {"emb_params": np.zeros((1, WIDTH))})
     with pytest.raises(UserError, match="The embedding 'STAR' is in .* and in .*; give one"):
-        read_embeddings([files, other], WIDTH)
+        read_embeddings([files, other], (WIDTH,))
