@@ -3,6 +3,7 @@
     10_cat name/a.jpg  10_cat name/a.txt               kohya: a text file (or .caption) per image
     a.jpg  a.json                                      taggers: {"caption": "…"}, see `sidecars`
     a.jpg  metadata.jsonl (or metadata.csv)            diffusers, Hugging Face's imagefolder
+    target/a.jpg  source/a.jpg  prompt.json            ControlNet's tutorial: source, target, prompt
     image/a.jpg  captions.csv                          the same columns: file_name and text
     train/ …  validation/ …  test/ …                   splits, each in one of these layouts
     sketch/a.png                                       optional, or a column conditioning_image
@@ -75,7 +76,7 @@ def scan(root: Path) -> Scan:
             f"No image in {root} has a caption{first_problem(rejected)}{hint}; "
             "put a text file beside each (a.jpg and a.txt), or a metadata.jsonl or metadata.csv "
             "with file_name and text beside them, or a captions.csv with file_name and caption "
-            "above image/."
+            "above image/, or a prompt.json with source, target and prompt."
         )
 
     items: list[Item] = []

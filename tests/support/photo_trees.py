@@ -38,7 +38,15 @@ DRAWINGS = (
 THINGS = ("cat", "cup of coffee", "rocket", "woman", "dog", "bicycle", "red bus", "slice of pizza")
 PLACES = ("on a table", "in the street", "next to a window", "under a tree", "near the water")
 SKETCHY_SIZE = 256
-LAYOUTS = ("kohya", "metadata.jsonl", "metadata.csv", "captions.csv", "conditioning", "splits")
+LAYOUTS = (
+    "kohya",
+    "metadata.jsonl",
+    "metadata.csv",
+    "captions.csv",
+    "conditioning",
+    "prompt.json",
+    "splits",
+)
 
 
 @functools.cache
@@ -178,8 +186,8 @@ def write_folder(
       pictures: how many; of each split in the layout "splits".
       layout: one of `LAYOUTS`. "kohya" has `10_cat name/` with a text file beside each picture,
         "metadata.jsonl" and "metadata.csv" lie beside the pictures in the root, "captions.csv" in
-        the root above `image/`, "conditioning" names a sketch in each row of `metadata.jsonl`, and
-        "splits" has `train/`, `validation/` and `test/` with a `metadata.jsonl` each.
+        the root above `image/`, "conditioning" names a sketch in each row of `metadata.jsonl`,
+        "prompt.json" is ControlNet's fill50k, with `source/` and `target/`, and "splits" has `train/`, `validation/` and `test/` with a `metadata.jsonl` each.
       sketches: whether `sketch/` holds a drawing of each picture ("captions.csv" alone).
     """
     if layout == "splits":
@@ -189,6 +197,8 @@ def write_folder(
             captions |= {f"{split}/{key}": caption for key, caption in written.items()}
         return captions
     keys = [f"picture {number:03d}" for number in range(pictures)]
+    if layout == "prompt.json":
+        keys = [f"target/{number}" for number in range(pictures)]
     if layout == "kohya":
         keys = [f"10_cat name/{key}" for key in keys]
     captions = {key: random_caption(rng) for key in keys}
@@ -204,12 +214,16 @@ def write_folder(
         elif layout == "conditioning":
             row["conditioning_image"] = f"conditioning_images/{key}.png"
             save(random_sketch(rng, 128), root / row["conditioning_image"])
+        elif layout == "prompt.json":
+            source = f"source/{Path(name).name}"
+            save(255 - random_sketch(rng, 128), root / source)
+            row = {"source": source, "target": name, "prompt": caption}
         elif sketches:
             save(random_sketch(rng, 128), root / "sketch" / f"{key}.png")
         rows.append(row)
-    if layout in ("metadata.jsonl", "conditioning"):
+    if layout in ("metadata.jsonl", "conditioning", "prompt.json"):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (root / "metadata.jsonl").write_text(lines)
+        (root / (layout if layout != "conditioning" else "metadata.jsonl")).write_text(lines)
     elif layout in ("metadata.csv", "captions.csv"):
         header = ["file_name", "caption" if layout == "captions.csv" else "text"]
         with (root / layout).open("w", newline="") as file:
