@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from input_pipeline.datasets.scanning.annotations import IMAGE_FOLDERS, SKETCH_FOLDERS, Annotations
 from input_pipeline.datasets.scanning.caption_tables import TABLES
+from input_pipeline.datasets.scanning.containers import path_of
 from input_pipeline.datasets.scanning.dataset_files import (
     composed,
     data_root,
@@ -29,7 +30,7 @@ from input_pipeline.datasets.scanning.dataset_files import (
     walk,
 )
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.scanning.splits import split_groups
+from input_pipeline.datasets.scanning.splits import scan_with_splits
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import OTHER_SUFFIXES, unreadable
 
@@ -87,19 +88,9 @@ def scan(root: Path) -> Scan:
             if split_of.setdefault(item.group, item.split) == item.split:
                 items.append(item)
             else:
-                file = item.image.relative_to(root).as_posix()
+                file = path_of(item.image).relative_to(root).as_posix()
                 rejected.append(Rejected(file, f"is also in the {split_of[item.group]} split"))
-    given = {part.split for part in parts}
-    for split in sorted(given - set(split_of.values())):
-        raise UserError(
-            f"No image of the {split} split in {root} can be used{first_problem(rejected)}; "
-            "repair the split."
-        )
-    trained = {group for group, split in split_of.items() if split == "train"}
-    missing = tuple(split for split in ("validation", "test") if split not in given)
-    split_of |= split_groups(trained, missing, first_problem(rejected))
-    items = [item._replace(split=split_of[item.group]) for item in items]
-    return Scan(sorted(items), sorted(rejected), missing)
+    return scan_with_splits(root, items, rejected, {part.split for part in parts})
 
 
 def _unread_table(files: Iterable[str]) -> str:

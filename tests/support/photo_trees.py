@@ -6,7 +6,9 @@ Photographs are crops of scikit-image's, drawings are OpenMoji's lines: both com
 import csv
 import functools
 import importlib.util
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +189,8 @@ def write_folder(
       layout: one of `LAYOUTS`. "kohya" has `10_cat name/` with a text file beside each picture,
         "metadata.jsonl" and "metadata.csv" lie beside the pictures in the root, "captions.csv" in
         the root above `image/`, "conditioning" names a sketch in each row of `metadata.jsonl`,
-        "prompt.json" is ControlNet's fill50k, with `source/` and `target/`, and "splits" has `train/`, `validation/` and `test/` with a `metadata.jsonl` each.
+        "prompt.json" is ControlNet's fill50k, with `source/` and `target/`,
+        and "splits" has `train/`, `validation/` and `test/` with a `metadata.jsonl` each.
       sketches: whether `sketch/` holds a drawing of each picture ("captions.csv" alone).
     """
     if layout == "splits":
@@ -229,3 +232,39 @@ def write_folder(
         with (root / layout).open("w", newline="") as file:
             csv.writer(file).writerows([header, *(row.values() for row in rows)])
     return captions
+
+
+def write_webdataset(root: Path, rng, pictures: int = 4, shards: int = 2) -> dict[str, list[str]]:
+    """Shards as of img2dataset; gives the captions of every example by its key."""
+    captions = {}
+    for shard in range(shards):
+        members = {"index.idx": b"not an example"}
+        for number in range(pictures):
+            key, caption = f"{shard:05d}{number:04d}", random_caption(rng)
+            height, width = rng.integers(80, 200, 2)
+            kind = str(rng.choice(["jpeg", "png", "webp"]))
+            suffix = {"jpeg": "jpg"}.get(kind, kind)
+            members[f"{key}.{suffix}"] = encoded(random_photo(rng, height, width), kind)
+            members[f"{key}.txt"] = caption.encode()
+            members[f"{key}.json"] = json.dumps({"caption": caption, "width": 9}).encode()
+            captions[f"{shard:05d}/{key}"] = [caption]
+        write_tar(root / f"{shard:05d}.tar", members)
+    return captions
+
+
+def encoded(pixels: np.ndarray, kind: str = "png") -> bytes:
+    """The content of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
+    """A tar file of these names and contents, in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
