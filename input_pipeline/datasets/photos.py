@@ -113,12 +113,12 @@ def _read(task: _Task) -> tuple[_Photo, _Page | None] | Rejected:
     item = task.item
     file = item.image
     try:
-        image = opened(item.image)
+        image = opened(item.image, "image")
         photo = images.read_rgb(image)
         page = None
         if item.sketch is not None:
             file = item.sketch
-            drawn = opened(item.sketch)
+            drawn = opened(item.sketch, "sketch")
             grey = images.read_grey(drawn)
             images.check_same_aspect(grey.shape, photo.shape, drawn, image)
             size = task.options.size_of(photo.shape[:2])

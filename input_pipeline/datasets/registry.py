@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from input_pipeline.datasets import coco, folder, sketchy, webdataset
+from input_pipeline.datasets import coco, folder, parquet, sketchy, webdataset
 from input_pipeline.datasets.scanning.items import Scan
 from input_pipeline.datasets.sides import mirrored_sentence, swap_sides
 from ragaf_jax.errors import UserError
@@ -60,6 +60,7 @@ DATASETS = {
     ),
     "coco": Dataset(scan=coco.scan, homepage="https://cocodataset.org", root_variable="COCO_ROOT"),
     "folder": Dataset(scan=folder.scan, named=True),
+    "parquet": Dataset(scan=parquet.scan, scan_options=("shards",), named=True),
     "webdataset": Dataset(scan=webdataset.scan, scan_options=("shards",), named=True),
 }
 # Names of several datasets.

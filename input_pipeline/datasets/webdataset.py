@@ -26,12 +26,10 @@ from input_pipeline.datasets.scanning.dataset_files import (
     read_folder,
     stem,
 )
-from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.scanning.shards import list_shards
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan
+from input_pipeline.datasets.scanning.shards import list_shards, scan_of_shards
 from input_pipeline.datasets.scanning.sidecars import MOST_BYTES, captions_in
-from input_pipeline.datasets.scanning.splits import scan_with_splits
 from input_pipeline.datasets.sketchy import captions_of
-from ragaf_jax.errors import UserError
 
 _TEXTS = ("txt", "caption", "json")
 _SKETCHES = ("sketch", "conditioning")  # before the extension of an image
@@ -71,17 +69,7 @@ def scan(root: Path, shards: str = "") -> Scan:
                 key = join(stem(shard.path), name)
                 image, sketch, captions, category = example
                 items.append(Item(key, key, shard.split, image, sketch, captions, category))
-    sketched = [item for item in items if item.sketch]
-    if sketched and len(sketched) < len(items):
-        without = (item for item in items if not item.sketch)
-        rejected += [Rejected(_place(root, item.image), "has no sketch") for item in without]
-    items = sketched or items
-    if not items:
-        raise UserError(
-            f"No example in the shards of {root} has an image and a caption"
-            f"{first_problem(rejected)}; they need files such as 1.jpg and 1.txt."
-        )
-    return scan_with_splits(root, items, rejected, {shard.split for shard in found})
+    return scan_of_shards(root, items, rejected, found)
 
 
 class _Found(NamedTuple):
@@ -182,7 +170,3 @@ def _class_names(root: Path) -> list[str]:
         return []
     lines = (root / _NAMES).read_text("utf-8-sig", errors="replace").splitlines()
     return [" ".join(line.split()) for line in lines]
-
-
-def _place(root: Path, image: Member) -> str:
-    return f"{image.file.relative_to(root).as_posix()}/{image.name}"

@@ -1,14 +1,16 @@
-"""Lists the shards of a dataset and the splits that their names state."""
+"""Lists the shards of a dataset and the splits that their names state; completes their scan."""
 
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from input_pipeline.datasets.scanning.containers import path_of
 from input_pipeline.datasets.scanning.dataset_files import printable, walk
-from input_pipeline.datasets.scanning.items import Rejected, first_problem
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
+from input_pipeline.datasets.scanning.splits import scan_with_splits
 from ragaf_jax.errors import UserError
 
 # Words of splits between delimiters, as in the file names of Hugging Face's datasets:
@@ -66,6 +68,27 @@ def list_shards(
     if "train" not in splits:  # for example only the validation shards were downloaded
         splits = ["train"] * len(found)
     return [Shard(path, split) for path, split in zip(found, splits, strict=True)], rejected
+
+
+def scan_of_shards(
+    root: Path, items: list[Item], rejected: list[Rejected], shards: Sequence[Shard]
+) -> Scan:
+    """The scan of the items in shards. If any has a sketch, those without one are rejected.
+
+    Raises:
+      UserError: there are too few items.
+    """
+    sketched = [item for item in items if item.sketch is not None]
+    if sketched:
+        files = (path_of(item.image) for item in items if item.sketch is None)
+        lines = (Rejected(file.relative_to(root).as_posix(), "has no sketch") for file in files)
+        items, rejected = sketched, [*rejected, *lines]
+    if not items:
+        raise UserError(
+            f"No example in the shards of {root} has an image and a caption"
+            f"{first_problem(rejected)}; see docs/data.md for their layouts."
+        )
+    return scan_with_splits(root, items, rejected, {shard.split for shard in shards})
 
 
 def _split_of(path: str) -> str:
