@@ -153,7 +153,7 @@ def _texts_of(
     record: dict[str, Any], names: dict[str, list[str]]
 ) -> tuple[tuple[str, ...], str, str]:
     """Captions and category of a row, and why it cannot be used."""
-    value = next((record[name] for name in _CAPTIONS if _is(record, name)), [])
+    value: Any = next((record[name] for name in _CAPTIONS if _is(record, name)), [])
     name = next((name for name in _CATEGORIES if _is(record, name)), "")
     try:
         texts = [clean_caption(text) for text in (value if isinstance(value, list) else [value])]

@@ -88,7 +88,7 @@ def _members(root: Path, path: str, rejected: list[Rejected]) -> Iterator[_Found
         # "r:" refuses compressed files, in which members have no place of their own.
         with tarfile.open(file, "r:", errorlevel=0) as tar:
             while (info := tar.next()) is not None:
-                tar.members.clear()  # else all headers stay in memory
+                tar.members = []  # type: ignore[attr-defined]  # else all headers stay in memory
                 count += 1
                 place = f"{path}/{printable(info.name)}"
                 if problem := _problem(info, size):
@@ -131,7 +131,9 @@ def _example(
 
     The list is empty for files without an image, such as indices.
     """
-    images, sketches, captions, category = [], [], [], ""
+    images: list[_Found] = []
+    sketches: list[_Found] = []
+    captions, category = [], ""
     for file in found:
         kind, _, suffix = file.extension.rpartition(".")
         try:

@@ -131,20 +131,24 @@ def write_sketchy(
     return written
 
 
-def write_coco(root: Path, rng, train: int = 8, val: int = 3) -> dict[str, list[str]]:
-    """`train2017/`, `val2017/` and their captions; gives the five captions of every file's stem.
+def write_coco(
+    root: Path, rng, train: int = 8, val: int = 3, year: int = 2017
+) -> dict[str, list[str]]:
+    """`train2017/`, `val2017/` and their captions; gives the five captions of every photo's id.
 
-    The first photo is grey, as some of COCO's are.
+    `year` is 2017 or 2014, whose files have other names. The first photo is grey, as some of COCO's
+    are.
     """
     captions: dict[str, list[str]] = {}
     ids = rng.choice(500_000, train + val, replace=False).tolist()
-    for split, chosen in (("train2017", ids[:train]), ("val2017", ids[train:])):
+    for split, chosen in ((f"train{year}", ids[:train]), (f"val{year}", ids[train:])):
         images, annotations = [], []
         (root / split).mkdir(parents=True, exist_ok=True)
         for image_id in chosen:
             height, width = (int(side) for side in rng.integers(120, 300, 2))
             photo = random_photo(rng, height, width)
             name = f"{image_id:012d}.jpg"
+            name = f"COCO_{split}_{name}" if year == 2014 else name
             save(photo if captions else photo[..., 1], root / split / name)
             images.append(
                 {

@@ -90,7 +90,8 @@ class _Reader:
         parquet = file.suffix.lower() == ".parquet"
         self._starts = _group_starts(pq.read_metadata(file)) if parquet else [0]
         self._rows: Iterator[tuple[int, pa.RecordBatch]] = iter(())
-        self._start, self._batch = 0, None
+        self._start = 0
+        self._batch: pa.RecordBatch = None
 
     def read(self, row: int) -> bytes | None:
         """The content of a row; a row before the last one reads its row group again."""

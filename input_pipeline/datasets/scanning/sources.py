@@ -36,7 +36,9 @@ def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
     items = list(items)
     chosen = [item for item in items if item.key in read]
     files = {file for item in chosen for file in (item.image, item.sketch) if file is not None}
-    digests = {None: ""} | _digests(sorted(files, key=str))
+    # In the order of rows, because Parquet files are read forwards.
+    order = sorted(files, key=lambda file: (file,) if isinstance(file, Path) else file)
+    digests = {None: ""} | _digests(order)
     sources = []
     for item in items:
         image, sketch = "", ""
