@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from input_pipeline.datasets import coco, folder, parquet, sketchy, webdataset
+from input_pipeline.datasets import coco, folder, parquet, quickdraw, sketchy, webdataset
 from input_pipeline.datasets.scanning.items import Scan
 from input_pipeline.datasets.sides import mirrored_sentence, swap_sides
 from ragaf_jax.errors import UserError
@@ -61,6 +61,13 @@ DATASETS = {
     "coco": Dataset(scan=coco.scan, homepage="https://cocodataset.org", root_variable="COCO_ROOT"),
     "folder": Dataset(scan=folder.scan, named=True),
     "parquet": Dataset(scan=parquet.scan, scan_options=("shards",), named=True),
+    "quickdraw": Dataset(
+        scan=quickdraw.scan,
+        scan_options=("shards",),
+        homepage="https://quickdraw.withgoogle.com/data",
+        license="CC BY 4.0",
+        root_variable="QUICKDRAW_ROOT",
+    ),
     "webdataset": Dataset(scan=webdataset.scan, scan_options=("shards",), named=True),
 }
 # Names of several datasets.

@@ -300,3 +300,27 @@ def write_parquet(
 def image_struct(rng, height: int, width: int) -> dict:
     """A photograph as Hugging Face's Image feature stores it."""
     return {"bytes": encoded(random_photo(rng, height, width), "jpeg"), "path": "a.jpg"}
+
+
+def write_quickdraw(root: Path, rng, drawings: int = 5) -> list[dict]:
+    """Simplified and raw drawings of two words; gives all lines. One more is not recognised."""
+    root.mkdir(parents=True, exist_ok=True)
+    written = []
+    for word, kind in (("cat", "simplified"), ("alarm clock", "raw")):
+        lines = []
+        for number in range(drawings + 1):
+            points = rng.integers(0, 255, (3, 3 if kind == "raw" else 2, 6)).tolist()
+            lines.append(
+                {
+                    "word": word,
+                    "countrycode": "AT",
+                    "timestamp": "2017-03-08 21:12:07.266040 UTC",
+                    "recognized": number < drawings,
+                    "key_id": str(rng.integers(1 << 62)),
+                    "drawing": points,
+                }
+            )
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        (root / f"full_{kind}_{word}.ndjson").write_text(content)
+        written += lines[:drawings]
+    return written

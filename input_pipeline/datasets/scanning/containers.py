@@ -1,4 +1,4 @@
-"""Images on disk: files, members of tar files and cells of Parquet or Arrow files."""
+"""Images on disk: files, members of tar files, cells of Parquet or Arrow files, and strokes."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,16 @@ class Cell(NamedTuple):
     column: str  # "image", or "image.bytes" of a struct
 
 
-Location = Path | Member | Cell
+class Strokes(NamedTuple):
+    """A drawing in a line of ndjson, which is rendered."""
+
+    file: Path
+    line: int  # from 1
+    offset: int  # of the line in the file, bytes
+    length: int  # of the line, bytes
+
+
+Location = Path | Member | Cell | Strokes
 
 
 def path_of(location: Location) -> Path:
@@ -34,6 +43,8 @@ def path_of(location: Location) -> Path:
             return file / name
         case Cell(file, row, column):
             return Path(f"{file}:{row + 1}:{column.partition('.')[0]}")
+        case Strokes(file, line):
+            return Path(f"{file}:{line}")
     return location
 
 
@@ -56,18 +67,23 @@ def opened(location: Location, what: str) -> Path | Content:
 
 
 def content_of(location: Location) -> bytes:
-    """The bytes of an image; fewer if its tar file was truncated.
+    """The bytes of an image file; fewer if its tar file was truncated.
 
     Raises:
-      OSError: it cannot be read, or its cell is null.
+      OSError: it cannot be read, its cell is null, or its strokes are not a drawing.
     """
+    # Slow imports (PyArrow, OpenCV), which configurations and other datasets do not need.
     match location:
         case Member(file, _, offset, length):
-            with file.open("rb") as shard:
-                shard.seek(offset)
-                return shard.read(length)
+            return _part(file, offset, length)
+        case Strokes(file, _, offset, length):
+            from input_pipeline.datasets.scanning import strokes
+
+            try:
+                return strokes.rendered(_part(file, offset, length))
+            except ValueError as error:
+                raise OSError(str(error)) from error
         case Cell(file, row, column):
-            # PyArrow takes 0.2 s to import, which other datasets do not need.
             from input_pipeline.datasets.scanning import arrow_files
 
             try:
@@ -78,3 +94,9 @@ def content_of(location: Location) -> bytes:
                 raise OSError("the row has no embedded image")
             return content
     return location.read_bytes()
+
+
+def _part(file: Path, offset: int, length: int) -> bytes:
+    with file.open("rb") as opened_file:
+        opened_file.seek(offset)
+        return opened_file.read(length)
