@@ -42,7 +42,7 @@ def batches(
       first: a row, from 0.
     """
     if file.suffix.lower() == ".parquet":
-        with pq.ParquetFile(file, buffer_size=_BUFFER) as opened:
+        with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as opened:
             starts = _group_starts(opened.metadata)
             group = bisect.bisect_right(starts, first) - 1
             groups = range(group, opened.num_row_groups)
