@@ -40,6 +40,13 @@ _SPLIT_FOLDERS = {
     "test": "test",
 }
 
+# The datasets that read other files, by extension.
+_OF_SHARDS = {
+    **dict.fromkeys((".parquet", ".arrow"), "parquet"),
+    ".tar": "webdataset",
+    ".ndjson": "quickdraw",
+}
+
 
 def scan(root: Path) -> Scan:
     """Finds every image with a caption, and its sketch if there are sketches.
@@ -61,8 +68,8 @@ def scan(root: Path) -> Scan:
     rejected += [Rejected(path, unreadable(path) or "") for path in others]
     if not any(map(is_image, files)):
         raise UserError(
-            f"There are no images in {root}{first_problem(rejected)}; name the folder that holds "
-            "them."
+            f"There are no images in {root}{first_problem(rejected)}{_other_dataset(files)}; name "
+            "the folder that holds them."
         )
     parts = _parts(root, files)
     annotations = Annotations(files, rejected)
@@ -99,6 +106,14 @@ def _unread_table(files: Iterable[str]) -> str:
     names = (path for path in sorted(files) if path.lower().endswith(ends))
     other = next((path for path in names if posixpath.basename(path) not in TABLES), None)
     return f", and the table {printable(other)} is not supported" if other else ""
+
+
+def _other_dataset(files: Iterable[str]) -> str:
+    """A phrase that names the dataset that reads these files; "" if there is none."""
+    for path in sorted(files):
+        if name := _OF_SHARDS.get(posixpath.splitext(path)[1].lower()):
+            return f", and --dataset={name} reads {printable(path)}"
+    return ""
 
 
 class _Part(NamedTuple):

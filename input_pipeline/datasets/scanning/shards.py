@@ -64,6 +64,12 @@ def list_shards(
             f"There are no files {' or '.join('*' + suffix for suffix in suffixes)} in {root}"
             f"{first_problem(rejected)}; name the folder that holds the shards."
         )
+    # Two names of one file would repeat its examples, maybe in two splits.
+    first: dict[str, str] = {}
+    for path in found:
+        if first.setdefault(files[path], path) != path:
+            rejected.append(Rejected(path, f"is the same file as {first[files[path]]}"))
+    found = list(first.values())
     splits = [_split_of(path) for path in found]
     if "train" not in splits:  # for example only the validation shards were downloaded
         splits = ["train"] * len(found)

@@ -537,6 +537,16 @@ def test_what_is_no_data_set_ends_in_one_sentence(rng, tmp_path):
     refused("cars is beside the splits train and test; move it")
 
 
+@pytest.mark.parametrize(
+    "name, dataset", [("a/x.TAR", "webdataset"), ("x.arrow", "parquet"), ("x.ndjson", "quickdraw")]
+)
+def test_shards_in_a_folder_name_their_dataset(tmp_path, name, dataset):
+    (tmp_path / "a").mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"no images in .*, and --dataset={dataset} reads {name};"):
+        scan(tmp_path)
+
+
 def test_names_are_found_in_both_unicode_forms(tmp_path):
     """macOS decomposes é into e and an accent; tables and other systems use one character."""
     decomposed = [f"{name}e\u0301.png" for name in ("caf", "a", "b", "c", "d")]

@@ -82,6 +82,21 @@ def test_braces_and_wildcards_select_shards(tmp_path):
         scan(tmp_path, "{0..99999999999}.tar")
 
 
+def test_links_to_shards_neither_repeat_examples_nor_leave_the_root(tmp_path):
+    outside = write_tar(tmp_path / "outside.tar", examples("z"))
+    write_tar(tmp_path / "root" / "test-0.tar", examples("x", "y"))
+    write_tar(tmp_path / "root" / "a-train.tar", examples("a", "b", "c"))
+    (tmp_path / "root" / "train-1.tar").symlink_to("test-0.tar")
+    (tmp_path / "root" / "train-2.tar").symlink_to(outside)
+    found = scan(tmp_path / "root")
+    assert [item.split for item in found.items if item.key.startswith("test")] == ["test"] * 2
+    assert len(found.items) == 5
+    assert reasons(found) == {
+        "train-1.tar": "is the same file as test-0.tar",
+        "train-2.tar": "is a link that leads out of the dataset",
+    }
+
+
 def test_whatever_is_wrong_in_a_shard_is_listed_and_the_rest_used(tmp_path):
     members = [*examples("a", "b", "c", "d", "e").items()]
     members += [*example("f", jpg=PIXELS).items(), *example("a").items()]
