@@ -32,7 +32,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Defines the flags of this command."""
-    flags.DEFINE_string("dataset", None, f"{', '.join(registry.DATASETS)} or folder/<name>.")
+    flags.DEFINE_string("dataset", None, f"{', '.join(registry.DATASETS)}, or {registry.NAMED}.")
     options.define_data_flags()
     flags.adopt_module_key_flags(options)  # else --help omits them
     flags.DEFINE_enum("split", "train", SPLITS, "Split of the examples.")

@@ -34,6 +34,7 @@ class Options:
     root: Path | None = None  # the folder of the images as downloaded; only for scanned datasets
     sketch: str = "canny"  # the method that makes sketches from images, one of `sketch.METHODS`
     transform: str | None = None  # Sketchy's alignment; None for the first one found
+    shards: str = ""  # a pattern of the shards to read; "" for all. See `shards.list_shards`
     regions: str = "strokes"  # the kind of regions, a name in `REGION_KINDS`
     graph: GraphConfig = DEFAULT_GRAPH  # which are connected; each graph has a separate folder
     buckets: tuple[Size, ...] = ()  # sizes of scanned images; (): squares. Separate folders too

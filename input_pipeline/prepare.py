@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 from absl import flags, logging
 
 from input_pipeline import options, record_format
-from input_pipeline.datasets.registry import DATASETS, SEVERAL, find, names_of
+from input_pipeline.datasets.registry import DATASETS, NAMED, SEVERAL, find, names_of
 from input_pipeline.extraction import sketch
 from input_pipeline.preparation.preparing import Execution, prepare
 from input_pipeline.records import RecordSource
@@ -42,7 +42,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     """Defines the flags of this command."""
     variables = [f"${entry.root_variable}" for entry in DATASETS.values() if entry.root_variable]
-    names = f"{', '.join((*SEVERAL, *DATASETS))} or folder/<name>."
+    names = f"{', '.join((*SEVERAL, *DATASETS))}, or {NAMED}."
     flags.DEFINE_string("dataset", "openmoji", names)
     options.define_data_flags()
     flags.adopt_module_key_flags(options)  # else --help omits them
@@ -59,6 +59,11 @@ def define_flags() -> None:
     )
     flags.DEFINE_string(
         "transform", None, "Alignment of Sketchy's sketches, for example tx_000100000000."
+    )
+    flags.DEFINE_string(
+        "shards",
+        "",
+        "Shards to read below --root, for example 'train-{00000..00031}.tar'; default: all.",
     )
     flags.DEFINE_bool(
         "crop",
@@ -106,6 +111,10 @@ def main(argv: list[str]) -> None:
             "--crop is given without --buckets, and squares are always cropped from photographs; "
             f"leave it out, or give --buckets={FLAGS.size}x{FLAGS.size} or auto."
         )
+    if FLAGS.shards and "shards" not in find(names_of(FLAGS.dataset)[0]).scan_options:
+        raise UserError(
+            f"--shards is {FLAGS.shards!r}, and {FLAGS.dataset} has no shards; leave it out."
+        )
     if FLAGS.beam_options and not FLAGS.beam_runner:
         raise UserError(
             f"--beam_options is {FLAGS.beam_options!r} and --beam_runner is not given; give both, "
@@ -125,6 +134,7 @@ def main(argv: list[str]) -> None:
         root=Path(FLAGS.root) if FLAGS.root else None,
         sketch=FLAGS.sketch,
         transform=FLAGS.transform,
+        shards=FLAGS.shards,
         regions=FLAGS.regions,
         crop=FLAGS.crop,
     )

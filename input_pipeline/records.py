@@ -54,7 +54,7 @@ class RecordSource:
 
         Args:
           data_dir: the folder of all datasets.
-          dataset: a name in `registry.DATASETS`, or "folder/<name>".
+          dataset: a name in `registry.DATASETS`, or such as "folder/<name>".
           split: "train", "validation" or "test".
           options: with the size, the buckets, the recolourings and the graph of the folder; errors
             name also the regions.

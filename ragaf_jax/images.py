@@ -34,6 +34,14 @@ MAX_ASPECT_DIFFERENCE = 0.02
 _PNG = b"\x89PNG\r\n\x1a\n"  # the signature of the format
 
 
+class Content(io.BytesIO):
+    """The content of an image file, with a name for messages."""
+
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self.name = name
+
+
 def unreadable(name: str) -> str | None:
     """Why a file is not read as an image, by its extension; None where it is read."""
     suffix = Path(name).suffix.lower()
@@ -44,28 +52,28 @@ def unreadable(name: str) -> str | None:
     return "is not an image by its name"
 
 
-def read_grey(path: str | Path) -> UInt8[np.ndarray, "h w"]:
+def read_grey(path: str | Path | Content) -> UInt8[np.ndarray, "h w"]:
     """Grey values that show the contrast of an image file with its paper.
 
     Args:
-      path: a file in one of `FORMATS`. Transparent parts become white, or black if all lines are
-        white. EXIF rotation is applied, the first of several frames is read, and samples of more
-        than 8 bits are scaled to a maximum of 255.
+      path: a file in one of `FORMATS`, or the content of one. Transparent parts become
+        white, or black if all lines are white. EXIF rotation is applied, the first of several
+        frames is read, and samples of more than 8 bits are scaled to a maximum of 255.
 
     Raises:
       UserError: the file is missing, not a regular file, not a readable image, or larger than
         `MAX_PIXELS`.
     """
-    return _read(Path(path), "sketch", to_grey)
+    return _read(path, "sketch", to_grey)
 
 
-def read_rgb(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_rgb(path: str | Path | Content) -> UInt8[np.ndarray, "h w 3"]:
     """The sRGB colours of an image file, upright, with transparent parts on white.
 
     An embedded colour profile is applied if it is readable. Samples of 16 bits are scaled to 8.
     Arguments and errors are as in `read_grey`.
     """
-    return _read(Path(path), "image", to_rgb)
+    return _read(path, "image", to_rgb)
 
 
 def read_images(
@@ -126,7 +134,7 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     Raises:
       UserError: an image with colours, or as `read_grey`.
     """
-    rgb = _read(Path(path), "label image", lambda image: image.convert("RGB"))
+    rgb = _read(path, "label image", lambda image: image.convert("RGB"))
     if (rgb != rgb[..., :1]).any():
         raise UserError(
             f"The label image {path} has colours; edit labels.png in shades of grey, which are the "
@@ -138,8 +146,8 @@ def read_labels(path: str | Path) -> UInt8[np.ndarray, "h w"]:
 def check_same_aspect(
     sketch: Sequence[int],
     image: Sequence[int],
-    sketch_file: str | Path | None = None,
-    image_file: str | Path | None = None,
+    sketch_file: str | Path | Content | None = None,
+    image_file: str | Path | Content | None = None,
 ) -> None:
     """Refuses a sketch and an image of different aspect ratios.
 
@@ -165,7 +173,7 @@ def check_same_aspect(
     )
 
 
-def _exif_exchanges_sides(path: str | Path) -> bool:
+def _exif_exchanges_sides(path: str | Path | Content) -> bool:
     """Whether the EXIF orientation of an image file is a rotation by 90° or 270°."""
     # Errors in EXIF data are ignored.
     with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:
@@ -178,7 +186,13 @@ def subject_of(path: Path, what: str) -> str:
     return f"The {what} {path if str(path).isprintable() else ascii(str(path))}"
 
 
-def _read(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+def _read(
+    given: str | Path | Content, what: str, convert: Callable[[Image.Image], Image.Image]
+) -> np.ndarray:
+    if not isinstance(given, str | Path):
+        path = Path(given.name)
+        return _decode_any(given, path, subject_of(path, what), convert)
+    path = Path(given)
     subject = subject_of(path, what)
     if "\0" in str(path):
         raise UserError(f"{subject} has a NUL byte in its name; rename it.")
@@ -191,19 +205,28 @@ def _read(path: Path, what: str, convert: Callable[[Image.Image], Image.Image]) 
         if not path.is_file():
             raise UserError(f"{subject} is not a regular file; give an image file.")
         with path.open("rb") as file:
-            head = file.read(4096)
-            if not head:
-                raise UserError(f"{subject} is empty (0 bytes); save it again.")
-            file.seek(0)
-            return _decode(file, head, path, subject, convert)
+            return _decode_any(file, path, subject, convert)
     except OSError as error:
         raise UserError(
             f"{subject} cannot be opened: {error.strerror or error}; give a readable file."
         ) from error
 
 
+def _decode_any(
+    file: BinaryIO | Content,
+    path: Path,
+    subject: str,
+    convert: Callable[[Image.Image], Image.Image],
+) -> np.ndarray:
+    head = file.read(4096)
+    if not head:
+        raise UserError(f"{subject} is empty (0 bytes); save it again.")
+    file.seek(0)
+    return _decode(file, head, path, subject, convert)
+
+
 def _decode(
-    file: BinaryIO,
+    file: BinaryIO | Content,
     head: bytes,
     path: Path,
     subject: str,

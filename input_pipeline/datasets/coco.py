@@ -1,10 +1,11 @@
-"""COCO 2017 (Lin et al. 2014, "Microsoft COCO") with its captions, as downloaded.
+"""COCO 2017 or 2014 (Lin et al. 2014, "Microsoft COCO") with its captions, as downloaded.
 
     annotations/captions_train2017.json  annotations/captions_val2017.json
     train2017/<12 digits>.jpg            val2017/<12 digits>.jpg
+    train2014/COCO_train2014_<12 digits>.jpg, …       the same with 2014
 
-COCO's test split has no captions. Therefore `val2017` is the test split, and validation is a part
-of `train2017`.
+Both years have the same photos in other splits. COCO's test split has no captions. Therefore
+`val2017` is the test split, and validation is a part of `train2017`.
 """
 
 import json
@@ -25,7 +26,8 @@ def scan(root: Path) -> Scan:
     """Finds every photo with captions.
 
     Args:
-      root: the folder with `train2017/`, `val2017/` and `annotations/`.
+      root: the folder with `train2017/`, `val2017/` and `annotations/`, or these of 2014. Of both
+        years, 2017 is read.
 
     Returns:
       One item per photo, without a sketch. Its key and group are the photo's id in 12 digits.
@@ -34,15 +36,18 @@ def scan(root: Path) -> Scan:
       UserError: a folder or an annotation file is missing or broken, or too few photos are usable.
     """
     root = data_root(root)
-    # `val2017` first, because photos that are in both must not be trained on.
+    folders = read_folder(root, "").folders
+    year = "2014" if "val2014" in folders and "val2017" not in folders else "2017"
+    val, train = f"val{year}", f"train{year}"
+    # The test split first, because photos that are in both must not be trained on.
     read: set[str] = set()
-    tested, rejected = _photos(root, "val2017", elsewhere=(), read=read)
+    tested, rejected = _photos(root, val, elsewhere=(), read=read)
     if not tested:
         raise UserError(
-            f"No photo in {root / 'val2017'} has a caption; it is the test split"
+            f"No photo in {root / val} has a caption; it is the test split"
             f"{first_problem(rejected)}."
         )
-    trained, more = _photos(root, "train2017", elsewhere=tested, read=read)
+    trained, more = _photos(root, train, elsewhere=tested, read=read)
     splits = dict.fromkeys(tested, "test") | split_groups(
         trained, held=("validation",), problem=first_problem(more)
     )
@@ -89,7 +94,7 @@ def _photos(
         if name in ("", ".", "..") or any(char in name for char in "/\\\0"):
             reject(file, f"is not the name of a file in {folder}")
         elif _key(number) in elsewhere:
-            reject(file, "is also in val2017")
+            reject(file, f"is also in {folder.replace('train', 'val')}")
         elif name in contents.files and name not in names and contents.files[name] in read:
             reject(file, f"is a link to {contents.files[name]}, which is already used")
         elif name in contents.files and name not in names:
@@ -133,7 +138,8 @@ def _load(root: Path, table: str) -> tuple[list[Any], list[Any]]:
     path = root / table
     if path.name not in read_folder(root, "annotations").files:
         raise UserError(
-            f"The file {path} is missing; unpack COCO's annotations_trainval2017.zip in {root}."
+            f"The file {path} is missing; unpack COCO's "
+            f"annotations_trainval{path.stem[-4:]}.zip in {root}."
         )
     try:
         content = json.loads(path.read_bytes())

@@ -3,6 +3,7 @@
     10_cat name/a.jpg  10_cat name/a.txt               kohya: a text file (or .caption) per image
     a.jpg  a.json                                      taggers: {"caption": "…"}, see `sidecars`
     a.jpg  metadata.jsonl (or metadata.csv)            diffusers, Hugging Face's imagefolder
+    target/a.jpg  source/a.jpg  prompt.json            ControlNet's tutorial: source, target, prompt
     image/a.jpg  captions.csv                          the same columns: file_name and text
     train/ …  validation/ …  test/ …                   splits, each in one of these layouts
     sketch/a.png                                       optional, or a column conditioning_image
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 from input_pipeline.datasets.scanning.annotations import IMAGE_FOLDERS, SKETCH_FOLDERS, Annotations
 from input_pipeline.datasets.scanning.caption_tables import TABLES
+from input_pipeline.datasets.scanning.containers import path_of
 from input_pipeline.datasets.scanning.dataset_files import (
     composed,
     data_root,
@@ -28,7 +30,7 @@ from input_pipeline.datasets.scanning.dataset_files import (
     walk,
 )
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
-from input_pipeline.datasets.scanning.splits import split_groups
+from input_pipeline.datasets.scanning.splits import scan_with_splits
 from ragaf_jax.errors import UserError
 from ragaf_jax.images import OTHER_SUFFIXES, unreadable
 
@@ -36,6 +38,13 @@ _SPLIT_FOLDERS = {
     "train": "train",
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     "test": "test",
+}
+
+# The datasets that read other files, by extension.
+_OF_SHARDS = {
+    **dict.fromkeys((".parquet", ".arrow"), "parquet"),
+    ".tar": "webdataset",
+    ".ndjson": "quickdraw",
 }
 
 
@@ -59,8 +68,8 @@ def scan(root: Path) -> Scan:
     rejected += [Rejected(path, unreadable(path) or "") for path in others]
     if not any(map(is_image, files)):
         raise UserError(
-            f"There are no images in {root}{first_problem(rejected)}; name the folder that holds "
-            "them."
+            f"There are no images in {root}{first_problem(rejected)}{_other_dataset(files)}; name "
+            "the folder that holds them."
         )
     parts = _parts(root, files)
     annotations = Annotations(files, rejected)
@@ -75,7 +84,7 @@ def scan(root: Path) -> Scan:
             f"No image in {root} has a caption{first_problem(rejected)}{hint}; "
             "put a text file beside each (a.jpg and a.txt), or a metadata.jsonl or metadata.csv "
             "with file_name and text beside them, or a captions.csv with file_name and caption "
-            "above image/."
+            "above image/, or a prompt.json with source, target and prompt."
         )
 
     items: list[Item] = []
@@ -86,19 +95,9 @@ def scan(root: Path) -> Scan:
             if split_of.setdefault(item.group, item.split) == item.split:
                 items.append(item)
             else:
-                file = item.image.relative_to(root).as_posix()
+                file = path_of(item.image).relative_to(root).as_posix()
                 rejected.append(Rejected(file, f"is also in the {split_of[item.group]} split"))
-    given = {part.split for part in parts}
-    for split in sorted(given - set(split_of.values())):
-        raise UserError(
-            f"No image of the {split} split in {root} can be used{first_problem(rejected)}; "
-            "repair the split."
-        )
-    trained = {group for group, split in split_of.items() if split == "train"}
-    missing = tuple(split for split in ("validation", "test") if split not in given)
-    split_of |= split_groups(trained, missing, first_problem(rejected))
-    items = [item._replace(split=split_of[item.group]) for item in items]
-    return Scan(sorted(items), sorted(rejected), missing)
+    return scan_with_splits(root, items, rejected, {part.split for part in parts})
 
 
 def _unread_table(files: Iterable[str]) -> str:
@@ -107,6 +106,14 @@ def _unread_table(files: Iterable[str]) -> str:
     names = (path for path in sorted(files) if path.lower().endswith(ends))
     other = next((path for path in names if posixpath.basename(path) not in TABLES), None)
     return f", and the table {printable(other)} is not supported" if other else ""
+
+
+def _other_dataset(files: Iterable[str]) -> str:
+    """A phrase that names the dataset that reads these files; "" if there is none."""
+    for path in sorted(files):
+        if name := _OF_SHARDS.get(posixpath.splitext(path)[1].lower()):
+            return f", and --dataset={name} reads {printable(path)}"
+    return ""
 
 
 class _Part(NamedTuple):

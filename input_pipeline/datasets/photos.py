@@ -1,4 +1,4 @@
-"""Datasets of images on disk: `sketchy`, `coco` and `folder`.
+"""Datasets of images on disk, in files or shards: all with a `scan` in the registry.
 
 Turns the items of a scan into records, with the dataset's sketch or one made from the image.
 """
@@ -15,6 +15,7 @@ from input_pipeline import record_format
 from input_pipeline.datasets import registry
 from input_pipeline.datasets.building import SPLITS, Builder, Preparation, Record, Rejections, Work
 from input_pipeline.datasets.scanning import splits
+from input_pipeline.datasets.scanning.containers import opened, path_of
 from input_pipeline.datasets.scanning.items import Item, Rejected, Scan
 from input_pipeline.datasets.scanning.sources import sources_of
 from input_pipeline.extraction import sketch
@@ -112,12 +113,14 @@ def _read(task: _Task) -> tuple[_Photo, _Page | None] | Rejected:
     item = task.item
     file = item.image
     try:
-        photo = images.read_rgb(item.image)
+        image = opened(item.image, "image")
+        photo = images.read_rgb(image)
         page = None
         if item.sketch is not None:
             file = item.sketch
-            grey = images.read_grey(item.sketch)
-            images.check_same_aspect(grey.shape, photo.shape, item.sketch, item.image)
+            drawn = opened(item.sketch, "sketch")
+            grey = images.read_grey(drawn)
+            images.check_same_aspect(grey.shape, photo.shape, drawn, image)
             size = task.options.size_of(photo.shape[:2])
             # As the photo is.
             grey = crop_to(grey, size) if task.options.cropped else grey
@@ -125,11 +128,11 @@ def _read(task: _Task) -> tuple[_Photo, _Page | None] | Rejected:
             if page.min() == 255:
                 raise UserError("has no lines: all its pixels have one colour")
     except UserError as error:
-        what = images.subject_of(file, "image" if file is item.image else "sketch")
+        what = images.subject_of(path_of(file), "image" if file is item.image else "sketch")
         # `Rejected` names the file, so that its reason begins with the verb.
         reason = str(error).removeprefix(f"{what} ").removeprefix("The sketch ").removesuffix(".")
         assert task.options.root is not None
-        return Rejected(str(file.relative_to(task.options.root)), reason)
+        return Rejected(str(path_of(file).relative_to(task.options.root)), reason)
     return photo, page
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from input_pipeline.datasets import coco, folder, sketchy
+from input_pipeline.datasets import coco, folder, parquet, quickdraw, sketchy, webdataset
 from input_pipeline.datasets.scanning.items import Scan
 from input_pipeline.datasets.sides import mirrored_sentence, swap_sides
 from ragaf_jax.errors import UserError
@@ -24,6 +24,7 @@ class Dataset:
       recolored: whether each image is prepared in several colourings.
       mirrored_caption: the caption of an example's mirror image; None if it has none.
       mirrors: whether training mirrors examples with any `config.data.mirror`.
+      named: whether "<dataset>/<name>" is also a dataset, such as "folder/cats".
       max_edges: `config.data.max_edges`. Sketches of photographs have more adjacent regions.
     """
 
@@ -36,6 +37,7 @@ class Dataset:
     recolored: bool = False
     mirrored_caption: Callable[[str], str | None] = mirrored_sentence
     mirrors: bool = False
+    named: bool = False
     max_edges: int = 320
 
 
@@ -57,12 +59,22 @@ DATASETS = {
         root_variable="SKETCHY_ROOT",
     ),
     "coco": Dataset(scan=coco.scan, homepage="https://cocodataset.org", root_variable="COCO_ROOT"),
-    "folder": Dataset(scan=folder.scan),
+    "folder": Dataset(scan=folder.scan, named=True),
+    "parquet": Dataset(scan=parquet.scan, scan_options=("shards",), named=True),
+    "quickdraw": Dataset(
+        scan=quickdraw.scan,
+        scan_options=("shards",),
+        homepage="https://quickdraw.withgoogle.com/data",
+        license="CC BY 4.0",
+        root_variable="QUICKDRAW_ROOT",
+    ),
+    "webdataset": Dataset(scan=webdataset.scan, scan_options=("shards",), named=True),
 }
 # Names of several datasets.
 SEVERAL = {"openmoji": ("openmoji/plain", "openmoji/recolor"), "both": ("sketchy", "coco")}
 
-_NAMED_FOLDER = re.compile(r"folder/[A-Za-z0-9][A-Za-z0-9_-]*")  # for example "folder/cats"
+NAMED = ", ".join(f"{name}/<name>" for name, entry in DATASETS.items() if entry.named)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def find(dataset: str) -> Dataset:
@@ -71,13 +83,15 @@ def find(dataset: str) -> Dataset:
     Raises:
       UserError: no such dataset.
     """
-    name = "folder" if _NAMED_FOLDER.fullmatch(dataset) else dataset
-    if name not in DATASETS:
+    base, _, name = dataset.partition("/")
+    if base in DATASETS and DATASETS[base].named and _NAME.fullmatch(name):
+        return DATASETS[base]
+    if dataset not in DATASETS:
         raise UserError(
-            f"There is no dataset {dataset!r}; choose {', '.join(DATASETS)} or "
-            "folder/<a name of letters, digits, - and _>."
+            f"There is no dataset {dataset!r}; choose {', '.join(DATASETS)}, or {NAMED} with a "
+            "name of letters, digits, - and _."
         )
-    return DATASETS[name]
+    return DATASETS[dataset]
 
 
 def names_of(dataset: str) -> tuple[str, ...]:

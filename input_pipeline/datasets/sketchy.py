@@ -91,10 +91,15 @@ def scan(root: Path, transform: str | None = None) -> Scan:
 
 def captions_of(category: str) -> tuple[str, ...]:
     """The captions of a category's photos, for example "A photo of an alarm clock"."""
-    noun = category.replace("_", " ")
-    if noun not in _NO_ARTICLE:
-        noun = f"an {noun}" if _TAKES_AN.match(noun) else f"a {noun}"
+    noun = noun_phrase(category.replace("_", " "))
     return tuple(template.format(noun) for template in TEMPLATES)
+
+
+def noun_phrase(noun: str) -> str:
+    """A noun with its article, such as "an alarm clock"."""
+    if noun in _NO_ARTICLE:
+        return noun
+    return f"an {noun}" if _TAKES_AN.match(noun) else f"a {noun}"
 
 
 class _Pair(NamedTuple):

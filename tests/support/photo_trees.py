@@ -6,10 +6,14 @@ Photographs are crops of scikit-image's, drawings are OpenMoji's lines: both com
 import csv
 import functools
 import importlib.util
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import skimage.data
 from PIL import Image
 
@@ -38,7 +42,15 @@ DRAWINGS = (
 THINGS = ("cat", "cup of coffee", "rocket", "woman", "dog", "bicycle", "red bus", "slice of pizza")
 PLACES = ("on a table", "in the street", "next to a window", "under a tree", "near the water")
 SKETCHY_SIZE = 256
-LAYOUTS = ("kohya", "metadata.jsonl", "metadata.csv", "captions.csv", "conditioning", "splits")
+LAYOUTS = (
+    "kohya",
+    "metadata.jsonl",
+    "metadata.csv",
+    "captions.csv",
+    "conditioning",
+    "prompt.json",
+    "splits",
+)
 
 
 @functools.cache
@@ -119,20 +131,24 @@ def write_sketchy(
     return written
 
 
-def write_coco(root: Path, rng, train: int = 8, val: int = 3) -> dict[str, list[str]]:
-    """`train2017/`, `val2017/` and their captions; gives the five captions of every file's stem.
+def write_coco(
+    root: Path, rng, train: int = 8, val: int = 3, year: int = 2017
+) -> dict[str, list[str]]:
+    """`train2017/`, `val2017/` and their captions; gives the five captions of every photo's id.
 
-    The first photo is grey, as some of COCO's are.
+    `year` is 2017 or 2014, whose files have other names. The first photo is grey, as some of COCO's
+    are.
     """
     captions: dict[str, list[str]] = {}
     ids = rng.choice(500_000, train + val, replace=False).tolist()
-    for split, chosen in (("train2017", ids[:train]), ("val2017", ids[train:])):
+    for split, chosen in ((f"train{year}", ids[:train]), (f"val{year}", ids[train:])):
         images, annotations = [], []
         (root / split).mkdir(parents=True, exist_ok=True)
         for image_id in chosen:
             height, width = (int(side) for side in rng.integers(120, 300, 2))
             photo = random_photo(rng, height, width)
             name = f"{image_id:012d}.jpg"
+            name = f"COCO_{split}_{name}" if year == 2014 else name
             save(photo if captions else photo[..., 1], root / split / name)
             images.append(
                 {
@@ -178,8 +194,9 @@ def write_folder(
       pictures: how many; of each split in the layout "splits".
       layout: one of `LAYOUTS`. "kohya" has `10_cat name/` with a text file beside each picture,
         "metadata.jsonl" and "metadata.csv" lie beside the pictures in the root, "captions.csv" in
-        the root above `image/`, "conditioning" names a sketch in each row of `metadata.jsonl`, and
-        "splits" has `train/`, `validation/` and `test/` with a `metadata.jsonl` each.
+        the root above `image/`, "conditioning" names a sketch in each row of `metadata.jsonl`,
+        "prompt.json" is ControlNet's fill50k, with `source/` and `target/`,
+        and "splits" has `train/`, `validation/` and `test/` with a `metadata.jsonl` each.
       sketches: whether `sketch/` holds a drawing of each picture ("captions.csv" alone).
     """
     if layout == "splits":
@@ -189,6 +206,8 @@ def write_folder(
             captions |= {f"{split}/{key}": caption for key, caption in written.items()}
         return captions
     keys = [f"picture {number:03d}" for number in range(pictures)]
+    if layout == "prompt.json":
+        keys = [f"target/{number}" for number in range(pictures)]
     if layout == "kohya":
         keys = [f"10_cat name/{key}" for key in keys]
     captions = {key: random_caption(rng) for key in keys}
@@ -204,14 +223,104 @@ def write_folder(
         elif layout == "conditioning":
             row["conditioning_image"] = f"conditioning_images/{key}.png"
             save(random_sketch(rng, 128), root / row["conditioning_image"])
+        elif layout == "prompt.json":
+            source = f"source/{Path(name).name}"
+            save(255 - random_sketch(rng, 128), root / source)
+            row = {"source": source, "target": name, "prompt": caption}
         elif sketches:
             save(random_sketch(rng, 128), root / "sketch" / f"{key}.png")
         rows.append(row)
-    if layout in ("metadata.jsonl", "conditioning"):
+    if layout in ("metadata.jsonl", "conditioning", "prompt.json"):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (root / "metadata.jsonl").write_text(lines)
+        (root / (layout if layout != "conditioning" else "metadata.jsonl")).write_text(lines)
     elif layout in ("metadata.csv", "captions.csv"):
         header = ["file_name", "caption" if layout == "captions.csv" else "text"]
         with (root / layout).open("w", newline="") as file:
             csv.writer(file).writerows([header, *(row.values() for row in rows)])
     return captions
+
+
+def write_webdataset(root: Path, rng, pictures: int = 4, shards: int = 2) -> dict[str, list[str]]:
+    """Shards as of img2dataset; gives the captions of every example by its key."""
+    captions = {}
+    for shard in range(shards):
+        members = {"index.idx": b"not an example"}
+        for number in range(pictures):
+            key, caption = f"{shard:05d}{number:04d}", random_caption(rng)
+            height, width = rng.integers(80, 200, 2)
+            kind = str(rng.choice(["jpeg", "png", "webp"]))
+            suffix = {"jpeg": "jpg"}.get(kind, kind)
+            members[f"{key}.{suffix}"] = encoded(random_photo(rng, height, width), kind)
+            members[f"{key}.txt"] = caption.encode()
+            members[f"{key}.json"] = json.dumps({"caption": caption, "width": 9}).encode()
+            captions[f"{shard:05d}/{key}"] = [caption]
+        write_tar(root / f"{shard:05d}.tar", members)
+    return captions
+
+
+def encoded(pixels: np.ndarray, kind: str = "png") -> bytes:
+    """The content of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
+    """A tar file of these names and contents, in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_parquet(
+    root: Path, rng, train: int = 6, test: int = 3, sketches: bool = False, **options
+) -> list[str]:
+    """Parquet files as of Hugging Face's datasets, in small row groups; gives all captions.
+
+    `options` are those of `pyarrow.parquet.write_table`.
+    """
+    captions = []
+    for split, count in (("train", train), ("test", test)):
+        texts = [random_caption(rng) for _ in range(count)]
+        columns = {"image": [image_struct(rng, 90, 90) for _ in texts], "text": texts}
+        if sketches:
+            pages = [encoded(random_sketch(rng, 90)) for _ in texts]
+            columns["conditioning_image"] = [{"bytes": page, "path": None} for page in pages]
+        path = root / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), path, **{"row_group_size": 4, **options})
+        captions += texts
+    return captions
+
+
+def image_struct(rng, height: int, width: int) -> dict:
+    """A photograph as Hugging Face's Image feature stores it."""
+    return {"bytes": encoded(random_photo(rng, height, width), "jpeg"), "path": "a.jpg"}
+
+
+def write_quickdraw(root: Path, rng, drawings: int = 5) -> list[dict]:
+    """Simplified and raw drawings of two words; gives all lines. One more is not recognised."""
+    root.mkdir(parents=True, exist_ok=True)
+    written = []
+    for word, kind in (("cat", "simplified"), ("alarm clock", "raw")):
+        lines = []
+        for number in range(drawings + 1):
+            points = rng.integers(0, 255, (3, 3 if kind == "raw" else 2, 6)).tolist()
+            lines.append(
+                {
+                    "word": word,
+                    "countrycode": "AT",
+                    "timestamp": "2017-03-08 21:12:07.266040 UTC",
+                    "recognized": number < drawings,
+                    "key_id": str(rng.integers(1 << 62)),
+                    "drawing": points,
+                }
+            )
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        (root / f"full_{kind}_{word}.ndjson").write_text(content)
+        written += lines[:drawings]
+    return written

@@ -1,18 +1,24 @@
-"""Reads caption tables: metadata.jsonl, metadata.csv, captions.csv."""
+"""Reads caption tables: metadata.jsonl, metadata.csv, captions.csv, ControlNet's prompt.json."""
 
 import csv
 import json
 import posixpath
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from input_pipeline.datasets.scanning.dataset_files import printable
 
-TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv", "prompt.json")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 CAPTION_COLUMNS = ("text", "caption", "prompt")
-_SKETCH_COLUMNS = ("conditioning_image", "conditioning_image_file_name")
+# The columns of images, each with those of their sketches. "source" and "target" are ControlNet's
+# (https://github.com/lllyasviel/ControlNet, docs/train.md); beside file_name, "source" often is an
+# address.
+_COLUMNS = {
+    "file_name": ("conditioning_image", "conditioning_image_file_name"),
+    "target": ("source",),
+}
 
 
 class Row(NamedTuple):
@@ -33,13 +39,27 @@ def read_table(root: Path, path: str) -> Iterator[Row]:
             return
     # Bytes that are not UTF-8 make only their own row unusable.
     with (root / path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        for line, record in _json_lines(file) if path.endswith(".jsonl") else _csv_rows(file):
+        rows = _csv_rows(file) if path.endswith(".csv") else _json_rows(file)
+        for line, record in rows:
             where = f"{printable(path)}:{line}"
             yield Row(where, problem=record) if isinstance(record, str) else _row(where, record)
 
 
-def _json_lines(file: Iterator[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for line, text in enumerate(file, start=1):
+def _json_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The rows of JSON lines, by line, or of one list of objects, by their number in it."""
+    start = file.tell()
+    first = next((text.lstrip() for text in file if text.strip()), "")
+    file.seek(start)
+    if first.startswith("["):
+        try:
+            records = json.load(file)
+        except (ValueError, RecursionError) as error:
+            yield 1, f"is not JSON ({error})"
+            return
+        for number, record in enumerate(records, start=1):
+            yield number, record if isinstance(record, dict) else "is not a JSON object"
+        return
+    for line, text in enumerate(iter(file.readline, ""), start=1):
         if not text.strip():
             continue
         try:
@@ -73,7 +93,8 @@ def _header_problem(header: list[str]) -> str:
     """Why the columns of a table cannot be used, "" if they can."""
     if len(header) == 1 and (separator := next((x for x in ";\t" if x in header[0]), None)):
         return f"has {separator!r} between its columns; save it with commas"
-    for names in (("file_name",), CAPTION_COLUMNS):
+    columns = ("file_name",) if "target" not in header else ("target",)
+    for names in (columns, CAPTION_COLUMNS):
         if not set(names) & set(header):
             listed = ", ".join(map(printable, header)) or "empty"
             return f"has no column {' or '.join(names)} in its header ({listed}); rename one"
@@ -81,16 +102,18 @@ def _header_problem(header: list[str]) -> str:
 
 
 def _row(where: str, record: dict[str, Any]) -> Row:
-    file = record.get("file_name")
+    image_column = next((name for name in _COLUMNS if record.get(name)), "file_name")
+    file = record.get(image_column)
     if not isinstance(file, str) or not file:
-        return Row(where, problem="has no file_name")
+        return Row(where, problem=f"has no {image_column}")
     if problem := _path_problem(file):
-        return Row(where, problem=f"has a file_name that {problem}")
-    sketch = next((record[name] for name in _SKETCH_COLUMNS if record.get(name)), "")
+        return Row(where, problem=f"has a {image_column} that {problem}")
+    names = _COLUMNS[image_column]
+    sketch = next((record[name] for name in names if record.get(name)), "")
     if not isinstance(sketch, str):
-        return Row(where, file, problem="has a conditioning_image that is not the name of a file")
+        return Row(where, file, problem=f"has a {names[0]} that is not the name of a file")
     if problem := _path_problem(sketch):
-        return Row(where, file, problem=f"has a conditioning_image that {problem}")
+        return Row(where, file, problem=f"has a {names[0]} that {problem}")
 
     column = next((name for name in CAPTION_COLUMNS if name in record), None)
     if column is None:

@@ -1,8 +1,9 @@
 """The result of a scan: usable images, and rejected files with reasons."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
+
+from input_pipeline.datasets.scanning.containers import Location
 
 
 class Item(NamedTuple):
@@ -11,8 +12,8 @@ class Item(NamedTuple):
     key: str  # unique in its dataset, the same on every machine
     group: str  # the photo; all examples of a group are in one split
     split: str  # "train", "validation" or "test"
-    image: Path  # the photo's file
-    sketch: Path | None  # the sketch's file; None if the sketch is to be made from the photo
+    image: Location  # the photo's file or its place in one
+    sketch: Location | None  # the same for the sketch; None if it is made from the photo
     captions: tuple[str, ...]  # at least one, without duplicates; each is a `clean_caption`
     category: str = ""  # of the object, if known
 

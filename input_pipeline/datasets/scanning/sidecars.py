@@ -17,7 +17,7 @@ from input_pipeline.datasets.scanning.items import Rejected
 JSON = ".json"
 SIDECARS = (".txt", ".caption", JSON)
 # Of captions. Other text files, such as logs, can be longer; so can other tools' JSON.
-_MOST_BYTES = 100_000
+MOST_BYTES = 100_000
 # "generated_text" is the field of transformers' image-to-text pipeline.
 _FIELDS = (*CAPTION_COLUMNS, "generated_text")
 
@@ -40,21 +40,23 @@ def read_sidecars(root: Path, paths: Iterable[str]) -> tuple[dict[str, None], li
 
 
 def _read(path: Path) -> list[str]:
-    """The captions in one file; none only of JSON that is not an annotation.
+    """The captions in one file; errors are those of `captions_in` and `OSError`."""
+    with path.open("rb") as file:
+        return captions_in(file.read(MOST_BYTES + 1), path.suffix == JSON)
+
+
+def captions_in(content: bytes, is_json: bool) -> list[str]:
+    """The captions in the content of a file; none only of JSON that is not an annotation.
 
     Raises:
-      OSError: it cannot be read.
       ValueError: it cannot be used; the message continues the file's name.
     """
-    with path.open("rb") as file:
-        content = file.read(_MOST_BYTES + 1)
     if content.startswith(UTF16):
         raise ValueError("is UTF-16; save it as UTF-8")
-    is_json = path.suffix == JSON
-    if len(content) > _MOST_BYTES:
+    if len(content) > MOST_BYTES:
         if is_json:
             return []
-        raise ValueError(f"is longer than {_MOST_BYTES:,} bytes, which is too long for a caption")
+        raise ValueError(f"is longer than {MOST_BYTES:,} bytes, which is too long for a caption")
     # `clean_caption` refuses the surrogates of bytes that are not UTF-8.
     text = content.decode("utf-8-sig", errors="surrogateescape")
     if is_json:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from input_pipeline.datasets.scanning.containers import Location, content_of, path_of
 from input_pipeline.datasets.scanning.items import Item
 
 _MOST_NAMED = 3  # examples that an error names per kind of change
@@ -35,7 +36,9 @@ def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
     items = list(items)
     chosen = [item for item in items if item.key in read]
     files = {file for item in chosen for file in (item.image, item.sketch) if file is not None}
-    digests = {None: ""} | _digests(sorted(files))
+    # In the order of rows, because Parquet files are read forwards.
+    order = sorted(files, key=lambda file: (file,) if isinstance(file, Path) else file)
+    digests = {None: ""} | _digests(order)
     sources = []
     for item in items:
         image, sketch = "", ""
@@ -45,7 +48,7 @@ def sources_of(items: Iterable[Item], read: Collection[str]) -> list[Source]:
     return sources
 
 
-def _digests(files: Sequence[Path]) -> dict[Path | None, str]:
+def _digests(files: Sequence[Location]) -> dict[Location | None, str]:
     # Reading and hashing release Python's global lock.
     with ThreadPool(len(os.sched_getaffinity(0))) as pool:
         found = pool.imap(_digest, files, chunksize=16)
@@ -53,8 +56,10 @@ def _digests(files: Sequence[Path]) -> dict[Path | None, str]:
         return dict(zip(files, bar, strict=True))
 
 
-def _digest(file: Path) -> str:
+def _digest(file: Location) -> str:
     try:
+        if not isinstance(file, Path):
+            return hashlib.blake2b(content_of(file), digest_size=8).hexdigest()
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
     except OSError:
@@ -85,11 +90,13 @@ def changes(before: Sequence[Source], items: Sequence[Item], root: Path) -> list
     by_key = {item.key: item for item in items}
 
     def image(key: str) -> str:
-        return by_key[key].image.relative_to(root).as_posix()
+        return path_of(by_key[key].image).relative_to(root).as_posix()
 
     def sketch(key: str) -> str:
         file = by_key[key].sketch
-        return f"that of {image(key)}" if file is None else file.relative_to(root).as_posix()
+        if file is None:
+            return f"that of {image(key)}"
+        return path_of(file).relative_to(root).as_posix()
 
     def other(field: str) -> list[str]:
         both = ((source, then[source.key]) for source in now if source.key in then)

@@ -8,11 +8,12 @@ splits of others; in small ones, the least number of groups counts only readable
 import collections
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline.datasets.scanning.items import Item, Scan
+from input_pipeline.datasets.scanning.items import Item, Rejected, Scan, first_problem
 from ragaf_jax.errors import UserError
 
 TEST_SHARE, VALIDATION_SHARE = 0.1, 0.05
@@ -120,6 +121,29 @@ def group_drawings(
     _, components = connected_components(alike | (base[:, None] == base), directed=False)
     least = dict(sorted(zip(components, keys, strict=True), reverse=True))  # the last one stays
     return [least[component] for component in components]
+
+
+def scan_with_splits(
+    root: Path, items: Sequence[Item], rejected: Sequence[Rejected], given: Collection[str]
+) -> Scan:
+    """The scan of items whose splits are `given`; other held-out splits are taken from "train".
+
+    All items of a group must have one split.
+
+    Raises:
+      UserError: a given split has no item, or "train" has too few groups for the others.
+    """
+    split_of = {item.group: item.split for item in items}
+    for split in sorted(set(given) - set(split_of.values())):
+        raise UserError(
+            f"No image of the {split} split in {root} can be used{first_problem(rejected)}; "
+            "repair the split."
+        )
+    trained = {group for group, split in split_of.items() if split == "train"}
+    missing = tuple(split for split in ("validation", "test") if split not in given)
+    split_of |= split_groups(trained, missing, first_problem(rejected))
+    items = [item._replace(split=split_of[item.group]) for item in items]
+    return Scan(sorted(items), sorted(rejected), missing)
 
 
 def cut(scan: Scan) -> list[Item]:

@@ -31,14 +31,16 @@ def image(number, name=None):
     return {"id": number, "file_name": name or f"{number:012d}.jpg", "height": 9, "width": 9}
 
 
-def test_every_photo_has_all_its_captions(rng, tmp_path):
-    captions = write_coco(tmp_path, rng, train=7, val=3)
+@pytest.mark.parametrize("year, prefix", [(2017, ""), (2014, "COCO_{}_")])
+def test_every_photo_has_all_its_captions(rng, tmp_path, year, prefix):
+    captions = write_coco(tmp_path, rng, train=7, val=3, year=year)
     found = scan(tmp_path)
     assert found.rejected == []
     assert [item.key for item in found.items] == sorted(captions)
     for item in found.items:
-        folder = "val2017" if item.split == "test" else "train2017"
-        assert item.image == tmp_path / folder / f"{item.key}.jpg" and item.image.is_file()
+        folder = f"val{year}" if item.split == "test" else f"train{year}"
+        assert item.image == tmp_path / folder / f"{prefix.format(folder)}{item.key}.jpg"
+        assert item.image.is_file()
         assert item.sketch is None and item.category == "" and item.group == item.key
         assert sorted(item.captions) == sorted(captions[item.key])
     assert pickle.loads(pickle.dumps(found)) == found
@@ -51,6 +53,16 @@ def test_val_is_the_test_split_and_validation_is_cut_from_train(root):
     trained = [path.stem for path in (root / "train2017").iterdir()]
     expected = split_groups(trained, ("validation",))
     assert {item.key: item.split for item in found.items if item.split != "test"} == expected
+
+
+def test_of_both_years_the_later_is_read(root, rng):
+    found = scan(root)
+    write_coco(root, rng, train=3, val=1, year=2014)
+    assert scan(root) == found
+    shutil.rmtree(root / "val2017")
+    (root / "annotations" / "captions_val2014.json").unlink()
+    with pytest.raises(UserError, match=r"captions_val2014.json is missing; .*trainval2014.zip"):
+        scan(root)
 
 
 def test_captions_are_tidied(root):

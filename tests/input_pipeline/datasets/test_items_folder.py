@@ -49,9 +49,11 @@ def test_every_layout(rng, tmp_path, layout):
     assert captions_of(found) == {key: (caption,) for key, caption in sorted(captions.items())}
     for item in found.items:
         assert item.image.is_file() and item.category == "" and item.group == item.key
-        assert (item.sketch is not None) is (layout == "conditioning")
-        if item.sketch:
+        assert (item.sketch is not None) is (layout in ("conditioning", "prompt.json"))
+        if layout == "conditioning":
             assert item.sketch == tmp_path / "conditioning_images" / f"{item.key}.png"
+        elif item.sketch:
+            assert item.sketch == tmp_path / "source" / item.image.name
     if layout == "splits":
         assert all(item.split == item.key.split("/")[0] for item in found.items)
     else:
@@ -271,6 +273,27 @@ def test_rows_that_cannot_be_used(tmp_path, case):
         **{name: (name.upper(),) for name in "acdef"},
         "g": ("G", "later"),
     }
+
+
+def test_a_list_of_sources_and_targets_is_read_as_lines_are(rng, tmp_path):
+    write_folder(tmp_path, rng, pictures=6, layout="prompt.json")
+    table = tmp_path / "prompt.json"
+    expected = scan(tmp_path)
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    broken = [{**rows[0], "source": "../x.png"}, {**rows[0], "target": "a\0"}, 3]
+    table.write_text(json.dumps([*rows, *broken], indent=1))
+    found = scan(tmp_path)
+    assert found.items == expected.items
+    assert [line.file for line in found.rejected] == [f"prompt.json:{n}" for n in (7, 8, 9)]
+    assert "outside" in found.rejected[0].reason and "NUL" in found.rejected[1].reason
+    table.write_text("[")
+    with pytest.raises(UserError, match="has a caption .*prompt.json:1 is not JSON"):
+        scan(tmp_path)
+
+
+def test_an_address_beside_a_file_name_is_no_sketch(root):
+    jsonl(root / "metadata.jsonl", {"file_name": "a.png", "text": "A", "source": "http://x.org"})
+    assert scan(root).rejected == [] and scan(root).items[0].sketch is None
 
 
 def test_bytes_that_are_not_utf8_spoil_their_own_row(tmp_path):
@@ -514,6 +537,16 @@ def test_what_is_no_data_set_ends_in_one_sentence(rng, tmp_path):
     refused("cars is beside the splits train and test; move it")
 
 
+@pytest.mark.parametrize(
+    "name, dataset", [("a/x.TAR", "webdataset"), ("x.arrow", "parquet"), ("x.ndjson", "quickdraw")]
+)
+def test_shards_in_a_folder_name_their_dataset(tmp_path, name, dataset):
+    (tmp_path / "a").mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"no images in .*, and --dataset={dataset} reads {name};"):
+        scan(tmp_path)
+
+
 def test_names_are_found_in_both_unicode_forms(tmp_path):
     """macOS decomposes é into e and an accent; tables and other systems use one character."""
     decomposed = [f"{name}e\u0301.png" for name in ("caf", "a", "b", "c", "d")]
@@ -567,7 +600,7 @@ def test_images_in_other_formats_are_listed(root):
             b"file_name,text\nA.png,a\n",
             r"names a missing file: A\.png, and the name of a\.png differs in case",
         ),
-        ("prompt.json", b"[]", "and the table prompt.json is not supported"),
+        ("captions.json", b"[]", "and the table captions.json is not supported"),
         ("train.parquet", b"PAR1", "and the table train.parquet is not supported"),
     ],
 )

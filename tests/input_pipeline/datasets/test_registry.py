@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[3]
         ("coco", "coco/64px"),
         ("folder", "folder/64px"),
         ("folder/cats", "folder/cats_64px"),
+        ("webdataset/cats", "webdataset/cats_64px"),
+        ("parquet", "parquet/64px"),
     ],
 )
 def test_prepared_data_are_found_where_they_were_written(dataset, path, tmp_path):
