@@ -47,9 +47,9 @@ def test_a_command_that_fails_ends_with_status_1():
         (
             ("--config=configs/stage1.py:imagenet",),
             "error: There is no configuration 'imagenet': there are quickstart, openmoji, "
-            f"{', '.join(photos.DATASETS)} and, except for the first, the same with _sd.",
+            f"{', '.join(photos.DATASETS)} and, except for the first, the same with _sd and _sdxl.",
         ),
-        (("--config=configs/stage2.py:quickstrt",), "with _sd; did you mean quickstart?"),
+        (("--config=configs/stage2.py:quickstrt",), "with _sd and _sdxl; did you mean quickstart?"),
         ((STAGE1, "--mode=paint"), "paint"),
         ((STAGE1, "--config.data.image_size=33"), "config.data.image_size is 33; networks of 2"),
         ((STAGE1.replace("quickstart", "coco"), "--config.data.dir=nowhere"), "run: python -m inp"),

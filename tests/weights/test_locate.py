@@ -219,8 +219,8 @@ def test_another_model_is_refused_before_its_weights_are_fetched(tmp_path, rng, 
     files = {name: (folder / name).read_bytes() for name in files_below(folder)}
     del files["vae/config.json"]
     server.repositories["owner/part"] = files
-    pipeline = b'{"_class_name": "StableDiffusionXLPipeline"}'
-    server.repositories["owner/xl"] = files | {"model_index.json": pipeline}
+    pipeline = b'{"_class_name": "StableDiffusion3Pipeline"}'
+    server.repositories["owner/sd3"] = files | {"model_index.json": pipeline}
     unet = json.loads(files["unet/config.json"]) | {"in_channels": 9}
     changed = {"unet/config.json": json.dumps(unet).encode()}
     server.repositories["owner/inpaint"] = files | changed
@@ -230,7 +230,7 @@ def test_another_model_is_refused_before_its_weights_are_fetched(tmp_path, rng, 
         ("owner/sde", "scheduler_config.json has the class 'ScoreSdeVeScheduler'"),
         ("owner/part", "owner/part/vae/config.json is missing"),
         ("owner/part/unet", "owner/part/unet is a UNet alone"),
-        ("owner/xl", "owner/xl is a StableDiffusionXLPipeline"),
+        ("owner/sd3", "owner/sd3 is a StableDiffusion3Pipeline"),
         ("owner/inpaint", "owner/inpaint is 9, expected the 4 of a latent: it is for inpainting"),
     ):
         for open_it in (check_pretrained, open_pretrained):
