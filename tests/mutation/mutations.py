@@ -953,8 +953,8 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/datasets/coco.py",
-        '_photos(root, train, elsewhere=tested, read=read)',
-        '_photos(root, train, elsewhere=(), read=read)',
+        "_photos(root, train, elsewhere=tested, read=read)",
+        "_photos(root, train, elsewhere=(), read=read)",
         "test photos of COCO are trained on",
     ),
     Mutation(
