@@ -65,9 +65,9 @@ def test_batches_and_held_out_drawings(dataset, data_dir):
     assert all(other[i]["mirrors"] for i in range(len(other)))
     assert batch.image.shape == batch.sketch.shape == (4, SIZE, SIZE, 3)
     assert all(image.std() > 0 for image in batch.image)
-    # Each has lines, regions and words.
+    # Each has lines and words, and some have several regions.
     assert all(0 < ink.mean() < 1 for ink in batch.sketch)
-    assert all(labels.max() > 0 for labels in batch.labels)
+    assert any(labels.max() > 0 for labels in batch.labels)
     assert (batch.text.mask.sum(-1) > 2).all()
     shown, truth = held_out(config.data, "test", 2)
     assert len(shown.image) == len(set(truth.keys)) == 2
