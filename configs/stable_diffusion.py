@@ -37,6 +37,8 @@ def from_sdxl(config: ConfigDict) -> ConfigDict:
     from_stable_diffusion(config)
     config.init.checkpoint = "stabilityai/stable-diffusion-xl-base-1.0"
     config.data.image_size = 1024
+    # Conditions are compared between images of one of a dozen sizes.
+    config.validation_examples = 16 if config.data.buckets else 4
     config.sample.guidance = 5.0  # diffusers' default for SDXL
     return config
 
@@ -49,7 +51,7 @@ def with_start(config: ConfigDict, suffix: str) -> ConfigDict:
     return STARTS[suffix](config) if suffix else config
 
 
-def parted(name: str) -> tuple[str, str]:
-    """A configuration's name and its suffix: "coco" and "_sdxl", or "" without one."""
+def split_suffix(name: str) -> tuple[str, str]:
+    """Splits a configuration's name into name and suffix: "coco" and "_sdxl", or ""."""
     suffix = next((suffix for suffix in STARTS if name.endswith(suffix)), "")
     return name.removesuffix(suffix), suffix

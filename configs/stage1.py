@@ -17,7 +17,7 @@ import difflib
 from ml_collections import ConfigDict
 
 from configs import base, photos
-from configs.stable_diffusion import STARTS, parted, with_start
+from configs.stable_diffusion import STARTS, split_suffix, with_start
 
 
 def get_config(dataset: str = "openmoji") -> ConfigDict:
@@ -27,7 +27,7 @@ def get_config(dataset: str = "openmoji") -> ConfigDict:
     as in "openmoji_sd", starts from Stable Diffusion 1.5, and "_sdxl" from SDXL.
     """
     config = base.get_config()
-    data, suffix = parted(dataset)
+    data, suffix = split_suffix(dataset)
     if data in photos.DATASETS:
         photos.of_photos(config, data)
         if suffix == "_sdxl":

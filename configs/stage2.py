@@ -11,7 +11,7 @@ python main.py --config=configs/stage2.py:openmoji
 from ml_collections import ConfigDict
 
 from configs import photos, stage1
-from configs.stable_diffusion import parted, with_start
+from configs.stable_diffusion import split_suffix, with_start
 
 
 def get_config(dataset: str = "openmoji") -> ConfigDict:
@@ -27,4 +27,4 @@ def get_config(dataset: str = "openmoji") -> ConfigDict:
         config.validate_every = config.sample_every = 620
         config.checkpoint_every = 300
         config.response.every = 150
-    return with_start(config, parted(dataset)[1])
+    return with_start(config, split_suffix(dataset)[1])

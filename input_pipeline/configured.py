@@ -96,7 +96,8 @@ def _check_sizes(name: str, split: str, truth: Truth) -> None:
     if alone == len(counts):
         raise UserError(
             f"{name} has {alone} {split} images of as many sizes, and conditions are compared "
-            "between images of one size; prepare more of them, or choose fewer config.data.buckets."
+            "between images of one size; raise config.validation_examples, prepare more images, "
+            "or choose fewer config.data.buckets."
         )
     if alone:
         notify(

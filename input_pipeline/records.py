@@ -31,8 +31,8 @@ class RecordSource:
     """The records of one split by index, with the fields of `record_format.features`.
 
     Images are u8[H, W, 3], `sketch` u8[H, W, 1], `labels` and `true_labels` u8[H, W], texts `str`.
-    H = W = S without buckets. `mirrors` is that of the dataset; `cropped` is whether images were
-    cropped to their bucket.
+    H = W = S without buckets. `mirrors` follows `config.data.mirror`; `cropped` is whether images
+    were cropped to their bucket.
 
     Attributes:
       metadata: of the folder.

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 from absl import flags, logging
 
 from ragaf_jax.checkpoints.choice import NEWEST, check_choice
@@ -32,6 +33,7 @@ from ragaf_jax.folders import check_writable, whole_folder
 from ragaf_jax.losses.terms import TERMS
 from ragaf_jax.nets.build import build_model
 from ragaf_jax.nets.text.sdxl import SdxlTextConfig
+from ragaf_jax.partition import cast
 from ragaf_jax.paths import PATH
 from ragaf_jax.tokenizer import Tokenizer
 from ragaf_jax.weights.card import model_card
@@ -157,7 +159,13 @@ def main(argv: list[str]) -> None:
             )
         usage = STAGE.format(path=output.name, number=number)
         with whole_folder(output) as folder:
-            save_parameters(folder, params, meta, FLAGS.dtype)
+            # A VAE that computes in float32 keeps it.
+            upcast = meta["config"]["model"]["vae"].get("force_upcast", False)
+            stored = {
+                name: cast(tree, np.float32 if upcast and name == "autoencoder" else FLAGS.dtype)
+                for name, tree in params.items()
+            }
+            save_parameters(folder, stored, meta, None)
             text = card(output.name, [f"Stage {number}, all parameters"], usage)
             (folder / "README.md").write_text(text)
         print(FLAGS.output)

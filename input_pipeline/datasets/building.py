@@ -20,6 +20,7 @@ from input_pipeline import record_format
 from input_pipeline.datasets import registry
 from input_pipeline.datasets.scanning.items import Rejected
 from input_pipeline.datasets.scanning.sources import Source
+from input_pipeline.datasets.sides import swap_sides
 from input_pipeline.options import Options
 from ragaf_jax.errors import UserError
 from ragaf_jax.framing import Size, nearest_bucket
@@ -205,7 +206,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         for captions in self._written("train", "captions"):
             for caption in captions:
                 text = caption.decode()
-                yield from (text, mirrored(text) or text)
+                # Also the exact exchange, so that a vocabulary does not depend on the rule.
+                yield from (text, swap_sides(text), mirrored(text) or text)
 
     def _buckets_of_records(self, split: str, buckets: Sequence[Size]) -> list[int]:
         """The index in `buckets` of each record."""

@@ -63,7 +63,8 @@ _PHRASES = (
 )
 _LETTER = r"[^\W\d_]"
 _PHRASE = re.compile(rf"(?<!{_LETTER})(?:{'|'.join(_PHRASES)})", re.IGNORECASE)
-_LEFT_OR_RIGHT = re.compile(_LR, re.IGNORECASE)
+# Not within names in a phrase: "the playwright's left hand".
+_LEFT_OR_RIGHT = re.compile(rf"(?<!{_LETTER}){_LR}", re.IGNORECASE)
 # All words that may name a side, in any sense; elsewhere they leave an image as it is. Neither
 # "bright" nor "leftovers" nor "rights".
 _SIDED = re.compile(

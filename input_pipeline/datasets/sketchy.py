@@ -146,7 +146,7 @@ def _pairs(root: Path, sketches: str, photos: str) -> tuple[list[_Pair], list[Re
             category_photos = read_folder(root, f"{photos}/{category}")
             rejected += category_photos.rejected
             for name, file in category_photos.files.items():
-                if photo_of_file.setdefault(file, name) == name:
+                if not is_image(name) or photo_of_file.setdefault(file, name) == name:
                     images[name] = root / photos / category / name
                 else:  # one photo under two names could be in two splits
                     path = f"{photos}/{category}/{name}"

@@ -72,7 +72,8 @@ def make_responses(
                 shown = changes[name]
                 found.append(losses_of(params, changes["true"], shown, loss_key))
                 run = StageRun(config.stage, sampler, params, some)
-                *_, finished = sample_stages([run], shown, unguided, steps, trace=False)
+                uncropped = shown._replace(sizes=None)
+                *_, finished = sample_stages([run], uncropped, unguided, steps, trace=False)
                 assert isinstance(finished, Finished)
                 pairs = zip(finished.images, sketches, strict=True)
                 scored += [edge_f1(*pair)[2] for pair in pairs]

@@ -46,6 +46,7 @@ def make_grid(
             some: Batch, keys: UInt32[np.ndarray, "b words"]
         ) -> tuple[Images, Float[np.ndarray, "b r t"] | None]:
             run = StageRun(config.stage, sampler, params, keys)
+            some = some._replace(sizes=None)  # uncropped images
             *_, finished = sample_stages([run], some, scales, config.sample.steps)
             assert isinstance(finished, Finished)
             trace = finished.trace

@@ -100,7 +100,7 @@ def _sampler(config: ml_collections.ConfigDict, one: Stage, two: Stage) -> Sampl
 def _fingerprint(config: ml_collections.ConfigDict, one: Stage, two: Stage, batch: Batch) -> str:
     """Of parameters, conditions and all settings that determine the images."""
     conditions = {"sketch": batch.sketch, "labels": batch.labels, "mask": batch.text.mask}
-    conditions |= batch.graph._asdict() | {"sizes": batch.sizes}
+    conditions |= batch.graph._asdict()
     conditions = {name: x for name, x in conditions.items() if x is not None}
     sizes = [group for _, group in by_size(conditions)]
     arrays = {

@@ -48,7 +48,7 @@ def stacked_conditions(
     """
     examples = len(batch.labels)
     # Cached states are bfloat16. Images must not depend on caches, so they are computed again.
-    negative, positive = sampling.empty_text, batch.text._replace(states=None)
+    negative, positive = sampling.empty_text, batch.text._replace(states=None, pooled=None)
     if text is not None:
         negative, positive = text.negative, text.positive
     if count == 1:  # without guidance

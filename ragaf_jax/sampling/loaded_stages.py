@@ -277,7 +277,7 @@ class LoadedStages:
     def sample_batch(
         self, batch: Batch, keys: Mapping[int, UInt32[np.ndarray, "b words"]], options: Options
     ) -> Finished:
-        """Samples a batch with its captions, without RAGAF's trace.
+        """Samples a batch with its captions as uncropped images, without RAGAF's trace.
 
         Args:
           batch: examples; their images are not used.
@@ -285,7 +285,8 @@ class LoadedStages:
           options: of all examples.
         """
         texts = dict.fromkeys(STAGES[options.stages], (None, None))
-        *_, finished = self._sample(batch, keys, options, texts, trace=False)
+        uncropped = batch._replace(sizes=None)  # as samples for users by default
+        *_, finished = self._sample(uncropped, keys, options, texts, trace=False)
         assert isinstance(finished, Finished)
         return finished
 

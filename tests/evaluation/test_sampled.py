@@ -134,7 +134,6 @@ def test_what_was_made_otherwise_is_not_taken(rng, tmp_path, drawn):
         (config, one, dataclasses.replace(two, step=two.step + 1), batch),
         (config, one, dataclasses.replace(two, params=params), batch),
         (config, one, two, batch._replace(sketch=1 - batch.sketch)),
-        (config, one, two, batch._replace(sizes=2 * batch.sizes)),
         (config, one, two, batch._replace(text=jax.tree.map(np.zeros_like, batch.text))),
     )
     for number, case in enumerate(cases):

@@ -947,7 +947,7 @@ MUTATIONS = (
     ),
     Mutation(
         "input_pipeline/datasets/building.py",
-        "yield from (text, mirrored(text) or text)",
+        "yield from (text, swap_sides(text), mirrored(text) or text)",
         "yield text",
         "mirrored captions have unknown words",
     ),

@@ -236,6 +236,7 @@ FILES = {
     "a Stable unCLIP": [f"{UNET}label_emb.0.0.weight", "noise_augmentor.betas"],
     "a model whose UNet reads a class": [f"{UNET}label_emb.weight", "low_scale_model.betas"],
     "a LoRA or LyCORIS adapter": ["lora_unet_mid_block_attentions_0_proj_in.alpha"],
+    "a LoRA or LyCORIS": ["lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha"],  # of SDXL
     "an IP-Adapter": ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"],
     "a ControlNet": ["control_model.input_hint_block.0.weight"],
     "a ControlNet-union": ["task_embedding", "controlnet_cond_embedding.conv_in.weight"],

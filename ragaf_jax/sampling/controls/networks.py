@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ragaf_jax.errors import UserError
 from ragaf_jax.nets.control import ControlNet
@@ -83,7 +84,9 @@ def _load_control(where: str, settings: ControlSettings, stages: Sequence[Stage]
 
 
 def with_vae(stages: Sequence[Stage], where: str | Path) -> tuple[list[Stage], WeightFiles]:
-    """The stages with another VAE; its parameters have the dtype of the former ones.
+    """The stages with another VAE, whose parameters have the dtype of the former ones.
+
+    For SDXL it computes in float32 only if its own `force_upcast` is true.
 
     Raises:
       UserError: a stage has no VAE, or as `open_vae`.
@@ -95,6 +98,10 @@ def with_vae(stages: Sequence[Stage], where: str | Path) -> tuple[list[Stage], W
         check_vae(where, opened.config, vae.config)
     vae = vaes[0].clone(config=opened.config)
     dtype = jax.tree.leaves(stages[0].params["autoencoder"])[0].dtype
+    unet = stages[0].model.unet
+    if unet.config.addition_embed_type is not None:
+        dtype = jnp.dtype("float32") if opened.config.force_upcast else unet.dtype
+        vae = vae.clone(dtype=dtype)
     params = opened.load(abstract_params(vae, dtype))
     changed = []
     for stage in stages:

@@ -21,7 +21,9 @@ _SD_MODULES = re.compile(
     r"(down|up)_blocks[._]3[._]|down_blocks[._]0[._]attentions[._]|input_blocks[._][12][._]1[._]"
     r"|(input|output)_blocks[._](9|1[01])[._]"
 )
-_SD, _SDXL_LEAF = "of Stable Diffusion 1 or 2", "unet/add_embedding/linear_1/kernel"
+_SD = "of Stable Diffusion 1 or 2"
+# Only SDXL's UNet has it.
+_SDXL_LEAF = "unet/add_embedding/linear_1/kernel"
 # A textual inversion in the file of a LoRA.
 _BUNDLED = "bundle_emb."
 

@@ -155,15 +155,23 @@ def check_channels(unet: UNetConfig | None, vae: VaeConfig | None, source: str) 
         )
 
 
-def file_kind(names: Collection[str]) -> tuple[str, str] | None:
-    """(kind, tensor that shows it) of a file by its tensor names, or None if unknown."""
-    found = ((kind, name) for pattern, kind in _FILES for name in names if re.search(pattern, name))
+def file_kind(names: Collection[str], besides: str = "") -> tuple[str, str] | None:
+    """(kind, tensor that shows it) of a file by its tensor names, or None if unknown.
+
+    `besides`: a kind to ignore.
+    """
+    rows = ((pattern, kind) for pattern, kind in _FILES if kind != besides)
+    found = ((kind, name) for pattern, kind in rows for name in names if re.search(pattern, name))
     return next(found, None)
 
 
 def check_file(names: Collection[str], expected: str, source: str) -> None:
     """Raises UserError for a file of known kind in place of `expected`."""
-    if (found := file_kind(names)) is not None:
+    found = file_kind(names)
+    if found is not None and found[0] == SDXL and "XL" in expected:
+        # Of the right generation, but a LoRA or a network alone.
+        found = file_kind(names, besides=SDXL) or found
+    if found is not None:
         kind, tensor = found
         hint = INSTEAD.get(kind, "give one of those")
         raise UserError(
@@ -191,6 +199,6 @@ def check_not_unet_alone(names: Collection[str], source: str) -> None:
     """Raises UserError for a single file that holds only a UNet."""
     if all(name.startswith("model.diffusion_model.") for name in names):
         raise UserError(
-            f"{source} is a UNet alone in the original layout, expected a whole Stable Diffusion 1 "
-            "or 2; give a file that also has a text encoder and a VAE."
+            f"{source} is a UNet alone in the original layout, expected a whole Stable Diffusion "
+            "1, 2 or XL; give a file that also has a text encoder and a VAE."
         )

@@ -216,6 +216,12 @@ def test_sides_are_exchanged(caption, mirrored):
     assert mirrored_sentence(mirrored) == caption
 
 
+def test_names_with_a_side_in_them_stay():
+    caption, other = (f"A pen is in the playwright's {side} hand." for side in ("left", "right"))
+    assert mirrored_sentence(caption) == other
+    assert mirrored_sentence(other) == caption
+
+
 @pytest.mark.parametrize("caption", UNMIRRORED)
 def test_in_any_other_sense_the_image_is_not_mirrored(caption):
     assert mirrored_sentence(caption) is None
