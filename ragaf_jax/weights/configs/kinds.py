@@ -168,8 +168,8 @@ def file_kind(names: Collection[str], besides: str = "") -> tuple[str, str] | No
 def check_file(names: Collection[str], expected: str, source: str) -> None:
     """Raises UserError for a file of known kind in place of `expected`."""
     found = file_kind(names)
-    if found is not None and found[0] == SDXL and "XL" in expected:
-        # Of the right generation, but a LoRA or a network alone.
+    if found is not None and found[0] == SDXL:
+        # What it is matters more than its generation, which is accepted.
         found = file_kind(names, besides=SDXL) or found
     if found is not None:
         kind, tensor = found
