@@ -20,6 +20,23 @@ from ragaf_jax.nets.vae import VaeConfig
 from ragaf_jax.training.adopt import fields_of, pretrained_fields, with_fields
 from ragaf_jax.weights.pretrained import open_pretrained
 
+# The noise schedule of the published Stable Diffusion 1.5 and of SDXL's base model.
+_DIFFUSION = {
+    "schedule": "scaled_linear",
+    "steps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "zero_terminal_snr": False,
+    "prediction": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+    "distilled_steps": 0,
+    "distilled_sampler": "euler",
+    "distilled_guidance": 1.0,
+    "original_steps": 50,
+}
+
 
 def with_known_sizes(config: ConfigDict) -> tuple[ConfigDict, str]:
     """`config` with the networks' sizes of `config.init.checkpoint`, and a notice.
@@ -44,22 +61,7 @@ def with_known_sizes(config: ConfigDict) -> tuple[ConfigDict, str]:
 
 def stable_diffusion_15() -> dict[str, Any]:
     """The fields that `pretrained_fields` reads from the published Stable Diffusion 1.5."""
-    diffusion = {
-        "schedule": "scaled_linear",
-        "steps": 1000,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "zero_terminal_snr": False,
-        "prediction": "epsilon",
-        "timestep_spacing": "leading",
-        "steps_offset": 1,
-        "set_alpha_to_one": False,
-        "distilled_steps": 0,
-        "distilled_sampler": "euler",
-        "distilled_guidance": 1.0,
-        "original_steps": 50,
-    }
-    return fields_of(UNetConfig(), ClipTextConfig(), VaeConfig(), diffusion)
+    return fields_of(UNetConfig(), ClipTextConfig(), VaeConfig(), _DIFFUSION)
 
 
 def stable_diffusion_xl() -> dict[str, Any]:
@@ -86,12 +88,7 @@ def stable_diffusion_xl() -> dict[str, Any]:
         projection_dim=1280,
     )
     vae = VaeConfig(sample_size=1024, scaling_factor=0.13025, force_upcast=True)
-    diffusion = {
-        name.removeprefix("diffusion."): value
-        for name, value in stable_diffusion_15().items()
-        if name.startswith("diffusion.")
-    }
-    return fields_of(unet, SdxlTextConfig(ClipTextConfig(), second), vae, diffusion)
+    return fields_of(unet, SdxlTextConfig(ClipTextConfig(), second), vae, _DIFFUSION)
 
 
 def by_bucket(config: ConfigDict) -> list[ConfigDict]:

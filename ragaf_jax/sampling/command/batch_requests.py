@@ -225,7 +225,7 @@ def _whole(where: str, name: str, record: Mapping[str, Any]) -> int | None:
 
 
 def _sizes(where: str, record: Mapping[str, Any]) -> dict[str, str]:
-    """The sizes of a row, of which an empty one is the image's."""
+    """The sizes of a row; an empty one is the image's."""
     try:
         checked_sizes(record)
     except UserError as error:
